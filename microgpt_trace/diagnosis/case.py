@@ -1,4 +1,4 @@
-"""Case: a wrong operation, and all data that hypotheses about the operation are formed from and tested on."""
+"""Case: a wrong operation, and the data that hypotheses about this operation use."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ class OwnParameters(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Case:
-    """A wrong operation. `found` has the values of the dump, and `expected` the values computed from the
-    dump's inputs, in float32 or float64. `positions` are the positions of the rows, or None for all
+    """A wrong operation. `found` contains the values of the dump. `expected` contains the values computed
+    from the dump's inputs, in float32 or float64. `positions` are the positions of the rows, or None for all
     positions."""
 
     name: str
@@ -41,7 +41,7 @@ class Case:
     positions: Sequence[int] | None
     judge: Judge
     error: float
-    measured: str = ""  # IN_LENGTH if the only error is one factor for all rows
+    measured: str = ""  # IN_LENGTH if all rows are wrong only by one common factor
 
     @property
     def plan(self) -> Plan:
@@ -61,7 +61,7 @@ class Case:
 
     @cached_property
     def rows(self) -> tuple[Operation, ...]:
-        """The operations from the dump's own inputs up to this operation, which is the last one."""
+        """The operations from the dump's inputs up to and including this operation."""
         return tuple(self.plan[name] for name in (*self.judge.plain.between(self.name), self.name))
 
     def rows_of(self, *kinds: type[Kind]) -> list[Operation]:
@@ -69,22 +69,22 @@ class Case:
         return [row for row in self.rows if isinstance(row.kind, kinds)]
 
     def kinds(self, kind: type[K]) -> list[K]:
-        """Return the kinds of the `rows` that are instances of the class `kind`."""
+        """Return the kind of each row in `rows` whose kind is an instance of the class `kind`."""
         return [row.kind for row in self.rows if isinstance(row.kind, kind)]
 
     def kind(self, kind: type[K]) -> K | None:
-        """Return the first of `kinds`, or None."""
+        """Return the first result of `kinds`, or None."""
         return next(iter(self.kinds(kind)), None)
 
     @property
     def alone(self) -> bool:
-        """True if the dump has all inputs of the operation and all rows of its output. The number in a
-        mistake (such as an eps) can then be measured."""
+        """True if the dump has all inputs and all output rows of the operation. In this case, the number in a
+        mistake (such as an eps) can be measured."""
         return len(self.rows) == 1 and self.positions is None
 
     @cached_property
     def inputs(self) -> tuple[Array, ...]:
-        """The inputs in the dump, in float64. The operation must be `alone`."""
+        """The inputs of the operation in the dump, in float64. `alone` must be True."""
         values = self.judge.plain.values
         return tuple(np.asarray(values[name], np.float64) for name in self.row.inputs)
 
@@ -112,7 +112,7 @@ class Case:
         return float(np.nanmax(errors_of(rows), initial=0))
 
     def parameters(self, *kinds: type[Linear] | type[Norm]) -> list[OwnParameters]:
-        """Return the parameters of the `rows` of these kinds, with each matrix or gain once."""
+        """Return the parameters of the `rows` of these kinds. List each matrix or gain once."""
         parameters: dict[str, OwnParameters] = {}
         for row in self.rows_of(*kinds):
             names = map(kind_of, row.kind.names)
@@ -121,21 +121,21 @@ class Case:
         return list(parameters.values())
 
     def biases(self, *kinds: type[Linear] | type[Norm]) -> list[str]:
-        """Return the biases of the `rows` of these kinds, without their layers."""
+        """Return the names of the biases of the `rows` of these kinds, without the layer."""
         return list(dict.fromkeys(own.bias for own in self.parameters(*kinds) if own.bias is not None))
 
     def bias_beside(self, parameter: str) -> str | None:
-        """Return the bias that belongs to a matrix or gain, or None. The bias has a layer in its name if
-        `parameter` has."""
+        """Return the name of the bias that belongs to a matrix or gain, or None. The name contains the layer
+        if `parameter` contains the layer."""
         rows = [(row.kind.names[0], row.bias) for row in self.plan.of_kind(Linear, Norm) if row.bias]
         return next((of(bias) for own, bias in rows for of in (str, kind_of) if of(own) == parameter), None)
 
     def changed(self, names: Iterable[str], change: Change) -> dict[str, Callable[[str], Array]]:
-        """Return replacements for `with_instead` that apply `change` to the values of parameters."""
+        """Return replacements for `with_instead`: the values of the named parameters after `change`."""
         return dict.fromkeys(names, lambda name: change(self.parameter(name)))
 
     def another(self, parameter: str) -> Callable[[str], Array]:
-        """Return a replacement that reads another parameter, from the same layer or from outside the
+        """Return a replacement that reads another parameter: of the operation's layer, or outside the
         layers."""
 
         def instead(name: str) -> Array:
@@ -159,7 +159,7 @@ class Case:
 
     @cached_property
     def seen(self) -> Seen:
-        """The values of the dump, prepared for comparisons with predictions."""
+        """The values of the dump for comparison with predictions."""
         compared, precision = self.judge.compared(self.name), self.judge.plain.precision.name
         elements = len(self.rows) == 1 and isinstance(self.row.kind, ELEMENTWISE)
         return Seen(self.found, self.expected, compared, precision, elements)

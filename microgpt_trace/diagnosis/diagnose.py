@@ -40,10 +40,10 @@ if TYPE_CHECKING:
     from ..dumps.mapping import NameMap
 
 NONE: Partial = MappingProxyType({})
-MOST_PRODUCTS = 0.8  # share of the products that are wrong if an engine rounds the inputs of products
-EXPLAINED = 0.5  # an offered precision may leave at most this share of an error
+MOST_PRODUCTS = 0.8  # wrong share of the products of an engine that rounds the inputs of products
+EXPLAINED = 0.5  # an offered precision must reduce an error to at most this share
 
-# Simple hypotheses, then hypotheses that read the weights of other layers, then descriptions of the output
+# Stage 1: simple mistakes. Stage 2: wrong reading of matrices. Stage 3: descriptions of the wrong values
 STAGES: tuple[tuple[Generator, ...], ...] = (
     (
         output.nonfinite, output.zeros, entrance.embedding, entrance.positions, matrices.biases, rope.rope,
@@ -60,9 +60,9 @@ STAGES: tuple[tuple[Generator, ...], ...] = (
 @dataclass(frozen=True)
 class Offer:
     """A precision `compute` that was not requested but may explain the errors. `looks_like` describes this
-    precision. `wrong` counts the wrong operations that involve a product, and `explains` counts the wrong
-    operations that are right under this precision. `shown` is True if at least one operation loses at least
-    half of its error."""
+    precision. `wrong` is the number of wrong operations that involve a product. `explains` is the number of
+    these operations that are right under the precision. `shown` is True if the precision at least halves the
+    error of at least one operation."""
 
     compute: str
     looks_like: str
@@ -73,13 +73,12 @@ class Offer:
 
 @frozen(slots=False)
 class Diagnosis:
-    """The judgement of every operation of a dump, and the explanation of the first wrong operation.
+    """The result of judging every operation of a dump, with an explanation of the first wrong operation.
 
-    The engine was judged by the precision `compute`; `compute_how` names the source of this precision. If
-    there is an `offer` of another precision, no fault is named: `first_wrong` is None, and `findings` are
-    only about tokens. `untested` has the events that could not be judged completely, with the reason. `of` is
-    the number of operations of a pass. `tried` has the ids of the hypotheses that were tested on
-    `first_wrong`.
+    `compute` is the precision of the engine, and `compute_how` names the source of this precision. If there
+    is an `offer` of another precision, `first_wrong` is None, and `findings` are only about tokens.
+    `untested` lists the events that could not be judged completely, with the reason. `of` is the number of
+    operations of a pass. `tried` lists the ids of the hypotheses that were tested on `first_wrong`.
     """
 
     tokens: tuple[int, ...]
@@ -102,7 +101,7 @@ class Diagnosis:
 
     @property
     def judged(self) -> int:
-        """The number of operations that could be judged, at least in some rows."""
+        """The number of operations with at least one judged row."""
         return sum(operation.error is not None for operation in self.operations)
 
     @property
@@ -117,11 +116,11 @@ def diagnose_values(
 ) -> Diagnosis:  # fmt: skip
     """Judge every event of a dump by the dump's own inputs.
 
-    `values` are the dump's arrays at all positions, in the shapes of our events. `partial` has arrays at only
-    some positions. Arrays in `partial` are judged, but no later events are computed from arrays in `partial`.
-    `compute` ("f32", "bf16", "f16", "q8") is the precision of the engine. If `compute` is None, the precision
-    is recognised from the values. `text_tokens` are the tokens of the dump's text, by the model's tokenizer.
-    Raises InputError if `compute` is unknown, or if no operation can be judged.
+    `values` are the dump's arrays at all positions, in the shapes of our events. `partial` contains arrays at
+    only some positions. These arrays are judged, but are not inputs of later events. `compute` ("f32",
+    "bf16", "f16", "q8") is the precision of the engine. If `compute` is None, the precision is inferred from
+    the values. `text_tokens` are the tokens of the dump's text, by the model's tokenizer. Raises InputError
+    if `compute` is unknown, or if no operation can be judged.
     """
     run = _Diagnoser(model, tokens, values, partial)
     with one_blas_thread(), np.errstate(all="ignore"):
@@ -130,12 +129,12 @@ def diagnose_values(
         if not operations:
             raise InputError("no operation can be judged: the dump has no event of a pass over these tokens")
         if all(operation.error is None for operation in operations):
-            raise InputError("no operation can be judged: each has inputs that are NaN or infinite")
+            raise InputError("no operation can be judged: all operations have NaN or infinite inputs")
         known = compute is not None or engine.precision.name != "f32"
         offer = None if known else run.offer(operations)
         findings, tried = ([], []) if offer and offer.shown else run.explain(engine.precision, operations)
         if any(finding.explains for finding in findings):
-            offer = None  # a fault is named instead: rounding over several products explains any such error
+            offer = None  # report the fault instead: rounding in several products can explain every error
         elif offer:
             findings, tried = [], []
     wrong = [operation.name for operation in operations if not operation.holds]
@@ -151,13 +150,13 @@ class _Diagnoser(JudgedRun):
     """The judged operations of a dump, with methods that explain the first wrong operation."""
 
     def how(self, engine: EnginePrecision, operations: Sequence[OperationResult]) -> str:
-        """Describe the source of the precision, and the rounding of the inputs of products."""
+        """Describe where the precision comes from, and how the inputs of products are rounded."""
         rows = [self.plan[operation.name] for operation in operations]
         ways = self.rounding.describe(rows) if engine.precision.into_products else ""
         return f"{engine.how}; the inputs of products are {ways}" if ways else engine.how
 
     def offer(self, operations: Sequence[OperationResult]) -> Offer | None:
-        """Return a precision that explains most errors by rounding the inputs of products, or None."""
+        """Return a precision that rounds the inputs of products and explains most errors, or None."""
         products = {o.name: self.products(o.name) for o in operations if o.error is not None}
         errors = {o.name: o.error or 0 for o in operations if not o.holds and products.get(o.name)}
         judged = sum(bool(own) for own in products.values())
@@ -194,7 +193,7 @@ class _Diagnoser(JudgedRun):
 
     def count(self, operations: Sequence[OperationResult]) -> int:
         """Count the operations of a pass. Operations that need an extra computation count only if the dump
-        has them."""
+        contains their values."""
         own = {operation.name for operation in operations}
         return sum(name in own or not self.plan[name].extra for name in self.names)
 
@@ -203,15 +202,15 @@ class _Diagnoser(JudgedRun):
         judged = {operation.name: operation for operation in operations}
         for name in self.names:
             if name not in judged and not self.plan[name].extra:
-                yield name, "the dump does not have it"
+                yield name, "the dump does not contain this event"
             elif name in judged and judged[name].error is None:
                 yield name, judged[name].nonfinite
             elif name in judged and judged[name].unjudged:
                 elements = f"{judged[name].unjudged:,} of {judged[name].count:,} elements"
-                yield name, f"{elements}, whose inputs give no finite value"
+                yield name, f"{elements}: the values computed from the inputs are not finite"
             if name in judged and name in self.partial:
                 count = len(self.partial[name][1] or ())
-                yield name, f"all but the {count:,} of {len(self.given.tokens):,} positions that the dump has"
+                yield name, f"the dump contains only {count:,} of {len(self.given.tokens):,} positions"
         for name in (*self.values, *self.partial):
             if name not in self.names:
                 yield name, "not an event of this model's forward pass"
@@ -219,7 +218,7 @@ class _Diagnoser(JudgedRun):
 
 @frozen
 class DumpFacts:
-    """The origin of a dump."""
+    """The origin, kind and notes of a dump."""
 
     origin: str
     kind: str
@@ -228,7 +227,7 @@ class DumpFacts:
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class DiagnosisDocument(Diagnosis):
-    """A diagnosis with its dump and model, as written to JSON."""
+    """The JSON document of a diagnosis, with facts about the dump and the model."""
 
     SCHEMA = "microgpt.diagnosis/1"
 
@@ -265,10 +264,10 @@ def diagnose(
 ) -> DumpDiagnosis:  # fmt: skip
     """Diagnose a dump, a recording or a path, as `microgpt diagnose` does.
 
-    The tokens are `tokens`, or the tokens in the map or the dump, or the tokens whose embedding is in the
-    dump. If a text is given too, the diagnosis reports where the text's tokens differ. `map`, `layouts` and
-    `compute` are the arguments of `diff` with these names. Raises InputError if the dump has no values, or
-    none that belongs to an event of the model.
+    The tokens are the argument `tokens`, or else the tokens in the map, or else the tokens in the dump. If
+    all of these are missing, the tokens are found by the embedding in the dump. If there is also a `text`,
+    the diagnosis reports where the text's tokens differ. `map`, `layouts` and `compute` have the same meaning
+    as in `diff`. Raises InputError if the dump has no value of an event of the model.
     """
     opened_dump, opened_model = open_all([dump, model], map)
     if not isinstance(opened_dump, Recording) or isinstance(opened_model, Recording):
@@ -279,7 +278,7 @@ def diagnose(
     sources = (tokens, map.tokens if map else None, opened_dump.tokens)
     known = next((own for own in sources if own is not None), None)
     expected = opened_model.read(text).tokens if text is not None else None
-    if known is None:  # find the tokens in the embedding only once
+    if known is None:  # find the tokens by the embedding, only once
         opened_dump = with_tokens(opened_dump, opened_model, expected)
         known = opened_dump.tokens
     sides = [opened_dump, opened_model]
@@ -293,7 +292,7 @@ def diagnose(
         raise InputError(f"{dumped.origin} has only statistics: a diagnosis needs the values of operations")
     if not names:
         raise InputError(
-            f"{dumped.origin} has no event of {ours.origin}; `microgpt diff --suggest-map` drafts a map"
+            f"{dumped.origin} has no event of {ours.origin}; draft a map with `microgpt diff --suggest-map`"
         )
     values, partial = dumped.whole_and_partial(names)
     diagnosis = diagnose_values(
@@ -305,16 +304,16 @@ def diagnose(
 
 
 def _over_the_pass(diagnosis: Diagnosis, dumped: RecordedRun, ours: ModelRun) -> Diagnosis:
-    """Return the diagnosis with an earlier first wrong operation, if `diff` finds one. Over the pass, small
-    errors of single operations, or errors in events that the dump lacks, may add up to more than rounding
-    explains."""
+    """Return the diagnosis with an earlier first wrong operation, if `diff` finds an earlier difference. Over
+    a pass, small errors may add up to more than rounding explains. Events that the dump lacks may also
+    contain errors."""
     precision = precision_named(diagnosis.compute)
     passes = RoundedPasses(ours.model, ours.inputs, precision) if precision.coarse else None
     tolerance = tolerance_of(passes.compute, passes=passes.count) if passes else tolerance_of()
     try:
         with one_blas_thread(), np.errstate(all="ignore"):
             events = compare([ours, dumped], (), tolerance, passes, judge=False).events
-    except InputError:  # no element is finite in both the dump and the model's pass
+    except InputError:  # the dump and the model's pass have no finite element in common
         return diagnosis
     order = [own.name for own in diagnosis.operations]
     first = next((event for event in events if not event.holds and event.name in order), None)

@@ -1,11 +1,12 @@
 """Evidence: decide which one of two explanations is supported by the values of a dump. Fit the number in a
 mistake (such as an eps), and find the range of numbers that fit equally well.
 
-The dump's values are projected on the line between two predictions, from 0 at the first to 1 at the second.
-The standard error of this projection follows from the errors of the first prediction. The standard error is
-computed row by row, because all errors within a row may have one cause, such as the row's norm. The error of
-every row is taken as at least ROW_ALIKE times the row's tolerance. All rows may have a common error. Two
-predictions closer than ALL_ALIKE times the tolerance therefore cannot be distinguished.
+The dump's values are projected on the line between two predictions: 0 is the first prediction, 1 is the
+second. The standard error of this projection follows from the errors of the first prediction. Errors within a
+row may have one common cause, such as the row's norm, so each row contributes one error to the standard
+error. This error is at least ROW_ALIKE times the row's tolerance. All rows together may also have a common
+error. Two predictions that differ by less than ALL_ALIKE times the tolerance therefore cannot be
+distinguished.
 """
 
 from __future__ import annotations
@@ -18,28 +19,28 @@ import numpy as np
 from ..arrays.stats import Array
 from .hypothesis import Family, Range
 
-ROW_ALIKE, ALL_ALIKE = 1 / 8, 1 / 3  # share of the tolerance: for a common error of one row, of all rows
+ROW_ALIKE, ALL_ALIKE = 1 / 8, 1 / 3  # common error of one row, and of all rows; shares of the tolerance
 SURELY = 5.0  # smallest distance of the values from a rejected prediction, in standard errors
-CLOSE = 0.25  # the values support a prediction up to this share of the way to the other prediction
+CLOSE = 0.25  # values support a prediction within this share of the distance to the other prediction
 MOST = 1 << 20  # the largest number of elements examined
-TINY = 2.0**-24  # smallest size of an element, relative to its row
+TINY = 2.0**-24  # an element counts as at least this size, relative to the row's size
 SMALLEST = {"f16": 2.0**-14}  # smallest number with full precision in a type
 STEP = 1e-4  # the distance between the two predictions of a slope
 STEPS, SHORTENINGS = 24, 6
 SETTLED = 1e-10  # the search ends when a step reduces the squared error by less than this share
-# The search ends if the error exceeds PROMISING times the error of the right values. It also ends if the
-# error exceeds HOPEFUL times that error, and a step reduces the error by less than the share SLOW.
+# The search ends if the error exceeds PROMISING times the error of the right values. Above HOPEFUL times the
+# error of the right values, the search also ends if a step reduces the error by less than the share SLOW.
 PROMISING, HOPEFUL, SLOW = 0.8, 0.25, 0.05
-WIDENINGS, NARROWINGS = 48, 9  # most steps out of the fitting range, most steps back to the range's edge
+WIDENINGS, NARROWINGS = 48, 9  # maximum number of steps outwards that double, and of steps back that halve
 
-Predict = Callable[[float], "Array | None"]  # number -> predicted rows (None without a prediction)
+Predict = Callable[[float], "Array | None"]  # number -> predicted rows, or None if there is no prediction
 
 
 class Seen:
     """The values of an event of a dump, as rows [R, n] in float64, for comparison with predictions.
     `compared` marks the entries to compare, as in `compare_rows`. Only some rows of a large event are used.
-    With `elements`, no terms cancel in the event, so the error of an element is relative to the size of the
-    element."""
+    If `elements` is True, errors are also compared relative to single elements, because no terms cancel in
+    the event."""
 
     def __init__(
         self, found: Array, expected: Array, compared: Array | None, precision: str, elements: bool = False
@@ -58,7 +59,7 @@ class Seen:
         self.found = np.where(marks, rows[self._rows], 0).astype(np.float64)
         self._count = np.maximum(marks.sum(axis=1, keepdims=True), 1)
         sizes, right = self._size(self.found), self._size(self.rows_of(expected))
-        sizes = np.where(sizes > 0, sizes, right)  # the size of a row of zeros is the expected size
+        sizes = np.where(sizes > 0, sizes, right)  # a row of zeros gets the expected size
         self.sizes = np.where(sizes > 0, sizes, 1.0)  # RMS, [R, 1]
         self._elements, self._smallest = elements, SMALLEST.get(precision, 0.0)
 
@@ -72,7 +73,7 @@ class Seen:
         return np.where(self._marks & np.isfinite(rows), rows, self.found)
 
     def of_rows(self, per_row: Array) -> Array:
-        """`per_row` has a number for each row of the event; return the numbers of the used rows: [R, 1]."""
+        """Return the numbers of the used rows, [R, 1]. `per_row` has a number for each row of the event."""
         return np.asarray(per_row)[self._rows][:, None]
 
     def error(self, prediction: Array) -> float:
@@ -82,7 +83,7 @@ class Seen:
 
     def prefers(self, one: Array, other: Array, tolerances: Array) -> bool:
         """Return True if the values support the prediction `one` and reject the prediction `other`. Errors
-        are relative to the size of rows or of single elements. `tolerances` has the tolerance of each row,
+        are relative to the size of the row or of the element. `tolerances` lists the tolerance of each row,
         [R, 1]."""
         if self._prefers(one, other, self.sizes, tolerances):
             return True
@@ -106,8 +107,8 @@ class Seen:
 
 def best_of(family: Family, predict: Predict, seen: Seen, right: Array) -> float | None:
     """Return the number with the smallest error, or None if no error is clearly below the error of the
-    `right` values. The search begins at the best start, or at the model's own number, whose prediction is the
-    `right` values. The search makes steps of least squares along the slope."""
+    `right` values. The search begins at a start, a special number or the model's number, whichever predicts
+    best. The model's number predicts the `right` values. Each step is a least-squares fit along the slope."""
     starts = {value: predict(value) for value in dict.fromkeys((*family.starts, *family.special))}
     predictions = {value: rows for value, rows in starts.items() if rows is not None}
     if family.own is not None and math.isfinite(family.own):
@@ -133,8 +134,8 @@ def best_of(family: Family, predict: Predict, seen: Seen, right: Array) -> float
 
 
 def _slope(family: Family, predict: Predict, value: float, rows: Array) -> Array | None:
-    """Return the slope of the predicted rows in `family.step` of the number, or None if the rows do not
-    change."""
+    """Return the derivative of the predicted rows with respect to `family.step(number)`, or None if the rows
+    do not change."""
     at = family.step(value)
     if not math.isfinite(at):
         return None
@@ -151,8 +152,8 @@ def _slope(family: Family, predict: Predict, value: float, rows: Array) -> Array
 def _better(
     family: Family, predict: Predict, seen: Seen, start: tuple[float, float], by: float
 ) -> tuple[float, Array, float] | None:
-    """Return the number after a step, or part of a step, with its rows and error. The result is None if no
-    error is smaller."""
+    """Return the number after a step, the predicted rows and their error. Shorten the step until the error
+    falls. Return None if the error does not fall."""
     value, error = start
     for _ in range(SHORTENINGS):
         other = family.value(family.step(value) + by)
@@ -166,9 +167,9 @@ def _better(
 def range_of(
     family: Family, predicts: Sequence[Predict], seen: Seen, best: float, tolerances: Array
 ) -> Range:
-    """Return the numbers around the best number that the values do not exclude. A number fits if at least one
-    function in `predicts` returns a prediction that fits. The best number was fitted with the first of
-    `predicts`."""
+    """Return the range of numbers around the best number that the values do not exclude. A number fits if the
+    prediction of at least one function in `predicts` fits. The first function in `predicts` was used to find
+    the best number."""
     rows = predicts[0](best)
     assert rows is not None
 
@@ -180,8 +181,8 @@ def range_of(
 
 
 def _edge(family: Family, best: float, fits: Callable[[float], bool], side: int) -> float:
-    """Return the outermost number on one side that fits. The steps to this number double until a number does
-    not fit, then halve."""
+    """Return the last number on one side of the best number that fits. Steps double until a number does not
+    fit, and then halve."""
     bound = family.high if side > 0 else family.low
     if best == bound:
         return best
@@ -203,7 +204,7 @@ def _edge(family: Family, best: float, fits: Callable[[float], bool], side: int)
 
 
 def common(ranges: Sequence[Range]) -> Range | None:
-    """Return the intersection of the ranges, or None if it is empty."""
+    """Return the intersection of the ranges, or None if the intersection is empty."""
     if not ranges:
         return None
     low, high = max(r.low for r in ranges), min(r.high for r in ranges)

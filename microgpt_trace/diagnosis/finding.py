@@ -1,6 +1,6 @@
 """Test all hypotheses about a wrong operation, and choose the hypotheses that the values of the dump support.
 
-The list of hypotheses is in faults/. NumPy's warnings must be off.
+The list of hypotheses is in faults/. Callers must turn NumPy's warnings off.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from .case import Case, Generator, Transform
 from .evidence import ALL_ALIKE, best_of, common, range_of
 from .hypothesis import NUMBERED, PLAIN, Family, Hypothesis, Range, named
 
-AT_MOST = 0.5  # a hypothesis is named if it leaves at most this share of the error
-CLEARLY = 0.5  # a hypothesis that leaves at most this share of the tolerance ends the search
-INAPPLICABLE = (KeyError, ValueError, IndexError)  # errors that mean that a mistake is impossible
-FEW = 8  # other wrong operations that are examined in detail
-NEAREST = 3  # number of named hypotheses if no hypothesis explains the error
+AT_MOST = 0.5  # a reported hypothesis leaves at most this share of the error unexplained
+CLEARLY = 0.5  # the search ends if the remaining error is at most this share of the tolerance
+INAPPLICABLE = (KeyError, ValueError, IndexError)  # raised if a mistake is impossible in a model
+FEW = 8  # maximum number of other wrong operations that are examined in detail
+NEAREST = 3  # number of reported hypotheses if no hypothesis explains the error
 
 Stages = Sequence[Sequence[Generator]]
 Others = Mapping[str, Callable[[], Case]]
@@ -38,9 +38,9 @@ class Finding:
     """A hypothesis about an operation, or a fact about the tokens.
 
     `residual` is the error that the hypothesis does not explain: the relative L2 of the worst row.
-    `also_explains` has the other wrong operations that this mistake explains. `cannot_be_told_from` has other
-    claims that fit this operation equally well. `value` is the number in a mistake with a number. All numbers
-    from `low` to `high` fit equally well.
+    `also_explains` lists the other wrong operations that this mistake explains. `cannot_be_told_from` lists
+    other claims that fit this operation equally well. If the mistake contains a number, `value` is this
+    number, and all numbers from `low` to `high` fit equally well.
     """
 
     operation: str
@@ -58,8 +58,8 @@ class Finding:
 @frozen(slots=False, eq=False)
 class Outcome:
     """The result of testing a hypothesis. `residual` is the error that the hypothesis does not explain.
-    `evidence` has the predicted rows and the rows' tolerances, or is None if the hypothesis does not explain
-    the error. `range` has the numbers of its `family` that fit."""
+    `evidence` contains the predicted rows and their tolerances, or is None if the hypothesis does not explain
+    the error. `range` is the range of the family's numbers that fit."""
 
     hypothesis: Hypothesis
     residual: float
@@ -77,10 +77,10 @@ class Outcome:
 
 
 def try_all(case: Case, stages: Stages) -> tuple[list[Outcome], list[str]]:
-    """Test the hypotheses of one stage after another until a hypothesis explains the error clearly. Return
-    the outcomes, and the ids of all tested hypotheses."""
+    """Test the hypotheses stage by stage until a hypothesis clearly explains the error. Return the outcomes,
+    and the ids of all tested hypotheses."""
     outcomes, tried = list[Outcome](), list[str]()
-    enough = len(stages) - 1  # the last stage only describes errors
+    enough = len(stages) - 1  # the last stage only describes wrong values
     for number, stage in enumerate(stages, 1):
         for proposal in proposals(case, stage):
             tried += proposal.ids if isinstance(proposal, Family) else [proposal.id]
@@ -100,7 +100,7 @@ def assess(case: Case, hypothesis: Hypothesis) -> Outcome:
     tolerance."""
     change, judge = hypothesis.change, case.judge
 
-    def noisy(draw: Evaluation) -> Array:  # an evaluation keeps values that the mistake does not change
+    def noisy(draw: Evaluation) -> Array:  # unchanged values are not computed again
         return _predict(case, change, draw, draw.output(case.name, case.positions))
 
     expected = _predict(case, change, judge.plain, case.expected)
@@ -108,7 +108,7 @@ def assess(case: Case, hypothesis: Hypothesis) -> Outcome:
     most = AT_MOST * case.largest
     rows = judge.rows(case.name, case.found, expected, case.positions, noisy, most, ALL_ALIKE)
     residual, holds = residual_of(rows, hypothesis.of_no_number, case.measured)
-    # The relative error exceeds 1 if a small row is expected and a large row is found.
+    # `case.error` exceeds 1 if the dump's row is much larger than the expected row.
     if not holds or residual > AT_MOST * min(case.error, 1.0):
         return Outcome(hypothesis, residual)
     clearly = not bool((rows.errors / rows.tolerances > CLEARLY).any())
@@ -117,7 +117,7 @@ def assess(case: Case, hypothesis: Hypothesis) -> Outcome:
 
 
 def _fit(case: Case, family: Family) -> Outcome | None:
-    """Return the outcome of a family at its best number, or None if there is no best number."""
+    """Return the outcome of a family at the number that fits best, or None if no number fits."""
     predicts = [bind(_rows_at, case, at) for at in (family.at, family.coarse) if at]
     best = best_of(family, predicts[0], case.seen, case.seen.rows_of(case.expected))
     if best is None:
@@ -136,8 +136,8 @@ def _in_range(case: Case, family: Family, range: Range) -> Outcome:
 
 
 def elsewhere(case: Case, hypothesis: Hypothesis, family: Family | None = None) -> Outcome | None:
-    """Test a hypothesis about another operation on this case. A `family` is tested with the number that fits
-    this case best. Return None if the mistake is impossible in this case."""
+    """Test a hypothesis on this case that was formed for another operation. For a `family`, fit the number to
+    this case. Return None if the mistake is impossible in this case."""
     try:
         if family is None or hypothesis.value is None:
             return assess(case, hypothesis)
@@ -147,8 +147,8 @@ def elsewhere(case: Case, hypothesis: Hypothesis, family: Family | None = None) 
 
 
 def _rows_at(case: Case, at: Callable[[float], Plan | Transform], value: float) -> Array | None:
-    """Return the rows that a family predicts for a number. The result is None if the mistake is impossible or
-    a row is not finite."""
+    """Return the rows that a family predicts for a number. Return None if the mistake is impossible or a
+    predicted row is not finite."""
     try:
         predicted = _predict(case, at(value), case.judge.plain, case.expected)
     except INAPPLICABLE:
@@ -158,16 +158,17 @@ def _rows_at(case: Case, at: Callable[[float], Plan | Transform], value: float) 
 
 
 def _predict(case: Case, change: Plan | Transform, evaluation: Evaluation, right: Array) -> Array:
-    """Return the values of the operation with the mistake. `right` has the values without the mistake."""
+    """Return the values that the operation computes with the mistake. `right` contains the values without the
+    mistake."""
     if isinstance(change, Plan):
         return evaluation.under(change).output(case.name, case.positions)
     return change(case, right)
 
 
 def residual_of(rows: JudgedRows, of_no_number: bool, measured: str = "") -> tuple[float, bool]:
-    """Return the error of the worst row, or of the common factor if only the factor was wrong. The second
-    result is True if all rows hold. The error is infinite if most rows cannot be judged, unless the
-    hypothesis predicts rows that cannot be judged."""
+    """Return the error of the worst row, and True if all rows are within their tolerance. If only the common
+    factor of the rows was wrong, return the error of this factor. If most rows cannot be judged, the error is
+    infinite. If the hypothesis predicts rows that are not finite, rows that cannot be judged do not count."""
     unknown = np.isnan(rows.errors)
     if of_no_number and unknown.all():
         return 0.0, True
@@ -181,9 +182,9 @@ def residual_of(rows: JudgedRows, of_no_number: bool, measured: str = "") -> tup
 
 def findings_of(case: Case, outcomes: Sequence[Outcome], others: Others, stages: Stages) -> list[Finding]:
     """Return the hypotheses that explain the error and that no other hypothesis beats. If no hypothesis
-    explains the error, return the nearest hypotheses that leave at most half of the error. `others` has the
-    other wrong operations, which the same mistake may explain too. The result begins with hypotheses that
-    explain most of these operations. Equal hypotheses are sorted by simplicity."""
+    explains the error, return the nearest hypotheses that leave at most half of the error. `others` contains
+    the other wrong operations, which one of the hypotheses may also explain. Hypotheses are sorted by the
+    number of explained operations, and then by simplicity."""
     best = unbeaten(case, [outcome for outcome in outcomes if outcome.explains])
     if not best:
         near = [o for o in outcomes if o.residual <= AT_MOST * min(case.error, 1.0)]
@@ -197,8 +198,8 @@ def findings_of(case: Case, outcomes: Sequence[Outcome], others: Others, stages:
 
 
 def unbeaten(case: Case, explaining: Sequence[Outcome]) -> list[Outcome]:
-    """Return the outcomes that no other outcome beats, sorted by simplicity and then by error. Combined and
-    descriptive hypotheses are left out if a simpler hypothesis fits too."""
+    """Return the outcomes that no other outcome beats, sorted by simplicity and then by error. Omit combined
+    and descriptive hypotheses if a simpler hypothesis also fits."""
     remaining = _not_beaten(case, explaining) or sorted(explaining, key=lambda o: o.residual)[:1]
     simplest = min((o.hypothesis.rank for o in remaining), default=PLAIN)
     by_claim: dict[str, Outcome] = {}
@@ -220,7 +221,7 @@ def _beats(case: Case, one: Outcome, other: Outcome) -> bool:
 
 
 def _narrow(case: Case, best: Sequence[Outcome], others: Others) -> list[Outcome]:
-    """Drop the hypotheses that later wrong operations exclude, and narrow the ranges of numbers."""
+    """Remove hypotheses that later wrong operations exclude, and narrow the ranges of numbers."""
     family, range = best[0].family, best[0].range
     if len(best) == 1 and (family is None or range is None or family.is_narrow(range)):
         return list(best)
@@ -239,7 +240,7 @@ def _narrow(case: Case, best: Sequence[Outcome], others: Others) -> list[Outcome
 
 
 def _in_common_range(case: Case, outcome: Outcome, ranges: Sequence[Range | None]) -> Outcome:
-    """Return the outcome for the numbers that fit all operations, if there are any."""
+    """Return the outcome for the range of numbers that fits all operations, if there is such a range."""
     range = common([own for own in ranges if own is not None])
     if outcome.family is None or range is None:
         return outcome
@@ -248,10 +249,10 @@ def _in_common_range(case: Case, outcome: Outcome, ranges: Sequence[Range | None
 
 
 def _also_explained(explaining: Sequence[Hypothesis], others: Others, stages: Stages) -> list[list[str]]:
-    """Return, for each hypothesis, the other operations explained by this hypothesis or by a hypothesis with
-    the same id. For instance, the hypothesis "the gain is missing" concerns another gain in each norm."""
+    """Return for each hypothesis the names of the other operations that the hypothesis explains. A hypothesis
+    with an equal id also counts: the hypothesis "the gain is missing" names another gain in each norm."""
     explained: list[list[str]] = [[] for _ in explaining]
-    stages = stages[: 2 if len(others) <= FEW else 1]  # the second stage reads other layers' weights
+    stages = stages[: 2 if len(others) <= FEW else 1]  # the second stage reads many weights
     for name, open_case in others.items():
         case = open_case()
         for names, hypothesis in zip(explained, explaining, strict=True):
@@ -262,7 +263,7 @@ def _also_explained(explaining: Sequence[Hypothesis], others: Others, stages: St
 
 
 def _alike(case: Case, hypothesis: Hypothesis, stages: Stages) -> Iterator[Hypothesis]:
-    """Yield the hypotheses about this operation with the same id and number."""
+    """Yield the hypotheses about the operation of `case` with the id and number of `hypothesis`."""
     try:
         for proposal in (proposal for stage in stages for proposal in proposals(case, stage)):
             if isinstance(proposal, Family):

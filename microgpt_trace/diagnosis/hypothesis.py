@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 
 from ..text.brief import frozen
 
-TIGHT = 0.01  # a number known within 1 % is written without the range that fits
-DIGITS = range(1, 10)  # a number is written with the fewest significant digits that fit
+TIGHT = 0.01  # a range of at most 1 % below and above a number is not written in the claim
+DIGITS = range(1, 10)  # numbers of significant digits to try in a claim
 PLAIN, NUMBERED, ODD, COMBINED, DESCRIBED = range(5)  # ranks of explanations, from the simplest
 
 
@@ -22,10 +22,10 @@ class Hypothesis:
     value from a Case and the right value.
 
     `claim` continues a sentence such as "layer 0, q after RoPE: ". `rank` is PLAIN for a simple mistake,
-    NUMBERED for a mistake with a number (`value`) that is measured from the dump, ODD if nobody would choose
-    this number, COMBINED for two mistakes at once, and DESCRIBED if the hypothesis only describes the values.
-    With `of_no_number`, the hypothesis predicts values that are not finite. Rows that cannot be judged do not
-    refute such a hypothesis.
+    COMBINED for two mistakes at once, and DESCRIBED for a hypothesis that only describes the values. For a
+    mistake with a number (`value`) that is measured from the dump, `rank` is NUMBERED, or ODD if nobody would
+    choose this number. If `of_no_number` is True, the hypothesis predicts values that are not finite, and
+    rows that cannot be judged do not refute the hypothesis.
     """
 
     id: str
@@ -46,15 +46,16 @@ class Range(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Family:
-    """A mistake with a number. The search for the number begins at `starts` and `special`, and stays between
-    `low` and `high`.
+    """A mistake that contains a number, such as a wrong eps. The search for the number begins at `starts` and
+    `special`, and stays between `low` and `high`.
 
     - `at(number)` returns the `change` of the Hypothesis. `coarse(number)` returns the `change` for an engine
-      that rounds the values computed from the number. `claim` turns a number in words into a claim.
-    - `own` is the model's number, which is no mistake. Other hypotheses cover the numbers in `silent`.
-    - `usual` has numbers that people choose. `special` has numbers with a separate id and claim.
-    - Search steps are relative to the number plus `pivot`, or absolute if `pivot` is None. The precision of a
-      number is relative to the number itself, or to `unit` if that is larger.
+      that rounds the values computed from the number. `claim(number in words)` returns the claim.
+    - `own` is the model's number, which is not a mistake. The numbers in `silent` are not reported, because
+      other hypotheses cover these numbers.
+    - `usual` lists numbers that people choose. `special` maps numbers to a separate id and claim.
+    - The search changes the logarithm of the number plus `pivot`, or the number itself if `pivot` is None.
+      The precision of a number is relative to the larger of the number and `unit`.
     """
 
     id: str
@@ -73,14 +74,15 @@ class Family:
     rank: int = NUMBERED
 
     def step(self, value: float) -> float:
-        """Map a number to the scale of the search: the logarithm, or the number itself if `pivot` is None."""
+        """Convert a number to the scale of the search: the logarithm, or the number itself if `pivot` is
+        None."""
         if self.pivot is None or math.isinf(value):
             return value
         return math.log(value + self.pivot) if value + self.pivot > 0 else -math.inf
 
     def value(self, step: float) -> float:
-        """Return the number at a step of the search, within the bounds. This function is the inverse of
-        `step`."""
+        """Convert from the scale of the search back to a number between `low` and `high`. This is the inverse
+        of `step`."""
         value = step if self.pivot is None else math.exp(min(step, 700.0)) - self.pivot
         return min(max(value, self.low), self.high)
 
@@ -89,12 +91,13 @@ class Family:
         return (self.id, *(id for id, _ in self.special.values()))
 
     def is_narrow(self, range: Range) -> bool:
-        """Return True if the range is so narrow that all numbers in the range are treated as one number."""
+        """Return True if the range is so narrow that a claim states only one number."""
         size = max(abs(range.best), self.unit)
         return range.high - range.low <= 2 * TIGHT * size and range.low != self.low
 
     def hypothesis(self, value: float, id: str | None = None, claim: str | None = None) -> Hypothesis:
-        """Return the mistake with this number. By default, the mistake has the id and claim of the family."""
+        """Return the hypothesis for a number. The defaults of `id` and `claim` are the family's id and
+        claim."""
         few_digits = value == float(f"{value:.2e}") and abs(value) >= 1e-3 * self.unit
         rank = self.rank if few_digits or value in self.usual else max(self.rank, ODD)
         rank = PLAIN if value in self.special and self.rank == NUMBERED else rank
@@ -103,8 +106,8 @@ class Family:
 
 
 def multiplied(id: str, at: Callable[[float], Any], words: str, *predicates: str, **options: Any) -> Family:
-    """Return the family of mistakes that multiply a summand by a number. `words` name the summand. The four
-    `predicates` complete the claim: for any number, for 0, for 2 and for -1."""
+    """Return the family of mistakes that multiply a summand by a number. A claim consists of `words`, which
+    name the summand, and a predicate. The four `predicates` are for any number, for 0, for 2 and for -1."""
     scaled, *of_special = (f"{words} {predicate}" for predicate in predicates)
     ids = (f"{id}-{how}" for how in ("missing", "twice", "negated"))
     special = dict(zip((0.0, 2.0, -1.0), zip(ids, of_special, strict=True), strict=True))
@@ -115,8 +118,8 @@ def multiplied(id: str, at: Callable[[float], Any], words: str, *predicates: str
 
 
 def named(family: Family, range: Range) -> Hypothesis:
-    """Return the mistake for a range of numbers. The claim names a special number in the range, or else the
-    range's usual numbers, or else the number with the fewest digits."""
+    """Return the hypothesis for a range of numbers. The claim states the special number in the range, or else
+    the usual numbers in the range, or else the number with the fewest digits."""
     special, usual = (_inside(family, range, values) for values in (family.special, family.usual))
     rounded = (float(f"{range.best:.{digits - 1}e}") for digits in DIGITS)
     shortest = next((value for value in rounded if range.low <= value <= range.high), range.best)
@@ -139,13 +142,13 @@ def _inside(family: Family, range: Range, values: Iterable[float]) -> list[float
 
 
 def _ends(family: Family, range: Range) -> str:
-    """Describe the range, such as "420,000 to 610,000 fit as well"."""
+    """Describe the range, such as "numbers from 420,000 to 610,000 fit equally well"."""
     low, high = (in_words(float(f"{end:.3g}")) for end in (range.low, range.high))
     if range.high == family.high:
-        return f"{low} and more fit as well"
+        return f"numbers from {low} up fit equally well"
     if range.low == family.low:
-        return f"anything up to {high} fits as well"
-    return f"{low} to {high} fit as well"
+        return f"numbers up to {high} fit equally well"
+    return f"numbers from {low} to {high} fit equally well"
 
 
 def in_words(value: float) -> str:

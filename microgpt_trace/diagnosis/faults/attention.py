@@ -1,5 +1,4 @@
-"""Mistakes in attention: the scale, keys and values of other heads, mask, window, softmax, order of
-channels."""
+"""Mistakes in attention: scale, keys and values of other heads, mask, window, softmax, order of channels."""
 
 from __future__ import annotations
 
@@ -20,11 +19,11 @@ from ..hypothesis import Family, Hypothesis
 from .changes import after, called, computed, fed, of_kind, reading, with_attributes
 
 CAPS = (50.0, 30.0, 20.0)  # caps that models use
-TIMES = (0.125, 0.25, 0.5, 2.0, 4.0, 8.0)  # factors of scores where the search starts
+TIMES = (0.125, 0.25, 0.5, 2.0, 4.0, 8.0)  # factors of the scores at which the search starts
 
 
 def scale(case: Case) -> Iterator[Family]:
-    """Yield hypotheses: scores are capped, or multiplied by another factor than 1/sqrt(D) or by none."""
+    """Yield hypotheses: scores are capped, not scaled, or scaled by a wrong factor."""
     kind = case.kind(Scores)
     if kind is None:
         return
@@ -32,7 +31,7 @@ def scale(case: Case) -> Iterator[Family]:
     usual = {
         1 / math.sqrt(dim): f"your scores are multiplied by 1/sqrt({dim})",
         math.sqrt(dim): f"your scores are multiplied by sqrt({dim})",
-        1 / math.sqrt(width): f"your scores are multiplied by 1/sqrt({width}), the width",
+        1 / math.sqrt(width): f"your scores are multiplied by 1/sqrt({width}), from the model's width",
         1 / dim: f"your scores are multiplied by 1/{dim} (scaled twice)",
         1.0: "your scores are not scaled",
     }
@@ -50,19 +49,19 @@ def scale(case: Case) -> Iterator[Family]:
 
 
 def capped(case: Case, words: str) -> Family:
-    """Scores or logits that are capped by a tanh."""
+    """Return the family of mistakes that cap scores or logits with a tanh."""
     which = of_kind(Scores) if words == "scores" else called("logits")
     most = float(np.max(np.abs(case.found), where=np.isfinite(case.found), initial=0.0))
     starts = sorted({cap for cap in (*CAPS, 2 * most, 4 * most) if 0 < cap < math.inf})
     return Family(
         f"{words}-capped", lambda cap: after(case.plan, which, lambda x: cap * np.tanh(x / cap)),
-        f"your {words} are capped: c * tanh({words} / c) with c = {{}}".format,
+        f"your {words} are capped by c * tanh({words} / c) with c = {{}}".format,
         own=math.inf, starts=starts, usual=CAPS,
     )  # fmt: skip
 
 
 def scores_before_rope(case: Case) -> Iterator[Hypothesis]:
-    """Yield hypotheses: scores are computed from q or k before RoPE, or before the norm of q or k."""
+    """Yield hypotheses: scores are computed from q or k before RoPE (and before the norm, if any)."""
     if not isinstance(case.row.kind, Scores) or not case.plan.of_kind(Rotation):
         return
     source = case.plan.source
@@ -85,24 +84,23 @@ def grouping(case: Case) -> Iterator[Hypothesis]:
             continue
         heads, count = kinds[-1].group, max(kinds[-1].group) + 1
         wrapped = tuple(h % count for h in range(len(heads)))
-        usual = f"of head h % {count}, not of h // {len(heads) // count}"
+        usual = f"of head h % {count}, not of head h // {len(heads) // count}"
         if 1 < count < len(heads):
             plan, both = (with_attributes(plan, of, group=wrapped) for plan in (case.plan, both))
-            yield Hypothesis(f"grouping-{what}", f"head h has the {what} {usual}", plan)
+            yield Hypothesis(f"grouping-{what}", f"head h reads the {what} {usual}", plan)
             count_wrong += 1
         if isinstance(case.row.kind, of) and case.alone and count > 1:
             nearest = nearest_groups(case, of, count)
             if nearest not in (heads, wrapped):
                 yours, right = (f"[{first_of(group, 16)}]" for group in (nearest, heads))
-                claim = f"heads have the {what} of heads {yours}, not of {right}"
+                claim = f"your heads read the {what} of heads {yours}, not of heads {right}"
                 yield Hypothesis(f"other-{what}", claim, with_attributes(case.plan, of, group=nearest))
     if count_wrong == 2:
-        yield Hypothesis("grouping", f"head h has keys and values {usual}", both)
+        yield Hypothesis("grouping", f"head h reads keys and values {usual}", both)
 
 
 def nearest_groups(case: Case, kind: type[Scores] | type[Context], count: int) -> tuple[int, ...]:
-    """Return, for each head of the dump, the group of heads whose keys or values lead to the nearest
-    output."""
+    """Return for each head of the dump the group whose keys or values lead to the most similar output."""
     heads, errors, compared = len(case.by_head(case.found)), [], case.judge.compared(case.name)
     for g in range(count):
         row = with_attributes(case.plan, kind, group=(g,) * heads)[case.name]
@@ -113,7 +111,7 @@ def nearest_groups(case: Case, kind: type[Scores] | type[Context], count: int) -
 
 
 def mask(case: Case) -> Iterator[Hypothesis]:
-    """Yield hypotheses: the causal mask or the sliding window shows wrong positions."""
+    """Yield hypotheses: the causal mask or the sliding window is missing or wrong."""
     if not case.rows_of(Softmax):
         return
     length, other = len(case.given.tokens), bind(_other_softmax, case)
@@ -123,11 +121,11 @@ def mask(case: Case) -> Iterator[Hypothesis]:
     if windows:
         claim = "there is neither a causal mask nor a sliding window"
         yield other("mask-missing", claim, ahead=length, window=None)
-    yield other("mask-shifted", "every query sees one position ahead", ahead=1)
+    yield other("mask-shifted", "every query also sees the next position", ahead=1)
     yield other("mask-shifted", "no query sees its own position", ahead=-1)
     if own is not None:
         yield other("window-missing", f"the sliding window of {own} positions is missing", window=None)
-    right = f"the model says {own}" if own else "the model has none here"
+    right = f"the model says {own}" if own else "but this layer of the model has no window"
     for window in _windows(case, own, windows):
         yield other("window", f"the sliding window has {window} positions, {right}", window=window)
 
@@ -141,9 +139,9 @@ def _softmax(
     case: Case, shares: Callable[[Array], Array] = _shares, times: float = 1.0, ahead: int = 0,
     **attributes: Any,
 ) -> Plan:  # fmt: skip
-    """Return the plan with another softmax. `shares` is a function in place of softmax, and `times` is a
-    factor of the scores. A query sees `ahead` later positions; with -1, a query does not even see its own
-    position. `attributes` replace attributes of the softmax."""
+    """Return the plan with another softmax. The function `shares` replaces softmax, and `times` multiplies
+    the scores. A query sees `ahead` later positions. If `ahead` is -1, a query does not see its own position.
+    `attributes` replace attributes of the kind Softmax."""
 
     def compute(row: Operation[Softmax], given: ReferenceInputs, scores: Array) -> Array:
         back = np.arange(scores.shape[-1])[:, None] - np.arange(scores.shape[-1])
@@ -155,7 +153,7 @@ def _softmax(
 
 def _windows(case: Case, own: int | None, others: set[int]) -> list[int]:
     """Return the windows to try: the model's own window +-1, the windows of other layers, and the window that
-    follows from the zeros in the dump."""
+    the zeros in the dump show."""
     near = {own - 1, own + 1} if own else set()
     if isinstance(case.row.kind, Softmax) and case.positions is None:
         near.add(int((case.found[:, -1] != 0).any(axis=0).sum()))
@@ -167,7 +165,7 @@ def _other_softmax(case: Case, id: str, claim: str, **how: Any) -> Hypothesis:
 
 
 def softmax(case: Case) -> Iterator[Hypothesis | Family]:
-    """Yield hypotheses: softmax has another base, axis or temperature, or does not divide by the sum."""
+    """Yield hypotheses: softmax uses another base, axis or temperature, or another divisor."""
     if not case.rows_of(Softmax):
         return
     other, alone = bind(_other_softmax, case), isinstance(case.row.kind, Softmax) and case.alone
@@ -175,9 +173,9 @@ def softmax(case: Case) -> Iterator[Hypothesis | Family]:
     yield other("softmax-axis", "softmax sums over heads, not over keys", shares=bind(_shares, axis=0))
     yield Family(
         "softmax-scaled", lambda times: _softmax(case, times=times),
-        f"your weights are the softmax of {{}} times {'your own' if alone else 'the'} scores".format,
+        f"your weights are the softmax of {'your own' if alone else 'the'} scores multiplied by {{}}".format,
         own=1.0, starts=TIMES, usual=(0.5, 2.0),
-        special={math.log(2): ("softmax-base", "softmax has base 2, not e")},
+        special={math.log(2): ("softmax-base", "softmax uses base 2, not e")},
     )  # fmt: skip
     for id, claim, shares in UNDIVIDED if alone else ():
         yield other(id, claim, shares=shares)
@@ -197,8 +195,7 @@ UNDIVIDED: tuple[tuple[str, str, Callable[[Array], Array]], ...] = (
 
 
 def context(case: Case) -> Iterator[Hypothesis]:
-    """Yield hypotheses: heads are concatenated wrongly, weights are transposed, or keys or queries replace
-    values."""
+    """Yield hypotheses: heads are concatenated wrongly, weights are transposed, or k or q replaces v."""
     if not isinstance(case.row.kind, Context) or case.positions is not None:
         return
     for id, claim, axis in (

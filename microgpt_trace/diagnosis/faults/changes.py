@@ -1,5 +1,4 @@
-"""Changed plans: plans with rows that compute another value. Other modules list the mistakes that an
-engine may make.
+"""Change plans, so that rows compute another value. The other modules of this folder list the mistakes.
 
 A change replaces a row's attributes, its inputs, the values of its parameters, or its computation. Rows are
 chosen by their kind or name, in all layers.
@@ -19,22 +18,22 @@ from ...arrays.stats import Array
 
 Which = Callable[[Operation], bool]
 Compute = Callable[..., Array]  # (row, ReferenceInputs, *inputs) -> output
-Instead = Mapping[str, Callable[[str], Array]]  # name without layer -> (full name -> array)
+Instead = Mapping[str, Callable[[str], Array]]  # name without layer -> function: full name -> array
 
 
 def of_kind(*kinds: type[Kind]) -> Which:
-    """Choose the rows of these kinds."""
+    """Return a function that selects the rows of these kinds."""
     return lambda row: isinstance(row.kind, kinds)
 
 
 def called(name: str) -> Which:
-    """Choose the rows with this name in any layer."""
+    """Return a function that selects the rows with this name in any layer."""
     own = kind_of(name)
     return lambda row: kind_of(row.name) == own
 
 
 def with_attributes(plan: Plan, kind: type[Kind], **attributes: Any) -> Plan:
-    """Return the plan with other attributes in all rows of a kind."""
+    """Return the plan with `attributes` replaced in all rows of a kind."""
     which = of_kind(kind)
 
     def change(row: Any) -> Operation:
@@ -44,12 +43,12 @@ def with_attributes(plan: Plan, kind: type[Kind], **attributes: Any) -> Plan:
 
 
 def computed(plan: Plan, which: Which, compute: Compute) -> Plan:
-    """Return the plan with another computation of the rows `which`."""
+    """Return the plan in which `compute` computes the rows selected by `which`."""
     return plan.changed(lambda row: replace(row, otherwise=compute) if which(row) else row)
 
 
 def after(plan: Plan, which: Which, change: Callable[[Array], Array]) -> Plan:
-    """Return the plan with `change` applied to the output of the rows `which`."""
+    """Return the plan with `change` applied to the output of the rows selected by `which`."""
 
     def compute(row: Operation, given: ReferenceInputs, *inputs: Array) -> Array:
         return change(reference(replace(row, otherwise=None), given, *inputs))
@@ -58,7 +57,7 @@ def after(plan: Plan, which: Which, change: Callable[[Array], Array]) -> Plan:
 
 
 def reading(plan: Plan, which: Which, inputs: Callable[[Operation], tuple[str, ...]]) -> Plan:
-    """Return the plan with other inputs for the rows `which`."""
+    """Return the plan with other inputs for the rows selected by `which`."""
     return plan.changed(lambda row: replace(row, inputs=inputs(row)) if which(row) else row)
 
 
@@ -69,7 +68,7 @@ def fed(plan: Plan, name: str, *inputs: str) -> Plan:
 
 
 def with_instead(plan: Plan, instead: Instead) -> Plan:
-    """Return the plan with other values for matrices, biases and gains."""
+    """Return the plan with replaced values of matrices, biases and gains."""
 
     def change(row: Operation) -> Operation:
         if not isinstance(row.kind, Linear | Norm):

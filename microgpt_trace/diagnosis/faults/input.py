@@ -21,28 +21,29 @@ from ..finding import Finding
 from ..hypothesis import Family, Hypothesis
 from .changes import Which, after, computed
 
-PART = 4096  # the number of embedding rows that are searched at a time
+PART = 4096  # number of embedding rows to search at a time
 FEW = 4  # if at most one token in FEW is wrong, the claim names single tokens
 
 
 def token_findings(
     model: LanguageModel, tokens: Sequence[int], text_tokens: Sequence[int] | None
 ) -> Iterator[Finding]:
-    """Describe the differences, if any, between the tokens of the dump and the tokens of its text."""
+    """Describe the difference, if any, between the tokens of the dump and the tokens of the text."""
     if text_tokens is None or tuple(tokens) == tuple(text_tokens):
         return
     own, text = list(tokens), list(text_tokens)
     if own == text[1:]:
-        id, claim = "bos-missing", f"lack {_named(model, text[0])}, which the model's tokenizer puts first"
+        id = "bos-missing"
+        claim = f"the dump's tokens lack {_named(model, text[0])}, the first token of the text"
     elif own[1:] == text:
         id = "bos-added"
-        claim = f"begin with {_named(model, own[0])}, which the model's tokenizer does not put first"
+        claim = f"the dump's tokens begin with {_named(model, own[0])}, before the tokens of the text"
     else:
         pairs = enumerate(zip_longest(own, text, fillvalue="none"))
         at, one, other = next((at, a, b) for at, (a, b) in pairs if a != b)
         id = "other-tokens"
-        claim = f"differ from those of the text at position {at}: {one}, where the text gives {other}"
-    yield Finding("tokens", id, f"tokens: the dump's {claim}", 0.0, True)
+        claim = f"the dump's tokens differ from the text's tokens at position {at}: {one}, not {other}"
+    yield Finding("tokens", id, f"tokens: {claim}", 0.0, True)
 
 
 def _named(model: LanguageModel, token: int) -> str:
@@ -54,13 +55,13 @@ def embedding(case: Case) -> Iterator[Hypothesis | Family]:
     kind = _table(case, "tokens")
     if kind is None:
         return
-    root = f"your rows are multiplied by sqrt({kind.width}), as Gemma's are"
+    root = f"your rows are multiplied by sqrt({kind.width}), as in Gemma"
     yield Family(
         "embedding-scaled", lambda scale: after(case.plan, looking_up("tokens"), lambda x: scale * x),
         "your rows are multiplied by {}".format, own=1.0, usual=(12.0,),
         special={
             math.sqrt(kind.width): ("embedding-scaled", root),
-            -1.0: ("negated", "your values have the wrong sign: minus the right ones"),
+            -1.0: ("negated", "your values have the wrong sign"),
         },
         low=-math.inf, pivot=None, silent=(0.0,),
     )  # fmt: skip
@@ -69,19 +70,19 @@ def embedding(case: Case) -> Iterator[Hypothesis | Family]:
         return
     tokens, bos = case.given.tokens, case.given.model.bos
     late = np.r_[tokens[0] if bos is None else bos, tokens[:-1]]
-    claim = "your tokens come one position late, after a BOS"
+    claim = "your tokens are shifted one position later, after an added BOS"
     yield Hypothesis("bos-added", claim, _of_tokens(case, late))
-    claim = "your tokens come one position early, without the first one"
+    claim = "your tokens are shifted one position earlier, and the first token is missing"
     yield Hypothesis("bos-missing", claim, _of_tokens(case, np.r_[tokens[1:], tokens[-1:]]))
 
 
 def _table(case: Case, by: str) -> Lookup | None:
-    """Return the lookup by tokens or by positions among the rows of the case, or None."""
+    """Return the kind of the row that looks up embeddings by tokens or by positions, or None."""
     return next((kind for kind in case.kinds(Lookup) if kind.by == by), None)
 
 
 def looking_up(by: str) -> Which:
-    """Choose the rows that look up embeddings by tokens, or by positions."""
+    """Return a function that selects the rows that look up embeddings by tokens, or by positions."""
     return lambda row: isinstance(row.kind, Lookup) and row.kind.by == by
 
 
@@ -99,7 +100,7 @@ def _of_tokens(case: Case, tokens: Array) -> Plan:
 
 def nearest_tokens(case: Case) -> Array:
     """Return for each row of the dump the token with the nearest embedding: [T]. If the right token has an
-    equal embedding, return the right token."""
+    identical embedding, prefer the right token."""
     kind, own = case.row.kind, case.given.tokens
     assert isinstance(kind, Lookup)
     rows = np.nan_to_num(case.found.astype(np.float64))
@@ -116,24 +117,24 @@ def nearest_tokens(case: Case) -> Array:
 
 
 def _other_tokens(case: Case, own: Array) -> Iterator[Hypothesis]:
-    """Yield the hypothesis that the dump has the rows of the tokens `own`, if `own` differ from the right
-    tokens."""
+    """Yield the hypothesis that the dump contains the embeddings of the tokens `own`, unless these are the
+    right tokens."""
     tokens, model = case.given.tokens, case.given.model
     wrong = np.flatnonzero(own != tokens)
     if not len(wrong):
         return
     if len(tokens) > 1 and (own[1:] == tokens[:-1]).all():
         id = "bos-added"
-        claim = f"your rows begin with {_named(model, own[0])}, and the tokens come one position late"
+        claim = f"your rows begin with {_named(model, own[0])}, and all other rows are one position late"
     elif len(tokens) > 1 and (own[:-1] == tokens[1:]).all():
         id = "bos-missing"
-        claim = f"your rows lack {_named(model, tokens[0])}, and the other tokens come one position early"
+        claim = f"your rows lack {_named(model, tokens[0])}, and all other rows are one position early"
     elif len(wrong) * FEW <= len(tokens) or len(wrong) == 1:
         at = wrong[0]
-        id, claim = "another-token", f"your row at position {at} is that of token {own[at]}, not {tokens[at]}"
-        claim += f"; {len(wrong) - 1} more rows are those of other tokens" if len(wrong) > 1 else ""
+        id, claim = "another-token", f"your row at position {at} belongs to token {own[at]}, not {tokens[at]}"
+        claim += f"; {len(wrong) - 1} more rows belong to wrong tokens" if len(wrong) > 1 else ""
     else:
-        id, claim = "other-tokens", f"your rows are those of the tokens {first_of(own, 8)}"
+        id, claim = "other-tokens", f"your rows belong to the tokens {first_of(own, 8)}"
     yield Hypothesis(id, claim, _of_tokens(case, own))
 
 

@@ -20,7 +20,7 @@ from ..case import Case
 from ..hypothesis import COMBINED, Family, Hypothesis, multiplied
 from .changes import called, computed, fed, of_kind, reading
 
-ALIKE = 1e-4  # the factors of a sum's parts are equal if their relative difference is smaller
+ALIKE = 1e-4  # factors of the parts of a sum are equal below this relative difference
 STEEP = 20.0  # with this slope, x * sigmoid(slope * x) is a ReLU
 
 
@@ -34,10 +34,10 @@ def activations(case: Case) -> Iterator[Hypothesis | Family]:
         if name != own:
             claim = f"the activation is {name}, not {own}"
             yield Hypothesis("activation", claim, _activated(plan, function))
-    yield Hypothesis("activation", f"the activation is missing, not {own}", _activated(plan, lambda x: x))
+    yield Hypothesis("activation", f"the activation ({own}) is missing", _activated(plan, lambda x: x))
     yield Family(
         "activation", lambda slope: _activated(plan, lambda x: np.where(x > 0, x, slope * x)),
-        f"the activation is leaky ReLU ({{}}), not {own}".format,
+        f"the activation is leaky ReLU with slope {{}}, not {own}".format,
         starts=(0.01, 0.1), usual=(0.01, 0.1, 0.2), low=-1.0, high=1.0, pivot=None, unit=0.05,
         silent=(0.0, 1.0),
     )  # fmt: skip
@@ -74,7 +74,7 @@ def gated(case: Case, hidden: Operation) -> Gated | None:
 
 
 def gates(case: Case) -> Iterator[Hypothesis]:
-    """Yield hypotheses: a gated MLP exchanges gate and up, or lacks the activation or a factor."""
+    """Yield hypotheses: a gated MLP exchanges gate and up, or the activation or a factor is missing."""
     for mlp in filter(None, (gated(case, row) for row in _products(case))):
         plan, names, hidden = case.plan, {row.name for row in case.rows}, mlp.hidden.name
         gate, up = (words_of_kind(kind_of(name)) for name in (mlp.gate, mlp.up))
@@ -83,7 +83,7 @@ def gates(case: Case) -> Iterator[Hypothesis]:
             claim = f"{mlp.function} is applied to {up}, not to {gate}"
             yield Hypothesis("gate-up-swapped", claim, swapped)
         if {mlp.act, hidden} & names:
-            claim = f"{gate} is multiplied by {up} without its activation"
+            claim = f"{gate} is multiplied by {up} without an activation"
             yield Hypothesis("hidden-without-activation", claim, fed(plan, hidden, mlp.gate, mlp.up))
         if case.row is mlp.hidden:
             yield from _hidden(case, mlp, gate, up)
@@ -97,15 +97,15 @@ def gates(case: Case) -> Iterator[Hypothesis]:
 
 
 def _products(case: Case) -> list[Operation]:
-    """Return the element-wise products among the case's rows, the rows' inputs, and the rows that read the
-    rows' output."""
+    """Return the element-wise products among the case's rows, their inputs, and the rows that read their
+    output."""
     near = {name for row in case.rows for name in (*row.inputs, *case.plan.readers[row.name])}
     names = {row.name for row in case.rows} | near
     return list({kind_of(row.name): row for row in case.plan.of_kind(Multiply) if row.name in names}.values())
 
 
 def _hidden(case: Case, mlp: Gated, gate: str, up: str) -> Iterator[Hypothesis]:
-    """Yield hypotheses: a gated MLP combines gate and up in another way than act * up."""
+    """Yield hypotheses: a gated MLP computes something else than act * up."""
     function, name = ACTIVATIONS[mlp.function], mlp.hidden.name
     instead: tuple[tuple[str, str, tuple[str, ...], Callable[..., Array]], ...] = (
         (
@@ -125,15 +125,15 @@ def _hidden(case: Case, mlp: Gated, gate: str, up: str) -> Iterator[Hypothesis]:
 
 
 def _parts(case: Case, row: Operation) -> tuple[str, str]:
-    """Name the two parts of a sum: the words are "stream" for the residual stream, and a description for any
-    other event."""
+    """Return the names of the two parts of a sum: "stream" for the residual stream, words such as "MLP
+    output" for other events."""
     stream, _ = case.plan.residuals.get(row.name, ("", ""))
     first, second = ("stream" if n == stream else words_of_kind(kind_of(n)) for n in row.inputs)
     return first, second
 
 
 def sums(case: Case) -> Iterator[Hypothesis | Family]:
-    """Yield hypotheses: a part of a residual sum is missing, is scaled, or is another event."""
+    """Yield hypotheses: a part of a residual sum is missing, scaled, or another event."""
     rows = list({kind_of(row.name): row for row in case.rows_of(Add)}.values())
     alone = isinstance(case.row.kind, Add) and case.alone
     for row in rows:
@@ -152,7 +152,8 @@ def sums(case: Case) -> Iterator[Hypothesis | Family]:
 
 
 def _other_streams(case: Case, row: Operation) -> Iterator[Hypothesis]:
-    """Yield hypotheses: a sum adds the stream's norm, the layer's input, or the embedding before its norm."""
+    """Yield hypotheses: a sum adds another event instead of the stream: the norm of the stream, the layer's
+    input, or the embedding before the norm."""
     plan, (stream, branch) = case.plan, case.plan.residuals[row.name]
     read_by = [plan[name] for name in plan.readers[stream]]
     for norm in [own.name for own in read_by if isinstance(own.kind, Norm) and own.layer == row.layer][:1]:
@@ -166,11 +167,14 @@ def _other_streams(case: Case, row: Operation) -> Iterator[Hypothesis]:
         yield Hypothesis("sum-of-earlier-stream", claim, earlier)
     elif row is case.row and isinstance(plan[stream].kind, Norm):
         unnormed = reading(plan, lambda own: own is row, lambda own: (plan[stream].inputs[0], branch))
-        yield Hypothesis("sum-of-unnormed", "the embedding before its norm is added", unnormed)
+        yield Hypothesis(
+            "sum-of-unnormed", "the embedding is added before the norm of the embedding", unnormed
+        )
 
 
 def _post_norms(case: Case) -> Iterator[Hypothesis]:
-    """Yield hypotheses: the sum, or the branch before the sum, is normed, as in other architectures."""
+    """Yield hypotheses: the sum is normed, or the branch is normed before the sum, as in other
+    architectures."""
     plan, branch, sums = case.plan, _parts(case, case.row)[1], called(case.name)
     norms = [row.kind for row in plan.of_kind(Norm) if row.layer == case.layer is not None]
     gained = [kind for kind in norms if kind.gain and not kind.head_dim]
@@ -184,14 +188,14 @@ def _post_norms(case: Case) -> Iterator[Hypothesis]:
 
 
 def _normed(norm: Norm, row: Operation, given: ReferenceInputs, x: Array) -> Array:
-    """Normalise x by `norm`, with the parameters of the row's layer."""
+    """Apply `norm` to x, with the parameters of the row's layer."""
     names = {"gain": norm.gain, "bias": norm.bias}
     own = {of: prefix_of(row.name) + kind_of(name) for of, name in names.items() if name}
     return reference(replace(row, kind=replace(norm, **own), otherwise=None), given, x)  # type: ignore[arg-type]
 
 
 def _scaled(case: Case, row: Operation, first: float, second: float) -> Plan:
-    """Return the plan with the parts of a sum multiplied by these factors."""
+    """Return the plan with the parts of a sum multiplied by the factors `first` and `second`."""
     return computed(case.plan, called(row.name), lambda row, given, a, b: a * first + b * second)
 
 
@@ -207,7 +211,7 @@ def _scaled_parts(case: Case, row: Operation) -> Iterator[Family]:
 
 
 def measured_factors(case: Case) -> tuple[float, float] | None:
-    """Fit the factors of both parts of a sum by least squares. Return None if fewer than two elements are
+    """Fit a factor for each part of a sum by least squares. Return None if fewer than two elements are
     finite."""
     parts = np.stack([value.ravel() for value in case.inputs], axis=1)
     sums = case.found.ravel().astype(np.float64)

@@ -21,13 +21,12 @@ USUAL_EPS = (1e-3, 1e-4, 1e-5, 1e-6, 0.0)
 POWERS = (0.25, 2.0)  # wrong powers of the mean square; 0.5 is right
 EXPONENTS = (1.0, 1.5, 3.0, 4.0, 8.0)  # wrong powers of the elements in the mean; 2 is right
 Size = Callable[[Array, float], Array]  # (rows, eps) -> the divisor of each row
-LATE = "the norm of q and k comes after RoPE, not before"
+LATE = "the norm of q and k is computed after RoPE, not before RoPE"
 UNBIASED = "the sum of squares is divided by n - 1, not by n (an unbiased variance)"
 
 
 def norms(case: Case) -> Iterator[Hypothesis | Family]:
-    """Yield hypotheses: a norm is skipped, has another gain or divisor, or wrongly subtracts or keeps the
-    mean."""
+    """Yield hypotheses: a norm is skipped, has another gain or divisor, or treats the mean wrongly."""
     kinds = case.kinds(Norm)
     if not kinds:
         return
@@ -46,9 +45,13 @@ def norms(case: Case) -> Iterator[Hypothesis | Family]:
         return Hypothesis(id, claim, _divided(case.plan, size, per_head))
 
     if centred:
-        yield Hypothesis("norm-skipped", f"the norm is skipped, but not its {what}", kept)
+        yield Hypothesis("norm-skipped", f"the norm applies only its {what}", kept)
         yield divided("norm-unbiased", UNBIASED, _sum_over(lambda n: max(1, n - 1)))
-    yield divided("norm-summed", "the norm takes the sum of squares, not their mean", _sum_over(lambda n: 1))
+    yield divided(
+        "norm-summed",
+        "the norm divides by the root of the sum of squares, not of the mean of squares",
+        _sum_over(lambda n: 1),
+    )
     if any(kind.head_dim for kind in kinds):
         claim = "the norm is computed over the whole row, not over each head"
         yield divided("norm-of-row", claim, _mean_of(), per_head=False)
@@ -57,8 +60,8 @@ def norms(case: Case) -> Iterator[Hypothesis | Family]:
 
 
 def _divided(plan: Plan, size: Size, per_head: bool = True) -> Plan:
-    """Return the plan whose norms all divide by `size`. Without `per_head`, norms of heads are computed
-    over the whole row, with the gain repeated for each head."""
+    """Return the plan in which all norms divide by `size`. If `per_head` is False, norms of heads are
+    computed over the whole row, and the gain is repeated for each head."""
 
     def compute(row: Operation[Norm], given: ReferenceInputs, x: Array) -> Array:
         kind, gain = row.kind, np.ones(1)
@@ -85,7 +88,7 @@ def _sum_over(count: Callable[[int], int]) -> Size:
 
 
 def numbers(case: Case) -> Iterator[Family]:
-    """Yield hypotheses: a norm has another eps, power or exponent."""
+    """Yield hypotheses: a norm uses another eps, power or exponent."""
     kind = case.kind(Norm)
     if kind is None:
         return
@@ -94,12 +97,14 @@ def numbers(case: Case) -> Iterator[Family]:
         f"eps is {{}}, the model says {kind.eps:.3g}".format,
         own=kind.eps, starts=USUAL_EPS, usual=USUAL_EPS, pivot=kind.eps,
     )  # fmt: skip
-    skipped = ("norm-skipped", "the norm is skipped, but not its gain")
-    skipped = ("norm-power", "the mean is subtracted, but no division follows") if kind.centred else skipped
-    rootless = ("norm-power", "the square root is missing: the norm divides by the mean square itself")
+    skipped = ("norm-skipped", "the norm applies only its gain")
+    skipped = (
+        ("norm-power", "the norm only subtracts the mean, and does not divide") if kind.centred else skipped
+    )
+    rootless = ("norm-power", "the norm divides by the mean square, without a square root")
     yield Family(
         "norm-power", lambda power: _divided(case.plan, _mean_of(power=power)),
-        "the mean square (with eps) is raised to the power {}, not 0.5 (the root)".format,
+        "the mean square (with eps) is raised to the power {}, not 0.5 (square root)".format,
         own=0.5, starts=POWERS, usual=POWERS, special={0.0: skipped, 1.0: rootless},
         low=-8.0, high=8.0, pivot=None, unit=1.0,
     )  # fmt: skip
@@ -111,7 +116,7 @@ def numbers(case: Case) -> Iterator[Family]:
 
 
 def _gains(case: Case) -> Iterator[Hypothesis | Family]:
-    """Yield hypotheses: a gain is missing (with or without the bias), applied twice, or increased."""
+    """Yield hypotheses: a gain is missing, applied twice or increased, or gain and bias are missing."""
     own, biases = [norm.weight for norm in case.parameters(Norm)], case.biases(Norm)
     if not own:
         return
@@ -139,15 +144,14 @@ def _changed_gains(case: Case, chosen: Sequence[str]) -> Iterator[Hypothesis | F
 
 
 def skipped_norms(case: Case) -> Iterator[Hypothesis]:
-    """Yield hypotheses: products read the residual stream before its norm, or a norm of q and k is missing or
-    late."""
+    """Yield hypotheses: a norm of the residual stream is missing, or a norm of q and k is missing or late."""
     plan, norms_read = case.plan, dict[str, str]()
     for norm in (plan[row.inputs[0]] for row in case.rows_of(Linear)):
         if isinstance(norm.kind, Norm) and not norm.kind.head_dim:
             norms_read.setdefault(kind_of(norm.name).partition(".")[0], norm.name)
     for stage, name in norms_read.items():
         final = layer_of(name) is None
-        claim = "the final norm is missing" if final else "the residual stream is read without its norm"
+        claim = "the final norm is missing" if final else "the norm of the residual stream is missing"
         yield Hypothesis(f"{stage}-norm-missing", claim, _without_norm(plan, kind_of(name)))
     if any(_head_norm(plan, row) for row in case.rows_of(Rotation)):
         bare = reading(plan, of_kind(Rotation), lambda row: (plan.source(row.name),))
@@ -158,7 +162,7 @@ def skipped_norms(case: Case) -> Iterator[Hypothesis]:
 
 
 def _without_norm(plan: Plan, norm: str) -> Plan:
-    """Return the plan whose products read the input of the norms with this name."""
+    """Return the plan without the norms of this name: products read the input of the norms."""
 
     def change(row: Operation) -> tuple[str, ...]:
         return tuple(plan[name].inputs[0] if kind_of(name) == norm else name for name in row.inputs)
@@ -167,7 +171,7 @@ def _without_norm(plan: Plan, norm: str) -> Plan:
 
 
 def _head_norm(plan: Plan, row: Operation) -> Norm | None:
-    """Return the norm of heads whose output a rotation reads, or None."""
+    """Return the norm of heads that is the input of a rotation, or None."""
     norm = plan[row.inputs[0]].kind if isinstance(row.kind, Rotation) else None
     return norm if isinstance(norm, Norm) and norm.head_dim else None
 
@@ -179,8 +183,8 @@ def _normed_late(plan: Plan, row: Operation) -> Operation:
 
 
 def _rotated_early(plan: Plan, row: Operation) -> Operation:
-    """Move a rotation from after a norm of heads to before the norm. At the rotation's old place, the input
-    is returned unchanged."""
+    """Move a rotation from after a norm of heads to before the norm. The row of the rotation then returns its
+    input."""
     if _head_norm(plan, row):
         return replace(row, otherwise=lambda row, given, x: x)
     readers = (plan[name] for name in plan.readers[row.name])
@@ -189,7 +193,7 @@ def _rotated_early(plan: Plan, row: Operation) -> Operation:
 
 
 def _in_sequence(*kinds: Kind) -> Compute:
-    """Return a computation that runs operations of these kinds in order."""
+    """Return a function that computes operations of these kinds one after another."""
 
     def compute(row: Operation, given: ReferenceInputs, x: Array) -> Array:
         for kind in kinds:

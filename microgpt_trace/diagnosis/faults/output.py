@@ -16,7 +16,7 @@ from ..case import Case, first_of
 from ..hypothesis import COMBINED, DESCRIBED, NUMBERED, PLAIN, Family, Hypothesis
 from .attention import capped
 
-SHARE = 4  # positions, heads or channels are exceptions if at most one in SHARE is wrong
+SHARE = 4  # exceptions are at most one in SHARE positions, heads or channels
 
 
 def nonfinite(case: Case) -> Iterator[Hypothesis]:
@@ -39,15 +39,14 @@ def zeros(case: Case) -> Iterator[Hypothesis]:
 
 
 def whole(case: Case) -> Iterator[Hypothesis]:
-    """Yield hypotheses: the values are shifted by a row, reversed, rounded, clipped, or increased by a
-    vector."""
+    """Yield hypotheses: rows are shifted or reversed, values are rounded or clipped, or a vector is added."""
     if not case.expected.ndim or not case.found.any():
         return
     rows = len(case.found) if case.expected.ndim == 2 and case.positions is None else 0
     if rows > 1:
-        yield Hypothesis("rows-shifted", "your rows come one position late", bind(_shifted, 1))
-        yield Hypothesis("rows-shifted", "your rows come one position early", bind(_shifted, -1))
-        yield Hypothesis("rows-reversed", "your rows come in reverse order", lambda own, e: e[::-1])
+        yield Hypothesis("rows-shifted", "your rows are shifted one position later", bind(_shifted, 1))
+        yield Hypothesis("rows-shifted", "your rows are shifted one position earlier", bind(_shifted, -1))
+        yield Hypothesis("rows-reversed", "your rows are in reverse order", lambda own, e: e[::-1])
     for name, words in NARROW.items():
         yield Hypothesis(f"rounded-{name}", f"your values are rounded to {words}", bind(_rounded, name))
     most = _clip_limit(case)
@@ -61,9 +60,9 @@ def whole(case: Case) -> Iterator[Hypothesis]:
 
 
 def _clip_limit(case: Case) -> float | None:
-    """Return the limit of clipped values, or None. If values are clipped, all wrong values should
-    lie beyond the limit. If only one value is at the limit, the limit must be a number that people choose,
-    such as a round number."""
+    """Return the limit of clipped values, or None. Values count as clipped if all wrong values should be
+    beyond the limit. If only one value is at the limit, the limit must be a round number or the largest
+    float16."""
     sizes, wrong = np.abs(np.where(_comparable(case), case.found, 0)), np.abs(_errors(case)) > _limit(case)
     most = float(sizes.max(initial=0))
     clipped = (sizes == most) & (np.sign(case.found) * case.expected > most)
@@ -78,26 +77,25 @@ def _comparable(case: Case) -> Array:
 
 
 def numbers(case: Case) -> Iterator[Hypothesis | Family]:
-    """Yield hypotheses: the values are all multiplied by a constant, or logits are capped."""
+    """Yield hypotheses: all values are multiplied by a number, or logits are capped."""
     if any(row.name == "logits" for row in case.rows):
         yield capped(case, "logits")
-    negated = ("negated", "your values have the wrong sign: minus the right ones")
+    negated = ("negated", "your values have the wrong sign")
     kind = case.row.kind
     scaled = isinstance(kind, Scores | Rotation) or (isinstance(kind, Lookup) and kind.by == "tokens")
     if scaled or not case.expected.ndim:
-        yield Hypothesis(*negated, lambda own, e: -e)  # other hypotheses test other factors
+        yield Hypothesis(*negated, lambda own, e: -e)  # hypotheses elsewhere test other factors
         return
     yield Family(
         "times", lambda factor: lambda own, e: e * factor,
-        "your values are the right ones multiplied by {}".format, own=1.0, usual=(0.5, 2.0),
+        "your values are the right values multiplied by {}".format, own=1.0, usual=(0.5, 2.0),
         special={-1.0: negated},
         low=-math.inf, pivot=None, silent=(0.0,),
     )  # fmt: skip
 
 
 def _shifted(step: int, case: Case, expected: Array) -> Array:
-    """Shift the rows one position later or earlier. The row that the shift leaves empty is copied from the
-    dump."""
+    """Shift the rows one position later or earlier. Copy the row that is now missing from the dump."""
     shifted, missing = np.roll(expected, step, axis=0), 0 if step == 1 else -1
     shifted[missing] = case.found[missing]
     return shifted
@@ -110,12 +108,13 @@ def _rounded(precision: str, case: Case, expected: Array) -> Array:
 def heads(case: Case) -> Iterator[Hypothesis]:
     order = head_order(case)
     if order is not None:
-        claim = f"your heads are the right heads [{first_of(order, 16)}]"
+        claim = f"your heads, in order, are the right heads [{first_of(order, 16)}]"
         yield Hypothesis("heads-permuted", claim, bind(_ordered, order))
 
 
 def head_order(case: Case) -> list[int] | None:
-    """Return for each head of the dump the nearest right head, or None if the order is right."""
+    """Return for each head of the dump the number of the most similar right head, or None if the order is
+    right."""
     if case.heads_axis is None or case.positions is not None:
         return None
     heads, right = (
@@ -144,8 +143,8 @@ def places(case: Case) -> Iterator[Hypothesis]:
 
 
 def _exceptions(case: Case, id: str, words: str, shape: tuple[int, ...], axis: int) -> Iterator[Hypothesis]:
-    """Yield the hypothesis that only a few positions, heads or channels along an axis are wrong. `shape` is
-    the shape of the values, with an axis for the heads if necessary."""
+    """Yield the hypothesis that only a few positions, heads or channels are wrong. `axis` is their axis in
+    `shape`, the shape of the values (with an axis for the heads if necessary)."""
     errors = np.abs(_errors(case)).reshape(shape)
     axis %= errors.ndim
     largest = errors.max(axis=tuple(i for i in range(errors.ndim) if i != axis))
@@ -158,11 +157,11 @@ def _exceptions(case: Case, id: str, words: str, shape: tuple[int, ...], axis: i
     np.moveaxis(mask, axis, 0)[wrong] = True
     mask = mask.reshape(case.found.shape)
     look = _describe(case, mask) if len(wrong) == 1 else ""
-    yield _right_except(id, f"only {which} wrong{look}; the others are right", mask, COMBINED)
+    yield _right_except(id, f"only {which} wrong{look}; all others are right", mask, COMBINED)
 
 
 def _right_except(id: str, claim: str, wrong: Array, rank: int) -> Hypothesis:
-    """Return the hypothesis that all values except the values in `wrong` are right."""
+    """Return the hypothesis that all values are right, except the values marked in `wrong`."""
 
     def transform(other: Case, e: Array) -> Array:
         return np.where(wrong, other.found, e) if e.shape == wrong.shape else e
@@ -175,8 +174,8 @@ def _errors(case: Case) -> Array:
 
 
 def _limit(case: Case) -> float:
-    """Return the largest error of an element that is right. The limit for an element's error exceeds
-    rounding, and is not tiny compared with the largest error."""
+    """Return the limit of the error of a right element. The limit is 8 times the rounding error, or 1e-4 of
+    the largest error if that is larger."""
     size = np.sqrt(np.mean(np.square(np.where(_comparable(case), case.expected, 0))))
     floor = 8 * case.judge.plain.chain_floor(case.name)
     return max(floor * float(size), 1e-4 * float(np.abs(_errors(case)).max(initial=0)))
@@ -190,13 +189,13 @@ def _describe(case: Case, wrong: Array) -> str:
         return " (all 0)"
     factor = float(found @ expected / (expected @ expected)) if expected.any() else math.nan
     if math.isfinite(factor) and np.linalg.norm(found - factor * expected) < 1e-3 * np.linalg.norm(found):
-        return f" ({factor:.5g} times the right values)"
+        return f" (values are {factor:.5g} times the right values)"
     if case.expected.ndim == 2 and len(found) == case.expected.shape[1]:
         distances = np.linalg.norm(case.expected - found, axis=1)
         row = int(np.where(np.isnan(distances), np.inf, distances).argmin())
         if distances[row] < 1e-3 * np.linalg.norm(found):
             at = row if case.positions is None else case.positions[row]
-            return f" (it has the values of position {at})"
+            return f" (its values belong to position {at})"
     return ""
 
 
@@ -210,8 +209,8 @@ def _elements(case: Case) -> Iterator[Hypothesis]:
     place = [int(i) for i in at]
     if case.positions is not None:
         place[0] = case.positions[place[0]]
-    many = f"only {count} of {errors.size} elements are wrong, most of all {place}"
+    many = f"only {count} of {errors.size} elements are wrong; the largest error is at {place}"
     claim = many if count > 1 else f"only the element {place} is wrong"
-    claim += f" (it is {case.found[at]:.6g}, its inputs give {case.expected[at]:.6g})"
+    claim += f" (value {case.found[at]:.6g}, computed from its inputs {case.expected[at]:.6g})"
     id, rank = ("one-element", PLAIN) if count == 1 else ("few-elements", DESCRIBED)
     yield _right_except(id, claim, wrong, rank)

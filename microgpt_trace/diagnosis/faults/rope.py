@@ -24,17 +24,17 @@ from ..hypothesis import COMBINED, DESCRIBED, NUMBERED, PLAIN, Family, Hypothesi
 
 BASES = (1e2, 5e2, 1e3, 1e4, 1e5, 1.5e5, 2.5e5, 5e5, 1e6, 5e6, 1e7)  # bases that models use
 FACTORS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 40.0)  # scaling factors that models use
-PARTS = (0.5, 0.25, 0.75)  # rotated shares of a head in other architectures
+PARTS = (0.5, 0.25, 0.75)  # shares of a head's channels that other architectures rotate
 WHOLE, NEAR = np.arange(-512.0, 4096.0), np.arange(-8.0, 8.0, 0.125)  # offsets of positions to try
-STRETCHES = (0.125, 0.25, 0.5, 4.0, 8.0)  # factors of all positions to try
-GRID = np.geomspace(1e-4, 1e4, 241)  # multiples of the model's number to try
-PART_LEFT = 0.1  # a pair has another frequency if this frequency leaves less than this share of the error
+STRETCHES = (0.125, 0.25, 0.5, 4.0, 8.0)  # factors to try, by which all positions are multiplied
+GRID = np.geomspace(1e-4, 1e4, 241)  # factors to try, by which the model's number is multiplied
+PART_LEFT = 0.1  # a pair has another frequency if less than this share of the error remains
 PAIRED = " (and pairs are interleaved: neighbours, not halves)"
 
 
 @dataclass(frozen=True, eq=False)
 class Turning:
-    """How RoPE rotates the first n channels of a head. `frequencies` [n/2] has the radians per position of
+    """A rotation of the first n channels of each head. `frequencies` [n/2] lists the radians per position of
     each pair of channels. `factor` multiplies cos and sin, and `offset` is the position of the first
     token."""
 
@@ -67,7 +67,8 @@ def in_pairs(x: Array, dim: int) -> Array:
 
 
 def turning_by(plan: Plan, round: Change | None = None, **changes: Any) -> Plan:
-    """Return the plan whose RoPE has these changes of a Turning, and frequencies rounded by `round`."""
+    """Return the plan with another RoPE. `changes` replace fields of the model's Turning, and `round` rounds
+    the frequencies."""
     by_kind = dict[Rotation, Turning]()
     for kind in dict.fromkeys(plan.kinds(Rotation)):
         turning = replace(Turning(*right_frequencies(kind.rope, kind.head_dim)), **changes)
@@ -78,7 +79,7 @@ def turning_by(plan: Plan, round: Change | None = None, **changes: Any) -> Plan:
 
 
 def rope(case: Case) -> Iterator[Hypothesis | Family]:
-    """Yield all hypotheses about RoPE. Mistakes without a number come first."""
+    """Yield all hypotheses about RoPE. Begin with mistakes that contain no number."""
     kind = case.kind(Rotation)
     if kind is None:
         return
@@ -92,17 +93,18 @@ def rope(case: Case) -> Iterator[Hypothesis | Family]:
 
 
 def _turns(case: Case, kind: Rotation, adjacent: bool) -> Turns | None:
-    """Measure the rotation from the input to the output, if the dump has both."""
+    """Measure the rotation between the input and the output, if the dump contains the input and the
+    output."""
     if not case.alone or len(case.found) < 2:
         return None
     return measure(case.inputs[0], case.found.astype(np.float64), kind.head_dim, adjacent)
 
 
-Mistake = tuple[str, str, dict[str, Any], int]  # id, claim, changes of a Turning, rank
+Mistake = tuple[str, str, dict[str, Any], int]  # id, claim, changed fields of a Turning, rank
 
 
 def _directions(case: Case, own: Turning) -> Iterator[Mistake]:
-    """Yield mistakes: other pairs or directions, rounded frequencies, no rotation, or two rotations."""
+    """Yield mistakes: other pairs, another direction, rounded frequencies, no rotation, or two rotations."""
     subject, f = _subject(case), own.frequencies
     paired = f"{subject} rotated in interleaved pairs"
     yield "rope-interleaved", paired, {"adjacent": True}, PLAIN
@@ -120,8 +122,8 @@ def _directions(case: Case, own: Turning) -> Iterator[Mistake]:
 
 
 def _subject(case: Case) -> str:
-    """Return the beginning of a claim, such as "your values are your own q". In the claim, this beginning is
-    followed by "rotated ..."."""
+    """Return the beginning of a claim that continues with "rotated ...", such as "your values are your own
+    q"."""
     if not isinstance(case.row.kind, Rotation):
         return "your values follow from q and k"
     (source,) = case.row.inputs
@@ -129,7 +131,7 @@ def _subject(case: Case) -> str:
 
 
 def _scalings(kind: Rotation, own: Turning) -> Iterator[Mistake]:
-    """A missing or linear scaling, or a head with only a part of the channels rotated."""
+    """Yield mistakes: the scaling is missing or linear, or only a part of a head's channels is rotated."""
     rope, dim = kind.rope, kind.head_dim
     if rope.kind != "default" or rope.factors:
         words = rope.kind if rope.kind != "default" else "factors"
@@ -144,7 +146,7 @@ def _scalings(kind: Rotation, own: Turning) -> Iterator[Mistake]:
         claim = f"only the first {2 * count} of {dim} channels of a head are rotated"
         partial, _ = right_frequencies(replace(rope, factors=()), 2 * count)
         yield "rope-partial", claim, {"frequencies": partial}, PLAIN
-        claim += ", with the first frequencies of the whole head"
+        claim += ", with the first frequencies that the whole head would have"
         yield "rope-partial", claim, {"frequencies": own.frequencies[:count]}, PLAIN
 
 
@@ -152,8 +154,8 @@ def _family(
     case: Case, adjacent: bool, id: str, words: str, changes: Callable[[float], dict[str, Any]],
     special: Mapping[float, tuple[str, str]] | None = None, rank: int = NUMBERED, **options: Any,
 ) -> Family:  # fmt: skip
-    """Return the family of mistakes that change a Turning by a number. With `adjacent`, pairs consist of
-    adjacent channels. An engine of narrow precision may also round the frequencies."""
+    """Return a family of mistakes. `changes(number)` returns changed fields of a Turning. If `adjacent` is
+    True, pairs consist of adjacent channels. An engine of narrow precision may also round the frequencies."""
     precision, paired = case.judge.plain.precision, PAIRED * adjacent
 
     def at(number: float, round: Change | None = None) -> Plan:
@@ -168,13 +170,13 @@ def _family(
 
 
 def _parameters(family: Callable[..., Family], kind: Rotation, measured: Turns | None) -> Iterator[Family]:
-    """Another base, or another factor of the scaling."""
+    """Yield families of mistakes: another base, or another factor of the scaling."""
     rope = kind.rope
     words = f"the base is {{}}, the model says {rope.theta:,.6g}"
     bases = bind(_other, family, "rope-base", kind, measured, "theta", BASES, low=1.01, high=1e15)
     yield bases(words, rope)
     if rope.kind != "default" or rope.factors:
-        yield bases(f"{words}, and its scaling is missing", Rope(rope.theta), rank=COMBINED)
+        yield bases(f"{words}, and the scaling of RoPE is missing", Rope(rope.theta), rank=COMBINED)
     if rope.kind != "default":
         words = f"the factor of the {rope.kind} scaling is {{}}, the model says {rope.factor:.6g}"
         yield _other(
@@ -187,7 +189,7 @@ def _other(
     family: Callable[..., Family], id: str, kind: Rotation, measured: Turns | None, field: str,
     usual: Sequence[float], words: str, rope: Rope, **options: Any,
 ) -> Family:  # fmt: skip
-    """Return the family of mistakes with another number in the `field` of a Rope."""
+    """Return the family of mistakes that replace the number in one `field` of a Rope."""
 
     def changes(number: float) -> dict[str, Any]:
         turns, size = right_frequencies(replace(rope, **{field: number}), kind.head_dim)  # type: ignore[arg-type]
@@ -202,7 +204,8 @@ def _other(
 def _numbers(
     family: Callable[..., Family], kind: Rotation, own: Turning, measured: Turns | None
 ) -> Iterator[Family]:
-    """Positions that are scaled or shifted, and cos and sin multiplied by a constant."""
+    """Yield families of mistakes: positions are scaled or shifted, or cos and sin are multiplied by a
+    number."""
     linear = {"low": -math.inf, "pivot": None, "unit": 1.0}
     offsets, factors, sizes = [1.0, -1.0], list(STRETCHES), list[float]()
     if measured is not None:
@@ -228,7 +231,8 @@ def _numbers(
 
 
 def frequencies(case: Case) -> Iterator[Hypothesis]:
-    """Yield hypotheses: pairs are rotated at wrong frequencies. These may lack a common factor."""
+    """Yield hypotheses: some pairs are rotated at other frequencies. These frequencies need no common
+    cause."""
     kind = case.kind(Rotation)
     for adjacent in (False, True):
         turns = None if kind is None else _turns(case, kind, adjacent)
@@ -240,17 +244,17 @@ def frequencies(case: Case) -> Iterator[Hypothesis]:
         if len(pairs):
             first = pairs[0]
             claim = (
-                f"{len(pairs)} of {len(right)} pairs are rotated at other frequencies than the model says; "
+                f"{len(pairs)} of {len(right)} pairs have frequencies unlike the model's. Pair {first} is  "
+                f"rotated by {measured[first]:.6g} radians per position, not {right[first]:.6g}"
             )
-            claim += f"pair {first} by {measured[first]:.6g} radians per position, not {right[first]:.6g}"
             plan = turning_by(case.plan, frequencies=measured, factor=turns.factor, adjacent=adjacent)
             yield Hypothesis("rope-frequencies", claim + PAIRED * adjacent, plan, rank=DESCRIBED)
 
 
 class Turns(NamedTuple):
-    """The measured rotation from an input to an output. `turns` has the rotation of each pair at each
-    position, `frequencies` each pair's radians per position, and `start` each pair's radians at position 0.
-    `factor` is the factor from the input's size to the output's size."""
+    """The measured rotation from an input to an output. `turns` contains the rotation of each pair at each
+    position. `frequencies` lists the radians per position of each pair, and `start` the radians of each pair
+    at position 0. `factor` is the output's size divided by the input's size."""
 
     turns: Array  # [T, D/2] complex
     frequencies: Array  # [D/2]
@@ -258,19 +262,19 @@ class Turns(NamedTuple):
     factor: float
 
     def error(self, frequencies: Array) -> Array:
-        """Return the squared error of each pair if it is rotated at this frequency."""
+        """Return the squared error of each pair if the pairs are rotated at these `frequencies`."""
         angles = np.arange(len(self.turns))[:, None] * frequencies
         return np.square(np.abs(self.turns - self.factor * np.exp(1j * angles))).sum(axis=0)
 
 
 def measure(x: Array, y: Array, dim: int, adjacent: bool) -> Turns:
-    """Measure the rotation from x to y, [T, H*D] each, where T > 1."""
+    """Measure the rotation from x to y. Both arrays are [T, H*D], and T must be at least 2."""
     a, b = _pairs(x, dim, adjacent), _pairs(y, dim, adjacent)
     turns = (b * a.conj()).sum(axis=1) / np.maximum((np.abs(a) ** 2).sum(axis=1), 1e-300)  # [T, D/2]
     turns = np.nan_to_num(turns)
     steps = np.angle((turns[1:] * turns[:-1].conj()).sum(axis=0))
     lag = 2
-    while lag < len(turns):  # a larger distance between positions gives a more precise angle per position
+    while lag < len(turns):  # the angle per position becomes more precise with a larger distance
         rest = turns[lag:] * turns[:-lag].conj() * np.exp(-1j * steps * lag)
         steps = steps + np.angle(rest.sum(axis=0)) / lag
         lag *= 2
@@ -287,8 +291,8 @@ def _pairs(x: Array, dim: int, adjacent: bool) -> Array:
 
 
 def nearest(measured: Array, own: float, frequencies: Callable[[float], Array]) -> float:
-    """Return the number whose frequencies are nearest to the measured frequencies. The numbers tried are a
-    grid around the model's own number."""
+    """Return the number whose frequencies are nearest to the measured frequencies. Try a grid of numbers
+    around the model's number."""
     values = [own * step for step in GRID if own * step > 1 and step != 1]
 
     def distance(value: float) -> float:
@@ -298,8 +302,8 @@ def nearest(measured: Array, own: float, frequencies: Callable[[float], Array]) 
 
 
 def common_factor(measured: Array, own: Array) -> float:
-    """Return the factor from the model's frequencies to the measured frequencies. Only frequencies below 1
-    radian per position are used, because higher frequencies are ambiguous."""
+    """Return the measured frequencies divided by the model's frequencies (the median). Only frequencies below
+    1 radian per position count, because higher frequencies are ambiguous."""
     slow = (np.abs(own) > 0) & (np.abs(measured) < 1)
     return float(np.median(measured[slow] / own[slow])) if slow.any() else 1.0
 

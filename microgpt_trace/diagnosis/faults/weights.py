@@ -24,22 +24,22 @@ from .input import looking_up
 from .layers import gated
 from .rope import in_halves, in_pairs
 
-NIBBLES = {  # type -> first byte and end of a block's nibbles; elements in a run of low or of high nibbles
+NIBBLES = {  # type -> (first byte of a block's nibbles, byte after the nibbles, elements per run)
     "Q4_0": (2, 18, 16), "Q4_1": (4, 20, 16), "Q5_0": (6, 22, 16), "Q5_1": (8, 24, 16),
     "Q4_K": (16, 144, 32), "Q5_K": (48, 176, 32),
 }  # fmt: skip
-SCALES = {  # type -> first bytes of a block's float16 factors: for the scales, for the minima
+SCALES = {  # type -> offsets of a block's float16 numbers: the scale, and the minimum if any
     "Q4_0": (0,), "Q4_1": (0, 2), "Q5_0": (0,), "Q5_1": (0, 2), "Q8_0": (0,), "AprQ4": (0,),
     "Q2_K": (80, 82), "Q3_K": (108,), "Q4_K": (0, 2), "Q5_K": (0, 2), "Q6_K": (208,),
 }  # fmt: skip
-ONE_SCALE = ("Q4_0", "Q5_0", "Q8_0", "AprQ4")  # types whose blocks are one run with a scale and no minimum
+ONE_SCALE = ("Q4_0", "Q5_0", "Q8_0", "AprQ4")  # types with one scale and no minimum per block
 OF_HALVES = (*ONE_SCALE, "Q4_1", "Q5_1")  # types whose scales are stored as float16
 ZEROS = {"Q4_0": 8, "AprQ4": 8, "Q5_0": 16, "Q3_K": 4, "Q6_K": 32}
 HALVES = {"F16": ("BF16", "bfloat16"), "BF16": ("F16", "float16")}  # type -> the type read by mistake
-LARGEST = 1 << 27  # largest number of elements of a matrix that is decoded in one piece
+LARGEST = 1 << 27  # matrices with more elements are not tested, because they are decoded in one piece
 ORDERS = (
-    ("rows-in-pairs", "they are in GGUF's order of adjacent pairs, not in halves", in_pairs),
-    ("rows-in-halves", "they were converted from pairs to halves once too often", in_halves),
+    ("rows-in-pairs", "the order is GGUF's adjacent pairs, not halves", in_pairs),
+    ("rows-in-halves", "pairs were converted to halves once too often", in_halves),
 )
 
 
@@ -58,8 +58,8 @@ def biases(case: Case) -> Iterator[Family]:
 
 
 def _others(case: Case) -> Iterator[Hypothesis]:
-    """Yield hypotheses: the operation uses another matrix, gain or bias. The bias may be exchanged together
-    with its matrix or gain."""
+    """Yield hypotheses: the operation uses another matrix, gain or bias, or another matrix or gain and its
+    bias."""
     matrices, gains = ([own.weight for own in case.parameters(kind)] for kind in (Linear, Norm))
     for id, what, names in (
         ("another-weight", "matrix", matrices),
@@ -72,11 +72,11 @@ def _others(case: Case) -> Iterator[Hypothesis]:
             bias, its = case.bias_beside(name), case.bias_beside(other)
             if bias and its:
                 both = with_instead(case.plan, instead | {bias: case.another(its)})
-                yield Hypothesis(id, f"{what} and bias are those of {other}, not of {name}", both)
+                yield Hypothesis(id, f"{what} and bias belong to {other}, not to {name}", both)
 
 
 def _swapped_gate(case: Case) -> Iterator[Hypothesis]:
-    """Yield hypotheses: the matrices and biases of gate and up are exchanged."""
+    """Yield hypotheses: the matrices (and biases, if any) of gate and up are exchanged."""
     own = {product.row.name for product in case.parameters(Linear)}
     of_layer = case.plan.layers[case.layer] if case.layer is not None else ()
     for mlp in filter(None, (gated(case, row) for row in of_layer)):
@@ -85,13 +85,13 @@ def _swapped_gate(case: Case) -> Iterator[Hypothesis]:
         pairs = list(zip(*(case.plan[name].kind.names for name in (mlp.gate, mlp.up)), strict=False))
         instead = {kind_of(a): case.another(kind_of(b)) for pair in pairs for a, b in (pair, pair[::-1])}
         words = " and ".join(name.rpartition(".")[2] for name in (mlp.gate, mlp.up))
-        claim = f"{words} are exchanged: each has the other's matrix"
+        claim = f"the matrices of {words} are exchanged"
         yield Hypothesis("gate-up-swapped", claim, with_instead(case.plan, instead))
 
 
 def _alike(case: Case, parameter: str) -> Iterator[str]:
     """Yield the other parameters of the same shape, in the same layer or outside the layers. For a parameter
-    outside the layers, yield full names, and include the parameters of the last layer."""
+    outside the layers, also yield parameters of the last layer, with full names."""
     own = case.whole_name(parameter)
     layer, last = layer_of(own), len(case.plan.layers) - 1
     for name, shape in case.shapes.items():
@@ -101,11 +101,11 @@ def _alike(case: Case, parameter: str) -> Iterator[str]:
 
 
 def matrices(case: Case) -> Iterator[Hypothesis]:
-    """Yield hypotheses: a matrix is transposed, exchanged, or has its rows in another order."""
+    """Yield hypotheses: a matrix is transposed or exchanged, or the order of rows is wrong."""
     for row, weight, _ in case.parameters(Linear):
         out, width = case.shapes[case.whole_name(weight)]
         if row.name == "logits" and out > 8 * width:
-            continue  # transposing is rare for an output matrix, and slow to test
+            continue  # output matrices are rarely transposed, and slow to test
         words = "is transposed" if out == width else f"[{out}, {width}] is read as [{width}, {out}]"
         plan = with_instead(case.plan, case.changed([weight], _transposed))
         yield Hypothesis("weight-transposed", f"{weight} {words}", plan)
@@ -115,7 +115,8 @@ def matrices(case: Case) -> Iterator[Hypothesis]:
 
 
 def _orders(case: Case) -> Iterator[Hypothesis]:
-    """Yield hypotheses: rows of q, k and v are in pairs, or were converted to halves once too often."""
+    """Yield hypotheses: the rows of q, k and v are in the order of pairs, or were converted to halves
+    twice."""
     of_heads = [own for own in case.parameters(Linear) if own.row.name in case.plan.heads]
     for id, words, order in ORDERS:
         for chosen in (*([one] for one in of_heads), *([of_heads[:2]] if len(of_heads) > 1 else [])):
@@ -141,22 +142,23 @@ def layers(case: Case) -> Iterator[Hypothesis]:
     for _, weight, bias in case.parameters(Linear, Norm):
         for names in ((weight,), (weight, bias), (bias,)) if bias else ((weight,),):
             words = " and ".join(f"the bias {name}" if name == bias else name for name in names)
-            words += " are those" if len(names) > 1 else " is that"
+            words += " come" if len(names) > 1 else " comes"
             for other in sorted(set(range(count)) - {own}, key=lambda i: abs(i - own)):
                 instead = dict.fromkeys(names, bind(_of_layer, case, other - own))
-                claim = f"{words} of layer {other}"
+                claim = f"{words} from layer {other}"
                 yield Hypothesis("another-layer", claim, with_instead(case.plan, instead))
 
 
 def _of_layer(case: Case, away: int, name: str) -> Array:
-    """Return the parameter of the layer that is `away` layers later."""
+    """Return the parameter of the layer `away` layers later (or earlier, if `away` is negative)."""
     other = ((layer_of(name) or 0) + away) % len(case.plan.layers)
     return case.parameter(f"layer{other}.{kind_of(name)}")
 
 
 class Misreading(NamedTuple):
-    """A wrong way to read a stored matrix. A misreading either reads the bytes as another type, or changes
-    the bytes of the blocks [N, B], the unpacked integers and scales, or the values [N, S]."""
+    """A wrong way to read a stored matrix. `type` is the wrong type of the bytes. The other fields change a
+    step of decoding: the bytes of the blocks [N, B] (`raw`), the unpacked integers and scales (`quants`), or
+    the values [N, S]."""
 
     id: str
     claim: str
@@ -185,7 +187,7 @@ def quants(case: Case) -> Iterator[Hypothesis]:
 
 
 def misreadings(name: str) -> Iterator[Misreading]:
-    """Yield the mistakes in reading matrices of a type. In a claim, {} stands for the name of the matrix."""
+    """Yield the wrong ways to read matrices of the type `name`. In a claim, {} stands for the matrix."""
     if name in HALVES:
         type, words = HALVES[name]
         yield Misreading("half-format", f"{{}} ({name}) is read as {words}", type=type)
@@ -198,27 +200,27 @@ def misreadings(name: str) -> Iterator[Misreading]:
 def _of_blocks(name: str) -> Iterator[Misreading]:
     if name in NIBBLES:
         start, stop, size = NIBBLES[name]
-        claim = f"low and high nibbles are read as neighbours, not as {size} and {size} elements"
+        claim = f"low and high nibbles alternate, instead of {size} low nibbles before {size} high nibbles"
         yield Misreading("order", claim, values=bind(_reordered, (2, size)))
         yield Misreading("order", "high nibbles are read before low nibbles", raw=bind(_swapped, start, stop))
     if name == "AprQ4":
-        claim = "low nibbles are read as the first 16 elements, high nibbles as the next 16"
+        claim = "16 low nibbles are read before 16 high nibbles, instead of alternating"
         yield Misreading("order", claim, values=bind(_reordered, (16, 2)))
     if zero := ZEROS.get(name):
         yield Misreading("zero-point", f"the zero point {zero} is not subtracted", quants=bind(_moved, zero))
     for step in (1, -1):
-        yield Misreading("zero-point", f"the zero point is off by {-step:+d}", quants=bind(_moved, step))
+        yield Misreading("zero-point", f"the zero point is wrong by {-step:+d}", quants=bind(_moved, step))
     if name == "Q8_0":
-        yield Misreading("sign", "integers are read without a sign", quants=_unsigned)
+        yield Misreading("sign", "integers are read as unsigned integers", quants=_unsigned)
     if ENCODINGS[name].minima:
         yield Misreading("minimum", "the minima are ignored", quants=lambda q: q._replace(m=None))
         yield Misreading("minimum", "the minima have the wrong sign", quants=_minus_minima)
     for step, which in ((-1, "next"), (1, "previous")):
         if name in SCALES:
-            claim = f"every block has the scale of the {which} block"
+            claim = f"every block is decoded with the scale of the {which} block"
             yield Misreading("scale", claim, raw=bind(_rolled, SCALES[name], step))
         if name not in ONE_SCALE:
-            claim = f"every run of elements has the scale of the {which} run"
+            claim = f"every run of elements is decoded with the scale of the {which} run"
             yield Misreading("scale", claim, quants=bind(_neighbour, step))
     if name in OF_HALVES:
         claim = "scales are read as bfloat16, not as float16"
@@ -226,7 +228,7 @@ def _of_blocks(name: str) -> Iterator[Misreading]:
 
 
 def _reordered(shape: tuple[int, int], values: Array) -> Array:
-    """Return the values of each run, read as a matrix of this shape, column by column."""
+    """Read each run of values as a matrix of this shape, and return its values column by column."""
     return values.reshape(len(values), -1, *shape).swapaxes(2, 3).reshape(values.shape)
 
 
@@ -278,7 +280,7 @@ def _decoded(tensor: StoredTensor, wrong: Misreading, raw: Array) -> Array:
 
 
 def _rows(tensor: StoredTensor, wrong: Misreading, row: Operation, given: ReferenceInputs) -> Array:
-    """Decode the embedding rows of the tokens, [T, C], in the wrong way. A wrong way may use scales of
+    """Decode the embedding rows of the tokens, [T, C], in the wrong way, which may need scales of
     neighbouring rows."""
     tokens = given.tokens
     around = np.unique(np.clip([tokens - 1, tokens, tokens + 1], 0, tensor.shape[0] - 1))
@@ -287,8 +289,8 @@ def _rows(tensor: StoredTensor, wrong: Misreading, row: Operation, given: Refere
 
 
 def _matrix(model: LanguageModel, wrong: Misreading, name: str) -> Array:
-    """Decode a matrix in the wrong way, with the tensor's order of rows. The result is stored by columns, so
-    that products are the same to the last bit."""
+    """Decode a matrix in the wrong way, and keep the tensor's order of rows. Store the result by columns, so
+    that products have the same bits as the model's products."""
     tensor = model.tensors[name]
     stored = tensor.as_stored()
     if wrong.type:
