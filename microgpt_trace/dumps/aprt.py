@@ -37,12 +37,12 @@ _LAYER, _A_LAYER = re.compile(r"layer-(0|[1-9][0-9]{0,8})"), re.compile(r"layer[
 
 
 def events_of(stage: str, layer: int | None) -> tuple[str, ...]:
-    """Return the events of a stage in a layer, or in the whole model if the layer is None.
+    """Return the events in the file of a stage. The layer is None for stages of the whole model.
 
-    The values of several events are side by side in the file. An embedding is one of two events: a decoder's
-    or a microGPT's embedding. Returns () if no event belongs to this stage and layer.
+    A file may contain the columns of several events. For "embedding", the result is two events: the embedding
+    of a decoder and of a microGPT. Returns () if no event belongs to this stage and layer.
     """
-    globs = ALIASES.get("qkv_matmul" if stage == "qkv_bias" else stage, ())  # our q, k, v include biases
+    globs = ALIASES.get("qkv_matmul" if stage == "qkv_bias" else stage, ())  # our qkv includes biases
     if stage == "embedding":
         return globs if layer == 0 else ()
     if any(glob.startswith("layer*") == (layer is None) for glob in globs):
@@ -59,7 +59,7 @@ def is_aprt(folder: Path) -> bool:
 def open_aprt(folder: Path) -> Recording:
     """Open the dumps in a folder without reading their elements. Raises FileFormatError.
 
-    A folder from apr contains no manifest, so the shapes and tokens are not known.
+    A folder written by apr contains no manifest, so the shapes and tokens are unknown.
     """
     with reading(folder):
         files = {path.relative_to(folder).as_posix(): _stored(path, folder) for path in _bin_files(folder)}
@@ -76,7 +76,7 @@ def _stage_of(file: str) -> tuple[str, int | None]:
 
 
 def _in_order(file: str) -> tuple[bool, int, int]:
-    """Return a sort key for files: by layer, then by apr's order of stages, files without a layer last."""
+    """Return a sort key for files: by layer, and by apr's order of stages. Files without a layer are last."""
     stage, layer = _stage_of(file)
     rank = [*ALIASES].index(stage) if stage in ALIASES else len(ALIASES)
     return layer is None, layer or 0, rank
@@ -92,7 +92,8 @@ def _head(path: Path) -> bytes:
 
 
 def _stored(path: Path, folder: Path) -> Recorded:
-    """Return the tensor in a file. Raises FileFormatError unless the header matches the path and the size."""
+    """Return the tensor in a file. Raises FileFormatError if the header does not match the path or the
+    size."""
     layer = None
     if path.parent != folder:
         match = _LAYER.fullmatch(path.parent.name)
@@ -125,14 +126,14 @@ def _read(path: Path, count: int) -> Array:
 
 
 def _without_manifest(folder: Path, files: Mapping[str, Recorded]) -> Recording:
-    """Build the recording of a folder that apr wrote, whose shapes and tokens are not known."""
+    """Build the recording of a folder that apr wrote. The shapes and tokens are unknown."""
     tensors, leftovers = dict[str, Recorded](), list[Leftover]()
     biased = {layer for stage, layer in map(_stage_of, files) if stage == "qkv_bias"}
     for file in sorted(files, key=_in_order):
         stage, layer = _stage_of(file)
-        events = events_of(stage, layer)[: 1 if stage == "embedding" else None]  # the event of a decoder
+        events = events_of(stage, layer)[: 1 if stage == "embedding" else None]  # a decoder's embedding
         if stage == "qkv_matmul" and layer in biased:
-            reason = "it lacks the biases; q, k and v are read from qkv_bias"
+            reason = "qkv_matmul lacks the biases; q, k and v are read from qkv_bias"
         elif not events:
             reason = _no_event(stage, layer)
         elif events[0] in tensors:
@@ -157,7 +158,7 @@ def _no_event(stage: str, layer: int | None) -> str:
     if stage not in ALIASES:
         return "apr has no such stage"
     if not ALIASES[stage] and stage != "qkv_bias":
-        return "we have no such event"
+        return "none of our events corresponds to this stage"
     return f"the stage does not belong to {_place(layer)}"
 
 
@@ -199,7 +200,7 @@ def _with_manifest(folder: Path, files: Mapping[str, Recorded], manifest: Mappin
 
 
 def _notes_of(path: Path, manifest: Mapping[str, Any]) -> tuple[str, ...]:
-    """Return the notes of the manifest, and a note for each reason why arrays were left out."""
+    """Return the notes of the manifest, and a note for each reason for leaving arrays out."""
     notes, reasons = sentences(f"{path}: notes", manifest.get("notes", [])), dict[str, dict[str, None]]()
     for array in list_at(path, {"left_out": [], **manifest}, "left_out"):
         name, reason = (array.get("name"), array.get("reason")) if isinstance(array, dict) else (None, None)
@@ -211,7 +212,7 @@ def _notes_of(path: Path, manifest: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def _entries(path: Path, manifest: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
-    """Return the manifest's entry for each file."""
+    """Return the entries of the manifest by file."""
     entries: dict[str, Mapping[str, Any]] = {}
     for entry in list_at(path, manifest, "files"):
         file = entry.get("file") if isinstance(entry, dict) else None
@@ -222,8 +223,8 @@ def _entries(path: Path, manifest: Mapping[str, Any]) -> dict[str, Mapping[str, 
 
 
 def _check_entry(path: Path, file: str, stored: Recorded, entry: Mapping[str, Any], length: int) -> Recorded:
-    """Return the tensor of an entry. Raises FileFormatError if the entry does not match the file or the
-    tokens."""
+    """Return the tensor that an entry describes. Raises FileFormatError if the entry contradicts the file or
+    the tokens."""
 
     def fail(key: str, expected: object) -> FileFormatError:
         return FileFormatError(f"{path}: {file}: {key}: expected {expected}, found {brief(entry.get(key))}")

@@ -26,14 +26,14 @@ _BIASED = {"attn_bq", "attn_bk", "attn_bv"}
 
 @dataclass(frozen=True, slots=True)
 class StageFile:
-    """The entry of a file in the manifest."""
+    """An entry of the manifest: one file."""
 
     file: str
     stage: str
     layer: int | None
     events: tuple[str, ...]
     shape: tuple[int, ...]
-    positions: tuple[int, ...] | None = None  # the position of each row; None for all positions
+    positions: tuple[int, ...] | None = None  # the position of each row, or None for all positions
     dtype: str = "float32"
 
 
@@ -41,7 +41,7 @@ def write_aprt(trace: Trace, folder: Path) -> int:
     """Write the forward arrays of a trace as stages of apr, and return the number of .bin files.
 
     The manifest also lists the arrays that were left out. The folder is written completely or not at all.
-    Raises InputError unless the folder is new or empty, or if the trace contains no array of a stage. Raises
+    Raises InputError if the folder is not empty, or if the trace contains no array of a stage. Raises
     RunError if the system cannot write the folder.
     """
     arrays = {name: array for (phase, name), array in trace.arrays.items() if phase == "forward"}
@@ -68,7 +68,7 @@ def write_aprt(trace: Trace, folder: Path) -> int:
 
 
 def _plan_files(trace: Trace, arrays: Arrays) -> tuple[list[StageFile], dict[str, str]]:
-    """Return the files to write, and the reason for each array that is left out."""
+    """Return the files to write, and the arrays that are left out with the reasons."""
     left_out = dict.fromkeys(arrays, "apr has no such stage")
     entries = []
     for stage, layer in _stages(trace):
@@ -80,7 +80,7 @@ def _plan_files(trace: Trace, arrays: Arrays) -> tuple[list[StageFile], dict[str
             reason = f"{stage} also needs {', '.join(missing)}"
             left_out |= {event: reason for event in events if event in arrays}
         elif stage == "lm_head" and len(trace.input.tokens) - 1 not in _positions(trace):
-            left_out["logits"] = "lm_head is the row of the last position, which has no logits"
+            left_out["logits"] = "lm_head needs the logits of the last position"
         elif events:
             entries.append(_entry(stage, layer, events, trace, arrays))
             left_out = {name: reason for name, reason in left_out.items() if name not in events}
@@ -89,8 +89,8 @@ def _plan_files(trace: Trace, arrays: Arrays) -> tuple[list[StageFile], dict[str
 
 
 def _stages(trace: Trace) -> Iterator[tuple[str, int | None]]:
-    """Yield the stages of apr layer by layer, then the stages of the whole model. If several stages have the
-    same events, yield only the first stage."""
+    """Yield the stages of apr layer by layer, then the stages of the whole model. Skip a stage if an earlier
+    stage has the same events."""
     biased = _BIASED & {*trace.model["config"].get("biases", ())}
     stages = ["qkv_bias" if stage == "qkv_matmul" and biased else stage for stage in ALIASES]
     layers = sorted({spec.layer for spec in trace.specs.values() if spec.layer is not None})
@@ -116,7 +116,7 @@ def _entry(stage: str, layer: int | None, events: tuple[str, ...], trace: Trace,
 
 
 def _positions(trace: Trace) -> list[int]:
-    """Return the positions of the rows of logits."""
+    """Return the position of each row of logits."""
     return [prediction.position for prediction in trace.predictions]
 
 
@@ -125,10 +125,10 @@ def _notes(arrays: Arrays, entries: Sequence[StageFile]) -> Iterator[str]:
     if "qkv_bias" in stages:
         yield (
             "q, k and v of this model include their biases, so they are written as qkv_bias. "
-            "There is no qkv_matmul, which lacks the biases"
+            "qkv_matmul, the product without the biases, is not written"
         )
     if "lm_head" in stages:
-        yield "lm_head has only the row of the last position, as in apr"
+        yield "lm_head contains only the row of the last position, as in apr"
     rounded = {str(arrays[event].dtype) for entry in entries for event in entry.events} - {"float32"}
     if rounded:
         yield f"{', '.join(sorted(rounded))} was rounded to float32"

@@ -1,8 +1,7 @@
 """The names of our events in other engines, and the names of tensors that cannot be compared.
 
-In a name, # stands for the layer number. A tensor may have several events side by side: their names are
-joined by + or a space. Candidates are separated by |. The inputs of a module are not in this table: the plan
-lists them.
+In a name, # stands for the layer number. The events of a fused tensor are joined by + or a space. Candidates
+are separated by |. The plan, and not this table, lists the inputs of a module.
 """
 
 from __future__ import annotations
@@ -10,7 +9,7 @@ from __future__ import annotations
 # For each engine: the prefix of names in a layer, the prefix of other names, the suffix of names in a layer.
 # llama.cpp: graph_get_cb (src/llama-context.cpp) names a tensor "NAME-LAYER", or "NAME". The names are from
 # build_qkv, build_ffn and build_attn_mha in src/llama-graph.cpp and from src/models/{llama,gpt2,qwen3}.cpp.
-# Several tensors are called Vcur, and the last of them includes the bias.
+# Several tensors are called Vcur, and the last Vcur includes the bias.
 # TransformerLens: the names are from {transformer_block,abstract_attention,mlps/gated_mlp,unembed}.py in
 # transformer_lens/components. Scores are masked. By default (fold_value_biases), v does not include its bias.
 # reference: the arrays of test models. Their values are from transformers, under short keys.
@@ -51,10 +50,10 @@ final.norm            norm                     ln_f        result_norm     -    
 logits                lm_head                  -           result_output   unembed.hook_out      -
 """
 
-# The input of a layer is the output of the layer before. The input of layer 0 is the event in this table.
+# The input of a layer is the output of the previous layer. For layer 0, ENTERS lists the event.
 ENTERS_LAYER, ENTERS_SUMMED = "input of layer #", "input of layer #, with position embeddings"
 ENTERS = {ENTERS_LAYER: "embed.tok", ENTERS_SUMMED: "embed.sum"}
-ENTRANCES = ("embed.norm", "embed.sum", "embed.tok")  # the first of these events in a model enters layer 0
+ENTRANCES = ("embed.norm", "embed.sum", "embed.tok")  # a model's first event of this list enters layer 0
 
 _QKV = "layer#.attn.q layer#.attn.k layer#.attn.v"
 MORE_NAMES = {
@@ -67,7 +66,7 @@ MORE_NAMES = {
     "blocks.#.mlp.hook_post": "layer#.mlp.hidden | layer#.mlp.act",
 }
 
-# llama.cpp's tensors whose rows are in GGUF's order in Llama files. llama.cpp gives the name Qcur or Kcur
+# llama.cpp's tensors with GGUF's order of rows in Llama files. llama.cpp gives the name Qcur or Kcur
 # to four tensors in turn: the product, the product plus bias, the sum split into heads, the result of RoPE.
 # A dump with one file per name keeps the last of the four tensors. Until 2025 llama.cpp gave the input of
 # RoPE the name "Qcur-0 (reshaped)" (ggml_reshape_3d).
@@ -96,14 +95,14 @@ SECOND_NAMES = {
     "model.transformer.h.#.mlp": "layer#.mlp.down",
     "model.transformer.h.#.mlp.dropout": "layer#.mlp.down",
     "model.transformer.h.#.mlp.dropout.input": "layer#.mlp.down",
-    "inp_embd": "embed.tok",  # in newer versions only the input of batches of embeddings
+    "inp_embd": "embed.tok",  # in newer versions only for batches of embeddings
     "wqkv_b-#": _QKV,
     "bqkv-#": _QKV,  # the older name of wqkv_b
     "Vcur-# (reshaped)": "layer#.attn.v",
-    "kq_soft_max_ext-#": "layer#.attn.weights",  # the name until 2025
+    "kq_soft_max_ext-#": "layer#.attn.weights",  # llama.cpp used this name until 2025
     "ffn_gate-#": "layer#.mlp.gate",
     "ffn_up-#": "layer#.mlp.up",
-    "ffn_gate_par-#": "layer#.mlp.hidden",  # if SiLU and the product are separate steps
+    "ffn_gate_par-#": "layer#.mlp.hidden",  # used if SiLU and the product are separate steps
     "blocks.#.hook_resid_pre": ENTERS_LAYER,
 }
 

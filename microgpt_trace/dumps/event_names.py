@@ -29,21 +29,21 @@ _SUFFIXES = (".npy", ".bin")
 _ALLOWED = re.compile(r"[A-Za-z0-9 ._/\\():-]+")
 _WORDS = re.compile(r"[a-z]+|[0-9]+|#")
 _MAX_DIGITS, _MAX_NUMBERS = 4, 8
-# Names that are clear without "transformer.". wte could also be a matrix, and h0 a hidden state.
+# Names that are clear without "transformer.". Not wte (perhaps a matrix) and h0 (perhaps a hidden state).
 _CLEAR_NAME = re.compile(r"model\.transformer\.(h\.#\.(ln|attn|mlp).*|ln_f)")
 
 
 @dataclass(frozen=True, slots=True)
 class Meaning:
-    """The meaning of a name in a dump: one event, several events, or the reason why there is none.
+    """The meaning of a name in a dump: one event, several events, or the reason why no event matches.
 
-    - `events`: the values of several events are side by side in a fused tensor, in this order.
-    - `reason`: why the tensor cannot be compared, if there is no event.
-    - `adjacent`: True if rows may be in GGUF's order, with the two channels of a RoPE pair side by side.
-    - `layout`: a layout as in `Recorded`.
-    - `second`: True if the name counts only in dumps without the event's first name. For instance, a dump of
-      all modules contains both `mlp` and `mlp.down_proj`, whose outputs are equal.
-    - `candidates`: the tensor is the first of these events that the model computes.
+    - `events`: the events in the tensor. A fused tensor contains several events side by side, in this order.
+    - `reason`: the reason why the tensor cannot be compared, if there is no event.
+    - `adjacent`: True if the two channels of a RoPE pair may be side by side, as in GGUF files.
+    - `layout`: the layout of the tensor, with the values of `Recorded.layout`.
+    - `second`: True if the name counts only in dumps that lack the first name of the event. For instance, a
+      dump of all modules contains both `mlp` and `mlp.down_proj`, whose outputs are equal.
+    - `candidates`: a list of events. The tensor is the first candidate that the model computes.
     """
 
     events: tuple[str, ...] = ()
@@ -57,17 +57,17 @@ class Meaning:
 def meaning_of(name: str) -> Meaning | None:
     """Return the meaning of a name in a dump, or None for an unknown name.
 
-    Known names are our events, apr's stages with a layer ("layer-0/ffn_gate"), Hugging Face's module paths,
-    llama.cpp's graph names, TransformerLens's hooks, and the keys of our reference files.
+    Known names are the names of our events, stages of apr with a layer ("layer-0/ffn_gate"), module paths of
+    Hugging Face, graph names of llama.cpp, hooks of TransformerLens, and keys of our reference files.
 
     Some names need care:
     - apr's `qkv_matmul` and llama.cpp's `ffn_gate` and `ffn_up` lack biases. The caller must refuse
       `qkv_matmul` for a model with biases.
-    - The last of transformers' `hidden_states` is the output of the final norm, but the names do not show
-      which tensor is the last.
-    - Some names have candidates, because their event depends on the positions, gate or RoPE of the model:
-      TransformerLens's `blocks.0.hook_resid_pre`, `mlp.hook_pre` and `mlp.hook_post`, and llama.cpp's `Qcur`
-      and `Kcur`.
+    - In transformers, the last tensor of `hidden_states` is the output of the final norm. The names do not
+      show which tensor is the last.
+    - The event of some names depends on the model, so these names have candidates. Examples are
+      `blocks.0.hook_resid_pre`, `mlp.hook_pre` and `mlp.hook_post` of TransformerLens, and `Qcur` and `Kcur`
+      of llama.cpp.
     """
     name = without_suffix(name)
     if name.endswith((".weight", ".bias")):
@@ -96,7 +96,7 @@ def is_event(name: str) -> bool:
 
 
 def known_events() -> list[str]:
-    """Return the names of all events, with # for layer and head numbers."""
+    """Return the names of all events. # stands for layer and head numbers."""
     return list(_own_events())
 
 
@@ -110,7 +110,8 @@ def _without_wrapping(words: list[str]) -> list[str]:
 
 
 def _look_up(words: list[str]) -> Meaning | None:
-    """Return the meaning of a name. `words` are the name's words. Replace # by the layer and head numbers."""
+    """Return the meaning of a name, given the words of the name. The meaning contains layer and head
+    numbers."""
     table = _table()
     if meaning := table.get(".".join(words)):
         return meaning
@@ -142,12 +143,13 @@ def numbered(event: str, layer: int) -> str:
     return event.replace("#", str(layer), 1)
 
 
-_APR_SECOND = ("qkv_matmul", "layer_output")  # qkv_bias and post_ffn_residual are the first names
+_APR_SECOND = ("qkv_matmul", "layer_output")  # second names; the first are qkv_bias and post_ffn_residual
 
 
 @cache
 def _own_events() -> dict[str, None]:
-    """Return the forward events of microGPT and all decoders in order, with # for layer and head numbers."""
+    """Return the forward events of microGPT and all decoders in order. # stands for layer and head
+    numbers."""
     from ..architecture.plans.catalogue import examples
 
     names = [_of_any_layer(name) for plan in examples() for name in plan]
@@ -174,7 +176,7 @@ def names_of(engine: str) -> dict[str, tuple[str, ...]]:
 
 
 def module_meaning(engine: str, path: str) -> Meaning:
-    """Return the meaning of the output of a module in a layer, with # for the layer number.
+    """Return the meaning of the output of a module in a layer. # stands for the layer number.
 
     The path "" means the layer itself. A path that ends in ".input" means the input of the module.
     """
@@ -189,7 +191,7 @@ def _spelled(engine: str, name: str, events: Sequence[str]) -> str:
 def _input_names(engine: str) -> Iterator[tuple[str, Meaning]]:
     """Yield the name and the meaning of the input of each module that reads only one event.
 
-    The name of an input is a second name of the event if a module returns that event.
+    If a module returns the event, the name of the input is a second name of the event.
     """
     from ..architecture.plans.catalogue import examples
 
@@ -200,7 +202,7 @@ def _input_names(engine: str) -> Iterator[tuple[str, Meaning]]:
     layer_input = {first: entering for entering, first in ENTERS.items()}
     for name, events in named.items():
         inputs = rows[events[0]].inputs
-        if len(inputs) == 1 and events != ("final.norm",):  # final.norm reads the last layer
+        if len(inputs) == 1 and events != ("final.norm",):  # final.norm reads the output of the last layer
             read = _of_any_layer(inputs[0])
             meaning = Meaning((layer_input.get(read, read),), second=read in returned)
             yield f"{_spelled(engine, name, events)}.input", meaning
@@ -208,7 +210,7 @@ def _input_names(engine: str) -> Iterator[tuple[str, Meaning]]:
 
 @cache
 def _table() -> dict[str, Meaning]:
-    """Return the meaning of every known name, under the normalised name."""
+    """Return the meaning of every known name, by normalised name."""
     named = {name: Meaning((name,)) for name in _own_events()}
     named |= {name: Meaning(reason=reason) for name, reason in REFUSED.items()}
     named |= {
@@ -234,15 +236,15 @@ def _key(name: str) -> str:
 
 
 def _meaning(text: str) -> Meaning:
-    """Parse events as engine_names.py writes them: with spaces between events, or | between candidates."""
+    """Parse text from engine_names.py: spaces separate events, and | separates candidates."""
     first, *others = text.split(" | ")
     events = (first,) if first in ENTERS else tuple(first.split())
     return Meaning(events, candidates=(first, *others) if others else ())
 
 
 def _apr(stage: str) -> dict[str, Meaning]:
-    """Return the meaning of each name that a stage of apr trace has in a dump, with and without a layer."""
-    # In ALIASES, qkv_bias has no events, because they would be the events of qkv_matmul.
+    """Return the meanings of a stage of apr trace by name, with and without a layer."""
+    # ALIASES lists the events of qkv_bias under qkv_matmul.
     aliased = ALIASES["qkv_matmul" if stage == "qkv_bias" else stage]
     events = tuple(event.replace("*", "#") for event in aliased)
     if stage == "embedding":  # apr writes this file in layer-0
@@ -255,4 +257,4 @@ def _apr(stage: str) -> dict[str, Meaning]:
     return without_layer | {f"layer-#/{stage}": Meaning(events, second=stage in _APR_SECOND)}
 
 
-_NO_COUNTERPART = "a stage of apr trace that is none of our events"
+_NO_COUNTERPART = "a stage of apr trace that corresponds to none of our events"

@@ -1,7 +1,7 @@
-"""Open a dump of any format. The file's content decides the format. Arrays are read only when they are used.
+"""Open a dump of any format. The content of the file decides the format. Arrays are loaded only when needed.
 
-The event of a tensor is found by the map, or else by the tensor's name. A tensor without an event stays in
-the recording as a leftover, with the reason.
+The map assigns a tensor to an event. Without a line in the map, the name of the tensor decides. A tensor that
+belongs to no event becomes a leftover of the recording, with the reason.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from .stored_arrays import (
 _TOKENS = ("tokens", "ids", "input_ids", "token_ids")
 _MAX_TOKENS = 1 << 20
 _UNKNOWN = Meaning(reason="no event has that name")
-_HEAD = 1 << 12  # the number of bytes that show the format of a file
+_HEAD = 1 << 12  # the first bytes of a file decide the format
 _PARAMETER = re.compile(r"wte|wpe|.*\.(weight|bias)|layer[0-9]+\.(attn_w|mlp_fc|mlp_w).*", re.DOTALL)
 _DOCUMENT = re.compile(rb'\s*\{\s*("schema"\s*:\s*"microgpt\.trace/|"record"\s*:\s*"trace")')
 
@@ -48,7 +48,8 @@ _DOCUMENT = re.compile(rb'\s*\{\s*("schema"\s*:\s*"microgpt\.trace/|"record"\s*:
 def is_recording(path: Path) -> bool:
     """Return True if the content of an existing file or folder is a dump and not a model.
 
-    Every folder without config.json counts as a dump. `open_recording` refuses a folder without tensors.
+    Every folder without config.json counts as a dump, although `open_recording` refuses a folder without
+    tensors.
     """
     try:
         if path.is_dir():
@@ -62,21 +63,22 @@ def is_recording(path: Path) -> bool:
 
 
 def _holds_values(header: Mapping[str, Any], metadata: Mapping[str, str]) -> bool:
-    """Return True if a safetensors file contains values of a run, and not parameters.
+    """Return True if a safetensors file contains values of a run instead of parameters.
 
-    A file contains values if we wrote the file, if a name means an event, or if no name means a parameter.
+    This is the case if we wrote the file, if a name belongs to an event, or if no name belongs to a
+    parameter.
     """
     if metadata.get("format") == ARRAYS_FORMAT:
         return True
-    names = [name for name in header if name != "lm_head"]  # also a parameter of microGPT
+    names = [name for name in header if name != "lm_head"]  # lm_head is also a parameter of microGPT
     if any((meaning_of(name) or _UNKNOWN).events for name in names):
         return True
     return bool(header) and not any(map(_PARAMETER.fullmatch, header))
 
 
 def open_recording(path: Path, names: NameMap | None = None) -> Recording:
-    """Open a dump: a file of `--save` or `--json`, a directory of APRT dumps, a folder of .npy files, or a
-    .npy, .npz or safetensors file of another engine.
+    """Open a dump: a file from `--save` or `--json`, a folder of APRT or .npy files, or a .npy, .npz or
+    safetensors file.
 
     Raises FileFormatError if the file is damaged or is not a dump. Raises InputError if the map does not fit
     the dump.
@@ -95,7 +97,7 @@ def open_recording(path: Path, names: NameMap | None = None) -> Recording:
     if head[8:9] == b"{" and not _DOCUMENT.match(head):
         return _open_safetensors(path, names)
     if head.startswith(b'{"record"'):
-        raise FileFormatError(f"{path}: expected a --json document, found the lines of --jsonl")
+        raise FileFormatError(f"{path}: expected a --json document, found a --jsonl file")
     if head.lstrip()[:1] == b"{":
         from .trace_document import open_document
 
@@ -121,7 +123,7 @@ def _open_folder(path: Path, names: NameMap | None) -> Recording:
 
 
 def _npy_files(folder: Path) -> tuple[list[str], list[str]]:
-    """Return the paths of .npy files in a folder and its subfolders, and the paths of the other files.
+    """Return the paths of the .npy files in a folder, including subfolders, and the paths of all other files.
 
     Raises FileFormatError if a subfolder cannot be read.
     """
@@ -145,7 +147,7 @@ def _open_safetensors(path: Path, names: NameMap | None) -> Recording:
     arrays, metadata = safetensors_arrays(path)
     if metadata.get("format") != ARRAYS_FORMAT:
         return _recording(path, "safetensors file", arrays, names)
-    stored = {  # files of older versions contain no positions
+    stored = {  # files from older versions contain no positions
         key: whole_numbers(f"{path}: metadata {key}", _from_json(metadata[key]))
         for key in ("tokens", "positions")
         if key in metadata
@@ -180,7 +182,7 @@ def _recording(
     path: Path, kind: str, arrays: Sequence[StoredArray], names: NameMap | None, *, layout: str = "",
     tokens: tuple[int, ...] | None = None, notes: Sequence[str] = (),
 ) -> Recording:  # fmt: skip
-    """Build the recording from arrays: find the events and the tokens. Other arrays become leftovers."""
+    """Build a recording from arrays. Arrays that contain neither events nor tokens become leftovers."""
     if not arrays:
         raise FileFormatError(f"{path}: expected a dump of tensors, found none")
     token_sources: list[tuple[str, Sequence[int] | None]] = [(str(path), tokens)]
@@ -195,7 +197,7 @@ def _recording(
         elif (ids := _token_ids(array)) is not None:
             token_sources.append((f"{path}: {array.name}", ids))
         else:
-            reason = f"numbers of type {array.dtype}, which no event has"
+            reason = f"no event contains numbers of type {array.dtype}"
             others.append(Leftover(_recorded(array, _UNKNOWN), reason, readable=array.kind != "other"))
     tensors, leftovers = _by_event(path, candidates, lines, layout)
     tokens = agreed("tokens", token_sources)
@@ -203,7 +205,8 @@ def _recording(
 
 
 def _token_ids(array: StoredArray) -> tuple[int, ...] | None:
-    """Return the token ids if the array is whole numbers [T] or [1, T] with a name like "ids", else None."""
+    """Return the token ids, or None if the array is not whole numbers [T] or [1, T] with a name like
+    "ids"."""
     name = re.split(r"[./]", without_suffix(array.name).lower())[-1]
     length = array.shape[-1] if array.shape else 0
     if name not in _TOKENS or array.kind != "whole" or array.shape not in ((length,), (1, length)):
@@ -217,7 +220,8 @@ def _token_ids(array: StoredArray) -> tuple[int, ...] | None:
 def _by_event(
     path: Path, arrays: Sequence[StoredArray], lines: Sequence[MapEntry], layout: str
 ) -> tuple[dict[str, Recorded], list[Leftover]]:
-    """Return each event's tensor, and the leftovers. The map comes first, then names, then second names."""
+    """Return the tensors by event, and the leftovers. The map has priority over names, and names over second
+    names."""
     by_name = {array.name: array for array in arrays}
     tensors = {line.event: _mapped(path, by_name[line.source], line) for line in lines}
     mapped, leftovers, sources = set(tensors), [], {line.source for line in lines}
@@ -240,7 +244,7 @@ def _by_event(
 
 
 def _recorded(array: StoredArray, meaning: Meaning, layout: str = "") -> Recorded:
-    """Return an array as a tensor of a recording, even if the array belongs to no event."""
+    """Convert an array to a tensor of a recording, even if the array belongs to no event."""
     beside = meaning.events if len(meaning.events) > 1 else ()
     layout, read = layout if meaning.events == (array.name,) else meaning.layout, partial(_floats, array)
     return Recorded(array.name, array.shape, read, layout, beside, meaning.adjacent, meaning.candidates)
@@ -254,7 +258,7 @@ def _floats(array: StoredArray) -> Array:
 
 
 def _mapped(path: Path, array: StoredArray, line: MapEntry) -> Recorded:
-    """Return the part of an array that a line of the map assigns to an event."""
+    """Return the tensor that a line of the map describes: an array or a slice of an array."""
     where = f"{path}: {array.name!r} for {line.event}"
     if array.kind != "floating":
         raise InputError(f"{where}: expected floating-point numbers, found {array.dtype}")

@@ -1,8 +1,8 @@
 """The tensors of a dump as plain data, and their layouts: how a stored shape becomes the shape of an event.
 
-The layout is found by the shape alone, not by values. Shape letters are explained in microgpt/operations.py
-and architecture/operations/. C is the width of any row, so [T, C] includes q, k, v and context, [T, H*D].
-Stored shapes may have more or fewer axes of length 1.
+Only the shape decides the layout, and not the values. microgpt/operations.py and architecture/operations/
+explain the shape letters. C is the width of any row, so q, k, v and context ([T, H*D]) are also [T, C].
+Stored shapes may contain more or fewer axes of length 1.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ LAYOUTS: tuple[str, ...] = (
     "TC",  # one row per position
     "CT",  # one column per position
     "HTD",  # q, k, v and context: one block per head
-    "THD",  # q, k, v and context: one block per position, that is TC with rows split into heads
-    "HTS",  # scores and weights: one square of queries and keys per head
+    "THD",  # q, k, v and context: one block per position (rows split into heads)
+    "HTS",  # scores and weights: one block per head
     "THS",  # scores and weights: one block per query
     LAST,  # only the row of the last position is stored
 )
@@ -45,10 +45,11 @@ class Reading:
     axes: Shape  # the length of each axis, in the order of `letters`
     order: tuple[int, ...]
     shape: Shape
-    last_of: int = 0  # the number of positions, if only the row of the last position is stored
+    last_of: int = 0  # T if the tensor contains only the last position, else 0
 
     def takes(self, stored: Shape, flat: bool) -> bool:
-        """Return True if this reading fits a stored shape. `flat` allows a single axis for all elements."""
+        """Return True if this reading fits a stored shape. If `flat` is True, a shape with one axis also
+        fits."""
         lengths = _without_ones(stored)
         return lengths == _without_ones(self.axes) or (flat and lengths == (math.prod(self.axes),))
 
@@ -64,9 +65,9 @@ class Reading:
 
     @property
     def moves(self) -> tuple[tuple[int, int], ...]:
-        """The length and stride of each axis of the result, after axes that form one longer axis are merged.
+        """The length and stride of each axis of the result, after merging axes that form one longer axis.
 
-        Two readings of a stored shape result in the same values if and only if their moves are equal.
+        Two readings of a stored shape lead to the same values if and only if their `moves` are equal.
         """
         moves: list[tuple[int, int]] = []
         for axis in self.order:
@@ -80,11 +81,12 @@ class Reading:
 
 
 def readings_of(stored: Shape, expected: Shape, layout: str, head_dims: Collection[int]) -> list[Reading]:
-    """Return all readings of a stored shape as `expected` ([T, C], [H, T, S] or []) with different values.
+    """Return all readings that turn a stored shape into `expected` ([T, C], [H, T, S] or []). Readings with
+    the same values are listed once.
 
-    If `layout` is not empty, only this layout is allowed. `head_dims` lists the possible widths of a head:
-    several if the width is unknown, none for rows without heads. Without `layout`, an array with a single
-    axis is read in our order.
+    If `layout` is not empty, only this layout is allowed. If `layout` is empty, an array with a single axis
+    is read in our order. `head_dims` lists the possible widths of a head, and is empty for rows without
+    heads.
     """
     distinct: dict[tuple[tuple[int, int], ...], Reading] = {}
     for reading in _candidates(expected, head_dims):
@@ -121,9 +123,9 @@ def _without_ones(shape: Shape) -> Shape:
 
 
 def fits(name: str, recorded: Recorded, shapes: Shapes, head_dim: int | None = None) -> list[str]:
-    """Return the layouts in which a tensor fits the shape of an event, or [] if no layout fits.
+    """Return all layouts that turn the tensor into the shape of an event.
 
-    The layout is OWN for a single number, and for a tensor in our order.
+    The result is [OWN] for a single number and for a tensor in our order, and [] if no layout fits.
     """
     expected = _expected(name, recorded, shapes)
     if recorded.layout == OWN:
@@ -145,9 +147,9 @@ def fit(
 ) -> Fitted:
     """Return a recorded tensor in the shape of the event `name`. `shapes` maps all events to shapes.
 
-    `positions` lists the positions of the rows of logits and probs, if the tensor is in our order. `order`
-    (see `file_order`) lists the place of each channel in the model's file, to reorder such tensors. Raises
-    InputError unless the shape fits exactly one layout.
+    `positions` lists the position of each row of logits and probs, if the tensor is in our order. `order`
+    (see `file_order`) lists the place of each channel in the model's file. Tensors with `adjacent` are
+    reordered by `order`. Raises InputError unless exactly one layout fits.
     """
     expected = _expected(name, recorded, shapes)
     if recorded.layout == OWN:
@@ -169,19 +171,20 @@ def fit(
 
 
 def _expected(name: str, recorded: Recorded, shapes: Shapes) -> Shape:
-    """Return the shape of the event, or of all events that are stored side by side with this event."""
+    """Return the shape of the event, or of all events of a fused tensor side by side."""
     for event in (name, *recorded.beside):
         if event not in shapes:
             raise InputError(f"{recorded.source}: this model has no event {event!r}")
         if recorded.beside and len(shapes[event]) != 2:
-            raise InputError(f"{recorded.source}: the rows of {event} cannot be stored beside other rows")
+            raise InputError(f"{recorded.source}: {event} cannot be a part of a fused tensor")
     if not recorded.beside:
         return shapes[name]
     return shapes[name][0], sum(shapes[event][1] for event in recorded.beside)
 
 
 def _head_dims(name: str, recorded: Recorded, expected: Shape, head_dim: int | None) -> Collection[int]:
-    """Return the head widths to try: `head_dim`, or the lengths of all stored axes if `head_dim` is None."""
+    """Return possible widths of a head: `head_dim`, or the length of any stored axis if `head_dim` is
+    None."""
     if not _has_heads(name, recorded):
         return ()
     dims = {*recorded.shape} - {0, 1} if head_dim is None else {head_dim}
@@ -194,7 +197,7 @@ def _has_heads(name: str, recorded: Recorded) -> bool:
 
 
 def _own(name: str, recorded: Recorded, expected: Shape, positions: Positions) -> tuple[Reading, Positions]:
-    """Return the reading of a tensor in our order, and the positions of its rows (None for all positions)."""
+    """Return the reading of a tensor in our order, and the positions of the rows (None for all positions)."""
     if positions is not None and name in HEAD_EVENTS and positions != tuple(range(expected[0])):
         wrong = [position for position in positions if not 0 <= position < expected[0]]
         if wrong:
@@ -214,7 +217,7 @@ def _is_number(recorded: Recorded, expected: Shape) -> bool:
 
 
 def _the_reading(name: str, recorded: Recorded, expected: Shape, head_dims: Collection[int]) -> Reading:
-    """Return the only reading that fits. Raises InputError if no reading or more than one fits."""
+    """Return the reading that fits. Raises InputError if no reading fits, or several readings fit."""
     readings = readings_of(recorded.shape, expected, recorded.layout, head_dims)
     if len(readings) == 1:
         return readings[0]
@@ -234,14 +237,14 @@ def _the_reading(name: str, recorded: Recorded, expected: Shape, head_dims: Coll
 
 
 def _in_words(readings: Sequence[Reading]) -> str:
-    """List the shapes that would fit. If several shapes have only the last row, list the first such shape."""
+    """List the shapes that would fit. Of the shapes with only the last row, list only the first."""
     last = [reading for reading in readings if reading.last_of][:1]
     shown = [*(reading for reading in readings if not reading.last_of), *last]
     return ", ".join(f"{reading.in_words} {list(reading.axes)}" for reading in shown)
 
 
 def _reading_notes(stored: Shape, reading: Reading) -> list[str]:
-    """Describe how a stored shape was read. Return [] for our shape, perhaps with axes of length 1."""
+    """Describe how a stored shape was read. Return [] for our shape, with or without axes of length 1."""
     if reading.letters == OWN:
         return []
     plain = (1,) * (len(stored) - len(reading.shape)) + reading.shape == stored
@@ -251,16 +254,16 @@ def _reading_notes(stored: Shape, reading: Reading) -> list[str]:
     return [f"{list(stored)} read as {reading.in_words}" + f" = {list(reading.axes)}" * cut]
 
 
-OWN = "own"  # the layout of a tensor with the shape and order of our event
+OWN = "own"  # the layout of a tensor with our shape and order of axes
 
 
 @frozen(eq=False)
 class Recorded:
     """A tensor of a recording. The numbers are read only when `read()` is called.
 
-    `layout` is OWN, one of LAYOUTS, or empty if the shape decides. `beside` lists all events of a tensor with
-    several events side by side (apr's qkv). `adjacent` is True if rows of q and k may be in GGUF's order. If
-    `candidates` is not empty, the tensor is the first of these events in the model.
+    `layout` is OWN, one of LAYOUTS, or "" if the shape decides the layout. `beside` lists all events of a
+    fused tensor, such as apr's qkv. `adjacent` is True if rows of q and k may be in GGUF's order. If
+    `candidates` is not empty, the tensor is the first candidate that the model has.
     """
 
     source: str  # shown in messages: "Qcur-0.npy", "layer-0/ffn_up.bin"
@@ -274,10 +277,10 @@ class Recorded:
 
 @frozen(eq=False)
 class Leftover:
-    """A tensor without an event, and the reason.
+    """A tensor that belongs to no event, with the reason.
 
-    If `readable` is False, the dump lacks the numbers or their type is not supported, and `read()` raises
-    InputError.
+    If `readable` is False, `read()` raises InputError: the dump lacks the numbers, or their type is not
+    supported.
     """
 
     recorded: Recorded
@@ -289,8 +292,8 @@ class Leftover:
 class Fitted:
     """A recorded tensor in the shape of our event: [T, W], [H, T, S] or [].
 
-    `positions` lists the position of each row, or is None if all positions are stored. `note` says how the
-    stored shape was read.
+    `positions` lists the position of each row, or is None if all positions are stored. `note` describes how
+    the stored shape was read.
     """
 
     array: Array
@@ -299,12 +302,13 @@ class Fitted:
 
 
 def readable(text: str) -> str:
-    """Return a text from a file on one line, without control characters."""
+    """Return the text on one line, without control characters."""
     return text if text.isprintable() else brief(text)
 
 
 def list_at(path: Path, values: Mapping[str, Any], key: str) -> list[Any]:
-    """Return `values[key]`, a list from the file `path`. Raises FileFormatError if the value is no list."""
+    """Return the list `values[key]`. Raises FileFormatError, which names the file `path`, for other
+    values."""
     value = values.get(key)
     if not isinstance(value, list):
         raise FileFormatError(f"{path}: {key}: expected a list, found {brief(value)}")
@@ -312,14 +316,15 @@ def list_at(path: Path, values: Mapping[str, Any], key: str) -> list[Any]:
 
 
 def whole_numbers(where: str, value: Any, some: bool = False) -> tuple[int, ...]:
-    """Return whole numbers as a tuple. Raises FileFormatError for other values, and with `some` for []."""
+    """Convert a list of whole numbers to a tuple. Raises FileFormatError for other values, and for [] if
+    `some` is True."""
     if not isinstance(value, list) or not all(map(is_count, value)) or (some and not value):
         raise FileFormatError(f"{where}: expected a list of whole numbers, found {brief(value)}")
     return tuple(value)
 
 
 def sentences(where: str, value: Any) -> tuple[str, ...]:
-    """Return a list of texts from a file, each on one line. Raises FileFormatError."""
+    """Return the texts of a list, each on one line. Raises FileFormatError for other values."""
     if not isinstance(value, list) or not all(isinstance(line, str) for line in value):
         raise FileFormatError(f"{where}: expected a list of sentences, found {brief(value)}")
     return tuple(map(readable, value))

@@ -6,8 +6,8 @@
     "layer0.attn.scores" = { from = "t010", layout = "HTS" }
     "layer{i}.mlp.gate" = "blk{i}_gate"
 
-The name of a tensor is its name in the dump, with or without the file extension. {i} stands for a layer
-number, which is the same in the event and in the tensor.
+The name of a tensor is its name in the dump, with or without the file extension. {i} stands for the layer
+number in the names of the event and the tensor.
 """
 
 from __future__ import annotations
@@ -39,7 +39,8 @@ Index = tuple[int | slice, ...]
 
 @frozen
 class MapEntry:
-    """A line of a map: an event, the tensor `source` with its values, and the slice and layout to use."""
+    """A line of a map: an event, and the tensor `source` that contains the values, with a slice and a
+    layout."""
 
     event: str
     source: str
@@ -56,7 +57,8 @@ class NameMap:
     tokens: tuple[int, ...] | None = None
 
     def match(self, names: Sequence[str], dump: str) -> list[MapEntry]:
-        """Return a line for each tensor of a dump with an event, with layer numbers in place of {i}.
+        """Return a line of the map for each tensor of the dump that belongs to an event. Layer numbers
+        replace {i}.
 
         Raises InputError if a tensor is missing from the dump, or two tensors are assigned to one event.
         """
@@ -94,7 +96,7 @@ def read_map(path: Path) -> NameMap:
 def sliced_shape(index: Index, shape: Sequence[int], what: str) -> tuple[int, ...]:
     """Return the shape of a slice of an array.
 
-    Raises InputError if the slice is empty or reaches past the end. The message begins with `what`.
+    Raises InputError if the slice is empty or exceeds the array. The error message begins with `what`.
     """
     if len(index) > len(shape):
         raise InputError(f"{what}: expected at most {len(shape)} indices, found {len(index)}")
@@ -110,11 +112,11 @@ def sliced_shape(index: Index, shape: Sequence[int], what: str) -> tuple[int, ..
 def _read_toml(path: Path) -> dict[str, Any]:
     text = read_text(path, "a map of names", _MAX_BYTES)
     dots = max(line.count(".") for line in text.split("\n")) * text.count("\n")
-    if dots > _MAX_DOTS:  # the time of tomllib grows with lines times dots
-        raise FileFormatError(f"{path}: expected a map of names, found too many dots in its keys")
+    if dots > _MAX_DOTS:  # the time of tomllib is proportional to lines times dots
+        raise FileFormatError(f"{path}: expected a map of names, found too many dots in the keys")
     try:
         return tomllib.loads(text)
-    except (ValueError, RecursionError) as error:  # for text that is not TOML, and for deep nesting
+    except (ValueError, RecursionError) as error:  # text that is not TOML, or deep nesting
         reason = " ".join(str(error).split())[:200]
         raise FileFormatError(f"{path}: expected a map of names in TOML ({reason})") from error
 
@@ -144,7 +146,7 @@ def _entry(path: Path, event: str, line: Any) -> MapEntry:
         raise FileFormatError(f"{where}: expected layout {', '.join((OWN, *LAYOUTS))}, found {brief(layout)}")
     source, index = _source(where, line["from"])
     if ("{i}" in event) != ("{i}" in source):
-        raise FileFormatError(f"{where}: expected {{i}} on both sides or on neither, found {brief(source)}")
+        raise FileFormatError(f"{where}: {{i}} must be in both names or in neither, found {brief(source)}")
     return MapEntry(event, source, index, layout)
 
 
@@ -172,8 +174,7 @@ def _axis(where: str, text: str, axis: str) -> int | slice:
 
 
 def lines_for(entry: MapEntry, names: Sequence[str]) -> Iterator[MapEntry]:
-    """Yield a copy of the line for each tensor that the line matches, with the layer number in place of
-    {i}."""
+    """Yield a copy of the line for each matching tensor. The layer number replaces {i}."""
     head, *rest = map(re.escape, entry.source.split("{i}"))
     number = r"(?P<i>[0-9]{1,4})"
     pattern = re.compile(head + "".join((r"(?P=i)" if n else number) + part for n, part in enumerate(rest)))

@@ -1,7 +1,8 @@
-"""Score how well each tensor of a recording matches each event, by shape and values, and choose pairs.
+"""Score how well tensors of a recording match events, by shape and values. Choose pairs by the scores.
 
-Every tensor is read once. Only sketches stay in memory: small samples of the values of tensors and events.
-Shape letters: F recorded tensors, E events, N elements of a sketch, R rows of a sketch.
+Every tensor is loaded once. Only sketches stay in memory: small samples of the values of tensors and events.
+Shape letters: F is the number of recorded tensors, E of events, N of a sketch's elements, R of a sketch's
+rows.
 """
 
 from __future__ import annotations
@@ -22,10 +23,10 @@ from ..arrays.stats import Array
 from ..grouping import grouped
 from .layouts import Recorded, Shapes, fit, fits
 
-ROWS, ELEMENTS = 16, 512  # the largest numbers of rows and elements in a sketch
-CLIP = np.float32(4)  # clip values at 4 medians, because a huge channel, as in SmolLM2, must not dominate
+ROWS, ELEMENTS = 16, 512  # maximum numbers of rows and elements in a sketch
+CLIP = np.float32(4)  # clip at 4 medians, so that a huge channel (as in SmolLM2) does not dominate
 SAME = 1e-2  # values agree below this relative L2 distance; bfloat16 rounds by up to 4e-3
-SIMILAR = 0.5  # arrays with a larger cosine count as results of the same computation
+SIMILAR = 0.5  # a cosine above this limit means: results of the same computation
 _TINY = np.float32(1e-30)
 
 
@@ -39,7 +40,7 @@ class Sketch(NamedTuple):
 def sketch(array: Array, causal: bool) -> Sketch:
     """Sample an array [.., T, W]. All arrays of one shape are sampled at the same places.
 
-    With `causal`, the array is [.., T, S], and the sketch contains no elements with a key after the query.
+    If `causal` is True, the array is [.., T, S], and elements whose key is after the query are excluded.
     """
     array = np.atleast_2d(array)
     rows, columns, kept = _sample(array.shape, causal)
@@ -60,7 +61,7 @@ def _sample(shape: tuple[int, ...], causal: bool) -> tuple[Array, Array, Array]:
 class Similarity(NamedTuple):
     """The similarity of an array to each array of a stack of E arrays.
 
-    Elements that are not finite in both arrays are ignored. Magnitudes are clipped at 4 medians.
+    Only elements that are finite in both arrays count. Magnitudes are clipped at 4 medians.
     """
 
     distance: Array  # relative L2
@@ -84,15 +85,15 @@ class Stack:
     def compare(self, one: Sketch) -> Similarity:
         """Compare an array with each array of the stack.
 
-        Arrays also count as similar if their rows have equal norms. Neither wrong RoPE pairs nor GGUF's order
-        of rows changes these norms.
+        Arrays with equal row norms also count as similar: wrong RoPE pairs and GGUF's order of rows do not
+        change the norms.
         """
         finite = self.finite & np.isfinite(one.values)
         mine = np.where(finite, np.clip(one.values / self.scale, -CLIP, CLIP), 0)
         theirs = np.where(finite, self.clipped, 0)
         size, other, gap = (np.linalg.norm(rows, axis=1) for rows in (mine, theirs, mine - theirs))
         distance = np.where(finite.any(axis=1), gap / np.maximum(other, _TINY), np.inf)
-        if one.values.size == 1:  # the cosine of two numbers is only their sign
+        if one.values.size == 1:  # the cosine of single numbers can only be 1 or -1
             cosine = 1 - distance
         else:
             cosine = np.einsum("en,en->e", mine, theirs) / np.maximum(size * other, _TINY)
@@ -101,12 +102,12 @@ class Stack:
 
 
 class TensorPart(NamedTuple):
-    """A recorded tensor, or a slice of it."""
+    """A recorded tensor, or a slice of a recorded tensor."""
 
     recorded: Recorded
     source: str  # the name of the tensor in a map
-    name: str  # the name in a map with the slice: "t003[:, :896]"
-    split: int = 0  # number of the run of `fused` products that the slices belong to; 0 for the whole tensor
+    name: str  # the name and slice in a map: "t003[:, :896]"
+    split: int = 0  # the number of the entry of `fused` that defines the slices; 0 for the whole tensor
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -120,10 +121,10 @@ class EventGroup:
 
 @dataclass(frozen=True, eq=False)
 class ScoreTable:
-    """The match of each recorded tensor with each event, in its best layout: [F, E]."""
+    """Scores for each pair of a recorded tensor and an event, in the best layout: [F, E]."""
 
-    layout: Array  # letters; empty if no layout fits
-    several: Array  # booleans: more than one layout fits
+    layout: Array  # the letters of the layout, or "" if no layout fits
+    several: Array  # True where more than one layout fits
     distance: Array  # `distance` and the next three arrays are fields of Similarity
     cosine: Array
     similar: Array
@@ -131,7 +132,7 @@ class ScoreTable:
 
     @cached_property
     def agreeing(self) -> Array:
-        """True where a tensor agrees with an event, and no other event agrees much better: [F, E]
+        """True where a tensor agrees with an event, and no other event agrees much better: [F, E].
 
         A layer may change the residual stream by only 1e-3, so a tensor can agree with several events.
         """
@@ -141,12 +142,12 @@ class ScoreTable:
 
     @cached_property
     def strength(self) -> Array:
-        """How closely values agree (2 - distance), or 0 where values do not agree: [F, E]"""
+        """The strength of agreement: 2 - distance where values agree, and 0 elsewhere. [F, E]"""
         return np.where(self.agreeing, 2 - self.distance, 0)
 
 
 def source_name(recorded: Recorded) -> str:
-    """Return the name of a tensor in a map: without `.npy`, unless the rest would look like a slice."""
+    """Return the name of a tensor in a map: without `.npy`, unless the short name looks like a slice."""
     short = recorded.source.removesuffix(".npy")
     return recorded.source if short.endswith("]") else short
 
@@ -179,7 +180,7 @@ def _is_causal(event: str) -> bool:
 def compare(
     parts: Sequence[TensorPart], groups: Sequence[EventGroup], shapes: Shapes, head_dim: int
 ) -> ScoreTable:
-    """Compare every tensor, in every layout that fits, with the events of each group."""
+    """Compare every tensor with the events of each group, in every layout that fits."""
     size = len(parts), sum(len(group.columns) for group in groups)
     layouts, distances, zeros = np.full(size, "", "U4"), np.full(size, np.inf, np.float32), np.zeros(size)
     no = np.zeros(size, bool)
@@ -208,7 +209,7 @@ def compare(
 
 
 def products_side_by_side(plan: Plan) -> list[tuple[str, ...]]:
-    """Return all runs of products that an engine may fuse, because the products read the same input.
+    """Return all sequences of products with the same input, which an engine may fuse into one product.
 
     Examples are ("attn.q", "attn.k"), ("attn.q", "attn.k", "attn.v") and ("mlp.gate", "mlp.up").
     """
@@ -223,7 +224,8 @@ def products_side_by_side(plan: Plan) -> list[tuple[str, ...]]:
 
 
 def parts_of(recorded: Recorded, fused: Sequence[tuple[str, ...]], shapes: Shapes) -> Iterator[TensorPart]:
-    """Yield the tensor, and its slices for each run of `fused` products with the tensor's width in total."""
+    """Yield the tensor and its slices: one slice per product, for each entry of `fused` with the tensor's
+    width."""
     source = source_name(recorded)
     yield TensorPart(recorded, source, source)
     for split, kinds in enumerate(fused, start=1):
@@ -247,16 +249,18 @@ def _slice(recorded: Recorded, axis: int, start: int, stop: int, split: int) -> 
 
 # --- Pairs of a table of scores ---------------------------------------------------------------------
 
-UNDECIDED = 0.15  # a pair is undecided if the next best column scores nearly as much (by less than this)
-IN_ORDER, FEW = 0.8, 2  # the order decides if there are more than FEW anchors, with at least 80 % in order
+UNDECIDED = 0.15  # a pair is undecided if the next best score is lower by less than this
+IN_ORDER, FEW = 0.8, 2  # the order decides if over FEW anchors exist, and at least 80 % are in order
 ANCHOR = 100.0  # the score of an anchor, which outweighs all other scores
 
 
 def place(scores: Array, strength: Array) -> dict[int, int]:
-    """Return {row: column} for the rows with a clear choice. `scores` and `strength` are [R, C].
+    """Match rows with columns, and return the clear matches as {row: column}. `scores` and `strength` are [R,
+    C].
 
     Pairs whose values agree (strength > 0) are anchors. Anchors are chosen first. If the anchors are in
-    order, other rows are matched by order. Otherwise a row gets a column only if it is clearly the best.
+    order, other rows are matched by order. Otherwise, a row is matched with a column only if no other column
+    scores nearly as much.
     """
     anchors = _strongest(strength)
     mask = np.zeros(strength.shape, bool)
@@ -272,7 +276,7 @@ def place(scores: Array, strength: Array) -> dict[int, int]:
 
 
 def _strongest(strength: Array) -> dict[int, int]:
-    """Choose pairs in order of falling strength, so that no row and no column occurs twice."""
+    """Choose pairs from the strongest to the weakest. Use each row and each column at most once."""
     rows, columns = strength.nonzero()
     pairs: dict[int, int] = {}
     used: set[int] = set()
@@ -285,9 +289,9 @@ def _strongest(strength: Array) -> dict[int, int]:
 
 
 def _clear_winners(scores: Array) -> dict[int, int]:
-    """For each row, choose the column with the highest score if no other free column scores nearly as much.
+    """Match a row with the best column if no other free column scores nearly as much.
 
-    If several rows have the same best column, the row with the highest score gets the column.
+    If several rows have the same best column, choose the row with the highest score.
     """
     free, pairs = scores.copy(), dict[int, int]()
     best: list[int] = scores.argmax(axis=1).tolist() if scores.size else []
@@ -305,11 +309,11 @@ def _clear_winners(scores: Array) -> dict[int, int]:
 
 
 def align(scores: Array) -> list[tuple[int, int, float]]:
-    """Return the pairs (row, column, loss) with the highest total score whose rows and columns increase.
+    """Return the pairs (row, column, loss) with the highest total score. Rows and columns must both increase.
 
-    The loss says by how much the total score falls if the row gets the best of the other columns. Source:
+    The loss is the decrease of the total score if the row is paired with the best other column. Source:
     Needleman and Wunsch, "A general method applicable to the search for similarities in the amino acid
-    sequence of two proteins" (1970). Unlike there, gaps cost nothing.
+    sequence of two proteins" (1970). In this version, gaps cost nothing.
     """
     before, after = _best_sums(scores), _best_sums(scores[::-1, ::-1])[::-1, ::-1]
     through = np.where(scores > 0, before[:-1, :-1] + scores + after[1:, 1:], -np.inf)

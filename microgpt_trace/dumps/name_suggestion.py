@@ -1,6 +1,6 @@
 """Suggest an event for each tensor of a recording, by names, shapes, values and order.
 
-Letters: F recorded tensors, E events, P series of tensors, K kinds of events within a layer ("attn.q").
+Shape letters: F is the number of recorded tensors, E of events, P of series, K of kinds of events in a layer.
 """
 
 from __future__ import annotations
@@ -32,21 +32,21 @@ from .matching import (
 )
 from .recording import Recording
 
-Columns = Mapping[int | None, int]  # columns of the score table, by layer
-Votes = Mapping[str, set[int | None]]  # by tensor: the layers of the events that agree with it
+Columns = Mapping[int | None, int]  # layer -> column of the score table
+Votes = Mapping[str, set[int | None]]  # tensor -> layers of the events that agree with the tensor
 _NUMBER = re.compile("(?<![0-9])[0-9]{1,4}(?![0-9])")
-_MAX_NUMBERS = 16  # how many numbers of a name are tried as the layer number
-FITS = 1.0  # the score of a shape that fits; the cosine adds up to 1
-NAMED = 0.5  # the score of a name with all words of an event
-DECAY = 0.8  # a layer has 0.8 times the weight of the layer before, since early layers precede a fault
+_MAX_NUMBERS = 16  # maximum count of numbers in a name that are tried as the layer number
+FITS = 1.0  # the score of a matching shape; a matching cosine adds at most 1
+NAMED = 0.5  # the score of a name that contains all words of an event
+DECAY = 0.8  # weight of a layer relative to the previous layer; early layers precede a fault
 
 
 @frozen(eq=False)
 class Series:
-    """Tensors of several layers that are the same kind of event, or a single tensor with the layer None."""
+    """Tensors of several layers with the same kind of event, or a single tensor (its layer is None)."""
 
-    name: str  # "blk{i}_ffu", or with a slice "blk{i}_qkv[:, :896]"
-    rows: Mapping[int | None, int]  # rows of the score table, by layer
+    name: str  # "blk{i}_ffu", or "blk{i}_qkv[:, :896]" with a slice
+    rows: Mapping[int | None, int]  # layer -> row of the score table
     offset: int = 0  # the number in the name minus the layer number
 
 
@@ -55,12 +55,13 @@ class Suggestion(NamedTuple):
 
     `why` is "values" if the values agree, "name" if the tensor belongs to a series of names such as
     "blk{i}_ffu", and "order" otherwise. `distance` is the relative L2 distance over a sample of the elements,
-    with magnitudes clipped at 4 medians. `known` is the share of the sample that is finite on both sides.
-    `pattern` is the name of the series, or "" if the numbers in the names are not the layer numbers.
+    with magnitudes clipped at 4 medians. `known` is the share of the sample that is finite in both the tensor
+    and the event. `pattern` is the name of the series, or "" if the numbers in the names differ from the
+    layer numbers.
     """
 
     event: str
-    source: str  # the name in a map, with the slice: "t003[:, :896]"
+    source: str  # the name and slice in a map: "t003[:, :896]"
     layout: str
     several: bool  # True if the shape allows several layouts
     distance: float
@@ -70,7 +71,7 @@ class Suggestion(NamedTuple):
 
 
 class Unplaced(NamedTuple):
-    """Tensors of one shape and one series that match no event, and the reason."""
+    """Tensors that match no event, with the reason. The tensors have one shape and belong to one series."""
 
     name: str  # "blk{i}_tmp"
     shape: tuple[int, ...]
@@ -81,13 +82,14 @@ class Unplaced(NamedTuple):
 def suggest(
     recording: Recording, model: LanguageModel, events: Iterable[tuple[str, Array]], shapes: Shapes
 ) -> tuple[list[Suggestion], list[Unplaced]]:
-    """Guess the events of a recording's leftovers. Return suggestions, and tensors without any match.
+    """Suggest events for the tensors of a recording that have no event. Return suggestions and unmatched
+    tensors.
 
     `events` yields the model's values in order of computation, [T, W] or [H, T, S]. Tensors are
     matched in three ways:
     - Tensors whose names differ only in the layer number become the same kind of event.
     - A single tensor is matched with an event if their values agree.
-    - If the agreeing tensors are in order, the rest is matched by order, where t2 comes before t10. Matching
+    - If the agreeing tensors are in order, all other tensors are matched by order (t2 before t10). Matching
       by order also finds tensors after a fault.
     """
     names, groups = grouped_events(events, shapes)
@@ -120,15 +122,15 @@ def suggest(
 
 
 def _natural(name: str) -> list[str]:
-    """Return a sort key that puts t2 before t10."""
+    """Return a sort key for names, so that t2 is before t10."""
     return [word.zfill(12) if word.isdecimal() else word for word in re.split("([0-9]+)", name)]
 
 
 def _scores(table: ScoreTable, names: Sequence[str], known: Container[str]) -> Array:
-    """Score each pair of a tensor and an event: [F, E]
+    """Return a score for each pair of a tensor and an event: [F, E].
 
-    Where the residual stream agrees, the engine computed all earlier events correctly. So a tensor scores 0
-    for an earlier event with dissimilar values. Events that are `known` by name score 0 for all tensors.
+    If the residual stream agrees at an event, all earlier events are correct. For earlier events, tensors
+    with dissimilar values score 0. All tensors score 0 for events in `known`, which were found by name.
     """
     near = np.maximum(0, 1 - np.minimum(table.distance, 1))
     scores = np.where(table.layout != "", FITS + table.cosine + near, 0)
@@ -142,11 +144,11 @@ def _scores(table: ScoreTable, names: Sequence[str], known: Container[str]) -> A
 def _placed(
     series: Sequence[Series], names: Sequence[str], table: ScoreTable, scores: Array
 ) -> Iterator[tuple[Series, Columns]]:
-    """Yield each series that matches events, and the columns of these events by layer.
+    """Yield each series that matches events, with the columns of the events by layer.
 
-    Series with layers are matched first. If there are series with layers, a single tensor is matched with an
-    event of a layer only if values agree. A single tensor that agrees with a matched series is a copy, and
-    matches no event.
+    Match series of several layers first. If there is such a series, match a single tensor with an event of a
+    layer only if the values agree. A single tensor that agrees with a matched series is a copy, and matches
+    no event.
     """
     columns: dict[str, dict[int | None, int]] = {}
     for column, name in enumerate(names):
@@ -170,9 +172,10 @@ def _placed(
 
 
 def _rate(one: Series, kind: str, columns: Columns, table: ScoreTable, scores: Array) -> tuple[float, float]:
-    """Return how well a series matches a kind of event: its score, and its strength (agreement of values).
+    """Return the score of a series for a kind of event, and the strength of agreement of the values.
 
-    Early layers count most. Both results are 0 if most tensors of the series cannot be this kind of event.
+    Early layers count most. Score and strength are 0 if most tensors of the series cannot be this kind of
+    event.
     """
     layers = [layer for layer in one.rows if layer in columns]
     pairs = [one.rows[layer] for layer in layers], [columns[layer] for layer in layers]
@@ -193,7 +196,7 @@ def _words_named(name: str, kind: str) -> float:
 def _of_series(
     one: Series, columns: Columns, parts: Sequence[TensorPart], names: Sequence[str], table: ScoreTable
 ) -> Iterator[Suggestion]:
-    """Yield a suggestion for each layer of a series, in the layout that fits best in most layers."""
+    """Yield a suggestion for each layer of a series, in the layout that is best in most layers."""
     pairs = [(row, columns[layer]) for layer, row in one.rows.items() if layer in columns]
     layout = Counter(str(table.layout[pair]) for pair in pairs).most_common(1)[0][0]
     alone = None in one.rows
@@ -207,12 +210,12 @@ def _of_series(
 
 
 def _reason(row: int, names: Sequence[str], table: ScoreTable) -> str:
-    """Return the reason why a tensor matches no event."""
+    """Explain why a tensor matches no event."""
     if not (table.layout[row] != "").any():
         return "no event has this shape"
     if table.agreeing[row].any():
         return f"a copy of {names[int(table.strength[row].argmax())]}"
-    return "values, names and order do not decide which event it is"
+    return "values, names and order do not determine the event of this tensor"
 
 
 # --- Series: tensors whose names differ only in the number of the layer ---
@@ -221,10 +224,11 @@ def _reason(row: int, names: Sequence[str], table: ScoreTable) -> str:
 def find_series(
     parts: Sequence[TensorPart], table: ScoreTable, layers: Sequence[int | None]
 ) -> Iterator[Series]:
-    """Yield series so that each tensor is in one series. A fused tensor is split alike in all layers.
+    """Yield series so that each tensor is in one series. Split a fused tensor into the same slices in all
+    layers.
 
-    `layers` lists the layer of each event. If a name has several numbers, the number that makes the largest
-    series is the layer number.
+    `layers` lists the layer of each event. If a name contains several numbers, the layer number is the number
+    that leads to the largest series.
     """
     rows = grouped(range(len(parts)), lambda row: parts[row].source)
     votes: dict[str, set[int | None]] = {source: set() for source in rows}
@@ -248,7 +252,8 @@ def find_series(
 
 
 def _candidates(shapes: Mapping[str, tuple[int, ...]]) -> list[tuple[str, dict[int, str]]]:
-    """Group tensors of one shape whose names differ in one number only, which may occur several times."""
+    """Group tensors of one shape whose names differ only in one number. A name may contain this number
+    repeatedly."""
     groups: dict[tuple[str, tuple[int, ...]], dict[int, str]] = {}
     for source, shape in shapes.items():
         for number in islice(_NUMBER.finditer(source), 0 if "{i}" in source else _MAX_NUMBERS):
@@ -259,10 +264,10 @@ def _candidates(shapes: Mapping[str, tuple[int, ...]]) -> list[tuple[str, dict[i
 
 
 def _by_layer(name: str, sources: Mapping[int, str], votes: Votes, layers: int) -> tuple[dict[int, str], int]:
-    """Return the tensors by layer, and the number of layer 0 in the names: 0 or 1.
+    """Return the tensors by layer, and the number that the names use for layer 0: 0 or 1.
 
-    Returns no tensors if the numbers are not layer numbers: if two or more numbers exceed the layers, or most
-    agreeing tensors agree with an event of another layer.
+    Returns no tensors if the numbers are not layer numbers. This is the case if two or more numbers are not
+    layers of the model, or if most agreeing tensors agree with an event of another layer.
     """
 
     def by_layer(offset: int) -> dict[int, str]:
@@ -281,9 +286,10 @@ def _by_layer(name: str, sources: Mapping[int, str], votes: Votes, layers: int) 
 def _best_split(
     rows: Mapping[int | None, list[int]], parts: Sequence[TensorPart], table: ScoreTable
 ) -> list[tuple[str, dict[int | None, int]]]:
-    """Return the whole tensors, or their slices in the best split, with the suffix of the name: "[:, :896]".
+    """Return the whole tensors or the slices of the best split, with the suffix of the name ("[:, :896]").
 
-    A split that agrees with events is the best, then a split that fits events, then the whole tensor.
+    Prefer a split with values that agree with events, then a split with fitting shapes, then the whole
+    tensor.
     """
     splits: dict[int, dict[str, dict[int | None, int]]] = {}
     for layer, indices in rows.items():

@@ -1,6 +1,6 @@
 """Record the forward pass of a PyTorch decoder, and save the values under the names of our events.
 
-torch_modules.py lists the families of decoders. This file does not import torch: the user's model does.
+torch_modules.py lists the families of decoders. This file does not import torch.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from .event_names import numbered
 from .stored_arrays import write_arrays
 from .torch_modules import TorchDecoder, expected_events, find_decoder, module_at
 
-_CACHES = ("cache", "past_key_values", "past_key_value")  # the argument's name, by version of transformers
-_NOWHERE = "attn.scores, attn.head*, probs, loss: no module returns them"
+_CACHES = ("cache", "past_key_values", "past_key_value")  # names of the argument in versions of transformers
+_NOWHERE = "attn.scores, attn.head*, probs, loss: no module returns these values"
 
 
 @contextmanager
@@ -33,16 +33,16 @@ def record(model: Any, path: str | os.PathLike[str], *, force: bool = False) -> 
     """Record the forward pass that `model` makes inside the with block, and save the values as safetensors.
 
     `model` consists of the modules of a Llama, Mistral, Qwen2, Qwen3 or GPT-2, with or without a head,
-    wrapped or not. The file contains our event names, float32 values [T, width], the tokens, and the
-    positions of the logits. Narrower types are widened exactly, and float64 is rounded. The file lacks
-    attn.scores, which no hook can see, and the heads, probs and loss, which can be computed from other
-    events. The file contains attn.weights if attention returns weights (eager; before transformers 4.48 only
-    with output_attentions=True).
+    wrapped or not. The file contains float32 values [T, width] under our event names, the tokens, and the
+    positions of the logits. Narrower types are converted to float32 exactly, and float64 is rounded. The file
+    does not contain attn.scores, because no hook can read scores. The heads, probs and loss are also missing,
+    but can be computed from other events. The file contains attn.weights if attention returns weights (eager;
+    before transformers 4.48 only with output_attentions=True).
 
-    All arrays stay in memory until the end. After an exception nothing is written. Hooks are always removed.
-    Raises InputError if the model has other modules or active dropout, or if the file exists (unless
-    `force`). Also raises InputError for a pass that cannot be compared with a trace: a pass over several
-    texts, padding or cached tokens, or a second pass.
+    All arrays stay in memory until the end of the block. After an exception, no file is written. Hooks are
+    always removed. Raises InputError if the model has other modules or active dropout, or if the file exists
+    (unless `force`). Also raises InputError for a pass that cannot be compared with a trace: several texts,
+    padding, cached tokens, or a second pass.
     """
     target = Path(path)
     check_target(target, force, "force=True overwrites it")
@@ -59,14 +59,14 @@ def record(model: Any, path: str | os.PathLike[str], *, force: bool = False) -> 
 
 
 class TorchRecording:
-    """The arrays recorded until now, by event, the tokens, and the positions of the logits."""
+    """The recorded arrays by event, the tokens, and the positions of the logits."""
 
     def __init__(self, decoder: TorchDecoder) -> None:
         self.arrays: dict[str, Array] = {}
         self.tokens: tuple[int, ...] = ()
         self.positions: tuple[int, ...] = ()
         self._decoder = decoder
-        self._layer: int | None = None  # the layer that is running
+        self._layer: int | None = None  # the layer that is being computed
         self._position_ids: Any = None  # the input of the position embedding, or None
 
     @property
@@ -75,7 +75,7 @@ class TorchRecording:
         family = self._decoder.family
         reasons = {
             TURNED: f"the attention does not call {family.rotary} of its module" if family.rotary else "",
-            (RETURNED_SECOND,): "not returned; eager attention returns them with output_attentions=True",
+            (RETURNED_SECOND,): "not returned; use eager attention with output_attentions=True",
             family.in_layer(family.activation): "the activation is not a module" if family.activation else "",
         }
         missing = [
@@ -87,7 +87,7 @@ class TorchRecording:
         return [_NOWHERE, *missing, *(["logits: the head did not run"] if not self.positions else [])]
 
     def check_complete(self) -> None:
-        """Raise InputError if the model made no forward pass, or did not call every module."""
+        """Raise InputError if the model made no forward pass, or skipped a module."""
         if not self.tokens:
             raise InputError("nothing to save: the model made no forward pass inside record()")
         missing = [name for name in expected_events(self._decoder) if name not in self.arrays]
@@ -98,7 +98,7 @@ class TorchRecording:
             )
 
     def listen(self, hooks: ExitStack) -> None:
-        """Add hooks to the decoder until `hooks` closes."""
+        """Add hooks to the decoder. Closing `hooks` removes all hooks."""
 
         def before(module: Any, hook: Callable[..., None]) -> None:
             hooks.callback(module.register_forward_pre_hook(hook, with_kwargs=True).remove)
@@ -131,7 +131,7 @@ class TorchRecording:
         self._wrap_rotary(hooks)
 
     def _distinct(self, path: str) -> list[Any]:
-        """Return the modules at a path in all layers. A module that several layers share is returned once."""
+        """Return the modules at a path in all layers. List a module that several layers share once."""
         modules = [module_at(layer, path) for layer in self._decoder.layers]
         return list({id(module): module for module in modules if module is not None}.values())
 
@@ -150,7 +150,7 @@ class TorchRecording:
         @wraps(rotary)
         def wrapped(*args: Any, **kwargs: Any) -> Any:
             rotated = rotary(*args, **kwargs)
-            if self._layer is not None:  # if the layer is None, another model of this class is running
+            if self._layer is not None:  # None: another model of this class is running
                 heads = kwargs.get("unsqueeze_dim", 1)  # 1 for [1, H, T, D], 2 for [1, T, H, D]
                 for name, tensor in zip(TURNED, rotated, strict=True):
                     rows = tensor.transpose(1, 2) if heads == 1 else tensor
@@ -175,7 +175,7 @@ class TorchRecording:
         self.tokens = tuple(ids[0].tolist())
 
     def _check_tokens(self) -> None:
-        """Raise InputError if the embedding has received no tokens."""
+        """Raise InputError if the embedding received no tokens."""
         if not self.tokens:
             raise InputError("record() expected input_ids as the model's input, found embeddings")
 
@@ -196,8 +196,8 @@ class TorchRecording:
         self._take_output(events, module, args, args[0])
 
     def _take_output(self, events: Sequence[str], module: Any, args: Any, output: Any) -> None:
-        """Save the output of a module, [1, T, width]. Split an output of several events."""
-        if self._layer is None:  # the module runs outside its layer
+        """Save the output of a module, [1, T, width]. Split the output if it contains several events."""
+        if self._layer is None:  # the module was called outside the layers
             return
         tensor = _first(output)
         width = tensor.shape[-1] // len(events)
@@ -206,14 +206,15 @@ class TorchRecording:
             self._take(numbered(event, self._layer), module, args, part)
 
     def _take_weights(self, module: Any, args: Any, output: Any) -> None:
-        """Save the attention weights [1, H, T, T], which eager attention returns as its second output."""
+        """Save the attention weights [1, H, T, T], the second output of eager attention."""
         weights, length = (output[1] if isinstance(output, tuple) else None), len(self.tokens)
         shape = tuple(getattr(weights, "shape", ()))
         if self._layer is not None and shape[-2:] == (length, length):
             self._keep(numbered(RETURNED_SECOND, self._layer), _values(weights)[0])
 
     def _take_positions(self, module: Any, args: Any, kwargs: Any) -> None:
-        """Find the positions of the logits from the head's input: all positions, or the last few of them."""
+        """Find the positions of the logits: the head's input contains the rows of all positions or of the
+        last N."""
         normed = self._decoder.family.event(self._decoder.family.norm)
         if normed not in self.arrays:
             raise InputError("record() expected the decoder to run before the head")
@@ -223,7 +224,7 @@ class TorchRecording:
         self.positions = tuple(range(len(stream) - len(rows), len(stream)))
 
     def _take(self, name: str, module: Any, args: Any, output: Any) -> None:
-        """Save a module's output [1, T, ...], or the first item of a tuple, as rows [T, width]."""
+        """Save a module's output [1, T, ...], or the first item of a tuple of outputs, as rows [T, width]."""
         tensor = _first(output)
         length = len(self.positions if name == "logits" else self.tokens)
         if tensor.shape[:2] != (1, length):
@@ -244,7 +245,7 @@ def _check_dropout(model: Any) -> None:
 
 
 def _home_of(attention: Any) -> Any:
-    """Return the Python module that defines the method `forward` of an attention."""
+    """Return the Python module that defines the `forward` method of an attention."""
     owner = next(kind for kind in type(attention).__mro__ if "forward" in vars(kind))
     return sys.modules[owner.__module__]
 
@@ -267,13 +268,14 @@ def _check_mask(module: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> 
 def _check_start(args: Sequence[Any], kwargs: Mapping[str, Any], position_ids: Any, length: int) -> None:
     """Raise InputError if the cache contains earlier tokens, or positions are not 0, 1, 2 ...
 
-    `args` and `kwargs` are the arguments of layer 0, before layer 0 adds to the cache. Layer 0 receives the
-    cache and positions in every version of transformers. `position_ids` is the position embedding's input.
+    `args` and `kwargs` are the arguments of layer 0, which receives the cache and the positions in every
+    version of transformers. Layer 0 has not yet changed the cache. `position_ids` is the input of the
+    position embedding.
     """
     caches = [kwargs[name] for name in _CACHES if kwargs.get(name) is not None]
     for cache in [*caches, *(arg for arg in args if hasattr(arg, "get_seq_length"))]:
         if int(cache.get_seq_length() if hasattr(cache, "get_seq_length") else len(cache)):
-            raise InputError("record() expected an empty cache, found one with earlier tokens")
+            raise InputError("record() expected an empty cache, found a cache with earlier tokens")
     for positions in (kwargs.get("position_ids"), position_ids):
         if positions is None:
             continue
@@ -283,7 +285,7 @@ def _check_start(args: Sequence[Any], kwargs: Mapping[str, Any], position_ids: A
 
 
 def _first(output: Any) -> Any:
-    """Return the output of a module, or the first of its outputs."""
+    """Return the output of a module, or the first output of several."""
     return output[0] if isinstance(output, tuple) else output
 
 

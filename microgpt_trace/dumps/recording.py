@@ -23,8 +23,8 @@ from .layouts import OWN, Fitted, Leftover, Recorded, Shapes, fit
 class Recording:
     """The contents of a dump under the names of our events, without gradients and updates.
 
-    `statistics` contains the events of a JSON document, which may lack arrays. `positions` lists the position
-    of each row of logits and probs, or is None if the dump lacks this list.
+    `statistics` contains the events of a JSON document, with or without arrays. `positions` lists the
+    position of each row of logits and probs, or is None if the dump lacks this list.
     """
 
     origin: str
@@ -42,9 +42,9 @@ class Recording:
         """Return the values of an event, [T, W], [H, T, S] or [], in the model's order, and the positions of
         the values.
 
-        The positions are None if a single row or number counts for all `length` positions. With `alone`, the
-        only array of a dump is accepted, whatever its name. Raises InputError if the event is missing or its
-        shape does not fit.
+        The positions are None if one row or number stands for all `length` positions. If `alone` is True and
+        the dump contains only one array, the name of the array is ignored. Raises InputError if the event is
+        missing or the shape does not fit.
         """
         recorded = self.tensors.get(name)
         if recorded is None:
@@ -53,7 +53,7 @@ class Recording:
                 return np.asarray(every[0].read()), None
             contents = f"{len(self.tensors):,} other events" if self.tensors else "no array of any event"
             raise InputError(f"{self.origin}: expected {name}, found {contents}{self._how_to_save(name)}")
-        row = model.plan.shapes(1)[name]  # the shape of a single number is ()
+        row = model.plan.shapes(1)[name]  # () for a single number
         if alone and len(row) < 3 and math.prod(recorded.shape) == math.prod(row):
             return np.asarray(recorded.read()), None
         own = recorded.layout == OWN and len(recorded.shape) > 1
@@ -70,7 +70,7 @@ class Recording:
         return fit(name, recorded, shapes, head_dim=dim, order=order, positions=self.positions)
 
     def _how_to_save(self, name: str) -> str:
-        """Return a hint how to save the event, if the dump is from a trace of this program."""
+        """Return a hint how to save the event, if this program wrote the dump."""
         if not self.kind.endswith("of a trace"):
             return ""
         layer = quoted(re.sub("head[0-9]+$", "head*", name))
@@ -78,7 +78,7 @@ class Recording:
 
 
 def agreed(what: str, sources: Iterable[tuple[str, Sequence[int] | None]]) -> tuple[int, ...] | None:
-    """Return the tokens or positions on which all sources agree, or None if all sources lack this list.
+    """Return the tokens or positions on which all sources agree, or None if no source contains a list.
 
     Raises InputError if two sources differ.
     """
@@ -91,13 +91,14 @@ def agreed(what: str, sources: Iterable[tuple[str, Sequence[int] | None]]) -> tu
 
 
 def of_model(recording: Recording, events: Container[str]) -> Recording:
-    """Return the recording with the events of a model. A tensor is its first candidate in `events`."""
+    """Return the recording with the events of a model. A tensor with candidates becomes the first candidate
+    that is in `events`."""
 
     def candidate(recorded: Recorded) -> str:
         return next((name for name in recorded.candidates if name in events), "")
 
     tensors = {candidate(recorded) or event: recorded for event, recorded in recording.tensors.items()}
-    if len(tensors) < len(recording.tensors):  # two tensors became one event: keep the old names
+    if len(tensors) < len(recording.tensors):  # two tensors have the same event now: keep the old names
         tensors = dict(recording.tensors)
     placed = [one for one in recording.leftovers if candidate(one.recorded) not in {"", *tensors}]
     tensors |= {candidate(one.recorded): one.recorded for one in placed}

@@ -1,7 +1,7 @@
 """Read arrays of .npy, .npz and safetensors files, and write the arrays of a run as safetensors.
 
-Opening a file reads names, shapes and types. Numbers are read only when the program uses them. Nothing is
-unpickled. A file that we write also contains the text, the tokens and the positions of the run.
+Opening a file loads names, shapes and types. Numbers are loaded only when needed. Nothing is unpickled. A
+file that we write also contains the text, the tokens and the positions of the run.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class NpyHeader:
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
     by_columns: bool
-    offset: int  # the byte of the file where the data begin
+    offset: int  # index of the first byte of the data in the file
 
     @property
     def size(self) -> int:
@@ -58,12 +58,12 @@ class NpyHeader:
         return self.offset + math.prod(self.shape) * self.dtype.itemsize
 
     def array(self, data: Array) -> Array:
-        """Return an array that is a view of `data`, the bytes after the header."""
+        """Return the array as a view of `data`, the bytes after the header."""
         return data.view(self.dtype).reshape(self.shape, order="F" if self.by_columns else "C")
 
 
 def read_header(file: IO[bytes]) -> NpyHeader:
-    """Read the header of a .npy file, and no byte of the data.
+    """Read only the header of a .npy file.
 
     Raises ValueError or any error of `ast` and NumPy (SyntaxError, TypeError ...) if the header is damaged.
     """
@@ -87,8 +87,8 @@ def read_header(file: IO[bytes]) -> NpyHeader:
 
 ZIP_MAGIC = b"PK\x03\x04"
 MAX_NAME = 512  # characters
-_BOMB_BYTES, _BOMB_TIMES = 1 << 26, 200  # activations compress to 2/3 of their size, never to 1/100
-_NUMPY_TYPES = {  # type in safetensors: type in NumPy
+_BOMB_BYTES, _BOMB_TIMES = 1 << 26, 200  # activations compress to about 2/3, never to 1/100
+_NUMPY_TYPES = {  # type in safetensors -> type in NumPy
     "F32": "<f4", "F64": "<f8", "BOOL": "?", "U8": "<u1", "I8": "<i1", "U16": "<u2", "I16": "<i2",
     "U32": "<u4", "I32": "<i4", "U64": "<u8", "I64": "<i8",
 }  # fmt: skip
@@ -121,7 +121,7 @@ def npy_array(path: Path, name: str) -> StoredArray:
 
 
 def npz_arrays(path: Path) -> tuple[list[StoredArray], list[str]]:
-    """Return the arrays of a .npz archive, and the names of its other files. Raises FileFormatError.
+    """Return the arrays of a .npz archive, and the names of all other files. Raises FileFormatError.
 
     The archive stays open as long as the arrays exist.
     """
@@ -130,7 +130,7 @@ def npz_arrays(path: Path) -> tuple[list[StoredArray], list[str]]:
     with reading(path), _as_file_error(str(path), "a .npz archive"):
         archive = zipfile.ZipFile(path)  # stays open, because opening an archive is slow
         if archive.fp is not None:
-            finalize(archive, archive.fp.close)  # else Python could close the file before the archive
+            finalize(archive, archive.fp.close)  # otherwise Python could close the file before the archive
         for member in archive.infolist():
             if member.filename in seen:
                 raise FileFormatError(f"{path}: {brief(member.filename)} occurs twice")
@@ -147,7 +147,7 @@ def _member(path: Path, archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> St
     if stored > path.stat().st_size:
         raise FileFormatError(f"{where}: expected at most the size of the file, found {stored:,} bytes")
     if size > max(_BOMB_BYTES, _BOMB_TIMES * stored):
-        raise FileFormatError(f"{where}: expected activations, found {stored:,} bytes that become {size:,}")
+        raise FileFormatError(f"{where}: expected activations, found {stored:,} bytes unpacked to {size:,}")
 
     def read_data(file: IO[bytes], header: NpyHeader) -> Array:
         data = np.frombuffer(file.read(header.size - header.offset), np.uint8)
@@ -163,11 +163,11 @@ def _array(
     path: Path, name: str, where: str, size: int, open_file: Callable[[], IO[bytes]],
     read_data: Callable[[IO[bytes], NpyHeader], Array],
 ) -> StoredArray:  # fmt: skip
-    """Return a .npy array of `size` bytes. `read_data` reads the data from a file whose header was read."""
+    """Return a .npy array of `size` bytes. `read_data` reads the data after the header."""
     with _as_file_error(where, "a .npy array"), open_file() as file:
         header = read_header(file)
     if header.dtype.hasobject:
-        raise FileFormatError(f"{where}: expected numbers, found Python objects, which are never read")
+        raise FileFormatError(f"{where}: expected numbers, found Python objects, which are not allowed")
     if size != header.size:
         array = f"{header.dtype} {brief(list(header.shape))}"
         raise FileFormatError(f"{where}: expected {header.size:,} bytes for {array}, found {size:,}")
@@ -183,7 +183,7 @@ def _array(
 
 
 def check_name(where: Path | str, name: str) -> None:
-    """Raise FileFormatError if a name is too long, because look-ups of long names are slow."""
+    """Raise FileFormatError if a name is too long, because searching for long names is slow."""
     if len(name) > MAX_NAME:
         raise FileFormatError(
             f"{where}: {brief(name)}: expected a name of at most {MAX_NAME} characters, found {len(name):,}"
@@ -192,7 +192,7 @@ def check_name(where: Path | str, name: str) -> None:
 
 @contextmanager
 def _as_file_error(where: str, expected: str) -> Iterator[None]:
-    """Turn each error that NumPy or zipfile raises for damaged bytes into a FileFormatError."""
+    """Convert errors that NumPy or zipfile raises for damaged bytes to FileFormatError."""
     try:
         yield
     except FileFormatError:
@@ -210,13 +210,14 @@ def _kind(dtype: np.dtype[Any]) -> str:
 
 
 def _widened(array: Array) -> Array:
-    """Return the array in this machine's byte order, with float16 as float32. Copy it only if needed."""
+    """Convert the array to this machine's byte order, and float16 to float32. Copy the array only if
+    needed."""
     dtype = array.dtype.newbyteorder("=")
     return array.astype(np.float32 if dtype == np.float16 else dtype, copy=False)
 
 
 def named_header(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
-    """Return the header of a safetensors file and its metadata.
+    """Return the header and the metadata of a safetensors file.
 
     Raises FileFormatError if the file is not a safetensors file, or a name is too long.
     """
@@ -227,7 +228,7 @@ def named_header(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
 
 
 def safetensors_arrays(path: Path) -> tuple[list[StoredArray], dict[str, str]]:
-    """Return the tensors of a safetensors file and its metadata. Raises FileFormatError."""
+    """Return the tensors and the metadata of a safetensors file. Raises FileFormatError."""
     header, metadata = named_header(path)
     file = MappedFile.open(path)
     return [_tensor(file, name, entry) for name, entry in header.items()], metadata
@@ -277,8 +278,8 @@ def write_arrays(
 
 
 def save_arrays(trace: Trace, path: Path, overwrite: bool = False) -> None:
-    """Write the arrays of a trace. An activation is stored under the event's name, a gradient as
-    `backward/NAME`, an update as `update/NAME`."""
+    """Write the arrays of a trace. The key of an activation is NAME (of the event), of a gradient
+    `backward/NAME`, of an update `update/NAME`."""
     arrays = {}
     for event in trace:
         name = event.name if event.phase == "forward" else f"{event.phase}/{event.name}"

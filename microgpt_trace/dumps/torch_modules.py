@@ -1,4 +1,4 @@
-"""Find the decoder in a PyTorch model by the names of modules, which differ between families of models.
+"""Find the decoder in a PyTorch model by the names of modules. Each family of models uses other names.
 
 This file does not import torch. engine_names.py lists the event that each module returns, and the plan lists
 the events that the module reads.
@@ -17,37 +17,38 @@ from .event_names import module_meaning, names_of, numbered
 
 @dataclass(frozen=True)
 class Modules:
-    """The names of the modules of a family: the stack (embedding, layers, norm), and the modules in a layer.
+    """The names of a family's modules: the stack (embedding, layers, norm), and the modules in a layer.
 
-    - `embedding`: the modules before layer 0, of which the first reads the tokens.
+    - `embedding`: the modules before layer 0. The first module reads the tokens.
     - `positions`: the module that reads the positions.
-    - `engine`: the family's column in the table of names, which lists the modules whose outputs are events.
-    - `optional`: modules of a layer that may be missing.
+    - `engine`: the column of the family in `engine_names.NAMES`, which lists modules whose outputs are
+      events.
+    - `optional`: the modules that may be missing in a layer.
     - `rotary`: the global function that rotates q and k, in the Python module of the attention class.
-    - `unlike`: an attention with this attribute splits its fused product in a way that we do not support.
+    - `unlike`: an attribute of attentions that split the fused product in an unsupported way.
     """
 
-    having: str  # shown in messages: "GPT-2 has"
-    family: str  # shown in messages: "GPT-2"
+    having: str  # words for messages: "GPT-2 has"
+    family: str  # name for messages: "GPT-2"
     engine: str
     embedding: tuple[str, ...]
     layers: str
     norm: str
     optional: tuple[str, ...]
     attention: str
-    activation: str = ""  # the path of the activation, if it may also be a function
+    activation: str = ""  # the path of an activation that may be a function instead of a module
     rotary: str = ""
     positions: str = ""
     unlike: str = ""
 
     @property
     def stack(self) -> tuple[str, ...]:
-        """The modules of the stack, which are children of the same module."""
+        """The names of the modules of the stack, which are children of one module."""
         return (*self.embedding, self.layers, self.norm)
 
     @property
     def parents(self) -> tuple[str, ...]:
-        """The paths of the parents of all modules in `outputs`. The path "" is the layer itself."""
+        """The path of the parent of each module in `outputs`. The path "" is the layer itself."""
         return tuple(dict.fromkeys(path.rpartition(".")[0] for path in self.outputs))
 
     @cached_property
@@ -57,8 +58,9 @@ class Modules:
 
     @cached_property
     def taps(self) -> tuple[tuple[str, bool, tuple[str, ...]], ...]:
-        """The events of a layer: the path of a module, True for its input or False for its output, and the
-        events with # for the layer number. An input is listed only if no module returns the input's event."""
+        """The inputs and outputs of modules in a layer to record, as tuples: the path of the module, True for
+        the input or False for the output, and the events (# stands for the layer number). An input is listed
+        only if no module returns the event."""
         read = ((path, module_meaning(self.engine, f"{path}.input")) for path in self.outputs)
         return (
             *((path, False, self.in_layer(path)) for path in self.outputs),
@@ -71,7 +73,7 @@ class Modules:
         return names_of(self.engine)[name][0]
 
     def in_layer(self, path: str = "") -> tuple[str, ...]:
-        """Return the events, with # for the layer number, that a layer or one of its modules returns.
+        """Return the events that a layer or a module in a layer returns. # stands for the layer number.
 
         A fused product contains several events side by side, all of the same width.
         """
@@ -117,8 +119,8 @@ class TorchDecoder:
 
 
 def find_decoder(model: Any) -> TorchDecoder:
-    """Find the decoder in a model by the names of its modules. Raises InputError unless the model has exactly
-    one decoder."""
+    """Find the decoder in a model by the names of modules. Raises InputError unless exactly one decoder
+    exists."""
     kind = type(model).__name__
     if not hasattr(model, "named_modules"):
         raise InputError(f"record(): expected a PyTorch model, found {kind}")
@@ -136,7 +138,7 @@ def find_decoder(model: Any) -> TorchDecoder:
             f" {', '.join(list(modules)[1:6]) or 'no modules'} ..."
         )
     if len(decoders) > 1:
-        raise InputError(f"{kind} holds {len(decoders)} decoders ({', '.join(decoders)}): record one of them")
+        raise InputError(f"{kind} has {len(decoders)} decoders ({', '.join(decoders)}): record one of them")
     ((name, family),) = decoders.items()
     layers = list(getattr(modules[name], family.layers))
     for i, layer in enumerate(layers):
@@ -161,7 +163,7 @@ def expected_events(decoder: TorchDecoder) -> list[str]:
 def _check_layer(family: Modules, name: str, layer: Any) -> None:
     """Raise InputError unless the layer has every required module, and no other module with weights.
 
-    With other modules, such as Gemma's norms after attention and MLP, the outputs would be other events.
+    Other modules, such as Gemma's norms after attention and MLP, change the meaning of the outputs.
     """
     for path in family.outputs:
         if path not in family.optional and module_at(layer, path) is None:
@@ -177,7 +179,7 @@ def _check_layer(family: Modules, name: str, layer: Any) -> None:
 
 
 def module_at(layer: Any, path: str) -> Any:
-    """Return the module at a path below a layer, or None if there is none."""
+    """Return the module at a path in a layer, or None if the path does not exist."""
     for name in path.split(".") if path else ():
         layer = None if layer is None else layer._modules.get(name)
     return layer

@@ -1,4 +1,4 @@
-"""Read a trace that was written with --json: events, statistics of events, and arrays, if any."""
+"""Read a trace that was written with --json: events, statistics of events, and arrays if there are any."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from .layouts import OWN, Leftover, Recorded, list_at, readable, whole_numbers
 from .recording import Recording
 from .stored_arrays import check_name
 
-_INFINITE = ("Infinity", "-Infinity")  # JSON has no infinity, but a norm may overflow
+_INFINITE = ("Infinity", "-Infinity")  # written as text, because JSON has no infinity
 _COUNTS = ("count", "zero_count", "nan_count", "inf_count")
 _MOMENTS = ("mean", "std", "l2_norm", "min", "max", "max_abs")
 _MAX_DIMS = 8
@@ -63,7 +63,8 @@ def open_document(path: Path) -> Recording:
 
 
 def _reading(path: Path, event: TraceEvent, record: Mapping[str, Any]) -> Callable[[], Array]:
-    """Return a function that returns the array of an event, or raises InputError if there is no array."""
+    """Return a function that loads the array of an event. The function raises InputError if there is no
+    array."""
     where = f"{path}: {readable(event.name)}"
     if "values" in record:
         return partial(np.asarray, _values(where, record["values"], event))
@@ -97,7 +98,7 @@ def _event(where: str, record: Any) -> TraceEvent:
 
 
 def _stats(where: str, record: Any, size: int) -> TensorStats:
-    """Return the statistics of up to `size` elements. Attention does not count masked elements."""
+    """Return the statistics of at most `size` elements. Masked elements of attention are not counted."""
     names = [field.name for field in fields(TensorStats)]
     if not isinstance(record, dict) or record.keys() != set(names):
         raise FileFormatError(f"{where}: expected the statistics {', '.join(names)}, found {brief(record)}")
@@ -112,16 +113,16 @@ def _stats(where: str, record: Any, size: int) -> TensorStats:
     count = record["count"]
     finite = count - record["nan_count"] - record["inf_count"]
     if record["zero_count"] > finite:
-        raise fail("nan_count", f"at most {count:,} together with zero_count and inf_count")
+        raise fail("nan_count", f"a sum with zero_count and inf_count of at most {count:,}")
     values = dict(record)
     for name in _MOMENTS:
         value = record[name]
         is_number = type(value) in (int, float) or value in _INFINITE
         number = float(value) if is_number else math.nan  # statistics of finite elements are never NaN
         if not finite and value is not None:
-            raise fail(name, "null, since no element is finite")
+            raise fail(name, "null, because no element is finite")
         if finite and not number >= (0 if name in ("std", "l2_norm", "max_abs") else -math.inf):
-            raise fail(name, f"a number, since {finite:,} elements are finite")
+            raise fail(name, f"a number, because {finite:,} elements are finite")
         values[name] = number if finite else None
     return TensorStats(**values)
 
