@@ -21,8 +21,8 @@ ELEMENTWISE = (Activation, Multiply, Softmax, Probabilities)  # operations witho
 
 
 class OwnParameters(NamedTuple):
-    """A product with its matrix and bias, or a norm with its gain and bias. The names of the parameters do
-    not include the layer."""
+    """A product with its matrix and bias, or a norm with its gain and bias. The names of parameters do not
+    contain the layer."""
 
     row: Operation
     weight: str
@@ -32,8 +32,8 @@ class OwnParameters(NamedTuple):
 @dataclass(frozen=True, eq=False)
 class Case:
     """A wrong operation. `found` contains the values of the dump. `expected` contains the values computed
-    from the dump's inputs, in float32 or float64. `positions` are the positions of the rows, or None for all
-    positions."""
+    from the dump's inputs (float32 or float64). `positions` lists the positions of the rows, or is None for
+    all positions."""
 
     name: str
     found: Array
@@ -135,8 +135,7 @@ class Case:
         return dict.fromkeys(names, lambda name: change(self.parameter(name)))
 
     def another(self, parameter: str) -> Callable[[str], Array]:
-        """Return a replacement that reads another parameter: of the operation's layer, or outside the
-        layers."""
+        """Return a replacement that reads another parameter, of the operation's layer or outside layers."""
 
         def instead(name: str) -> Array:
             own = prefix_of(name) + parameter
@@ -152,8 +151,7 @@ class Case:
         return self.given.model.config.shapes()
 
     def whole_name(self, parameter: str) -> str:
-        """Return the full name of a parameter: in this layer, or in layer 0 if this layer lacks the
-        parameter."""
+        """Return a parameter's full name in this layer, or in layer 0 if this layer lacks the parameter."""
         own = prefix_of(self.name) + parameter
         return own if own in self.shapes else f"layer0.{parameter}"
 

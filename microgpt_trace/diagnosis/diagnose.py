@@ -181,8 +181,7 @@ class _Diagnoser(JudgedRun):
     def explain(
         self, precision: Precision, operations: Sequence[OperationResult]
     ) -> tuple[list[Finding], list[str]]:
-        """Return the findings about the first wrong operation, and the ids of the hypotheses that were
-        tried."""
+        """Return the findings about the first wrong operation, and the ids of the tested hypotheses."""
         wrong = [operation for operation in operations if not operation.holds]
         if not wrong:
             return [], []
@@ -193,7 +192,7 @@ class _Diagnoser(JudgedRun):
 
     def count(self, operations: Sequence[OperationResult]) -> int:
         """Count the operations of a pass. Operations that need an extra computation count only if the dump
-        contains their values."""
+        contains the values."""
         own = {operation.name for operation in operations}
         return sum(name in own or not self.plan[name].extra for name in self.names)
 
@@ -305,8 +304,7 @@ def diagnose(
 
 def _over_the_pass(diagnosis: Diagnosis, dumped: RecordedRun, ours: ModelRun) -> Diagnosis:
     """Return the diagnosis with an earlier first wrong operation, if `diff` finds an earlier difference. Over
-    a pass, small errors may add up to more than rounding explains. Events that the dump lacks may also
-    contain errors."""
+    a pass, small errors may add up to more than rounding explains, or the dump may lack a wrong event."""
     precision = precision_named(diagnosis.compute)
     passes = RoundedPasses(ours.model, ours.inputs, precision) if precision.coarse else None
     tolerance = tolerance_of(passes.compute, passes=passes.count) if passes else tolerance_of()

@@ -5,8 +5,7 @@ The dump's values are projected on the line between two predictions: 0 is the fi
 second. The standard error of this projection follows from the errors of the first prediction. Errors within a
 row may have one common cause, such as the row's norm, so each row contributes one error to the standard
 error. This error is at least ROW_ALIKE times the row's tolerance. All rows together may also have a common
-error. Two predictions that differ by less than ALL_ALIKE times the tolerance therefore cannot be
-distinguished.
+error. Predictions that differ by less than ALL_ALIKE times the tolerance cannot be distinguished.
 """
 
 from __future__ import annotations
@@ -39,8 +38,7 @@ Predict = Callable[[float], "Array | None"]  # number -> predicted rows, or None
 class Seen:
     """The values of an event of a dump, as rows [R, n] in float64, for comparison with predictions.
     `compared` marks the entries to compare, as in `compare_rows`. Only some rows of a large event are used.
-    If `elements` is True, errors are also compared relative to single elements, because no terms cancel in
-    the event."""
+    If `elements` is True, no terms cancel in the event, and errors are also relative to single elements."""
 
     def __init__(
         self, found: Array, expected: Array, compared: Array | None, precision: str, elements: bool = False
@@ -83,8 +81,8 @@ class Seen:
 
     def prefers(self, one: Array, other: Array, tolerances: Array) -> bool:
         """Return True if the values support the prediction `one` and reject the prediction `other`. Errors
-        are relative to the size of the row or of the element. `tolerances` lists the tolerance of each row,
-        [R, 1]."""
+        are relative to the size of the row or of the element. `tolerances` are the rows' tolerances, [R,
+        1]."""
         if self._prefers(one, other, self.sizes, tolerances):
             return True
         if not self._elements:
@@ -134,8 +132,8 @@ def best_of(family: Family, predict: Predict, seen: Seen, right: Array) -> float
 
 
 def _slope(family: Family, predict: Predict, value: float, rows: Array) -> Array | None:
-    """Return the derivative of the predicted rows with respect to `family.step(number)`, or None if the rows
-    do not change."""
+    """Return the derivative of the predicted rows by `family.step(number)`, or None if the rows are
+    constant."""
     at = family.step(value)
     if not math.isfinite(at):
         return None
@@ -168,8 +166,7 @@ def range_of(
     family: Family, predicts: Sequence[Predict], seen: Seen, best: float, tolerances: Array
 ) -> Range:
     """Return the range of numbers around the best number that the values do not exclude. A number fits if the
-    prediction of at least one function in `predicts` fits. The first function in `predicts` was used to find
-    the best number."""
+    prediction of at least one function in `predicts` fits. `predicts[0]` was used to find the best number."""
     rows = predicts[0](best)
     assert rows is not None
 
@@ -181,8 +178,8 @@ def range_of(
 
 
 def _edge(family: Family, best: float, fits: Callable[[float], bool], side: int) -> float:
-    """Return the last number on one side of the best number that fits. Steps double until a number does not
-    fit, and then halve."""
+    """Return the last number that fits on one side of the best number, by steps that double and then
+    halve."""
     bound = family.high if side > 0 else family.low
     if best == bound:
         return best

@@ -158,8 +158,7 @@ def _rows_at(case: Case, at: Callable[[float], Plan | Transform], value: float) 
 
 
 def _predict(case: Case, change: Plan | Transform, evaluation: Evaluation, right: Array) -> Array:
-    """Return the values that the operation computes with the mistake. `right` contains the values without the
-    mistake."""
+    """Return the values of the operation with the mistake. `right` contains the values without a mistake."""
     if isinstance(change, Plan):
         return evaluation.under(change).output(case.name, case.positions)
     return change(case, right)

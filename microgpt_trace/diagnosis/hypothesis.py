@@ -74,15 +74,14 @@ class Family:
     rank: int = NUMBERED
 
     def step(self, value: float) -> float:
-        """Convert a number to the scale of the search: the logarithm, or the number itself if `pivot` is
-        None."""
+        """Convert a number to the scale of the search: a logarithm, or the number if `pivot` is None."""
         if self.pivot is None or math.isinf(value):
             return value
         return math.log(value + self.pivot) if value + self.pivot > 0 else -math.inf
 
     def value(self, step: float) -> float:
-        """Convert from the scale of the search back to a number between `low` and `high`. This is the inverse
-        of `step`."""
+        """Convert a value on the scale of the search to a number between `low` and `high`. This inverts
+        `step`."""
         value = step if self.pivot is None else math.exp(min(step, 700.0)) - self.pivot
         return min(max(value, self.low), self.high)
 
@@ -96,8 +95,7 @@ class Family:
         return range.high - range.low <= 2 * TIGHT * size and range.low != self.low
 
     def hypothesis(self, value: float, id: str | None = None, claim: str | None = None) -> Hypothesis:
-        """Return the hypothesis for a number. The defaults of `id` and `claim` are the family's id and
-        claim."""
+        """Return the hypothesis for a number. The family provides the defaults of `id` and `claim`."""
         few_digits = value == float(f"{value:.2e}") and abs(value) >= 1e-3 * self.unit
         rank = self.rank if few_digits or value in self.usual else max(self.rank, ODD)
         rank = PLAIN if value in self.special and self.rank == NUMBERED else rank

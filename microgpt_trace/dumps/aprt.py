@@ -92,8 +92,7 @@ def _head(path: Path) -> bytes:
 
 
 def _stored(path: Path, folder: Path) -> Recorded:
-    """Return the tensor in a file. Raises FileFormatError if the header does not match the path or the
-    size."""
+    """Return the tensor in a file. Raises FileFormatError if the header contradicts the path or size."""
     layer = None
     if path.parent != folder:
         match = _LAYER.fullmatch(path.parent.name)
@@ -223,8 +222,8 @@ def _entries(path: Path, manifest: Mapping[str, Any]) -> dict[str, Mapping[str, 
 
 
 def _check_entry(path: Path, file: str, stored: Recorded, entry: Mapping[str, Any], length: int) -> Recorded:
-    """Return the tensor that an entry describes. Raises FileFormatError if the entry contradicts the file or
-    the tokens."""
+    """Return the tensor of an entry. Raises FileFormatError if the entry contradicts the file or the
+    tokens."""
 
     def fail(key: str, expected: object) -> FileFormatError:
         return FileFormatError(f"{path}: {file}: {key}: expected {expected}, found {brief(entry.get(key))}")

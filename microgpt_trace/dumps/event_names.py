@@ -63,11 +63,10 @@ def meaning_of(name: str) -> Meaning | None:
     Some names need care:
     - apr's `qkv_matmul` and llama.cpp's `ffn_gate` and `ffn_up` lack biases. The caller must refuse
       `qkv_matmul` for a model with biases.
-    - In transformers, the last tensor of `hidden_states` is the output of the final norm. The names do not
-      show which tensor is the last.
+    - In transformers, the last tensor of `hidden_states` is the output of the final norm, but no name shows
+      which tensor is the last.
     - The event of some names depends on the model, so these names have candidates. Examples are
-      `blocks.0.hook_resid_pre`, `mlp.hook_pre` and `mlp.hook_post` of TransformerLens, and `Qcur` and `Kcur`
-      of llama.cpp.
+      `mlp.hook_pre` and `mlp.hook_post` of TransformerLens, and `Qcur` and `Kcur` of llama.cpp.
     """
     name = without_suffix(name)
     if name.endswith((".weight", ".bias")):
@@ -110,8 +109,7 @@ def _without_wrapping(words: list[str]) -> list[str]:
 
 
 def _look_up(words: list[str]) -> Meaning | None:
-    """Return the meaning of a name, given the words of the name. The meaning contains layer and head
-    numbers."""
+    """Return the meaning of the name that consists of `words`. Layer and head numbers replace #."""
     table = _table()
     if meaning := table.get(".".join(words)):
         return meaning
@@ -148,8 +146,7 @@ _APR_SECOND = ("qkv_matmul", "layer_output")  # second names; the first are qkv_
 
 @cache
 def _own_events() -> dict[str, None]:
-    """Return the forward events of microGPT and all decoders in order. # stands for layer and head
-    numbers."""
+    """Return all forward events of microGPT and decoders. # stands for layer and head numbers."""
     from ..architecture.plans.catalogue import examples
 
     names = [_of_any_layer(name) for plan in examples() for name in plan]

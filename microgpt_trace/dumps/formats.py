@@ -48,8 +48,7 @@ _DOCUMENT = re.compile(rb'\s*\{\s*("schema"\s*:\s*"microgpt\.trace/|"record"\s*:
 def is_recording(path: Path) -> bool:
     """Return True if the content of an existing file or folder is a dump and not a model.
 
-    Every folder without config.json counts as a dump, although `open_recording` refuses a folder without
-    tensors.
+    Every folder without config.json counts as a dump, but `open_recording` refuses folders without tensors.
     """
     try:
         if path.is_dir():
@@ -65,7 +64,7 @@ def is_recording(path: Path) -> bool:
 def _holds_values(header: Mapping[str, Any], metadata: Mapping[str, str]) -> bool:
     """Return True if a safetensors file contains values of a run instead of parameters.
 
-    This is the case if we wrote the file, if a name belongs to an event, or if no name belongs to a
+    A file contains values if we wrote the file, if any name belongs to an event, or if no name belongs to a
     parameter.
     """
     if metadata.get("format") == ARRAYS_FORMAT:
@@ -77,11 +76,10 @@ def _holds_values(header: Mapping[str, Any], metadata: Mapping[str, str]) -> boo
 
 
 def open_recording(path: Path, names: NameMap | None = None) -> Recording:
-    """Open a dump: a file from `--save` or `--json`, a folder of APRT or .npy files, or a .npy, .npz or
-    safetensors file.
+    """Open a dump: a file of `--save` or `--json`, a folder (APRT, .npy), or a .npy, .npz or safetensors
+    file.
 
-    Raises FileFormatError if the file is damaged or is not a dump. Raises InputError if the map does not fit
-    the dump.
+    Raises FileFormatError if the file is damaged or not a dump, and InputError if the map does not fit.
     """
     with reading(path):
         if path.is_dir():
@@ -205,8 +203,7 @@ def _recording(
 
 
 def _token_ids(array: StoredArray) -> tuple[int, ...] | None:
-    """Return the token ids, or None if the array is not whole numbers [T] or [1, T] with a name like
-    "ids"."""
+    """Return the token ids of an array [T] or [1, T] with a name like "ids", or None for other arrays."""
     name = re.split(r"[./]", without_suffix(array.name).lower())[-1]
     length = array.shape[-1] if array.shape else 0
     if name not in _TOKENS or array.kind != "whole" or array.shape not in ((length,), (1, length)):
@@ -220,7 +217,7 @@ def _token_ids(array: StoredArray) -> tuple[int, ...] | None:
 def _by_event(
     path: Path, arrays: Sequence[StoredArray], lines: Sequence[MapEntry], layout: str
 ) -> tuple[dict[str, Recorded], list[Leftover]]:
-    """Return the tensors by event, and the leftovers. The map has priority over names, and names over second
+    """Return the tensors by event, and the leftovers. The map precedes names, and names precede second
     names."""
     by_name = {array.name: array for array in arrays}
     tensors = {line.event: _mapped(path, by_name[line.source], line) for line in lines}

@@ -48,7 +48,7 @@ class Reading:
     last_of: int = 0  # T if the tensor contains only the last position, else 0
 
     def takes(self, stored: Shape, flat: bool) -> bool:
-        """Return True if this reading fits a stored shape. If `flat` is True, a shape with one axis also
+        """Return True if this reading fits a stored shape. If `flat` is True, a shape with a single axis also
         fits."""
         lengths = _without_ones(stored)
         return lengths == _without_ones(self.axes) or (flat and lengths == (math.prod(self.axes),))
@@ -85,8 +85,7 @@ def readings_of(stored: Shape, expected: Shape, layout: str, head_dims: Collecti
     the same values are listed once.
 
     If `layout` is not empty, only this layout is allowed. If `layout` is empty, an array with a single axis
-    is read in our order. `head_dims` lists the possible widths of a head, and is empty for rows without
-    heads.
+    is read in our order. `head_dims` lists possible widths of a head, and is empty without heads.
     """
     distinct: dict[tuple[tuple[int, int], ...], Reading] = {}
     for reading in _candidates(expected, head_dims):
@@ -183,8 +182,7 @@ def _expected(name: str, recorded: Recorded, shapes: Shapes) -> Shape:
 
 
 def _head_dims(name: str, recorded: Recorded, expected: Shape, head_dim: int | None) -> Collection[int]:
-    """Return possible widths of a head: `head_dim`, or the length of any stored axis if `head_dim` is
-    None."""
+    """Return possible widths of a head: `head_dim`, or if this is None, the length of any stored axis."""
     if not _has_heads(name, recorded):
         return ()
     dims = {*recorded.shape} - {0, 1} if head_dim is None else {head_dim}
@@ -279,8 +277,7 @@ class Recorded:
 class Leftover:
     """A tensor that belongs to no event, with the reason.
 
-    If `readable` is False, `read()` raises InputError: the dump lacks the numbers, or their type is not
-    supported.
+    If `readable` is False, `read()` raises InputError: numbers are missing or have an unsupported type.
     """
 
     recorded: Recorded
@@ -307,8 +304,7 @@ def readable(text: str) -> str:
 
 
 def list_at(path: Path, values: Mapping[str, Any], key: str) -> list[Any]:
-    """Return the list `values[key]`. Raises FileFormatError, which names the file `path`, for other
-    values."""
+    """Return `values[key]`. Raises FileFormatError about the file `path` if the value is not a list."""
     value = values.get(key)
     if not isinstance(value, list):
         raise FileFormatError(f"{path}: {key}: expected a list, found {brief(value)}")

@@ -39,8 +39,7 @@ Index = tuple[int | slice, ...]
 
 @frozen
 class MapEntry:
-    """A line of a map: an event, and the tensor `source` that contains the values, with a slice and a
-    layout."""
+    """A line of a map: an event, the tensor `source` that contains its values, a slice and a layout."""
 
     event: str
     source: str
@@ -57,8 +56,7 @@ class NameMap:
     tokens: tuple[int, ...] | None = None
 
     def match(self, names: Sequence[str], dump: str) -> list[MapEntry]:
-        """Return a line of the map for each tensor of the dump that belongs to an event. Layer numbers
-        replace {i}.
+        """Return a line for each tensor of the dump that belongs to an event. Layer numbers replace {i}.
 
         Raises InputError if a tensor is missing from the dump, or two tensors are assigned to one event.
         """

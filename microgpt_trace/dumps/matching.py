@@ -1,8 +1,8 @@
 """Score how well tensors of a recording match events, by shape and values. Choose pairs by the scores.
 
 Every tensor is loaded once. Only sketches stay in memory: small samples of the values of tensors and events.
-Shape letters: F is the number of recorded tensors, E of events, N of a sketch's elements, R of a sketch's
-rows.
+Shape letters: F is the number of recorded tensors, E of events, N of elements in a sketch, and R of rows in a
+sketch.
 """
 
 from __future__ import annotations
@@ -85,8 +85,8 @@ class Stack:
     def compare(self, one: Sketch) -> Similarity:
         """Compare an array with each array of the stack.
 
-        Arrays with equal row norms also count as similar: wrong RoPE pairs and GGUF's order of rows do not
-        change the norms.
+        Arrays with equal row norms are also similar, because wrong RoPE pairs and GGUF's order do not change
+        the norms.
         """
         finite = self.finite & np.isfinite(one.values)
         mine = np.where(finite, np.clip(one.values / self.scale, -CLIP, CLIP), 0)
@@ -224,8 +224,8 @@ def products_side_by_side(plan: Plan) -> list[tuple[str, ...]]:
 
 
 def parts_of(recorded: Recorded, fused: Sequence[tuple[str, ...]], shapes: Shapes) -> Iterator[TensorPart]:
-    """Yield the tensor and its slices: one slice per product, for each entry of `fused` with the tensor's
-    width."""
+    """Yield the tensor. For each entry of `fused` with the tensor's width, also yield a slice for each
+    product."""
     source = source_name(recorded)
     yield TensorPart(recorded, source, source)
     for split, kinds in enumerate(fused, start=1):
@@ -255,12 +255,10 @@ ANCHOR = 100.0  # the score of an anchor, which outweighs all other scores
 
 
 def place(scores: Array, strength: Array) -> dict[int, int]:
-    """Match rows with columns, and return the clear matches as {row: column}. `scores` and `strength` are [R,
-    C].
+    """Return clear matches of rows and columns, {row: column}. `scores` and `strength` are [R, C].
 
     Pairs whose values agree (strength > 0) are anchors. Anchors are chosen first. If the anchors are in
-    order, other rows are matched by order. Otherwise, a row is matched with a column only if no other column
-    scores nearly as much.
+    order, other rows are matched by order. Otherwise, a matching column must be clearly the best.
     """
     anchors = _strongest(strength)
     mask = np.zeros(strength.shape, bool)

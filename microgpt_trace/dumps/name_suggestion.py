@@ -56,8 +56,7 @@ class Suggestion(NamedTuple):
     `why` is "values" if the values agree, "name" if the tensor belongs to a series of names such as
     "blk{i}_ffu", and "order" otherwise. `distance` is the relative L2 distance over a sample of the elements,
     with magnitudes clipped at 4 medians. `known` is the share of the sample that is finite in both the tensor
-    and the event. `pattern` is the name of the series, or "" if the numbers in the names differ from the
-    layer numbers.
+    and the event. `pattern` is the name of the series, or "" if the numbers in names are not layer numbers.
     """
 
     event: str
@@ -82,11 +81,9 @@ class Unplaced(NamedTuple):
 def suggest(
     recording: Recording, model: LanguageModel, events: Iterable[tuple[str, Array]], shapes: Shapes
 ) -> tuple[list[Suggestion], list[Unplaced]]:
-    """Suggest events for the tensors of a recording that have no event. Return suggestions and unmatched
-    tensors.
+    """Suggest events for leftovers of a recording. Return suggestions and unmatched tensors.
 
-    `events` yields the model's values in order of computation, [T, W] or [H, T, S]. Tensors are
-    matched in three ways:
+    `events` yields the model's values in order of computation, [T, W] or [H, T, S]. Matching has three rules:
     - Tensors whose names differ only in the layer number become the same kind of event.
     - A single tensor is matched with an event if their values agree.
     - If the agreeing tensors are in order, all other tensors are matched by order (t2 before t10). Matching
@@ -147,8 +144,8 @@ def _placed(
     """Yield each series that matches events, with the columns of the events by layer.
 
     Match series of several layers first. If there is such a series, match a single tensor with an event of a
-    layer only if the values agree. A single tensor that agrees with a matched series is a copy, and matches
-    no event.
+    layer only if the values agree. A single tensor that agrees with a matched series is a copy and not
+    matched.
     """
     columns: dict[str, dict[int | None, int]] = {}
     for column, name in enumerate(names):
@@ -174,8 +171,7 @@ def _placed(
 def _rate(one: Series, kind: str, columns: Columns, table: ScoreTable, scores: Array) -> tuple[float, float]:
     """Return the score of a series for a kind of event, and the strength of agreement of the values.
 
-    Early layers count most. Score and strength are 0 if most tensors of the series cannot be this kind of
-    event.
+    Early layers count most. Score and strength are 0 if most tensors cannot be this kind of event.
     """
     layers = [layer for layer in one.rows if layer in columns]
     pairs = [one.rows[layer] for layer in layers], [columns[layer] for layer in layers]
@@ -224,8 +220,7 @@ def _reason(row: int, names: Sequence[str], table: ScoreTable) -> str:
 def find_series(
     parts: Sequence[TensorPart], table: ScoreTable, layers: Sequence[int | None]
 ) -> Iterator[Series]:
-    """Yield series so that each tensor is in one series. Split a fused tensor into the same slices in all
-    layers.
+    """Yield series so that each tensor is in one series. Split a fused tensor in the same way in all layers.
 
     `layers` lists the layer of each event. If a name contains several numbers, the layer number is the number
     that leads to the largest series.
@@ -252,8 +247,7 @@ def find_series(
 
 
 def _candidates(shapes: Mapping[str, tuple[int, ...]]) -> list[tuple[str, dict[int, str]]]:
-    """Group tensors of one shape whose names differ only in one number. A name may contain this number
-    repeatedly."""
+    """Group tensors of one shape whose names differ in one number (which a name may repeat)."""
     groups: dict[tuple[str, tuple[int, ...]], dict[int, str]] = {}
     for source, shape in shapes.items():
         for number in islice(_NUMBER.finditer(source), 0 if "{i}" in source else _MAX_NUMBERS):
@@ -288,8 +282,7 @@ def _best_split(
 ) -> list[tuple[str, dict[int | None, int]]]:
     """Return the whole tensors or the slices of the best split, with the suffix of the name ("[:, :896]").
 
-    Prefer a split with values that agree with events, then a split with fitting shapes, then the whole
-    tensor.
+    Prefer a split with agreeing values, then a split with fitting shapes, then the whole tensor.
     """
     splits: dict[int, dict[str, dict[int | None, int]]] = {}
     for layer, indices in rows.items():

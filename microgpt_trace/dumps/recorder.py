@@ -213,8 +213,7 @@ class TorchRecording:
             self._keep(numbered(RETURNED_SECOND, self._layer), _values(weights)[0])
 
     def _take_positions(self, module: Any, args: Any, kwargs: Any) -> None:
-        """Find the positions of the logits: the head's input contains the rows of all positions or of the
-        last N."""
+        """Find the positions of the logits: all positions or the last N, as in the input of the head."""
         normed = self._decoder.family.event(self._decoder.family.norm)
         if normed not in self.arrays:
             raise InputError("record() expected the decoder to run before the head")
@@ -269,8 +268,7 @@ def _check_start(args: Sequence[Any], kwargs: Mapping[str, Any], position_ids: A
     """Raise InputError if the cache contains earlier tokens, or positions are not 0, 1, 2 ...
 
     `args` and `kwargs` are the arguments of layer 0, which receives the cache and the positions in every
-    version of transformers. Layer 0 has not yet changed the cache. `position_ids` is the input of the
-    position embedding.
+    version of transformers. `position_ids` is the input of the position embedding.
     """
     caches = [kwargs[name] for name in _CACHES if kwargs.get(name) is not None]
     for cache in [*caches, *(arg for arg in args if hasattr(arg, "get_seq_length"))]:

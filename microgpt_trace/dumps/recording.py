@@ -39,8 +39,7 @@ class Recording:
     def values_of(
         self, name: str, model: LanguageModel, length: int, alone: bool = False
     ) -> tuple[Array, Sequence[int] | None]:
-        """Return the values of an event, [T, W], [H, T, S] or [], in the model's order, and the positions of
-        the values.
+        """Return an event's values ([T, W], [H, T, S] or []) in the model's order, and the rows' positions.
 
         The positions are None if one row or number stands for all `length` positions. If `alone` is True and
         the dump contains only one array, the name of the array is ignored. Raises InputError if the event is
@@ -91,8 +90,8 @@ def agreed(what: str, sources: Iterable[tuple[str, Sequence[int] | None]]) -> tu
 
 
 def of_model(recording: Recording, events: Container[str]) -> Recording:
-    """Return the recording with the events of a model. A tensor with candidates becomes the first candidate
-    that is in `events`."""
+    """Return the recording with the events of a model. If a tensor has candidates, the tensor becomes the
+    first candidate in `events`."""
 
     def candidate(recorded: Recorded) -> str:
         return next((name for name in recorded.candidates if name in events), "")

@@ -98,8 +98,8 @@ _NUMPY_TYPES = {  # type in safetensors -> type in NumPy
 class StoredArray:
     """An array in a file.
 
-    `kind` is "floating" (`read` returns float32 or float64), "whole" (integers or booleans, unchanged) or
-    "other" (cannot be read).
+    `kind` is "floating" (`read` returns float32 or float64), "whole" (integers or booleans), or "other"
+    (unreadable).
     """
 
     name: str
@@ -210,8 +210,7 @@ def _kind(dtype: np.dtype[Any]) -> str:
 
 
 def _widened(array: Array) -> Array:
-    """Convert the array to this machine's byte order, and float16 to float32. Copy the array only if
-    needed."""
+    """Convert to this machine's byte order, and float16 to float32. Copy the array only if needed."""
     dtype = array.dtype.newbyteorder("=")
     return array.astype(np.float32 if dtype == np.float16 else dtype, copy=False)
 
@@ -260,8 +259,7 @@ def write_arrays(
 ) -> None:  # fmt: skip
     """Write named arrays to a safetensors file. Raises RunError if the system cannot write the file.
 
-    `positions` lists the position of each row of logits and probs. Every command that reads the file prints
-    the `notes`.
+    `positions` lists the position of each row of logits and probs. Commands that read the file print `notes`.
     """
     from safetensors.numpy import save as to_bytes
 

@@ -21,8 +21,7 @@ class Modules:
 
     - `embedding`: the modules before layer 0. The first module reads the tokens.
     - `positions`: the module that reads the positions.
-    - `engine`: the column of the family in `engine_names.NAMES`, which lists modules whose outputs are
-      events.
+    - `engine`: the family's column in `engine_names.NAMES`, which lists modules whose outputs are events.
     - `optional`: the modules that may be missing in a layer.
     - `rotary`: the global function that rotates q and k, in the Python module of the attention class.
     - `unlike`: an attribute of attentions that split the fused product in an unsupported way.
@@ -119,8 +118,8 @@ class TorchDecoder:
 
 
 def find_decoder(model: Any) -> TorchDecoder:
-    """Find the decoder in a model by the names of modules. Raises InputError unless exactly one decoder
-    exists."""
+    """Find the decoder in a model by the names of modules. Raises InputError unless the model contains
+    exactly one decoder."""
     kind = type(model).__name__
     if not hasattr(model, "named_modules"):
         raise InputError(f"record(): expected a PyTorch model, found {kind}")

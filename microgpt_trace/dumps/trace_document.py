@@ -1,4 +1,4 @@
-"""Read a trace that was written with --json: events, statistics of events, and arrays if there are any."""
+"""Read a trace that was written with --json: events, statistics of events, and arrays (if any)."""
 
 from __future__ import annotations
 
@@ -63,8 +63,7 @@ def open_document(path: Path) -> Recording:
 
 
 def _reading(path: Path, event: TraceEvent, record: Mapping[str, Any]) -> Callable[[], Array]:
-    """Return a function that loads the array of an event. The function raises InputError if there is no
-    array."""
+    """Return a function that loads the array of an event, or raises InputError for a missing array."""
     where = f"{path}: {readable(event.name)}"
     if "values" in record:
         return partial(np.asarray, _values(where, record["values"], event))

@@ -1,2 +1,1 @@
-"""The mistakes that are tested as explanations of a wrong operation. Each module lists the mistakes in one
-part of a model."""
+"""Possible mistakes that explain a wrong operation. Each module lists the mistakes in one part of a model."""

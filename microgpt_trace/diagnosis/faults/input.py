@@ -117,8 +117,8 @@ def nearest_tokens(case: Case) -> Array:
 
 
 def _other_tokens(case: Case, own: Array) -> Iterator[Hypothesis]:
-    """Yield the hypothesis that the dump contains the embeddings of the tokens `own`, unless these are the
-    right tokens."""
+    """Yield the hypothesis that the dump's rows belong to the tokens `own`, if any token in `own` is
+    wrong."""
     tokens, model = case.given.tokens, case.given.model
     wrong = np.flatnonzero(own != tokens)
     if not len(wrong):

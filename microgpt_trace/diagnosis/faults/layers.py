@@ -97,8 +97,7 @@ def gates(case: Case) -> Iterator[Hypothesis]:
 
 
 def _products(case: Case) -> list[Operation]:
-    """Return the element-wise products among the case's rows, their inputs, and the rows that read their
-    output."""
+    """Return the element-wise products among the case's rows, the rows' inputs, and the rows' readers."""
     near = {name for row in case.rows for name in (*row.inputs, *case.plan.readers[row.name])}
     names = {row.name for row in case.rows} | near
     return list({kind_of(row.name): row for row in case.plan.of_kind(Multiply) if row.name in names}.values())
@@ -125,7 +124,7 @@ def _hidden(case: Case, mlp: Gated, gate: str, up: str) -> Iterator[Hypothesis]:
 
 
 def _parts(case: Case, row: Operation) -> tuple[str, str]:
-    """Return the names of the two parts of a sum: "stream" for the residual stream, words such as "MLP
+    """Return the names of the two parts of a sum: "stream" for the residual stream, and words such as "MLP
     output" for other events."""
     stream, _ = case.plan.residuals.get(row.name, ("", ""))
     first, second = ("stream" if n == stream else words_of_kind(kind_of(n)) for n in row.inputs)
@@ -173,8 +172,7 @@ def _other_streams(case: Case, row: Operation) -> Iterator[Hypothesis]:
 
 
 def _post_norms(case: Case) -> Iterator[Hypothesis]:
-    """Yield hypotheses: the sum is normed, or the branch is normed before the sum, as in other
-    architectures."""
+    """Yield hypotheses: the sum or the added branch is normed, as in other architectures."""
     plan, branch, sums = case.plan, _parts(case, case.row)[1], called(case.name)
     norms = [row.kind for row in plan.of_kind(Norm) if row.layer == case.layer is not None]
     gained = [kind for kind in norms if kind.gain and not kind.head_dim]

@@ -177,13 +177,13 @@ def _head_norm(plan: Plan, row: Operation) -> Norm | None:
 
 
 def _normed_late(plan: Plan, row: Operation) -> Operation:
-    """Move a norm of heads from before a rotation to after the rotation."""
+    """Compute a norm of heads after a rotation instead of before."""
     norm = _head_norm(plan, plan[row.name])
     return row if norm is None else replace(row, otherwise=_in_sequence(row.kind, norm))
 
 
 def _rotated_early(plan: Plan, row: Operation) -> Operation:
-    """Move a rotation from after a norm of heads to before the norm. The row of the rotation then returns its
+    """Compute a rotation before a norm of heads instead of after. The row of the rotation returns its
     input."""
     if _head_norm(plan, row):
         return replace(row, otherwise=lambda row, given, x: x)

@@ -113,8 +113,7 @@ def heads(case: Case) -> Iterator[Hypothesis]:
 
 
 def head_order(case: Case) -> list[int] | None:
-    """Return for each head of the dump the number of the most similar right head, or None if the order is
-    right."""
+    """Return for each head of the dump the most similar right head, or None if the order is right."""
     if case.heads_axis is None or case.positions is not None:
         return None
     heads, right = (

@@ -35,8 +35,7 @@ PAIRED = " (and pairs are interleaved: neighbours, not halves)"
 @dataclass(frozen=True, eq=False)
 class Turning:
     """A rotation of the first n channels of each head. `frequencies` [n/2] lists the radians per position of
-    each pair of channels. `factor` multiplies cos and sin, and `offset` is the position of the first
-    token."""
+    each pair of channels. `factor` multiplies cos and sin. `offset` is the first position."""
 
     frequencies: Array
     factor: float = 1.0
@@ -54,8 +53,7 @@ class Turning:
 
 
 def in_halves(x: Array, dim: int) -> Array:
-    """Reorder the channels (or rows) of heads from adjacent pairs to halves: (0, 1), (2, 3) -> (0, D/2),
-    ..."""
+    """Reorder channels (or rows) of heads from adjacent pairs to halves: (0, 1), ... -> (0, D/2), ..."""
     pairs = x.reshape(*x.shape[:-1], -1, dim // 2, 2)
     return pairs.swapaxes(-1, -2).reshape(x.shape)
 
@@ -67,8 +65,8 @@ def in_pairs(x: Array, dim: int) -> Array:
 
 
 def turning_by(plan: Plan, round: Change | None = None, **changes: Any) -> Plan:
-    """Return the plan with another RoPE. `changes` replace fields of the model's Turning, and `round` rounds
-    the frequencies."""
+    """Return the plan with another RoPE. `changes` replace fields of the Turning, and `round` rounds
+    frequencies."""
     by_kind = dict[Rotation, Turning]()
     for kind in dict.fromkeys(plan.kinds(Rotation)):
         turning = replace(Turning(*right_frequencies(kind.rope, kind.head_dim)), **changes)
@@ -93,8 +91,7 @@ def rope(case: Case) -> Iterator[Hypothesis | Family]:
 
 
 def _turns(case: Case, kind: Rotation, adjacent: bool) -> Turns | None:
-    """Measure the rotation between the input and the output, if the dump contains the input and the
-    output."""
+    """Measure the rotation from the input to the output, if the dump contains these two events."""
     if not case.alone or len(case.found) < 2:
         return None
     return measure(case.inputs[0], case.found.astype(np.float64), kind.head_dim, adjacent)
@@ -122,8 +119,7 @@ def _directions(case: Case, own: Turning) -> Iterator[Mistake]:
 
 
 def _subject(case: Case) -> str:
-    """Return the beginning of a claim that continues with "rotated ...", such as "your values are your own
-    q"."""
+    """Return the beginning of a claim, such as "your values are your own q", before "rotated ..."."""
     if not isinstance(case.row.kind, Rotation):
         return "your values follow from q and k"
     (source,) = case.row.inputs
@@ -204,8 +200,7 @@ def _other(
 def _numbers(
     family: Callable[..., Family], kind: Rotation, own: Turning, measured: Turns | None
 ) -> Iterator[Family]:
-    """Yield families of mistakes: positions are scaled or shifted, or cos and sin are multiplied by a
-    number."""
+    """Yield families of mistakes: positions are scaled or shifted, or cos and sin are multiplied."""
     linear = {"low": -math.inf, "pivot": None, "unit": 1.0}
     offsets, factors, sizes = [1.0, -1.0], list(STRETCHES), list[float]()
     if measured is not None:
@@ -231,8 +226,7 @@ def _numbers(
 
 
 def frequencies(case: Case) -> Iterator[Hypothesis]:
-    """Yield hypotheses: some pairs are rotated at other frequencies. These frequencies need no common
-    cause."""
+    """Yield hypotheses: some pairs are rotated at other frequencies, without a common factor."""
     kind = case.kind(Rotation)
     for adjacent in (False, True):
         turns = None if kind is None else _turns(case, kind, adjacent)
@@ -291,8 +285,7 @@ def _pairs(x: Array, dim: int, adjacent: bool) -> Array:
 
 
 def nearest(measured: Array, own: float, frequencies: Callable[[float], Array]) -> float:
-    """Return the number whose frequencies are nearest to the measured frequencies. Try a grid of numbers
-    around the model's number."""
+    """Try a grid of numbers. Return the number whose frequencies are nearest to the measured frequencies."""
     values = [own * step for step in GRID if own * step > 1 and step != 1]
 
     def distance(value: float) -> float:

@@ -58,8 +58,7 @@ def biases(case: Case) -> Iterator[Family]:
 
 
 def _others(case: Case) -> Iterator[Hypothesis]:
-    """Yield hypotheses: the operation uses another matrix, gain or bias, or another matrix or gain and its
-    bias."""
+    """Yield hypotheses: the operation uses another matrix, gain or bias, or another weight and bias."""
     matrices, gains = ([own.weight for own in case.parameters(kind)] for kind in (Linear, Norm))
     for id, what, names in (
         ("another-weight", "matrix", matrices),
@@ -115,8 +114,7 @@ def matrices(case: Case) -> Iterator[Hypothesis]:
 
 
 def _orders(case: Case) -> Iterator[Hypothesis]:
-    """Yield hypotheses: the rows of q, k and v are in the order of pairs, or were converted to halves
-    twice."""
+    """Yield hypotheses: rows of q, k and v are in pairs, or were converted to halves twice."""
     of_heads = [own for own in case.parameters(Linear) if own.row.name in case.plan.heads]
     for id, words, order in ORDERS:
         for chosen in (*([one] for one in of_heads), *([of_heads[:2]] if len(of_heads) > 1 else [])):
@@ -157,8 +155,7 @@ def _of_layer(case: Case, away: int, name: str) -> Array:
 
 class Misreading(NamedTuple):
     """A wrong way to read a stored matrix. `type` is the wrong type of the bytes. The other fields change a
-    step of decoding: the bytes of the blocks [N, B] (`raw`), the unpacked integers and scales (`quants`), or
-    the values [N, S]."""
+    step of decoding: bytes of blocks [N, B] (`raw`), integers and scales (`quants`), or values [N, S]."""
 
     id: str
     claim: str
@@ -280,8 +277,7 @@ def _decoded(tensor: StoredTensor, wrong: Misreading, raw: Array) -> Array:
 
 
 def _rows(tensor: StoredTensor, wrong: Misreading, row: Operation, given: ReferenceInputs) -> Array:
-    """Decode the embedding rows of the tokens, [T, C], in the wrong way, which may need scales of
-    neighbouring rows."""
+    """Decode the embedding rows of the tokens, [T, C], in the wrong way. Neighbouring rows provide scales."""
     tokens = given.tokens
     around = np.unique(np.clip([tokens - 1, tokens, tokens + 1], 0, tensor.shape[0] - 1))
     raw = tensor.data.reshape(tensor.shape[0], -1)[around]
