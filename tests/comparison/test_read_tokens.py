@@ -79,7 +79,7 @@ def test_only_the_wrong_token_among_ambiguous_ones_is_named(model, values, tmp_p
     path = write_npz(tmp_path / "d.npz", {"embed.tok": wrong, "tokens": np.array(TOKENS)})
     found = diagnose(path, model).diagnosis
     print(found.findings)
-    assert found.findings[0].claim.endswith("your row at position 2 is that of token 33, not 44")
+    assert found.findings[0].claim.endswith("your row at position 2 belongs to token 33, not 44")
 
 
 @pytest.mark.parametrize("token", [20, 21])

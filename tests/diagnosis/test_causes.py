@@ -65,9 +65,8 @@ BASE = {f"attn.{n}_rope": {"settings": {"rope_theta": 1e5}} for n in "qk"}
 
 def test_a_short_text_names_both_bases_that_fit(decoders):
     (found,) = findings(decoders("qwen2"), BASE, Q_ROPE, TOKENS[:2])
-    assert found.claim.endswith(
-        "the base is 100,000 or 150,000, the model says 1e+06 (64,500 to 164,000 fit as well)"
-    )
+    numbers = "100,000 or 150,000, the model says 1e+06 (numbers from 64,500 to 164,000 fit equally well)"
+    assert found.claim.endswith(f"the base is {numbers}")
     assert found.low < 1e5 < 1.5e5 < found.high < 2.5e5
 
 
@@ -98,7 +97,7 @@ def test_a_missing_eps_is_named_as_0(decoders, tokens):
     """For one row a factor, power or exponent fits too, but with numbers that nobody would choose."""
     (found,) = findings(decoders("llama_gqa"), {"attn.norm": {"eps": 0.0}}, NORM, tokens, rounding=None)
     assert found.value == found.low == 0 < found.high < 1e-6
-    assert "eps is 0, the model says 1e-05 (anything up to" in found.claim
+    assert "eps is 0, the model says 1e-05 (numbers up to" in found.claim
 
 
 @pytest.mark.parametrize(
@@ -205,14 +204,18 @@ base = partial(Family, "base", lambda value: None, "the base is {}".format, own=
 CALLED = [
     (base(), (499_990, 500_001, 500_010), 5e5, "the base is 500,000"),
     (base(), (123_400, 123_456, 123_500), 123_500, "the base is 123,500"),
-    (base(), (2.2e5, 4e5, 6.1e5), 5e5, "the base is 250,000 or 500,000 (220,000 to 610,000 fit as well)"),
-    (base(), (3e5, 4e5, 4.5e5), 4e5, "the base is 400,000 (300,000 to 450,000 fit as well)"),
-    (base(high=1e9), (3e8, 4e8, 1e9), 4e8, "the base is 4e+08 (3e+08 and more fit as well)"),
-    (base(usual=(0.0, 1e-6)), (0, 1e-9, 5e-8), 0, "the base is 0 (anything up to 5e-08 fits as well)"),
+    (
+        base(), (2.2e5, 4e5, 6.1e5), 5e5,
+        "the base is 250,000 or 500,000 (numbers from 220,000 to 610,000 fit equally well)",
+    ),
+    (base(), (3e5, 4e5, 4.5e5), 4e5,
+     "the base is 400,000 (numbers from 300,000 to 450,000 fit equally well)"),
+    (base(high=1e9), (3e8, 4e8, 1e9), 4e8, "the base is 4e+08 (numbers from 3e+08 up fit equally well)"),
+    (base(usual=(0.0, 1e-6)), (0, 1e-9, 5e-8), 0, "the base is 0 (numbers up to 5e-08 fit equally well)"),
     (base(special={2.0: ("twice", "turned twice")}), (1.99, 2.01, 2.02), 2, "turned twice"),
     (
         base(special={2.0: ("twice", "turned twice")}), (1.5, 1.9, 2.5), 2,
-        "turned twice (1.5 to 2.5 in place of 2 fit as well)",
+        "turned twice (numbers from 1.5 to 2.5 in place of 2 fit equally well)",
     ),
 ]  # fmt: skip
 

@@ -216,7 +216,7 @@ def test_operations_that_a_dump_lacks_are_recomputed(decoders):
     context = next(o for o in found.operations if o.name == CONTEXT)
     assert (found.clean, context.inputs) == (True, (NORM,))
     assert context.recomputed == tuple(f"layer0.attn.{n}" for n in lacking)
-    assert (Q, "the dump does not have it") in found.untested
+    assert (Q, "the dump does not contain this event") in found.untested
 
 
 def test_logits_of_only_the_last_position_are_judged(decoders):

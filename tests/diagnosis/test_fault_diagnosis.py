@@ -41,8 +41,8 @@ NAMED = {
     "nan": ("nan",), "inf": ("infinite",), "wrong_element": ("only the element",), "zeros": ("zeros",),
     "wrong_row": ("only position", "your row at position"), "noise_row": ("only position",),
     "clip": ("clipped",), "nibbles_swapped": ("high nibbles are read before",),
-    "nibbles_interleaved": ("as neighbours",), "minimum_ignored": ("the minima are ignored",),
-    "zero_point_missing": ("is not subtracted",), "zero_point_off_by_one": ("the zero point is off",),
+    "nibbles_interleaved": ("nibbles alternate",), "minimum_ignored": ("the minima are ignored",),
+    "zero_point_missing": ("is not subtracted",), "zero_point_off_by_one": ("the zero point is wrong by",),
     "scale_of_next_block": ("the scale of the next",),
 }  # fmt: skip
 

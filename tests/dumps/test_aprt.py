@@ -159,7 +159,7 @@ def test_lm_head_has_only_the_last_position(models, tmp_path, positions, there):
     if there:
         assert recording.tensors["logits"].read().tobytes() == done["logits"][-1:].tobytes()
     else:
-        assert "no logits" in reasons["logits"]
+        assert "needs the logits of the last position" in reasons["logits"]
 
 
 def test_a_fused_stage_needs_all_its_events(models, tmp_path):
@@ -173,7 +173,7 @@ def test_a_fused_stage_needs_all_its_events(models, tmp_path):
 def test_notes_come_from_the_manifest(models, emma, tmp_path):
     write_aprt(traced(models["qwen3"]), tmp_path / "out")
     *notes, of_layers = open_aprt(tmp_path / "out").notes
-    assert notes == ["lm_head has only the row of the last position, as in apr"]
+    assert notes == ["lm_head contains only the row of the last position, as in apr"]
     assert of_layers.startswith("left out: layer*.attn.q_norm, layer*.attn.k_norm, probs and 1 more: apr has")
     write_aprt(trace(emma, "emma", backward=True), tmp_path / "emma")
     reasons = {array["name"]: array["reason"] for array in manifest_of(tmp_path / "emma")["left_out"]}
@@ -252,7 +252,7 @@ def test_qkv_bias_goes_before_qkv_matmul(tmp_path):
     recording = open_aprt(tmp_path)
     assert recording.tensors["layer0.attn.q"].read().tolist() == [4, 5, 6]
     assert reasons_of(tmp_path) == {
-        "layer-0/qkv_matmul.bin": "it lacks the biases; q, k and v are read from qkv_bias"
+        "layer-0/qkv_matmul.bin": "qkv_matmul lacks the biases; q, k and v are read from qkv_bias"
     }
     assert recording.notes == ()
 
@@ -263,7 +263,7 @@ def test_stages_without_an_event_become_leftovers_with_a_reason(tmp_path):
         layer0__strange=[1], layer0__post_ffn_residual=[1], layer0__layer_output=[2], embedding=[1],
     )  # fmt: skip
     assert reasons_of(tmp_path) == {
-        "layer-0/moe_router.bin": "we have no such event",
+        "layer-0/moe_router.bin": "none of our events corresponds to this stage",
         "layer-0/final_norm.bin": "the stage does not belong to layer 0",
         "layer-1/embedding.bin": "the stage does not belong to layer 1",
         "ffn_up.bin": "the stage does not belong to the whole model",

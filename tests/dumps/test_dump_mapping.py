@@ -153,7 +153,7 @@ MANY_PARTS = "\n".join([f"[{'.'.join('a' * 20_000)}]", *(f"k{i}=1" for i in rang
         (f'[events]\n"logits" = "x[0{" " * 5000}z]"', "expected indices and slices"),
         (f'[events]\n"logits" = "x[{":" * 50_000}]"', "expected indices and slices"),
         (f'[events]\n"logits" = "x{" " * 50_000}z["', None),
-        (MANY_PARTS, "too many dots in its keys"),
+        (MANY_PARTS, "too many dots in the keys"),
     ],
     ids=["blanks in a slice", "colons", "blanks in a name", "many parts"],
 )

@@ -248,7 +248,8 @@ def test_splits_rows_that_are_side_by_side(stored):
 
 def test_rejects_events_that_cannot_be_side_by_side():
     assert "expected [T, C] [9, 128]" in refusal(Q, record(numbers(9, 64), beside=QKV))
-    assert f"the rows of {SCORES} cannot be" in refusal(Q, record(numbers(9, 64), beside=(Q, SCORES)))
+    problem = refusal(Q, record(numbers(9, 64), beside=(Q, SCORES)))
+    assert f"{SCORES} cannot be a part of a fused tensor" in problem
     assert "this model has no event 'gone'" in refusal(Q, record(numbers(9, 64), beside=(Q, "gone")))
 
 

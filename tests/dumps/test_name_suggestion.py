@@ -167,7 +167,7 @@ def test_does_not_suggest_copies_and_known_events(drafted, model, own):
 def test_lists_undecided_tensors(drafted, model, own):
     text, lines = drafted(model, {"t0": own["embed.tok"], "t1": numbers(7, 48, seed=1)})
     assert found_in(lines) == {"t0": "embed.tok"}
-    assert '# not placed: "t1" [7, 48]: values, names and order do not decide' in text
+    assert '# not placed: "t1" [7, 48]: values, names and order do not determine the event' in text
     assert "events: 1 placed; tensors not placed: 1" in text
 
 
@@ -340,7 +340,8 @@ def test_lists_undecided_series(drafted, deeper):
     files, truth = engine_names(faulty(deeper, "*.attn.context"))
     text, lines = drafted(deeper, files)
     assert found_in(lines).items() <= truth.items()
-    assert '# not placed: "blk{i}_ffg" [7, 48] of 4 layers: values, names and order do not decide' in text
+    reason = "values, names and order do not determine the event of this tensor"
+    assert f'# not placed: "blk{{i}}_ffg" [7, 48] of 4 layers: {reason}' in text
 
 
 def test_a_norm_that_does_nothing_is_a_copy(drafted, deeper):
@@ -375,7 +376,7 @@ def test_lists_arrays_of_other_types(model, own, tmp_path):
         np.save(tmp_path / f"t{i}.npy", array)
     text = drafted_map([open_recording(tmp_path), model], None, TOKENS)
     assert '"embed.tok" = "t0"' in text
-    assert '# not placed: "t1" [7, 32]: numbers of type complex128, which no event has' in text
+    assert '# not placed: "t1" [7, 32]: no event contains numbers of type complex128' in text
 
 
 def test_the_loss_of_a_pair_is_the_distance_to_the_next_best_one():

@@ -99,7 +99,7 @@ def left_out(target):
 def test_every_event_agrees_with_our_trace(case, folder_of, target):
     folder = folder_of(case)
     assert_same(recorded(torch_model(folder), target), own_events(folder))
-    assert left_out(target) == ["attn.scores, attn.head*, probs, loss: no module returns them"]
+    assert left_out(target) == ["attn.scores, attn.head*, probs, loss: no module returns these values"]
     assert not open_recording(target).leftovers
 
 
@@ -264,10 +264,10 @@ REFUSED = {
     "shifted": (lambda m: m(IDS, position_ids=torch.arange(1, 8)[None]), r"expected 0 to 6, found \[1, 2"),
     "some logits": (
         lambda m: m(IDS, logits_to_keep=torch.tensor([0, 2])), "all positions or the last N"),
-    "earlier tokens": (lambda m: m(IDS, past_key_values=m.earlier), "found one with earlier tokens"),
+    "earlier tokens": (lambda m: m(IDS, past_key_values=m.earlier), "found a cache with earlier tokens"),
     "earlier tokens, positions from 0": (
         lambda m: m(IDS, past_key_values=m.earlier, position_ids=torch.arange(7)[None]),
-        "found one with earlier tokens"),
+        "found a cache with earlier tokens"),
     "two passes": (lambda m: (m(IDS), m(IDS)), "expected one forward pass, found a second pass"),
     "generate": (
         lambda m: m.generate(IDS, max_new_tokens=2, do_sample=False, pad_token_id=1, eos_token_id=[]),
@@ -382,5 +382,5 @@ def test_dropout_with_probability_0_is_not_active(target):
 
 def test_rejects_a_model_with_two_decoders(model, target, folder):
     both = torch.nn.ModuleDict({"draft": torch_model(folder), "target": model})
-    with pytest.raises(InputError, match=r"holds 2 decoders \(draft.model, target.model\)"):
+    with pytest.raises(InputError, match=r"has 2 decoders \(draft.model, target.model\)"):
         record(both, target).__enter__()

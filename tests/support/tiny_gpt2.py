@@ -152,15 +152,15 @@ GPT2_FAULTS = {  # faults of LayerNorm and learned positions, which support/faul
     "bias of a norm twice": (FIRST, {"bias": 2.0}, ("bias attn_bnorm is added twice",)),
     "neither gain nor bias": ("layer0.mlp.norm", {"gain": ""}, ("gain and bias",)),
     "another norm's gain and bias": (
-        FIRST, {"gain": "post_attention_layernorm"}, ("gain and bias are those of mlp_norm",),
+        FIRST, {"gain": "post_attention_layernorm"}, ("gain and bias belong to mlp_norm",),
     ),
     "another norm's bias": (
         "final.norm", {"bias_of": "model.layers.1.post_attention_layernorm"}, ("bias",),
     ),
     "unbiased variance": ("final.norm", {"divisor": 31}, ("unbiased variance",)),
     "eps outside the root": (FIRST, {"inside": False}, ("outside",)),
-    "norm skipped, gain and bias kept": (FIRST, {"power": 0.0, "centred": False}, ("not its gain and bias",)),
-    "only centred": (FIRST, {"power": 0.0}, ("no division follows",)),
+    "norm skipped, gain and bias kept": (FIRST, {"power": 0.0, "centred": False}, ("only its gain and bias",)),
+    "only centred": (FIRST, {"power": 0.0}, ("and does not divide",)),
     "bias twice": ("layer0.mlp.up", {"bias": 2.0}, ("bias", "twice")),
     "positions one late": ("embed.pos", {"offset": 1}, ("position",)),
     "positions missing": ("embed.sum", {"added": 0.0}, ("embed.pos", "position", "missing")),
