@@ -135,7 +135,8 @@ class Case:
         return dict.fromkeys(names, lambda name: change(self.parameter(name)))
 
     def another(self, parameter: str) -> Callable[[str], Array]:
-        """Return a replacement that reads another parameter, of the operation's layer or outside layers."""
+        """Return a replacement that reads another parameter, in the operation's layer or outside the
+        layers."""
 
         def instead(name: str) -> Array:
             own = prefix_of(name) + parameter

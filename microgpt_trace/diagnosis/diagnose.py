@@ -40,10 +40,10 @@ if TYPE_CHECKING:
     from ..dumps.mapping import NameMap
 
 NONE: Partial = MappingProxyType({})
-MOST_PRODUCTS = 0.8  # wrong share of the products of an engine that rounds the inputs of products
+MOST_PRODUCTS = 0.8  # an engine may round the inputs of products if this share of the products is wrong
 EXPLAINED = 0.5  # an offered precision must reduce an error to at most this share
 
-# Stage 1: simple mistakes. Stage 2: wrong reading of matrices. Stage 3: descriptions of the wrong values
+# Simple mistakes. Then matrices, decoded wrongly or from another layer. Then descriptions of wrong values.
 STAGES: tuple[tuple[Generator, ...], ...] = (
     (
         output.nonfinite, output.zeros, entrance.embedding, entrance.positions, matrices.biases, rope.rope,
@@ -264,7 +264,7 @@ def diagnose(
     """Diagnose a dump, a recording or a path, as `microgpt diagnose` does.
 
     The tokens are the argument `tokens`, or else the tokens in the map, or else the tokens in the dump. If
-    all of these are missing, the tokens are found by the embedding in the dump. If there is also a `text`,
+    these sources lack tokens, the tokens are found by the embedding in the dump. If there is also a `text`,
     the diagnosis reports where the text's tokens differ. `map`, `layouts` and `compute` have the same meaning
     as in `diff`. Raises InputError if the dump has no value of an event of the model.
     """

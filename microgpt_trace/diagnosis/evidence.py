@@ -18,9 +18,9 @@ import numpy as np
 from ..arrays.stats import Array
 from .hypothesis import Family, Range
 
-ROW_ALIKE, ALL_ALIKE = 1 / 8, 1 / 3  # common error of one row, and of all rows; shares of the tolerance
+ROW_ALIKE, ALL_ALIKE = 1 / 8, 1 / 3  # common error of one row and of all rows, as a share of the tolerance
 SURELY = 5.0  # smallest distance of the values from a rejected prediction, in standard errors
-CLOSE = 0.25  # values support a prediction within this share of the distance to the other prediction
+CLOSE = 0.25  # maximum distance from a supported prediction, in distances of the predictions
 MOST = 1 << 20  # the largest number of elements examined
 TINY = 2.0**-24  # an element counts as at least this size, relative to the row's size
 SMALLEST = {"f16": 2.0**-14}  # smallest number with full precision in a type
@@ -71,7 +71,8 @@ class Seen:
         return np.where(self._marks & np.isfinite(rows), rows, self.found)
 
     def of_rows(self, per_row: Array) -> Array:
-        """Return the numbers of the used rows, [R, 1]. `per_row` has a number for each row of the event."""
+        """Return the numbers of the used rows, [R, 1]. `per_row` contains a number for each row of the
+        event."""
         return np.asarray(per_row)[self._rows][:, None]
 
     def error(self, prediction: Array) -> float:

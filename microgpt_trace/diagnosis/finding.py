@@ -136,8 +136,8 @@ def _in_range(case: Case, family: Family, range: Range) -> Outcome:
 
 
 def elsewhere(case: Case, hypothesis: Hypothesis, family: Family | None = None) -> Outcome | None:
-    """Test a hypothesis on this case that was formed for another operation. For a `family`, fit the number to
-    this case. Return None if the mistake is impossible in this case."""
+    """Test a hypothesis about another operation on this case. For a `family`, fit the number to this case.
+    Return None if the mistake is impossible in this case."""
     try:
         if family is None or hypothesis.value is None:
             return assess(case, hypothesis)

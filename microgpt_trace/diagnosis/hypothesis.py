@@ -50,7 +50,7 @@ class Family:
     `special`, and stays between `low` and `high`.
 
     - `at(number)` returns the `change` of the Hypothesis. `coarse(number)` returns the `change` for an engine
-      that rounds the values computed from the number. `claim(number in words)` returns the claim.
+      that rounds the values computed from the number. `claim(words)` returns the claim for a number in words.
     - `own` is the model's number, which is not a mistake. The numbers in `silent` are not reported, because
       other hypotheses cover these numbers.
     - `usual` lists numbers that people choose. `special` maps numbers to a separate id and claim.
@@ -80,8 +80,8 @@ class Family:
         return math.log(value + self.pivot) if value + self.pivot > 0 else -math.inf
 
     def value(self, step: float) -> float:
-        """Convert a value on the scale of the search to a number between `low` and `high`. This inverts
-        `step`."""
+        """Convert a value on the scale of the search to a number between `low` and `high`. This function
+        inverts `step`."""
         value = step if self.pivot is None else math.exp(min(step, 700.0)) - self.pivot
         return min(max(value, self.low), self.high)
 

@@ -39,8 +39,8 @@ _LAYER, _A_LAYER = re.compile(r"layer-(0|[1-9][0-9]{0,8})"), re.compile(r"layer[
 def events_of(stage: str, layer: int | None) -> tuple[str, ...]:
     """Return the events in the file of a stage. The layer is None for stages of the whole model.
 
-    A file may contain the columns of several events. For "embedding", the result is two events: the embedding
-    of a decoder and of a microGPT. Returns () if no event belongs to this stage and layer.
+    A file may contain the columns of several events. For "embedding", the result contains two events: the
+    embeddings of a decoder and of a microGPT. Returns () if no event belongs to this stage and layer.
     """
     globs = ALIASES.get("qkv_matmul" if stage == "qkv_bias" else stage, ())  # our qkv includes biases
     if stage == "embedding":

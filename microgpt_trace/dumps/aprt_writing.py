@@ -68,7 +68,7 @@ def write_aprt(trace: Trace, folder: Path) -> int:
 
 
 def _plan_files(trace: Trace, arrays: Arrays) -> tuple[list[StageFile], dict[str, str]]:
-    """Return the files to write, and the arrays that are left out with the reasons."""
+    """Return the files to write, and the reason for each omitted array."""
     left_out = dict.fromkeys(arrays, "apr has no such stage")
     entries = []
     for stage, layer in _stages(trace):

@@ -37,7 +37,8 @@ _CLEAR_NAME = re.compile(r"model\.transformer\.(h\.#\.(ln|attn|mlp).*|ln_f)")
 class Meaning:
     """The meaning of a name in a dump: one event, several events, or the reason why no event matches.
 
-    - `events`: the events in the tensor. A fused tensor contains several events side by side, in this order.
+    - `events`: the events in the tensor. A fused tensor contains several events side by side, in the order of
+      the list.
     - `reason`: the reason why the tensor cannot be compared, if there is no event.
     - `adjacent`: True if the two channels of a RoPE pair may be side by side, as in GGUF files.
     - `layout`: the layout of the tensor, with the values of `Recorded.layout`.

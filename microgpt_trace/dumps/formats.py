@@ -1,7 +1,7 @@
 """Open a dump of any format. The content of the file decides the format. Arrays are loaded only when needed.
 
-The map assigns a tensor to an event. Without a line in the map, the name of the tensor decides. A tensor that
-belongs to no event becomes a leftover of the recording, with the reason.
+The map assigns a tensor to an event. Without a line for the tensor in the map, the name of the tensor
+determines the event. A tensor that belongs to no event becomes a leftover of the recording, with the reason.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from .stored_arrays import (
 _TOKENS = ("tokens", "ids", "input_ids", "token_ids")
 _MAX_TOKENS = 1 << 20
 _UNKNOWN = Meaning(reason="no event has that name")
-_HEAD = 1 << 12  # the first bytes of a file decide the format
+_HEAD = 1 << 12  # number of bytes at the start of a file that show the format
 _PARAMETER = re.compile(r"wte|wpe|.*\.(weight|bias)|layer[0-9]+\.(attn_w|mlp_fc|mlp_w).*", re.DOTALL)
 _DOCUMENT = re.compile(rb'\s*\{\s*("schema"\s*:\s*"microgpt\.trace/|"record"\s*:\s*"trace")')
 
@@ -76,8 +76,8 @@ def _holds_values(header: Mapping[str, Any], metadata: Mapping[str, str]) -> boo
 
 
 def open_recording(path: Path, names: NameMap | None = None) -> Recording:
-    """Open a dump: a file of `--save` or `--json`, a folder (APRT, .npy), or a .npy, .npz or safetensors
-    file.
+    """Open a dump: a file of `--save` or `--json`, a folder of APRT or .npy files, or a .npy, .npz or
+    safetensors file.
 
     Raises FileFormatError if the file is damaged or not a dump, and InputError if the map does not fit.
     """
@@ -217,8 +217,7 @@ def _token_ids(array: StoredArray) -> tuple[int, ...] | None:
 def _by_event(
     path: Path, arrays: Sequence[StoredArray], lines: Sequence[MapEntry], layout: str
 ) -> tuple[dict[str, Recorded], list[Leftover]]:
-    """Return the tensors by event, and the leftovers. The map precedes names, and names precede second
-    names."""
+    """Return the tensors by event, and the leftovers. Use the map first, then names, then second names."""
     by_name = {array.name: array for array in arrays}
     tensors = {line.event: _mapped(path, by_name[line.source], line) for line in lines}
     mapped, leftovers, sources = set(tensors), [], {line.source for line in lines}

@@ -58,7 +58,7 @@ class Reading:
 
     @property
     def in_words(self) -> str:
-        """The layout in words: "[T, H, D]", "the last row" or "one number"."""
+        """The layout in words, such as "[T, H, D]", "the last row" or "one number"."""
         if self.letters in (OWN, LAST):
             return "one number" if self.letters == OWN else "the last row"
         return f"[{', '.join(self.letters)}]"
@@ -85,7 +85,7 @@ def readings_of(stored: Shape, expected: Shape, layout: str, head_dims: Collecti
     the same values are listed once.
 
     If `layout` is not empty, only this layout is allowed. If `layout` is empty, an array with a single axis
-    is read in our order. `head_dims` lists possible widths of a head, and is empty without heads.
+    is read in our order. `head_dims` lists possible widths of a head, and is empty if rows contain no heads.
     """
     distinct: dict[tuple[tuple[int, int], ...], Reading] = {}
     for reading in _candidates(expected, head_dims):
@@ -182,7 +182,7 @@ def _expected(name: str, recorded: Recorded, shapes: Shapes) -> Shape:
 
 
 def _head_dims(name: str, recorded: Recorded, expected: Shape, head_dim: int | None) -> Collection[int]:
-    """Return possible widths of a head: `head_dim`, or if this is None, the length of any stored axis."""
+    """Return possible widths of a head. If `head_dim` is None, the length of any stored axis is possible."""
     if not _has_heads(name, recorded):
         return ()
     dims = {*recorded.shape} - {0, 1} if head_dim is None else {head_dim}
@@ -235,7 +235,7 @@ def _the_reading(name: str, recorded: Recorded, expected: Shape, head_dims: Coll
 
 
 def _in_words(readings: Sequence[Reading]) -> str:
-    """List the shapes that would fit. Of the shapes with only the last row, list only the first."""
+    """List the shapes that would fit. List only the first shape that contains just the last row."""
     last = [reading for reading in readings if reading.last_of][:1]
     shown = [*(reading for reading in readings if not reading.last_of), *last]
     return ", ".join(f"{reading.in_words} {list(reading.axes)}" for reading in shown)

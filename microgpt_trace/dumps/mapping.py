@@ -65,7 +65,7 @@ class NameMap:
             matches = list(lines_for(entry, names))
             if not matches:
                 close = _close(entry.source, names, 4)
-                hint = f"close: {', '.join(map(brief, close))}" if close else "it has no tensors"
+                hint = f"close: {', '.join(map(brief, close))}" if close else "the dump contains no tensors"
                 missing = f"{dump} has no tensor {brief(entry.source)} ({hint})"
                 raise InputError(f"{self.origin}: {entry.event}: {missing}")
             for line in matches:

@@ -26,7 +26,7 @@ from .layouts import Recorded, Shapes, fit, fits
 ROWS, ELEMENTS = 16, 512  # maximum numbers of rows and elements in a sketch
 CLIP = np.float32(4)  # clip at 4 medians, so that a huge channel (as in SmolLM2) does not dominate
 SAME = 1e-2  # values agree below this relative L2 distance; bfloat16 rounds by up to 4e-3
-SIMILAR = 0.5  # a cosine above this limit means: results of the same computation
+SIMILAR = 0.5  # arrays with a larger cosine seem to result from the same computation
 _TINY = np.float32(1e-30)
 
 
@@ -142,7 +142,7 @@ class ScoreTable:
 
     @cached_property
     def strength(self) -> Array:
-        """The strength of agreement: 2 - distance where values agree, and 0 elsewhere. [F, E]"""
+        """The strength of agreement: 2 - distance where values agree, and 0 elsewhere: [F, E]."""
         return np.where(self.agreeing, 2 - self.distance, 0)
 
 
@@ -224,7 +224,7 @@ def products_side_by_side(plan: Plan) -> list[tuple[str, ...]]:
 
 
 def parts_of(recorded: Recorded, fused: Sequence[tuple[str, ...]], shapes: Shapes) -> Iterator[TensorPart]:
-    """Yield the tensor. For each entry of `fused` with the tensor's width, also yield a slice for each
+    """Yield the whole tensor. For each entry of `fused` with the tensor's width, also yield a slice for each
     product."""
     source = source_name(recorded)
     yield TensorPart(recorded, source, source)

@@ -260,8 +260,8 @@ def _candidates(shapes: Mapping[str, tuple[int, ...]]) -> list[tuple[str, dict[i
 def _by_layer(name: str, sources: Mapping[int, str], votes: Votes, layers: int) -> tuple[dict[int, str], int]:
     """Return the tensors by layer, and the number that the names use for layer 0: 0 or 1.
 
-    Returns no tensors if the numbers are not layer numbers. This is the case if two or more numbers are not
-    layers of the model, or if most agreeing tensors agree with an event of another layer.
+    Returns no tensors if two or more numbers are not layers of the model, or if most agreeing tensors agree
+    with an event of another layer.
     """
 
     def by_layer(offset: int) -> dict[int, str]:

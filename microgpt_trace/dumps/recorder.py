@@ -131,7 +131,7 @@ class TorchRecording:
         self._wrap_rotary(hooks)
 
     def _distinct(self, path: str) -> list[Any]:
-        """Return the modules at a path in all layers. List a module that several layers share once."""
+        """Return the modules at a path in all layers. List a shared module only once."""
         modules = [module_at(layer, path) for layer in self._decoder.layers]
         return list({id(module): module for module in modules if module is not None}.values())
 
@@ -150,7 +150,7 @@ class TorchRecording:
         @wraps(rotary)
         def wrapped(*args: Any, **kwargs: Any) -> Any:
             rotated = rotary(*args, **kwargs)
-            if self._layer is not None:  # None: another model of this class is running
+            if self._layer is not None:  # the layer is None if another model of this class runs
                 heads = kwargs.get("unsqueeze_dim", 1)  # 1 for [1, H, T, D], 2 for [1, T, H, D]
                 for name, tensor in zip(TURNED, rotated, strict=True):
                     rows = tensor.transpose(1, 2) if heads == 1 else tensor

@@ -276,8 +276,8 @@ def write_arrays(
 
 
 def save_arrays(trace: Trace, path: Path, overwrite: bool = False) -> None:
-    """Write the arrays of a trace. The key of an activation is NAME (of the event), of a gradient
-    `backward/NAME`, of an update `update/NAME`."""
+    """Write the arrays of a trace. For an event NAME, the keys are NAME (activation), `backward/NAME`
+    (gradient) and `update/NAME` (update)."""
     arrays = {}
     for event in trace:
         name = event.name if event.phase == "forward" else f"{event.phase}/{event.name}"

@@ -57,9 +57,9 @@ class Modules:
 
     @cached_property
     def taps(self) -> tuple[tuple[str, bool, tuple[str, ...]], ...]:
-        """The inputs and outputs of modules in a layer to record, as tuples: the path of the module, True for
-        the input or False for the output, and the events (# stands for the layer number). An input is listed
-        only if no module returns the event."""
+        """The inputs and outputs to record in a layer. A tuple contains the path of a module, True for the
+        input or False for the output, and the events (# stands for the layer number). An input is listed only
+        if no module returns the event."""
         read = ((path, module_meaning(self.engine, f"{path}.input")) for path in self.outputs)
         return (
             *((path, False, self.in_layer(path)) for path in self.outputs),

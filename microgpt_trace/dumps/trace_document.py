@@ -112,7 +112,7 @@ def _stats(where: str, record: Any, size: int) -> TensorStats:
     count = record["count"]
     finite = count - record["nan_count"] - record["inf_count"]
     if record["zero_count"] > finite:
-        raise fail("nan_count", f"a sum with zero_count and inf_count of at most {count:,}")
+        raise fail("nan_count", f"zero_count + nan_count + inf_count of at most {count:,}")
     values = dict(record)
     for name in _MOMENTS:
         value = record[name]

@@ -19,7 +19,7 @@ from ..hypothesis import Family, Hypothesis
 from .changes import after, called, computed, fed, of_kind, reading, with_attributes
 
 CAPS = (50.0, 30.0, 20.0)  # caps that models use
-TIMES = (0.125, 0.25, 0.5, 2.0, 4.0, 8.0)  # factors of the scores at which the search starts
+TIMES = (0.125, 0.25, 0.5, 2.0, 4.0, 8.0)  # start values for the factor of the scores
 
 
 def scale(case: Case) -> Iterator[Family]:

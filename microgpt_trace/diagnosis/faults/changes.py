@@ -1,4 +1,4 @@
-"""Change plans, so that rows compute another value. The other modules of this folder list the mistakes.
+"""Change plans so that some rows compute wrong values. The other modules of this folder list the mistakes.
 
 A change replaces a row's attributes, its inputs, the values of its parameters, or its computation. Rows are
 chosen by their kind or name, in all layers.
@@ -18,7 +18,7 @@ from ...arrays.stats import Array
 
 Which = Callable[[Operation], bool]
 Compute = Callable[..., Array]  # (row, ReferenceInputs, *inputs) -> output
-Instead = Mapping[str, Callable[[str], Array]]  # name without layer -> function: full name -> array
+Instead = Mapping[str, Callable[[str], Array]]  # name without layer -> function of the full name
 
 
 def of_kind(*kinds: type[Kind]) -> Which:

@@ -124,15 +124,15 @@ def _hidden(case: Case, mlp: Gated, gate: str, up: str) -> Iterator[Hypothesis]:
 
 
 def _parts(case: Case, row: Operation) -> tuple[str, str]:
-    """Return the names of the two parts of a sum: "stream" for the residual stream, and words such as "MLP
-    output" for other events."""
+    """Name the two parts of a sum. The residual stream is called "stream", and other events have names such
+    as "MLP output"."""
     stream, _ = case.plan.residuals.get(row.name, ("", ""))
     first, second = ("stream" if n == stream else words_of_kind(kind_of(n)) for n in row.inputs)
     return first, second
 
 
 def sums(case: Case) -> Iterator[Hypothesis | Family]:
-    """Yield hypotheses: a part of a residual sum is missing, scaled, or another event."""
+    """Yield hypotheses: a part of a residual sum is missing, scaled, or replaced by another event."""
     rows = list({kind_of(row.name): row for row in case.rows_of(Add)}.values())
     alone = isinstance(case.row.kind, Add) and case.alone
     for row in rows:
@@ -167,7 +167,7 @@ def _other_streams(case: Case, row: Operation) -> Iterator[Hypothesis]:
     elif row is case.row and isinstance(plan[stream].kind, Norm):
         unnormed = reading(plan, lambda own: own is row, lambda own: (plan[stream].inputs[0], branch))
         yield Hypothesis(
-            "sum-of-unnormed", "the embedding is added before the norm of the embedding", unnormed
+            "sum-of-unnormed", "the sum adds the embedding before the norm, not after the norm", unnormed
         )
 
 

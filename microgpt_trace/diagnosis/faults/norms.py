@@ -177,14 +177,14 @@ def _head_norm(plan: Plan, row: Operation) -> Norm | None:
 
 
 def _normed_late(plan: Plan, row: Operation) -> Operation:
-    """Compute a norm of heads after a rotation instead of before."""
+    """Compute a norm of heads after a rotation instead of before the rotation."""
     norm = _head_norm(plan, plan[row.name])
     return row if norm is None else replace(row, otherwise=_in_sequence(row.kind, norm))
 
 
 def _rotated_early(plan: Plan, row: Operation) -> Operation:
-    """Compute a rotation before a norm of heads instead of after. The row of the rotation returns its
-    input."""
+    """Compute a rotation before a norm of heads instead of after the norm. The row of the rotation returns
+    its input."""
     if _head_norm(plan, row):
         return replace(row, otherwise=lambda row, given, x: x)
     readers = (plan[name] for name in plan.readers[row.name])

@@ -16,7 +16,7 @@ from ..case import Case, first_of
 from ..hypothesis import COMBINED, DESCRIBED, NUMBERED, PLAIN, Family, Hypothesis
 from .attention import capped
 
-SHARE = 4  # exceptions are at most one in SHARE positions, heads or channels
+SHARE = 4  # at most one in SHARE positions (heads, channels) can be an exception
 
 
 def nonfinite(case: Case) -> Iterator[Hypothesis]:
@@ -60,9 +60,9 @@ def whole(case: Case) -> Iterator[Hypothesis]:
 
 
 def _clip_limit(case: Case) -> float | None:
-    """Return the limit of clipped values, or None. Values count as clipped if all wrong values should be
-    beyond the limit. If only one value is at the limit, the limit must be a round number or the largest
-    float16."""
+    """Return the limit of clipped values, or None. Values count as clipped if all wrong values are at the
+    limit and should exceed the limit. If only one value is at the limit, the limit must be a round number or
+    the largest float16."""
     sizes, wrong = np.abs(np.where(_comparable(case), case.found, 0)), np.abs(_errors(case)) > _limit(case)
     most = float(sizes.max(initial=0))
     clipped = (sizes == most) & (np.sign(case.found) * case.expected > most)
@@ -84,7 +84,7 @@ def numbers(case: Case) -> Iterator[Hypothesis | Family]:
     kind = case.row.kind
     scaled = isinstance(kind, Scores | Rotation) or (isinstance(kind, Lookup) and kind.by == "tokens")
     if scaled or not case.expected.ndim:
-        yield Hypothesis(*negated, lambda own, e: -e)  # hypotheses elsewhere test other factors
+        yield Hypothesis(*negated, lambda own, e: -e)  # hypotheses in other modules test other factors
         return
     yield Family(
         "times", lambda factor: lambda own, e: e * factor,
@@ -95,7 +95,7 @@ def numbers(case: Case) -> Iterator[Hypothesis | Family]:
 
 
 def _shifted(step: int, case: Case, expected: Array) -> Array:
-    """Shift the rows one position later or earlier. Copy the row that is now missing from the dump."""
+    """Shift the rows one position later or earlier. Fill the missing row from the dump."""
     shifted, missing = np.roll(expected, step, axis=0), 0 if step == 1 else -1
     shifted[missing] = case.found[missing]
     return shifted
@@ -142,8 +142,8 @@ def places(case: Case) -> Iterator[Hypothesis]:
 
 
 def _exceptions(case: Case, id: str, words: str, shape: tuple[int, ...], axis: int) -> Iterator[Hypothesis]:
-    """Yield the hypothesis that only a few positions, heads or channels are wrong. `axis` is their axis in
-    `shape`, the shape of the values (with an axis for the heads if necessary)."""
+    """Yield the hypothesis that only a few positions, heads or channels are wrong. `shape` is the shape of
+    the values, with an axis for the heads if necessary. The exceptions are along `axis`."""
     errors = np.abs(_errors(case)).reshape(shape)
     axis %= errors.ndim
     largest = errors.max(axis=tuple(i for i in range(errors.ndim) if i != axis))

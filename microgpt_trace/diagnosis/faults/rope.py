@@ -28,7 +28,7 @@ PARTS = (0.5, 0.25, 0.75)  # shares of a head's channels that other architecture
 WHOLE, NEAR = np.arange(-512.0, 4096.0), np.arange(-8.0, 8.0, 0.125)  # offsets of positions to try
 STRETCHES = (0.125, 0.25, 0.5, 4.0, 8.0)  # factors to try, by which all positions are multiplied
 GRID = np.geomspace(1e-4, 1e4, 241)  # factors to try, by which the model's number is multiplied
-PART_LEFT = 0.1  # a pair has another frequency if less than this share of the error remains
+PART_LEFT = 0.1  # a measured frequency counts if less than this share of the error remains
 PAIRED = " (and pairs are interleaved: neighbours, not halves)"
 
 
@@ -53,7 +53,8 @@ class Turning:
 
 
 def in_halves(x: Array, dim: int) -> Array:
-    """Reorder channels (or rows) of heads from adjacent pairs to halves: (0, 1), ... -> (0, D/2), ..."""
+    """Reorder channels (or rows) of heads from adjacent pairs (0, 1), (2, 3) to halves (0, D/2), (1, D/2 +
+    1)."""
     pairs = x.reshape(*x.shape[:-1], -1, dim // 2, 2)
     return pairs.swapaxes(-1, -2).reshape(x.shape)
 
@@ -65,7 +66,7 @@ def in_pairs(x: Array, dim: int) -> Array:
 
 
 def turning_by(plan: Plan, round: Change | None = None, **changes: Any) -> Plan:
-    """Return the plan with another RoPE. `changes` replace fields of the Turning, and `round` rounds
+    """Return the plan with another RoPE. `changes` replace fields of the `Turning`, and `round` rounds
     frequencies."""
     by_kind = dict[Rotation, Turning]()
     for kind in dict.fromkeys(plan.kinds(Rotation)):
@@ -119,7 +120,7 @@ def _directions(case: Case, own: Turning) -> Iterator[Mistake]:
 
 
 def _subject(case: Case) -> str:
-    """Return the beginning of a claim, such as "your values are your own q", before "rotated ..."."""
+    """Return the words before "rotated ..." in a claim, such as "your values are your own q"."""
     if not isinstance(case.row.kind, Rotation):
         return "your values follow from q and k"
     (source,) = case.row.inputs
@@ -150,8 +151,9 @@ def _family(
     case: Case, adjacent: bool, id: str, words: str, changes: Callable[[float], dict[str, Any]],
     special: Mapping[float, tuple[str, str]] | None = None, rank: int = NUMBERED, **options: Any,
 ) -> Family:  # fmt: skip
-    """Return a family of mistakes. `changes(number)` returns changed fields of a Turning. If `adjacent` is
-    True, pairs consist of adjacent channels. An engine of narrow precision may also round the frequencies."""
+    """Return a family of mistakes. `changes(number)` returns the fields of a `Turning` to replace. If
+    `adjacent` is True, pairs consist of adjacent channels. An engine of narrow precision may also round the
+    frequencies."""
     precision, paired = case.judge.plain.precision, PAIRED * adjacent
 
     def at(number: float, round: Change | None = None) -> Plan:

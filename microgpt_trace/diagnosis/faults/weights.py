@@ -36,9 +36,9 @@ ONE_SCALE = ("Q4_0", "Q5_0", "Q8_0", "AprQ4")  # types with one scale and no min
 OF_HALVES = (*ONE_SCALE, "Q4_1", "Q5_1")  # types whose scales are stored as float16
 ZEROS = {"Q4_0": 8, "AprQ4": 8, "Q5_0": 16, "Q3_K": 4, "Q6_K": 32}
 HALVES = {"F16": ("BF16", "bfloat16"), "BF16": ("F16", "float16")}  # type -> the type read by mistake
-LARGEST = 1 << 27  # matrices with more elements are not tested, because they are decoded in one piece
+LARGEST = 1 << 27  # maximum elements of a tested matrix, which is decoded in one piece
 ORDERS = (
-    ("rows-in-pairs", "the order is GGUF's adjacent pairs, not halves", in_pairs),
+    ("rows-in-pairs", "the rows are in GGUF's adjacent pairs, not in halves", in_pairs),
     ("rows-in-halves", "pairs were converted to halves once too often", in_halves),
 )
 
@@ -58,7 +58,7 @@ def biases(case: Case) -> Iterator[Family]:
 
 
 def _others(case: Case) -> Iterator[Hypothesis]:
-    """Yield hypotheses: the operation uses another matrix, gain or bias, or another weight and bias."""
+    """Yield hypotheses: the operation uses the matrix, gain or bias of another operation."""
     matrices, gains = ([own.weight for own in case.parameters(kind)] for kind in (Linear, Norm))
     for id, what, names in (
         ("another-weight", "matrix", matrices),
@@ -277,7 +277,8 @@ def _decoded(tensor: StoredTensor, wrong: Misreading, raw: Array) -> Array:
 
 
 def _rows(tensor: StoredTensor, wrong: Misreading, row: Operation, given: ReferenceInputs) -> Array:
-    """Decode the embedding rows of the tokens, [T, C], in the wrong way. Neighbouring rows provide scales."""
+    """Decode the embedding rows of the tokens, [T, C], in the wrong way. Neighbouring rows are also decoded,
+    because a misreading may use their scales."""
     tokens = given.tokens
     around = np.unique(np.clip([tokens - 1, tokens, tokens + 1], 0, tensor.shape[0] - 1))
     raw = tensor.data.reshape(tensor.shape[0], -1)[around]
