@@ -96,8 +96,7 @@ def proposals(case: Case, stage: Sequence[Generator]) -> Iterator[Hypothesis | F
 
 
 def assess(case: Case, hypothesis: Hypothesis) -> Outcome:
-    """Return the error that a hypothesis does not explain, with evidence if every row is within its
-    tolerance."""
+    """Test a hypothesis. The outcome contains evidence if the hypothesis explains the error."""
     change, judge = hypothesis.change, case.judge
 
     def noisy(draw: Evaluation) -> Array:  # unchanged values are not computed again
@@ -136,8 +135,8 @@ def _in_range(case: Case, family: Family, range: Range) -> Outcome:
 
 
 def elsewhere(case: Case, hypothesis: Hypothesis, family: Family | None = None) -> Outcome | None:
-    """Test a hypothesis about another operation on this case. For a `family`, fit the number to this case.
-    Return None if the mistake is impossible in this case."""
+    """Test if a hypothesis that was formed for another operation also explains this case. For a `family`, fit
+    the number to this case. Return None if the mistake is impossible in this case."""
     try:
         if family is None or hypothesis.value is None:
             return assess(case, hypothesis)

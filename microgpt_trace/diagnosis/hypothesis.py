@@ -18,8 +18,8 @@ PLAIN, NUMBERED, ODD, COMBINED, DESCRIBED = range(5)  # ranks of explanations, f
 
 @frozen(slots=False, eq=False)
 class Hypothesis:
-    """A mistake. `change` is the plan of an engine with this mistake, or a function that computes the wrong
-    value from a Case and the right value.
+    """A mistake. `change` is the plan of an engine with this mistake, or a function. The function computes
+    the wrong values from a Case and the right values.
 
     `claim` continues a sentence such as "layer 0, q after RoPE: ". `rank` is PLAIN for a simple mistake,
     COMBINED for two mistakes at once, and DESCRIBED for a hypothesis that only describes the values. For a

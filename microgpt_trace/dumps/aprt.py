@@ -70,7 +70,7 @@ def open_aprt(folder: Path) -> Recording:
 
 
 def _stage_of(file: str) -> tuple[str, int | None]:
-    """Return the stage and the layer of a file: ("ffn_up", 3) for "layer-3/ffn_up.bin"."""
+    """Return the stage and the layer of a file, such as ("ffn_up", 3) for "layer-3/ffn_up.bin"."""
     layer, _, name = file.rpartition("/")
     return name.removesuffix(".bin"), int(layer.removeprefix("layer-")) if layer else None
 

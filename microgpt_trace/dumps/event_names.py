@@ -162,7 +162,7 @@ def _of_any_layer(name: str) -> str:
 def names_of(engine: str) -> dict[str, tuple[str, ...]]:
     """Return the events of each name in the table of an engine, in order of computation.
 
-    # stands for the layer number: {"attn.c_attn": ("layer#.attn.q", "layer#.attn.k", "layer#.attn.v")}
+    For instance, the events of "attn.c_attn" are "layer#.attn.q", "layer#.attn.k" and "layer#.attn.v".
     """
     engines, *rows = (line.split() for line in NAMES.strip().split("\n"))
     column = engines.index(engine)

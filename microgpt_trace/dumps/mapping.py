@@ -149,7 +149,7 @@ def _entry(path: Path, event: str, line: Any) -> MapEntry:
 
 
 def _source(where: str, text: str) -> tuple[str, Index]:
-    """Split a name and its slice: "qkv[:, :896]" is the tensor qkv and its first 896 columns."""
+    """Separate a name from its slice. For instance, "qkv[:, :896]" means the first 896 columns of qkv."""
     before, bracket, inside = text.removesuffix("]").rpartition("[")
     is_sliced = text.endswith("]") and bracket and "]" not in inside
     source, axes = (before.rstrip(), inside.split(",")) if is_sliced else (text, [])

@@ -159,7 +159,9 @@ GPT2_FAULTS = {  # faults of LayerNorm and learned positions, which support/faul
     ),
     "unbiased variance": ("final.norm", {"divisor": 31}, ("unbiased variance",)),
     "eps outside the root": (FIRST, {"inside": False}, ("outside",)),
-    "norm skipped, gain and bias kept": (FIRST, {"power": 0.0, "centred": False}, ("only its gain",)),
+    "norm skipped except gain and bias": (
+        FIRST, {"power": 0.0, "centred": False}, ("only its gain and bias",),
+    ),
     "only centred": (FIRST, {"power": 0.0}, ("and does not divide",)),
     "bias twice": ("layer0.mlp.up", {"bias": 2.0}, ("bias", "twice")),
     "positions one late": ("embed.pos", {"offset": 1}, ("position",)),
