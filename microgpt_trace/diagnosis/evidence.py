@@ -1,5 +1,5 @@
-"""Evidence: decide which one of two explanations is supported by the values of a dump. Fit the number in a
-mistake (such as an eps), and find the range of numbers that fit equally well.
+"""Decide which of two explanations the values of a dump support. Fit the number in a mistake (such as an
+eps), and find the range of numbers that fit equally well.
 
 The dump's values are projected on the line between two predictions: 0 is the first prediction, 1 is the
 second. The standard error of this projection follows from the errors of the first prediction. Errors within a
@@ -20,11 +20,11 @@ from .hypothesis import Family, Range
 
 ROW_ALIKE, ALL_ALIKE = 1 / 8, 1 / 3  # common error of one row and of all rows, as a share of the tolerance
 SURELY = 5.0  # smallest distance of the values from a rejected prediction, in standard errors
-CLOSE = 0.25  # maximum distance from a supported prediction, in distances of the predictions
+CLOSE = 0.25  # values support a prediction within this share of the distance between two predictions
 MOST = 1 << 20  # the largest number of elements examined
 TINY = 2.0**-24  # an element counts as at least this size, relative to the row's size
 SMALLEST = {"f16": 2.0**-14}  # smallest number with full precision in a type
-STEP = 1e-4  # the distance between the two predictions of a slope
+STEP = 1e-4  # step of the finite difference for a slope
 STEPS, SHORTENINGS = 24, 6
 SETTLED = 1e-10  # the search ends when a step reduces the squared error by less than this share
 # The search ends if the error exceeds PROMISING times the error of the right values. Above HOPEFUL times the

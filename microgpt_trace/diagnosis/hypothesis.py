@@ -1,4 +1,4 @@
-"""Hypotheses: a mistake in an engine, or a family of mistakes that differ in a number, such as an eps.
+"""A hypothesis is a mistake in an engine. A family contains mistakes that differ in a number, such as an eps.
 The list of mistakes is in faults/.
 """
 

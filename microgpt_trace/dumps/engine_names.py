@@ -53,7 +53,7 @@ logits                lm_head                  -           result_output   unemb
 # The input of a layer is the output of the previous layer. For layer 0, ENTERS lists the event.
 ENTERS_LAYER, ENTERS_SUMMED = "input of layer #", "input of layer #, with position embeddings"
 ENTERS = {ENTERS_LAYER: "embed.tok", ENTERS_SUMMED: "embed.sum"}
-ENTRANCES = ("embed.norm", "embed.sum", "embed.tok")  # layer 0 reads the first of these that a model has
+ENTRANCES = ("embed.norm", "embed.sum", "embed.tok")  # layer 0 reads the first of these in a model
 
 _QKV = "layer#.attn.q layer#.attn.k layer#.attn.v"
 MORE_NAMES = {

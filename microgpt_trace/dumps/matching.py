@@ -59,7 +59,7 @@ def _sample(shape: tuple[int, ...], causal: bool) -> tuple[Array, Array, Array]:
 
 
 class Similarity(NamedTuple):
-    """The similarity of an array to each array of a stack of E arrays.
+    """The similarity of one array to each array in a stack of E arrays.
 
     Only elements that are finite in both arrays count. Magnitudes are clipped at 4 medians.
     """

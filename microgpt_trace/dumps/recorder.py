@@ -32,12 +32,12 @@ _NOWHERE = "attn.scores, attn.head*, probs, loss: no module returns these values
 def record(model: Any, path: str | os.PathLike[str], *, force: bool = False) -> Iterator[TorchRecording]:
     """Record the forward pass that `model` makes inside the with block, and save the values as safetensors.
 
-    `model` consists of the modules of a Llama, Mistral, Qwen2, Qwen3 or GPT-2, with or without a head,
-    wrapped or not. The file contains float32 values [T, width] under our event names, the tokens, and the
-    positions of the logits. Narrower types are converted to float32 exactly, and float64 is rounded. The file
-    does not contain attn.scores, because no hook can read scores. The heads, probs and loss are also missing,
-    but can be computed from other events. The file contains attn.weights if attention returns weights (eager;
-    before transformers 4.48 only with output_attentions=True).
+    `model` is a Llama, Mistral, Qwen2, Qwen3 or GPT-2, with or without a head, also inside another module.
+    The file contains float32 values [T, width] under our event names, the tokens, and the positions of the
+    logits. Narrower types are converted to float32 exactly, and float64 is rounded. The file does not contain
+    attn.scores, because no hook can read scores. The heads, probs and loss are also missing, but can be
+    computed from other events. The file contains attn.weights if attention returns weights (eager; before
+    transformers 4.48 only with output_attentions=True).
 
     All arrays stay in memory until the end of the block. After an exception, no file is written. Hooks are
     always removed. Raises InputError if the model has other modules or active dropout, or if the file exists

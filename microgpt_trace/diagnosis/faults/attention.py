@@ -212,7 +212,7 @@ def context(case: Case) -> Iterator[Hypothesis]:
 
 
 def _like_values(case: Case, weights: str) -> list[str]:
-    """Return the events of q and k, before and after RoPE and norm, that have the shape of v."""
+    """Return the events of q and k (before and after norm and RoPE) that have the shape of v."""
     (scores,) = case.plan[weights].inputs
     q, k = case.plan[scores].inputs
     names = dict.fromkeys(name for side in (k, q) for name in (case.plan.source(side), side))

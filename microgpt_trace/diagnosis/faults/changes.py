@@ -62,7 +62,7 @@ def reading(plan: Plan, which: Which, inputs: Callable[[Operation], tuple[str, .
 
 
 def fed(plan: Plan, name: str, *inputs: str) -> Plan:
-    """Return the plan whose rows with this name read other events of the same layer."""
+    """Return the plan in which the rows with this name read `inputs`, in each layer."""
     own = [kind_of(source) for source in inputs]
     return reading(plan, called(name), lambda row: tuple(prefix_of(row.name) + source for source in own))
 

@@ -21,7 +21,7 @@ from ..hypothesis import COMBINED, Family, Hypothesis, multiplied
 from .changes import called, computed, fed, of_kind, reading
 
 ALIKE = 1e-4  # factors of the parts of a sum are equal below this relative difference
-STEEP = 20.0  # with this slope, x * sigmoid(slope * x) is a ReLU
+STEEP = 20.0  # with this slope, x * sigmoid(slope * x) is almost a ReLU
 
 
 def activations(case: Case) -> Iterator[Hypothesis | Family]:
@@ -167,7 +167,7 @@ def _other_streams(case: Case, row: Operation) -> Iterator[Hypothesis]:
     elif row is case.row and isinstance(plan[stream].kind, Norm):
         unnormed = reading(plan, lambda own: own is row, lambda own: (plan[stream].inputs[0], branch))
         yield Hypothesis(
-            "sum-of-unnormed", "the sum adds the embedding before the norm, not after the norm", unnormed
+            "sum-of-unnormed", "the sum adds the embedding instead of the norm of the embedding", unnormed
         )
 
 

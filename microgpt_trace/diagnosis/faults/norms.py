@@ -78,12 +78,12 @@ def _divided(plan: Plan, size: Size, per_head: bool = True) -> Plan:
 
 
 def _mean_of(exponent: float = 2.0, power: float = 0.5) -> Size:
-    """Return the size (mean(|x|^exponent) + eps)^power."""
+    """Return a function that computes the divisor (mean(|x|^exponent) + eps)^power."""
     return lambda x, eps: ((np.abs(x) ** exponent).mean(axis=-1, keepdims=True) + eps) ** power
 
 
 def _sum_over(count: Callable[[int], int]) -> Size:
-    """Return the size sqrt(sum(x^2) / count(n) + eps) for rows of n elements."""
+    """Return a function that computes the divisor sqrt(sum(x^2) / count(n) + eps) of rows of n elements."""
     return lambda x, eps: np.sqrt(np.square(x).sum(axis=-1, keepdims=True) / count(x.shape[-1]) + eps)
 
 

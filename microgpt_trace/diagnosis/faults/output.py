@@ -60,9 +60,9 @@ def whole(case: Case) -> Iterator[Hypothesis]:
 
 
 def _clip_limit(case: Case) -> float | None:
-    """Return the limit of clipped values, or None. Values count as clipped if all wrong values are at the
-    limit and should exceed the limit. If only one value is at the limit, the limit must be a round number or
-    the largest float16."""
+    """Return the limit of clipped values, or None. Values count as clipped if every wrong value equals the
+    limit and the right value exceeds the limit. If only one value is at the limit, the limit must be a round
+    number or the largest float16."""
     sizes, wrong = np.abs(np.where(_comparable(case), case.found, 0)), np.abs(_errors(case)) > _limit(case)
     most = float(sizes.max(initial=0))
     clipped = (sizes == most) & (np.sign(case.found) * case.expected > most)
