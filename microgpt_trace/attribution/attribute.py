@@ -1,4 +1,4 @@
-"""attribute: what each component of a model adds to a prediction, and where its heads attend."""
+"""attribute: what each component of a model adds to a prediction, and where the heads attend."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ def attribute(
     """Return what every component adds to the logits of two tokens, `target` and `against`, at each position.
 
     `target` and `against` are ids or texts of tokens (␣ means a space, #42 an id). By default `target` is the
-    token that follows a position, or the prediction if no token follows, and `against` is the most probable
-    token besides `target`. `positions` are "all", "last" or indices. The default is "all" for a microGPT and
-    "last" for a decoder. If `ablation` is true, measure the loss without each component: its write is set to
-    zero at all positions. `report` is called with the progress. The model runs with the hooks of
-    `model.hooks`. Raises InputError if an argument does not fit the model.
+    token that follows a position, or the prediction if no token follows. By default `against` is the most
+    probable token besides `target`. `positions` are "all", "last" or indices, by default "all" for a microGPT
+    and "last" for a decoder. If `ablation` is true, measure the loss without each component. A component is
+    removed by setting its write to zero at all positions. `report` is called with the progress. The model
+    runs with the hooks of `model.hooks`. Raises InputError if an argument does not fit the model.
     """
     if text is not None and tokens is not None:
         raise InputError("expected a text or tokens, found both")
@@ -104,7 +104,7 @@ def _position(
     i: int, contrast: LogitDifference, logits: Array, components: Sequence[Component],
     writes: dict[str, Array], changes: dict[str, Array], loss: float,
 ) -> PositionAttribution:  # fmt: skip
-    """Return the attribution at the i-th requested position, whose logits are [V]."""
+    """Return the attribution at the i-th requested position. `logits` [V] are the logits at this position."""
     parts = []
     for component in components:
         name, (target, against) = component.name, writes[component.name][i].tolist()
@@ -117,7 +117,7 @@ def _position(
 
 
 def logit_sum(logits: Array, token: int, parts: Sequence[float]) -> LogitSum:
-    """Compare the logit of a token, one of `logits` [V], with the sum of its parts."""
+    """Compare a token's logit with the sum of its parts. `logits` [V] are the logits at one position."""
     tolerance = OF_SUMS[str(logits.dtype)]
     logit, total, magnitude = float(logits[token]), sum(parts), sum(map(abs, parts))
     deviation = abs(total - logit) / (magnitude or 1.0)
@@ -141,10 +141,10 @@ def losses_without(
     model: LanguageModel, inputs: TraceInput, components: Sequence[Component], rows: Sequence[int],
     targets: Sequence[int], hooked: bool, report: Report = unreported,
 ) -> dict[str, Array]:  # fmt: skip
-    """Return -log P(target) at the requested positions without each component: the component's name -> [n]
+    """Return -log P(target) at the requested positions without each component, by component name: [n]
 
     The runs share the computation before their edits. If `hooked` is true, each component needs a separate
-    run: the edit comes after the model's hooks.
+    run, because the edit must follow the model's hooks.
     """
     edits = [removal(model, component) for component in components]
 
@@ -160,5 +160,5 @@ def losses_without(
 
 
 def losses_by_row(logits: Array, targets: Sequence[int]) -> Array:
-    """Return -log P(target): [n, V], [n] -> [n]. To save memory, only one row at a time is in float64."""
+    """Return -log P(target): [n, V], [n] -> [n]. Only one row at a time is converted to float64."""
     return np.array([losses_of(logits[i : i + 1], targets[i : i + 1])[0] for i in range(len(targets))])

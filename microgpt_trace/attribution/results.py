@@ -1,5 +1,5 @@
-"""AttributionResult: the parts of predictions, their sums, and the roles of heads, as plain data. Depends on
-no model."""
+"""AttributionResult: the parts of predictions, their sums, and the roles of heads, as plain data. This module
+does not depend on a model."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ def size(value: float | None) -> float:
 
 @frozen
 class Contribution:
-    """What one component adds to two logits, and how the loss changes if the component is removed.
+    """The contribution of one component to two logits, and the change of the loss without the component.
 
-    `name` is the component's event, or a bias parameter. If the kind is "hook", the part is a value that a
-    hook added. Such a part is never removed: `loss_change` is None.
+    `name` is the name of an event or of a bias parameter. If the kind is "hook", the part is a value that a
+    hook added, and `loss_change` is None.
     """
 
     name: str
@@ -43,7 +43,7 @@ class LogitSum:
     """A traced logit and the sum of its parts.
 
     `deviation` is the distance of the logit from the sum, divided by `magnitude`, the sum of the absolute
-    values of the parts. `holds` is None if a number is not finite.
+    values of the parts. `holds` is None if `deviation` is not finite.
     """
 
     p: float
@@ -72,7 +72,7 @@ class PositionAttribution:
 
 @frozen
 class Removal:
-    """How the mean loss over the requested positions changes if a component is removed."""
+    """The change of the mean loss over the requested positions if a component is removed."""
 
     name: str
     kind: Kind
@@ -82,8 +82,8 @@ class Removal:
 
 @frozen
 class Look:
-    """The largest attention weight of a head at an explained position. `share` is this weight, and `most_at`
-    is the position with this weight."""
+    """The largest attention weight of a head at one requested position. `share` is the largest weight, and
+    `most_at` is the key position with the largest weight."""
 
     position: int
     most_at: int
@@ -93,7 +93,7 @@ class Look:
 @frozen
 class HeadRole:
     """Where a head attends, compared with uniform attention over the visible positions. `role` names what the
-    head mostly looks at. `looks` lists the largest attention weight at each explained position."""
+    head mostly looks at. `looks` lists the largest attention weight at each requested position."""
 
     name: str
     layer: int

@@ -1,13 +1,13 @@
-"""Writes: the components that write to the residual stream, what each adds to a logit, and where the heads
-attend. Reads no text.
+"""Find the components that write to the residual stream, and compute the contribution of each component to a
+logit and the roles of the heads. This module reads no text.
 
-To find the components, the plan is followed from the logits back along the residual stream. Rows of the kinds
-Add and Norm pass on their inputs. A row of another kind is a component.
+To find the components, this module follows the plan from the logits back along the residual stream. Rows of
+the kinds Add and Norm pass on their inputs. A row that is neither Add nor Norm is a component.
 
-Values at the requested positions are kept after replacements by hooks. If a hook replaced an event that no
-component writes (attn.out, a residual), the difference is kept as one more write to the stream.
+The values at the requested positions are stored after all hooks. If a hook replaced an event that no
+component writes (attn.out, a residual), the change counts as a component of the kind "hook".
 
-A logit is linear in the writes if the scales of all norms after them are constant:
+A logit is linear in the writes if the scale of every later norm is constant:
 
     decoder    logit(v) = sum over writes w of w . (g * W_U[v] / rms),  rms of the stream at the end
     microGPT   logit(v) = sum over writes w of w . W_U[v], the embeddings divided by their norm's rms
@@ -37,7 +37,7 @@ from .results import HeadRole, Kind, Look
 
 
 class Component(NamedTuple):
-    """A component that writes to the residual stream. `name` is the component's event, or a bias
+    """A component that writes to the residual stream. `name` is the name of an event or of a bias
     parameter."""
 
     name: str
@@ -50,13 +50,13 @@ class Component(NamedTuple):
 
 
 def passes_on(row: Operation) -> bool:
-    """Return True if a row on the way to the logits only passes on the writes of other rows."""
+    """Return True if a row only passes on the writes of other rows to the logits."""
     kind = row.kind
     return row.name == "logits" or isinstance(kind, Add) or (isinstance(kind, Norm) and not kind.head_dim)
 
 
 def way_to_logits(plan: Plan) -> list[Operation]:
-    """Return the rows that write to the residual stream, and the rows that pass it on to the logits."""
+    """Return the rows that write to the residual stream, and the rows between these writes and the logits."""
     names = {"logits"}
     for row in reversed(list(plan.values())):
         if row.name in names and passes_on(row):
@@ -96,7 +96,7 @@ def observe(model: LanguageModel, inputs: TraceInput, rows: Sequence[int]) -> Ob
     queries, few_logits = Queries(np.array([inputs.tokens])), "prompts" in model.abilities
 
     def requested(event: TraceEvent, value: Array) -> Array:
-        """Return the requested rows. A decoder computes logits only at these positions."""
+        """Return the rows at the requested positions. A decoder computes no other rows of the logits."""
         return value.copy() if few_logits and event.name == "logits" else value[list(rows)]
 
     def before(event: TraceEvent, value: Array) -> None:
@@ -112,7 +112,7 @@ def observe(model: LanguageModel, inputs: TraceInput, rows: Sequence[int]) -> Ob
         if queries.length > 1:
             seen.roles += roles_of(model.plan[event.name], model.plan, value, queries, rows)
 
-    listening = bus.begin()  # request a head's output, which costs a product, only if a hook may replace it
+    listening = bus.begin()  # a head's output costs a product, so request only the outputs that hooks receive
     passed_on, writes = list[str](), list[str]()
     for row in seen.way:
         passed_on += [name for name in row.parts if listening.listeners("forward", name)]
@@ -133,10 +133,9 @@ def observe(model: LanguageModel, inputs: TraceInput, rows: Sequence[int]) -> Ob
 def direct_writes(
     model: LanguageModel, seen: Observed, tokens: Array
 ) -> tuple[list[Component], dict[str, Array]]:
-    """Return the components, and what each component adds to the logits of `tokens`: [n, 2] -> the name ->
-    [n, 2]
+    """Return the components and, by name, their contributions to the logits of `tokens`: [n, 2] -> [n, 2]
 
-    The last components are changes that hooks made. A change of a head's output is counted for the head.
+    The last components are changes by hooks. A change of a head's output counts as part of the head's write.
     """
     along, result = _directions(model, seen, tokens), dict[str, Array]()
     components = components_of(model)
@@ -160,7 +159,7 @@ def direct_writes(
 
 
 def _directions(model: LanguageModel, seen: Observed, tokens: Array) -> dict[str, Array]:
-    """Return the gradient of the tokens' logits for each event on the way: the event's name -> [n, 2, C]"""
+    """Return the gradients of the tokens' logits with respect to the events of `seen.way`: [n, 2, C]"""
     head = model.plan["logits"]
     assert isinstance(head.kind, Linear)
     rows = model.parameter(head.kind.weight, tokens.ravel()).astype(np.float64)
@@ -209,8 +208,8 @@ def _dot(along: Array, write: Array) -> Array:
 def roles_of(
     row: Operation, plan: Plan, weights: Array, queries: Queries, rows: Sequence[int]
 ) -> Iterator[HeadRole]:
-    """Yield the role of each head of a layer with the attention weights [H, T, T]. A role lists the head's
-    largest weight at each position of `rows`."""
+    """Yield the role of each head of a layer, from the layer's attention weights [H, T, T]. A role lists the
+    head's largest weight at each position of `rows`."""
     assert isinstance(row.kind, Softmax)
     assert row.layer is not None  # attention weights belong to a layer
     window = row.kind.window
@@ -225,7 +224,7 @@ def roles_of(
 
 
 def head_names(plan: Plan, weights: str, count: int) -> tuple[str, ...]:
-    """Return the events of the heads' outputs, or "NAME[h]" if the plan lacks such events."""
+    """Return the names of the heads' output events, or NAME[h] if the plan has no such events."""
     row = plan[weights]
     while not row.parts and plan.readers[row.name]:
         row = plan[plan.readers[row.name][0]]

@@ -1,7 +1,7 @@
 """The rules that find anomalies in a decoder's trace.
 
-Each rule computes a value, and compares the value with a threshold whose source is given. A threshold follows
-from an invariant of the architecture, or from the other layers of the model.
+Each rule compares a value with a threshold. The threshold follows from an invariant of the architecture, or
+from the other layers of the model.
 """
 
 from __future__ import annotations
@@ -25,13 +25,15 @@ from .result import Compared, LayerRow
 
 FEWEST_LAYERS = 4  # fewest layers between the first and the last layer for a comparison of layers
 FAR = 6.0  # a layer is odd if it is farther from the trend than this many spreads of the layers
-CLOSE = 0.25  # lower limit of the spread of the layers' natural logarithms
-CLOSE_AT_ENDS = 0.55  # CLOSE for the first and last layer, which differ from the others even in sound models
+CLOSE = 0.25  # lower limit of the spread, computed from natural logarithms of the layers' values
+CLOSE_AT_ENDS = (
+    0.55  # CLOSE for the first and last layer, which differ from other layers even in sound models
+)
 
 
 @dataclass(repr=False)
 class Steps:
-    """The number of events of a continuation, and its events that have values that are not finite."""
+    """The number of events of a continuation, and the events with values that are not finite."""
 
     count: int = 0
     broken: list[TraceEvent] = field(default_factory=list)
@@ -120,7 +122,7 @@ _LAYER_RULES = (
     GROWTH,
     LayerRule(
         "attention-write", "attention whose output is unlike that of other layers",
-        lambda layer: layer.attention, _FIRST_LAYER, close=0.35,  # wider: texts change attention outputs
+        lambda layer: layer.attention, _FIRST_LAYER, close=0.35,  # wider: attention outputs vary with texts
     ),
     LayerRule("mlp-write", "an MLP whose output is unlike that of other layers", lambda layer: layer.mlp),
     LayerRule("silence", "a share of {} outputs near zero unlike other layers", lambda layer: layer.passing),
@@ -145,8 +147,8 @@ def _odd_layer(rule: LayerRule, layers: Sequence[LayerRow]) -> Anomaly:
 def odd_layer(rule: LayerRule, values: Sequence[float], layers: int, where: str, unseen: str = "") -> Anomaly:
     """Judge the layer whose value, on a logarithmic scale, is farthest from the trend of all layers. The
     distance is in units of the layers' spread, which is the median absolute deviation times 1.4826. `values`
-    has a number for each layer that the rule judges, and the model has `layers` layers. `where` names the
-    measured values, and `unseen` names the values that were left out."""
+    has a number for each layer that the rule judges, and the model has `layers` layers. `where` describes the
+    measured values, and `unseen` describes the values that were left out."""
     first = int(bool(rule.first))
     logs = [math.log(max(v, 1e-12)) for v in values]
     usual = trend(logs)
@@ -188,9 +190,9 @@ def too_few_layers(layers: int) -> str:
 
 
 def trend(values: Sequence[float]) -> list[float]:
-    """Return the line through evenly spaced values that has the median slope of all pairs, as in Sen,
-    "Estimates of the regression coefficient based on Kendall's tau" (1968). A few outliers hardly move this
-    line."""
+    """Fit a line to evenly spaced values, and return the points of the line. The slope is the median slope of
+    all pairs, as in Sen, "Estimates of the regression coefficient based on Kendall's tau" (1968). A few
+    outliers hardly change the line."""
     pairs = combinations(range(len(values)), 2)
     slope = median([(values[b] - values[a]) / (b - a) for a, b in pairs])
     middle = median([value - slope * i for i, value in enumerate(values)])

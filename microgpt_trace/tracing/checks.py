@@ -1,7 +1,7 @@
-"""The self-checks of a trace: invariants that its values must satisfy.
+"""The self-checks of a trace: invariants that the traced values must satisfy.
 
 A `Checker` receives each event when the event is computed, and keeps the streams of at most one layer. A
-check uses an operation's inputs after all hooks, and its output before any hook.
+check uses an operation's inputs after all hooks, and the operation's output before any hook.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ CLAIMS = {
 
 
 class Checker:
-    """Observe one forward pass on a bus and judge the events of a plan. `parameter` returns a bias by its
-    name, because the parts of a sum do not include the bias."""
+    """Observe one forward pass on a bus and check the events of a plan. `parameter` returns a bias by name,
+    because attn.out includes a bias that no head includes."""
 
     def __init__(self, plan: Plan, parameter: Callable[[str], Array]) -> None:
         self.first_nonfinite: str | None = None
@@ -165,7 +165,7 @@ def _first_nonfinite(event: TraceEvent, value: Array) -> str:
     if not value.size:
         return f"{phase}{event.name}"
     bad = ~np.isfinite(value)
-    if value.ndim == 3:  # [H, T, S]: elements above the diagonal do not count
+    if value.ndim == 3:  # [H, T, S]: ignore elements above the diagonal
         bad = np.tril(bad, value.shape[2] - value.shape[1])
     index = np.argwhere(bad)[0].tolist()
     position = f", position {index[-2 if value.ndim == 3 else 0]}" if index else ""

@@ -33,7 +33,7 @@ def kept_events(
     model: LanguageModel, names: bool | Sequence[str], inputs: TraceInput, rows: Sequence[int]
 ) -> list[str]:
     """Return the events whose arrays are kept. A name may select a part of an event. `rows` are the positions
-    with logits. Raises InputError if there is no such event or part."""
+    with logits. Raises InputError if a name matches no event or part."""
     if not names or names is True:
         return []
     from ..running.parts import events_named
@@ -45,9 +45,10 @@ def predictions_of(
     model: LanguageModel, inputs: TraceInput, positions: Sequence[int], logits: Array, probs: Array,
     replaced: bool, top_k: int,
 ) -> Iterator[Prediction]:  # fmt: skip
-    """Yield the prediction at each position, from its row of logits and probs [N, V] as used. Losses and
-    ranks are computed from the logits, because small probabilities round to 0. If `replaced` is True, a hook
-    replaced the probabilities, and losses and ranks are computed from these probabilities."""
+    """Yield the prediction at each position. `logits` and `probs` [N, V] have one row per position, after all
+    hooks. Losses and ranks are computed from the logits, because small probabilities round to 0. If
+    `replaced` is True, a hook replaced the probabilities, and losses and ranks are computed from these
+    probabilities."""
     targets = [inputs.targets[position] for position in positions]
     losses = used_losses([0 if target is None else target for target in targets], logits, probs, replaced)
     for i, (position, target) in enumerate(zip(positions, targets, strict=True)):

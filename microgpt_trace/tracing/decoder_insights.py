@@ -1,4 +1,4 @@
-"""The insights of a decoder's trace. Each insight tells whether a predicate holds for the run."""
+"""The insights of a decoder's trace. Each insight states whether a predicate holds for the run."""
 
 from __future__ import annotations
 
@@ -91,8 +91,8 @@ def _normalization(norms: NormRows) -> Outcome:
 
 
 def growth(sizes: Sequence[float], what: str = "the median row norm") -> Outcome:
-    """Judge if the residual stream grows. `sizes` has the size of the stream after each layer, and `what`
-    names the measure of size."""
+    """Judge whether the residual stream grows. `sizes` has the size of the stream after each layer, and
+    `what` describes the size in words."""
     first, last = sizes[0], sizes[-1]
     numbers: Numbers = {"first": first, "last": last}
     if len(sizes) < 2:
@@ -153,10 +153,10 @@ def _sinks(model: Decoder, layers: Sequence[LayerRow], inputs: TraceInput) -> Ou
 
 
 def sinks(shares: Mapping[int, float], even: float, windowed: bool, reason: str) -> Outcome:
-    """Judge whether position 0 is an attention sink. `shares` has for each layer the mean share of attention
-    that later positions put on position 0, and `even` is the share on position 0 if attention is spread
-    evenly. `windowed` is True if layers with a sliding window were left out. If `shares` is empty although no
-    layer was left out, `reason` tells why."""
+    """Judge whether position 0 is an attention sink. For each layer, `shares` has the mean share of attention
+    that later positions put on position 0. `even` is the share of position 0 in uniform attention. `windowed`
+    is True if layers with a sliding window were left out. If `shares` is empty although no layer was left
+    out, `reason` explains why."""
     if not shares:
         return unknown("every layer has a sliding window" if windowed else reason)
     top = max(shares, key=lambda layer: shares[layer])
@@ -176,7 +176,7 @@ def sinks(shares: Mapping[int, float], even: float, windowed: bool, reason: str)
 
 def turn(cosines: Mapping[int, float], what: str = "median cosine") -> Outcome:
     """Judge which layers barely change the direction of the residual stream. `cosines` has the cosine of the
-    input and output of each layer, and `what` is the name of this measure."""
+    input and output of each layer, and `what` describes the cosine in words."""
     still = [layer for layer, cosine in cosines.items() if cosine >= STILL]
     most = min(cosines, key=lambda layer: cosines[layer])
     numbers: Numbers = {"layers": float(len(still)), "smallest_cosine": cosines[most]}

@@ -109,7 +109,7 @@ class Predicted(NamedTuple):
     loss: float | None
     last: tuple[Array, Array] | None  # logits and probs [V] after the last position, as used
     compared: Sequence[int]  # the positions of `computed`
-    computed: Array  # the logits [n, V] of these positions, before any hook
+    computed: Array  # the logits [n, V] at the positions `compared`, before any hook
 
 
 def predict(
@@ -130,7 +130,7 @@ def predict(
         computed = head_forward(model, final[list(group)], tap)
         logits = emit("logits", computed)
         computed_probs = softmax(logits)
-        if is_parted:  # otherwise the checker receives probs as an event
+        if is_parted:  # the checker does not receive `probs` as one event
             observers.checker.rows_sum_to_1("probs", computed_probs)
         probs = emit("probs", computed_probs)
         replaced = differs(probs, computed_probs)

@@ -14,9 +14,9 @@ TOO_FEW = f"fewer than {FEWEST_TOKENS} positions are without massive activations
 
 @frozen
 class Check:
-    """An invariant, and the run's largest deviation from this invariant. `holds` is None if the invariant
-    could not be checked, for the reason in `detail`. Otherwise `detail` names the place of the largest
-    deviation."""
+    """An invariant, and the run's largest deviation from this invariant. `detail` names the place of the
+    largest deviation. If the invariant could not be checked, `holds` is None, and `detail` gives the
+    reason."""
 
     id: str
     claim: str
@@ -50,9 +50,9 @@ def unknown(reason: str) -> Outcome:
 
 @frozen
 class Anomaly:
-    """An anomaly rule, and its outcome in one run. `found` is None if the rule was not evaluated, for the
-    reason in `detail`. Otherwise `detail` names the worst place and `layer` the layer of that place. `seen`
-    describes the judged values, and `unseen` the values that were left out."""
+    """An anomaly rule, and its outcome in one run. `detail` names the worst place, and `layer` is the layer
+    of this place. If the rule was not evaluated, `found` is None, and `detail` gives the reason. `seen`
+    describes the judged values, and `unseen` describes the values that were left out."""
 
     id: str
     title: str

@@ -62,16 +62,16 @@ def continue_prompt(
 
     `final` [T, C] is the last residual stream of the prompt's pass. `last` has the logits and probs [V] at
     the last position of the prompt, or is None if logits and probs were not computed. The check is skipped if
-    hooks replaced values (`replaced`). Each token gets the shown events of the pass that predicted the token.
-    If the prompt's pass predicted a token, the token has no events, because the Trace has the events of this
-    pass.
+    hooks replaced values (`replaced`). Each generated token gets the shown events of the pass that predicted
+    the token. A token that was predicted by the prompt's pass gets no events, because the Trace already has
+    the events of this pass.
     """
     rng, label = np.random.default_rng(sampling.seed), model.label
     done, streams, events = Continuation(), list[Array](), tuple[TraceEvent, ...]()
     ids, altered, chosen_by_probs = list(inputs.tokens), bool(replaced), "probs" in replaced
     while len(done.tokens) < sampling.count and not done.end:
         step = len(done.tokens) + 1
-        if step > 1 or last is None:  # None: the prompt's pass has not predicted the next token
+        if step > 1 or last is None:  # `last` is None if the prompt's pass predicted no next token
             collector = Collector(())
             run = observers.begin_step(step, len(ids) - 1, collector)
             if step > 1:
@@ -97,7 +97,7 @@ def continue_prompt(
     return done, _cache_check(model, ids[: len(inputs.tokens) + len(streams)], streams, altered)
 
 
-@np.errstate(divide="ignore")  # a token with P 0 cannot be sampled
+@np.errstate(divide="ignore")  # log(0) is -inf, which excludes a token from sampling
 def _log_odds(probs: Array, step: int) -> Array:
     """Return log(probs) [V] of probabilities that hooks replaced. Raises InputError for invalid
     probabilities."""

@@ -6,9 +6,9 @@ times: as computed by training, as computed by a trace with hooks, and as comput
 of a traced gradient.
 
 A difference over a step h has an error of O(h^2) from the third derivative and of O(eps/h) from rounding. The
-third derivative of the loss is unknown. The error of a difference is therefore estimated from the slopes over
-a step and over a tenth of the step. An element is counted but not judged if a ReLU switches within the step,
-or if the slopes over several steps disagree.
+third derivative of the loss is unknown. The error of a difference is estimated from the slopes over a step
+and over a tenth of the step. An element is counted but not judged if a ReLU switches within the step, or if
+the slopes over several steps disagree.
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ from .collector import Collector
 from .findings import Check
 
 STEP, STEPS = 1e-5, (1e-4, 1e-5, 1e-6, 1e-7, 1e-8)
-MANY = 32  # after this many wrong elements, the slopes of the tensor's other elements are not refined
+MANY = 32  # number of wrong elements after which further slopes of a tensor are not refined
 CLAIM = "gradients agree with finite differences"
-LEAST = 1e-5  # a deviation that rounding may always explain, relative to a parameter's largest gradient
-PASSES, TRIES = 2, 8  # number of passes with other roundings, and of attempts (some switch a ReLU)
-MARGIN = 16  # allowed multiple of the passes' deviation; 11,000 correct gradients reached at most 3.4
+LEAST = 1e-5  # deviation that is always allowed, relative to a parameter's largest gradient
+PASSES, TRIES = 2, 8  # number of passes with noise; number of attempts, because some attempts switch a ReLU
+MARGIN = 16  # allowed multiple of the deviation with noise (at most 3.4 in 11,000 correct gradients)
 
 Taps = tuple[Tap, Tap]  # the taps of a forward pass and of its backward pass
 Noise = Callable[[tuple[int, ...]], Array]
@@ -49,9 +49,9 @@ Moved = Callable[[Array], Pass]  # runs the pass with a change added to a value
 
 @frozen
 class GradientCheck:
-    """The check of one parameter or activation: the worst element, and whether all elements agree. `hooked`
-    is the error of the gradient along one direction in a parameter, while hooks replace every value by an
-    equal value with another slope. `hooked` is None if this check was skipped or could not be judged."""
+    """The gradient check of one parameter or activation: the worst element, and whether all elements agree.
+    `hooked` is the gradient's error along a random direction, while hooks replace every value by an equal
+    value with another slope. `hooked` is None if the error with hooks was not measured or not judged."""
 
     name: str
     count: int
@@ -109,9 +109,9 @@ def _traced(params: Parameters, batch: Batch) -> tuple[Parameters, dict[str, tup
 
 
 def _hooked(params: Parameters, batch: Batch) -> Iterator[GradientCheck]:
-    """Check the parameters while hooks replace every value by an equal value with another slope. While hooks
-    replace values, every gradient passes through the hooks. The first of these checks does not replace P, so
-    that the gradient bypasses P."""
+    """Check the gradients of the parameters while hooks replace every value by an equal value with another
+    slope. The first check does not replace P, so that no other gradient is computed from the gradient of P.
+    The second check replaces P too."""
     names = [spec.name for spec in event_specs(params.config) if spec.parameter != spec.name]
     yield from _bent(params, batch, [name for name in names if name != "probs"])
     if np.isfinite(1 / forward(params, batch).probs[batch.targets > 0]).all():  # d loss / d P is finite
@@ -136,8 +136,8 @@ def _bent(params: Parameters, batch: Batch, names: Sequence[str]) -> Iterator[Gr
 
 @np.errstate(all="ignore")
 def _unit(name: str, value: Array, targets: Array) -> Array:
-    """Return how far each element moves per unit of the step t. The P of a target moves by a share of itself,
-    so that P stays above 0. If the P of a target is almost 0, no probability moves, because the loss would
+    """Return the change of each element per unit of the step t. The P of a target changes in proportion to P,
+    so that P stays above 0. If the P of a target is almost 0, no probability changes, because the loss would
     become infinite."""
     if name != "probs":
         return np.ones_like(value)
@@ -162,11 +162,11 @@ def gradient_agreement(
 ) -> Check:
     """Check that the traced gradient of every parameter is the gradient of the loss, up to rounding.
 
-    Where terms cancel, a float32 gradient cannot be compared with differences of the loss. The gradient is
-    therefore computed in float64 too. The float64 gradient is checked against differences of the loss along a
-    direction of each parameter. The traced gradient is compared with the float64 gradient element by element.
-    `taps` returns the taps of each pass. If `replaced` is True, hooks replaced values that these taps do not
-    replace. The gradient is then not judged.
+    If terms cancel, a float32 gradient cannot be compared with differences of the loss. Therefore the
+    gradient is also computed in float64. The float64 gradient is checked against differences of the loss
+    along a random direction of each parameter. The traced gradient is compared with the float64 gradient
+    element by element. `taps` returns the taps of each pass. If `replaced` is True, the gradient is not
+    judged, because hooks replaced values that the taps do not replace.
     """
     if replaced:
         return _judged("values were replaced")
@@ -226,7 +226,7 @@ class _Moving:
 
 
 def _moved(params: Parameters, done: Pass, taps: Callable[[], Taps]) -> Iterator[Parameters]:
-    """Yield gradients with other roundings, whose spread shows how far rounding may move a gradient."""
+    """Yield the gradients of passes with noise, to estimate the effect of rounding on a gradient."""
     noise = np.random.default_rng(0).standard_normal
     for _ in range(TRIES):
         moved, grads = _gradients(params, done.batch, _moving(taps(), noise))
@@ -235,7 +235,7 @@ def _moved(params: Parameters, done: Pass, taps: Callable[[], Taps]) -> Iterator
 
 
 def _against_float64(traced: Parameters, exact: Parameters, moved: list[Parameters]) -> Iterator[Check]:
-    """Check, for each parameter, the element whose gradient deviates most from the gradient in float64."""
+    """Check the element of each parameter whose gradient deviates most from the float64 gradient."""
     for name, right in exact.items():
         off = np.abs(traced[name] - right)
         spread = max((float(np.abs(grads[name] - right).max()) for grads in moved), default=0.0)
@@ -265,10 +265,10 @@ def _along(direction: Array, moved: Moved, t: Array) -> Pass:
 def _compared(
     name: str, unit: Array, gradients: Sequence[Array], middle: Pass, moved: Moved, least: float | None = None
 ) -> GradientCheck:
-    """Compare each version of a gradient in `gradients` with differences of the loss around `middle`. `unit`
-    is how far each element moves per unit of the step t. Elements whose unit is 0 are not judged. Errors are
-    relative to the largest element of the gradient, or to `least` if that is larger. By default, `least` is
-    the smallest gradient whose slope is not hidden by rounding."""
+    """Compare `gradients`, the versions of one gradient, with differences of the loss around the pass
+    `middle`. `unit` is the change of each element per unit of the step t. Elements whose unit is 0 are not
+    judged. Errors are relative to the largest element of the gradient, or to `least` if `least` is larger. By
+    default, `least` is the smallest gradient that rounding errors do not hide."""
     if not np.isfinite(middle.loss):
         nowhere = (0,) * unit.ndim
         return GradientCheck(name, unit.size, math.nan, nowhere, math.nan, math.nan, math.nan, 0, False)
@@ -309,9 +309,9 @@ def _compared(
 
 def slope_of(at: Callable[[float], Pass], middle: Pass, enough: float) -> tuple[float, float]:
     """Return the slope of the loss at t = 0, and an estimate of its error. `at(t)` runs the pass at t, and
-    `middle` is the pass at t = 0. The returned slope and error are those of the step with the smallest error,
-    or of the first step with an error of at most `enough`. Slope and error are NaN if fewer than two steps
-    give a number without switching a ReLU. At the kink of a ReLU, the loss has two slopes."""
+    `middle` is the pass at t = 0. The result is from the step with the smallest error, or from the first step
+    whose error is at most `enough`. Steps that switch a ReLU are skipped, because the loss has two slopes at
+    the kink. If fewer than two finite steps remain, slope and error are NaN."""
     best, last = (math.nan, math.nan), math.nan
     for step in STEPS:
         above, below = at(step), at(-step)

@@ -64,8 +64,8 @@ def inspect_microgpt(model: Model) -> Inspection:
 def inspect_decoder(
     model: Decoder, globs: Sequence[str], stats: bool, metadata: bool, report: Report
 ) -> Inspection:
-    """Describe a decoder and its tensors. Globs select tensors by our name or by the name in the file;
-    without globs, all tensors are described. `report` is called with the number of described tensors and the
+    """Describe a decoder and its tensors. Globs select tensors by our name or by the name in the file.
+    Without globs, all tensors are described. `report` is called with the number of described tensors and the
     number of all tensors. Raises InputError if a glob has no match."""
     spellings = {name: (name, tensor.name) for name, tensor in model.tensors.items()}
     names = select_spelled(globs or ("*",), spellings, f"tensor of {model.origin}", "--filter ")

@@ -29,7 +29,7 @@ class Baseline:
     """The interventions of a trace, and the untouched pass: the pass without interventions. A Baseline
     measures the changes of the events in `names`. If `head` is given, the untouched pass ends before the
     model's head, and `head` computes the logits. The untouched pass starts at once, in a separate thread and
-    without hooks. The caller must close its `stream`."""
+    without hooks. The caller must close the Baseline's `stream`."""
 
     def __init__(
         self, model: LanguageModel, inputs: TraceInput, rows: Sequence[int],
@@ -76,7 +76,8 @@ class Baseline:
 
     def take(self, positions: Sequence[int], logits: Array, probs: Array, replaced: bool) -> None:
         """Compare predictions [n, V] at `positions` with the predictions of the untouched pass. KL is
-        computed from the probabilities if hooks replaced them (`replaced`), or else from the logits."""
+        computed from the logits, or from the probabilities if hooks replaced the probabilities
+        (`replaced`)."""
         model, inputs = self._model, self._inputs
         for part in in_parts(len(positions), model.config.vocab_size):
             before, probs_before = self._untouched(positions[part])
@@ -136,7 +137,8 @@ def distance(after: Array, before: Array) -> float:
 
 
 def _relative(off: float, size: float) -> float | None:
-    """Return |after - before| / |before| from both squares, or None if the result is not finite."""
+    """Return |after - before| / |before| from the squares of both norms, or None if the ratio is not
+    finite."""
     ratio = math.sqrt(off / size) if size else math.inf
     return 0.0 if off == 0 else ratio if math.isfinite(ratio) else None
 

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from ..architecture.plans.plan import Plan
 
 MOST = 16  # the largest number of positions that the rules compare
-RULING = 150  # multiple of a row's median. In SmolLM2, massive activations reach 200 to 750, others up to 140
-SQUARED_SAFELY = 1e-15  # the smallest norm of a row whose squares keep their precision in float32
+RULING = 150  # multiple of a row's median. SmolLM2: massive activations reach 200 to 750, other values 140
+SQUARED_SAFELY = 1e-15  # a row with a smaller norm loses precision if its elements are squared in float32
 
 
 class Overview:
@@ -111,19 +111,19 @@ class Overview:
 
 
 def _compared(chosen: Array, numbers: Mapping[str, Array]) -> Compared | None:
-    """Return the medians of a layer over the chosen positions. Before the first layer with too few positions
-    without massive activations, all layers use one set of positions. A layer does not use the positions with
-    a massive activation in the layer's output."""
+    """Return the medians of a layer over the chosen positions. All layers with enough positions without
+    massive activations share one set of positions. Every other layer uses all of its positions without
+    massive activations."""
     if not chosen.any():
         return None
     return Compared(int(chosen.sum()), **{name: median(values[chosen]) for name, values in numbers.items()})
 
 
 def compared_positions(tokens: Sequence[int]) -> Array:
-    """Return the positions that the rules compare: at most MOST, spread evenly, and never position 0. Only
-    the last position of each token is used. Position 0 has massive activations even in sound models.
-    Repetitions of the first token right after position 0 have massive activations too, because they see no
-    other token."""
+    """Return the positions that the rules compare: at most MOST, spread evenly, and never position 0. If a
+    token is repeated, only the last of its positions is used. Position 0 has massive activations even in
+    sound models. If the first token is repeated right after position 0, the repetitions also have massive
+    activations, because they see no other token."""
     last = sorted({token: position for position, token in enumerate(tokens)}.values())
     later = [position for position in last if position > 0]
     count = min(len(later), MOST)

@@ -31,8 +31,8 @@ class Lens:
     """A hook that keeps the residual streams at chosen positions. Subscribe a Lens to `names`.
 
     After the pass, `results` has `depth` candidates at `positions` for every layer. `results` also gives the
-    probability of the target at the positions `targeted`, after every attention and every layer. `notes`
-    suggest the target with a blank before it, if the target with a blank is much more likely.
+    probability of the target at the positions `targeted`, after every attention and every layer. If the token
+    with a leading blank is much more likely than the target, `notes` suggest this token.
     """
 
     def __init__(

@@ -21,10 +21,10 @@ from ..text.wording import at_most, counted, decimals, fixed, listed, percent, s
 from .findings import Insight, Numbers, Outcome, unknown
 
 WHOLE = 0.99  # smallest RMS of a row that is described as RMS 1: eps lowers the RMS a little
-SMALL_BRANCH = 0.25  # a branch is a small perturbation up to this share of the residual stream's L2
+SMALL_BRANCH = 0.25  # largest L2 of a small perturbation, as a share of the residual stream's L2
 SPARSE = (0.2, 0.8)  # the output of ReLU is called sparse if its share of zeros is in this range
 SPARSELY = "leaves a sparse representation"
-ENOUGH = 20.0  # a likelihood ratio that counts as evidence: by chance, at most 1 in 20 texts has this ratio
+ENOUGH = 20.0  # smallest likelihood ratio that counts as evidence. By chance, at most 1 in 20 texts has it
 LARGE = math.log(1e6)  # log of a ratio: larger ratios are printed as powers of ten
 
 Stats = dict[str, TensorStats]
@@ -34,8 +34,8 @@ def insights_of(
     events: Sequence[TraceEvent], norms: NormRows, losses: Sequence[float], probs: Array, model: Model
 ) -> Iterator[Insight]:
     """Evaluate every predicate on a run. `events` are the forward events of the run, and `norms` describes
-    the rows of its norms. `probs` [N, V] are the probabilities as used, and `losses` the losses of the N
-    targets."""
+    the rows of the model's norms. `probs` [N, V] are the probabilities after all hooks, and `losses` are the
+    losses of the N targets."""
     stats = {event.name: event.stats for event in events if event.stats is not None}
     finite, plan = not any(s.nonfinite_count for s in stats.values()), model.plan
     predicates: dict[str, tuple[str, type | None, Callable[[], Outcome]]] = {  # title, event kind, predicate
@@ -144,7 +144,7 @@ def _relu(stats: Stats, plan: Plan) -> Outcome:
 
 
 def _sparsity(share: float) -> tuple[str, str]:
-    """Return the share of zeros as printed, and words that describe the effect of ReLU at this share."""
+    """Return the share of zeros as a text, and a phrase that describes the effect of ReLU."""
     low, high = SPARSE
     if share < low:
         return value_and_limit(share, low, percent)[0], "zeroes few units"
@@ -154,7 +154,7 @@ def _sparsity(share: float) -> tuple[str, str]:
 
 
 def _predictions(losses: Sequence[float], probs: Array, untrained: bool) -> Outcome:
-    """Tell whether the traced text shows that the model is better or worse than a uniform guess.
+    """Judge whether the traced text shows that the model is better or worse than a uniform guess.
 
     The measure is the likelihood ratio: the model's probability of the text divided by the probability under
     a uniform guess. If characters are sampled uniformly, at most one text in K has a likelihood ratio of K or
@@ -196,7 +196,7 @@ def _predictions(losses: Sequence[float], probs: Array, untrained: bool) -> Outc
     return gain > 0, text, numbers
 
 
-# A description of a microGPT layer. The words are the words of `apr trace` for Llama and Qwen.
+# The steps of a microGPT layer, in the words that `apr trace` prints for Llama and Qwen.
 _CHAIN = (
     "attn_norm", "q_proj", "k_proj", "v_proj", "attn", "o_proj", "residual", "ffn_norm", "up_proj", "ReLU",
     "ffn_down", "residual",

@@ -70,7 +70,8 @@ def trace_microgpt(
 def _backward_and_step(
     model: Model, done: Pass, run: Run, editor: Editor | None, step: bool
 ) -> tuple[Check, StepSummary | None]:
-    """Run the backward pass, check its gradients against the loss, and take one Adam step if `step`."""
+    """Run the backward pass, check its gradients against the loss, and take one Adam step if `step` is
+    True."""
     from ..microgpt.training import Adam
     from .gradient_check import gradient_agreement  # a slow import (6 ms)
 
@@ -79,13 +80,13 @@ def _backward_and_step(
     run_backward(adam.params, done, adam.grads, run.tap("backward"))
     taps = partial(_edited, model, editor)
     hooked = bool(run.replaced)
-    if hooked and editor is not None:  # the interventions alone may give the same logits
+    if hooked and editor is not None:  # compare with a pass that has only the interventions
         alone = forward(model.params, done.batch, taps()[0])
         hooked = not np.array_equal(alone.logits, done.logits, equal_nan=True)
     check = gradient_agreement(done, adam.params, adam.grads, run.altered or hooked, taps)
     if not step:
         return check, None
-    edited, _ = _edited(model, editor and editor.afresh())  # the afresh copy computes means again
+    edited, _ = _edited(model, editor and editor.afresh())  # the new editor computes all means again
     return check, _one_step(model, adam, done, run.tap("update"), edited)
 
 
@@ -99,17 +100,17 @@ def _edited(model: Model, editor: Editor | None) -> tuple[Tap, Tap]:
 
 
 def _vanishing(done: Pass, run: Run) -> Array:
-    """Mark the probabilities P whose gradient -1 / (T P) overflows, if the loss is finite and no other
-    gradient depends on the marked gradients: [N, V]"""
+    """Mark the probabilities P whose gradient -1 / (T P) overflows: [N, V]. A probability is marked only if
+    the loss is finite and no other gradient depends on the gradient of this probability."""
     targets = done.batch.targets
     vanishing = (targets > 0) & np.isinf(targets / done.probs * run.slopes.get("loss", 1))
-    if "probs" in run.replaced:  # then the gradient of P determines the gradient of the logits
+    if "probs" in run.replaced:  # the gradient of the logits is computed from the gradient of P
         vanishing &= np.broadcast_to(run.slopes["probs"], vanishing.shape) == 0
     return vanishing & np.isfinite(done.loss)
 
 
 def _one_step(model: Model, adam: Adam, done: Pass, tap: Tap, edited: Tap) -> StepSummary:
-    """Take an Adam step, and compute the loss after it with the same interventions."""
+    """Take an Adam step, and compute the new loss with the same interventions."""
     state = model.training
     schedule = state.schedule if state else Schedule()
     if state is None or state.moments is None:
@@ -138,7 +139,8 @@ def update_events(adam: Adam, seq: int) -> list[TraceEvent]:
 def parameter_rows(
     params: Parameters, events: Iterable[TraceEvent], chosen: Collection[str]
 ) -> tuple[ParameterRow, ...]:
-    """Return the norms of the chosen parameters and, from the events, of their gradients and updates."""
+    """Return the norms of the chosen parameters. The norms of gradients and updates are read from
+    `events`."""
     by_event = {(e.phase, e.name): e.stats for e in events if e.stats is not None}
     nothing = TensorStats(0, None, None, None, None, None, None, 0, 0, 0)
 

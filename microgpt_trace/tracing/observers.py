@@ -1,4 +1,4 @@
-"""Observers: sort the hooks of a traced pass, and build a Trace from the hooks' results.
+"""Observers: put the hooks of a traced pass in order, and build a Trace from the hooks' results.
 
 Other modules run the passes, and compute the results that belong to a single model family.
 """
@@ -43,9 +43,9 @@ def baseline_of(
 
 class Observers:
     """The hooks that observe the events `names` of a model's passes. The Trace gets the events `shown` and
-    the arrays `kept`. `watching` has further hooks, each with the names of its events. The hooks in
-    `watching` are called before the events are collected. The interventions of a `baseline` apply in every
-    pass."""
+    the arrays `kept`. `watching` has additional hooks, each with the names of the events to observe. The
+    hooks in `watching` are called before the events are collected. The interventions of a `baseline` apply in
+    every pass."""
 
     def __init__(
         self, model: LanguageModel, names: Collection[str], shown: Collection[str], kept: Sequence[str],
@@ -65,8 +65,8 @@ class Observers:
         ]
 
     def begin(self, time: bool, keep: bool = True) -> Run:
-        """Start the pass over the text. With `keep`, the run keeps the values by which hooks replace events,
-        so that the run can be repeated."""
+        """Start the pass over the text. If `keep` is True, the run stores every value that a hook sets, so
+        that the run can be repeated."""
         return self._model.hooks.begin(time, [self._first, *self._editing], [self._last, *self._after], keep)
 
     def begin_step(self, number: int, position: int, hook: Hook) -> Run:
@@ -82,7 +82,7 @@ class Observers:
         self, inputs: TraceInput, predictions: Predictions, loss: float | None, checks: Sequence[Check],
         insights: Iterable[Insight], nothing: str, **own: Any,
     ) -> Trace:  # fmt: skip
-        """Build the Trace of the passes. `own` has the fields that only one model family fills. Raises
+        """Build the Trace of the passes. `own` has the Trace fields that only one model family uses. Raises
         InputError with the message `nothing` if none of the events to show was emitted."""
         events = tuple(event for event in self.collector.events if event.name in self.shown)
         if not events:

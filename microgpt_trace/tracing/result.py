@@ -36,9 +36,9 @@ class Candidate:
 
 @frozen
 class Prediction:
-    """The model's prediction at one position. `rank` 1 is the most probable token; ties rank by id.
-    `predicted` and `rank` are None if the probabilities are not finite. If the next token is not known,
-    `target`, `rank` and `loss` are None."""
+    """The model's prediction at one position. `rank` 1 is the most probable token. Equally probable tokens
+    are ranked by id. `predicted` and `rank` are None if the probabilities are not finite. If the next token
+    is not known, `target`, `rank` and `loss` are None."""
 
     position: int
     seen: str
@@ -77,13 +77,13 @@ class ParameterRow:
     @property
     @in_document
     def gradient_ratio(self) -> float | None:
-        """|gradient| / |weight|, None if an element of the gradient or the weight is not finite"""
+        """|gradient| / |weight|, or None if an element of the gradient or the weight is not finite"""
         return self._ratio(self.gradient_l2, self.gradient_nonfinite)
 
     @property
     @in_document
     def update_ratio(self) -> float | None:
-        """|update| / |weight|, None if an element of the update or the weight is not finite"""
+        """|update| / |weight|, or None if an element of the update or the weight is not finite"""
         return self._ratio(self.update_l2, self.update_nonfinite)
 
     def _ratio(self, norm: float | None, nonfinite: int) -> float | None:
@@ -125,12 +125,12 @@ class Compared:
 class LayerRow:
     """The overview of one layer of a decoder. Medians are taken over positions (rows).
 
-    `stream` describes the residual stream after the layer, `row_norm` is the median norm of its rows and
-    `typical` the median magnitude of its elements. `attention_share` and `mlp_share` are the median of
-    |output| / |input stream| of attention and MLP, and `turn` is the median cosine of the layer's input and
-    output. `near_zero` is the share of the activation's outputs whose magnitude is at most
-    `near_zero_threshold`. `sink` is the attention on position 0, averaged over heads and later queries.
-    `compared` is None if no position can be compared.
+    `stream` describes the residual stream after the layer. `row_norm` is the median norm of the stream's
+    rows, and `typical` is the median magnitude of the stream's elements. `attention_share` is the median of
+    |attention output| / |input stream|, and `mlp_share` is the median of |MLP output| / |input stream|.
+    `turn` is the median cosine of the layer's input and output. `near_zero` is the share of the activation's
+    outputs whose magnitude is at most `near_zero_threshold`. `sink` is the attention on position 0, averaged
+    over heads and later queries. `compared` is None if no position can be compared.
     """
 
     layer: int
@@ -165,9 +165,9 @@ class LensRow:
 
 @frozen
 class TargetRow:
-    """The probability and rank of a chosen token at a position if the model ended with this event. `event` is
-    the residual stream after a layer's attention or after the layer. `rank` 1 is the most probable token;
-    ties rank by id. `rank` is None if the probabilities are not finite."""
+    """The probability and rank of a chosen token at a position, if the model ended with the event `event`.
+    `event` is the residual stream after a layer's attention or after the layer. `rank` 1 is the most probable
+    token. Equally probable tokens are ranked by id. `rank` is None if the probabilities are not finite."""
 
     layer: int
     event: str
@@ -202,9 +202,9 @@ class EventChange:
 class Intervened:
     """The effects of interventions, compared with a run without interventions.
 
-    `before` and `loss_before` are the predictions and the loss of the run without interventions. `p_after`
-    has the probabilities, with interventions, of the tokens that were predicted without interventions. `kl`
-    is KL(before || after) of the prediction at every position, in nats, None if it is not finite.
+    `before` and `loss_before` are the predictions and the loss of the run without interventions. For each
+    token that was predicted without interventions, `p_after` has the probability with interventions. `kl` is
+    KL(before || after) of the prediction at every position in nats, or None if the KL is not finite.
     """
 
     interventions: tuple[Applied, ...]
@@ -270,8 +270,8 @@ class Trace:
 
     def array(self, name: str, phase: Phase = "forward") -> Array:
         """Return the array of an event or parameter in a phase: an activation, a gradient or an update. The
-        name may select a part, as in layer0.attn.weights[1]. An axis is removed if the name selects a single
-        index of this axis. Raises InputError if the array was not kept."""
+        name may select a part, as in layer0.attn.weights[1]. If the name selects a single index of an axis,
+        the result lacks this axis. Raises InputError if the array was not kept."""
         if "[" in name or "@" in name:
             return self._part(name, phase)
         return self.arrays[phase, self._kept(name, phase)]
@@ -294,7 +294,7 @@ class Trace:
     def _part(self, text: str, phase: Phase) -> Array:
         import numpy as np
 
-        from ..hooks.sites import parse_site  # imported here, because other functions do not need it
+        from ..hooks.sites import parse_site  # a late import, because only this function parses sites
 
         site = parse_site(text)
         name = self._kept(site.selector, phase)
@@ -320,7 +320,7 @@ class Trace:
 
     @property
     def targets(self) -> tuple[Candidate, ...]:
-        """The target of every predicted position with a target, and the target's probability."""
+        """The targets of all predicted positions that have a target, with their probabilities."""
         return tuple(p.target for p in self.predictions if p.target is not None)
 
     @property
@@ -330,6 +330,6 @@ class Trace:
 
 
 def mean_of(values: Sequence[float | None]) -> float | None:
-    """Return the mean, or None if there are no values or one value is None."""
+    """Return the mean, or None if there are no values or a value is None."""
     present = [value for value in values if value is not None]
     return math.fsum(present) / len(present) if present and len(present) == len(values) else None

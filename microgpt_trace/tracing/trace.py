@@ -1,5 +1,5 @@
-"""trace: run a model under its hook bus and return a Trace. Imports only the module for the family of the
-model."""
+"""trace: run a model with its hooks and return a Trace. This module imports only the code for the model's
+family."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ def trace(
 
     - `names` chooses the events of the Trace: names, globs or apr's stage names. By default the Trace has the
       events that the command shows with --verbose.
-    - `values` tells whether the Trace keeps the arrays of these events. A list in `values` names the events
-      or parts to keep, such as layer0.attn.weights[1]. By default a microGPT keeps its arrays and a decoder
-      does not.
+    - If `values` is True, the Trace keeps the arrays of the chosen events. A list in `values` names the
+      events or parts to keep, such as layer0.attn.weights[1]. By default the Trace keeps the arrays of a
+      microGPT, but not of a decoder.
     - `top_k` is the number of candidates per position. `time` measures the seconds of each event.
 
     For a microGPT:
@@ -43,10 +43,10 @@ def trace(
     - `tokens` replaces the text. `special` parses special tokens in the text, and `chat` applies the file's
       chat template to the text.
     - `positions` chooses the positions with logits and predictions: "all", "last" or indices.
-    - `lens` adds the logit lens: `top_k` tokens (by default one) after every layer. `target` is a token: its
-      text with ␣ for a blank, #ID or the id. `target` adds the probability and rank of this token after every
-      layer and after every attention, at the `positions` or, by default, at the last position.
-    - `generate` continues the prompt by this many tokens, sampled with `temperature` and `seed`.
+    - `lens` adds the logit lens: `top_k` tokens (by default one) after every layer. `target` adds the
+      probability and rank of a token after every attention and every layer, at `positions` or, by default, at
+      the last position. `target` is the token's text (␣ means a blank), #ID or the id.
+    - `generate` is the number of tokens to add to the prompt, sampled with `temperature` and `seed`.
     - `recheck` compares the run with a run without observers.
     """
     if top_k is not None and top_k < 1:

@@ -1,10 +1,10 @@
-"""Validate that the model uses each event of a trace, and that each event is the value that its name says.
+"""Validate that the model uses each event of a trace, and that the value of each event matches its name.
 
-First, each event is replaced by a copy of the event. This replacement must not change the result. Then all
-events are replaced by perturbed copies, and other code recomputes each event in float64 from the perturbed
-copies of its inputs. If the model's value and the recomputed value differ, the model does not use one of the
-inputs, or the event is not the value that its name says. The predictions and the loss in the Trace are
-checked in this way too. The hooks of the model are not called.
+First, each event is replaced by a copy of the event, which must not change the result. Then all events are
+replaced by perturbed copies. Independent code recomputes each event in float64 from the perturbed copies of
+the event's inputs. If the recomputed value differs from the model's value, the model does not use one of the
+inputs, or the event's value does not match the event's name. The predictions and the loss in the Trace are
+also compared with the perturbed values. The hooks of the model are not called.
 """
 
 from __future__ import annotations
@@ -44,9 +44,8 @@ AMOUNT = 0.1  # standard deviation of a perturbation, relative to the element an
 @frozen
 class Verdict:
     """The verdict on one event. `by_itself` is the largest change of logits, P or loss when a copy replaces
-    the event. `perturbed` is the largest change |after - before| / |before| that perturbing the event causes
-    in a later event computed from this event. An event is dead if no result of this run can depend on the
-    event."""
+    the event. `perturbed` is the largest change |after - before| / |before| of a dependent event if this
+    event is perturbed. An event is dead if no result of this run can depend on the event."""
 
     name: str
     by_itself: float
@@ -129,8 +128,8 @@ def _perturbed(
     model: LanguageModel, inputs: TraceInput, events: Sequence[str], report: Report
 ) -> tuple[dict[str, str], list[Edge]]:
     """Perturb the events, and return the errors by event and the edges between events. The first pass does
-    not perturb the heads and P, so that attn.out is computed from the context, and the loss from the logits.
-    The second pass perturbs all events."""
+    not perturb the heads and P. Therefore attn.out is recomputed from the context, and the loss is recomputed
+    from the logits. The second pass perturbs all events."""
     wrong, edges = dict[str, str](), list[Edge]()
     layers = model.config.n_layer
     for number, (left_out, kept) in enumerate([(model.plan.sums_of, ["probs"]), ({}, [])]):
@@ -149,7 +148,7 @@ def _report_layer(report: Report, before: int, total: int, layer: int) -> None:
 def _trace(
     model: LanguageModel, inputs: TraceInput, hook: Hook | None = None, names: Sequence[str] = ()
 ) -> Trace:
-    """Run a trace with `hook` as its only hook, and keep the logits, P and the loss as used."""
+    """Run a trace with `hook` as the only hook, and keep the logits, P and the loss after the hook."""
     alone, values = model.alone(), ["logits", "probs", "loss"][: 2 + (inputs.targets[0] is not None)]
     with alone.hooks.subscribe(hook, *names) if hook is not None else nullcontext():
         if "prompts" in alone.abilities:
@@ -160,8 +159,8 @@ def _trace(
 def _replaced_by_itself(
     model: LanguageModel, inputs: TraceInput, names: Sequence[str], untouched: Trace
 ) -> dict[str, float]:
-    """Return for each event how far the logits, P or the loss change if a copy replaces the event. First all
-    events are replaced at once. Only if this replacement changes a result, each event is replaced alone."""
+    """Return, by event, the largest change of the logits, P or the loss if a copy replaces the event. First,
+    copies replace all events at once. Only if a result changes, each event is replaced alone."""
 
     def moved(names: Sequence[str]) -> float:
         result = _trace(model, inputs, lambda event, value: np.array(value), names)
@@ -178,8 +177,8 @@ def _replaced_by_itself(
 
 class Edge(NamedTuple):
     """An event `source`, and an event `reader` that is computed from `source`. `moved` is the change |after -
-    before| / |before| of the reader when the source is perturbed. `felt` is True if rounding cannot explain
-    the change."""
+    before| / |before| of the event `reader` if the event `source` is perturbed. `felt` is True if rounding
+    cannot explain the change."""
 
     source: str
     reader: str
@@ -200,7 +199,7 @@ class Watch:
         self._inputs, self._plan = ReferenceInputs(model, inputs.tokens, bounded=True), model.plan
         self._computed: dict[str, Array] = {}  # events of the current and the previous layer, in float64
         self._used: dict[str, Array] = {}  # the perturbed values of the computed events
-        self._part_bounds: dict[str, Array] = {}  # how far rounding may move the heads of this layer
+        self._part_bounds: dict[str, Array] = {}  # upper bounds of the rounding errors of this layer's heads
         self._layer, self._kept, self._done = -1, kept, done
 
     def __call__(self, event: TraceEvent, value: Array) -> Array | None:
@@ -231,7 +230,8 @@ class Watch:
         return [part for part in row.parts if part in self._used] or list(row.inputs)
 
     def _check(self, name: str, value: Array) -> None:
-        """Compare an event with its recomputation from the perturbed sources, and record its edges."""
+        """Compare an event with its recomputation from the perturbed sources, and record an edge from each
+        source."""
         sources = self._sources(name)
         used = [self._used[source] for source in sources]
         without = [[self._computed[s] if s == left else self._used[s] for s in sources] for left in sources]
@@ -243,7 +243,7 @@ class Watch:
             self.edges.append(Edge(source, name, distance(right, other), beyond(right, other, limit) > 2))
 
     def _blame(self, name: str, value: Array, right: Array, without: Mapping[str, Array]) -> None:
-        """Record either the source that was not used, or that the event does not follow from its sources."""
+        """Record the sources that were not used. If all sources were used, record an error of the event."""
         unused = [
             source for source, other in without.items()
             if beyond(value, other, self._bound(name, list(without), other, value.dtype)) <= 1
@@ -270,8 +270,8 @@ class Watch:
         return np.zeros(1) if row.bias is None else self._inputs.parameter(row, row.bias).astype(np.float64)
 
     def _bound(self, name: str, sources: Sequence[str], value: Array, dtype: np.dtype[Any]) -> Array:
-        """Return how far rounding may move each element. For a sum of parts, the bound covers the rounding of
-        both compared sums."""
+        """Return an upper bound of the rounding error of each element. If the event is a sum of parts, the
+        bound includes the rounding of both compared sums."""
         used, row = [self._used[source] for source in sources], self._plan[name]
         length, spread = len(self._inputs.tokens), Spread()
         if set(sources) & set(row.parts):
@@ -289,15 +289,15 @@ class Watch:
         return bound
 
     def _losses(self, x: Array) -> Array:
-        """Return -log P(target) at every position with a target, computed from P or, if P is in `kept`, from
-        the logits."""
+        """Return the loss -log P(target) at every position with a target. `x` contains probabilities or, if P
+        is in `kept`, logits."""
         rows = np.arange(len(self._targets))
         if "probs" not in self._kept:
             return -np.log(x[rows, self._targets])
         return np.logaddexp.reduce(x[rows], axis=1) - x[rows, self._targets]
 
     def check_trace(self, trace: Trace) -> None:
-        """Check that the trace has the perturbed P and loss."""
+        """Check that the predictions and the loss in the trace are the perturbed values."""
         probs, computed = self._used["probs"], self._computed["probs"]
         pairs = [(p.position, c) for p in trace.predictions for c in (p.predicted, p.target, *p.top) if c]
         places = tuple(zip(*((position, candidate.token) for position, candidate in pairs), strict=True))
@@ -322,8 +322,8 @@ class Watch:
 
 
 def beyond(value: Array, right: Array, bound: Array) -> float:
-    """Return the largest difference of an element, as a multiple of its bound. NaN counts as equal to NaN,
-    and an infinity as equal to the same infinity."""
+    """Return the largest difference of an element, as a multiple of the element's bound. NaN counts as equal
+    to NaN, and an infinity as equal to the same infinity."""
     with np.errstate(all="ignore"):
         off = np.abs(value - right) / bound
     same = np.equal(value, right.astype(value.dtype)) | np.isnan(value) & np.isnan(right)
@@ -331,9 +331,8 @@ def beyond(value: Array, right: Array, bound: Array) -> float:
 
 
 def perturbed(name: str, value: Array) -> Array:
-    """Move every element by about 10 % of the sum of its magnitude and that of a typical element. Each call
-    moves an event by the same amounts. A probability moves by about 10 % of its value, and so stays
-    positive."""
+    """Change every element by about 10 % of |element| + |typical element|. The noise for an event is the same
+    in each call. A probability changes by about 10 % of the probability, and therefore stays positive."""
     noise = np.random.default_rng(zlib.crc32(name.encode())).normal(size=value.shape) * AMOUNT
     value = np.where(np.isfinite(value), value, value.dtype.type(0))  # the loss may be infinite
     if name == "probs":
