@@ -26,9 +26,7 @@ from .result import Compared, LayerRow
 FEWEST_LAYERS = 4  # fewest layers between the first and the last layer for a comparison of layers
 FAR = 6.0  # a layer is odd if it is farther from the trend than this many spreads of the layers
 CLOSE = 0.25  # lower limit of the spread, computed from natural logarithms of the layers' values
-CLOSE_AT_ENDS = (
-    0.55  # CLOSE for the first and last layer, which differ from other layers even in sound models
-)
+CLOSE_AT_ENDS = 0.55  # CLOSE for the first and last layer, which differ from others even in sound models
 
 
 @dataclass(repr=False)

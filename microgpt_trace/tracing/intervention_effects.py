@@ -76,8 +76,7 @@ class Baseline:
 
     def take(self, positions: Sequence[int], logits: Array, probs: Array, replaced: bool) -> None:
         """Compare predictions [n, V] at `positions` with the predictions of the untouched pass. KL is
-        computed from the logits, or from the probabilities if hooks replaced the probabilities
-        (`replaced`)."""
+        computed from the logits, or from the probabilities if hooks set them (`replaced`)."""
         model, inputs = self._model, self._inputs
         for part in in_parts(len(positions), model.config.vocab_size):
             before, probs_before = self._untouched(positions[part])
@@ -137,8 +136,7 @@ def distance(after: Array, before: Array) -> float:
 
 
 def _relative(off: float, size: float) -> float | None:
-    """Return |after - before| / |before| from the squares of both norms, or None if the ratio is not
-    finite."""
+    """Return |after - before| / |before| from two squared norms, or None if the ratio is not finite."""
     ratio = math.sqrt(off / size) if size else math.inf
     return 0.0 if off == 0 else ratio if math.isfinite(ratio) else None
 

@@ -24,7 +24,7 @@ WHOLE = 0.99  # smallest RMS of a row that is described as RMS 1: eps lowers the
 SMALL_BRANCH = 0.25  # largest L2 of a small perturbation, as a share of the residual stream's L2
 SPARSE = (0.2, 0.8)  # the output of ReLU is called sparse if its share of zeros is in this range
 SPARSELY = "leaves a sparse representation"
-ENOUGH = 20.0  # smallest likelihood ratio that counts as evidence. By chance, at most 1 in 20 texts has it
+ENOUGH = 20.0  # smallest likelihood ratio that counts as evidence (by chance, for at most 1 text in 20)
 LARGE = math.log(1e6)  # log of a ratio: larger ratios are printed as powers of ten
 
 Stats = dict[str, TensorStats]

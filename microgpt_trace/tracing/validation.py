@@ -230,7 +230,7 @@ class Watch:
         return [part for part in row.parts if part in self._used] or list(row.inputs)
 
     def _check(self, name: str, value: Array) -> None:
-        """Compare an event with its recomputation from the perturbed sources, and record an edge from each
+        """Recompute an event from the perturbed sources, compare the values, and record an edge per
         source."""
         sources = self._sources(name)
         used = [self._used[source] for source in sources]
