@@ -1,8 +1,8 @@
 """Compare two surveys of the same texts, by two models or by two quantisations of one model.
 
 The comparison pairs the rows of both reports and measures the distance of each pair. A comparison runs no
-model. A comparison covers only statistics, because a survey keeps no values. Two models may agree although
-their values differ at every token.
+model. A comparison covers only statistics, because a survey keeps no values. Surveys can agree although the
+values of the two models differ at every token.
 """
 
 from __future__ import annotations
@@ -57,9 +57,9 @@ class NotCompared:
 class SurveyComparison:
     """The differences of survey B from survey A.
 
-    `same` is True if all compared sums and counts of A and B are equal, bit for bit. With `rtol`, surveys
-    that are not the same agree if no distance exceeds `rtol`. `first` is the first event, in order of
-    computation, that does not agree. `documents` is None if the surveys are unfinished.
+    `same` is True if all compared sums and counts of A and B are equal, bit for bit. If `rtol` is set,
+    different surveys agree if no distance exceeds `rtol`. `first` is the first event in order of computation
+    that does not agree. `documents` is None if the surveys are unfinished.
     """
 
     SCHEMA = "microgpt.survey-diff/2"
@@ -98,10 +98,10 @@ def compare_surveys(
     a: Survey, b: Survey, *, names: Sequence[str] = (), rtol: float | None = None,
     called: tuple[str, str] = ("A", "B"),
 ) -> SurveyComparison:  # fmt: skip
-    """Compare survey B with survey A. If `names` has event names or globs, compare only these events with
-    their layers and heads, and no predictions. `called` has the names of the two surveys for errors. Raises
-    InputError if the surveys read different texts or read the texts with other options, if the surveys have
-    nothing to compare, or if a name matches no comparable event."""
+    """Compare survey B with survey A. If `names` has event names or globs, compare only the matching events,
+    their layers and heads, but no predictions. Error messages name the two surveys as in `called`. Raises
+    InputError if the surveys read different texts or read the texts with different options, if the surveys
+    have nothing to compare, or if a name matches no comparable event."""
     _check_comparable(a, b, called)
     events_a, events_b = surveyed_events(a), surveyed_events(b)
     not_compared = _not_compared(events_a, events_b)
@@ -153,7 +153,7 @@ _READ: Mapping[str, Callable[[Survey], Any]] = {
 
 
 def _check_comparable(a: Survey, b: Survey, called: tuple[str, str]) -> None:
-    """Raise InputError if two surveys read different texts or read the texts with other options."""
+    """Raise InputError if two surveys read different texts or read the texts with different options."""
     for name, value in _READ.items():
         if value(a) != value(b):
             values = f"expected {brief(value(a))} as in {called[0]}, found {brief(value(b))}"
@@ -170,7 +170,7 @@ def _not_compared(a: Sequence[SurveyedEvent], b: Sequence[SurveyedEvent]) -> lis
     for name in in_a | in_b:
         one, two = in_a.get(name), in_b.get(name)
         if one is None or two is None:
-            reasons.setdefault(f"{'B' if one else 'A'} did not measure it", []).append(name)
+            reasons.setdefault(f"not measured in {'B' if one else 'A'}", []).append(name)
         elif one.kind != two.kind:
             reasons.setdefault(f"{one.kind} in A, {two.kind} in B", []).append(name)
         elif one.channels != two.channels:
@@ -179,7 +179,7 @@ def _not_compared(a: Sequence[SurveyedEvent], b: Sequence[SurveyedEvent]) -> lis
 
 
 def _changed_tallies(a: Mapping[str, Any], b: Mapping[str, Any]) -> set[str]:
-    """Return the names of events, and of other parts of a survey, whose common tallies differ in any bit."""
+    """Return the events and other parts of a survey whose tallies differ in any bit between A and B."""
 
     def content(tally: Any) -> Any:
         return {part: (array.shape, array.tobytes()) for part, array in tally.arrays().items()}
@@ -190,10 +190,10 @@ def _changed_tallies(a: Mapping[str, Any], b: Mapping[str, Any]) -> set[str]:
 def _notes(a: Survey, b: Survey, same_tokens: bool) -> Iterator[str]:
     """Yield notes on other differences between the surveys, which may explain the distances."""
     if not same_tokens:
-        yield "the vocabularies differ: each survey ran its own tokens, and predictions are not compared"
+        yield "the vocabularies differ: the models read different tokens, and predictions are not compared"
     run_a, run_b = (f"{counted(own.read[0], 'text')} of {counted(own.read[1], 'token')}" for own in (a, b))
     if run_a != run_b:
-        yield f"the surveys ran different amounts: {run_a} in A, {run_b} in B"
+        yield f"the surveys ran different amounts of text: {run_a} in A, {run_b} in B"
     if a.model.fingerprint == b.model.fingerprint:
         yield "both surveys are of the same model: the fingerprints of the parameters are equal"
     if a.arithmetic != b.arithmetic:

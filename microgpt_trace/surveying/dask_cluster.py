@@ -56,13 +56,13 @@ class DaskCluster(Crew):
         if threads:
             self._seen = monotonic()
         elif monotonic() - self._seen > ALONE:
-            self._note_once(f"{self._address} has no workers. The survey waits for one to join.")
+            self._note_once(f"{self._address} has no workers. The survey waits for a worker.")
         if max(threads.values(), default=1) > 1:
             self._note_once("A worker computes on one core. Start workers with --nthreads 1.")
         return len(threads)
 
     def _check(self, workers: set[str]) -> None:
-        """Raise InputError if a worker lacks this program: such a worker would end at its first task."""
+        """Raise InputError if a worker lacks this program, because the worker would end at its first task."""
         if workers:
             specs = self._client.run(find_spec, _MODULE, workers=list(workers), on_error="return")
             for worker, spec in specs.items():
@@ -116,7 +116,7 @@ def _connected(address: str) -> Any:
         raise InputError(f"{where}: nothing answers there ({error})") from error
     except ValueError as error:
         raise InputError(f"{where}: expected an address like tcp://host:8786 ({error})") from error
-    except Exception as error:  # an answer that no scheduler sends can raise anything
+    except Exception as error:  # an answer from another program can raise any exception
         raise InputError(f"{where}: expected a scheduler that Dask is configured for, found none") from error
 
 

@@ -1,6 +1,6 @@
 """Run the tasks of a survey, in this process or by workers, and repeat the tasks of lost workers.
 
-A worker opens the model once, from its file. A task contains only documents.
+A worker opens the model once, from its file. A task contains documents, but no model.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class ModelSource:
     microGPT."""
 
     path: str | None
-    options: tuple[tuple[str, Any], ...] = field(default=(), hash=False)  # a value may be a dict
+    options: tuple[tuple[str, Any], ...] = field(default=(), hash=False)  # a dict has no hash
     seed: int | None = None
 
     def open(self) -> LanguageModel:
@@ -131,7 +131,7 @@ def run_in_worker(assignment: Assignment, blocks: Sequence[Block]) -> Measured:
 
 @lru_cache(maxsize=1)
 def _open(assignment: Assignment) -> LanguageModel:
-    """Open and check the model. Because of the cache, a process opens the assigned model only once."""
+    """Open and check the model. The cache makes a process open the assigned model only once."""
     worker = f"a worker on {node()}"
     if assignment.program != program():
         raise InputError(f"{worker}: expected {assignment.program}, found {program()}")
@@ -141,14 +141,13 @@ def _open(assignment: Assignment) -> LanguageModel:
         raise InputError(f"{worker}: {error}") from error
     if assignment.fingerprint != fingerprint_of(model):
         raise InputError(
-            f"{worker}: {model.origin}: expected the parameters of this command's model, found others"
+            f"{worker}: {model.origin}: expected the model of this command, found other parameters"
         )
     return model.for_many_passes()
 
 
 def merge_results(*results: Measured) -> Measured:
-    """Merge the results of several shards. The given results are not changed, so that a cluster can merge
-    them again."""
+    """Merge the results of shards. `results` are not changed, so that a cluster can repeat the merge."""
     first = deepcopy(results[0])
     for other in results[1:]:
         first.merge(other)
@@ -236,6 +235,6 @@ def run_tasks(blocks: Iterator[Block], crew: Crew, note: Note) -> Generator[Meas
 def workers_lost(where: str) -> RunError:
     """Return the error for a task whose workers ended TRIES times."""
     return RunError(
-        f"{where}: workers ended {TRIES} times in the task that starts here; if their memory ran out, use "
+        f"{where}: workers ended {TRIES} times in the task that starts here; if memory ran out, use "
         "fewer workers or --max-tokens"
     )

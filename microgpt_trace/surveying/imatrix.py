@@ -1,5 +1,5 @@
-"""Importance matrices, in llama.cpp's format: the mean squares of each weight's inputs. llama-imatrix
-writes such files, and llama-quantize reads them.
+"""Importance matrices, in llama.cpp's format: the mean squares of each weight's inputs. llama-imatrix writes
+files in this format, and llama-quantize reads the files.
 
 The file is GGUF with general.type "imatrix" and no architecture. For each weight NAME in GGUF, the file has
 two F32 tensors: NAME.in_sum2 [n_mat, in], the sums of the squared inputs over all rows, and NAME.counts
@@ -42,8 +42,8 @@ _ALIGNMENT = 32
 
 @frozen(eq=False)
 class SquaredInputs:
-    """The squared inputs of one weight. The array `sums` has the sums of the squares over rows for each input
-    channel, [n_mat, in] float64. `counts` has the numbers of rows, [n_mat] int64."""
+    """The squared inputs of one weight. For each input channel, the array `sums` has the sum of the squares
+    over rows, [n_mat, in] float64. `counts` has the numbers of rows, [n_mat] int64."""
 
     sums: Array
     counts: Array
@@ -73,8 +73,8 @@ def write_imatrix(path: Path, imatrix: Imatrix, overwrite: bool = False) -> None
 
 
 def imatrix_bytes(imatrix: Imatrix) -> bytes:
-    """Return the bytes of the file, with weights in the order of their names and sums before counts. Raises
-    RunError if a sum is not finite in float32, which llama.cpp would refuse."""
+    """Return the bytes of the file. Weights are sorted by name, and the sums of a weight precede the counts.
+    Raises RunError if a sum is not finite in float32, which llama.cpp would refuse."""
     datasets = [_string(name) for name in imatrix.datasets]
     pairs = [
         _string("general.type") + _OF_STRING + _string("imatrix"),
@@ -220,9 +220,9 @@ def _inputs(
 
 @frozen
 class ImportantWeight:
-    """A weight of an importance matrix. `rms` is the RMS of its inputs over all `rows` that its `matrices`
-    read. `channel` is the input channel with the largest sum of squares, and `times_median` is this channel's
-    RMS divided by the median channel's RMS."""
+    """A weight of an importance matrix. `rms` is the RMS of the weight's inputs over the `rows` of all
+    experts. `channel` is the input channel with the largest sum of squares, and `times_median` is this
+    channel's RMS divided by the median channel's RMS."""
 
     name: str
     matrices: int

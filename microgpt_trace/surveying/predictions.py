@@ -1,5 +1,5 @@
-"""The predictions of a survey as plain data: for each part, token and document. The module `predictions`
-judges overfitting too."""
+"""The predictions of a survey as plain data: for each part, token and document. This module also judges
+overfitting."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ ERRORS = 2.0  # by chance, a difference exceeds this many standard errors in 2 o
 @frozen
 class SurveyedToken:
     """The quality of the predictions of a token, at the places where this token is the next token. `loss` is
-    the mean loss in nats, `accuracy` the share of places where the token was the most likely, and
-    `reciprocal_rank` the mean of 1 / rank."""
+    the mean loss in nats, `accuracy` is the share of places where the token was the most likely, and
+    `reciprocal_rank` is the mean of 1 / rank."""
 
     token: int
     label: str
@@ -36,12 +36,11 @@ class SurveyedToken:
 class SurveyedPart:
     """The quality of the predictions of one part of a corpus. All losses of a part are in nats.
 
-    `loss` is the mean loss over all tokens. `document_loss` is the mean over documents of each document's
-    mean loss, and `spread` the standard deviation over documents. A token is predicted right if it was the
-    most likely token. `accuracy` is the share of tokens that are predicted right, and `document_accuracy` the
-    mean over documents of each document's accuracy. `all_right` counts documents whose tokens are all
-    predicted right. `ranks` counts tokens by rank; a key such as "10" counts the ranks above the previous key
-    up to 10.
+    `loss` is the mean loss over all tokens. `document_loss` is the mean of the documents' mean losses, and
+    `spread` is the standard deviation of the documents' mean losses. A token is predicted right if it was the
+    most likely token. `accuracy` is the share of tokens that are predicted right. `document_accuracy` is the
+    mean of the documents' accuracies. `all_right` counts documents whose tokens are all predicted right.
+    `ranks` counts tokens by rank. Each key counts the ranks up to this number and above the previous key.
     """
 
     part: str
@@ -66,9 +65,9 @@ class Overfitting:
     """The judgement whether a model overfits. `holds` is True if the model predicts held-out names worse than
     training names.
 
-    `holds` is None if overfitting is not judged. `gap` is the mean loss of held-out documents minus that of
-    training documents. `error` is the standard error of `gap`, from the spread over documents. `text` states
-    the result as a sentence.
+    `holds` is None if overfitting is not judged. `gap` is the mean loss of held-out documents minus the mean
+    loss of training documents. `error` is the standard error of `gap`, computed from the spread of the
+    documents' losses. `text` states the result as a sentence.
     """
 
     holds: bool | None

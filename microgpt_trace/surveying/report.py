@@ -1,4 +1,4 @@
-"""SurveyReport: the results of a survey as plain data, which is also its JSON document."""
+"""SurveyReport: the results of a survey as plain data. The JSON document of a survey has the same content."""
 
 from __future__ import annotations
 
@@ -73,9 +73,9 @@ class SurveyedLayer:
     """The effect of a layer on all rows of the residual stream.
 
     The layer multiplies the norm of a row by `growth` (a geometric mean). `cosine` is the mean cosine between
-    a row before the layer and this row after the layer. `massive` counts documents with a massive activation,
-    which is an element of at least 1,000 times the median magnitude of its document. `farthest` is the
-    element whose magnitude is the largest multiple of the median magnitude.
+    the rows before and after the layer. `massive` counts documents with a massive activation, which is an
+    element of at least 1,000 times the median magnitude of its document. `farthest` is the element with the
+    largest ratio of magnitude to median magnitude.
     """
 
     layer: int
@@ -90,9 +90,9 @@ class SurveyedLayer:
 
 @frozen
 class SurveyedHead:
-    """The statistics of an attention head over all queries from position 1 on. `attention` has its mean
-    shares of attention, and `entropy` its mean entropy in nats. `even` and `even_entropy` are the shares and
-    the mean entropy that uniform attention would have."""
+    """The statistics of an attention head over all queries from position 1 on. `attention` has the mean
+    shares of attention, and `entropy` is the mean entropy in nats. `even` and `even_entropy` are the shares
+    and the mean entropy that uniform attention would have."""
 
     layer: int
     head: int
@@ -116,7 +116,7 @@ class UnitExamples:
 
 @frozen
 class LeftOut:
-    """How many rows or texts were skipped or cut for one reason, and the place of the first such row or
+    """A count of rows or texts that were skipped or cut for one reason, and the place of the first row or
     text."""
 
     reason: str
@@ -236,7 +236,7 @@ def surveyed_heads(survey: Survey) -> list[SurveyedHead]:
 
 
 def _shares(survey: Survey, name: str, counter: str) -> list[tuple[Attention, float]]:
-    """Return the mean shares and entropy of each head. `counter` names the tallies that counted the
+    """Return the mean shares and entropy of each head. `counter` begins the names of the tallies that count
     queries."""
     counts = [int(survey.tallies[f"{counter}/{key}"].values()[0]) for key in COUNTS]
     sums = {key: survey.tallies[f"{name}/{key}"].values() for key in SUMS}
@@ -258,7 +258,7 @@ def unit_examples(survey: Survey) -> list[UnitExamples]:
 
 
 def insights_of(layers: Sequence[SurveyedLayer], heads: Sequence[SurveyedHead]) -> Iterator[Insight]:
-    """Yield the insights for which layers or heads were measured."""
+    """Yield the insights that the measured layers and heads support."""
     measured = bool(layers) and all(row.growth and row.cosine is not None for row in layers)
     if measured:
         norms = accumulate([1.0, *(row.growth or 1.0 for row in layers[1:])], mul)
@@ -286,7 +286,7 @@ def _massive(layers: Sequence[SurveyedLayer]) -> Insight:
     )
     numbers: dict[str, float | None] = {"times_median": far.value, "layers": float(len(massive))}
     if not massive:
-        text = f"No element is massive, that is at least {limit} times the median magnitude. {largest}"
+        text = f"No element is massive (at least {limit} times the median magnitude). {largest}"
         return Insight("massive", title, False, text, numbers, top.event)
     most = max(massive, key=lambda row: row.massive / row.documents)
     text = (
@@ -299,7 +299,7 @@ def _massive(layers: Sequence[SurveyedLayer]) -> Insight:
 
 def _sinks(heads: Sequence[SurveyedHead]) -> Insight:
     """Judge attention sinks by the mean share of position 0 over the heads of each layer. Layers with an
-    attention window do not count."""
+    attention window are left out."""
     by_layer = grouped((head for head in heads if head.window is None), lambda head: head.layer)
     shares = {layer: math.fsum(h.attention.first for h in own) / len(own) for layer, own in by_layer.items()}
     even = next((head.even.first for own in by_layer.values() for head in own), 0.0)
@@ -312,7 +312,7 @@ def _sinks(heads: Sequence[SurveyedHead]) -> Insight:
 
 
 def anomalies_of(events: Sequence[SurveyedEvent], layers: Sequence[SurveyedLayer]) -> Iterator[Anomaly]:
-    """Evaluate the anomaly rules that need only statistics. Numbers of layers are means over all texts."""
+    """Evaluate the anomaly rules that need only statistics. Each layer's numbers are means over all texts."""
     if events:
         yield nonfinite([(event.name, event.nonfinite) for event in events], len(events))
         several = [event for event in events if event.count > 1]

@@ -16,7 +16,7 @@ from .predictions import SurveyedPart, SurveyedToken
 from .report import SurveyedEvent, SurveyedHead, SurveyedLayer
 from .state import Survey
 
-FLAT = 1e-9  # if variance / mean square is smaller, the variance may be only rounding of float64 sums
+FLAT = 1e-9  # a smaller ratio of variance to mean square may be a rounding error of float64 sums
 Row = TypeVar("Row")
 
 
@@ -36,12 +36,12 @@ class EventPair:
 
     `rms_change` is ||rms_B - rms_A|| / ||rms_A|| over channels, and `mean_change` is ||mean_B - mean_A|| /
     ||rms_A||. The two changes are None if no channel has finite values in both surveys. `distance` is the
-    larger of the two changes, or infinite if A and B have other numbers of finite or non-finite values.
+    larger of the two changes, or infinite if A and B differ in the number of finite or non-finite values.
 
-    Each channel has a divergence KL(A || B) in nats, computed from its means and variances as if its values
-    were normally distributed. `kl` is the mean divergence over the channels that vary in both surveys.
-    `channel` has the largest divergence, `largest_kl`. `one_sided` counts the channels that vary in only one
-    survey, so that their divergence is infinite.
+    The divergence of a channel is KL(A || B) in nats of normal distributions with the means and variances of
+    the channel. `kl` is the mean divergence over the channels that vary in both surveys. `channel` is the
+    channel with the largest divergence, `largest_kl`. `one_sided` counts the channels that vary in only one
+    survey. The divergence of such a channel is infinite.
     """
 
     a: SurveyedEvent
@@ -68,7 +68,7 @@ class LayerPair:
 
     `kl` and `rms_change` compare the residual stream after the layer, and `kl_before` compares the residual
     stream before the layer. `farthest` is the event with the largest KL within the layer. `distance` is the
-    relative change of `growth` or the change of `cosine`, the larger of both.
+    larger of the relative change of `growth` and the change of `cosine`.
     """
 
     a: SurveyedLayer
@@ -93,8 +93,8 @@ class LayerPair:
 
 @frozen
 class HeadPair:
-    """An attention head in two surveys. `distance` is the largest of several changes: of each share of
-    attention, and of the entropy divided by the entropy of uniform attention."""
+    """An attention head in two surveys. `distance` is the largest change of a share of attention or of the
+    relative entropy, which is the entropy divided by the entropy of uniform attention."""
 
     a: SurveyedHead
     b: SurveyedHead
@@ -107,8 +107,8 @@ class HeadPair:
 
 @frozen
 class TokenPair:
-    """A token that is the next token equally often in both surveys. `lost` is its loss in B minus its loss in
-    A, in nats, summed over all places."""
+    """A token that is the next token equally often in both surveys. `lost` is the token's loss in B minus the
+    token's loss in A, in nats, summed over all places."""
 
     a: SurveyedToken
     b: SurveyedToken
@@ -120,8 +120,8 @@ class PartPair:
     """The predictions of one part of a corpus in two surveys.
 
     `perplexity_ratio` is the perplexity of B divided by the perplexity of A. `difference` is the mean loss
-    per text in B minus the mean loss per text in A. `error` is the standard error of `difference`, computed
-    as if A and B had read unrelated texts, because a survey does not keep the loss of each text. `distance`
+    per text in B minus the mean loss per text in A. `error` is the standard error of `difference`. The losses
+    in A and B are treated as independent, because a survey does not store the loss of each text. `distance`
     is the relative change of the loss, or infinite if the numbers of documents or tokens differ.
     """
 
@@ -145,7 +145,7 @@ class PartPair:
 
 
 def paired(a: Iterable[Row], b: Iterable[Row], key: Callable[[Row], Hashable]) -> list[tuple[Row, Row]]:
-    """Pair the rows of two lists that have the same key, in the order of A."""
+    """Pair the rows of two lists by equal keys, in the order of `a`."""
     by_key = {key(row): row for row in b}
     return [(row, by_key[key(row)]) for row in a if key(row) in by_key]
 
@@ -188,8 +188,8 @@ def normal_divergence(mean_a: Array, variance_a: Array, mean_b: Array, variance_
 
 
 def _changed(a: Array, b: Array, counted: Array) -> ChangedChannels:
-    """Return the channels in only one of two lists. `counted` is True for channels with values in both
-    surveys."""
+    """Return the channels that are in only one of the lists `a` and `b`. `counted` is True for channels with
+    values in both surveys."""
     in_a, in_b = ({*channels[counted[channels]].tolist()} for channels in (a, b))
     return ChangedChannels(tuple(sorted(in_b - in_a)), tuple(sorted(in_a - in_b)))
 

@@ -1,6 +1,6 @@
 """Choose the measurements of a survey, and run a shard, which is a part of the documents.
 
-Only the numbers of documents decide which documents share a pass. The values of a document therefore do not
+Only the numbers of documents decide which documents share a pass. Therefore the values of a document do not
 depend on the shard.
 """
 
@@ -74,10 +74,10 @@ def meters_of(
     order: SurveyOrder, channels: Mapping[str, int], windows: Mapping[str, int | None],
     streams: Sequence[str], vocab_size: int, parts: Sequence[str], causal: Collection[str] = (),
 ) -> list[Meter]:  # fmt: skip
-    """Return the meters for the measurements in an order. `channels` has the number of channels (or heads)
-    of each event. `windows` has the attention window of each event of attention weights. `streams` are the
-    events of the residual stream, `parts` the parts of the corpus, and `causal` the events that are measured
-    per head."""
+    """Return the meters for the measurements in an order. `channels` has the number of channels (or heads) of
+    each event. `windows` has the attention window of each event of attention weights. `streams` are the
+    events of the residual stream, `parts` are the parts of the corpus, and `causal` are the events that are
+    measured per head."""
     meters: list[Meter] = [ChannelMeter(channels, causal)]
     if order.histograms:
         meters.append(HistogramMeter(order.histograms, causal))
@@ -153,7 +153,7 @@ def _read(
 ) -> list[tuple[ReadText, Document]]:
     """Return the documents that fit the model, with their tokens, the shortest first. Documents that do not
     fit are counted in `unfit`."""
-    most = None if order.max_tokens is None else order.max_tokens + 1  # 1 more shows that a text exceeds it
+    most = None if order.max_tokens is None else order.max_tokens + 1  # plus 1 to detect longer texts
     fitting: list[tuple[ReadText, Document]] = []
     texts = model.read_many([document.text for document in documents], most, order.chat)
     for document, read in zip(documents, texts, strict=True):

@@ -53,7 +53,7 @@ class SurveyOrder:
 
 @frozen(slots=False)
 class SurveyedModel:
-    """The model of a survey. `fingerprint` is a hash of its parameters, or of samples of stored parameters.
+    """The model of a survey. `fingerprint` is a hash of the parameters, or of samples of stored parameters.
 
     `kinds` has the kind of each measured event. `streams` are the events of the residual stream, and
     `windows` the attention windows of the layers. `weights` has the event that each weight of a GGUF file
@@ -75,7 +75,7 @@ class SurveyedModel:
 
 @frozen
 class SurveyExample:
-    """A value and its place in a corpus: `place` is the file and row, and `before` the text before the
+    """A value and its place in a corpus. `place` is the file and row, and `before` is the text before the
     token."""
 
     value: float
@@ -91,10 +91,10 @@ class SurveyExample:
 class SurveyedCorpus:
     """The documents of a survey.
 
-    `documents` is the number of documents. `documents` and all later fields are set when the last document
-    was read. `skipped` has, for each reason to skip a row, the number of skipped rows and the place of the
-    first. `files` has the number of each file's first document. `data` identifies training data of a
-    microGPT.
+    `documents` is the number of documents. The fields from `documents` to `data` are set after the last
+    document was read. For each reason to skip a row, `skipped` has the number of skipped rows and the place
+    of the first skipped row. `files` has the number of each file's first document. `data` is a checksum that
+    identifies training data of a microGPT.
     """
 
     sources: tuple[str, ...]
@@ -109,7 +109,7 @@ class SurveyedCorpus:
     data: str = ""
 
     def examples(self, top: TopList, unit: int, sign: float = 1.0) -> tuple[SurveyExample, ...]:
-        """Return a unit's list of largest values as examples, with their values multiplied by `sign`."""
+        """Return the largest values of a unit as examples. Each value is multiplied by `sign`."""
         examples = []
         for entry, excerpt in zip(top.entries[unit].tolist(), top.excerpt[unit], strict=True):
             value, document, row, position, channel = entry
@@ -123,7 +123,7 @@ class SurveyedCorpus:
 
 
 class Unfit(NamedTuple):
-    """How many texts were skipped or cut for one reason, with the number and place of the first such text."""
+    """A count of texts that were skipped or cut for one reason, and the first text's number and place."""
 
     texts: int
     number: int
@@ -133,7 +133,7 @@ class Unfit(NamedTuple):
 @dataclass(kw_only=True, repr=False, eq=False)
 class Measured:
     """The measurements of a set of documents. `tallies` have names such as "layer0.mlp.act/total". `unfit`
-    has the texts that did not fit, by reason. `blocks` has the hash of each block that was read, by its
+    counts the texts that did not fit, by reason. `blocks` has the hash of each block that was read, by block
     number. `arithmetic` names the libraries that computed the measurements."""
 
     tallies: dict[str, Any] = field(default_factory=dict)
@@ -152,7 +152,7 @@ class Measured:
 
 
 def add_unfit(into: dict[str, Unfit], reason: str, more: Unfit) -> None:
-    """Count more texts that did not fit for a reason, and keep the text with the lowest number."""
+    """Add the count of `more` to the count for a reason, and store the place of the first text."""
     before = into.get(reason, Unfit(0, more.number, more.place))
     first = min(before, more, key=lambda unfit: unfit.number)
     into[reason] = Unfit(before.texts + more.texts, first.number, first.place)
@@ -194,13 +194,13 @@ class Survey(Measured):
 
 
 def merge_surveys(parts: Mapping[str, Survey]) -> Survey:
-    """Merge the parts of one survey, by file name, into the first part and return it. Raises InputError if
-    two parts differ in their model, corpus or options, if a part ended early, or if two parts have the same
-    documents."""
+    """Merge the parts of one survey into the first part, and return the first part. The keys of `parts` are
+    file names. Raises InputError if two parts differ in their model, corpus or options, if a part ended
+    early, or if two parts have the same documents."""
     (first, whole), *others = parts.items()
     for name, part in parts.items():
         if part.corpus.documents is None:
-            raise InputError(f"{name}: the survey ended before its corpus did; continue it with --resume")
+            raise InputError(f"{name}: the survey is unfinished; continue the survey with --resume")
     for name, part in others:
         check_same(first, whole, name, part)
         if shared := whole.blocks.keys() & part.blocks.keys():
@@ -234,7 +234,7 @@ def surveyed_model(model: LanguageModel, order: SurveyOrder) -> SurveyedModel:
         family=model.family,
         origin=model.origin,
         fingerprint=fingerprint_of(model),
-        config=from_json(dump(model.describe()["config"])),  # turns tuples into lists, as in a file
+        config=from_json(dump(model.describe()["config"])),  # JSON turns tuples into lists
         kinds={name: type(model.plan[name].kind).__name__ for name in order.events},
         streams=model.plan.streams,
         windows=model.config.windows,
@@ -245,26 +245,27 @@ def surveyed_model(model: LanguageModel, order: SurveyOrder) -> SurveyedModel:
 
 
 def weights_of(model: LanguageModel) -> dict[str, str]:
-    """Return the event that each weight reads, by the weight's name in GGUF, in order of computation. For
+    """Map the GGUF name of each weight to the event that the weight reads, in order of computation. For
     example, the weight "blk.0.attn_q.weight" reads the event "layer0.attn.norm". For a microGPT, the result
     is an empty dict.
 
-    Several weights that GGUF fuses share one name. The output weight may have the name of the embedding. The
-    channels of an event are in the file's order, because files permute the rows of weights, not the columns.
+    If GGUF fuses several weights, the weights share one name. The output weight may have the name of the
+    embedding. The channels of an event are in the file's order, because files permute the rows of weights,
+    not the columns.
     """
     if "prompts" not in model.abilities:
         return {}
     names, events = TERMS[cast("Decoder", model).config.architecture].names, dict[str, str]()
     for row in model.plan.of_kind(Linear):
         assert isinstance(row.kind, Linear)
-        if row.kind.columns is None:  # a row with `columns` is the part of a product for one head
+        if row.kind.columns is None:  # skip rows with `columns`, which compute the product for one head
             events[names.gguf_name(row.kind.weight)] = row.inputs[0]
     return events
 
 
 def fingerprint_of(model: LanguageModel) -> str:
     """Return a hash of the names, shapes, encodings and values of a model's parameters. The hash covers all
-    values in memory, but of a tensor in a file only SAMPLED bytes at three places."""
+    values of a tensor in memory, but only SAMPLED bytes at three places of a tensor in a file."""
     digest = blake2b(digest_size=16)
     for name, shape in model.config.shapes().items():
         tensor = model.tensors.get(name)

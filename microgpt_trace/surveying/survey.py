@@ -32,7 +32,7 @@ from .survey_files import read_survey, survey_bytes
 from .worker_processes import in_processes
 
 BLOCK = 8  # smallest number of documents in a block
-NAME_BYTES = 256  # most bytes per training name: a larger corpus is not the training data
+NAME_BYTES = 256  # largest number of bytes per training name. A larger corpus is not the training data.
 Report = Callable[[int, int], None]  # receives the number of finished documents, in all and by this run
 SAVING = 0.1  # largest share of the time that saving may take
 CHANGED = "the texts changed{} since this survey began; restore them, or start a new survey with --force"
@@ -57,9 +57,9 @@ def survey(
     `workers` is a number of processes, and `scheduler` the address of a Dask cluster. Workers need the path
     of the model, because every worker opens the model. The survey is saved to the file `out` from time to
     time, and at the end even after an error. `resume` continues the survey in `out`, and `force` overwrites
-    the file. Three functions report progress: `report` receives the numbers of finished documents (in all,
-    and by this call), `note` receives messages about workers, and `reading` receives the number of bytes of
-    the corpus read so far.
+    the file. Three functions report progress. `report` receives the total number of finished documents and
+    the number finished by this call. `note` receives messages about workers. `reading` receives the number of
+    bytes of the corpus that were read so far.
 
     Raises InputError if an argument is invalid or contradicts the file to resume, RunError if workers end
     again and again or the file cannot be written, and the errors of opening the model and the corpus.
@@ -106,7 +106,7 @@ def _selection(
 
 @contextmanager
 def _target_file(path: Path, resume: bool, force: bool) -> Iterator[OwnFile]:
-    """Hold the file for this run. Raises InputError if the file cannot be written or another run holds it."""
+    """Lock the file for this run. Raises InputError if the file cannot be written or is locked."""
     check_target(path, resume or force)
     with hold(path):
         check_target(path, resume or force)  # check again: now no other run can change the file
@@ -126,7 +126,7 @@ def _resume(path: Path, request: Survey) -> Survey:
 @contextmanager
 def _saving(survey: Survey, file: OwnFile | None) -> Iterator[Callable[[], None]]:
     """Write the file at the end, or after an exception if new blocks were read. Yields a function that saves
-    the survey unless the last save is too recent."""
+    the survey if the last save is old enough."""
     before, done, pause, last = len(survey.blocks), False, 0.0, monotonic()
 
     def save() -> None:
@@ -153,7 +153,7 @@ def _new_survey(model: LanguageModel, selection: CorpusSelection, order: SurveyO
     """Return a survey without documents."""
     sources = tuple(map(_without_folder, selection.sources))
     corpus = SurveyedCorpus(sources, selection.field, selection.limit, selection.sample, selection.seed)
-    empty = survey_shard(model, order, [])  # gives tallies to a part without documents
+    empty = survey_shard(model, order, [])  # provides the tallies of a part without documents
     return Survey(
         model=surveyed_model(model, order), corpus=corpus, order=order, tallies=empty.tallies,
         block_size=max(BLOCK, model.pack_size),
@@ -165,7 +165,7 @@ def _survey_into(
     crew: AbstractContextManager[Crew], save: Callable[[], None], report: Report, note: Note,
 ) -> None:  # fmt: skip
     """Run the documents of a shard that the survey lacks, and add their results to the survey. `crew` runs
-    the documents, and `save` is called after each result. An exception interrupts only between results, so
+    the documents, and `save` is called after each result. A signal ends the run only between two results, so
     that the survey stays valid. Raises InputError if the corpus has changed since the survey began."""
     if survey.corpus.fingerprint is not None and STDIN not in corpus.selection.sources:
         deque(corpus, maxlen=0)  # read the corpus to its end
@@ -223,7 +223,7 @@ def _crew_for(
     scheduler: str | None, note: Note,
 ) -> AbstractContextManager[Crew]:  # fmt: skip
     """Return the workers: this process, `processes` worker processes, or the cluster of a scheduler. Raises
-    InputError if the model of workers has no path, or if both processes and a scheduler are requested."""
+    InputError if workers need a model without a path, or if both processes and a scheduler are requested."""
     if not processes and scheduler is None:
         return nullcontext(Crew(partial(run_here, model.for_many_passes(), survey.order)))
     if not isinstance(source, ModelSource):
@@ -248,8 +248,8 @@ def _blocks(corpus: Corpus, size: int, model: LanguageModel) -> Iterator[Block]:
 
 
 def _without_long_text(model: LanguageModel, digest: blake2b, document: Document) -> Document:
-    """Add a document to the hash of its block. If the document's text is too long for the model, return the
-    document with the reason, and shorten its text to the name that training would read."""
+    """Add a document to the hash of its block. If the text is too long for the model, return a document with
+    the reason and a shorter text. The shorter text is the name that training would read."""
     digest.update(f"{len(document.text)} ".encode())
     digest.update(document.text.encode())
     if len(document.text) <= model.longest_text:
@@ -259,8 +259,8 @@ def _without_long_text(model: LanguageModel, digest: blake2b, document: Document
 
 
 class _CorpusNotes:
-    """Collect, from the documents that pass through, the first document of each file and a checksum of the
-    names. The checksum identifies the training data of a microGPT."""
+    """Collect the first document of each file, and a checksum of the names, while documents pass through. The
+    checksum identifies the training data of a microGPT."""
 
     def __init__(self, model: LanguageModel) -> None:
         self.files: dict[str, int] = {}
@@ -271,8 +271,8 @@ class _CorpusNotes:
         return f"{self._names} names, crc32 {self._crc:08x}" if self._names else ""
 
     def first_documents(self) -> tuple[tuple[str, int], ...]:
-        """Return each file and the number of its first document. If all file names are unique, the result has
-        names without folders."""
+        """Return each file and the number of its first document. Folders are removed if file names stay
+        unique."""
         short = [*map(_without_folder, self.files)]
         names = short if len({*short}) == len(short) else self.files
         return tuple(zip(names, self.files.values(), strict=True))
@@ -301,5 +301,5 @@ def _unread(survey: Survey, blocks: Iterator[Block], shard: tuple[int, int]) -> 
 
 
 def _without_folder(source: str) -> str:
-    """Return a path without its folder, which may differ between machines. Return a URL as it is."""
+    """Return a path without its folder, which may differ between machines. Return a URL unchanged."""
     return source if "://" in source else Path(source).name

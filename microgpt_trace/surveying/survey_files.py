@@ -2,7 +2,7 @@
 
 The name of a tensor consists of the name of its tally, the kind of the tally, and a part. For example,
 "layer0.mlp.act/total.sum" is the sum of each channel, rounded once. "layer0.mlp.act/total.sum.rest" is the
-rounding error of each sum, so that reading and merging lose nothing. Equal surveys have equal bytes.
+rounding error of each sum, so that reading and merging lose no precision. Equal surveys have equal bytes.
 
 Reading checks the types of all fields, and the names and shapes of the tallies, because reports rely on them.
 """
@@ -42,8 +42,8 @@ ENTRIES = 1 << 22  # largest number of values in the metadata
 PARTS = (("",), ("train", "held out"))  # a corpus has one part without a name, or two parts
 MOST_BLOCKS = 1 << 22  # largest number of blocks, since all their numbers are kept in memory
 MOST = 2.0**62  # upper limit of the sum of a tally's counts
-TOTAL = 1e150  # largest sum of values: float64 can still hold its square
-GROWTH = 700.0  # largest logarithm of a norm's growth: float64 cannot hold the exponential of 710
+TOTAL = 1e150  # largest sum of values, because the square of a sum must fit in float64
+GROWTH = 700.0  # largest logarithm of a norm's growth, because exp(710) overflows in float64
 Arrays = dict[str, Array]
 Record = TypeVar("Record")
 
@@ -108,7 +108,7 @@ def read_survey(path: str | Path) -> Survey:
             raise FileFormatError(f"{path}: expected an unchanged survey file, found changed bytes")
         return _survey(metadata, tensors)
     except (SafetensorError, OSError, LookupError, TypeError, ValueError, AttributeError) as error:
-        raise FileFormatError(f"{path}: expected a survey, found it damaged ({brief(str(error))})") from error
+        raise FileFormatError(f"{path}: the survey file is damaged ({brief(str(error))})") from error
 
 
 def _survey(metadata: Mapping[str, Any], tensors: Mapping[str, Array]) -> Survey:
@@ -133,8 +133,8 @@ def _record(kind: type[Record], value: Any) -> Record:
 
 
 def _as(hint: Any, value: Any) -> Any:
-    """Return a JSON value as the type `hint`, such as a list as a tuple. Raises ValueError for a value of
-    another type."""
+    """Convert a JSON value to the type `hint`, for example a list to a tuple. Raises ValueError for a value
+    of another type."""
     origin, args = get_origin(hint), get_args(hint)
     if origin is tuple and isinstance(value, list):
         hints = args[:1] * len(value) if args[-1] is ... else args
@@ -151,7 +151,7 @@ def _as(hint: Any, value: Any) -> Any:
 
 
 def _blocks(survey: Survey, value: Any) -> dict[int, str]:
-    """Return the hash of each block that was read, by its number. The `value` null stands for all blocks."""
+    """Return the hash of each block that was read, by block number. The `value` None means all blocks."""
     size, documents = survey.block_size, survey.corpus.documents
     if size < 1 or (documents is not None and documents < 1) or survey.order.examples < 0:
         raise ValueError(f"blocks of {size}, {documents} documents, {survey.order.examples} examples")
@@ -169,7 +169,7 @@ def _blocks(survey: Survey, value: Any) -> dict[int, str]:
 def _tallies(survey: Survey, tensors: Mapping[str, Array]) -> dict[str, Tally]:
     """Build the tallies that the order requires. Raises ValueError if the tensors do not match."""
     order, tallies, unused = survey.order, dict[str, Tally](), {*tensors}
-    for name in order.units:  # check units first, because the meters allocate lists of this length
+    for name in order.units:  # check first, because the meters allocate lists of `order.examples` entries
         shape = tensors[f"{name}/top.top.value"].shape
         if shape[1:] != (order.examples,):
             raise ValueError(f"{name}: expected lists of {order.examples:,} examples, found shape {shape}")
@@ -199,7 +199,7 @@ def _check_values(tallies: Mapping[str, Any]) -> None:
     if f"{STREAMS}/rows" in tallies:
         growth, rows = (tallies[f"{STREAMS}/{measure}"].values() for measure in ("growth", "rows"))
         if (np.abs(growth) > GROWTH * rows).any():
-            raise ValueError(f"{STREAMS}/growth: more than {GROWTH:g} for each of {STREAMS}/rows")
+            raise ValueError(f"{STREAMS}/growth: more than {GROWTH:g} per row")
 
 
 def _meters(survey: Survey, tensors: Mapping[str, Array]) -> list[Meter]:
@@ -227,7 +227,7 @@ def _check(name: str, tally: Tally, arrays: Arrays) -> None:
     elif isinstance(tally, Counts) and not ((arrays[""] >= 0).all() and arrays[""].sum(dtype=float) < MOST):
         raise ValueError(f"{name}: a count is below 0 or too large")
     elif isinstance(tally, Ranges) and any(np.isnan(ends).any() for ends in arrays.values()):
-        raise ValueError(f"{name}: an end of a range is not a number")
+        raise ValueError(f"{name}: a smallest or largest value is not a number")
     elif isinstance(tally, TopList):
         _check_list(name, arrays)
 

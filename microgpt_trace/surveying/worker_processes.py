@@ -29,8 +29,8 @@ MOST = 1024
 
 
 class WorkerProcesses(Crew):
-    """Worker processes, each of which computes on one core. Tasks and results pass through files, and pipes
-    carry only file names, because a worker that is killed while it uses a pipe would block all other
+    """Worker processes, each of which computes on one core. Tasks and results are stored in files, and pipes
+    transfer only file names. Otherwise, killing a worker in the middle of a transfer would block all other
     workers."""
 
     def __init__(self, assignment: Assignment, workers: int, folder: Path) -> None:
@@ -87,7 +87,7 @@ def in_processes(assignment: Assignment, workers: int) -> Iterator[Crew]:
 
 
 def _run_file(assignment: Assignment, task: Path) -> Path:
-    """Run the task that is stored in a file, write its result to another file and return this file."""
+    """Run the task that is stored in a file, write the result to a second file and return the second file."""
     result = run_in_worker(assignment, _read_and_remove(task))
     path = task.with_suffix(".result")
     _write(path, result)
@@ -112,8 +112,8 @@ def _read_and_remove(path: Path) -> Any:
 
 @contextmanager
 def _no_interrupts() -> Iterator[None]:
-    """Let processes that are started here ignore Ctrl-C, which a terminal sends to all processes. On a system
-    without signal masks, such processes ignore Ctrl-C only after `_initialize`."""
+    """Make processes that start in this context ignore Ctrl-C, which a terminal sends to all processes. On a
+    system without signal masks, a worker ignores Ctrl-C only after `_initialize`."""
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return

@@ -119,11 +119,11 @@ TURN = LayerRule("turn", "a layer that turns the stream unlike other layers", la
 _LAYER_RULES = (
     GROWTH,
     LayerRule(
-        "attention-write", "attention whose output is unlike that of other layers",
+        "attention-write", "attention outputs of unusual size in a layer",
         lambda layer: layer.attention, _FIRST_LAYER, close=0.35,  # wider: attention outputs vary with texts
     ),
-    LayerRule("mlp-write", "an MLP whose output is unlike that of other layers", lambda layer: layer.mlp),
-    LayerRule("silence", "a share of {} outputs near zero unlike other layers", lambda layer: layer.passing),
+    LayerRule("mlp-write", "MLP outputs of unusual size in a layer", lambda layer: layer.mlp),
+    LayerRule("silence", "an unusual share of {} outputs near zero in a layer", lambda layer: layer.passing),
     TURN,
 )  # fmt: skip
 

@@ -130,7 +130,7 @@ class Checker:
         if self.first_nonfinite is not None:
             return Check("finite", claim, False, None, 0.0, self.first_nonfinite)
         if self.infinite:
-            claim += " except d loss / d P where P is almost 0; no other gradient is computed from it"
+            claim += " except d loss / d P where P is almost 0, which no other gradient uses"
         return Check("finite", claim, True, None, 0.0, self.infinite)
 
     def checks(self) -> list[Check]:

@@ -136,7 +136,8 @@ def _massive(layers: Sequence[LayerRow], inputs: TraceInput) -> Outcome:
         return False, f"None. {place}. A massive element has {limit} times the median or more.", numbers
     massive = [r for r in layers if times(r) >= MASSIVE]
     same = [r for r in massive if (r.peak_position, r.peak_channel) == (row.peak_position, row.peak_channel)]
-    here = f", in {'all' if len(same) == len(massive) else len(same)} of these at this position and channel"
+    count = "all" if len(same) == len(massive) else len(same)
+    here = f", in {count} of these layers at this position and channel"
     text = (
         f"{place}. After {len(massive)} of {counted(len(layers), 'layer')} the largest element is {limit} "
         f"times the median or more{here * (len(massive) > 1)}."
@@ -168,8 +169,8 @@ def sinks(shares: Mapping[int, float], even: float, windowed: bool, reason: str)
     text = (
         f"Later positions put {least} or more of their attention on position 0 in {len(sinking) or 'none'} "
         f"of {counted(len(shares), 'layer')}{' without a sliding window' * windowed}. The mean of these "
-        f"layers is {mean:.0%}, and the largest share is {largest} (layer {top}). Evenly spread attention "
-        f"would put {even:.0%} there."
+        f"layers is {mean:.0%}, and the largest share is {largest} (layer {top}). Uniform attention would "
+        f"put {even:.0%} on position 0."
     )
     return bool(sinking), text, numbers
 

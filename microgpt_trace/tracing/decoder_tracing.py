@@ -55,7 +55,7 @@ def trace_decoder(
     rows = chosen_positions("all" if positions is None else positions, len(inputs.tokens))
     kept = shown if values is True else kept_events(model, values, inputs, rows)
     if target is not None and not lens:
-        raise InputError("target: needs lens=True, because it names the token that the lens follows")
+        raise InputError("target: needs lens=True, because the lens follows the target")
     targeted = rows if positions is not None else rows[-1:]
     lens_hook = Lens(model, rows, top_k or 1, target, targeted) if lens else None
     head = partial(head_forward, model)

@@ -184,7 +184,7 @@ def gradient_agreement(
     if not all(check.holds for check in checks):
         moved = list(islice(_moved(params, done, taps), PASSES))
         if not moved:
-            return _judged("a ReLU is at its kink and switches with other roundings")
+            return _judged("a ReLU is at its kink and switches if rounding changes")
         checks = list(_against_float64(grads, exact, moved))
     for row in _along_directions(wide, exact, lambda: forward(wide, batch, taps()[0]), middle):
         detail = f"{row.name}: {row.analytic:.7g} against {row.numeric:.7g}"

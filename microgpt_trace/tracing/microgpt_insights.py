@@ -65,7 +65,7 @@ def _rmsnorm(stats: Stats, norms: NormRows, rows: int, model: Model) -> Outcome:
     if not off[worst] <= OF_NORMS:
         why = f"A row deviates by {off[worst]:.1e}, because a value was replaced"
         if not math.isfinite(off[worst]):
-            why = "The squares of the input leave the range of the numbers"
+            why = "The squares of the input overflow or underflow"
         return False, f"The invariant does not hold: {worst} is not the RMSNorm of its input. {why}.", numbers
     numbers |= {"farthest": off[worst], "least_rms": min(least.values())}
     measured = (
@@ -108,7 +108,7 @@ def _attention(stats: Stats, plan: Plan) -> Outcome:
     share, limit = value_and_limit(top, SMALL_BRANCH, percent)
     if top <= SMALL_BRANCH / 10:
         share = f"{100 * top:.2g}%"
-    output = f"the L2 of attention's output is {share} of the stream's ({limit} or less is small)"
+    output = f"the L2 of attention's output is {share} of the stream's L2 ({limit} or less is small)"
     if not math.isfinite(top):
         output = "attention writes into a residual stream of zeros"
     small = top <= SMALL_BRANCH
@@ -165,7 +165,7 @@ def _predictions(losses: Sequence[float], probs: Array, untrained: bool) -> Outc
     count, size = len(losses), probs.shape[1]
     wide = probs.astype(np.float64)
     if wide.min() < 0 or np.abs(wide.sum(axis=1) - 1).max() > 1e-3:
-        return unknown("a row of the probabilities does not sum to 1, or one is negative")
+        return unknown("a row of the probabilities does not sum to 1, or a probability is negative")
     surprise = -np.log(np.where(wide > 0, wide, 1.0))
     expected = (wide * surprise).sum(axis=1)
     variance = (wide * np.square(surprise - expected[:, None])).sum(axis=1)

@@ -271,7 +271,7 @@ class Trace:
     def array(self, name: str, phase: Phase = "forward") -> Array:
         """Return the array of an event or parameter in a phase: an activation, a gradient or an update. The
         name may select a part, as in layer0.attn.weights[1]. If the name selects a single index of an axis,
-        the result lacks this axis. Raises InputError if the array was not kept."""
+        the axis is removed. Raises InputError if the array was not kept."""
         if "[" in name or "@" in name:
             return self._part(name, phase)
         return self.arrays[phase, self._kept(name, phase)]

@@ -99,7 +99,7 @@ def _verdicts(
     own = _replaced_by_itself(model, inputs, chosen, untouched)
     wrong, edges = _perturbed(model, inputs, events, report)
     if any(check.id == "untraced" and check.holds is False for check in untouched.checks):
-        wrong.setdefault("logits", "a run without observers gives other logits")
+        wrong.setdefault("logits", "a run without observers computes other logits")
     verdicts: dict[str, Verdict] = {}
     for name in reversed(events):  # judge the readers of an event first
         readers = [edge for edge in edges if edge.source == name]
@@ -110,9 +110,9 @@ def _verdicts(
 def _verdict(name: str, own: float, wrong: str, edges: Sequence[Edge], later: dict[str, Verdict]) -> Verdict:
     moved = max((edge.moved for edge in edges), default=None)
     if own != 0:
-        return Verdict(name, own, moved, "failed", "replacing it by a copy changes the logits, P or the loss")
+        return Verdict(name, own, moved, "failed", "a copy of the event changes the logits, P or the loss")
     if wrong or not edges:
-        return Verdict(name, own, moved, "failed", wrong or "nothing is computed from it")
+        return Verdict(name, own, moved, "failed", wrong or "nothing is computed from this event")
     felt = [edge for edge in edges if edge.felt]
     if any(edge.reader not in later or later[edge.reader].verdict != "dead" for edge in felt):
         return Verdict(name, own, moved, "used")
@@ -253,7 +253,7 @@ class Watch:
         if not unused:
             sources = " and ".join(without) if len(without) < 3 else f"the {len(without)} heads"
             off = f"off by {distance(value.astype(np.float64), right):.0e}"
-            self.wrong.setdefault(name, f"it does not follow from {sources or 'its parameter'}: {off}")
+            self.wrong.setdefault(name, f"the event does not follow from {sources or 'its parameter'}: {off}")
 
     def _apply(self, name: str, sources: Sequence[str], cases: Sequence[Sequence[Array]]) -> list[Array]:
         if name == "loss":
@@ -304,16 +304,16 @@ class Watch:
         best = [(probs[p.position].max(), p.predicted.p) for p in trace.predictions if p.predicted]
         same = np.array_equal(probs[places], [candidate.p for _, candidate in pairs], equal_nan=True)
         if not same or any(a != b for a, b in best):
-            self.wrong.setdefault("probs", "the predictions of the trace have other P than the run")
+            self.wrong.setdefault("probs", "P in the trace's predictions differs from P in the run")
         self._add_edge("probs", probs[places], computed[places])
         if "loss" not in self._used:
             return
         if trace.loss is None or not np.array_equal(trace.loss, float(self._used["loss"]), equal_nan=True):
-            self.wrong.setdefault("loss", f"the trace has another loss than the run: {trace.loss}")
+            self.wrong.setdefault("loss", f"the trace's loss differs from the loss of the run: {trace.loss}")
         source = self._sources("loss")[0]
         losses = [p.loss for p in trace.predictions if p.loss is not None]
         if not np.allclose(losses, self._losses(self._used[source]), LOSS, LOSS, equal_nan=True):
-            self.wrong.setdefault(source, "the predictions of the trace have other losses than the run")
+            self.wrong.setdefault(source, "losses in the trace's predictions differ from losses in the run")
         self._add_edge("loss", self._used["loss"], self._computed["loss"])
 
     def _add_edge(self, name: str, used: Array, computed: Array) -> None:

@@ -139,7 +139,7 @@ def _read_attention(insight, traced, layers, eps):
     if "stream of zeros" in text:
         assert (top, insight.holds) == (math.inf, False)
         return
-    share = rf"the L2 of attention's output is {NUMBER}% of the stream's \({NUMBER}% or less is small\)\.$"
+    share = rf"the L2 of attention's output is {NUMBER}% of the stream's L2 \({NUMBER}% or less is small\)\.$"
     printed, limit = assert_match(text, share, shares[int(layer)], 25)
     assert insight.holds is (number(printed) <= number(limit)) is text.startswith("Attention is a small")
 
@@ -338,7 +338,7 @@ def _read_massive(insight, traced, layers, gains, eps, windowed):
         return
     count, of, here = search(
         r"After (\d+) of (\d+) layers? the largest element is 1,000\.?0* times the median or more"
-        r"(?:, in (\w+) of these)?",
+        r"(?:, in (\w+) of these layers)?",
         text,
     ).groups()
     massive = [i for i in range(layers) if times[i] >= 1000]
@@ -363,7 +363,7 @@ def _read_sinks(insight, traced, layers, gains, eps, windowed):
     _, largest, _, _ = assert_match(
         text,
         rf"The mean of these layers is {PERCENT}, and the largest share is {PERCENT} \(layer (\d+)\)\. "
-        rf"Evenly spread attention would put {PERCENT} there\.",
+        rf"Uniform attention would put {PERCENT} on position 0\.",
         *(100 * float(np.mean(list(shares.values()))), 100 * shares[int(layer)], layer, 100 * even),
     )
     assert shares[int(layer)] >= max(shares.values()) - 1e-6

@@ -25,7 +25,7 @@ def test_lost_and_late_workers_change_no_bit_and_are_reported(decoder_folder, tm
     assert cases["killed"] == cases["one joins late"] == [whole, []]
     content, (waits, threads) = cases["nobody at first"]
     assert content == whole
-    assert waits.endswith("has no workers. The survey waits for one to join.")
+    assert waits.endswith("has no workers. The survey waits for a worker.")
     assert threads == "A worker computes on one core. Start workers with --nthreads 1."
     assert "lacks microgpt-trace" in cases["lacking"][0]
     assert cases["no scheduler any more"][0].endswith("the scheduler has ended")

@@ -217,7 +217,7 @@ def test_models_of_other_widths_are_compared_where_their_channels_match(surveys,
     result = compare_surveys(surveys[0], narrow)
     reasons = {left.reason: left.names for left in result.not_compared}
     assert "layer0.mlp.hidden" in reasons["64 channels in A, 32 in B"]
-    assert all(name.startswith("layer1.") for name in reasons["B did not measure it"])
+    assert all(name.startswith("layer1.") for name in reasons["not measured in B"])
     assert {event.name for event in result.events} & {"layer0.attn.q", "final.norm"}
     assert [pair.name for pair in result.layers] == ["layer0"]
     assert result.parts[0].a.loss != result.parts[0].b.loss
