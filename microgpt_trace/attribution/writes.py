@@ -4,7 +4,7 @@ logit and the roles of the heads. This module reads no text.
 To find the components, this module follows the plan from the logits back along the residual stream. Rows of
 the kinds Add and Norm pass on their inputs. A row that is neither Add nor Norm is a component.
 
-The values at the requested positions are stored after all hooks. If a hook replaced an event that no
+The stored values at the requested positions include all changes by hooks. If a hook replaced an event that no
 component writes (attn.out, a residual), the change counts as a component of the kind "hook".
 
 A logit is linear in the writes if the scale of every later norm is constant:
@@ -96,7 +96,8 @@ def observe(model: LanguageModel, inputs: TraceInput, rows: Sequence[int]) -> Ob
     queries, few_logits = Queries(np.array([inputs.tokens])), "prompts" in model.abilities
 
     def requested(event: TraceEvent, value: Array) -> Array:
-        """Return the rows at the requested positions. A decoder computes no other rows of the logits."""
+        """Return the rows at the requested positions. A decoder computes the logits only at the requested
+        positions."""
         return value.copy() if few_logits and event.name == "logits" else value[list(rows)]
 
     def before(event: TraceEvent, value: Array) -> None:

@@ -99,9 +99,9 @@ def compare_surveys(
     called: tuple[str, str] = ("A", "B"),
 ) -> SurveyComparison:  # fmt: skip
     """Compare survey B with survey A. If `names` has event names or globs, compare only the matching events,
-    their layers and heads, but no predictions. Error messages name the two surveys as in `called`. Raises
-    InputError if the surveys read different texts or read the texts with different options, if the surveys
-    have nothing to compare, or if a name matches no comparable event."""
+    their layers and heads, but no predictions. `called` has the names of the two surveys in error messages.
+    Raises InputError if the surveys read different texts or read the texts with different options, if the
+    surveys have nothing to compare, or if a name matches no comparable event."""
     _check_comparable(a, b, called)
     events_a, events_b = surveyed_events(a), surveyed_events(b)
     not_compared = _not_compared(events_a, events_b)
@@ -179,7 +179,7 @@ def _not_compared(a: Sequence[SurveyedEvent], b: Sequence[SurveyedEvent]) -> lis
 
 
 def _changed_tallies(a: Mapping[str, Any], b: Mapping[str, Any]) -> set[str]:
-    """Return the events and other parts of a survey whose tallies differ in any bit between A and B."""
+    """Return the names of events, and of other parts of a survey, with tallies that differ in any bit."""
 
     def content(tally: Any) -> Any:
         return {part: (array.shape, array.tobytes()) for part, array in tally.arrays().items()}

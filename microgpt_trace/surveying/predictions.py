@@ -40,7 +40,8 @@ class SurveyedPart:
     `spread` is the standard deviation of the documents' mean losses. A token is predicted right if it was the
     most likely token. `accuracy` is the share of tokens that are predicted right. `document_accuracy` is the
     mean of the documents' accuracies. `all_right` counts documents whose tokens are all predicted right.
-    `ranks` counts tokens by rank. Each key counts the ranks up to this number and above the previous key.
+    `ranks` counts tokens by rank. Each key of `ranks` counts the ranks up to the key and above the previous
+    key.
     """
 
     part: str

@@ -236,8 +236,8 @@ def surveyed_heads(survey: Survey) -> list[SurveyedHead]:
 
 
 def _shares(survey: Survey, name: str, counter: str) -> list[tuple[Attention, float]]:
-    """Return the mean shares and entropy of each head. `counter` begins the names of the tallies that count
-    queries."""
+    """Return the mean shares and entropy of each head. `counter` is the prefix of the names of tallies that
+    count queries."""
     counts = [int(survey.tallies[f"{counter}/{key}"].values()[0]) for key in COUNTS]
     sums = {key: survey.tallies[f"{name}/{key}"].values() for key in SUMS}
     return mean_shares(sums, *counts)

@@ -41,7 +41,7 @@ class EventPair:
     The divergence of a channel is KL(A || B) in nats of normal distributions with the means and variances of
     the channel. `kl` is the mean divergence over the channels that vary in both surveys. `channel` is the
     channel with the largest divergence, `largest_kl`. `one_sided` counts the channels that vary in only one
-    survey. The divergence of such a channel is infinite.
+    survey and therefore have infinite divergence.
     """
 
     a: SurveyedEvent

@@ -152,7 +152,7 @@ class Measured:
 
 
 def add_unfit(into: dict[str, Unfit], reason: str, more: Unfit) -> None:
-    """Add the count of `more` to the count for a reason, and store the place of the first text."""
+    """Add the texts of `more` to the count for a reason, and store the place of the first text."""
     before = into.get(reason, Unfit(0, more.number, more.place))
     first = min(before, more, key=lambda unfit: unfit.number)
     into[reason] = Unfit(before.texts + more.texts, first.number, first.place)

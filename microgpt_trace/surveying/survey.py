@@ -223,7 +223,7 @@ def _crew_for(
     scheduler: str | None, note: Note,
 ) -> AbstractContextManager[Crew]:  # fmt: skip
     """Return the workers: this process, `processes` worker processes, or the cluster of a scheduler. Raises
-    InputError if workers need a model without a path, or if both processes and a scheduler are requested."""
+    InputError if the model has no path for workers, or if both processes and a scheduler are requested."""
     if not processes and scheduler is None:
         return nullcontext(Crew(partial(run_here, model.for_many_passes(), survey.order)))
     if not isinstance(source, ModelSource):
@@ -271,7 +271,7 @@ class _CorpusNotes:
         return f"{self._names} names, crc32 {self._crc:08x}" if self._names else ""
 
     def first_documents(self) -> tuple[tuple[str, int], ...]:
-        """Return each file and the number of its first document. Folders are removed if file names stay
+        """Return each file and the number of its first document. Folders are removed if the names stay
         unique."""
         short = [*map(_without_folder, self.files)]
         names = short if len({*short}) == len(short) else self.files

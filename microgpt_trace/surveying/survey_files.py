@@ -151,7 +151,8 @@ def _as(hint: Any, value: Any) -> Any:
 
 
 def _blocks(survey: Survey, value: Any) -> dict[int, str]:
-    """Return the hash of each block that was read, by block number. The `value` None means all blocks."""
+    """Return the hash of each block that was read, by block number. If `value` is None, all blocks were
+    read."""
     size, documents = survey.block_size, survey.corpus.documents
     if size < 1 or (documents is not None and documents < 1) or survey.order.examples < 0:
         raise ValueError(f"blocks of {size}, {documents} documents, {survey.order.examples} examples")

@@ -30,8 +30,8 @@ MOST = 1024
 
 class WorkerProcesses(Crew):
     """Worker processes, each of which computes on one core. Tasks and results are stored in files, and pipes
-    transfer only file names. Otherwise, killing a worker in the middle of a transfer would block all other
-    workers."""
+    transfer only file names. A worker that is killed during a long transfer through a pipe would block all
+    other workers."""
 
     def __init__(self, assignment: Assignment, workers: int, folder: Path) -> None:
         self._run_file, self._workers, self._folder = partial(_run_file, assignment), workers, folder

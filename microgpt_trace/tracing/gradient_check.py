@@ -235,7 +235,7 @@ def _moved(params: Parameters, done: Pass, taps: Callable[[], Taps]) -> Iterator
 
 
 def _against_float64(traced: Parameters, exact: Parameters, moved: list[Parameters]) -> Iterator[Check]:
-    """Check the element of each parameter whose gradient deviates most from the float64 gradient."""
+    """Check, for each parameter, the element with the largest deviation from the float64 gradient."""
     for name, right in exact.items():
         off = np.abs(traced[name] - right)
         spread = max((float(np.abs(grads[name] - right).max()) for grads in moved), default=0.0)

@@ -111,9 +111,8 @@ class Overview:
 
 
 def _compared(chosen: Array, numbers: Mapping[str, Array]) -> Compared | None:
-    """Return the medians of a layer over the chosen positions. All layers with enough positions without
-    massive activations share one set of positions. Every other layer uses all of its positions without
-    massive activations."""
+    """Return the medians of a layer over the chosen positions. The layers that the rules compare share one
+    set of positions without massive activations. Every later layer uses the few positions that remain."""
     if not chosen.any():
         return None
     return Compared(int(chosen.sum()), **{name: median(values[chosen]) for name, values in numbers.items()})

@@ -70,7 +70,7 @@ def trace_microgpt(
 def _backward_and_step(
     model: Model, done: Pass, run: Run, editor: Editor | None, step: bool
 ) -> tuple[Check, StepSummary | None]:
-    """Run the backward pass, check the gradients against the loss, and if `step`, take one Adam step."""
+    """Run the backward pass, check the gradients against the loss, and take one Adam step if requested."""
     from ..microgpt.training import Adam
     from .gradient_check import gradient_agreement  # a slow import (6 ms)
 
@@ -138,7 +138,7 @@ def update_events(adam: Adam, seq: int) -> list[TraceEvent]:
 def parameter_rows(
     params: Parameters, events: Iterable[TraceEvent], chosen: Collection[str]
 ) -> tuple[ParameterRow, ...]:
-    """Return the norms of the chosen parameters. `events` has the norms of gradients and updates."""
+    """Return the norms of the chosen parameters. `events` provides the norms of gradients and updates."""
     by_event = {(e.phase, e.name): e.stats for e in events if e.stats is not None}
     nothing = TensorStats(0, None, None, None, None, None, None, 0, 0, 0)
 

@@ -44,8 +44,9 @@ AMOUNT = 0.1  # standard deviation of a perturbation, relative to the element an
 @frozen
 class Verdict:
     """The verdict on one event. `by_itself` is the largest change of logits, P or loss when a copy replaces
-    the event. `perturbed` is the largest change |after - before| / |before| of a dependent event if this
-    event is perturbed. An event is dead if no result of this run can depend on the event."""
+    the event. If the event is perturbed, `perturbed` is the largest change |after - before| / |before| of an
+    event that is computed from the perturbed event. An event is dead if no result of this run can depend on
+    the event."""
 
     name: str
     by_itself: float
@@ -160,7 +161,7 @@ def _replaced_by_itself(
     model: LanguageModel, inputs: TraceInput, names: Sequence[str], untouched: Trace
 ) -> dict[str, float]:
     """Return, by event, the largest change of the logits, P or the loss if a copy replaces the event. First,
-    copies replace all events at once. Only if a result changes, each event is replaced alone."""
+    copies replace all events at once. If a result changes, each event is replaced separately."""
 
     def moved(names: Sequence[str]) -> float:
         result = _trace(model, inputs, lambda event, value: np.array(value), names)
