@@ -12,7 +12,8 @@ A logit is linear in the writes if the scale of every later norm is constant:
     decoder    logit(v) = sum over writes w of w . (g * W_U[v] / rms),  rms of the stream at the end
     microGPT   logit(v) = sum over writes w of w . W_U[v], the embeddings divided by their norm's rms
 
-microgpt/operations.py explains the letters in shapes. n means positions with 2 tokens each. Sums are float64.
+microgpt/operations.py explains the letters in shapes. [n, 2] means 2 tokens at each of n positions. Sums are
+float64.
 """
 
 from __future__ import annotations
@@ -96,7 +97,7 @@ def observe(model: LanguageModel, inputs: TraceInput, rows: Sequence[int]) -> Ob
     queries, few_logits = Queries(np.array([inputs.tokens])), "prompts" in model.abilities
 
     def requested(event: TraceEvent, value: Array) -> Array:
-        """Return the rows at the requested positions. A decoder computes the logits only at the requested
+        """Return the rows at the requested positions. A decoder computes logits only at requested
         positions."""
         return value.copy() if few_logits and event.name == "logits" else value[list(rows)]
 

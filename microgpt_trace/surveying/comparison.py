@@ -188,7 +188,7 @@ def _changed_tallies(a: Mapping[str, Any], b: Mapping[str, Any]) -> set[str]:
 
 
 def _notes(a: Survey, b: Survey, same_tokens: bool) -> Iterator[str]:
-    """Yield notes on other differences between the surveys, which may explain the distances."""
+    """Yield notes on differences between the surveys that might explain the distances."""
     if not same_tokens:
         yield "the vocabularies differ: the models read different tokens, and predictions are not compared"
     run_a, run_b = (f"{counted(own.read[0], 'text')} of {counted(own.read[1], 'token')}" for own in (a, b))

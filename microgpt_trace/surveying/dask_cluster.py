@@ -28,7 +28,7 @@ from .execution import (
 from .state import Measured
 
 CONNECT = 10.0  # seconds within which a scheduler must answer
-ALONE = 10.0  # seconds to wait for a first worker before a note reports its absence
+ALONE = 10.0  # seconds without any worker before a note is printed
 FAN = 8  # number of shards whose results are merged into one
 _MODULE = run_in_worker.__module__
 

@@ -1,6 +1,6 @@
 """Run the tasks of a survey, in this process or by workers, and repeat the tasks of lost workers.
 
-A worker opens the model once, from its file. A task contains documents, but no model.
+A worker opens the model once. A task contains documents, but no model.
 """
 
 from __future__ import annotations
@@ -162,8 +162,7 @@ def program() -> str:
 
 @lru_cache(maxsize=1)
 def arithmetic() -> tuple[str, ...]:
-    """Return the versions of NumPy and BLAS, and the BLAS kernel in use. The kernel decides how sums
-    round."""
+    """Return the versions of NumPy and BLAS, and the BLAS kernel in use, which decides how sums round."""
     import numpy as np
     from threadpoolctl import threadpool_info
 

@@ -51,8 +51,8 @@ class SquaredInputs:
 
 @frozen(eq=False)
 class Imatrix:
-    """An importance matrix. `entries` has the squared inputs of each weight by its name in GGUF, and
-    `datasets` the sources of the texts. The texts had `chunk_count` chunks of `chunk_size` tokens."""
+    """An importance matrix. `entries` has the squared inputs of each weight by GGUF name, and `datasets` has
+    the sources of the texts. The texts had `chunk_count` chunks of `chunk_size` tokens."""
 
     entries: Mapping[str, SquaredInputs]
     datasets: tuple[str, ...]

@@ -1,5 +1,4 @@
-"""The predictions of a survey as plain data: for each part, token and document. This module also judges
-overfitting."""
+"""Plain data about the predictions of a survey, for each part, token and document, and about overfitting."""
 
 from __future__ import annotations
 
@@ -40,8 +39,7 @@ class SurveyedPart:
     `spread` is the standard deviation of the documents' mean losses. A token is predicted right if it was the
     most likely token. `accuracy` is the share of tokens that are predicted right. `document_accuracy` is the
     mean of the documents' accuracies. `all_right` counts documents whose tokens are all predicted right.
-    `ranks` counts tokens by rank. Each key of `ranks` counts the ranks up to the key and above the previous
-    key.
+    `ranks` counts tokens by rank. A key counts the ranks above the previous key, up to the key itself.
     """
 
     part: str
@@ -160,8 +158,7 @@ def overfitting(survey: Survey, parts: list[SurveyedPart]) -> Overfitting | None
 
 
 def _why_not_judged(survey: Survey) -> str:
-    """Return the reason why overfitting cannot be judged, or "" if the corpus is the model's training
-    data."""
+    """Return why overfitting cannot be judged, or "" if the corpus is the model's training data."""
     data = survey.model.trained_on
     if data == NOTHING:
         return "the model is untrained"
@@ -174,8 +171,8 @@ def _why_not_judged(survey: Survey) -> str:
 def _verdict(gap: float, error: float, losses: str) -> str:
     times, limit = value_and_limit(abs(gap) / error if error else math.inf, ERRORS, fixed, 1)
     if gap > ERRORS * error:
-        return f"The model overfits. {losses}, or {times} standard errors; up to {limit} may be chance."
+        return f"The model overfits. {losses}, which is {times} standard errors. Up to {limit} may be chance."
     if gap < -ERRORS * error:
         return f"No overfitting: held-out names are even easier. {losses}."
     more = f"more than {limit} would count as overfitting"
-    return f"No overfitting is visible. {losses}, or {times} standard errors; {more}."
+    return f"No overfitting is visible. {losses}, which is {times} standard errors; {more}."

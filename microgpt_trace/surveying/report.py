@@ -116,8 +116,7 @@ class UnitExamples:
 
 @frozen
 class LeftOut:
-    """A count of rows or texts that were skipped or cut for one reason, and the place of the first row or
-    text."""
+    """A count of rows or texts that were skipped or cut for one reason, and the place of the first case."""
 
     reason: str
     count: int
@@ -236,8 +235,8 @@ def surveyed_heads(survey: Survey) -> list[SurveyedHead]:
 
 
 def _shares(survey: Survey, name: str, counter: str) -> list[tuple[Attention, float]]:
-    """Return the mean shares and entropy of each head. `counter` is the prefix of the names of tallies that
-    count queries."""
+    """Return the mean shares and entropy of each head. `counter` is the prefix of the tallies that count
+    queries."""
     counts = [int(survey.tallies[f"{counter}/{key}"].values()[0]) for key in COUNTS]
     sums = {key: survey.tallies[f"{name}/{key}"].values() for key in SUMS}
     return mean_shares(sums, *counts)

@@ -35,8 +35,9 @@ class EventPair:
     all tallies that are in both surveys are equal, bit for bit.
 
     `rms_change` is ||rms_B - rms_A|| / ||rms_A|| over channels, and `mean_change` is ||mean_B - mean_A|| /
-    ||rms_A||. The two changes are None if no channel has finite values in both surveys. `distance` is the
-    larger of the two changes, or infinite if A and B differ in the number of finite or non-finite values.
+    ||rms_A||. `rms_change` and `mean_change` are None if no channel has finite values in both surveys.
+    `distance` is the larger of both changes, or infinite if A and B differ in the number of finite or
+    non-finite values.
 
     The divergence of a channel is KL(A || B) in nats of normal distributions with the means and variances of
     the channel. `kl` is the mean divergence over the channels that vary in both surveys. `channel` is the

@@ -42,8 +42,8 @@ def order_for(
     """Build the order of a survey. `events` and `histograms` are names or globs.
 
     By default, measure all events except events that need extra computation or have a channel for each token.
-    The events of `histograms` are measured too. If `top` is set, list the largest values of the MLP units
-    among the measured events.
+    The channels of the events in `histograms` are also measured. If `top` is set, list the largest values of
+    the MLP units among the measured events.
 
     Raises InputError if a name matches no event of the model, or if `top` or `max_tokens` is out of range.
     """

@@ -1,4 +1,4 @@
-"""Survey: statistics of a model over the texts of a corpus that were read so far. Merging surveys loses no
+"""Survey: statistics of a model over the texts of a corpus read so far. Merging surveys loses no
 precision."""
 
 from __future__ import annotations
@@ -56,9 +56,9 @@ class SurveyedModel:
     """The model of a survey. `fingerprint` is a hash of the parameters, or of samples of stored parameters.
 
     `kinds` has the kind of each measured event. `streams` are the events of the residual stream, and
-    `windows` the attention windows of the layers. `weights` has the event that each weight of a GGUF file
-    reads. `labels` has the readable text of each token. `origin` is a path, which may differ between
-    machines.
+    `windows` are the attention windows of the layers. `weights` maps each weight of a GGUF file to the event
+    that the weight reads. `labels` has the readable text of each token. `origin` is a path, which may differ
+    between machines.
     """
 
     family: str
@@ -75,7 +75,7 @@ class SurveyedModel:
 
 @frozen
 class SurveyExample:
-    """A value and its place in a corpus. `place` is the file and row, and `before` is the text before the
+    """A value and its place in a corpus. `place` is file and row, and `before` is the text before the
     token."""
 
     value: float
@@ -196,7 +196,7 @@ class Survey(Measured):
 def merge_surveys(parts: Mapping[str, Survey]) -> Survey:
     """Merge the parts of one survey into the first part, and return the first part. The keys of `parts` are
     file names. Raises InputError if two parts differ in their model, corpus or options, if a part ended
-    early, or if two parts have the same documents."""
+    early, or if two parts share documents."""
     (first, whole), *others = parts.items()
     for name, part in parts.items():
         if part.corpus.documents is None:

@@ -1,5 +1,4 @@
-"""Measure a model over a corpus. The result does not depend on the number of processes or on the use of a
-cluster."""
+"""Measure a model over a corpus. The result does not depend on the number of processes or on a cluster."""
 
 from __future__ import annotations
 
@@ -33,7 +32,7 @@ from .worker_processes import in_processes
 
 BLOCK = 8  # smallest number of documents in a block
 NAME_BYTES = 256  # largest number of bytes per training name. A larger corpus is not the training data.
-Report = Callable[[int, int], None]  # receives the number of finished documents, in all and by this run
+Report = Callable[[int, int], None]  # receives the numbers of documents finished in total and by this run
 SAVING = 0.1  # largest share of the time that saving may take
 CHANGED = "the texts changed{} since this survey began; restore them, or start a new survey with --force"
 
@@ -66,7 +65,7 @@ def survey(
     """
     path = None if out is None else Path(out)
     if resume and path is None:
-        raise InputError("resume: expected out, the file to continue, found none")
+        raise InputError("resume: expected the argument out, the file to continue, found none")
     if not 1 <= shard[0] <= shard[1]:
         raise InputError(f"shard: expected I/N with I from 1 to N, found {shard[0]}/{shard[1]}")
     with nullcontext() if path is None else _target_file(path, resume, force) as file:
@@ -109,7 +108,7 @@ def _target_file(path: Path, resume: bool, force: bool) -> Iterator[OwnFile]:
     """Lock the file for this run. Raises InputError if the file cannot be written or is locked."""
     check_target(path, resume or force)
     with hold(path):
-        check_target(path, resume or force)  # check again: now no other run can change the file
+        check_target(path, resume or force)  # check again, because no other run can change the file now
         yield OwnFile(path, force)
 
 
@@ -271,8 +270,7 @@ class _CorpusNotes:
         return f"{self._names} names, crc32 {self._crc:08x}" if self._names else ""
 
     def first_documents(self) -> tuple[tuple[str, int], ...]:
-        """Return each file and the number of its first document. Folders are removed if the names stay
-        unique."""
+        """Return each file and its first document's number. Folders are removed if the names stay unique."""
         short = [*map(_without_folder, self.files)]
         names = short if len({*short}) == len(short) else self.files
         return tuple(zip(names, self.files.values(), strict=True))

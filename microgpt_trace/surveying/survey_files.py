@@ -40,7 +40,7 @@ OLDER = "microgpt.survey-file/1"  # an older format, whose digest covers only th
 REST = "rest"  # the part with the rounding errors of sums, which may be missing
 ENTRIES = 1 << 22  # largest number of values in the metadata
 PARTS = (("",), ("train", "held out"))  # a corpus has one part without a name, or two parts
-MOST_BLOCKS = 1 << 22  # largest number of blocks, since all their numbers are kept in memory
+MOST_BLOCKS = 1 << 22  # largest number of blocks, because memory stores a number per block
 MOST = 2.0**62  # upper limit of the sum of a tally's counts
 TOTAL = 1e150  # largest sum of values, because the square of a sum must fit in float64
 GROWTH = 700.0  # largest logarithm of a norm's growth, because exp(710) overflows in float64
@@ -151,8 +151,7 @@ def _as(hint: Any, value: Any) -> Any:
 
 
 def _blocks(survey: Survey, value: Any) -> dict[int, str]:
-    """Return the hash of each block that was read, by block number. If `value` is None, all blocks were
-    read."""
+    """Return the hash of each read block, by block number. If `value` is None, all blocks were read."""
     size, documents = survey.block_size, survey.corpus.documents
     if size < 1 or (documents is not None and documents < 1) or survey.order.examples < 0:
         raise ValueError(f"blocks of {size}, {documents} documents, {survey.order.examples} examples")

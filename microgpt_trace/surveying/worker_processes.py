@@ -30,8 +30,7 @@ MOST = 1024
 
 class WorkerProcesses(Crew):
     """Worker processes, each of which computes on one core. Tasks and results are stored in files, and pipes
-    transfer only file names. A worker that is killed during a long transfer through a pipe would block all
-    other workers."""
+    transfer only file names. A worker that is killed during a long transfer would block all other workers."""
 
     def __init__(self, assignment: Assignment, workers: int, folder: Path) -> None:
         self._run_file, self._workers, self._folder = partial(_run_file, assignment), workers, folder
@@ -103,7 +102,7 @@ def _write(path: Path, content: Sequence[Block] | Measured) -> None:
 
 
 def _read_and_remove(path: Path) -> Any:
-    """Read and remove a file of the temporary folder. Only this program writes into this folder."""
+    """Read and remove a file of the temporary folder. Only this program writes to the folder."""
     with path.open("rb") as file:
         content = pickle.load(file)
     path.unlink()

@@ -24,7 +24,7 @@ from .findings import FEWEST_TOKENS, TOO_FEW, Anomaly
 from .result import Compared, LayerRow
 
 FEWEST_LAYERS = 4  # fewest layers between the first and the last layer for a comparison of layers
-FAR = 6.0  # a layer is odd if it is farther from the trend than this many spreads of the layers
+FAR = 6.0  # a layer is odd if its distance from the trend exceeds this many spreads
 CLOSE = 0.25  # lower limit of the spread, computed from natural logarithms of the layers' values
 CLOSE_AT_ENDS = 0.55  # CLOSE for the first and last layer, which differ from others even in sound models
 
@@ -173,7 +173,7 @@ def _not_judged(layers: Sequence[LayerRow], comparable: int, values: Sequence[fl
         kind = "different tokens after position 0 without massive activations"
         return f"needs {FEWEST_TOKENS} {kind}, found {count}"
     if comparable < FEWEST_LAYERS + 2:
-        return f"from layer {comparable} on {TOO_FEW}"
+        return f"from layer {comparable} on, {TOO_FEW}"
     if all(math.isfinite(value) and value >= 0 for value in values):
         return ""
     bad = any(row.nan_count or row.inf_count for row in layers)

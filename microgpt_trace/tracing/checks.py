@@ -48,8 +48,7 @@ class Checker:
         self._dtype = "float32"
 
     def observers(self, bus: HookBus, *names: str) -> tuple[Subscription, Subscription]:
-        """Return two subscriptions: to events before any other hook, and to forward events after all
-        hooks."""
+        """Return subscriptions to events before any other hook, and to forward events after all hooks."""
         return (
             bus.subscription(self._computed, *names, phases=PHASES, stats=True, parts=True),
             bus.subscription(self._used, *names, parts=True),

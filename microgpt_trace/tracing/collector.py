@@ -46,9 +46,8 @@ def predictions_of(
     replaced: bool, top_k: int,
 ) -> Iterator[Prediction]:  # fmt: skip
     """Yield the prediction at each position. `logits` and `probs` [N, V] have one row per position, after all
-    hooks. Losses and ranks are computed from the logits, because small probabilities round to 0. If
-    `replaced` is True, a hook replaced the probabilities, and losses and ranks are computed from these
-    probabilities."""
+    hooks. Losses and ranks are computed from the logits, because small probabilities round to 0. If a hook
+    replaced the probabilities (`replaced`), losses and ranks are computed from the probabilities."""
     targets = [inputs.targets[position] for position in positions]
     losses = used_losses([0 if target is None else target for target in targets], logits, probs, replaced)
     for i, (position, target) in enumerate(zip(positions, targets, strict=True)):

@@ -55,7 +55,7 @@ def insights_of(
 def _not_measurable(layers: Sequence[LayerRow], norms: NormRows) -> str:
     """Return why the measurements of the layers cannot be judged, or an empty text."""
     if any(row.nan_count or row.inf_count for row in layers):
-        return "the run holds values that are not finite"
+        return "the run contains values that are not finite"
     figures = [*norms.off.values(), *(v for row in layers for v in (row.row_norm, row.turn, row.peak))]
     zero = "a row of the residual stream is zero, or too large to be squared"
     return "" if all(map(math.isfinite, figures)) else zero

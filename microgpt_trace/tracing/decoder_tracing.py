@@ -107,7 +107,7 @@ class Predicted(NamedTuple):
 
     rows: Predictions
     loss: float | None
-    last: tuple[Array, Array] | None  # logits and probs [V] after the last position, as used
+    last: tuple[Array, Array] | None  # logits and probs [V] of the last position, after all hooks
     compared: Sequence[int]  # the positions of `computed`
     computed: Array  # the logits [n, V] at the positions `compared`, before any hook
 
@@ -149,7 +149,7 @@ def predict(
 def _untraced(
     model: Decoder, inputs: TraceInput, final: Array, predicted: Predicted, run: Run, recheck: bool
 ) -> Check:
-    """Compare the traced run with a run without observers. Both runs replace the same values."""
+    """Compare the traced run with a run that has no observers, but the same replaced values."""
     if not recheck:
         return Check("untraced", UNTRACED, None, None, 0.0, "only with --recheck, which runs the model again")
     repeated = forward(model, np.array(inputs.tokens), untraced(run.replaced))

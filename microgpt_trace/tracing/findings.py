@@ -15,8 +15,7 @@ TOO_FEW = f"fewer than {FEWEST_TOKENS} positions are without massive activations
 @frozen
 class Check:
     """An invariant, and the run's largest deviation from this invariant. `detail` names the place of the
-    largest deviation. If the invariant could not be checked, `holds` is None, and `detail` gives the
-    reason."""
+    largest deviation. If the check was impossible, `holds` is None, and `detail` gives the reason."""
 
     id: str
     claim: str

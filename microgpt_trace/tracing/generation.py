@@ -99,8 +99,7 @@ def continue_prompt(
 
 @np.errstate(divide="ignore")  # log(0) is -inf, which excludes a token from sampling
 def _log_odds(probs: Array, step: int) -> Array:
-    """Return log(probs) [V] of probabilities that hooks replaced. Raises InputError for invalid
-    probabilities."""
+    """Return log(probs) [V] of replaced probabilities. Raises InputError for invalid probabilities."""
     wrong = np.flatnonzero(~((probs >= 0) & np.isfinite(probs)))
     if wrong.size or not probs.any():
         found = f"{probs[wrong[0]]:g} for token {wrong[0]}" if wrong.size else "0 for every token"

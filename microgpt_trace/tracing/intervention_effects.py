@@ -50,7 +50,7 @@ class Baseline:
         self._pieces = iter(self.stream)
 
     def subscriptions(self, bus: HookBus) -> tuple[list[Subscription], list[Subscription]]:
-        """Return the subscriptions that intervene, and the subscriptions that compare events after all
+        """Return subscriptions that intervene, and subscriptions that compare events after all
         interventions."""
         compared = [name for name in self._names if name not in _ENDS]
         comparing = [bus.subscription(self._compare, *compared)] if compared else []

@@ -47,7 +47,7 @@ def insights_of(
     }
     for identifier, (title, kind, evaluate) in predicates.items():
         evaluated = finite or kind is None
-        outcome = evaluate() if evaluated else unknown("the run holds values that are not finite")
+        outcome = evaluate() if evaluated else unknown("the run contains values that are not finite")
         yield Insight(identifier, title, *outcome, plan.of_kind(kind)[0].name if kind else "")
 
 

@@ -1,5 +1,4 @@
-"""trace: run a model with its hooks and return a Trace. This module imports only the code for the model's
-family."""
+"""trace: run a model with its hooks and return a Trace. Only the code for the model's family is imported."""
 
 from __future__ import annotations
 
@@ -43,9 +42,9 @@ def trace(
     - `tokens` replaces the text. `special` parses special tokens in the text, and `chat` applies the file's
       chat template to the text.
     - `positions` chooses the positions with logits and predictions: "all", "last" or indices.
-    - `lens` adds the logit lens: `top_k` tokens (by default one) after every layer. `target` adds the
-      probability and rank of a token after every attention and every layer, at `positions` or, by default, at
-      the last position. `target` is the token's text (␣ means a blank), #ID or the id.
+    - `lens` adds the logit lens, which predicts `top_k` tokens (by default one) after every layer. `target`
+      adds the probability and rank of a token after every attention and every layer, at `positions` or, by
+      default, at the last position. `target` is the token's text (␣ means a blank), #ID or the id.
     - `generate` is the number of tokens to add to the prompt, sampled with `temperature` and `seed`.
     - `recheck` compares the run with a run without observers.
     """

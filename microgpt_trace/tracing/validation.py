@@ -231,8 +231,7 @@ class Watch:
         return [part for part in row.parts if part in self._used] or list(row.inputs)
 
     def _check(self, name: str, value: Array) -> None:
-        """Recompute an event from the perturbed sources, compare the values, and record an edge per
-        source."""
+        """Recompute an event from its perturbed sources, compare the values, and record the edges."""
         sources = self._sources(name)
         used = [self._used[source] for source in sources]
         without = [[self._computed[s] if s == left else self._used[s] for s in sources] for left in sources]

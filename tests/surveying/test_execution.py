@@ -127,7 +127,7 @@ def test_a_worker_refuses_another_version_of_the_program():
         ({"workers": 2, "scheduler": "tcp://a:1"}, "workers and scheduler cannot be combined"),
         ({"shard": (0, 3)}, "found 0/3"),
         ({"shard": (4, 3)}, "found 4/3"),
-        ({"resume": True}, "resume: expected out, the file to continue"),
+        ({"resume": True}, "resume: expected the argument out, the file to continue"),
     ],
 )
 def test_refuses_invalid_options(inputs, options, message):

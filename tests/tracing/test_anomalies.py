@@ -163,7 +163,7 @@ def massive_from(layer, positions):
 
 FEW = "fewer than 4 positions are without massive activations"
 MASSIVE_POSITIONS = [  # the first layer, the positions, and the rule's verdict, detail, seen and unseen
-    (2, slice(None), (None, f"from layer 2 on {FEW}", "", "")),
+    (2, slice(None), (None, f"from layer 2 on, {FEW}", "", "")),
     (7, slice(None), (False, None, "layers 0 to 6 at 5 positions", f"layers from 7 on: {FEW}")),
     (2, 4, (False, None, "layers 0 to 9 at 4 positions", "")),
 ]

@@ -150,7 +150,7 @@ def test_does_not_evaluate_rows_that_do_not_sum_to_one(emma):
 def test_does_not_evaluate_values_that_are_not_finite(emma, bad):
     emma.params.wte.fill(bad)
     *found, pattern = insights(emma).values()
-    said = "Not evaluated: the run holds values that are not finite."
+    said = "Not evaluated: the run contains values that are not finite."
     assert {(i.holds, i.text, len(i.numbers)) for i in found} == {(None, said, 0)}
     assert pattern.holds
 
