@@ -141,7 +141,8 @@ def _open(assignment: Assignment) -> LanguageModel:
         raise InputError(f"{worker}: {error}") from error
     if assignment.fingerprint != fingerprint_of(model):
         raise InputError(
-            f"{worker}: {model.origin}: expected the model of this command, found other parameters"
+            f"{worker}: {model.origin}: expected the parameters of this command's model, found different "
+            "parameters"
         )
     return model.for_many_passes()
 

@@ -98,10 +98,8 @@ def _read_rmsnorm(insight, traced, layers, eps):
     text, rows = insight.text, _norm_inputs(traced, layers)
     if "does not hold" in text:
         before, after = rows[search(r"hold: (\S+) is not the RMSNorm of its input", text)[1]]
-        assert (
-            not np.allclose(after, before / np.sqrt(before**2 + eps), atol=1e-3)
-            or "overflow or underflow" in text
-        )
+        normalized = np.allclose(after, before / np.sqrt(before**2 + eps), atol=1e-3)
+        assert not normalized or "overflow or underflow" in text
         return
     count, width = traced["embed.sum"].shape
     least = min(float(after.min()) for _, after in rows.values())
