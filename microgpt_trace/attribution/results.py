@@ -42,8 +42,8 @@ class Contribution:
 class LogitSum:
     """A traced logit and the sum of its parts.
 
-    `deviation` is the distance of the logit from the sum, divided by `magnitude`, the sum of the absolute
-    values of the parts. `holds` is None if `deviation` is not finite.
+    `deviation` is the distance of the logit from the sum, divided by `magnitude`. `magnitude` is the sum of
+    the absolute values of the parts. `holds` is None if `deviation` is not finite.
     """
 
     p: float

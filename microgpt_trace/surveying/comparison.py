@@ -179,7 +179,7 @@ def _not_compared(a: Sequence[SurveyedEvent], b: Sequence[SurveyedEvent]) -> lis
 
 
 def _changed_tallies(a: Mapping[str, Any], b: Mapping[str, Any]) -> set[str]:
-    """Return the names of events, and of other parts of a survey, with tallies that differ in any bit."""
+    """Return the names of events, and of other survey parts, with common tallies that differ in any bit."""
 
     def content(tally: Any) -> Any:
         return {part: (array.shape, array.tobytes()) for part, array in tally.arrays().items()}

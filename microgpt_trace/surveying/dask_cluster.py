@@ -27,7 +27,7 @@ from .execution import (
 )
 from .state import Measured
 
-CONNECT = 10.0  # seconds within which a scheduler must answer
+CONNECT = 10.0  # seconds to wait for an answer from the scheduler
 ALONE = 10.0  # seconds without any worker before a note is printed
 FAN = 8  # number of shards whose results are merged into one
 _MODULE = run_in_worker.__module__

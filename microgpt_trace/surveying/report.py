@@ -43,8 +43,8 @@ class OutlierChannel:
 class SurveyedEvent:
     """The statistics of an event over all channels, positions and documents.
 
-    `count` is the number of finite values, and `zeros` the share of finite values that are 0. `dead` lists
-    the first dead channels (always 0) or dead units of an MLP (never outside +-0.01). `outliers` lists the
+    `count` is the number of finite values, and `zeros` is the share of finite values that are 0. `dead` lists
+    the first dead channels (always 0) or dead units of an MLP (always within ±0.01). `outliers` lists the
     first channels whose RMS is at least 6 times the median RMS. `quantiles` has quantiles of the magnitudes,
     or is None if the magnitudes were not counted.
     """
@@ -201,7 +201,7 @@ def _weighted_mean(values: Array, count: Array) -> float | None:
 
 
 def surveyed_layers(survey: Survey) -> list[SurveyedLayer]:
-    """Return the effect of every layer, or nothing if the residual stream was not measured."""
+    """Return the effect of every layer, or an empty list if the residual stream was not measured."""
     if f"{STREAMS}/rows" not in survey.tallies:
         return []
     keys = ("rows", "growth", "cosine", "documents", "massive")

@@ -39,9 +39,9 @@ SAMPLED = 1 << 12  # bytes that the fingerprint covers at the start, middle and 
 
 @frozen(slots=False)
 class SurveyOrder:
-    """The measurements of a survey, and the options for reading texts. A survey measures the channels of
-    `events` and counts the magnitudes of `histograms`. `units` are events with MLP units, and the survey
-    lists the `examples` largest values of each unit."""
+    """The measurements of a survey, and the options for reading texts. A survey measures the channels of the
+    events in `events`, and counts the magnitudes of the events in `histograms`. `units` are events with MLP
+    units, and the survey lists the `examples` largest values of each unit."""
 
     events: tuple[str, ...]
     histograms: tuple[str, ...] = ()

@@ -49,16 +49,16 @@ def survey(
     """Run a model over a corpus and keep exact statistics of its events.
 
     `corpus` is a CorpusSelection, or one or several files, globs or URLs. `field`, `limit`, `sample`, `seed`
-    and `skip_bad` replace fields of the selection. `shard` (I, N) reads the I-th of N parts. `events` and
-    `histograms` are names or globs of events. The channels of `events` are measured, and the magnitudes of
-    `histograms` are counted. `top` is the number of examples for each unit of an MLP.
+    and `skip_bad` replace fields of the selection. `shard` (I, N) reads the I-th of N parts. `events` selects
+    the events whose channels are measured, and `histograms` selects the events whose magnitudes are counted,
+    by names or globs. `top` is the number of examples for each unit of an MLP.
 
-    `workers` is a number of processes, and `scheduler` the address of a Dask cluster. Workers need the path
-    of the model, because every worker opens the model. The survey is saved to the file `out` from time to
-    time, and at the end even after an error. `resume` continues the survey in `out`, and `force` overwrites
-    the file. Three functions report progress. `report` receives the total number of finished documents and
-    the number finished by this call. `note` receives messages about workers. `reading` receives the number of
-    bytes of the corpus that were read so far.
+    `workers` is a number of processes, and `scheduler` is the address of a Dask cluster. Workers need the
+    path of the model, because every worker opens the model. The survey is saved to the file `out` from time
+    to time, and at the end even after an error. `resume` continues the survey in `out`, and `force`
+    overwrites the file. Three functions report progress. `report` receives the total number of finished
+    documents and the number finished by this call. `note` receives messages about workers. `reading` receives
+    the number of bytes of the corpus that were read so far.
 
     Raises InputError if an argument is invalid or contradicts the file to resume, RunError if workers end
     again and again or the file cannot be written, and the errors of opening the model and the corpus.

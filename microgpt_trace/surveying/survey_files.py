@@ -37,7 +37,7 @@ from .state import Survey, SurveyedCorpus, SurveyedModel, SurveyOrder, Unfit
 
 FORMAT = "microgpt.survey-file/2"
 OLDER = "microgpt.survey-file/1"  # an older format, whose digest covers only the tensors
-REST = "rest"  # the part with the rounding errors of sums, which may be missing
+REST = "rest"  # name of the optional part with the rounding errors of sums
 ENTRIES = 1 << 22  # largest number of values in the metadata
 PARTS = (("",), ("train", "held out"))  # a corpus has one part without a name, or two parts
 MOST_BLOCKS = 1 << 22  # largest number of blocks, because memory stores a number per block

@@ -111,7 +111,7 @@ class LayerRule:
     close: float = CLOSE
 
 
-_FIRST_LAYER = "its input is the embedding, whose size may differ from that of the later stream"
+_FIRST_LAYER = "its input is the embedding, which may differ in size from the later stream"
 GROWTH = LayerRule(
     "growth", "a layer that scales the stream unlike other layers", lambda layer: layer.growth, _FIRST_LAYER
 )
@@ -145,8 +145,8 @@ def _odd_layer(rule: LayerRule, layers: Sequence[LayerRow]) -> Anomaly:
 def odd_layer(rule: LayerRule, values: Sequence[float], layers: int, where: str, unseen: str = "") -> Anomaly:
     """Judge the layer whose value, on a logarithmic scale, is farthest from the trend of all layers. The
     distance is in units of the layers' spread, which is the median absolute deviation times 1.4826. `values`
-    has a number for each layer that the rule judges, and the model has `layers` layers. `where` describes the
-    measured values, and `unseen` describes the values that were left out."""
+    has a number for each layer that the rule judges, and `layers` is the number of all layers. `where`
+    describes the measured values, and `unseen` describes the values that were left out."""
     first = int(bool(rule.first))
     logs = [math.log(max(v, 1e-12)) for v in values]
     usual = trend(logs)

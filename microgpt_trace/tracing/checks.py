@@ -59,7 +59,7 @@ class Checker:
         bad = event.stats is not None and event.stats.nonfinite_count
         if bad and self.first_nonfinite is None and not self._is_vanishing(event, value):
             self.first_nonfinite = self.where + _first_nonfinite(event, value)
-        if event.phase != "forward" or not value.size:  # an event in parts has an empty value
+        if event.phase != "forward" or not value.size:  # an event that is emitted in parts has an empty value
             return
         row = self._plan[event.name]
         if row.parts:
@@ -108,7 +108,7 @@ class Checker:
         return True
 
     def rows_sum_to_1(self, name: str, value: Array) -> None:
-        """Record the largest deviation of the sum of a row of probabilities [..., V] from 1."""
+        """Sum each row of probabilities [..., V], and record the largest deviation from 1."""
         self._record("softmax", name, float(np.abs(value.sum(axis=-1) - 1).max(initial=0.0)))
 
     def _compare(
@@ -159,7 +159,7 @@ def untraced_check(traced: Array, untraced: Array) -> Check:
 
 
 def _first_nonfinite(event: TraceEvent, value: Array) -> str:
-    """Describe the place of the first element of an event that is not finite."""
+    """Describe the place of an event's first non-finite element."""
     phase = "" if event.phase == "forward" else f"{event.phase} of "
     if not value.size:
         return f"{phase}{event.name}"

@@ -1,9 +1,8 @@
 """Check gradients against central differences of the loss, in float64.
 
-`gradcheck` checks every element of every gradient. `gradcheck` checks the gradients of parameters three
-times: as computed by training, as computed by a trace with hooks, and as computed while hooks replace values.
-`gradcheck` checks the gradients of activations as computed by a trace. `gradient_agreement` is the self-check
-of a traced gradient.
+`gradcheck` checks every element of every gradient. `gradcheck` checks the gradients of parameters in three
+runs: in training, in a trace with hooks, and while hooks replace values. `gradcheck` checks the gradients of
+activations in a trace. `gradient_agreement` is the self-check of a traced gradient.
 
 A difference over a step h has an error of O(h^2) from the third derivative and of O(eps/h) from rounding. The
 third derivative of the loss is unknown. The error of a difference is estimated from the slopes over a step
@@ -111,7 +110,7 @@ def _traced(params: Parameters, batch: Batch) -> tuple[Parameters, dict[str, tup
 def _hooked(params: Parameters, batch: Batch) -> Iterator[GradientCheck]:
     """Check the gradients of the parameters while hooks replace every value by an equal value with another
     slope. The first check does not replace P, so that no other gradient is computed from the gradient of P.
-    The second check replaces P too."""
+    If d loss / d P is finite, a second check also replaces P."""
     names = [spec.name for spec in event_specs(params.config) if spec.parameter != spec.name]
     yield from _bent(params, batch, [name for name in names if name != "probs"])
     if np.isfinite(1 / forward(params, batch).probs[batch.targets > 0]).all():  # d loss / d P is finite

@@ -30,7 +30,7 @@ def baseline_of(
     model: LanguageModel, inputs: TraceInput, rows: Sequence[int], interventions: Sequence[Intervention],
     shown: Collection[str], top_k: int, head: Callable[[Array], Array] | None = None,
 ) -> Iterator[Baseline | None]:  # fmt: skip
-    """Start the pass without interventions and yield its Baseline, or None if there are no interventions."""
+    """Start the pass without interventions and yield a Baseline, or None if there are no interventions."""
     if not interventions:
         yield None
         return
