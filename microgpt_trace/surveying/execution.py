@@ -209,7 +209,7 @@ def run_tasks(blocks: Iterator[Block], crew: Crew, note: Note) -> Generator[Meas
     new, running = iter(tasks), dict[Future[Any], list[Block]]()
     lost, losses = list[list[Block]](), Counter[int]()
     while True:
-        most = max(1, -(-crew.size() // crew.parts)) + (crew.size() > 1)  # 1 task waits
+        most = max(1, -(-crew.size() // crew.parts)) + (crew.size() > 1)  # plus one waiting task
         while len(running) < most and (task := lost.pop() if lost else next(new, None)):
             running[crew.submit(task)] = task
         if not running:

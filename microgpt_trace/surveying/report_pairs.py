@@ -39,10 +39,10 @@ class EventPair:
     `distance` is the larger of both changes, or infinite if A and B differ in the number of finite or
     non-finite values.
 
-    The divergence of a channel is KL(A || B) in nats of normal distributions with the means and variances of
-    the channel. `kl` is the mean divergence over the channels that vary in both surveys. `channel` is the
-    channel with the largest divergence, `largest_kl`. `one_sided` counts the channels that vary in only one
-    survey and therefore have infinite divergence.
+    The divergence of a channel is KL(A || B) in nats between normal distributions with the means and
+    variances of the channel. `kl` is the mean divergence over the channels that vary in both surveys.
+    `channel` is the channel with the largest divergence, `largest_kl`. `one_sided` counts the channels that
+    vary in only one survey and therefore have infinite divergence.
     """
 
     a: SurveyedEvent
