@@ -26,17 +26,17 @@ _PACKED = (".gz", ".zst")
 _JSON = (".jsonl", ".ndjson")
 _PARQUET = ".parquet"
 _NEEDS = {_PARQUET: "pyarrow", ".zst": "zstandard"}  # extension -> the package that reads it
-ReportBytes = Callable[[int], object]  # takes the number of bytes read
+ReportBytes = Callable[[int], object]  # called with the number of bytes read so far
 
 
 @dataclass(frozen=True)
 class CorpusSelection:
-    """The sources of a corpus, in order, and the documents to read: all, the first `limit`, or a `sample`.
+    """The sources of a corpus, and the documents to read: all, the first `limit`, or a random `sample`.
 
     A source is the path of a file, a glob, a URL that fsspec opens, or "-" for standard input. Standard input
     is always read as lines of text. `field` is the name of the text field in .jsonl and .ndjson records, or
-    of the text column in Parquet. `seed` determines the sample. A sample is uniform, without replacement and
-    in the order of the corpus. If the corpus is smaller than the sample, all documents are taken. With
+    of the text column in Parquet. `seed` determines the sample. Samples are uniform, without replacement, and
+    stay in the order of the corpus. If the corpus is smaller than the sample, all documents are taken. With
     `skip_bad`, rows that are not text are skipped and counted instead of raising an error.
     """
 
@@ -52,14 +52,14 @@ class CorpusSelection:
         if not self.sources or not all(self.sources):
             raise InputError(f"sources of a corpus: expected names of files, found {brief(self.sources)}")
         if self.sources.count(STDIN) > 1:
-            raise InputError("sources of a corpus: - is standard input, which can be read only once")
+            raise InputError("sources of a corpus: standard input (-) can be read only once")
         if not self.field:
             raise InputError("field: expected the name of a field, found an empty name")
         for name, least in (("limit", 1), ("sample", 1), ("seed", 0)):
             value = getattr(self, name)
             if value is not None and not least <= value <= MOST:
                 size = "smaller" if value < least else "larger"  # because Python cannot print huge integers
-                raise InputError(f"{name}: expected a number from {least} to {MOST:,}, found a {size} one")
+                raise InputError(f"{name}: expected a number from {least} to {MOST:,}, found a {size} number")
         if self.sample and self.limit:
             raise InputError("limit and sample cannot be combined: give only one")
         if self.sample and STDIN in self.sources:
@@ -67,8 +67,8 @@ class CorpusSelection:
 
 
 class Document(NamedTuple):
-    """A text, the text's number among the selected documents (from 0), and its place: a file and a line or
-    row (from 1). If a text was dropped because the model cannot read the text, `unfit` has the reason.
+    """A text of a corpus. `number` counts the selected documents from 0, and `row` counts the lines or rows
+    of `file` from 1. If the model cannot read the text, `unfit` contains the reason.
     """
 
     number: int
@@ -94,12 +94,12 @@ class Corpus:
     """The documents of a selection, as an iterable. Only one iteration may run at a time.
 
     An iteration calls `report` with the number of unpacked bytes so far, and skips blank rows. Iterating
-    raises FileFormatError at a row that is not text, InputError if there are no documents, and RunError if a
+    raises FileFormatError if a row is not text, InputError if there are no documents, and RunError if a
     transfer fails.
 
-    `documents` (a count), `skipped` (rows by reason) and `fingerprint` describe the last iteration and are
-    complete when it ends. If a sample is taken, `skipped` counts the rows of all files, not only of the
-    sample.
+    When an iteration ends, `documents` counts its documents, `skipped` counts the skipped rows by reason, and
+    `fingerprint` identifies its texts. If a sample is taken, `skipped` counts the rows of all files, not only
+    of the sample.
     """
 
     def __init__(self, selection: CorpusSelection, report: ReportBytes = lambda count: None) -> None:
@@ -117,8 +117,8 @@ class Corpus:
 
     @property
     def fingerprint(self) -> str:
-        """The BLAKE2b hash of the texts in order. The files of the texts do not affect the hash. The hash
-        covers, for each text, its length in bytes (64 bits, little-endian) and the text in UTF-8."""
+        """The BLAKE2b hash of the texts in order. Each text is hashed as its length in bytes (64 bits,
+        little-endian), followed by the text in UTF-8. File names are not hashed."""
         return self._hash.hexdigest()
 
     @cached_property
@@ -128,7 +128,7 @@ class Corpus:
 
     def __iter__(self) -> Iterator[Document]:
         self._reset()
-        yield from map(self._document, self._selected())  # no variable keeps a text in memory
+        yield from map(self._document, self._selected())  # a loop variable would keep a text in memory
         if not self.documents:
             rows = [f"{reason}: {counted(skipped.rows, 'row')}" for reason, skipped in self.skipped.items()]
             why = f" ({', '.join(rows)})" if rows else ""
@@ -153,8 +153,8 @@ class Corpus:
             raise RunError(f"{self._sources}: changed while the sample was read")
 
     def _texts(self, skipped: dict[str, Skipped]) -> Iterator[tuple[str, str, int]]:
-        """Yield every text with its file and row. A text may take 64 MB, so no variable here keeps a text in
-        memory while the next text is read."""
+        """Yield every text with its file and row. There is no loop variable, because it would keep a text of
+        up to 64 MB in memory while the next text is read."""
         for file in self.files:
             rows = rows_of(file, self.selection.field, self._count)
             yield from filter(None, map(partial(self._placed, skipped, file.name), rows, count(1)))
@@ -184,10 +184,10 @@ class Corpus:
 
 
 def _sample_mask(total: int, size: int, seed: int) -> Iterator[bool]:
-    """Yield, for each of `total` documents, whether the sample contains the document. Each set of `size`
-    documents is equally likely. Selection sampling (Knuth, The Art of Computer Programming 2, 3.4.2,
-    algorithm S). The only source of chance is Python's random(), whose numbers are the same in every
-    version."""
+    """For each of `total` documents, yield True if the sample contains the document. Each set of `size`
+    documents is equally likely. Source: Knuth, The Art of Computer Programming 2, 3.4.2, algorithm S
+    (selection sampling). Random numbers come only from `random()`, which returns the same numbers in every
+    version of Python."""
     uniform = Random(seed).random
     for left in range(total, 0, -1):
         if not size:
@@ -233,7 +233,7 @@ def _counted(chunks: Iterable[bytes], count: Callable[[int], None]) -> Iterator[
 
 
 def extensions(path: str) -> tuple[str, str]:
-    """Return the extensions of the format and the compression of a path or URL: (".jsonl", ".gz")."""
+    """Return the file extensions for format and compression in a path or URL: (".jsonl", ".gz")."""
     name = urlsplit(path).path if "://" in path else path
     *_, kind, last = ["", "", *PurePosixPath(name.lower()).suffixes]
     return (kind, last) if last in _PACKED else (last, "")

@@ -1,8 +1,8 @@
-"""Read files on other machines by fsspec. Any failure becomes an error that names the URL.
+"""Read files on other machines with fsspec. Any failure becomes an error that names the URL.
 
-A transfer that is cut off raises an error, so that it is not mistaken for the end of a file. If an HTTP
-server serves byte ranges, each part of a file is a separate request, so that a slow reader keeps no
-connection open. From a server without byte ranges, one request reads the complete file.
+A transfer that is cut off raises an error, so that its end is not mistaken for the end of the file. If an
+HTTP server serves byte ranges, each part of a file is requested separately, so that no connection stays open
+while the reader works. Otherwise, one request reads the complete file.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class RemoteFile(CorpusFile):
 
     @contextmanager
     def opened(self) -> Iterator[Any]:
-        """Open the file. A file object that cannot seek has no size."""
+        """Open the file. If the file cannot seek, the `size` of the file object is None."""
         with _transfer(self.name), self.files.open(self.path, "rb", **self._options()) as file:
             yield file
 
@@ -50,7 +50,7 @@ class RemoteFile(CorpusFile):
         return {"size": self.size} if self.size and self._serves_ranges() else {"block_size": 0}
 
     def _serves_ranges(self) -> bool:
-        """Ask the server for one byte, and return True if it sends only this byte. Many servers send the
+        """Request one byte, and return True if the server sends only this byte. Many servers send the
         complete file instead."""
         one_byte = {"block_size": 0, "size": 1, "headers": {"Range": "bytes=0-0"}}
         with self.files.open(self.path, "rb", **one_byte) as file:
@@ -59,8 +59,8 @@ class RemoteFile(CorpusFile):
 
 def remote_files(url: str) -> Sequence[CorpusFile]:
     """Return the file at a URL, or the files that match a glob, sorted. A URL that begins with file:// is
-    treated as a path. Raises InputError if the package that opens the URL is missing or if no file matches
-    the glob, FileFormatError if the file does not exist, and RunError if the transfer fails."""
+    treated as a path. Raises InputError if a package is missing or no file matches the glob, FileFormatError
+    if the file does not exist, and RunError if the transfer fails."""
     check_installed("fsspec", f"{url}: URLs need")
     with _transfer(url):
         files, path = _file_system(url)

@@ -24,7 +24,7 @@ _BOM = b"\xef\xbb\xbf"  # the byte order mark
 
 
 def lines_of(chunks: Iterable[bytes]) -> Iterator[bytes | None]:
-    """Yield the bytes of each line, without its end (\\n or \\r\\n) and without the file's byte order mark.
+    """Yield the bytes of each line, without the line break (\\n or \\r\\n) and without a byte order mark.
 
     A line longer than LONGEST becomes None. Lines may take 64 MB, so no line stays in memory while the next
     line is read.
@@ -34,7 +34,7 @@ def lines_of(chunks: Iterable[bytes]) -> Iterator[bytes | None]:
         first, *others = chunk.split(b"\n")
         pending += first
         length += len(first)
-        if length > LONGEST + 1:  # + 1, as the line may end in \r
+        if length > LONGEST + 1:  # + 1, because the line may end in \r
             pending.clear()
         if others:
             yield _line(_drain(pending).removeprefix(bom), length)
@@ -57,7 +57,7 @@ def _line(line: bytes, length: int) -> bytes | None:
 
 
 class NoText(NamedTuple):
-    """A row that is not a text. Rows are counted by `reason`, and `error` describes one row."""
+    """A row that is not a text. Skipped rows are counted by `reason`, and `error` is an error message."""
 
     reason: str
     error: str
@@ -71,12 +71,12 @@ BLANK = NoText("blank", "expected a text, found a blank row")
 
 
 def text_rows(chunks: Iterable[bytes]) -> Iterator[Row]:
-    """Return the rows of a text file: its lines."""
+    """Return the lines of a text file as rows."""
     return map(_decode, lines_of(chunks))
 
 
 def json_rows(chunks: Iterable[bytes], field: str) -> Iterator[Row]:
-    """Return the rows of a JSON Lines file: one field of each record."""
+    """Return one field of each record in a JSON Lines file."""
     return map(partial(_field_of_record, field=field), lines_of(chunks))
 
 
@@ -131,7 +131,7 @@ def _field_of_record(line: bytes | None, field: str) -> Row:
 def parquet_rows(file: CorpusFile, ending: str, field: str, count: Callable[[int], None]) -> Iterator[Row]:
     """Yield the rows of the column `field`. `count` is called with the size of each row. A compressed file,
     or a file on a server without byte ranges, is first copied to a temporary file. Raises FileFormatError if
-    the file is not Parquet or has no such column of text."""
+    the file is not Parquet or has no text column of this name."""
     with _seekable(file, ending) as content, _parquet_errors(file.name):
         import pyarrow.parquet
 
@@ -158,7 +158,7 @@ def _system_memory_pool() -> Iterator[None]:
 
 @contextmanager
 def _seekable(file: CorpusFile, ending: str) -> Iterator[IO[bytes]]:
-    """Open the file, or a temporary copy of a file that is compressed or cannot seek."""
+    """Open the file. If the file is compressed or cannot seek, open an unpacked temporary copy."""
     if not ending:
         with file.opened() as content:
             if getattr(content, "size", 0) is not None:
@@ -169,7 +169,7 @@ def _seekable(file: CorpusFile, ending: str) -> Iterator[IO[bytes]]:
             copy = stack.enter_context(TemporaryFile())
             _copy(unpacked(file, ending), copy, file.name)
         except OSError as error:
-            raise RunError(f"{file.name}: cannot copy it to a temporary file ({error.strerror})") from error
+            raise RunError(f"{file.name}: cannot create a temporary copy ({error.strerror})") from error
         yield copy
 
 
@@ -177,7 +177,7 @@ def _copy(chunks: Iterable[bytes], copy: IO[bytes], name: str) -> None:
     for chunk in chunks:
         copy.write(chunk)
         if copy.tell() > LARGEST_COPY:
-            raise FileFormatError(f"{name}: expected Parquet of at most {LARGEST_COPY:,} bytes, found more")
+            raise FileFormatError(f"{name}: expected at most {LARGEST_COPY:,} bytes of Parquet, found more")
     copy.seek(0)
 
 

@@ -26,8 +26,8 @@ _MAGIC = re.compile(r"[*?[]")
 
 @dataclass
 class CorpusFile:
-    """A local file of documents. Errors call the file `name`. The extension of `path` decides how to read the
-    file."""
+    """A local file of documents. Error messages contain `name`. The extension of `path` determines the file
+    format."""
 
     name: str
     path: str
@@ -83,8 +83,8 @@ _GZIP = 16 + zlib.MAX_WBITS
 
 
 def unpacked(file: CorpusFile, ending: str) -> Iterator[bytes]:
-    """Return the bytes of a file in pieces of at most CHUNK. The bytes are unpacked for the extensions .gz
-    and .zst."""
+    """Return the bytes of a file in pieces of at most CHUNK. Files with the extension .gz or .zst are
+    unpacked."""
     if ending == ".gz":
         return _unpack(file, "gzip", lambda: zlib.decompressobj(_GZIP), zlib.error)
     if ending == ".zst":

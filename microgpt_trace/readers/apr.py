@@ -74,8 +74,8 @@ class _TensorEntry(NamedTuple):
 
 @dataclass(frozen=True)
 class AprFile:
-    """The metadata and tensors of an .apr file, with the file's names. `notes` lists unusual facts about the
-    file."""
+    """The metadata of an .apr file, and its tensors under the names in the file. `notes` lists unusual facts
+    about the file."""
 
     metadata: Mapping[str, Any]
     tensors: tuple[StoredTensor, ...]  # in the order of the tensor index
@@ -85,8 +85,8 @@ class AprFile:
 def read_apr(path: Path, *, rope_pairs: Pairs | None = None, overrides: Mapping[str, Any] = {}) -> Decoder:
     """Open the decoder in an .apr file. `overrides` maps names of missing metadata to values.
 
-    Raises FileFormatError if the file is damaged, of another format or contradictory. Raises InputError if
-    the file lacks a setting that the user must set, or an override contradicts the file.
+    Raises FileFormatError if the file is damaged, has another format or contradicts itself. Raises InputError
+    if the file lacks a setting that the user must set, or an override contradicts the file.
     """
     file = read_apr_header(path)
     settings = AprSettings(path, file.metadata, overrides)
@@ -108,7 +108,7 @@ def read_apr(path: Path, *, rope_pairs: Pairs | None = None, overrides: Mapping[
 
 
 def read_apr_header(path: Path) -> AprFile:
-    """Read the metadata and tensors of an .apr file, with the file's names. Raises FileFormatError."""
+    """Read the metadata and tensors of an .apr file, without renaming. Raises FileFormatError."""
     mapped = MappedFile.open(path)
     with naming_file(path):
         return _read_header(mapped)
@@ -146,7 +146,7 @@ def _header(data: Array) -> _Header:
         found = FOREIGN.get(magic, f"a file that begins with the bytes {repr(magic)[1:]}")
         raise InputError(f"expected an .apr file of version 2, found {found}")
     if len(data) < HEADER.size:
-        raise InputError(f"cut short: found {len(data)} of the header's {HEADER.size} bytes")
+        raise InputError(f"cut short: expected a header of {HEADER.size} bytes, found {len(data)} bytes")
     header = _Header(*HEADER.unpack_from(data.data))
     if header.major != 2:
         raise InputError(f"expected .apr version 2, found {header.major}.{header.minor}")
@@ -208,7 +208,7 @@ def _index(data: Array, header: _Header) -> tuple[list[_TensorEntry], int]:
     """Return the index entries in the order of the file, and the byte where the index ends."""
     at, count = header.index_offset, header.tensor_count
     if count * MIN_ENTRY > max(len(data) - at, 0):
-        raise InputError(f"the index of {count:,} tensors at byte {at:,} exceeds {len(data):,} bytes")
+        raise InputError(f"{count:,} index entries from byte {at:,} do not fit into {len(data):,} bytes")
     entries: dict[str, _TensorEntry] = {}
     for number in range(count):
         entry, at = _entry(data.data, at, f"entry {number} of {count} in the tensor index")
@@ -253,7 +253,7 @@ def _refuse_overlaps(extents: Iterable[tuple[int, int, str]]) -> None:
 def _footer_notes(data: Array, stop: int) -> list[str]:
     """Check the checksum in the last four bytes. Return a note if the file has no checksum.
 
-    The function reads the whole file, in 0.05 s for 400 MB.
+    The function reads the whole file, which takes 0.05 s for 400 MB.
     """
     stored = int.from_bytes(data[-4:].tobytes(), "little") if len(data) >= stop + 4 else 0
     if not stored:

@@ -50,8 +50,8 @@ def apr_config(
 ) -> DecoderConfig:
     """Build the config and check it against the shapes of the tensors.
 
-    `frequencies` is the tensor rope_freqs. Raises FileFormatError if the file contradicts itself or its
-    model is not supported. Raises InputError, with the option to use, if a setting is missing.
+    `frequencies` is the tensor rope_freqs. Raises FileFormatError if the file contradicts itself or its model
+    is not supported. Raises InputError if a setting is missing, and names the option to use.
     """
     architecture = settings.architecture()
     experts = settings.values.get("num_experts")
@@ -79,7 +79,7 @@ def apr_config(
 
 
 def _sizes(settings: AprSettings, tensors: Mapping[str, StoredTensor]) -> dict[str, Any]:
-    """Return the dimensions that the shapes of tensors show, under their keys in config.json."""
+    """Compute the dimensions from the shapes of tensors. Return them under their keys in config.json."""
     wte, gate = (_matrix(settings, tensors, name) for name in ("wte", "layer0.mlp_wgate"))
     n_layer = 1 + max(_layer_of(name) for name in tensors if name.startswith("layer"))
     n_head, n_kv_head, head_dim = _heads(settings, tensors)
@@ -104,7 +104,7 @@ def _tied(settings: AprSettings, tensors: Mapping[str, StoredTensor]) -> bool:
 
 
 def _window(settings: AprSettings, architecture: str) -> int | None:
-    """Return the file's sliding window, or None if missing, even where transformers has a default."""
+    """Return the sliding window in the file, or None. The default of transformers is not used."""
     window, windows = settings.value("sliding_window"), TERMS[architecture].windows
     if window is None and windows == "last" and settings.values.get("use_sliding_window"):
         settings.fail("sliding_window is missing, although use_sliding_window is set")
@@ -132,7 +132,7 @@ def _matrix(settings: AprSettings, tensors: Mapping[str, StoredTensor], name: st
 
 
 def _heads(settings: AprSettings, tensors: Mapping[str, StoredTensor]) -> tuple[int, int, int]:
-    """Return how many heads, key-value heads and channels per head there are.
+    """Return the numbers of heads, of key-value heads and of channels per head.
 
     If the file states one of these numbers, the other two are computed from the rows of q and k.
     """
@@ -165,10 +165,10 @@ def _rows_divided(settings: AprSettings, name: str, count: int, tensor: StoredTe
 
 
 def _pairs(settings: AprSettings, architecture: str, is_gguf: bool, option: Pairs | None) -> Pairs:
-    """Return whether RoPE rotates "adjacent" rows of q and k together, or the "halves" of a head.
+    """Return which rows RoPE rotates together: "adjacent" rows, or rows from both "halves" of a head.
 
-    Converters to GGUF permute the rows of a llama. Other converters often choose rope_type by the name of the
-    architecture alone. If original_format and rope_type disagree, or both are missing, --rope-pairs decides.
+    Converters to GGUF permute the rows of a llama. Other converters often set rope_type only by the name of
+    the architecture. If original_format and rope_type disagree, or both are missing, --rope-pairs decides.
     """
     kind, origin = settings.values.get("rope_type"), settings.values.get("original_format")
     stated = _PAIRS_OF_TYPE.get(kind) if not isinstance(kind, bool | float | list | dict) else None
@@ -191,13 +191,13 @@ def _pairs(settings: AprSettings, architecture: str, is_gguf: bool, option: Pair
         settings.notes.append(f"RoPE pairs: {rows}, as in every {source}; the file has no rope_type")
         return rows
     problem = "does not say which channels RoPE rotates together" if stated is None else (
-        f"has rope_type {kind} ({stated}), but a {source} has its rows in {expected}"
+        f"has rope_type {kind} ({stated}), but the RoPE pairs of a {source} are {expected}"
     )  # fmt: skip
     raise InputError(f"{settings.path} {problem}; add --rope-pairs adjacent or --rope-pairs halves")
 
 
 class AprSettings(Settings):
-    """The metadata of an .apr file and the overrides of --set. `notes` lists settings taken from tensors."""
+    """The metadata of an .apr file, and the settings of --set. `notes` lists settings from tensors."""
 
     def __init__(self, path: Path, metadata: Mapping[str, Any], overrides: Mapping[str, Any]) -> None:
         super().__init__(metadata, [])
@@ -212,14 +212,13 @@ class AprSettings(Settings):
         raise FileFormatError(f"{self.path}: {what}")
 
     def value(self, name: str) -> Any | None:
-        """Return the value of a setting under any of its names, or None. Raises an error if two values
-        differ."""
+        """Return the value of a setting, or None. Raises an error if its names have different values."""
         with naming_file(self.path):
             values = {key: self.get(key, FIELDS[name][1]) for key in _names(name)}
         return self._agreed(name, {key: value for key, value in values.items() if value is not None})
 
     def _agreed(self, name: str, values: Mapping[str, Any]) -> Any | None:
-        """Return the override, or else the value in the metadata. Raises an error if two values differ."""
+        """Return the value of --set, or else of the metadata. Raises an error if two values differ."""
         first = next(iter(values), "")
         for key, value in values.items():
             if not _agree(value, values[first]):
@@ -246,7 +245,7 @@ class AprSettings(Settings):
             raise InputError(f"{self.path} does not say {', '.join(self.missing)}; add {options}")
 
     def from_tensors(self, name: str, value: int, source: str) -> int:
-        """Return `value`, which the tensors show. Raises an error if the metadata or --set differ."""
+        """Return `value`, computed from tensors. Raises an error if the metadata or --set differ."""
         stated = self.value(name)
         if stated is None:
             self.notes.append(f"{name} {value}, from {source}")
@@ -280,12 +279,12 @@ class AprSettings(Settings):
 
 
 def _names(name: str) -> tuple[str, ...]:
-    """Return all names of a setting, first its main name."""
+    """Return all names of a setting. The main name comes first."""
     return (name, *FIELDS[name][0].split())
 
 
 def _agree(a: Any, b: Any) -> bool:
-    """Return True if two values are equal, where floats may differ by a millionth of their size."""
+    """Return True if two values are equal. Floats may differ by a millionth of their size."""
     if isinstance(a, float) or isinstance(b, float):
         return math.isclose(a, b, rel_tol=1e-6)
     return bool(a == b)

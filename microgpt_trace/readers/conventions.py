@@ -57,13 +57,13 @@ def one_of(what: str, value: Any, names: Iterable[str], hint: str = "") -> str:
 
 
 class Settings:
-    """The settings in a model file, with checked types. `notes` lists the defaults of missing settings."""
+    """The settings in a model file, with checked types. `notes` lists the defaults that were used."""
 
     def __init__(self, values: Mapping[str, Any], notes: list[str], prefix: str = "") -> None:
         self.values, self.notes, self.prefix = values, notes, prefix
 
     def get(self, key: str, kind: str) -> Any | None:
-        """Return a setting, or None if missing or null. Raises InputError if the layers' values differ."""
+        """Return a setting, or None if missing. Raises InputError if layers have different values."""
         value = self.values.get(self.prefix + key)
         if isinstance(value, np.ndarray):
             if not 0 < value.size <= MAX_LAYERS or (value != value[0]).any():
@@ -93,7 +93,7 @@ def decoder_config(
     architecture: str, settings: Settings, tensors: Mapping[str, StoredTensor],
     factors: tuple[float, ...] = (), adjacent_pairs: bool = False,
 ) -> tuple[DecoderConfig, dict[str, StoredTensor]]:  # fmt: skip
-    """Return the config from settings with the keys of config.json, and the tensors, with fused qkv split.
+    """Build the config from settings under the keys of config.json, and split fused qkv tensors.
 
     `factors` lists a factor for each RoPE pair. `adjacent_pairs` is True if RoPE rotates adjacent rows of q
     and k together. Raises InputError if a setting is missing or not supported.
@@ -207,7 +207,7 @@ def _rope(settings: Settings, factors: tuple[float, ...]) -> Rope:
     return _scaled_rope(theta, scaling, factors)
 
 
-_ORIGINAL = "original_max_position_embeddings"  # `Rope` calls it original_context
+_ORIGINAL = "original_max_position_embeddings"  # named original_context in `Rope`
 _SCALING = (
     "factor", _ORIGINAL, "low_freq_factor", "high_freq_factor", "beta_fast", "beta_slow", "attention_factor",
     "truncate",
@@ -244,7 +244,7 @@ def _scaled_rope(theta: float, scaling: Mapping[str, Any], factors: tuple[float,
 
 
 def _windowed_layers(settings: Settings, architecture: str, n_layer: int) -> tuple[int, ...]:
-    """Return the layers that would use a sliding window, whether the file has a window or not.
+    """Return the layers that use a sliding window if the file sets the size of the window.
 
     The setting `layer_types` lists these layers. Without this setting, all layers of a mistral use a window,
     and no layer of a llama. A qwen with use_sliding_window uses a window from layer max_window_layers on.

@@ -1,6 +1,6 @@
 """The names, keys and defaults that model files use for each architecture.
 
-TERMS lists an entry for each architecture, with the Names of the architecture's parameters.
+TERMS maps each architecture to its FileTerms, which contain the Names of the parameters.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ class Names:
     """The names of an architecture's parameters: our name -> (name in GGUF, name in Hugging Face).
 
     `model` contains the names outside of layers. `layer` contains the names in a layer, without the layer
-    number. All names lack ".weight" and ".bias". Hugging Face puts `blocks` before the layer number, and may
-    put `outer` before any name. If `vectors` is true, norms may have biases. Hugging Face stores the matrices
-    in `transposed` as [in, out]. Names of constants in old files end with an entry of `skipped`.
+    number. No name includes ".weight" or ".bias". In Hugging Face files, `blocks` precedes the layer number,
+    and `outer` may precede any name. If `vectors` is true, norms may have biases. Hugging Face stores the
+    matrices in `transposed` as [in, out]. Names that end with an entry of `skipped` are ignored.
     """
 
     family: str  # "a Llama or Qwen2-class decoder"
@@ -35,7 +35,7 @@ class Names:
 
     @cached_property
     def ours(self) -> Mapping[str, str]:
-        """Our name for each name in a file. Both names lack the layer number."""
+        """Maps each name in a file to our name. Neither name includes the layer number."""
         named = [(name, own) for own, theirs in self.model.items() for name in theirs]
         for own, (gguf, hf) in self.layer.items():
             named += [(f"blk.{gguf}", own), (f"{self.blocks}.{hf}", own)]
@@ -58,7 +58,7 @@ class Names:
         return f"layer{index}.{ours}" if ours else None
 
     def gguf_name(self, own: str) -> str:
-        """Return GGUF's name for a matrix or gain, or for the fused matrix that contains the matrix.
+        """Return the name in GGUF of a matrix or gain, or of the fused matrix that contains the matrix.
 
         Raises KeyError if `own` is not the name of a matrix or gain.
         """
@@ -149,11 +149,11 @@ class FileTerms:
     """The keys and defaults that describe an architecture in Hugging Face's config.json and in GGUF metadata.
 
     `keys` maps our names of settings to keys of config.json. `defaults` lists the default values of the
-    transformers library. The value for `n_inner` is a factor of the width. `activations` maps names in
-    config.json to functions. `activation` is the default name, and every GGUF file has this function. Every
-    file contains the biases in `biases`. If the config sets a flag of `flagged_biases`, the file also has the
-    biases of this flag. If a file does not list the layers with a sliding window, `windows` names these
-    layers: all layers, no layer, or the last layers, from layer max_window_layers on.
+    transformers library. The default of `n_inner` is a multiple of the width. `activations` maps names in
+    config.json to functions. `activation` is the default name, and GGUF files always use its function. Every
+    file contains the biases in `biases`. If the config sets a flag of `flagged_biases`, the file also
+    contains the biases of this flag. `windows` is used if a file does not list the layers with a sliding
+    window. It selects all layers, no layer, or the last layers (from layer max_window_layers on).
     """
 
     names: Names = LLAMA
@@ -169,7 +169,7 @@ class FileTerms:
     qk_norm: bool = False
     explicit_head_dim: bool = False
     windows: Literal["all", "none", "last"] = "none"
-    score_flags: tuple[str, str] = ("", "")  # flags: divide scores by sqrt(head_dim), by layer + 1
+    score_flags: tuple[str, str] = ("", "")  # flags that divide scores by sqrt(head_dim) and by layer + 1
     in_gguf: bool = True
     in_apr: bool = True
     permuted: bool = False  # True if converters to GGUF put the rows of each RoPE pair side by side
@@ -182,7 +182,7 @@ TERMS: dict[str, FileTerms] = {
         },
         permuted=True,
     ),
-    "mistral": FileTerms(windows="all", in_gguf=False),  # GGUF files call it llama
+    "mistral": FileTerms(windows="all", in_gguf=False),  # in GGUF files, a mistral is called llama
     "qwen2": FileTerms(biases=QKV, windows="last"),
     "qwen3": FileTerms(
         flagged_biases={"attention_bias": (*QKV, "attn_bo")}, qk_norm=True, explicit_head_dim=True,

@@ -96,11 +96,10 @@ def _parts(first: Path, head: _GgufPart, count: int) -> list[_GgufPart]:
 
 
 class Strings(Sequence[str]):
-    """A list of strings in a file, which are decoded at the first access.
-
-    Python strings need six times the memory of the bytes in the file, and a hostile file may contain any
-    number of strings. Each string begins with its length at one of `starts`, and the last string ends at
-    `stop`. Bytes that are not UTF-8 become lone surrogates.
+    """A list of strings in a file. The strings are decoded at the first access, because Python strings need
+    six times the memory of the bytes in the file, and a hostile file may contain any number of strings.
+    `starts` lists the positions of the strings. At a position, the file contains the length of a string and
+    then its bytes. The last string ends at `stop`. Bytes that are not UTF-8 become lone surrogates.
     """
 
     def __init__(self, file: MappedFile, starts: Array, stop: int) -> None:
@@ -211,7 +210,7 @@ class _GgufPart:
         return np.frombuffer(self.buffer[start : self.at], _SCALARS[kind].format)
 
     def _strings(self, count: int, key: str) -> Strings:
-        """Find the start of each string. A start takes 8 bytes in memory, as a length does in the file."""
+        """Find the start of each string. The starts need as much memory as the lengths in the file."""
         starts, at, buffer, unpack = array("q", [0]) * count, self.at, self.buffer, _U64.unpack_from
         try:
             for i in range(count):

@@ -21,7 +21,7 @@ from .model_file import check_tensors, in_halves, naming_file, our_tensors, rope
 if TYPE_CHECKING:
     from ..vocabulary.tokens import Vocabulary
 
-ARCHITECTURES = tuple(name for name, terms in TERMS.items() if terms.in_gguf)  # GGUF calls mistral llama
+ARCHITECTURES = tuple(name for name, terms in TERMS.items() if terms.in_gguf)  # mistral is "llama" in GGUF
 ROPE_FACTORS = "rope_freqs.weight"
 MAX_MERGES = 16  # the largest number of merges per token; Llama 3 has two
 
@@ -65,7 +65,7 @@ def _check_vocabulary(path: Path, metadata: Mapping[str, Any], rows: int) -> Non
             )
 
 
-_NEUTRAL: dict[str, tuple[Any, ...]] = {  # keys, and their values that do not change the computation
+_NEUTRAL: dict[str, tuple[Any, ...]] = {  # keys, and the values that leave the computation unchanged
     "attention.causal": (True,),
     "attention.scale": (0,),
     "attention.clamp_kqv": (0,),
@@ -151,7 +151,7 @@ def _rope(keys: Settings) -> dict[str, Any]:
 def _yarn(keys: Settings, factor: float | None) -> dict[str, float]:
     """Return all settings of yarn except its factor.
 
-    Raises InputError for a yarn_attn_factor other than 1, because engines interpret it in two ways.
+    Raises InputError if yarn_attn_factor is not 1, because engines interpret other values in two ways.
     """
     for key, neutral in (("yarn_log_multiplier", 0), ("yarn_ext_factor", 1), ("yarn_attn_factor", 1)):
         value = keys.values.get(f"{keys.prefix}rope.scaling.{key}", neutral)

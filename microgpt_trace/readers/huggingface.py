@@ -35,7 +35,7 @@ def read_huggingface(path: Path) -> Decoder:
         architecture = one_of("architecture", metadata.get("model_type"), TERMS)
     files, shards = _files(folder)
     if path != folder and path.name not in (CONFIG, INDEX, *files):
-        raise FileFormatError(f"{path}: not used by the model in its folder; give the folder or {files[0]}")
+        raise FileFormatError(f"{path}: the model does not use this file; give the folder or {files[0]}")
     notes = _unread_tokenizer(folder)
     names = TERMS[architecture].names
     stored = (tensor for tensor in _tensors(folder, files, shards) if not tensor.name.endswith(names.skipped))
@@ -84,7 +84,7 @@ def _files(folder: Path) -> tuple[list[str], dict[str, str] | None]:
             raise FileFormatError(f"{index}: expected safetensors files of this folder, found {brief(file)}")
         with reading(folder / file):
             if not (folder / file).exists():
-                raise FileFormatError(f"{folder / file}: no such file, but {INDEX} names it")
+                raise FileFormatError(f"{folder / file}: no such file, but {INDEX} lists this file")
     return files, shards
 
 
@@ -105,7 +105,7 @@ def _tensors(folder: Path, files: list[str], shards: dict[str, str] | None) -> l
 
 
 def _check_biases(settings: Settings, config: DecoderConfig) -> None:
-    """Raise InputError unless the file has exactly the biases that its architecture and config require."""
+    """Raise InputError if the biases in the file differ from the biases that the config requires."""
     terms = TERMS[config.architecture]
     expected = set(terms.biases)
     for flag, biases in terms.flagged_biases.items():

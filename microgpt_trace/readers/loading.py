@@ -32,7 +32,7 @@ def load(
     """Open a microGPT checkpoint, a GGUF file, an .apr file or a Hugging Face folder.
 
     `n_head` and `bos` describe a microGPT whose weights have no metadata. `rope_pairs` and `settings`, such
-    as {"num_heads": 14}, add settings that an .apr file lacks, and must not contradict the file.
+    as {"num_heads": 14}, add settings that are missing in an .apr file. They must not contradict the file.
     Raises FileFormatError if the file is missing, is damaged or has an unknown format.
     """
     path = Path(path)

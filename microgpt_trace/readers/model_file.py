@@ -34,8 +34,8 @@ def naming_file(path: Path) -> Iterator[None]:
 def our_tensors(path: Path, tensors: Iterable[StoredTensor], names: Names = LLAMA) -> dict[str, StoredTensor]:
     """Return the tensors under our names.
 
-    Raises FileFormatError if a name is unknown or repeated, or no tensor belongs to a layer before the last
-    layer.
+    Raises FileFormatError if a name is unknown or repeated, or if a layer before the last layer has no
+    tensor.
     """
     ours: dict[str, StoredTensor] = {}
     for tensor in tensors:
@@ -125,7 +125,7 @@ def split_fused(tensors: Mapping[str, StoredTensor], queries: int, keys: int) ->
             continue
         rows = tensor.shape[0] if tensor.shape else "a single number"
         if rows != queries + 2 * keys:
-            expected = f"{queries} rows of q and {keys} each of k and v"
+            expected = f"{queries} rows of q, {keys} rows of k and {keys} rows of v"
             raise InputError(f"tensor {tensor.name!r}: expected {expected}, found {rows}")
         ends = (0, queries, queries + keys, queries + 2 * keys)
         for part, start, stop in zip(FUSED[kind], ends, ends[1:], strict=False):
@@ -134,7 +134,7 @@ def split_fused(tensors: Mapping[str, StoredTensor], queries: int, keys: int) ->
 
 
 def rope_factors(factors: StoredTensor | None, head_dim: int) -> tuple[float, ...]:
-    """Return the values of the tensor rope_freqs. Raises InputError unless each RoPE pair has one value."""
+    """Return the values of the tensor rope_freqs. Raises InputError if it has a wrong shape."""
     if factors is None:
         return ()
     if factors.shape != (head_dim // 2,):
@@ -162,7 +162,7 @@ def _even_rows_first(tensor: StoredTensor, head_dim: int) -> StoredTensor:
 
 
 def nearest(name: str, names: Iterable[str]) -> str:
-    """Return " (nearest: …)" with the names most similar to this one, or "" if none is similar."""
+    """Return " (nearest: …)" with the names most similar to `name`, or "" if no name is similar."""
     from difflib import get_close_matches
 
     return _in_words(get_close_matches(name, list(names), 3))

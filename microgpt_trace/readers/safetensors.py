@@ -1,7 +1,7 @@
 """Read safetensors files. A file consists of the length of the header (u64), the header as JSON {name:
 {dtype, shape, data_offsets}}, and the data. The offsets count from the start of the data.
 
-The safetensors package checks the header, but does not read tensors: it would copy them to memory.
+The safetensors package is used only to check the header, because this package would copy tensors to memory.
 """
 
 from __future__ import annotations

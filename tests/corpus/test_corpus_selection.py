@@ -60,10 +60,10 @@ def test_refuses_a_corpus_that_shrinks_between_the_readings_of_a_sample(monkeypa
         ((), {}, "expected names of files"),
         (("a", ""), {}, "expected names of files"),
         (("-", "a", "-"), {}, "can be read only once"),
-        (("a",), {"limit": 0}, f"limit: expected a number from 1 to {MOST}, found a smaller one"),
+        (("a",), {"limit": 0}, f"limit: expected a number from 1 to {MOST}, found a smaller number"),
         (("a",), {"sample": 10**30}, f"sample: expected a number from 1 to {MOST}, found a larger"),
         (("a",), {"limit": 10**5000}, f"limit: expected a number from 1 to {MOST}, found a larger"),
-        (("a",), {"seed": -1}, f"seed: expected a number from 0 to {MOST}, found a smaller one"),
+        (("a",), {"seed": -1}, f"seed: expected a number from 0 to {MOST}, found a smaller number"),
         (("a",), {"field": ""}, "field: expected the name"),
         (("a",), {"sample": 3, "limit": 3}, "give only one"),
         (("a", "-"), {"sample": 3}, r"standard input \(-\) can be read only once"),
@@ -156,10 +156,10 @@ def test_refuses_damaged_parquet_files(tmp_path):
 def test_the_copy_of_a_compressed_parquet_file_is_bounded(tmp_path, monkeypatch):
     source = write(tmp_path, "a.parquet.gz", MANY)
     monkeypatch.setattr("microgpt_trace.corpus.rows.LARGEST_COPY", 1000)
-    with pytest.raises(FileFormatError, match="expected Parquet of at most 1,000 bytes, found more"):
+    with pytest.raises(FileFormatError, match="expected at most 1,000 bytes of Parquet, found more"):
         texts(source)
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "none"))
-    with pytest.raises(RunError, match=r"a\.parquet\.gz: cannot copy it to a temporary file \(No such"):
+    with pytest.raises(RunError, match=r"a\.parquet\.gz: cannot create a temporary copy \(No such"):
         texts(source)
 
 

@@ -193,10 +193,10 @@ def test_reads_the_pairs_from_rope_type_or_origin(path):
 @pytest.mark.parametrize(
     ("names", "changes", "words"),
     [
-        (HF, {"rope_type": 0, "original_format": "safetensors"}, "'safetensors' has its rows in halves"),
-        (HF, {"rope_type": 2, "original_format": "GGUF"}, "llama from 'GGUF' has its rows in adjacent"),
+        (HF, {"rope_type": 0, "original_format": "safetensors"}, "a llama from 'safetensors' are halves"),
+        (HF, {"rope_type": 2, "original_format": "GGUF"}, "llama from 'GGUF' are adjacent"),
         # rope_type is often set by the name of the architecture alone
-        (GGUF, {"rope_type": 2}, "has rope_type 2 (halves), but a llama from None has its rows in adjacent"),
+        (GGUF, {"rope_type": 2}, "2 (halves), but the RoPE pairs of a llama from None are adjacent"),
         (GGUF, {"rope_type": None, "original_format": "safetensors"}, ADD_PAIRS),
     ],
 )

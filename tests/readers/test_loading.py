@@ -55,7 +55,7 @@ def test_opens_any_file_of_a_sharded_folder(tmp_path):
 
 def test_rejects_a_file_that_the_model_does_not_use(folder):
     other = shutil.copy(folder / "model.safetensors", folder / "other.safetensors")
-    assert "not used by the model in its folder; give the folder or model.safetensors" in rejection(other)
+    assert "the model does not use this file; give the folder or model.safetensors" in rejection(other)
 
 
 def test_rejects_weights_of_a_decoder_without_a_config(folder):

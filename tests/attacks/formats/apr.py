@@ -116,7 +116,7 @@ MODELS = [
     ("hidden_act", {"hidden_act": "gelu"}),
     ("partial_rotary_factor", {"partial_rotary_factor": 0.5}),
     ("rope_type 8", {"rope_type": 8}),
-    ("has rope_type 0 (adjacent), but a qwen2 has its rows in halves", {"rope_type": 0}),
+    ("has rope_type 0 (adjacent), but the RoPE pairs of a qwen2 are halves", {"rope_type": 0}),
     ("rope_theta: 5 and 10000.0 contradict each other", {"rope_parameters": {"rope_theta": 5}}),
     *(("RoPE scaling", {"rope_scaling": scaling}) for scaling in SCALINGS),
     ("max_window_layers", WINDOW | {"max_window_layers": None}),
