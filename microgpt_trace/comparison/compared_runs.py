@@ -43,7 +43,7 @@ class Unpaired:
 
 
 class ModelRun:
-    """A model that runs on the tokens now."""
+    """A model that runs on the tokens during the comparison."""
 
     kind = "model, run now"
     statistics: Mapping[str, TraceEvent] = {}  # empty, because a model computes values
@@ -100,14 +100,14 @@ class RecordedRun:
         self.names = [name for name in events if name not in refused]
 
     def _refused(self, name: str) -> Unpaired | None:
-        """Return the reason why an event cannot be compared, or None. Reasons are a tensor with several
-        events of unknown widths, and values without the bias that our event includes."""
+        """Return the reason why an event cannot be compared, or None. Either its tensor contains several
+        events of unknown widths, or its values lack the bias that our event includes."""
         recorded = self.recording.tensors.get(name)
         if recorded is None:
             return None
         if recorded.beside and name not in self.shapes:
             others = ", ".join(event for event in recorded.beside if event != name)
-            return Unpaired(name, f"stored in one tensor with {others}, and no model says their widths")
+            return Unpaired(name, f"in one tensor with {others}; without a model the widths are unknown")
         biases = set(self.model.config.biases) if self.model is not None else set()
         stem = Path(recorded.source).stem
         if any(pattern.fullmatch(stem) and biases & missing for pattern, missing in BEFORE_BIASES):
@@ -129,7 +129,8 @@ class RecordedRun:
         return Piece(name, fitted.array, fitted.positions or every)
 
     def fitted(self, name: str) -> Fitted:
-        """Return the array of an event in our shape. Raises InputError if the layout is wrong or unclear."""
+        """Return the array of an event, reshaped to the shape of our event. Raises InputError if the layout
+        is wrong or unclear."""
         recorded = _without_padding(name, self.recording.tensors[name], self.shapes[name])
         recorded = replace(recorded, layout=self.layouts.get(name, recorded.layout))
         fitted = self.recording.fitted(name, recorded, self.model, self.shapes)

@@ -1,7 +1,7 @@
 """Compare the values of two runs while the values are computed.
 
-RowComparer compares values row by row. StatisticsComparer compares statistics, if a side has only statistics.
-PairKeeper keeps the values that a page shows.
+RowComparer compares values row by row. StatisticsComparer is used if a side has only statistics. PairKeeper
+stores the values that a page shows.
 """
 
 from __future__ import annotations
@@ -29,7 +29,8 @@ from .differences import AgreementMeter, EventDifference, difference
 
 
 class _ComparedRows(NamedTuple):
-    """The differences of an event at some positions. `thirds` lists the distances of third runs."""
+    """The differences of an event at some positions. `thirds` lists the differences of the runs that
+    determine the band."""
 
     rows: RowDifferences
     thirds: list[RowDifferences]
@@ -38,8 +39,8 @@ class _ComparedRows(NamedTuple):
 
 
 class RowComparer:
-    """Compares values row by row. Biases that were added to the rows are read from `model`. Third runs are
-    compared with side `base`: 0 or 1."""
+    """Compares values row by row. Biases that were added to the rows are read from `model`. The runs that
+    determine the band are compared with side `base`, 0 or 1."""
 
     def __init__(
         self, specs: Mapping[str, EventSpec], bands: Bands, model: LanguageModel | None, base: int = 0
@@ -49,8 +50,8 @@ class RowComparer:
         self._parts: dict[str, list[_ComparedRows]] = {}
 
     def add(self, pieces: Sequence[Piece | None]) -> None:
-        """Compare the values of an event in run a, in run b, and in the third runs that determine the band.
-        Raises InputError if no model is compared and the sides have different positions."""
+        """Compare the values of an event in run a, in run b, and in the runs that determine the band. Raises
+        InputError if no model is compared and the sides have different positions."""
         a, *rest = (piece for piece in pieces if piece is not None)
         spec = self._specs[a.name]
         self._bands.note(spec, [piece.value for piece in (a, *rest)])
@@ -112,13 +113,13 @@ class RowComparer:
 
 
 class StatisticsComparer:
-    """Compares statistics: saved statistics, or statistics of values. The distances of third runs from side
-    `base`, 0 or 1, determine the band."""
+    """Compares statistics that were saved or are computed from values. The runs that determine the band are
+    compared with side `base`, 0 or 1."""
 
     def __init__(
         self, sides: Sequence[ComparedRun], specs: Mapping[str, EventSpec], bands: Bands, base: int = 0
     ) -> None:
-        self.agreement = AgreementMeter()  # stays empty, because statistics do not show single predictions
+        self.agreement = AgreementMeter()  # stays empty, because statistics contain no predictions
         self._sides, self._specs, self._bands, self._base = sides, specs, bands, base
         self._stats: list[dict[str, tuple[TensorStats, tuple[int, ...]]]] = [
             {name: (e.stats, e.shape) for name, e in side.statistics.items() if e.stats is not None}
@@ -131,7 +132,7 @@ class StatisticsComparer:
         """Add the statistics of values. For logits, use only the positions of the saved statistics."""
         present = [piece for piece in pieces if piece is not None]
         self._bands.note(self._specs[present[0].name], [piece.value for piece in present])
-        self._stats += [{} for _ in pieces[len(self._stats) :]]  # one for each rounded pass
+        self._stats += [{} for _ in pieces[len(self._stats) :]]  # one dict for each rounded pass
         for piece, stats in zip(pieces, self._stats, strict=False):
             if piece is None:
                 continue
@@ -165,8 +166,8 @@ class StatisticsComparer:
 
 
 def statistics_rows(a: TensorStats, b: TensorStats) -> tuple[RowDifferences, str]:
-    """Compare two summaries. Return the largest relative difference of a statistic, as a row, and the name of
-    this statistic."""
+    """Find the statistic with the largest relative difference. Return its difference, as a row, and its
+    name."""
     counts = (float(a.nonfinite_count), float(b.nonfinite_count))
     if (a.nan_count, a.inf_count) != (b.nan_count, b.inf_count):
         return _one_row(np.inf, *counts, a, odd=0), "NaN/Inf counts of the statistics"
@@ -191,7 +192,7 @@ def _one_row(relative: float, a: float, b: float, stats: TensorStats, odd: int =
     )  # fmt: skip
 
 
-Judge = Callable[[str], EventDifference]  # returns the difference of an event until now
+Judge = Callable[[str], EventDifference]  # returns the current difference of an event
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -209,8 +210,8 @@ class KeptPair:
         return self.a.size + self.b.size
 
     def narrowed(self, difference: EventDifference) -> KeptPair:
-        """Return only the values at the head, or else at the position, of `difference`. Return all values if
-        neither the head nor the position was kept."""
+        """Return only the values of the head in `difference`, or of its position if there are no heads.
+        Return all values if this head or position is not stored here."""
         if self.heads is not None and difference.head in self.heads:
             at = self.heads.index(difference.head)
             return KeptPair(self.a[at : at + 1], self.b[at : at + 1], self.positions, (difference.head,))
@@ -220,7 +221,7 @@ class KeptPair:
         return self
 
     def joined(self, other: KeptPair) -> KeptPair:
-        """Append `other`, values at further positions. Return `other` alone if its heads differ."""
+        """Append the values of `other`, at later positions. Return `other` alone if it has other heads."""
         if other.heads != self.heads:
             return other
         a, b = (np.concatenate(both, axis=-2) for both in ((self.a, other.a), (self.b, other.b)))
@@ -228,8 +229,8 @@ class KeptPair:
 
 
 class PairKeeper:
-    """Keeps at most `room` values of both sides while they are compared. The first event that differs is kept
-    longest, with its inputs, which `inputs_of` returns."""
+    """Stores at most `room` values of both sides during the comparison. The first event that differs and its
+    inputs are dropped last. `inputs_of` returns the names of the inputs."""
 
     def __init__(self, room: int, inputs_of: Callable[[str], Sequence[str]]) -> None:
         self.pairs: dict[str, KeptPair] = {}
@@ -238,7 +239,7 @@ class PairKeeper:
         self._first: str | None = None
 
     def __call__(self, pieces: Sequence[Piece | None], judge: Judge) -> None:
-        """Keep the values of an event, if both sides have values."""
+        """Store the values of an event, if both sides have values."""
         a, b = pieces[:2] if len(pieces) > 1 else (None, None)
         if a is None or b is None:
             return  # a side has only statistics, or the event is not compared

@@ -45,10 +45,11 @@ def diff(
     rtol: float | None = None, atol: float | None = None, positions: str | Sequence[int] = "all",
     report: Report = unreported, watch: Watch | None = None,
 ) -> Comparison:  # fmt: skip
-    """Compare two runs. A run is a model (which then runs on the text or tokens), a recording, or a path.
+    """Compare two runs. A run is a recording, a model that runs on the text or tokens, or the path of a
+    recording or model.
 
-    `names` chooses events by globs or apr's stages. `map` assigns tensors of a dump to events, and `layouts`
-    names the layouts of these tensors. `positions` chooses positions for the view by position.
+    `names` selects events by globs or by stages of apr. `map` assigns tensors of a dump to events, and
+    `layouts` names the layouts of these tensors. `positions` selects positions for the view by position.
 
     An event agrees if its distance lies within its band. By default the band is float32 rounding. With
     `compute` ("bf16", "f16", "q8"), the band is `factor` times the largest distance between our own pass and
@@ -85,19 +86,19 @@ def compare(
     positions: str | Sequence[int] = "all", report: Report = unreported, watch: Watch | None = None,
     judge: bool = True,
 ) -> Comparison:  # fmt: skip
-    """Compare two prepared sides. A third side or rounded `passes` determine the band. With `judge`, also
-    test each operation on its recorded inputs. Raises InputError if no event can be compared."""
+    """Compare two prepared sides. A third side or rounded `passes`, if any, determine the band. With `judge`,
+    also test each operation on its recorded inputs. Raises InputError if no event can be compared."""
     a, b, *third = sides
     specs, model = event_specs_of(sides), first_model(sides)
     dump = next((s for s in sides if isinstance(s, RecordedRun) and not s.statistics), None)
     paired = paired_names(a, b, specs)
     with_band = [name for name in paired if all(name in side.names for side in third)]
     lacking = [name for name in paired if name not in with_band]
-    a.unpaired += [Unpaired(name, f"not in {third[0].origin}, which gives the band") for name in lacking]
+    a.unpaired += [Unpaired(name, f"not in {third[0].origin}, which sets the band") for name in lacking]
     usual = [name for name in with_band if not specs[name].extra or _recorded(name, sides)]
     chosen = select_names(names, with_band) if names else usual
     if not chosen:
-        raise InputError(f"{third[0].origin}, which gives the band, has none of the events to compare")
+        raise InputError(f"{third[0].origin}, which sets the band, has none of the events to compare")
     comparer, remaining = _comparer(sides, specs, tolerance, passes), set(chosen)
     for pieces in _side_by_side(sides, chosen, passes):
         remaining.difference_update(piece.name for piece in pieces if piece is not None)
@@ -133,8 +134,8 @@ def compare(
 def _side_by_side(
     sides: Sequence[ComparedRun], names: Sequence[str], passes: RoundedPasses | None = None
 ) -> Iterator[list[Piece | None]]:
-    """Yield the pieces of each event: one piece for each side and each rounded pass, and None for a side with
-    only statistics. Bands depend on attention scores, so other scores of the first model are yielded too."""
+    """For each event, yield one piece from each side and from each rounded pass, or None for a side with only
+    statistics. Also yield other attention scores of the first model, because bands depend on scores."""
     models = [side for side in sides if isinstance(side, ModelRun)]
     driver = models[0] if models else next((side for side in sides if not side.statistics), None)
     if driver is None:  # all sides have only statistics
@@ -221,9 +222,9 @@ def _judged(
 def _with_judgement(
     events: Sequence[EventDifference], operations: Sequence[OperationResult]
 ) -> Iterator[EventDifference]:
-    """Mark events within their band whose recorded output does not result from the recorded inputs. In marked
-    events, differences of earlier events hide an error of the operation. A marked event stores the error,
-    position and values of its operation."""
+    """Mark events that lie within their band, although the recorded output does not result from the recorded
+    inputs. In such an event, differences of earlier events hide an error of the operation. A marked event
+    stores the error, position and values of its operation."""
     wrong = {own.name: own for own in operations if not own.holds}
     for event in events:
         own = wrong.get(event.name) if event.holds else None

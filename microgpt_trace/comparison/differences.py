@@ -29,16 +29,16 @@ class EventDifference:
 
     The worst row is the row with the largest distance relative to its band.
 
-    - `relative`, `tolerance`: |a - b| / max(|a|, |b|) of the worst row, and its band. `measured` says if
-      `relative` is another distance, or ignores the bias or outliers.
-    - `median`, `cosine`: the median relative difference, and the smallest cosine, of all finite rows. If only
+    - `relative`, `tolerance`: |a - b| / max(|a|, |b|) of the worst row, and its band. `measured` is not empty
+      if `relative` is another distance, or if it ignores the bias or outliers.
+    - `median`, `cosine`: the median relative difference and the smallest cosine of all finite rows. If only
       statistics were compared, `median`, `cosine` and `position` are None.
     - `max_abs`: the largest |a - b|, at `max_index`.
-    - `position`, `head`, `index`, `a`, `b`: the first row beyond its band, or else the worst row, and the
-      values of the most different element in this row. If `measured` says "given its own inputs", `b` is the
-      recorded value, and `a` is computed from the recorded inputs.
-    - `alike`: how many of the `count` elements are the same NaN or infinity on both sides and so cannot be
-      compared. If no element of a row or event can be compared, the distance is NaN.
+    - `position`, `head`, `index`, `a`, `b`: the element that differs most in the first row beyond its band,
+      or else in the worst row. If `measured` contains "given its own inputs", `b` is the recorded value, and
+      `a` is computed from the recorded inputs.
+    - `count`: the number of elements. `alike`: how many elements are the same NaN or infinity on both sides.
+      Such elements are not compared. If no element of a row or event can be compared, the distance is NaN.
     """
 
     name: str
@@ -94,9 +94,9 @@ class Jump:
 class Agreement:
     """The agreement of the predictions of two runs.
 
-    The KL divergence of a position is sum p_a log(p_a / p_b), in nats. The mean and maximum cover all
-    positions with probabilities on both sides, and are NaN if there is no such position. `unknown` counts
-    the positions where a side predicts no token, because a logit is NaN.
+    The KL divergence of a position is sum p_a log(p_a / p_b), in nats. `mean_kl` and `max_kl` cover the
+    positions where both sides have probabilities, and are NaN if there are no such positions. `unknown`
+    counts the positions where a side predicts no token, because a logit is NaN.
     """
 
     positions: int
@@ -183,7 +183,8 @@ class Comparison:
         return len(self.tokens or ())
 
     def positions_of(self, event: EventDifference) -> int:
-        """Count the positions at which an event was compared. A single number counts for all positions."""
+        """Count the positions at which an event was compared. An event without positions, such as the loss,
+        counts for all positions."""
         return event.shape[-2] if len(event.shape) > 1 else self.length
 
     def event(self, name: str) -> EventDifference:
@@ -200,8 +201,8 @@ def difference(
     positions: Sequence[int], atol: float, statistic: str = "",
 ) -> EventDifference:  # fmt: skip
     """Summarise the rows of an event, [n] or [H * n], at these positions. `positions` is empty for a single
-    number or a `statistic`. In each row, the measure with the largest distance relative to its band
-    counts."""
+    number or a `statistic`. For each row, only the measure with the largest distance relative to its band is
+    used."""
     plain, strict = rows.relative(), rows.strict()
     by = np.argmax([_share(measure.distances, measure.band) for measure in measures], axis=0)
     distances = np.choose(by, [measure.distances for measure in measures])
@@ -249,7 +250,7 @@ def _first(beyond: Array, count: int) -> int:
 
 
 def _words_for_left_out(rows: RowDifferences, row: int, plain: float, strict: float) -> str:
-    """Return what `strict` leaves out of the row: the bias or outliers. Return "" if both are equal."""
+    """Name what `strict` leaves out of the row: the bias or outliers. Return "" if it equals `plain`."""
     if not strict > plain * 1.0001 or np.isinf(strict):
         return ""
     unbiased = rows.d[row] / rows.plain_a[row] if rows.plain_a[row] > 0 else 0.0
@@ -272,7 +273,7 @@ class AgreementMeter:
     """Measures how the predictions of two runs agree, a few rows of logits at a time."""
 
     def __init__(self) -> None:
-        self._parts: list[tuple[Array, Array, Array]] = []  # KL; both have a prediction; equal predictions
+        self._parts: list[tuple[Array, Array, Array]] = []  # KL; are both predictions known; are they equal
         self._positions: list[int] = []
 
     def add(self, a: Array, b: Array, positions: Sequence[int]) -> None:

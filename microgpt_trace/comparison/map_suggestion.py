@@ -27,9 +27,9 @@ from .read_tokens import NO_TOKENS, TEXT_AND_TOKENS, ambiguous, embedding_of, re
 def drafted_map(sides: Sequence[Any], text: str | None, tokens: Sequence[int] | None) -> str:
     """Return a map from a dump's names to events, as TOML for `--map`.
 
-    One side is a dump, and the other a model, which runs on the text or the tokens. Default: the tokens of
-    the dump, or else the tokens whose embedding is in the dump. Raises InputError if the sides are not a dump
-    and a model, or no tokens are known.
+    One side is a dump. The other side is a model, which runs on the text or the tokens. By default, the
+    tokens are read from the dump or recognised from the embedding in the dump. Raises InputError if the sides
+    are not a dump and a model, or no tokens are known.
     """
     dumps = [side for side in sides if isinstance(side, Recording)]
     models = [side for side in sides if not isinstance(side, Recording)]
@@ -65,8 +65,8 @@ def _values(stream: EventStream, length: int) -> Iterator[tuple[str, Array]]:
 
 
 def _read_tokens(model: LanguageModel, dump: Recording) -> tuple[int, ...] | None:
-    """Return the tokens of the first array that has rows of the embedding, or None. Arrays whose names differ
-    only in a number are tried last."""
+    """Return the tokens of the first array that has rows of the embedding, or None. Arrays of the layers,
+    whose names differ only in a number, are tried last."""
     event, matrix = embedding_of(model)
     named, table = dump.tensors.get(event), model.parameter(matrix)
     unknown = [left.recorded for left in dump.leftovers if left.readable]
@@ -83,9 +83,9 @@ def _to_toml(
     suggestions: Sequence[Suggestion], unplaced: Sequence[Unplaced], recording: Recording,
     tokens: Sequence[int], notes: Sequence[str],
 ) -> str:  # fmt: skip
-    """Return the map as TOML, with notes about the tokens as comments. If possible, one line with {i} stands
+    """Return the map as TOML, with notes about the tokens as comments. If possible, write one line with {i}
     for the tensors of all layers. Tensors that match no event are listed with the reason."""
-    lines = ["# drafted from names, shapes and a sample of the values, clipped if large; check before use"]
+    lines = ["# drafted from names, shapes and sampled values (large values are clipped); check before use"]
     if recording.tensors:
         lines.append(f"# {len(recording.tensors)} tensors are known by their names and not listed here")
     lines += [f"# {note}" for note in notes] + [f"tokens = {[int(token) for token in tokens]}", "[events]"]
@@ -101,7 +101,7 @@ def _to_toml(
 
 
 def _lines(suggestions: Sequence[Suggestion], recording: Recording) -> list[list[Suggestion]]:
-    """Group suggestions by line. A pattern with {i} has one line if the pattern matches no other tensors."""
+    """Group the suggestions by lines. A pattern with {i} is one line if it matches no other tensors."""
 
     def line_of(one: Suggestion) -> tuple[str, str]:
         return (one.pattern, kind_of(one.event)) if one.pattern else (one.event, "")

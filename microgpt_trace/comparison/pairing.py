@@ -29,7 +29,7 @@ def prepare_sides(
     sources: Sequence[Any], text: str | None, tokens: TokenIds, names: NameMap | None,
     layouts: Mapping[str, str],
 ) -> list[ComparedRun]:  # fmt: skip
-    """Return the sources as sides with the same tokens. Raises InputError if the tokens differ."""
+    """Open the sources and prepare the sides of a comparison. Raises InputError if their tokens differ."""
     if text is not None and tokens is not None:
         raise InputError(TEXT_AND_TOKENS)
     sources = open_all(sources, names)
@@ -59,7 +59,7 @@ def prepare_sides(
 
 
 def open_all(sources: Sequence[Any], names: NameMap | None) -> list[Any]:
-    """Open the sources that are paths. The first model decides between candidate events."""
+    """Open the sources that are paths. If a tensor fits several events, the first model decides."""
     sources = [open_source(Path(one), names) if isinstance(one, str | Path) else one for one in sources]
     plan = next((one.plan for one in sources if not isinstance(one, Recording)), None)
     return [of_model(one, plan) if plan and isinstance(one, Recording) else one for one in sources]
@@ -119,7 +119,7 @@ def _refuse_other_tokens_of(
     for recording in recordings:
         own = tokens_of(recording, model, tokens)
         if own is not None and own != tokens:
-            how = "holds the embedding of" if recording.tokens is None else "was recorded on"
+            how = "contains the embedding of" if recording.tokens is None else "was recorded on"
             raise InputError(
                 f"different tokens: {recording.origin} {how} {token_list(own)}, {model.origin} reads "
                 f"{token_list(tokens)}"
@@ -127,7 +127,7 @@ def _refuse_other_tokens_of(
 
 
 def _tokens_between(recordings: Sequence[Recording], text: str | None, tokens: TokenIds) -> Tokens:
-    """Return the tokens of recordings compared without a model. Raises InputError if the tokens differ."""
+    """Return the common tokens of recordings without a model. Raises InputError if the tokens differ."""
     if text is not None:
         raise InputError(
             "only a model can read a text, and neither side is a model: give the token ids with --tokens"
@@ -140,8 +140,8 @@ def _tokens_between(recordings: Sequence[Recording], text: str | None, tokens: T
 
 
 def _layouts_by_name(layouts: Mapping[str, str], recordings: Sequence[Recording]) -> dict[str, str]:
-    """Return the layout of each event that a name, glob or stage of apr matches. Raises InputError if a name,
-    glob or stage matches no event of a dump."""
+    """Return the layout of each event that matches a name, a glob or a stage of apr. Raises InputError if a
+    name, glob or stage matches no event of a dump."""
     names = list(dict.fromkeys(name for recording in recordings for name in recording.tensors))
     by_name: dict[str, str] = {}
     for glob, letters in layouts.items():
@@ -200,9 +200,9 @@ def _hint(side: ComparedRun) -> str:
 
 
 def _shapes_between(recordings: Sequence[Recording], length: int) -> dict[str, Shape]:
-    """Return a shape for each event that fits all recordings and `length` tokens. If several events share a
-    tensor, these events get no shape, because their widths are not known. Raises InputError if the rows of a
-    tensor do not fit `length`."""
+    """Return the shape of each event. The shape fits all recordings and `length` tokens. Events that share
+    one tensor are left out, because their widths are not known. Raises InputError if the rows of a tensor do
+    not fit `length`."""
     shapes: dict[str, Shape] = {}
     for name in dict.fromkeys(name for recording in recordings for name in recording.tensors):
         stored = [recording.tensors[name] for recording in recordings if name in recording.tensors]
@@ -234,7 +234,7 @@ def _candidates(name: str, recorded: Recorded, length: int) -> list[Shape]:
         return [(length, stored[-1])]
     row = known_row(name)
     square = (length, length) if row is not None and row.causal and length > 1 else ()
-    single = math.prod(stored[:-1]) == 1 and len(stored) > 1  # the only row, or one row of several
+    single = math.prod(stored[:-1]) == 1 and len(stored) > 1  # one row, perhaps the last row of several
     many, rest = divmod(total, length * length if square else length)
     shapes: list[Shape] = []
     if not rest and not (single and length > 1) and layout != LAST:

@@ -23,8 +23,8 @@ class PromptComparison:
 
     `agree` is True if all compared events lie within their bands. `same` is True if, in addition, every value
     of the pass was compared. `events` counts the compared events, and `of` counts all events. `worst` is the
-    event with the largest distance relative to its band. `relative` is the distance of `worst`, and
-    `tolerance` its band.
+    event with the largest distance relative to its band. `relative` is the distance of this event, and
+    `tolerance` is its band.
     """
 
     text: str
@@ -69,7 +69,7 @@ class PromptsComparison:
 
 def read_prompts(path: Path) -> list[str | list[int]]:
     """Read one prompt per line: a text, a list of token ids as JSON, or a JSON string. Empty lines are
-    skipped. Raises FileFormatError if there is no prompt, or a list contains anything but token ids."""
+    skipped. Raises FileFormatError if there is no prompt, or if an item of a list is not a token id."""
     lines = read_text(path, "a file of prompts").split("\n")
     prompts = [_prompt(path, n, line.removesuffix("\r")) for n, line in enumerate(lines, 1) if line.strip()]
     if not prompts:

@@ -1,6 +1,6 @@
-"""Find the tokens of a recording: a stored list of tokens, or the tokens that rows of the embedding show.
+"""Find the tokens of a recording: read the stored tokens, or recognise rows of the embedding.
 
-Tokens that were never trained on may have equal rows in the embedding. Equal rows identify no token.
+Tokens that never occurred in training may have equal rows in the embedding. Such tokens are ambiguous.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ from ..errors import InputError
 from ..text.wording import abridged
 
 NEAR = 0.01  # a row belongs to a token if its relative distance from the token's row is at most this
-AS_NEAR = 1.5  # an expected token counts up to this multiple of the smallest distance, because of rounding
+AS_NEAR = 1.5  # because of rounding, the expected token may be this many times as far as the nearest token
 CHANNELS = 8  # how many channels are compared first: the largest channels rule out most tokens
-MAX_NOTES = 4  # the most notes about tokens with equal rows
+MAX_NOTES = 4  # largest number of notes about tokens with equal rows
 TEXT_AND_TOKENS = "--tokens replaces the text and cannot be combined with a text"
-NO_TOKENS = "{} has no token ids, and no embedding of {} that shows the tokens: give a text or --tokens"
+NO_TOKENS = "{} has no token ids and no rows of the embedding of {}: give a text or --tokens"
 TokenIds = Sequence[int] | None
 Tokens = tuple[int, ...] | None
 
 
 def tokens_of(recording: Recording, model: LanguageModel, expected: TokenIds = None) -> Tokens:
-    """Return the tokens of a recording, or else the tokens that its rows of the embedding show, or None. If a
-    row fits several tokens, the `expected` token is returned."""
+    """Return the stored tokens of a recording, or else recognise its rows of the embedding, or return None.
+    If several tokens match a row, return the `expected` token."""
     name, _ = embedding_of(model)
     if recording.tokens is not None or name not in recording.tensors:
         return recording.tokens
@@ -45,8 +45,8 @@ def embedding_of(model: LanguageModel) -> tuple[str, str]:
 
 
 def with_tokens(recording: Recording, model: LanguageModel, expected: TokenIds = None) -> Recording:
-    """Return the recording with the tokens that `tokens_of` finds. If the tokens are ambiguous, add a note.
-    The loss then becomes a leftover, because the loss depends on tokens."""
+    """Return the recording with the tokens that `tokens_of` finds. If the tokens are ambiguous, add a note
+    and do not compare the loss, which depends on the tokens."""
     tokens = tokens_of(recording, model, expected)
     if tokens is None or tokens == recording.tokens:
         return recording
@@ -65,9 +65,9 @@ def recognise(
     """Return the tokens whose rows of the embedding match a tensor's rows, or None if a row matches no token.
 
     Each row must lie within 1 % of the row of a token. For each row, return the nearest token, or the
-    `expected` token if about as near. If several tokens have equal rows, return the first token. The tensor
-    must have two rows or more, because a single row may be the last row of many. To try many tensors, pass
-    the `table` of the embedding.
+    `expected` token if it is about as near. If several tokens have equal rows, return the first token. The
+    tensor must have at least two rows, because a single row may be the last row of many. `table` is the
+    embedding, if it was read before.
     """
     name, matrix = embedding_of(model)
     length, rest = divmod(math.prod(recorded.shape), model.config.n_embd)

@@ -1,4 +1,4 @@
-"""Find the relation of two parameters that should be equal: B may be A transposed, permuted, scaled ...
+"""Find how two parameters that should be equal are related: B may be A transposed, permuted, scaled ...
 
 A relation holds if the transformed A equals B within the tolerance of their types.
 """
@@ -18,7 +18,7 @@ from ..arrays.stats import Array
 from ..rounding.stored_types import BLOCK, LIMIT, QuantisationDistance, Values, measure
 
 _SAMPLE = 1 << 12  # how many elements are compared first, to rule out most relations
-_MOST_TRANSPOSED = 1 << 26  # the size limit of a matrix to transpose, in elements: 256 MB
+_MOST_TRANSPOSED = 1 << 26  # matrices with more elements (256 MB) are not transposed
 _NEAR_NAMESAKE = 0.5  # a matrix is not permuted or exchanged if its relative L2 distance is smaller than this
 
 Candidate = tuple[str, Values, Values]
@@ -36,7 +36,7 @@ def find_cause(
         return _in_one_place(distance) or "no more than rounding explains"
     if distance.rewritten and distance.relative_l2 <= _NEAR_NAMESAKE:
         runs = f"{distance.rewritten:,} run(s) of elements have the same scale but no integer in common"
-        return f"{runs}, which rounding the same numbers cannot cause"
+        return f"{runs}; two roundings of the same numbers never differ in this way"
     if distance.damaged:  # few elements differ, and many relations would seem to hold
         return _in_one_place(distance)
     candidates = _candidates(name, a, b, distance, head_dims)
@@ -84,7 +84,7 @@ def _are_equal(a: Values, b: Values) -> bool:
 def _candidates(
     name: str, a: Mapping[str, Values], b: Values, distance: QuantisationDistance, head_dims: tuple[int, ...]
 ) -> Iterator[Candidate]:
-    """Yield the relations to try: a sentence, and two parameters that are equal if the sentence is true."""
+    """Yield a sentence for each relation, and two parameters that are equal if the sentence is true."""
     own = a[name]
     if len(own.shape) == 1 or distance.relative_l2 > _NEAR_NAMESAKE:  # may be permuted or exchanged
         if len(own.shape) == 2 and min(own.shape) > 1 and math.prod(own.shape) <= _MOST_TRANSPOSED:
@@ -104,13 +104,13 @@ def _candidates(
 def _rope_orders(own: Values, b: Values, head_dims: tuple[int, ...]) -> Iterator[Candidate]:
     for dim in dict.fromkeys(head_dims):
         if own.shape[0] % dim == 0:
-            order = "{}'s rows are in GGUF's adjacent pairs, or {}'s were converted from pairs once too often"
+            order = "{}'s rows are in GGUF's adjacent pairs, or {}'s rows were converted once too often"
             yield "RoPE order: " + order.format("B", "A"), own, in_halves(b, dim)
             yield "RoPE order: " + order.format("A", "B"), in_halves(own, dim), b
 
 
 def _namesakes(name: str, a: Mapping[str, Values]) -> list[str]:
-    """Return the parameters of A with this shape: first of the same kind, then of the same layer."""
+    """Return other parameters of A with this shape: first of the same kind, then of the same layer."""
     layer, _, kind = name.rpartition(".")
     alike = [other for other, values in a.items() if other != name and values.shape == a[name].shape]
     others = [other for other in alike if layer and other.endswith(f".{kind}")]
@@ -118,7 +118,7 @@ def _namesakes(name: str, a: Mapping[str, Values]) -> list[str]:
 
 
 def transposed(values: Values) -> Values:
-    """Reshape the values to [columns, rows], in the same order, and return the transpose."""
+    """Read the values column by column: reshape them to [columns, rows] and transpose the result."""
 
     def transpose(rows: Rows) -> Rows:
         whole = cache(lambda: rows(0, values.shape[0]).reshape(values.shape[::-1]).T)
@@ -128,7 +128,7 @@ def transposed(values: Values) -> Values:
 
 
 def in_halves(values: Values, head_dim: int) -> Values:
-    """Reorder rows from GGUF's adjacent pairs, where channel i is next to i + head_dim/2, to halves."""
+    """Reorder rows from GGUF's adjacent pairs to Hugging Face's halves, for heads of `head_dim` channels."""
 
     def reordered(rows: Rows) -> Rows:
         def between(start: int, stop: int) -> Array:

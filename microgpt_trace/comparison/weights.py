@@ -1,6 +1,6 @@
 """Compare the parameters of two models by name. Parameters may differ by the rounding of their stored types.
 
-This rounding is measured from the stored blocks: see rounding/stored_types.py.
+The rounding errors are computed from the stored blocks: see rounding/stored_types.py.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ class WeightRow:
     - `max_abs`: the largest difference, at `index`, between `value_a` and `value_b`. A value that is finite
       on only one side counts as the largest difference.
     - `unequal`: how many elements differ.
-    - `nowhere`: how many elements cannot be compared, because both sides are NaN or infinite.
+    - `nowhere`: how many elements cannot be compared, because both sides are the same NaN or infinity.
     - `scale`: the number c for which c * A is closest to B.
     - `worst_block`: the largest error of 32 consecutive elements, divided by the expected error.
-    - `block`: where this block of 32 elements begins.
+    - `block`: the index of the first element in the worst block.
     - `blocks_off`: how many blocks of 32 elements differ by more than rounding explains.
     """
 
@@ -80,10 +80,10 @@ class WeightsComparison:
     """The comparison of the parameters of two models.
 
     A parameter may differ by `factor` times the expected error, or by `rtol` if `rtol` is set. `agree` is
-    True if each chosen parameter is on both sides and differs by no more. `same` is True if, in addition, all
-    parameters (`of` is their number) were compared and all numbers are equal. `only_a` and `only_b` list
-    parameters that the other side lacks. `worst` is the parameter with the largest error: among disagreeing
-    parameters if there are any, else among all.
+    True if each selected parameter is on both sides and differs by at most this amount. `of` is the number of
+    all parameters. `same` is True if all parameters were compared and all numbers are equal. `only_a` and
+    `only_b` list parameters that the other side lacks. `worst` is the parameter with the largest error. If
+    some parameters disagree, `worst` is one of the disagreeing parameters.
     """
 
     SCHEMA = "microgpt.weights/1"
@@ -114,7 +114,7 @@ class _Side:
     tied: bool
 
     def counterpart(self, name: str) -> str:
-        """Return the name of the parameter that the model uses as `name`: "wte" for a tied head."""
+        """Return the name of the parameter that the model uses for `name`: "wte" for a tied head."""
         return "wte" if name == "lm_head" and self.tied else name
 
     def file_name(self, name: str) -> str:
@@ -125,14 +125,14 @@ def compare_weights(
     a: LanguageModel, b: LanguageModel, *, names: Sequence[str] = (), rtol: float | None = None,
     report: Report = unreported,
 ) -> WeightsComparison:  # fmt: skip
-    """Compare the parameters of two models. `names` chooses parameters by globs of our names or of the names
+    """Compare the parameters of two models. `names` selects parameters by globs of our names or of the names
     in the files. Default: all parameters.
 
     With `rtol`, the relative L2 of a parameter may be at most `rtol`. Without `rtol`, parameters of exact
     types must be equal, and other parameters may differ by rounding. Only a few rows are in memory at a time,
-    except to find the cause of a difference. `report(done, of)` is called with the number of compared
-    parameters and of all parameters. Raises InputError if the models have different families, a glob matches
-    nothing, or `rtol` is not a finite number of at least 0.
+    but the search for the cause of a difference may need more. `report(done, of)` is called with the number
+    of compared parameters and of all parameters. Raises InputError if the models have different families, a
+    glob matches nothing, or `rtol` is not a finite number of at least 0.
     """
     if a.family != b.family:
         raise InputError(f"cannot compare weights of a {a.family} ({a.origin}) and a {b.family} ({b.origin})")

@@ -1,7 +1,7 @@
 """Bands: how much two correct runs may differ in each row of each event.
 
 In float32, a band is computed from the depth of the event and from the attention scores. For narrower types,
-a band is measured on several passes of our own model, each rounded on another grid.
+the band is measured: our model runs several times, and each pass rounds to another grid.
 """
 
 from __future__ import annotations
@@ -27,32 +27,32 @@ from ..text.brief import frozen
 from .precision import PRECISIONS, Precision, block_of
 from .row_differences import RowDifferences
 
-# Relative error of a float32 engine after one layer. In 44 recordings of SmolLM2 by PyTorch, a third of the
-# recordings of repetitive texts, no row has a distance above 0.93 of its band.
+# Relative error of a float32 engine after one layer. In 44 recordings of SmolLM2 by PyTorch (a third with
+# repetitive texts), the distance of every row is at most 0.93 of its band.
 ROUNDING = 1e-5
-AMPLIFIED = 4.0  # factor for scores, where products cancel, and for weights and probs, which are exponentials
-SUMS = 8.0  # roundings in a score, which is a sum of many products
-LARGEST = 1e4  # a larger score counts as a masked score
-# Correct engines round differently, but equal rows of one pass have equal errors. So the band follows from
-# the largest distance of eight passes, each on another grid. In 70 recordings of SmolLM2 by PyTorch in bf16
-# and f16, half of the recordings of repetitive texts, all rows lie within these bands.
-PASSES, FACTOR = 8, 8.0  # the number of passes; the band as a multiple of the passes' largest distance
-# Limits for the median row, as shares of the band: of the row's distance, and of the row's length.
+AMPLIFIED = 4.0  # factor for scores, because terms cancel, and for attention weights and other exponentials
+SUMS = 8.0  # number of roundings in a score, which is a sum of many products
+LARGEST = 1e4  # largest score that is not treated as masked
+# Correct engines round differently, but equal rows of one pass have equal errors. So the band is computed
+# from the largest distance of eight passes, each with another grid. In 70 recordings of SmolLM2 by PyTorch in
+# bf16 and f16 (half with repetitive texts), all rows lie within these bands.
+PASSES, FACTOR = 8, 8.0  # number of passes; the band divided by the largest distance of the passes
+# Limits for the median row, as shares of the band: for the distance, and for the difference in length.
 TYPICAL, TYPICAL_LENGTH = 0.5, 0.75
-# Predictions have similar errors in all engines. In 88 recordings by PyTorch in bf16 and f16, predictions
-# differ by at most 1.5 times the largest distance of our passes, in a row and in the median row.
+# Predictions have similar errors in all engines. In 88 recordings by PyTorch in bf16 and f16, the predictions
+# of every row, and of the median row, differ by at most 1.5 times the largest distance of our passes.
 PREDICTED, TYPICAL_PREDICTED = 4.0, 0.625
-FACTOR_OF_ONE, TYPICAL_OF_ONE = 12.0, 0.25  # FACTOR and TYPICAL for a single third run
-PEAKED = 1.5  # factor for attention weights, where two elements may dominate a row
-ALONG = 0.25  # the length of a row may always differ by this share of the passes' distance
+FACTOR_OF_ONE, TYPICAL_OF_ONE = 12.0, 0.25  # FACTOR and TYPICAL if one calibration run determines the band
+PEAKED = 1.5  # factor for attention weights and other exponentials: two elements may dominate a row
+ALONG = 0.25  # the allowed difference in length is at least this share of the largest distance of the passes
 UNRELATED = 1.2  # the largest band: unrelated rows of equal size have a relative distance of 1.4
-MOST, ENOUGH = 0.9, 4  # a quantile of the rows; fewest rows, or different tokens, for a useful median
+MOST, ENOUGH = 0.9, 4  # quantile of the rows' distances; fewest rows or distinct tokens for a median
 
 
 @frozen(slots=False)
 class Tolerance:
-    """The tolerance of a comparison, with its reason in words. `factor` multiplies a measured distance, or is
-    None if no distance was measured."""
+    """The tolerance of a comparison, with a `reason` in words. The band is `factor` times a measured
+    distance. `factor` is None if no distance was measured."""
 
     kind: str  # "float32", "bf16", "f16", "q8", "calibrated", "given"
     reason: str
@@ -67,8 +67,8 @@ class Tolerance:
 
 
 class BandMeasure(NamedTuple):
-    """A measure of the distance between rows, with the distance and the band of each row. `words` has the
-    name of the measure, and is empty for the distance of whole rows."""
+    """The distances of rows and their bands, by one measure. `words` is the name of the measure, or "" for
+    the usual relative distance."""
 
     words: str
     distances: Array
@@ -76,8 +76,8 @@ class BandMeasure(NamedTuple):
 
 
 class Bands:
-    """Computes the band of each row. Events must be passed in order of computation. `varied` is False for a
-    text of very few different tokens, whose rows are nearly equal."""
+    """Computes the band of each row. Events must be passed in order of computation. `varied` is False if a
+    text has very few different tokens, because the rows of the text are then nearly equal."""
 
     def __init__(
         self, tolerance: Tolerance, layers: int, compute: Precision | None = None, varied: bool = True
@@ -88,9 +88,9 @@ class Bands:
         self._noise = {-1: 1.0}  # squared noise after each layer, in units of ROUNDING
 
     def note(self, spec: EventSpec, values: Sequence[Array]) -> None:
-        """Record the magnitude of attention scores [H, T, S], because softmax turns the absolute rounding
-        error of scores into a relative error. The smaller scores of both sides count, because large scores
-        may be wrong or masked."""
+        """Record the magnitude of attention scores, [H, T, S]. Softmax turns the absolute rounding error of a
+        score into a relative error. The run with the smallest scores counts, because large scores may be
+        wrong or masked."""
         if not isinstance(kind_named(spec), Scores) or spec.layer is None:
             return
         visible = [np.where(causal_mask(*value.shape[-2:]), value, 0) for value in values]
@@ -109,9 +109,9 @@ class Bands:
     def of(
         self, spec: EventSpec, rows: RowDifferences, thirds: Sequence[RowDifferences]
     ) -> list[BandMeasure]:
-        """Return the distance and the band of every row. With several third runs, there are also bands for
-        the length of a row and for the prediction of a row of logits. The third runs' distances from a side
-        widen all bands."""
+        """Return the distance and the band of every row. `thirds` contains the distances of the runs that
+        determine the band, if any. If there are several such runs, also return bands for the length of each
+        row and for the predictions of logits."""
         tolerance, everywhere, distances = self.tolerance, np.ones(len(rows.d)), rows.strict()
         if tolerance.rtol is not None:
             return [BandMeasure("", distances, tolerance.rtol * everywhere)]
@@ -127,9 +127,9 @@ class Bands:
         related = plain.rows < UNRELATED  # between unrelated rows, rounding explains any difference
         band = np.where(related, np.minimum(band, UNRELATED), band)
         measures = [BandMeasure("", distances, band)]
-        if len(thirds) == 1:  # by chance, a single third run may have rows of the right length
+        if len(thirds) == 1:  # the rows of a single run may by chance have the right length
             return measures
-        few = math.sqrt(PASSES / len(thirds))  # by chance, a few passes may all be close
+        few = math.sqrt(PASSES / len(thirds))  # a few passes may by chance all be close
         reach = _reach([third.in_length() for third in thirds], ALONG * plain.rows, ALONG * plain.median)
         length, band = rows.in_length(), self._band(rows.in_length(), reach, factor * few, TYPICAL_LENGTH)
         measures.append(BandMeasure("in length", np.abs(length), own + band))
@@ -141,17 +141,17 @@ class Bands:
         return measures
 
     def _band(self, distances: Array, reach: _Reach, factor: float, typical: float) -> Array:
-        """Return `factor` times the reach of every row. If the median row exceeds the limit for median rows,
-        this limit holds for all rows. Texts of few different tokens have no limit for the median row, because
-        their rows are nearly equal."""
+        """Return the band of every row: `factor` times the reach. If the median row exceeds its limit, this
+        limit is also the largest band of a row. If the text has few different tokens, there is no limit for
+        the median row."""
         band, most = factor * reach.rows, factor * typical * reach.median
         off = self._varied and len(distances) >= ENOUGH and abs(median(distances)) > most
         return np.minimum(band, most) if off else band
 
 
 class _Reach(NamedTuple):
-    """The largest distance of several runs: in each row (at least the quantile MOST of all rows), and in the
-    runs' median rows."""
+    """The largest distances of several runs. `rows` contains the largest distance of each row, but at least
+    the quantile MOST of all rows. `median` is the largest median of a run."""
 
     rows: Array
     median: float
@@ -166,8 +166,7 @@ def _reach(runs: Sequence[Array], least: Array, least_median: float) -> _Reach:
 
 
 def is_peaked(spec: EventSpec) -> bool:
-    """Return True if the values are exponentials or follow from exponentials: attention weights, probs,
-    loss."""
+    """Return True if the values are computed from exponentials: attention weights, probs, loss."""
     return isinstance(kind_named(spec), Softmax | Probabilities | Loss)
 
 
@@ -176,7 +175,7 @@ def tolerance_of(
     rtol: float | None = None, atol: float | None = None, passes: int = PASSES,
 ) -> Tolerance:  # fmt: skip
     """Return the requested tolerance with its reason. The default is the tolerance of float32 rounding.
-    `compute` is measured on this many `passes`, and `calibrated` is the origin of a third run."""
+    `passes` is the number of passes that round to `compute`. `calibrated` names the calibration run."""
     if rtol is not None or atol is not None:
         reason = f"given: rtol {rtol or 0:g}, atol {atol or 0:g}"
         return Tolerance("given", reason, None, rtol or 0.0, atol or 0.0)
@@ -196,13 +195,14 @@ def tolerance_of(
 
 
 FEWEST = 3  # the fewest passes, for a long text
-ROWS = 256  # the passes are fewer if the rows of all passes exceed this number
+ROWS = 256  # limit for the rows of all passes together, so a long text has fewer passes
 
 
 @dataclass(frozen=True)
 class _RoundingTap:
-    """The tap of the passes `numbers`. Every value stacks the values of these passes. `put` receives rounded
-    values. If only the inputs of products are rounded, `put` receives values before rounding."""
+    """A tap that rounds the values of the passes in `numbers`. Every value is a stack of one value per pass.
+    `put` receives the rounded values, or the values before rounding if only the inputs of products are
+    rounded."""
 
     compute: Precision
     rounded: Mapping[str, int]  # name of an event -> block size
@@ -237,7 +237,7 @@ class _RoundingTap:
 
 
 class RoundedPasses:
-    """Several passes of a model. The values of each pass are rounded on another grid."""
+    """Several passes of a model. Each pass rounds its values to another grid."""
 
     def __init__(self, model: LanguageModel, inputs: TraceInput, compute: Precision) -> None:
         self.model, self.inputs, self.compute = model, inputs, compute
@@ -252,15 +252,14 @@ class RoundedPasses:
         return stream
 
     def _taps(self, names: frozenset[str], put: Put) -> TapOf:
-        """Return a function that makes the tap of one or more passes. The model's hooks are called in each
-        pass, and `put` receives the events `names`."""
+        """Return a function that creates the tap of one or more passes. The model's hooks are called in each
+        pass, and `put` receives the events in `names`."""
         runs = [self.model.hooks.begin(keep=False) for _ in range(self.count)]
         tap = _RoundingTap(self.compute, _rounded(self.model, self.compute), names, put, runs, ())
         return lambda numbers: replace(tap, numbers=numbers)
 
     def take_all(self, piece: Piece) -> list[Piece]:
-        """Return, from every pass, the piece with the event and positions of `piece`, a piece of the other
-        side."""
+        """Return the piece of every pass that has the same event and positions as `piece`."""
         key = piece.name, piece.positions
         while len(self._waiting.get(key, ())) < self.count:
             own = next(self._pieces)
@@ -285,10 +284,10 @@ def _rounded(model: LanguageModel, compute: Precision) -> dict[str, int]:
 def on_other_grids(
     value: Array, compute: Precision, name: str, numbers: Sequence[int], block: int = BLOCK
 ) -> Array:
-    """Round n values to `compute`. Each value has a grid of another spacing: [n, ..., K]. Grid 0 is the usual
-    grid. All elements of a value share one spacing, so that equal elements have equal errors, as in an
-    engine. Scales of blocks would cancel a common spacing, so with such blocks each channel has another
-    spacing."""
+    """Round n values to `compute`, [n, ..., K]. Each value is rounded to a grid with another spacing. Grid 0
+    is the usual grid. All elements of a value have the same spacing, so that equal elements have equal
+    errors, as in an engine. With 8-bit blocks, each channel has another spacing, because the scales of blocks
+    would cancel a common spacing."""
     rng = np.random.default_rng(zlib.crc32(name.encode()))
     widths = value.shape[-1] if compute.into_products else 1
     spacing = np.exp2(rng.random((max(numbers) + 1, widths)) - 1).astype(np.float32)

@@ -1,4 +1,4 @@
-"""Evaluation: recompute events of a dump from the events' inputs, or from earlier events in the dump."""
+"""Recompute events of a dump from their inputs. Missing inputs are recomputed from earlier events."""
 
 from __future__ import annotations
 
@@ -16,14 +16,13 @@ from .precision import Precision, ProductInputs, row_error
 
 NOISE = 1 / 3  # largest noise on inputs, as a share of the operation's own error
 CARRIED = 3**0.5 / NOISE  # converts the RMS effect of uniform noise to the effect of a full error
-FLOAT32 = 2.0**-22  # relative difference of two float32 engines in a value that is rounded to 8 bits
+FLOAT32 = 2.0**-22  # relative difference between float32 engines in a value, before it is rounded to 8 bits
 
 
 class Evaluation:
-    """The values of a dump, and the values that a plan computes from them. If `noise` is a seed, every value
-    that is read or recomputed is changed by random noise of up to NOISE times the error of the value's
-    operation. The effect of this noise shows how far rounding errors spread. `rounding` rounds the inputs of
-    products."""
+    """The values of a dump, and the values that a plan computes from them. If `noise` is a seed, random noise
+    changes every value that is read or recomputed, by up to NOISE times the error of the operation. The
+    effect of the noise shows how rounding errors spread. `rounding` rounds the inputs of products."""
 
     def __init__(
         self, given: ReferenceInputs, plan: Plan, values: Mapping[str, Array], precision: Precision,
@@ -32,11 +31,12 @@ class Evaluation:
         self.given, self.plan, self.values = given, plan, values
         self.precision, self.rounding, self._seed, self._own = precision, rounding, noise, given.model.plan
         self._noise = None if noise is None else np.random.default_rng(noise)
-        self._nudge = -FLOAT32 if noise and noise % 2 else FLOAT32  # up or down: all ties round alike
+        self._nudge = -FLOAT32 if noise and noise % 2 else FLOAT32  # all ties round up, or all down
         self._recomputed: dict[str, Array] = {}
 
     def under(self, plan: Plan) -> Evaluation:
-        """Return the evaluation by another plan. Recomputed values that are equal by both plans are kept."""
+        """Return an evaluation with another plan. Recomputed values that are equal in both plans are
+        reused."""
         other = Evaluation(self.given, plan, self.values, self.precision, self._seed, self.rounding)
         same = unchanged(self.plan, plan, self._recomputed, self.values)
         other._recomputed = {name: self._recomputed[name] for name in same}
@@ -84,9 +84,9 @@ class Evaluation:
         return reference(row, self.given, *rounded) + self._sum_error(name, inputs[0])
 
     def _sum_error(self, name: str, x: Array) -> Array | float:
-        """Return the error that rounded sums of blocks cause in a product. If another matrix replaces the
-        model's matrix, only the size of the error from rounded sums is known. With a replaced matrix, this
-        error is random if the evaluation has noise, and otherwise 0."""
+        """Return the error that rounded sums of blocks cause in a product. If the plan replaces the model's
+        matrix, only the size of this error is known. The result is then random if the evaluation has noise,
+        and otherwise 0."""
         row = self.plan[name]
         assert self.rounding is not None
         assert isinstance(row.kind, Linear)
@@ -97,14 +97,14 @@ class Evaluation:
         return self.rounding.sum_error(row, x) * self._noise.uniform(-1, 1, (len(x), 1))
 
     def _noisy(self, name: str, values: list[Array]) -> list[Array]:
-        """Add noise to the values: a share of the error that the operation may have."""
+        """Add random noise to the values, up to a share of the error that the operation may have."""
         if self._noise is None:
             return values
         by = self.floor(name) * NOISE
         return [value * (1 + by * self._noise.uniform(-1, 1, value.shape)) for value in values]
 
     def forget_before(self, layer: int) -> None:
-        """Drop the recomputed values of all layers before the previous layer."""
+        """Drop the recomputed values of the layers before `layer - 1`."""
         for name in list(self._recomputed):
             own = layer_of(name)
             if own is not None and own < layer - 1:
@@ -125,8 +125,8 @@ class Evaluation:
 
 
 def unchanged(plan: Plan, other: Plan, names: Iterable[str], fixed: Container[str]) -> set[str]:
-    """Return the events that have equal values by both plans, if the `fixed` events have equal values.
-    `names` must be in order of computation."""
+    """Return the events of `names` that have equal values in both plans, if the `fixed` events have equal
+    values. `names` must be in order of computation."""
     same = set[str]()
     for name in names:
         row = other[name]

@@ -22,9 +22,9 @@ from .precision import CHANCE, PRECISIONS, Precision, ProductInputs, beyond_usua
 from .row_differences import FactorMeter, RowDifferences, compare_rows, element_index, join
 
 BLOCK = 1 << 21  # elements compared at a time
-SHARED = 0.15  # allowed factor of all rows, as a share of a row's tolerance; correct engines have up to 0.07
+SHARED = 0.15  # allowed factor of all rows, as a share of a row's tolerance; correct engines reach 0.07
 DRAWS, FEW_DRAWS = 24, 4  # the number of evaluations with random noise
-NEAR = 4.0  # an error within this multiple of its tolerance is measured with all draws
+NEAR = 4.0  # an error up to this multiple of its tolerance is measured with DRAWS evaluations
 IN_LENGTH, OVER_THE_PASS = "in length of all rows", "over the whole pass"
 
 
@@ -32,15 +32,15 @@ IN_LENGTH, OVER_THE_PASS = "in length of all rows", "over the whole pass"
 class OperationResult:
     """An event of the dump, compared with the value computed from the dump's own inputs.
 
-    - `inputs`: the dump's events from which the event was recomputed. `recomputed`: the events between
-      `inputs` and the event, which the dump lacks.
-    - `error`: the relative L2 of the row that is worst relative to its `tolerance`, or None if no row could
-      be judged. If `measured` is "in length of all rows", `error` is the relative excess length of all rows,
-      at most `factor_tolerance` if the operation is right. If `measured` is "over the whole pass", `error` is
-      the distance from the model's own pass.
-    - `nonfinite`: why no row could be judged, or a note that the dump is not finite although its inputs are.
+    - `inputs`: the events of the dump from which this event was recomputed. `recomputed`: the events between
+      `inputs` and this event, which are missing in the dump.
+    - `error`: the relative L2 error of the worst row, or None if no row could be judged. The worst row has
+      the largest error relative to its `tolerance`. If `measured` is "in length of all rows", `error` is the
+      share by which all rows are too long or too short. A correct operation has at most `factor_tolerance`.
+      If `measured` is "over the whole pass", `error` is the distance from the model's own pass.
+    - `nonfinite`: why no row could be judged, or a note that an output is not finite although its inputs are.
     - `found`, `expected`: the values at `element`, the element that differs most in the worst row.
-    - `unjudged`: the number of the `count` elements whose value computed from the inputs is not finite.
+    - `count`: the number of elements. `unjudged`: how many of their expected values are not finite.
     """
 
     name: str
@@ -64,8 +64,8 @@ class OperationResult:
 
 @frozen(slots=False)
 class Unseen:
-    """The largest differences that a precision hides in the median operation: of a row, and of a factor of
-    all rows."""
+    """The largest differences that rounding to `compute` hides in the median operation. `row` is the
+    difference of a row, and `factor` a common factor of all rows."""
 
     compute: str
     row: float
@@ -89,8 +89,8 @@ def unseen(operations: Sequence[OperationResult], precision: Precision | None) -
 
 @frozen(slots=False, eq=False)
 class JudgedRows:
-    """The relative L2 error and the tolerance of every row. Both are NaN for a row that is not judged.
-    `factor` is the share by which all rows are too long, with its tolerance."""
+    """The relative L2 error and the tolerance of every row. The error is NaN if a row is not judged. `factor`
+    is the share by which all rows are too long (or too short, if negative)."""
 
     errors: Array  # [R]
     tolerances: Array  # [R]
@@ -128,15 +128,15 @@ class JudgedRows:
 
 
 class Judge:
-    """A Judge compares arrays of a dump with the arrays of an evaluation. `draws` has DRAWS evaluations with
+    """Compares arrays of a dump with recomputed arrays. `draws` contains DRAWS evaluations with random
     noise."""
 
     def __init__(self, plain: Evaluation, draws: Sequence[Evaluation]) -> None:
         self.plain, self.draws = plain, draws
 
     def compared(self, name: str) -> Array | None:
-        """Return a mask of the entries to compare, or None for all entries. For attention scores [H, T, T]
-        the mask has the keys that each query sees, [T, T]. For attention weights all entries count, because
+        """Return a mask of the entries to compare, or None for all entries. For attention scores [H, T, T],
+        the mask [T, T] marks the keys that each query sees. All attention weights are compared, because the
         weights of hidden keys must be 0."""
         own = self.plain.given.model.plan
         names = (name, *own.readers[name]) if isinstance(own[name].kind, Scores) else ()
@@ -148,10 +148,10 @@ class Judge:
         self, name: str, found: Array, expected: Array, positions: Sequence[int] | None,
         noisy: Callable[[Evaluation], Array] | None = None, most: float = math.inf, alike: float = SHARED,
     ) -> JudgedRows:  # fmt: skip
-        """Return the errors of the rows with their tolerances. `noisy` computes the event by a draw, by
-        default as the output of the draw. `alike` is the share of a row's tolerance allowed for a factor
-        common to all rows. The effect of rounded inputs is measured only if an error exceeds its plain
-        tolerance but not `most`. All draws are used only if the error is near the tolerance."""
+        """Return the errors of the rows with their tolerances. `noisy` computes the event from one of
+        `draws`. By default, `noisy` calls `Evaluation.output`. A common factor of all rows may reach the
+        share `alike` of a row's tolerance. The effect of rounded inputs is measured only if errors exceed
+        their plain tolerance but not `most`. All draws are used only if the error is near the tolerance."""
 
         def output(draw: Evaluation) -> Array:
             return draw.output(name, positions)
@@ -175,13 +175,13 @@ class Judge:
         return JudgedRows(errors, tolerances, factor.value, allowed, differences)
 
     def _carried(self, name: str, expected: Array, noisy: Callable[[Evaluation], Array], draws: int) -> Array:
-        """Return, for each row, the error that errors of the inputs cause. The carried error is the RMS over
-        several draws, because one draw may hardly change a row of few elements."""
+        """Return the error of each row that errors of the inputs cause. The result is the RMS over several
+        draws, because one draw may hardly change a row of few elements."""
         seen = self.compared(name)
         errors = (errors_of(compared_blocks(noisy(own), expected, seen)[0]) for own in self.draws[:draws])
         moved = np.sqrt(sum(map(np.square, errors)) / draws)
         if self.plain.rounding is not None and self.plain.between(name):
-            moved = np.fmax(moved, np.sqrt(np.nanmean(np.square(moved))))  # integers change at random
+            moved = np.fmax(moved, np.sqrt(np.nanmean(np.square(moved))))  # which integers change is random
         return np.asarray(np.nan_to_num(CARRIED * moved, nan=0.0, posinf=0.0))
 
     def judge(self, name: str, found: Array, positions: Sequence[int] | None = None) -> OperationResult:
@@ -213,8 +213,8 @@ def compared_blocks(
     found: Array, expected: Array, seen: Array | None, meter: FactorMeter | None = None
 ) -> tuple[RowDifferences, Array]:
     """Compare the rows of `expected` and `found`, a block at a time. Only elements that are finite in
-    `expected` and marked in `seen` count. Return the differences and, with a meter, the concentration of the
-    squares of each row, [R]. The meter measures the common factor of all rows."""
+    `expected` and marked in `seen` count. Return the differences. With a meter, also return the concentration
+    of each row, [R] (see `beyond_usual`). The meter measures the common factor of all rows."""
     parts, concentration = [], []
     for a, b, marks in _blocks(found, expected, seen):
         finite = np.isfinite(a)
@@ -241,8 +241,8 @@ def _blocks(found: Array, expected: Array, seen: Array | None) -> Iterator[tuple
 
 
 def errors_of(rows: RowDifferences) -> Array:
-    """Return |b - a| / |a| of every row: [R]. The result is NaN for rows without elements, and infinite for
-    rows of b that are not finite."""
+    """Return |b - a| / |a| of every row: [R]. The result is NaN if a row has no elements to compare, and
+    infinite if a row of b is not finite."""
     with np.errstate(all="ignore"):
         errors = np.where(rows.d == 0, 0.0, rows.d / rows.a)
     errors[rows.odd >= 0] = math.inf
@@ -250,12 +250,12 @@ def errors_of(rows: RowDifferences) -> Array:
     return errors
 
 
-Partial = Mapping[str, tuple[Array, tuple[int, ...] | None]]  # event -> its rows at some positions
+Partial = Mapping[str, tuple[Array, tuple[int, ...] | None]]  # event -> rows, and their positions
 
 
 class JudgedRun:
-    """The values of a dump. Events in `partial` have rows at only some positions. Events in `partial` can be
-    judged, but no later events are computed from events in `partial`."""
+    """The values of a dump. Events in `partial` have rows at only some positions. These events can be judged,
+    but they are not used as inputs of other events."""
 
     def __init__(
         self, model: LanguageModel, tokens: Sequence[int], values: Mapping[str, Array], partial: Partial
@@ -266,7 +266,7 @@ class JudgedRun:
         self.values, self.partial = values, partial
 
     def judge(self, precision: Precision) -> Judge:
-        """Return a judge by the model's own plan."""
+        """Return a judge that computes with the model's own plan."""
         rounding = self.rounding if precision.into_products else None
 
         def evaluation(noise: int | None) -> Evaluation:
@@ -299,7 +299,7 @@ class JudgedRun:
 
     @cached_property
     def rounding(self) -> ProductInputs:
-        """How the engine rounds the inputs of products, as recognised from the dump."""
+        """The engine's rounding of the inputs of products, as recognised from the dump."""
         rounding, plain = ProductInputs(self.given), self.plain
 
         def read(name: str) -> tuple[Array, Array]:
@@ -312,6 +312,6 @@ class JudgedRun:
         return rounding
 
     def products(self, name: str) -> list[Operation]:
-        """Return the products between the dump's own inputs and an event, including the event."""
+        """Return the products among an event and the events that must be recomputed before this event."""
         rows = [self.plan[own] for own in (*self.plain.between(name), name)]
         return [row for row in rows if isinstance(row.kind, Linear)]

@@ -1,8 +1,9 @@
 """The precisions of engines: which values an engine rounds, and the resulting error of a row or an element.
 
-Engines for quantised weights divide the input of a product into blocks of 8-bit integers with a scale each:
-ggml's Q8_0 and Q8_1 have blocks of 32 and a float16 scale, its Q8_K blocks of 256. Which way an engine rounds
-is recognised by computing the product of the rounded input, not by the size of the error.
+Engines for quantised weights divide the input of a product into blocks of 8-bit integers. Each block has a
+scale. In ggml, Q8_0 and Q8_1 have blocks of 32 integers and a float16 scale, and Q8_K has blocks of 256. To
+recognise how an engine rounds, we round the input in several ways and compare the products with the output of
+the engine.
 
 The tolerances of the checks of a trace are in `invariants`. Shape letters: R rows of an event.
 """
@@ -27,21 +28,21 @@ from ..arrays.stats import Array
 from ..errors import InputError
 from ..grouping import grouped
 
-# Roundings of an operation in float32, by the engine and by us, including the polynomials for exp and 1/sqrt.
-# A sum of K terms has 2 sqrt(K) more roundings. If terms of the sum may be equal, there are K more roundings,
-# because equal errors do not cancel.
+# The number of roundings of an operation in float32, by the engine and by us together. This includes the
+# polynomials for exp and 1/sqrt. A sum of K terms has 2 sqrt(K) more roundings. If terms of the sum may be
+# equal, there are K more roundings, because equal errors do not cancel.
 ROUNDINGS = 16.0
-VANISHING = 128.0  # multiple of the smallest normal number: in SiLU, e^-x overflows before x*e^x vanishes
+VANISHING = 128.0  # smallest bound / smallest normal number: in SiLU, e^-x overflows before x*e^x vanishes
 
 
 @dataclass(frozen=True)
 class Precision:
-    """The precision of an engine's computation. `words` tells which values the engine rounds, and `round`
+    """The precision of an engine's computation. `words` describes which values the engine rounds, and `round`
     rounds a value.
 
     `unit` is the largest relative error of one rounding. If `narrow`, every value is rounded to 16 bits and
-    sums are float32. If `into_products`, only the inputs of products are rounded, in blocks whose size is
-    passed to `round`, and everything else is float32.
+    sums are float32. If `into_products`, only the inputs of products are rounded, and everything else is
+    float32. The size of the blocks is then an argument of `round`.
     """
 
     name: str
@@ -65,18 +66,18 @@ _ALL = (
 )
 PRECISIONS = {precision.name: precision for precision in _ALL}
 NARROW = {"bf16": "bfloat16", "f16": "float16"}
-# The RMS error of a row, in units. One rounding leaves 0.4, six roundings leave 1. After RoPE the RMS is 2:
-# frequencies, sines and cosines may be rounded too. In attention weights and probabilities the RMS is 3,
-# because two numbers with equal errors may dominate a row; in float32 it is three times the RMS of other
-# operations.
+# The RMS error of a row, in multiples of `unit`. One rounding leaves 0.4, six roundings leave 1. After RoPE
+# the error is 2, because frequencies, sines and cosines may be rounded too. For attention weights and
+# probabilities the error is 3, because two numbers with equal errors may dominate a row. In float32, PEAKED
+# multiplies the usual error.
 USUAL, ROTATED, PEAKED = 1.0, 2.0, 3.0
 CHANCE = 5.0  # a deviation up to this many standard deviations may be chance
 SAMPLED = 12  # the number of events whose values are examined
-ENOUGH = 16  # the fewest numbers of an array that show its precision
+ENOUGH = 16  # the fewest numbers of an array that are enough to recognise its precision
 
 
 class EnginePrecision(NamedTuple):
-    """The precision of an engine, and the source of this information."""
+    """The precision of an engine. `how` describes how the precision was determined."""
 
     precision: Precision
     how: str
@@ -90,9 +91,9 @@ def precision_named(compute: str) -> Precision:
 
 
 def precision_of(compute: str | None, values: Mapping[str, Array]) -> EnginePrecision:
-    """Return the precision `compute`. If `compute` is None, recognise the precision from the bits of the
-    values. The embedding is left out, because embeddings are copies of weights, and weights may be bf16 in
-    any engine."""
+    """Return the precision named `compute`. If `compute` is None, recognise the precision from the values.
+    The embedding is left out, because embeddings are copies of weights, and weights may be bf16 in any
+    engine."""
     if compute is not None:
         return EnginePrecision(precision_named(compute), "as requested")
     names = [name for name in values if not name.startswith("embed.")]
@@ -131,27 +132,28 @@ def row_error(precision: Precision, spread: Spread, length: int) -> float:
 
 
 def factor_error(precision: Precision, spread: Spread, rows: int) -> float:
-    """Return the rounding error of a factor that multiplies the rows: one unit for a single row, and at least
-    half a unit for the mean of several rows, because all rows may be multiplied by one rounded factor."""
+    """Return the rounding error of a factor that multiplies the rows. For a single row the error is one unit.
+    For the mean of several rows it is at least half a unit, because one rounded factor may multiply all
+    rows."""
     return precision.unit * max(0.5, rows**-0.5) if spread.factor and precision.narrow else 0.0
 
 
 def beyond_usual(concentration: Array) -> Array:
-    """Return the largest error of a row by chance, as a multiple of its RMS error, [R]. The concentration of
-    a row is sum x^4 / (sum x^2)^2, which is 1 if a single element is not 0."""
+    """Return the largest error that each row may have by chance, as a multiple of its RMS error, [R]. The
+    concentration of a row is sum x^4 / (sum x^2)^2, which is 1 if only one element is not 0."""
     return np.sqrt(1 + CHANCE * np.sqrt(2 * concentration))
 
 
 def element_bound(size: Array, spread: Spread, length: int, dtype: np.dtype[np.floating]) -> Array:
-    """Return the error that elements may have if the computation rounds to `dtype`, relative to `size`."""
+    """Return the error that each element may have in `dtype`. The error is proportional to `size`."""
     info, units = np.finfo(dtype), roundings(spread, length) + (spread.terms if spread.alike else 0)
     return size * (units * float(info.eps) / 2) + VANISHING * float(info.tiny)
 
 
 class Way(NamedTuple):
-    """A Way rounds the input of a product. The arguments of `round` are the input, and a share by which the
-    input is first moved up or down. `compute` names the precision whose engines round in this way. With
-    `sums`, the sums of blocks are rounded to float16 too."""
+    """A way to round the input of a product. The arguments of `round` are the input, and a relative change of
+    the input before rounding. `compute` is the name of the precision. With `sums`, the sums of blocks are
+    rounded to float16 too."""
 
     words: str
     round: Callable[[Array, float], Array]
@@ -160,7 +162,7 @@ class Way(NamedTuple):
 
     @property
     def inputs(self) -> str:
-        """The name of inputs rounded in this way."""
+        """A name for inputs that are rounded in this way."""
         return "8-bit inputs" if self.compute == "q8" else f"{self.words} inputs"
 
 
@@ -187,14 +189,14 @@ WAYS = {
 WITH_MINIMA = ("Q4_1", "Q5_1")
 OF_WIDE_BLOCKS = tuple(f"Q{bits}_K" for bits in (2, 3, 4, 5, 6))
 OF_TYPES = {**dict.fromkeys(WITH_MINIMA, "Q8_1"), **dict.fromkeys(OF_WIDE_BLOCKS, "Q8_K")}
-ALIKE = ("Q8_0", "Q8_1", "divided")  # these ways agree in most short rows, so only their mean errors differ
+ALIKE = ("Q8_0", "Q8_1", "divided")  # these ways agree in most short rows, so their mean errors are compared
 LEARNED_FROM = 3  # the number of products of each kind that are examined
 FAR_LESS = 0.5  # a way explains a product if it leaves less than this share of the error of other ways
 
 
 class ProductInputs:
-    """A ProductInputs rounds the inputs of products. Each kind of product, with each stored type of the
-    matrix, has a separate Way."""
+    """Rounds the inputs of products. The Way depends on the kind of the product and on the stored type of its
+    matrix."""
 
     def __init__(self, given: ReferenceInputs) -> None:
         self._given = given
@@ -213,27 +215,26 @@ class ProductInputs:
         return WAYS[self._ways.get(key) or self._of_types.get(key[1], "Q8_0")]
 
     def round(self, row: Operation, x: Array, nudge: float = 0.0) -> Array:
-        """Move the input of this product up or down by a share, and round the result: [T, K] -> [T, K]
-        float32."""
+        """Change the input of this product by the share `nudge`, and round: [T, K] -> [T, K] float32."""
         return self.way(row).round(np.asarray(x, np.float32), nudge)
 
     def sum_error(self, row: Operation, x: Array, way: Way | None = None) -> Array | float:
-        """Return the error in this product that the rounded sums of blocks cause: [T, K] -> [T, out]. These
-        sums are multiplied by the minimum that each block of the matrix stores. The error is 0 if the engine
-        computes no such sums, or if the blocks store no minimum."""
+        """Return the error in this product that the rounded sums of blocks cause: [T, K] -> [T, out]. The
+        engine multiplies these sums by the minimum of each block in the matrix. The error is 0 if the engine
+        does not round sums, or if the blocks have no minimum."""
         if not (way or self.way(row)).sums or self.key(row)[1] not in WITH_MINIMA:
             return 0.0
         quants, scale = q8_blocks(np.asarray(x, np.float32))
         total = quants.sum(axis=-1, keepdims=True)
-        off = to_f16(total * scale) - total * to_f16(scale)  # [T, n, 1], distributed over 32 elements
+        off = to_f16(total * scale) - total * to_f16(scale)  # [T, n, 1], then shared by 32 elements
         shared = np.broadcast_to(off / BLOCK, quants.shape).reshape(len(x), -1)[:, : x.shape[-1]]
         assert isinstance(row.kind, Linear)
         return shared @ minimum_tensor(self._given.model.tensors[row.kind.weight]).read().T
 
     def learn(self, rows: Sequence[Operation], read: Callable[[str], tuple[Array, Array]]) -> None:
         """Recognise the ways from a few products of each kind. `read` returns the input and output of a
-        product. If a product matches no way, perhaps because the product is wrong, it is assigned the way of
-        other matrices of its type."""
+        product. If no way matches, perhaps because the products are wrong, use the usual way of other
+        products, preferably with the same type of matrix."""
         votes = {key: self._votes(own, read) for key, own in grouped(rows, self.key).items()}
         usual = sum(votes.values(), Counter[str]())
         for key, own in votes.items():
@@ -244,8 +245,8 @@ class ProductInputs:
                 self._of_types[key[1]] = max(of_type, key=lambda way: (of_type[way], usual[way]))
 
     def _votes(self, rows: Sequence[Operation], read: Callable[[str], tuple[Array, Array]]) -> Counter[str]:
-        """Count, for each way, the products where this way leaves far less error than other ways. Only ways
-        with far less error in most products are counted."""
+        """Count, for each way, the products where this way leaves far less error than other ways. Omit ways
+        that are not far better in most products."""
         sample = rows[:: max(1, len(rows) // LEARNED_FROM)][:LEARNED_FROM]
         votes = Counter(way for row in sample for way in self._far_best(row, *read(row.name)))
         return Counter({way: count for way, count in votes.items() if 2 * count > len(sample)})
@@ -261,8 +262,8 @@ class ProductInputs:
         return [key for key in alike if errors[key][1] == least] if clear else []
 
     def _error(self, row: Operation, way: Way, x: Array, y: Array) -> tuple[float, float]:
-        """Return the median and the mean of the relative L2 errors that a way does not explain in the rows of
-        y: [T, K], [T, out]."""
+        """Round x in one way, compute the product, and return the median and the mean of the relative L2
+        errors of its rows: [T, K], [T, out]."""
         rounded = way.round(x, 0.0).astype(np.float64)
         expected = reference(row, self._given, rounded) + self.sum_error(row, x, way)
         size = np.linalg.norm(expected, axis=1)
@@ -270,18 +271,18 @@ class ProductInputs:
         return float(np.median(errors)), float(errors.mean())
 
     def describe(self, rows: Iterable[Operation]) -> str:
-        """Describe the ways of the products among these rows, the most frequent first."""
+        """List the ways of rounding for the products among these rows, the most frequent way first."""
         counts = Counter(self.way(row).words for row in rows if isinstance(row.kind, Linear))
         return ", ".join(f"{words} ({count})" for words, count in counts.most_common())
 
 
 def block_of(type: str) -> int:
-    """Return how many input elements share a scale in a product whose matrix has this stored type."""
+    """Return the size of the input blocks in a product with a matrix of this stored type."""
     return WIDE_BLOCK if type in OF_WIDE_BLOCKS else BLOCK
 
 
 def minimum_tensor(tensor: StoredTensor) -> StoredTensor:
-    """Return a tensor that has, for each element of `tensor`, the minimum of the element's block."""
+    """Return a tensor in which each element of `tensor` is replaced by the minimum that its block stores."""
     encoding, unpack = tensor.encoding, tensor.encoding.unpack
     assert unpack is not None
 

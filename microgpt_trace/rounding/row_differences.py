@@ -16,25 +16,25 @@ from ..arrays.logits import kl_divergence, log_softmax
 from ..arrays.stats import Array, median
 
 FAR = 6.0  # an element beyond this multiple of its row's RMS is an outlier (Gaussian rows have none)
-HIDDEN = 0.2  # outliers hide the other elements if these have less than this share of the row's RMS
-NOTHING = 1e-5  # below this share, the RMS of the others is only float32 rounding
-FEWEST = 8  # effective columns that distinguish a factor of all rows from errors of single elements
-CAPPED, ROUNDS = 2.0, 4  # a cap of weights in multiples of the mean magnitude, and the rounds to find it
+HIDDEN = 0.2  # outliers hide the other elements if the others have less than this share of the row's RMS
+NOTHING = 1e-5  # if the other elements have less than this share, their values are only float32 rounding
+FEWEST = 8  # fewest effective columns to distinguish a common factor from errors of single elements
+CAPPED, ROUNDS = 2.0, 4  # cap of the weights / mean magnitude; iterations to compute this cap
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class RowDifferences:
-    """Two tensors compared row by row: arrays [n].
+    """The comparison of two tensors, row by row. Every field is an array [n].
 
-    - `a`, `b`, `d`: the RMS of the rows and of their difference; `rest_a`, `rest_d`: the RMS of `a` and `d`
-      without outliers, or NaN if no outliers hide the other elements; `plain_a`: the RMS of `a` without the
-      bias, or NaN.
+    - `a`, `b`, `d`: the RMS of the rows and of their difference. `rest_a`, `rest_d`: the RMS of `a` and `d`
+      without outliers. `rest_a` is NaN if no outliers hide the other elements. `plain_a`: the RMS of `a`
+      without the bias, or NaN.
     - `largest`: the largest |difference|, in column `column`, between the values `of_a` and `of_b`. `odd`:
-      the first column with a non-finite value where the values differ, or -1. This element counts as the
-      largest difference.
-    - `alike`: the number of the `count` elements that are the same NaN or infinity in both. These elements
-      are not compared, and a row that has no other elements cannot be compared.
-    - `kl`: the KL divergence from `with_predictions` for logits, otherwise NaN.
+      the first column where the values differ and one value is not finite, or -1. The element in column `odd`
+      counts as the largest difference.
+    - `count`: the number of elements to compare. `alike`: how many of these elements are the same NaN or
+      infinity in both tensors. A row with only such elements cannot be compared.
+    - `kl`: the KL divergence of the predictions of logits (see `with_predictions`), otherwise NaN.
     """
 
     a: Array
@@ -64,8 +64,7 @@ class RowDifferences:
         return _relative(self.d, np.maximum(self.a, self.b))
 
     def strict(self) -> Array:
-        """Return the largest relative difference of each row: with all elements, without outliers or without
-        bias."""
+        """Return the largest relative difference of each row, also without outliers and without the bias."""
         distances = self.relative()
         for d, size in ((self.rest_d, self.rest_a), (self.d, self.plain_a)):
             there = ~np.isnan(size)
@@ -75,16 +74,16 @@ class RowDifferences:
         return distances
 
     def in_length(self) -> Array:
-        """Return the part of `relative` that comes from b being longer than a: negative if b is shorter, 0 if
-        not measurable. This part includes the full effect of a factor, but little of the effect of
-        rounding."""
+        """Return by how much b is longer than a in the direction of a, relative to the longer row. The result
+        is negative if b is shorter, and 0 if the length is unknown. The result includes the full effect of a
+        common factor, but little of the effect of rounding."""
         longer = self.cosine * self.b - self.a
         distances = _relative(np.abs(longer), np.maximum(self.a, self.b))
         return np.where(np.isinf(distances), 0.0, np.copysign(distances, longer))
 
     def in_prediction(self) -> Array:
         """Return sqrt(2 KL), or 0 if KL cannot be measured. To first order, sqrt(2 KL) is the standard
-        deviation of the difference of two rows of logits, weighted by probability, so errors of large logits
+        deviation of the difference of two rows of logits, weighted by probability. So errors of large logits
         count most."""
         return np.sqrt(2 * np.fmax(self.kl, 0.0))
 
@@ -200,16 +199,16 @@ class FactorMeter:
 def with_predictions(
     rows: Sequence[RowDifferences], a: Array, others: Sequence[Array]
 ) -> list[RowDifferences]:
-    """Add KL(a || other) of the predictions to each comparison of logits `a` with others, [n, V] each."""
+    """Add the KL divergence of predictions to the comparisons of logits `a` with `others`, [n, V] each."""
     log_a = log_softmax(a)
     kl = [kl_divergence(log_a, log_softmax(other)) for other in others]
     return [replace(row, kl=own) for row, own in zip(rows, kl, strict=True)]
 
 
 def _finite_in_both(a: Array, b: Array) -> tuple[Array, Array, Array, Array]:
-    """Return a and b in float64, with 0 where an element of a or b is not finite. Return also, for each row,
-    the first non-finite column where a and b differ, or -1, and the number of columns where a and b are the
-    same NaN or infinity."""
+    """Return a and b in float64, with 0 where an element of a or b is not finite. For each row, also return
+    the first column where a and b differ and are not both finite, or -1. Finally, return the number of
+    elements of each row that are the same NaN or infinity."""
     wide_a, wide_b = a.astype(np.float64), b.astype(np.float64)
     bad = ~(np.isfinite(a) & np.isfinite(b))
     if not bad.any():

@@ -15,27 +15,26 @@ import numpy as np
 from ..arrays.encodings import Encoding, StoredTensor
 from ..arrays.stats import Array
 
-BLOCK = 32  # elements of a block; each block and the whole tensor are judged
+BLOCK = 32  # elements per block; the error of each block is checked, and the error of the tensor
 # Allowed error of a tensor, as a multiple of the expected error. llama.cpp's quantisers (ggml 0.13) leave 0.5
 # to 1.08 times the expected error, and rounding to F16 and BF16 leaves 1.00 times.
 FACTOR = 1.25
-# Allowed error of a block, as a multiple of the expected error. Rounding to the nearest leaves at most
-# sqrt(3). Clipping left up to 3.0 in types without K, and 8.0 in types with K, where an importance matrix
-# gave the clipped elements little weight.
+# Allowed error of a block, as a multiple of the expected error. Rounding to the nearest value leaves at most
+# sqrt(3). In tests, clipping left up to 3.0 in types without K in their name. K types had up to 8.0, because
+# an importance matrix gave the clipped elements little weight.
 _NEAREST, _CLIPPED, _OPTIMISED = 2.5, 4.0, 10.0
 _BLOCK_FACTORS = {
     **dict.fromkeys(("F64", "F32", "F16", "BF16", "Q8_0", "AprQ8"), _NEAREST),
     **dict.fromkeys(("Q4_0", "Q4_1", "Q5_0", "Q5_1", "AprQ4"), _CLIPPED),
 }
-# Rounding leaves the mean of a tensor nearly unchanged. The mean error is at most 0.2 of the expected error
-# for llama.cpp's quantisers, importance matrices and all kinds of weights (sparse, positive, of two values).
+# Rounding leaves the mean of a tensor nearly unchanged. With llama.cpp's quantisers, the mean error was at
+# most 0.2 of the expected error, also for importance matrices and for sparse, positive or two-valued weights.
 SHIFTED = 0.3
-# Two quantisers of one type differ in more than this share of the elements, or in no element by more than one
-# step.
+# Two quantisers of one type differ in more than the share FEW of the elements, or by at most one step.
 FEW, ONE_STEP = 0.01, 1.05
-KINDS = 4  # fewest different pairs of integers in a rewritten run: ties and 16-bit sources cause fewer
+KINDS = 4  # fewest different pairs of integers in a rewritten run (ties or 16-bit sources cause fewer pairs)
 EXACT = ("F32", "F64")
-LIMIT = 1e-6  # allowed relative L2 of exact types, for float32 arithmetic
+LIMIT = 1e-6  # allowed relative L2 distance of exact types, because of float32 arithmetic
 _CHUNK = 1 << 17  # elements compared at a time
 # The largest integer scale of a run, in types whose runs share one float16 unit
 _LARGEST_SCALE = {"Q2_K": 15, "Q3_K": 31, "Q4_K": 63, "Q5_K": 63, "Q6_K": 127}
@@ -44,8 +43,7 @@ _LEAST_STEP = {"F16": 2.0**-24, "BF16": 2.0**-126, "F32": 2.0**-126}
 
 
 def step_tensor(tensor: StoredTensor) -> StoredTensor:
-    """Return a tensor that has, for each element of `tensor`, the step of the grid to which it was
-    rounded."""
+    """Return a tensor with the grid step of each element of `tensor`."""
     decode = _float_steps if tensor.encoding.name in _FRACTION_BITS else _quantised_steps
     encoding = replace(tensor.encoding, decode=decode(tensor.encoding))
     return replace(tensor, encoding=encoding, scale=abs(tensor.scale))
@@ -62,9 +60,9 @@ def _float_steps(encoding: Encoding) -> Callable[[Array], Array]:
 
 
 def _quantised_steps(encoding: Encoding) -> Callable[[Array], Array]:
-    """Return a decoder for the step of each element: the scale, plus the error of the rounded scale. A
-    scale may be off by half its unit, and the integers, uniform over their range, multiply that error. If the
-    scale of a run was rounded to 0, the error is the whole step."""
+    """Return a decoder for the step of each element: the scale, plus the error of the rounded scale. The
+    scale may be off by half its unit, and the integers multiply this error. We assume that the integers are
+    uniform over their range. If a scale was rounded to 0, the step is this error alone."""
     unpack, size = encoding.unpack, encoding.block_size
     if unpack is None:  # AprQ8: integers times the tensor's scale
         return lambda blocks: np.ones((*blocks.shape[:-1], size), np.float32)
@@ -82,8 +80,8 @@ def _quantised_steps(encoding: Encoding) -> Callable[[Array], Array]:
 
 @dataclass(frozen=True)
 class Values:
-    """The values of a parameter on one side of a comparison. `rows(start, stop)` returns the values of these
-    rows, and `steps` the steps of the values' grid."""
+    """The values of a parameter on one side of a comparison. `rows(start, stop)` returns the values of some
+    rows, and `steps(start, stop)` returns their grid steps."""
 
     type: str
     shape: tuple[int, ...]
@@ -132,8 +130,8 @@ class QuantisationDistance:
         return tuple(int(i) for i in np.unravel_index(flat, self.shape))
 
     def holds(self, limit: float, rtol: float | None = None) -> bool:
-        """Return True if b equals a within the rounding of their types, or within `limit` for exact types.
-        `rtol`, if given, replaces `limit` and the limits from rounding."""
+        """Return True if b equals a up to the rounding of their types, or up to `limit` for exact types. If
+        `rtol` is set, `rtol` replaces all these limits."""
         if self.nonfinite:
             return False
         expected = self.expected
@@ -156,16 +154,16 @@ class QuantisationDistance:
 
     def _keeps_scale(self, expected: float) -> bool:
         """Return True if the scale of b relative to a is 1, up to tolerances. Quantisers that minimise the
-        error shrink a tensor by the square of the error. Quantisers that clip shrink a tensor by up to an
-        eighth of the error. The rest of the tolerance allows for chance."""
+        error shrink a tensor by the square of the relative error. Quantisers that clip shrink a tensor by up
+        to an eighth of the relative error. The rest of the tolerance allows for chance."""
         if self.scale is None:
             return True
         slack = FACTOR * expected**2 + expected * (0.15 + 5 / math.sqrt(self.count))
         return abs(self.scale - 1) <= slack
 
     def add(self, a: Array, b: Array, squares: Array | None) -> None:
-        """Add the next float64 elements, [n]. `squares` has the expected squared errors, or is None for exact
-        types."""
+        """Add the next float64 elements, [n]. `squares` contains the expected squared errors, or is None for
+        exact types."""
         diff = b - a
         if not np.isfinite(diff).all():
             a, b, diff = self._without_nonfinite(a, b, diff)
@@ -186,8 +184,7 @@ class QuantisationDistance:
             self.values = (float(a[place]), float(b[place]))
 
     def _add_errors(self, diff: Array, squares: Array) -> None:
-        """Add the errors, relative to the expected errors, to the sums, and keep the largest error in
-        steps."""
+        """Add the errors, divided by the expected errors, to `shift`. Store the largest error in steps."""
         shares = np.divide(diff, np.sqrt(squares), out=np.zeros_like(diff), where=squares > 0)
         self.shift += float(shares.sum())
         steps = np.abs(shares).max() / math.sqrt(6)  # two roundings have a mean squared error of step²/6
@@ -207,8 +204,8 @@ class QuantisationDistance:
             self.worst_block, self.block_at = worst, self.count + int(starts[place])
 
     def _without_nonfinite(self, a: Array, b: Array, diff: Array) -> tuple[Array, Array, Array]:
-        """Replace elements by 0 if either side is not finite. Count the replaced elements, and keep the first
-        element that differs."""
+        """Replace elements by 0 if a or b is not finite. Count the replaced elements, and store the first of
+        them that differs."""
         bad = ~np.isfinite(diff)
         odd = bad & (a != b) & ~(np.isnan(a) & np.isnan(b))
         if odd.any() and not self.nonfinite:
@@ -220,7 +217,7 @@ class QuantisationDistance:
 
 
 def _dot(a: Array, b: Array) -> float:
-    """Return a @ b without BLAS, whose threads cost more than a product of this size."""
+    """Return a @ b without BLAS, because the threads of BLAS cost more time than this product."""
     return float(np.einsum("n,n", a, b))
 
 
@@ -243,8 +240,8 @@ def measure(a: Values, b: Values, most: int | None = None) -> QuantisationDistan
 
 
 def rewritten_runs(a: StoredTensor, b: StoredTensor) -> int:
-    """Count the runs that have the same scale and minimum in two tensors of one type, but no integer in
-    common."""
+    """Count the runs of elements that have equal scales and minima in two tensors of one type, but different
+    integers everywhere."""
     unpack, count = a.encoding.unpack, 0
     if unpack is None or a.stored.size != b.stored.size or not a.in_order_of(b):
         return 0
@@ -259,7 +256,7 @@ def rewritten_runs(a: StoredTensor, b: StoredTensor) -> int:
 
 
 def _expected_squares(a: Values, b: Values, start: int, stop: int) -> Array:
-    """Return the mean squared error that rounding causes on both sides together: [n] float64."""
+    """Return each element's mean squared error from the rounding of both sides together: [n] float64."""
     left, right = (side.steps(start, stop).ravel().astype(np.float64) for side in (a, b))
     squares: Array = (left * left + right * right) / 12
     return squares if np.isfinite(squares.sum()) else np.nan_to_num(squares, nan=0.0, posinf=0.0)

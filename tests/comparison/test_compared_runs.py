@@ -86,7 +86,7 @@ def test_tokens_are_recognised_by_their_embedding(qwen2, tmp_path):
     events = traced(qwen2)
     folder = npy(tmp_path / "d", embed__tok=events["embed.tok"], final__norm=events["final.norm"])
     assert diff(qwen2, folder).tokens == TOKENS
-    with pytest.raises(InputError, match="holds the embedding of"):
+    with pytest.raises(InputError, match="contains the embedding of"):
         diff(qwen2, folder, tokens=[17, 3, 44, 3, 60, 0, 30])
 
 
@@ -200,7 +200,7 @@ def test_events_that_the_third_run_lacks_are_listed(qwen2, tmp_path):
     save_file(arrays, tmp_path / "third.safetensors")
     third = replace(open_recording(tmp_path / "third.safetensors"), tokens=TOKENS)
     found = diff(qwen2, tmp_path / "a.safetensors", calibrate=third)
-    assert "which gives the band" in reasons(found.a)["layer0.attn.q"]
+    assert "which sets the band" in reasons(found.a)["layer0.attn.q"]
     assert "layer0.attn.q" not in reasons(found.b)
 
 
