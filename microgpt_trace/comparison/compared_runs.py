@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from ..architecture.model import LanguageModel, TraceInput
     from ..dumps.mapping import NameMap
 
-# apr and llama.cpp save some products without their biases. The names of these products, and the biases:
+# Products that apr and llama.cpp save without a bias: patterns of their names, and the missing biases
 BEFORE_BIASES = (
     (re.compile("qkv_matmul"), {"attn_bq", "attn_bk", "attn_bv"}),
     (re.compile(r"ffn_(gate|up)-\d+"), {"mlp_bgate", "mlp_bup"}),
@@ -58,7 +58,7 @@ class ModelRun:
         self._pieces: Iterator[Piece] = iter(())
 
     def run(self, names: Sequence[str]) -> EventStream:
-        """Start the forward pass. Then `pieces` or `take` return values while the model computes them."""
+        """Start the forward pass. After that, `pieces` and `take` return values while the model runs."""
         stream = EventStream(self.model, self.inputs, names)
         self._pieces = iter(stream)
         return stream
@@ -100,8 +100,8 @@ class RecordedRun:
         self.names = [name for name in events if name not in refused]
 
     def _refused(self, name: str) -> Unpaired | None:
-        """Return the reason why an event cannot be compared, or None. Either its tensor contains several
-        events of unknown widths, or its values lack the bias that our event includes."""
+        """Return the reason why an event cannot be compared, or None. For example, a tensor may contain
+        several events of unknown widths, or values without the bias that our event includes."""
         recorded = self.recording.tensors.get(name)
         if recorded is None:
             return None
@@ -153,8 +153,8 @@ class RecordedRun:
 
 
 def _without_padding(name: str, recorded: Recorded, shape: tuple[int, ...]) -> Recorded:
-    """Remove the padding from llama.cpp's attention weights: zeros for unused slots of the KV cache. The
-    result's `read` raises InputError if the padding is not all zeros."""
+    """Remove the padding from llama.cpp's attention weights: zeros for unused slots of the KV cache. Reading
+    the result raises InputError if the padding is not all zeros."""
     if not isinstance(kind_named(name), Softmax) or not Path(recorded.source).stem.startswith("kq_soft_max"):
         return recorded
     keys = shape[-1]

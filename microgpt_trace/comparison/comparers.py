@@ -166,8 +166,7 @@ class StatisticsComparer:
 
 
 def statistics_rows(a: TensorStats, b: TensorStats) -> tuple[RowDifferences, str]:
-    """Find the statistic with the largest relative difference. Return its difference, as a row, and its
-    name."""
+    """Return the largest relative difference of a statistic, as a row, and the name of this statistic."""
     counts = (float(a.nonfinite_count), float(b.nonfinite_count))
     if (a.nan_count, a.inf_count) != (b.nan_count, b.inf_count):
         return _one_row(np.inf, *counts, a, odd=0), "NaN/Inf counts of the statistics"
@@ -210,7 +209,7 @@ class KeptPair:
         return self.a.size + self.b.size
 
     def narrowed(self, difference: EventDifference) -> KeptPair:
-        """Return only the values of the head in `difference`, or of its position if there are no heads.
+        """Return only the values of the head in `difference`, or of the position if there are no heads.
         Return all values if this head or position is not stored here."""
         if self.heads is not None and difference.head in self.heads:
             at = self.heads.index(difference.head)

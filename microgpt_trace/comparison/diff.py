@@ -49,12 +49,13 @@ def diff(
     recording or model.
 
     `names` selects events by globs or by stages of apr. `map` assigns tensors of a dump to events, and
-    `layouts` names the layouts of these tensors. `positions` selects positions for the view by position.
+    `layouts` names the layouts of these tensors. `positions` selects the positions that the view by position
+    shows.
 
     An event agrees if its distance lies within its band. By default the band is float32 rounding. With
     `compute` ("bf16", "f16", "q8"), the band is `factor` times the largest distance between our own pass and
-    several passes rounded to this precision. With `calibrate`, a third run, the band is `factor` times the
-    distance of the third run from `a`. `rtol` sets the band of a row, `atol` the band of an element.
+    several passes rounded to this precision. `calibrate` is a third run. The band is then `factor` times the
+    distance between the third run and `a`. `rtol` sets the band of a row, `atol` the band of an element.
 
     `report(done, of)` is called with the number of compared events and of all events. `watch` is called with
     the values of each event, and with a function that returns the current difference of an event. Raises
@@ -159,7 +160,7 @@ def _side_by_side(
 
 
 def _other_scores(models: Sequence[ModelRun], names: Sequence[str]) -> list[str]:
-    """Return the attention scores that all models compute, without the scores in `names`."""
+    """Return the names of attention scores that all models compute, except the names in `names`."""
     common = [n for n in models[0].names if all(n in side.names for side in models)] if models else []
     return [name for name in common if isinstance(kind_named(name), Scores) and name not in names]
 
@@ -223,7 +224,7 @@ def _with_judgement(
     events: Sequence[EventDifference], operations: Sequence[OperationResult]
 ) -> Iterator[EventDifference]:
     """Mark events that lie within their band, although the recorded output does not result from the recorded
-    inputs. In such an event, differences of earlier events hide an error of the operation. A marked event
+    inputs. In a marked event, differences of earlier events hide an error of the operation. A marked event
     stores the error, position and values of its operation."""
     wrong = {own.name: own for own in operations if not own.holds}
     for event in events:

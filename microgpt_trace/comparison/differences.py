@@ -30,7 +30,7 @@ class EventDifference:
     The worst row is the row with the largest distance relative to its band.
 
     - `relative`, `tolerance`: |a - b| / max(|a|, |b|) of the worst row, and its band. `measured` is not empty
-      if `relative` is another distance, or if it ignores the bias or outliers.
+      if `relative` is another distance, or ignores the bias or outliers.
     - `median`, `cosine`: the median relative difference and the smallest cosine of all finite rows. If only
       statistics were compared, `median`, `cosine` and `position` are None.
     - `max_abs`: the largest |a - b|, at `max_index`.
@@ -38,7 +38,8 @@ class EventDifference:
       or else in the worst row. If `measured` contains "given its own inputs", `b` is the recorded value, and
       `a` is computed from the recorded inputs.
     - `count`: the number of elements. `alike`: how many elements are the same NaN or infinity on both sides.
-      Such elements are not compared. If no element of a row or event can be compared, the distance is NaN.
+      Elements that are alike are not compared. If no element of a row or event can be compared, the distance
+      is NaN.
     """
 
     name: str
@@ -201,7 +202,7 @@ def difference(
     positions: Sequence[int], atol: float, statistic: str = "",
 ) -> EventDifference:  # fmt: skip
     """Summarise the rows of an event, [n] or [H * n], at these positions. `positions` is empty for a single
-    number or a `statistic`. For each row, only the measure with the largest distance relative to its band is
+    number or a `statistic`. For each row, the measure with the largest distance relative to its band is
     used."""
     plain, strict = rows.relative(), rows.strict()
     by = np.argmax([_share(measure.distances, measure.band) for measure in measures], axis=0)
@@ -250,7 +251,7 @@ def _first(beyond: Array, count: int) -> int:
 
 
 def _words_for_left_out(rows: RowDifferences, row: int, plain: float, strict: float) -> str:
-    """Name what `strict` leaves out of the row: the bias or outliers. Return "" if it equals `plain`."""
+    """Return what `strict` leaves out: the bias, outliers, or "" if `strict` equals `plain`."""
     if not strict > plain * 1.0001 or np.isinf(strict):
         return ""
     unbiased = rows.d[row] / rows.plain_a[row] if rows.plain_a[row] > 0 else 0.0
@@ -273,7 +274,7 @@ class AgreementMeter:
     """Measures how the predictions of two runs agree, a few rows of logits at a time."""
 
     def __init__(self) -> None:
-        self._parts: list[tuple[Array, Array, Array]] = []  # KL; are both predictions known; are they equal
+        self._parts: list[tuple[Array, Array, Array]] = []  # KL; known predictions; equal predictions
         self._positions: list[int] = []
 
     def add(self, a: Array, b: Array, positions: Sequence[int]) -> None:

@@ -29,7 +29,7 @@ def prepare_sides(
     sources: Sequence[Any], text: str | None, tokens: TokenIds, names: NameMap | None,
     layouts: Mapping[str, str],
 ) -> list[ComparedRun]:  # fmt: skip
-    """Open the sources and prepare the sides of a comparison. Raises InputError if their tokens differ."""
+    """Open the sources and prepare the sides of a comparison. Raises InputError if the tokens differ."""
     if text is not None and tokens is not None:
         raise InputError(TEXT_AND_TOKENS)
     sources = open_all(sources, names)

@@ -23,8 +23,8 @@ class PromptComparison:
 
     `agree` is True if all compared events lie within their bands. `same` is True if, in addition, every value
     of the pass was compared. `events` counts the compared events, and `of` counts all events. `worst` is the
-    event with the largest distance relative to its band. `relative` is the distance of this event, and
-    `tolerance` is its band.
+    event with the largest distance relative to its band. `relative` is the distance of the `worst` event, and
+    `tolerance` is the band of the `worst` event.
     """
 
     text: str

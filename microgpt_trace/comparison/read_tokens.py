@@ -1,6 +1,7 @@
 """Find the tokens of a recording: read the stored tokens, or recognise rows of the embedding.
 
-Tokens that never occurred in training may have equal rows in the embedding. Such tokens are ambiguous.
+Tokens that never occurred in training may have equal rows in the embedding. Tokens with equal rows are
+ambiguous.
 """
 
 from __future__ import annotations
@@ -30,8 +31,8 @@ Tokens = tuple[int, ...] | None
 
 
 def tokens_of(recording: Recording, model: LanguageModel, expected: TokenIds = None) -> Tokens:
-    """Return the stored tokens of a recording, or else recognise its rows of the embedding, or return None.
-    If several tokens match a row, return the `expected` token."""
+    """Return the tokens of a recording: stored tokens, or else tokens recognised from rows of the embedding,
+    or None. If several tokens match a row, return the `expected` token."""
     name, _ = embedding_of(model)
     if recording.tokens is not None or name not in recording.tensors:
         return recording.tokens

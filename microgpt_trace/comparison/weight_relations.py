@@ -1,6 +1,6 @@
 """Find how two parameters that should be equal are related: B may be A transposed, permuted, scaled ...
 
-A relation holds if the transformed A equals B within the tolerance of their types.
+A relation holds if the transformed A equals B within the tolerance of the stored types.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def find_cause(
     `distance` is the distance of b from `a[name]`. `head_dims` lists the head widths of both sides."""
     if distance.nonfinite or not (distance.aa and distance.bb):
         return _describe_values(distance)
-    if distance.holds(LIMIT):  # within rounding, many relations would seem to hold
+    if distance.holds(LIMIT):  # if only rounding differs, many relations would seem to hold
         return _in_one_place(distance) or "no more than rounding explains"
     if distance.rewritten and distance.relative_l2 <= _NEAR_NAMESAKE:
         runs = f"{distance.rewritten:,} run(s) of elements have the same scale but no integer in common"
@@ -88,11 +88,11 @@ def _candidates(
     own = a[name]
     if len(own.shape) == 1 or distance.relative_l2 > _NEAR_NAMESAKE:  # may be permuted or exchanged
         if len(own.shape) == 2 and min(own.shape) > 1 and math.prod(own.shape) <= _MOST_TRANSPOSED:
-            yield "transposed: B holds A's columns as its rows", own, transposed(b)
+            yield "transposed: the rows of B are the columns of A", own, transposed(b)
         if kind_of(name) in turned_names():
             yield from _rope_orders(own, b, head_dims)
         for other in _namesakes(name, a):
-            yield f"B holds A's {other}", a[other], b
+            yield f"B contains A's {other}", a[other], b
     if distance.scale is not None:
         factor = -1.0 if abs(distance.scale + 1) < LIMIT else distance.scale
         yield "negated: B is -A", scaled(own, -1.0), b

@@ -80,10 +80,10 @@ class WeightsComparison:
     """The comparison of the parameters of two models.
 
     A parameter may differ by `factor` times the expected error, or by `rtol` if `rtol` is set. `agree` is
-    True if each selected parameter is on both sides and differs by at most this amount. `of` is the number of
-    all parameters. `same` is True if all parameters were compared and all numbers are equal. `only_a` and
-    `only_b` list parameters that the other side lacks. `worst` is the parameter with the largest error. If
-    some parameters disagree, `worst` is one of the disagreeing parameters.
+    True if each selected parameter is on both sides and differs by at most the allowed amount. `of` is the
+    number of all parameters. `same` is True if all parameters were compared and all numbers are equal.
+    `only_a` and `only_b` list parameters that the other side lacks. `worst` is the parameter with the largest
+    error. If some parameters disagree, `worst` is one of the disagreeing parameters.
     """
 
     SCHEMA = "microgpt.weights/1"
@@ -161,8 +161,7 @@ def compare_weights(
 
 
 def _relative_error(row: WeightRow) -> float:
-    """Return the error of a row divided by the expected error, or by float32 rounding if no error is
-    expected."""
+    """Return the error divided by the expected error, or by float32 rounding if no error is expected."""
     if row.relative_l2 is None or math.inf in (row.relative_l2, row.max_abs):
         return math.inf
     return row.relative_l2 / row.expected if row.expected else row.relative_l2 * 2.0**24

@@ -2,7 +2,7 @@
 
 A transfer that is cut off raises an error, so that its end is not mistaken for the end of the file. If an
 HTTP server serves byte ranges, each part of a file is requested separately, so that no connection stays open
-while the reader works. Otherwise, one request reads the complete file.
+while the reader works. Without byte ranges, one request reads the complete file.
 """
 
 from __future__ import annotations

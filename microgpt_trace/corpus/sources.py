@@ -26,7 +26,7 @@ _MAGIC = re.compile(r"[*?[]")
 
 @dataclass
 class CorpusFile:
-    """A local file of documents. Error messages contain `name`. The extension of `path` determines the file
+    """A local file of documents. Error messages contain `name`. The extension of `path` determines the
     format."""
 
     name: str
@@ -83,8 +83,7 @@ _GZIP = 16 + zlib.MAX_WBITS
 
 
 def unpacked(file: CorpusFile, ending: str) -> Iterator[bytes]:
-    """Return the bytes of a file in pieces of at most CHUNK. Files with the extension .gz or .zst are
-    unpacked."""
+    """Return the bytes of a file in pieces of at most CHUNK. Unpack .gz and .zst files."""
     if ending == ".gz":
         return _unpack(file, "gzip", lambda: zlib.decompressobj(_GZIP), zlib.error)
     if ending == ".zst":

@@ -90,7 +90,7 @@ def read_apr(path: Path, *, rope_pairs: Pairs | None = None, overrides: Mapping[
     """
     file = read_apr_header(path)
     settings = AprSettings(path, file.metadata, overrides)
-    settings.architecture()  # reject an unsupported architecture before its unknown tensor names
+    settings.architecture()  # report an unsupported architecture first, then unknown names of tensors
     stored = {t.name: t for t in file.tensors if not t.name.endswith(LLAMA.skipped)}  # without inv_freq
     frequencies = stored.pop("rope_freqs.weight", None)
     tensors = our_tensors(path, stored.values())

@@ -1,7 +1,8 @@
 """Build a decoder's config from the metadata of an .apr file, the option --set and the shapes of tensors.
 
-A setting may have different names in the metadata. A missing setting is computed from shapes, with a note.
-The user must set each setting that shapes do not determine. There is no default for a dimension.
+A setting may have different names in the metadata. If a setting is missing, it is computed from the shapes of
+tensors, and a note is added. The user must set each setting that shapes do not determine. There is no default
+for a dimension.
 """
 
 from __future__ import annotations
@@ -79,7 +80,7 @@ def apr_config(
 
 
 def _sizes(settings: AprSettings, tensors: Mapping[str, StoredTensor]) -> dict[str, Any]:
-    """Compute the dimensions from the shapes of tensors. Return them under their keys in config.json."""
+    """Return the dimensions computed from shapes of tensors, under the keys of config.json."""
     wte, gate = (_matrix(settings, tensors, name) for name in ("wte", "layer0.mlp_wgate"))
     n_layer = 1 + max(_layer_of(name) for name in tensors if name.startswith("layer"))
     n_head, n_kv_head, head_dim = _heads(settings, tensors)
@@ -95,7 +96,7 @@ def _sizes(settings: AprSettings, tensors: Mapping[str, StoredTensor]) -> dict[s
 
 
 def _tied(settings: AprSettings, tensors: Mapping[str, StoredTensor]) -> bool:
-    """Return True if the tensors have no lm_head. Raises FileFormatError if tie_word_embeddings differs."""
+    """Return True if lm_head is missing. Raises FileFormatError if tie_word_embeddings contradicts this."""
     tied = "lm_head" not in tensors
     if settings.values.get("tie_word_embeddings") not in (None, tied):
         finding = "is missing" if tied else "is in the file"
@@ -134,7 +135,7 @@ def _matrix(settings: AprSettings, tensors: Mapping[str, StoredTensor], name: st
 def _heads(settings: AprSettings, tensors: Mapping[str, StoredTensor]) -> tuple[int, int, int]:
     """Return the numbers of heads, of key-value heads and of channels per head.
 
-    If the file states one of these numbers, the other two are computed from the rows of q and k.
+    If the file contains one of the three numbers, the other two are computed from the rows of q and k.
     """
     q, k = (_matrix(settings, tensors, f"layer0.attn_w{name}") for name in "qk")
     n_head, n_kv_head, head_dim = map(settings.value, ("num_heads", "num_kv_heads", "head_dim"))
@@ -156,8 +157,7 @@ def _heads(settings: AprSettings, tensors: Mapping[str, StoredTensor]) -> tuple[
 
 
 def _rows_divided(settings: AprSettings, name: str, count: int, tensor: StoredTensor) -> int:
-    """Return the number of rows divided by `count`. Raises FileFormatError if the division leaves a
-    remainder."""
+    """Return the number of rows divided by `count`. Raises FileFormatError if there is a remainder."""
     quotient, rest = divmod(tensor.shape[0], count)
     if rest:
         settings.fail(f"{name} {count} does not divide the {tensor.shape[0]} rows of {tensor.name!r}")
@@ -190,14 +190,14 @@ def _pairs(settings: AprSettings, architecture: str, is_gguf: bool, option: Pair
     if stated is None and rows is not None:
         settings.notes.append(f"RoPE pairs: {rows}, as in every {source}; the file has no rope_type")
         return rows
-    problem = "does not say which channels RoPE rotates together" if stated is None else (
+    problem = "does not show which channels RoPE rotates together" if stated is None else (
         f"has rope_type {kind} ({stated}), but the RoPE pairs of a {source} are {expected}"
     )  # fmt: skip
     raise InputError(f"{settings.path} {problem}; add --rope-pairs adjacent or --rope-pairs halves")
 
 
 class AprSettings(Settings):
-    """The metadata of an .apr file, and the settings of --set. `notes` lists settings from tensors."""
+    """The settings of an .apr file and of --set. `notes` lists the settings computed from tensors."""
 
     def __init__(self, path: Path, metadata: Mapping[str, Any], overrides: Mapping[str, Any]) -> None:
         super().__init__(metadata, [])
@@ -212,7 +212,7 @@ class AprSettings(Settings):
         raise FileFormatError(f"{self.path}: {what}")
 
     def value(self, name: str) -> Any | None:
-        """Return the value of a setting, or None. Raises an error if its names have different values."""
+        """Return a setting, or None. Raises an error if two names of the setting have different values."""
         with naming_file(self.path):
             values = {key: self.get(key, FIELDS[name][1]) for key in _names(name)}
         return self._agreed(name, {key: value for key, value in values.items() if value is not None})
@@ -242,7 +242,7 @@ class AprSettings(Settings):
         """Raise InputError with the options to use if settings are missing."""
         if self.missing:
             options = " ".join(f"--set {name}=N" for name in self.missing)
-            raise InputError(f"{self.path} does not say {', '.join(self.missing)}; add {options}")
+            raise InputError(f"{self.path} does not contain {', '.join(self.missing)}; add {options}")
 
     def from_tensors(self, name: str, value: int, source: str) -> int:
         """Return `value`, computed from tensors. Raises an error if the metadata or --set differ."""
@@ -270,7 +270,7 @@ class AprSettings(Settings):
         if value is None:
             hint = f" (its model_type is {brief(kind)})" if kind else ""
             raise InputError(
-                f"{self.path} does not say its architecture{hint}; add --set architecture=NAME, "
+                f"{self.path} does not name its architecture{hint}; add --set architecture=NAME, "
                 f"with one of {', '.join(ARCHITECTURES)}"
             )
         if value not in ARCHITECTURES:

@@ -167,10 +167,10 @@ def _is_tied(settings: Settings, terms: FileTerms, has_head: bool) -> bool:
 
 
 def _window(settings: Settings, architecture: str, n_layer: int) -> tuple[int | None, tuple[int, ...]]:
-    """Return the size of the sliding window, or None, and the layers that use it."""
+    """Return the size of the sliding window, or None, and the layers that use the window."""
     if settings.values.get("sliding_window") is not None:
         if TERMS[architecture].windows == "none":
-            settings.notes.append(f"sliding_window is not used: a {architecture} has none")
+            settings.notes.append(f"sliding_window is not used by a {architecture}")
         if TERMS[architecture].windows == "last":
             settings.get_or_default("use_sliding_window", FLAG, False, _TRANSFORMERS)
     layers = _windowed_layers(settings, architecture, n_layer)
@@ -246,8 +246,9 @@ def _scaled_rope(theta: float, scaling: Mapping[str, Any], factors: tuple[float,
 def _windowed_layers(settings: Settings, architecture: str, n_layer: int) -> tuple[int, ...]:
     """Return the layers that use a sliding window if the file sets the size of the window.
 
-    The setting `layer_types` lists these layers. Without this setting, all layers of a mistral use a window,
-    and no layer of a llama. A qwen with use_sliding_window uses a window from layer max_window_layers on.
+    The setting `layer_types` lists the layers with a window. Without `layer_types`, all layers of a mistral
+    use a window, and the layers of a llama do not. A qwen with use_sliding_window uses a window from layer
+    max_window_layers on.
     """
     typed = _typed_layers(settings, architecture, n_layer)
     if typed is not None:

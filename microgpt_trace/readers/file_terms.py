@@ -150,10 +150,10 @@ class FileTerms:
 
     `keys` maps our names of settings to keys of config.json. `defaults` lists the default values of the
     transformers library. The default of `n_inner` is a multiple of the width. `activations` maps names in
-    config.json to functions. `activation` is the default name, and GGUF files always use its function. Every
-    file contains the biases in `biases`. If the config sets a flag of `flagged_biases`, the file also
-    contains the biases of this flag. `windows` is used if a file does not list the layers with a sliding
-    window. It selects all layers, no layer, or the last layers (from layer max_window_layers on).
+    config.json to functions. `activation` is the default name. GGUF files always use the function of this
+    name. Every file contains the biases in `biases`. If the config sets a flag of `flagged_biases`, the file
+    also contains the biases of this flag. `windows` is used if a file does not list the layers with a sliding
+    window. `windows` selects all layers, no layer, or the last layers (from layer max_window_layers on).
     """
 
     names: Names = LLAMA

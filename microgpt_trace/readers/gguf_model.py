@@ -149,7 +149,7 @@ def _rope(keys: Settings) -> dict[str, Any]:
 
 
 def _yarn(keys: Settings, factor: float | None) -> dict[str, float]:
-    """Return all settings of yarn except its factor.
+    """Return all settings of yarn except `factor`.
 
     Raises InputError if yarn_attn_factor is not 1, because engines interpret other values in two ways.
     """

@@ -62,12 +62,11 @@ def _unread_tokenizer(folder: Path) -> list[str]:
     from ..vocabulary.huggingface import convertible
 
     files = convertible(folder)
-    verb = "are" if " and " in files else "is"
-    return [f"{files} {verb} not read, only a tokenizer.json: tokens are shown as numbers"] if files else []
+    return [f"expected a tokenizer.json, found {files}: tokens are shown as numbers"] if files else []
 
 
 def _files(folder: Path) -> tuple[list[str], dict[str, str] | None]:
-    """Return the safetensors files of a model, and the file of each tensor, or None without an index."""
+    """Return the safetensors files of a model, and the map from tensors to files if there is an index."""
     if (folder / WEIGHTS).exists():
         return [WEIGHTS], None
     index = folder / INDEX

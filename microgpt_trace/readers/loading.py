@@ -32,8 +32,8 @@ def load(
     """Open a microGPT checkpoint, a GGUF file, an .apr file or a Hugging Face folder.
 
     `n_head` and `bos` describe a microGPT whose weights have no metadata. `rope_pairs` and `settings`, such
-    as {"num_heads": 14}, add settings that are missing in an .apr file. They must not contradict the file.
-    Raises FileFormatError if the file is missing, is damaged or has an unknown format.
+    as {"num_heads": 14}, add settings that are missing in an .apr file. These settings must not contradict
+    the file. Raises FileFormatError if the file is missing, is damaged or has an unknown format.
     """
     path = Path(path)
     kind = format_of(path)

@@ -134,7 +134,7 @@ def split_fused(tensors: Mapping[str, StoredTensor], queries: int, keys: int) ->
 
 
 def rope_factors(factors: StoredTensor | None, head_dim: int) -> tuple[float, ...]:
-    """Return the values of the tensor rope_freqs. Raises InputError if it has a wrong shape."""
+    """Return the values of the tensor rope_freqs. Raises InputError if `factors` has a wrong shape."""
     if factors is None:
         return ()
     if factors.shape != (head_dim // 2,):

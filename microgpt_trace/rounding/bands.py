@@ -110,8 +110,8 @@ class Bands:
         self, spec: EventSpec, rows: RowDifferences, thirds: Sequence[RowDifferences]
     ) -> list[BandMeasure]:
         """Return the distance and the band of every row. `thirds` contains the distances of the runs that
-        determine the band, if any. If there are several such runs, also return bands for the length of each
-        row and for the predictions of logits."""
+        determine the band, if any. If several runs determine the band, also return bands for the length of
+        each row and for the predictions of logits."""
         tolerance, everywhere, distances = self.tolerance, np.ones(len(rows.d)), rows.strict()
         if tolerance.rtol is not None:
             return [BandMeasure("", distances, tolerance.rtol * everywhere)]
@@ -151,7 +151,7 @@ class Bands:
 
 class _Reach(NamedTuple):
     """The largest distances of several runs. `rows` contains the largest distance of each row, but at least
-    the quantile MOST of all rows. `median` is the largest median of a run."""
+    the quantile MOST of all rows. `median` is the largest of the runs' medians."""
 
     rows: Array
     median: float
@@ -180,14 +180,15 @@ def tolerance_of(
         reason = f"given: rtol {rtol or 0:g}, atol {atol or 0:g}"
         return Tolerance("given", reason, None, rtol or 0.0, atol or 0.0)
     if calibrated is not None:
-        times, share = FACTOR_OF_ONE if factor is None else factor, TYPICAL_OF_ONE
-        reason = f"{times:g} times the distance of {calibrated} from A; {times * share:g} in the median row"
+        times = FACTOR_OF_ONE if factor is None else factor
+        typical = f"{times * TYPICAL_OF_ONE:g} times in the median row"
+        reason = f"{times:g} times the distance of {calibrated} from A; {typical}"
         return Tolerance("calibrated", reason, times)
     if compute is not None:
         times = FACTOR * math.sqrt(PASSES / passes) if factor is None else factor
         reason = (
             f"{times:.2g} times the largest distance between our own pass and {passes} passes with "
-            f"{compute.words}; {times * TYPICAL:.2g} in the median row"
+            f"{compute.words}; {times * TYPICAL:.2g} times in the median row"
         )
         return Tolerance(compute.name, reason, times)
     reason = f"float32 rounding: {ROUNDING:g} of a row after one layer, growing with the root of the depth"

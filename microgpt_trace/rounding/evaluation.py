@@ -35,8 +35,7 @@ class Evaluation:
         self._recomputed: dict[str, Array] = {}
 
     def under(self, plan: Plan) -> Evaluation:
-        """Return an evaluation with another plan. Recomputed values that are equal in both plans are
-        reused."""
+        """Return an evaluation with another plan. Reuse recomputed values that are equal in both plans."""
         other = Evaluation(self.given, plan, self.values, self.precision, self._seed, self.rounding)
         same = unchanged(self.plan, plan, self._recomputed, self.values)
         other._recomputed = {name: self._recomputed[name] for name in same}
@@ -65,7 +64,7 @@ class Evaluation:
         return np.asarray(self.values[name], np.float64) if name in self.values else self.output(name)
 
     def output(self, name: str, rows: Sequence[int] | None = None) -> Array:
-        """Compute `name` from its inputs. With `rows`, compute only these rows, each from the same row of
+        """Compute `name` from its inputs. With `rows`, compute only these rows from the same rows of the
         inputs."""
         for missing in self.between(name, self._recomputed):
             (self._recomputed[missing],) = self._noisy(missing, [self._apply(missing)])

@@ -36,11 +36,12 @@ class OperationResult:
       `inputs` and this event, which are missing in the dump.
     - `error`: the relative L2 error of the worst row, or None if no row could be judged. The worst row has
       the largest error relative to its `tolerance`. If `measured` is "in length of all rows", `error` is the
-      share by which all rows are too long or too short. A correct operation has at most `factor_tolerance`.
-      If `measured` is "over the whole pass", `error` is the distance from the model's own pass.
+      share by which all rows are too long or too short. The `error` of a correct operation is then at most
+      `factor_tolerance`. If `measured` is "over the whole pass", `error` is the distance from the model's own
+      pass.
     - `nonfinite`: why no row could be judged, or a note that an output is not finite although its inputs are.
     - `found`, `expected`: the values at `element`, the element that differs most in the worst row.
-    - `count`: the number of elements. `unjudged`: how many of their expected values are not finite.
+    - `count`: the number of elements. `unjudged`: the number of elements whose expected value is not finite.
     """
 
     name: str
@@ -128,8 +129,7 @@ class JudgedRows:
 
 
 class Judge:
-    """Compares arrays of a dump with recomputed arrays. `draws` contains DRAWS evaluations with random
-    noise."""
+    """Compares arrays of a dump with recomputed arrays. `draws` are DRAWS evaluations with noise."""
 
     def __init__(self, plain: Evaluation, draws: Sequence[Evaluation]) -> None:
         self.plain, self.draws = plain, draws
@@ -254,8 +254,8 @@ Partial = Mapping[str, tuple[Array, tuple[int, ...] | None]]  # event -> rows, a
 
 
 class JudgedRun:
-    """The values of a dump. Events in `partial` have rows at only some positions. These events can be judged,
-    but they are not used as inputs of other events."""
+    """The values of a dump. Events in `partial` have rows at only some positions. Events in `partial` can be
+    judged, but are not used as inputs of other events."""
 
     def __init__(
         self, model: LanguageModel, tokens: Sequence[int], values: Mapping[str, Array], partial: Partial

@@ -28,9 +28,9 @@ from ..arrays.stats import Array
 from ..errors import InputError
 from ..grouping import grouped
 
-# The number of roundings of an operation in float32, by the engine and by us together. This includes the
-# polynomials for exp and 1/sqrt. A sum of K terms has 2 sqrt(K) more roundings. If terms of the sum may be
-# equal, there are K more roundings, because equal errors do not cancel.
+# The number of roundings of an operation in float32, by the engine and by us together, with the polynomials
+# for exp and 1/sqrt. A sum of K terms has 2 sqrt(K) more roundings. If terms of the sum may be equal, there
+# are K more roundings, because equal errors do not cancel.
 ROUNDINGS = 16.0
 VANISHING = 128.0  # smallest bound / smallest normal number: in SiLU, e^-x overflows before x*e^x vanishes
 
@@ -42,7 +42,7 @@ class Precision:
 
     `unit` is the largest relative error of one rounding. If `narrow`, every value is rounded to 16 bits and
     sums are float32. If `into_products`, only the inputs of products are rounded, and everything else is
-    float32. The size of the blocks is then an argument of `round`.
+    float32. `round` then has the block size as an argument.
     """
 
     name: str
@@ -92,8 +92,7 @@ def precision_named(compute: str) -> Precision:
 
 def precision_of(compute: str | None, values: Mapping[str, Array]) -> EnginePrecision:
     """Return the precision named `compute`. If `compute` is None, recognise the precision from the values.
-    The embedding is left out, because embeddings are copies of weights, and weights may be bf16 in any
-    engine."""
+    The embedding is left out, because embeddings are copies of weights, which may be bf16 in any engine."""
     if compute is not None:
         return EnginePrecision(precision_named(compute), "as requested")
     names = [name for name in values if not name.startswith("embed.")]
@@ -133,8 +132,8 @@ def row_error(precision: Precision, spread: Spread, length: int) -> float:
 
 def factor_error(precision: Precision, spread: Spread, rows: int) -> float:
     """Return the rounding error of a factor that multiplies the rows. For a single row the error is one unit.
-    For the mean of several rows it is at least half a unit, because one rounded factor may multiply all
-    rows."""
+    For the mean of several rows the error is at least half a unit, because all rows may have the same
+    factor."""
     return precision.unit * max(0.5, rows**-0.5) if spread.factor and precision.narrow else 0.0
 
 
@@ -195,8 +194,7 @@ FAR_LESS = 0.5  # a way explains a product if it leaves less than this share of 
 
 
 class ProductInputs:
-    """Rounds the inputs of products. The Way depends on the kind of the product and on the stored type of its
-    matrix."""
+    """Rounds the inputs of products, by a Way for each kind of product and stored type of its matrix."""
 
     def __init__(self, given: ReferenceInputs) -> None:
         self._given = given

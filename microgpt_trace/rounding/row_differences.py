@@ -1,7 +1,7 @@
-"""Measure the difference of two tensors row by row. Comparing rows needs no model.
+"""Measure the difference of two tensors row by row, without a model.
 
-A row is the vector of a position. In an array of shape [H, T, S], a row holds the scores of one head and one
-query. In shapes, n is the number of rows and K the number of columns.
+A row is the vector of a position. In an array of shape [H, T, S], a row contains the scores of one head and
+one query. In shapes, n is the number of rows and K the number of columns.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ class RowDifferences:
     - `largest`: the largest |difference|, in column `column`, between the values `of_a` and `of_b`. `odd`:
       the first column where the values differ and one value is not finite, or -1. The element in column `odd`
       counts as the largest difference.
-    - `count`: the number of elements to compare. `alike`: how many of these elements are the same NaN or
-      infinity in both tensors. A row with only such elements cannot be compared.
+    - `count`: the number of elements to compare. `alike`: the number of elements that are the same NaN or
+      infinity in both tensors. A row cannot be compared if all its elements are alike.
     - `kl`: the KL divergence of the predictions of logits (see `with_predictions`), otherwise NaN.
     """
 

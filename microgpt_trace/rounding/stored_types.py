@@ -15,7 +15,7 @@ import numpy as np
 from ..arrays.encodings import Encoding, StoredTensor
 from ..arrays.stats import Array
 
-BLOCK = 32  # elements per block; the error of each block is checked, and the error of the tensor
+BLOCK = 32  # elements per block; the errors of each block and of the whole tensor are checked
 # Allowed error of a tensor, as a multiple of the expected error. llama.cpp's quantisers (ggml 0.13) leave 0.5
 # to 1.08 times the expected error, and rounding to F16 and BF16 leaves 1.00 times.
 FACTOR = 1.25
@@ -62,7 +62,7 @@ def _float_steps(encoding: Encoding) -> Callable[[Array], Array]:
 def _quantised_steps(encoding: Encoding) -> Callable[[Array], Array]:
     """Return a decoder for the step of each element: the scale, plus the error of the rounded scale. The
     scale may be off by half its unit, and the integers multiply this error. We assume that the integers are
-    uniform over their range. If a scale was rounded to 0, the step is this error alone."""
+    uniform over their range. If a scale was rounded to 0, the step is the error of the scale."""
     unpack, size = encoding.unpack, encoding.block_size
     if unpack is None:  # AprQ8: integers times the tensor's scale
         return lambda blocks: np.ones((*blocks.shape[:-1], size), np.float32)
@@ -130,8 +130,8 @@ class QuantisationDistance:
         return tuple(int(i) for i in np.unravel_index(flat, self.shape))
 
     def holds(self, limit: float, rtol: float | None = None) -> bool:
-        """Return True if b equals a up to the rounding of their types, or up to `limit` for exact types. If
-        `rtol` is set, `rtol` replaces all these limits."""
+        """Return True if b equals a up to the rounding of the stored types, or up to `limit` for exact types.
+        If `rtol` is set, `rtol` replaces all other limits."""
         if self.nonfinite:
             return False
         expected = self.expected
@@ -143,8 +143,8 @@ class QuantisationDistance:
 
     @property
     def damaged(self) -> bool:
-        """True if only a few elements differ, but by more than a step. No two quantisers of one type differ
-        like this."""
+        """True if only a few elements differ, but by more than a step. Two quantisers of one type never
+        differ in this way."""
         return self.same_type and self.unequal <= FEW * self.count and self.most_steps > ONE_STEP
 
     @property
@@ -204,8 +204,8 @@ class QuantisationDistance:
             self.worst_block, self.block_at = worst, self.count + int(starts[place])
 
     def _without_nonfinite(self, a: Array, b: Array, diff: Array) -> tuple[Array, Array, Array]:
-        """Replace elements by 0 if a or b is not finite. Count the replaced elements, and store the first of
-        them that differs."""
+        """Replace elements by 0 if a or b is not finite. Count the replaced elements, and store the first
+        replaced element that differs."""
         bad = ~np.isfinite(diff)
         odd = bad & (a != b) & ~(np.isnan(a) & np.isnan(b))
         if odd.any() and not self.nonfinite:

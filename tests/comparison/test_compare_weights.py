@@ -159,9 +159,9 @@ FAULTS = {  # an edit, the parameter that differs, and its cause with a measured
     "not square": (change(MLP.format("up"), lambda w: w.T.reshape(w.shape)), "mlp_wup", "transposed.*"),
     "other layer": (
         copy_from(ATTN.format("v"), "model.layers.1.self_attn.v_proj.weight"), "attn_wv",
-        "B holds A's layer1.attn_wv.*",
+        "B contains A's layer1.attn_wv.*",
     ),
-    "k as v": (copy_from(ATTN.format("v"), ATTN.format("k")), "attn_wv", "B holds A's layer0.attn_wk.*"),
+    "k as v": (copy_from(ATTN.format("v"), ATTN.format("k")), "attn_wv", "B contains A's layer0.attn_wk.*"),
     "adjacent pairs": (
         change(ATTN.format("q"), lambda w: pair_neighbours(w, 4)), "attn_wq",
         "RoPE order: B's rows are in GGUF's adjacent pairs.*",

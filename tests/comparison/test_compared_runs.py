@@ -138,7 +138,7 @@ def test_two_folders_of_aprt_are_compared(qwen2, tmp_path):
         write_aprt(traced(qwen2), tmp_path / name)
     found = diff(tmp_path / "a", tmp_path / "b")
     assert found.agree
-    assert "stored in one tensor with layer0.attn.k, layer0.attn.v" in reasons(found.a)["layer0.attn.q"]
+    assert "in one tensor with layer0.attn.k, layer0.attn.v" in reasons(found.a)["layer0.attn.q"]
     for name in "ab":
         (tmp_path / name / "manifest.json").unlink()
     with pytest.raises(InputError, match="has no token ids"):

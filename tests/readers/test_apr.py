@@ -238,7 +238,7 @@ def test_reads_the_frequency_factors_of_a_gguf(path):
 
 
 UNUSED = "use_sliding_window = false (the default of transformers, since the config has no value)"
-NONE = "sliding_window is not used: a llama has none"
+NONE = "sliding_window is not used by a llama"
 WINDOWS = [
     ({"architecture": "mistral", "sliding_window": 4}, (4, (0, 1)), None),
     ({"architecture": "mistral"}, (None, ()), "sliding_window is not in the file: no window is applied"),

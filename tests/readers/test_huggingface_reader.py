@@ -95,7 +95,7 @@ CONTEXT = rope_5(10.0, "yarn", factor=8.0, beta_fast=2.0, beta_slow=1.0)
 DEFAULTS = [
     ("llama_gqa", {"rope_parameters": GONE}, ("theta", 10000.0), f"rope_theta = 10,000 {DEFAULT}"),
     ("llama_gqa", {"rope_parameters": OWN_THETA}, ("theta", 10000.0), f"rope_theta = 10,000 {DEFAULT}"),
-    ("llama_gqa", WINDOW, ("windowed_layers", ()), "sliding_window is not used: a llama has none"),
+    ("llama_gqa", WINDOW, ("windowed_layers", ()), "sliding_window is not used by a llama"),
     ("llama_gqa", CONTEXT, ("original_context", 64), f"original_max_position_embeddings = 64 {DEFAULT}"),
     ("llama_gqa", {"tie_word_embeddings": True}, ("tied", True), "lm_head.weight is not used"),
     ("qwen3", {"hidden_act": GONE}, ("qk_norm", True), f"hidden_act = silu {DEFAULT}"),
