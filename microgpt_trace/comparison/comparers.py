@@ -220,7 +220,8 @@ class KeptPair:
         return self
 
     def joined(self, other: KeptPair) -> KeptPair:
-        """Append the values of `other`, at later positions. Return `other` alone if it has other heads."""
+        """Append the values of `other`, at later positions. Return `other` alone if `other` has different
+        heads."""
         if other.heads != self.heads:
             return other
         a, b = (np.concatenate(both, axis=-2) for both in ((self.a, other.a), (self.b, other.b)))

@@ -36,8 +36,8 @@ class CorpusSelection:
     A source is the path of a file, a glob, a URL that fsspec opens, or "-" for standard input. Standard input
     is always read as lines of text. `field` is the name of the text field in .jsonl and .ndjson records, or
     of the text column in Parquet. `seed` determines the sample. Samples are uniform, without replacement, and
-    stay in the order of the corpus. If the corpus is smaller than the sample, all documents are taken. With
-    `skip_bad`, rows that are not text are skipped and counted instead of raising an error.
+    stay in the order of the corpus. If the corpus is smaller than the sample, all documents are selected.
+    With `skip_bad`, rows that are not text are skipped and counted instead of raising an error.
     """
 
     sources: tuple[str, ...]
@@ -63,7 +63,7 @@ class CorpusSelection:
         if self.sample and self.limit:
             raise InputError("limit and sample cannot be combined: give only one")
         if self.sample and STDIN in self.sources:
-            raise InputError("a sample reads its files twice, but standard input (-) can be read only once")
+            raise InputError("a sample reads each file twice, but standard input (-) can be read only once")
 
 
 class Document(NamedTuple):

@@ -184,7 +184,7 @@ def _metadata(data: Array, header: _Header) -> dict[str, Any]:
     start, size = header.metadata_offset, header.metadata_size
     try:
         if start + size > len(data):
-            raise ValueError(f"{size:,} bytes from byte {start:,} exceed the file of {len(data):,} bytes")
+            raise ValueError(f"{size:,} bytes from byte {start:,} do not fit into {len(data):,} bytes")
         metadata = from_json(bytes(data.data[start : start + size]), most=MANY_VALUES)
     except ValueError as error:
         if header.flags & (LZ4 | ZSTD):

@@ -42,8 +42,8 @@ class Evaluation:
         return other
 
     def between(self, name: str, *known: Container[str]) -> list[str]:
-        """Return the events that must be recomputed before `name`, in order. These events are computed from
-        the nearest earlier events in the dump or in `known`."""
+        """Return the events that must be recomputed before `name`, in order. The first inputs are the nearest
+        earlier events in the dump or in `known`."""
         missing, remaining = set[str](), [name]
         while remaining:
             for own in self.plan[remaining.pop()].inputs:
@@ -84,7 +84,7 @@ class Evaluation:
 
     def _sum_error(self, name: str, x: Array) -> Array | float:
         """Return the error that rounded sums of blocks cause in a product. If the plan replaces the model's
-        matrix, only the size of this error is known. The result is then random if the evaluation has noise,
+        matrix, only the size of the error is known. The result is then random if the evaluation has noise,
         and otherwise 0."""
         row = self.plan[name]
         assert self.rounding is not None

@@ -148,10 +148,11 @@ class Judge:
         self, name: str, found: Array, expected: Array, positions: Sequence[int] | None,
         noisy: Callable[[Evaluation], Array] | None = None, most: float = math.inf, alike: float = SHARED,
     ) -> JudgedRows:  # fmt: skip
-        """Return the errors of the rows with their tolerances. `noisy` computes the event from one of
-        `draws`. By default, `noisy` calls `Evaluation.output`. A common factor of all rows may reach the
-        share `alike` of a row's tolerance. The effect of rounded inputs is measured only if errors exceed
-        their plain tolerance but not `most`. All draws are used only if the error is near the tolerance."""
+        """Return the errors of the rows with their tolerances. `noisy` computes the event by an evaluation of
+        `draws`, and is `Evaluation.output` by default. A common factor of all rows may reach the share
+        `alike` of a row's tolerance. The effect of rounded inputs is measured only if errors exceed their
+        plain tolerance but not `most`. All evaluations in `draws` are used only if the error is near the
+        tolerance."""
 
         def output(draw: Evaluation) -> Array:
             return draw.output(name, positions)
@@ -176,7 +177,8 @@ class Judge:
 
     def _carried(self, name: str, expected: Array, noisy: Callable[[Evaluation], Array], draws: int) -> Array:
         """Return the error of each row that errors of the inputs cause. The result is the RMS over several
-        draws, because one draw may hardly change a row of few elements."""
+        evaluations with noise, because the noise of one evaluation may hardly change a row of few
+        elements."""
         seen = self.compared(name)
         errors = (errors_of(compared_blocks(noisy(own), expected, seen)[0]) for own in self.draws[:draws])
         moved = np.sqrt(sum(map(np.square, errors)) / draws)

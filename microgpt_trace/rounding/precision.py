@@ -5,7 +5,7 @@ scale. In ggml, Q8_0 and Q8_1 have blocks of 32 integers and a float16 scale, an
 recognise how an engine rounds, we round the input in several ways and compare the products with the output of
 the engine.
 
-The tolerances of the checks of a trace are in `invariants`. Shape letters: R rows of an event.
+The tolerances of the checks of a trace are in `invariants`. In shapes, R is the number of rows of an event.
 """
 
 from __future__ import annotations
@@ -218,8 +218,8 @@ class ProductInputs:
 
     def sum_error(self, row: Operation, x: Array, way: Way | None = None) -> Array | float:
         """Return the error in this product that the rounded sums of blocks cause: [T, K] -> [T, out]. The
-        engine multiplies these sums by the minimum of each block in the matrix. The error is 0 if the engine
-        does not round sums, or if the blocks have no minimum."""
+        engine multiplies the rounded sums by the minimum of each block in the matrix. The error is 0 if the
+        engine does not round sums, or if the blocks have no minimum."""
         if not (way or self.way(row)).sums or self.key(row)[1] not in WITH_MINIMA:
             return 0.0
         quants, scale = q8_blocks(np.asarray(x, np.float32))

@@ -16,10 +16,10 @@ from ..arrays.logits import kl_divergence, log_softmax
 from ..arrays.stats import Array, median
 
 FAR = 6.0  # an element beyond this multiple of its row's RMS is an outlier (Gaussian rows have none)
-HIDDEN = 0.2  # outliers hide the other elements if the others have less than this share of the row's RMS
-NOTHING = 1e-5  # if the other elements have less than this share, their values are only float32 rounding
+HIDDEN = 0.2  # largest RMS of elements that outliers hide, as a share of the row's RMS
+NOTHING = 1e-5  # elements with a smaller RMS, as a share of the row's RMS, are only float32 rounding
 FEWEST = 8  # fewest effective columns to distinguish a common factor from errors of single elements
-CAPPED, ROUNDS = 2.0, 4  # cap of the weights / mean magnitude; iterations to compute this cap
+CAPPED, ROUNDS = 2.0, 4  # limit of a weight / mean magnitude; number of iterations to compute the limit
 
 
 @dataclass(frozen=True, slots=True, eq=False)
