@@ -68,7 +68,7 @@ def recognise(
     Each row must lie within 1 % of the row of a token. For each row, return the nearest token, or the
     `expected` token if it is about as near. If several tokens have equal rows, return the first token. The
     tensor must have at least two rows, because a single row may be the last row of many. `table` is the
-    embedding, if it was read before.
+    embedding, if the caller has read the embedding before.
     """
     name, matrix = embedding_of(model)
     length, rest = divmod(math.prod(recorded.shape), model.config.n_embd)

@@ -208,7 +208,7 @@ def _index(data: Array, header: _Header) -> tuple[list[_TensorEntry], int]:
     """Return the index entries in the order of the file, and the byte where the index ends."""
     at, count = header.index_offset, header.tensor_count
     if count * MIN_ENTRY > max(len(data) - at, 0):
-        raise InputError(f"{count:,} index entries from byte {at:,} do not fit into {len(data):,} bytes")
+        raise InputError(f"the index of {count:,} tensors at byte {at:,} exceeds {len(data):,} bytes")
     entries: dict[str, _TensorEntry] = {}
     for number in range(count):
         entry, at = _entry(data.data, at, f"entry {number} of {count} in the tensor index")
