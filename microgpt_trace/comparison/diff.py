@@ -223,7 +223,7 @@ def _judged(
 def _with_judgement(
     events: Sequence[EventDifference], operations: Sequence[OperationResult]
 ) -> Iterator[EventDifference]:
-    """Mark events that lie within their band, although the recorded output does not result from the recorded
+    """Mark events that lie within their band, but whose recorded output does not follow from the recorded
     inputs. In a marked event, differences of earlier events hide an error of the operation. A marked event
     stores the error, position and values of its operation."""
     wrong = {own.name: own for own in operations if not own.holds}

@@ -101,7 +101,7 @@ def _to_toml(
 
 
 def _lines(suggestions: Sequence[Suggestion], recording: Recording) -> list[list[Suggestion]]:
-    """Group the suggestions by lines. A pattern with {i} is one line if it matches no other tensors."""
+    """Group the suggestions by lines: one line for a pattern with {i} that matches no other tensors."""
 
     def line_of(one: Suggestion) -> tuple[str, str]:
         return (one.pattern, kind_of(one.event)) if one.pattern else (one.event, "")

@@ -229,7 +229,7 @@ def _candidates(name: str, recorded: Recorded, length: int) -> list[Shape]:
     if name == "loss":
         return [()]
     if not total:
-        raise InputError(f"{recorded.source}: its shape {list(stored)} has no elements")
+        raise InputError(f"{recorded.source}: the shape {list(stored)} has no elements")
     if layout == OWN and name in HEAD_EVENTS:
         return [(length, stored[-1])]
     row = known_row(name)
@@ -245,6 +245,6 @@ def _candidates(name: str, recorded: Recorded, length: int) -> list[Shape]:
         shapes.append((length, total))
     if not shapes:
         raise InputError(
-            f"{recorded.source}: its shape {list(stored)} does not fit {name} of {length} tokens"
+            f"{recorded.source}: the shape {list(stored)} does not fit {name} of {length} tokens"
         )
     return shapes

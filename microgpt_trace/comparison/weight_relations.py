@@ -33,7 +33,7 @@ def find_cause(
     if distance.nonfinite or not (distance.aa and distance.bb):
         return _describe_values(distance)
     if distance.holds(LIMIT):  # if only rounding differs, many relations would seem to hold
-        return _in_one_place(distance) or "no more than rounding explains"
+        return _in_one_place(distance) or "rounding explains the difference"
     if distance.rewritten and distance.relative_l2 <= _NEAR_NAMESAKE:
         runs = f"{distance.rewritten:,} run(s) of elements have the same scale but no integer in common"
         return f"{runs}; two roundings of the same numbers never differ in this way"
@@ -66,7 +66,7 @@ def _in_one_place(distance: QuantisationDistance) -> str:
         return f"{distance.unequal:,} of {distance.count:,} elements differ, by up to {steps}"
     if not 0 < distance.blocks_off <= max(1, distance.count // BLOCK // 100):
         return ""
-    worst = f"the one at {list(distance.index(distance.block_at))} by {distance.worst_block:.3g} times"
+    worst = f"the run at {list(distance.index(distance.block_at))} by {distance.worst_block:.3g} times"
     return f"{distance.blocks_off:,} run(s) of {BLOCK} elements differ, {worst} as much as rounding explains"
 
 

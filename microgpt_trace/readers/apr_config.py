@@ -96,7 +96,7 @@ def _sizes(settings: AprSettings, tensors: Mapping[str, StoredTensor]) -> dict[s
 
 
 def _tied(settings: AprSettings, tensors: Mapping[str, StoredTensor]) -> bool:
-    """Return True if lm_head is missing. Raises FileFormatError if tie_word_embeddings contradicts this."""
+    """Return True if lm_head is missing. Raises FileFormatError if tie_word_embeddings is different."""
     tied = "lm_head" not in tensors
     if settings.values.get("tie_word_embeddings") not in (None, tied):
         finding = "is missing" if tied else "is in the file"
@@ -133,7 +133,7 @@ def _matrix(settings: AprSettings, tensors: Mapping[str, StoredTensor], name: st
 
 
 def _heads(settings: AprSettings, tensors: Mapping[str, StoredTensor]) -> tuple[int, int, int]:
-    """Return the numbers of heads, of key-value heads and of channels per head.
+    """Return the numbers of heads, key-value heads and channels per head.
 
     If the file contains one number (of heads or channels), the others are computed from the rows of q and k.
     """

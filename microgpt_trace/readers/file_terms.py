@@ -70,7 +70,7 @@ class Names:
         return f"blk.{layer.removeprefix('layer')}.{self.layer[kind][0]}.weight"
 
     def is_transposed(self, own: str) -> bool:
-        """Return True if Hugging Face stores the matrix that we call `own` as [in, out]."""
+        """Return True if Hugging Face stores the matrix `own` as [in, out]."""
         return own.rpartition(".")[2] in self.transposed
 
     def closest(self, name: str) -> list[str]:

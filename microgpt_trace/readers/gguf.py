@@ -135,7 +135,7 @@ class _GgufPart:
         self.path = path
         self.file = MappedFile.open(path)
         self.bytes = self.file.bytes
-        self.buffer = self.bytes.data  # slices of this memoryview copy no bytes
+        self.buffer = self.bytes.data  # slicing this memoryview copies no bytes
         if bytes(self.buffer[:4]) != MAGIC:
             found = f"a file that begins with the bytes {repr(bytes(self.buffer[:4]))[1:]}"
             raise FileFormatError(f"{path}: expected a GGUF file, found {found}")

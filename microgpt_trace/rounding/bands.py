@@ -129,7 +129,7 @@ class Bands:
         measures = [BandMeasure("", distances, band)]
         if len(thirds) == 1:  # the rows of a single run may by chance have the right length
             return measures
-        few = math.sqrt(PASSES / len(thirds))  # a few passes may by chance all be close
+        few = math.sqrt(PASSES / len(thirds))  # by chance, few passes may have small distances
         reach = _reach([third.in_length() for third in thirds], ALONG * plain.rows, ALONG * plain.median)
         length, band = rows.in_length(), self._band(rows.in_length(), reach, factor * few, TYPICAL_LENGTH)
         measures.append(BandMeasure("in length", np.abs(length), own + band))

@@ -31,7 +31,7 @@ class Evaluation:
         self.given, self.plan, self.values = given, plan, values
         self.precision, self.rounding, self._seed, self._own = precision, rounding, noise, given.model.plan
         self._noise = None if noise is None else np.random.default_rng(noise)
-        self._nudge = -FLOAT32 if noise and noise % 2 else FLOAT32  # all ties round up, or all down
+        self._nudge = -FLOAT32 if noise and noise % 2 else FLOAT32  # round all ties up, or all down
         self._recomputed: dict[str, Array] = {}
 
     def under(self, plan: Plan) -> Evaluation:

@@ -129,7 +129,7 @@ class JudgedRows:
 
 
 class Judge:
-    """Compares arrays of a dump with recomputed arrays. `draws` are DRAWS evaluations with noise."""
+    """Compares arrays of a dump with recomputed arrays. `draws` has DRAWS evaluations with noise."""
 
     def __init__(self, plain: Evaluation, draws: Sequence[Evaluation]) -> None:
         self.plain, self.draws = plain, draws
@@ -148,8 +148,8 @@ class Judge:
         self, name: str, found: Array, expected: Array, positions: Sequence[int] | None,
         noisy: Callable[[Evaluation], Array] | None = None, most: float = math.inf, alike: float = SHARED,
     ) -> JudgedRows:  # fmt: skip
-        """Return the errors of the rows with their tolerances. `noisy` computes the event by an evaluation of
-        `draws`, and is `Evaluation.output` by default. A common factor of all rows may reach the share
+        """Return the errors of the rows with their tolerances. `noisy` computes the event with one of the
+        evaluations in `draws`. Default: `Evaluation.output`. A common factor of all rows may reach the share
         `alike` of a row's tolerance. The effect of rounded inputs is measured only if errors exceed their
         plain tolerance but not `most`. All evaluations in `draws` are used only if the error is near the
         tolerance."""
@@ -197,7 +197,7 @@ class Judge:
             count=int(differences.count.sum()), unjudged=int(differences.alike.sum()),
         )  # fmt: skip
         if np.isnan(rows.errors).all():
-            return replace(result, nonfinite="not judged: its inputs are not finite")
+            return replace(result, nonfinite="not judged: the inputs are not finite")
         worst = rows.worst
         element = element_index(worst, int(differences.column[worst]), expected.shape, positions)
         has = float(differences.of_b[worst])
