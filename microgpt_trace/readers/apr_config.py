@@ -135,7 +135,7 @@ def _matrix(settings: AprSettings, tensors: Mapping[str, StoredTensor], name: st
 def _heads(settings: AprSettings, tensors: Mapping[str, StoredTensor]) -> tuple[int, int, int]:
     """Return the numbers of heads, key-value heads and channels per head.
 
-    If the file contains one number (of heads or channels), the others are computed from the rows of q and k.
+    One number in the file and the rows of q and k determine the other two numbers.
     """
     q, k = (_matrix(settings, tensors, f"layer0.attn_w{name}") for name in "qk")
     n_head, n_kv_head, head_dim = map(settings.value, ("num_heads", "num_kv_heads", "head_dim"))

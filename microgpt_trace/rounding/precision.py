@@ -32,7 +32,7 @@ from ..grouping import grouped
 # for exp and 1/sqrt. A sum of K terms has 2 sqrt(K) more roundings. If terms of the sum may be equal, there
 # are K more roundings, because equal errors do not cancel.
 ROUNDINGS = 16.0
-VANISHING = 128.0  # smallest bound / smallest normal number: in SiLU, e^-x overflows before x*e^x vanishes
+VANISHING = 128.0  # smallest error bound / smallest normal number, because e^-x in SiLU may overflow
 
 
 @dataclass(frozen=True)

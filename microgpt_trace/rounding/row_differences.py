@@ -15,7 +15,7 @@ import numpy as np
 from ..arrays.logits import kl_divergence, log_softmax
 from ..arrays.stats import Array, median
 
-FAR = 6.0  # an element beyond this multiple of its row's RMS is an outlier (Gaussian rows have none)
+FAR = 6.0  # an element beyond this multiple of its row's RMS is an outlier (Gaussian rows have no outliers)
 HIDDEN = 0.2  # largest RMS of elements that outliers hide, as a share of the row's RMS
 NOTHING = 1e-5  # elements with a smaller RMS, as a share of the row's RMS, are only float32 rounding
 FEWEST = 8  # fewest effective columns to distinguish a common factor from errors of single elements
