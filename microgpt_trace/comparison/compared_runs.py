@@ -58,7 +58,7 @@ class ModelRun:
         self._pieces: Iterator[Piece] = iter(())
 
     def run(self, names: Sequence[str]) -> EventStream:
-        """Start the forward pass. After that, `pieces` and `take` return values while the model runs."""
+        """Start the forward pass. After `run`, `pieces` and `take` return values while the model runs."""
         stream = EventStream(self.model, self.inputs, names)
         self._pieces = iter(stream)
         return stream

@@ -121,7 +121,7 @@ def compare_rows(
 
     `seen` is a mask of the elements to compare, without leading axes. With `zero_elsewhere`, the elements
     outside `seen` are compared too, because these elements must be 0. `bias`, [K] or [T, K], was added to
-    both tensors. With `outliers`, rows are also compared without outliers. Do not use `outliers` for
+    both tensors. If `outliers` is true, also compare the rows without outliers. Do not use `outliers` for
     probabilities, because small probabilities do not matter.
     """
     leading = a.shape[:-1]
@@ -226,7 +226,7 @@ def _rms(x: Array, counts: Array) -> Array:
 
 def _without_outliers(a: Array, d: Array, rms: Array, counts: Array) -> tuple[Array, Array]:
     """Return the RMS of a and of the difference without outliers, for rows where outliers hide the other
-    elements. For rows without such outliers, the RMS of a is NaN."""
+    elements. If no outliers hide other elements, the RMS of a is NaN."""
     rest_a, rest_d = np.full(len(a), np.nan), np.zeros(len(a))
     largest = np.maximum(a.max(axis=1, initial=0.0), -a.min(axis=1, initial=0.0))
     rows = np.flatnonzero(largest > FAR * rms)

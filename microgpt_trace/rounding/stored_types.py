@@ -91,8 +91,8 @@ class Values:
 
 
 class QuantisationDistance:
-    """The distance of b from a, added up a piece at a time. Elements that are not finite are counted
-    separately. `block_factor` is the allowed error of a block as a multiple of the expected error.
+    """The distance of b from a, computed from one piece after another. Elements that are not finite are
+    counted separately. `block_factor` is the allowed error of a block as a multiple of the expected error.
     `same_type` is True if a and b have the same stored type."""
 
     def __init__(
