@@ -40,9 +40,9 @@ Every value of a run has one name, which all commands and the library use. `micr
 | `NAME@3:5` | channel 5 of position 3 of an event |
 | `'logits[-1,a]'`, `'probs[4,␣Paris]'` | the logit or probability of a token |
 
-`--layer` selects whole events by name, glob, layer or stage. `--show` also accepts parameters, and parts of
-arrays by indices. `explain` accepts the name of one number. [Interventions](interpret.md#what-does-head-2-do)
-accept all of these names except those of parameters."""
+`--layer` selects whole events by name, glob, layer or stage. `--show` also accepts parameters, and indices
+of a part of an array. `explain` accepts the name of one number.
+[Interventions](interpret.md#what-does-head-2-do) accept all names except the names of parameters."""
 ESCAPED = "\\["  # "[", escaped for rich
 
 

@@ -66,8 +66,8 @@ def attribute(
     if chosen is None and inputs.targets[rows[-1]] is None:
         last, runner = contrasts[-1], "the runner-up " * (against is None)
         notes.append(
-            f"no token follows position {last.position}: the prediction {shown_token(last.target_label)} is "
-            f"explained, against {runner}{shown_token(last.against_label)}"
+            f"no token follows position {last.position}, so the prediction {shown_token(last.target_label)} "
+            f"is compared with {runner}{shown_token(last.against_label)}"
         )
     return AttributionResult(
         model.origin, model.family, inputs.text, inputs.tokens, labels, (*inputs.notes, *notes), ablation,

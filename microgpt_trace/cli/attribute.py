@@ -16,18 +16,18 @@ class AttributionOptions:
     """The contributions to show, and the prediction to explain."""
 
     top: int = option("Number of contributions to show per position.", default=20, min=1)
-    no_ablation: bool = flag("Show only what each component writes. Do not ablate the components one by one.")
+    no_ablation: bool = flag("Show only what each part of the model writes. Skip the ablations.")
     target: str | None = option(
-        "Token whose logit is attributed. Write its text, with ␣ for a space, or #ID.",
+        "Token whose logit the command explains. Write its text, with ␣ for a space, or #ID.",
         metavar="TOKEN", panel=HelpPanel.PREDICTIONS,
         show_default="the next token of the text, and the predicted token for the last position",
     )  # fmt: skip
     against: str | None = option(
-        "Token to compare the target with. Write its text or #ID.",
+        "Token to compare with the target. Write its text or #ID.",
         metavar="TOKEN", show_default="the most probable other token", panel=HelpPanel.PREDICTIONS,
     )  # fmt: skip
     position: str | None = option(
-        'Positions whose predictions are attributed: "all", "last", or a list such as 0,3,-1.',
+        'Positions whose predictions the command explains: "all", "last", or a list such as 0,3,-1.',
         metavar="LIST", show_default="all, or last for a production model", panel=HelpPanel.PREDICTIONS,
     )  # fmt: skip
 
@@ -38,7 +38,7 @@ def attribute(
 ) -> None:  # fmt: skip
     """Show what each head, MLP, embedding and bias adds to a prediction, and what the heads attend to.
 
-    Exit code 0: the contributions sum to the logits. 1: they do not. 2: the request does not fit the model.
+    Exit code 0: the parts sum to the logits. 1: the sum differs. 2: the request does not fit the model.
     """
     output.check()
     positions = positions_of(attribution.position, "--position")

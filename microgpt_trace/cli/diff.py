@@ -57,11 +57,11 @@ class Band:
     """The largest difference that is not an error."""
 
     compute: Literal["bf16", "f16", "q8"] | None = option(
-        "Precision of the other engine. Runs at this precision set the tolerance.", show_default="float32"
+        "Precision of the other engine. The tolerance is measured at this precision.", show_default="float32"
     )
-    calibrate: Path | None = option("Third run. Its distance from A sets the tolerance.", metavar="REF")
+    calibrate: Path | None = option("Third run, whose distance from A sets the tolerance.", metavar="REF")
     factor: float | None = option(
-        "Multiply the distance that --compute or --calibrate measures by this number.",
+        "Tolerance as a multiple of the distance that --compute or --calibrate measures.",
         min=0.0, show_default="8, or 12 for --calibrate",
     )  # fmt: skip
     rtol: float | None = option("Accept relative differences up to this number, such as 0.01.", min=0.0)
@@ -87,7 +87,7 @@ def diff(
 ) -> None:  # fmt: skip
     """Compare two runs event by event and name the first event that differs.
 
-    Exit code 0: everything that was compared agrees. 1: the runs differ. 2: the runs cannot be compared.
+    Exit code 0: all compared values agree. 1: the runs differ. 2: the runs cannot be compared.
     """
     output.check()
     options_given, surveys = parameters_given(context), _are_surveys([sides.a, sides.b])

@@ -33,19 +33,19 @@ class ElementChoice(Source):
 
     first: str | None = argument("[MODEL]", "Model file or folder.", show_default="an untrained microGPT")
     second: str | None = argument(
-        "ELEMENT", "Event or parameter with an index, such as 'layer0.attn.q\\[3,5]' or 'logits\\[-1,a]'."
+        "ELEMENT", "Element of an event or a parameter, such as 'layer0.attn.q\\[3,5]' or 'logits\\[-1,a]'."
     )
     third: str | None = text_argument()
-    terms: int = option("Number of terms to list per sum.", default=16, min=1)
+    terms: int = option("Number of terms to list for each sum.", default=16, min=1)
     backward: bool = flag("Explain the gradient of the element, by the chain rule.", family=MICROGPT)
 
 
 def explain(
     context: typer.Context, *, choice: ElementChoice, output: Output, exports: Exports, settings: FileSettings
 ) -> None:
-    """Write out the arithmetic of one number: its formula, terms, sum and inputs, and where it is used.
+    """Write out the arithmetic of one number: the formula, terms, sum, inputs and uses.
 
-    Exit code 0: the result equals the traced value. 1: the result differs. 2: there is no such element.
+    Exit code 0: the result equals the traced value. 1: the result differs. 2: the element does not exist.
     """
     output.check()
     path, element, text = _request(choice)

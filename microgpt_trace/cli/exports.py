@@ -58,7 +58,7 @@ class Exports:
 
     html: Path | None = option("Write the result as a web page in one file.")
     plot: list[str] | None = option("Draw the result in this .svg, .png or .pdf file.", metavar="[NAME=]FILE")
-    force: bool = flag("Let --html and --plot overwrite files.")
+    force: bool = flag("Overwrite existing files of --html and --plot.")
 
     def check(
         self, command: str, others: Mapping[str, Path | None], reads: Iterable[Path | None] = ()

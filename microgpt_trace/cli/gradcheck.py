@@ -12,7 +12,7 @@ from .output import show
 class GradcheckOptions(ModelChoice):
     """A model and the name whose gradients are checked."""
 
-    text: str | None = argument("[TEXT]", "Name to compute the loss of.", show_default="emma")
+    text: str | None = argument("[TEXT]", "Name whose loss is differentiated.", show_default="emma")
 
 
 def gradcheck(*, checked: GradcheckOptions, bare: WeightSettings) -> None:

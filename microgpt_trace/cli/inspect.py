@@ -21,13 +21,13 @@ if TYPE_CHECKING:
 class InspectionOptions(ModelChoice):
     """A model, and what to show about its tensors."""
 
-    path: Path | None = argument("[MODEL]", "Model file or folder, as for --model.")
+    path: Path | None = argument("[MODEL]", "Model file, checkpoint or model folder.")
     filters: list[str] | None = option(
         "Show only tensors whose name matches this glob, such as '*attn_q*'.",
         "--filter", metavar="GLOB", family=PRODUCTION,
     )  # fmt: skip
     stats: bool = flag("Decode the stored tensors and show their statistics.", family=PRODUCTION)
-    metadata: bool = flag("Show the other metadata of the file too.", family=PRODUCTION)
+    metadata: bool = flag("Also show the other metadata of the file.", family=PRODUCTION)
 
 
 def inspect(

@@ -29,7 +29,7 @@ MODEL_SUFFIXES = (".gguf", ".apr", ".safetensors")
 class Tokens:
     """The input of the models as token ids."""
 
-    tokens: str | None = option("Token ids to read in place of a text, such as 504,3575.", metavar="ID,ID...")
+    tokens: str | None = option("Token ids to use instead of a text, such as 504,3575.", metavar="ID,ID...")
 
 
 def model_and_text(
@@ -122,7 +122,7 @@ class DumpNaming:
     """The names and layouts of the arrays of a dump."""
 
     map_file: Path | None = option(
-        "TOML file with the name of each event in the dump. Under \\[events] it has lines such as "
+        "TOML file that maps events to names in the dump. An example of a line under \\[events]: "
         '"layer{i}.mlp.up" = "up_{i}".', "--map",
     )  # fmt: skip
     layouts: list[str] | None = option(

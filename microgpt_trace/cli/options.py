@@ -48,12 +48,12 @@ class Source(ModelChoice):
 
     first: str | None = argument(
         "[MODEL]",
-        "Model: a GGUF, .apr or checkpoint file, or a model folder. A single argument is the text "
-        "unless it names a model.", show_default="an untrained microGPT",
+        "Model: a GGUF, .apr or checkpoint file, or a model folder. If there is one argument and it names "
+        "no model, the argument is the text.", show_default="an untrained microGPT",
     )  # fmt: skip
     second: str | None = text_argument()
     tokens: str | None = option(
-        "Token ids to read in place of a text, such as 504,3575.", metavar="ID,ID...", family=PRODUCTION
+        "Token ids to use instead of a text, such as 504,3575.", metavar="ID,ID...", family=PRODUCTION
     )
 
 
@@ -89,7 +89,7 @@ class FileSettings(WeightSettings):
     """Settings that a model file without metadata or an .apr file does not store."""
 
     rope_pairs: RopePairs | None = option(
-        "How RoPE pairs the channels of q and k, if an .apr file does not store it.", family=PRODUCTION
+        "Channels that RoPE pairs in q and k, if an .apr file lacks this setting.", family=PRODUCTION
     )
     settings: list[str] | None = option(
         "Setting that an .apr file does not store, such as num_heads=14.",

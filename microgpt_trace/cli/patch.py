@@ -25,7 +25,7 @@ class PatchRuns(ModelChoice):
     """The two runs, the sites that are patched, and the prediction that is measured."""
 
     arguments: list[str] | None = argument(
-        "[MODEL] CLEAN CORRUPT", "A model (optional), then two texts with the same number of tokens.",
+        "[MODEL] CLEAN CORRUPT", "An optional model, and two texts with equal numbers of tokens.",
         show_default="an untrained microGPT",
     )  # fmt: skip
     pairs: Path | None = option(

@@ -17,7 +17,7 @@ class NamesToSample:
     temperature: float = option(
         "Sampling temperature. 0 always picks the most likely letter.", default=0.5, min=0.0
     )
-    prefix: str = option("Letters that every name begins with.", default="")
+    prefix: str = option("First letters of every name.", default="")
     seed: int = option("Random seed. The same seed gives the same names.", default=42, min=0)
 
 

@@ -33,9 +33,9 @@ class SurveyTexts:
         "Seed of --sample or of an untrained microGPT.", min=0, show_default="0 for --sample, else 42"
     )
     max_tokens: int | None = option("Read only the first N tokens of each text.", min=1, family=PRODUCTION)
-    chat: bool = flag("Read each text as the message of a chat.", family=PRODUCTION)
+    chat: bool = flag("Format each text as a chat message.", family=PRODUCTION)
     field: str = option("Name of the .jsonl or .parquet field with the text.", default="text", metavar="NAME")
-    skip_bad: bool = flag("Skip and count malformed lines. Without this option they are errors.")
+    skip_bad: bool = flag("Skip and count malformed lines, instead of ending with an error.")
 
 
 @group("What to measure")
@@ -49,16 +49,16 @@ class SurveyScope:
     histograms: list[str] | None = option(
         "Measure quantiles of the absolute values of these events.", metavar="GLOB"
     )
-    top: int = option("Keep the N strongest examples of each MLP unit.", default=0, min=0)
+    top: int = option("Show the N places with the largest values of each MLP unit.", default=0, min=0)
 
 
 @group("Execution")
 class SurveyExecution:
     """The processes and machines that run the survey."""
 
-    workers: int = option("Number of worker processes. 0 means that this process computes.", default=0, min=0)
+    workers: int = option("Number of worker processes. 0 uses only this process.", default=0, min=0)
     scheduler: str | None = option(
-        "Address of a Dask cluster. Use only a cluster that you trust: its scheduler can run code here.",
+        "Address of a Dask cluster. Use only a cluster that you trust, because it can run code here.",
         metavar="ADDRESS",
     )  # fmt: skip
     shard: str = option(

@@ -53,8 +53,8 @@ class Shown(EventChoice):
         "Print this event or parameter in full, or a part of it, such as NAME[1] or NAME[3,0:8].",
         "--show", metavar="NAME",
     )  # fmt: skip
-    brief: bool = flag("Print tables without explanations, and the self-check on one line.")
-    time: bool = flag("Add the time that each event took.")
+    brief: bool = flag("Print tables without explanations, and print the self-check on one line.")
+    time: bool = flag("Show the computing time of each event.")
     payload: bool = flag("", hidden=True)
 
 
@@ -95,13 +95,13 @@ class Written(Output):
     """The files and documents to write."""
 
     as_jsonl: bool = flag("Print one JSON record per line.", "--jsonl")
-    values: bool = flag("Include in the JSON the arrays that --save would save.")
+    values: bool = flag("Add to the JSON the arrays that --save saves.")
     save: Path | None = option(
-        "Save the arrays of the overview as a safetensors file. --verbose saves the arrays of all events, "
-        "--layer only the arrays of the events that it names.",
+        "Save the arrays of the overview as a safetensors file. With --verbose, save the arrays of all "
+        "events. With --layer, save only the arrays of the selected events.",
     )  # fmt: skip
     save_aprt: Path | None = option(
-        "Save the events that are also apr stages as APRT dumps in a new folder.", metavar="DIR"
+        "Save APRT dumps of all events that are stages of apr, in a new folder.", metavar="DIR"
     )
 
     @property
@@ -122,7 +122,7 @@ class TraceExports(Exports):
         "Maximum size of the --html page in megabytes.",
         min=0.5, metavar="MB", show_default="2", family=PRODUCTION,
     )  # fmt: skip
-    force: bool = flag("Let --save, --out, --html and --plot overwrite files.")
+    force: bool = flag("Overwrite existing files of --save, --out, --html and --plot.")
 
 
 @group(HelpPanel.INTERVENTIONS)
@@ -130,18 +130,18 @@ class Interventions:
     """Values to replace while the model runs."""
 
     ablate: list[str] | None = option(
-        "Replace an event or a head by zeros. NAME@3 replaces only position 3, NAME@3:5 only channel 5 of "
-        "that position.", metavar="NAME",
+        "Replace an event or a head by zeros. NAME@3 replaces only position 3, and NAME@3:5 replaces "
+        "only channel 5 of position 3.", metavar="NAME",
     )  # fmt: skip
     ablate_mean: list[str] | None = option(
         "Replace an event or a head by its mean over the positions.", metavar="NAME"
     )
     scale: list[str] | None = option(
-        "Multiply an event by a number. If --add names the event, multiply the added array.",
+        "Multiply an event by a number. If --add names the same event, multiply only the added array.",
         metavar="NAME=NUMBER",
     )  # fmt: skip
     patch: list[str] | None = option(
-        "Replace an event by its value in a saved trace or another dump.", metavar="NAME=FILE"
+        "Replace an event by the value in a saved trace or in another dump.", metavar="NAME=FILE"
     )
     add: list[str] | None = option(
         "Add an array to an event. An array with one row is added at every position.", metavar="NAME=FILE"
@@ -153,7 +153,7 @@ class Checks:
     """Checks to run, and the exit code."""
 
     validate: bool = flag(
-        "Check that the computation uses every event: replace each event and measure what changes."
+        "Check that the model uses every event: replace each event and measure the change of the results."
     )
     fail_on: Literal["anomaly"] | None = option("Exit with code 1 if an anomaly is found.", family=PRODUCTION)
     recheck: bool = flag("Run the model again without tracing and compare the results.", family=PRODUCTION)

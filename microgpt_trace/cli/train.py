@@ -23,7 +23,7 @@ class Training:
     )
     steps: int | None = option("Number of Adam steps.", min=1, show_default="5000")
     batch_size: int | None = option("Number of names per step.", min=1, show_default="1")
-    lr: float | None = option("Initial learning rate. It falls to 0 during training.", show_default="0.01")
+    lr: float | None = option("Initial learning rate, which falls to 0 during training.", show_default="0.01")
     seed: int | None = option(
         "Seed of the initial weights and of the order of the names.", min=0, show_default="42"
     )
@@ -38,7 +38,7 @@ class Shape:
     n_embd: int | None = option("Width of the residual stream.", min=1, show_default="16")
     n_head: int | None = option("Number of attention heads per layer.", min=1, show_default="4")
     block_size: int | None = option(
-        "Number of positions. The longest possible name has one character less.", min=1, show_default="16"
+        "Number of positions. A name has at most one character less.", min=1, show_default="16"
     )
 
 
@@ -64,7 +64,7 @@ class Record:
 
     log: Path | None = option("Write a JSON record of each step.", metavar="FILE.jsonl")
     trace_every: int | None = option("Add a trace to --log every N steps, for `microgpt timeline`.", min=1)
-    watch: str | None = option("Name to trace and to report on.", metavar="NAME", show_default="emma")
+    watch: str | None = option("Name to trace and to report.", metavar="NAME", show_default="emma")
 
 
 def train(*, training: Training, shape: Shape, checkpoint: Checkpoint, record: Record) -> None:

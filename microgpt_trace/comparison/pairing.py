@@ -91,7 +91,7 @@ def _refuse_other_models(models: Sequence[LanguageModel]) -> None:
     """Raise InputError if the models differ in their family or their number of layers."""
     for first, model in pairwise(models):
         if model.family != first.family:
-            raise InputError(f"{first.origin} is a {first.family} and {model.origin} a {model.family}")
+            raise InputError(f"{first.origin} is a {first.family}, but {model.origin} is a {model.family}")
         layers, others = first.config.n_layer, model.config.n_layer
         if layers != others:
             numbers = f"{first.origin} has {layers} layers and {model.origin} {others}"

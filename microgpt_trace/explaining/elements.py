@@ -40,8 +40,8 @@ def find_element(model: LanguageModel, text: str, shapes: Shapes) -> Element:
     index = site.part(name, shape, token, words).element(shape)
     if index is None:
         example = tuple(min(size - 1, i) for size, i in zip(shape, (1, 2, 0), strict=False))
-        place = element_name(name, example)
-        raise InputError(f"{text}: {describe_shape(name, shape, words)}; name one element, such as {place}")
+        expected = f"expected one element, such as {element_name(name, example)}"
+        raise InputError(f"{text}: {expected}; {describe_shape(name, shape, words)}")
     return Element(name, index)
 
 

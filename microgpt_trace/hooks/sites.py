@@ -102,7 +102,7 @@ class Site:
             inside = 0 <= start < size
             if not inside or not 0 <= stop <= size:
                 wrong = stop - 1 if inside else first
-                raise InputError(f"{self.text}: {what} {wrong} of {name}, which has {_span(what, size)}")
+                raise InputError(f"{self.text}: no {what} {wrong} exists: {name} has {_span(what, size)}")
             if stop <= start:
                 raise InputError(f"{self.text}: {part} ends before it begins")
             indices += range(start, stop)

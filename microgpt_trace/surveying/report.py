@@ -25,7 +25,7 @@ from ..tracing.findings import Anomaly, Insight
 from .predictions import Overfitting, SurveyedPart, overfitting, surveyed_parts
 from .state import Survey, SurveyExample
 
-NORM = "a row's norm relative to its norm after layer 0 (geometric mean)"
+NORM = "the norm of a row, relative to layer 0 (geometric mean),"
 MOST_CHANNELS = 10  # largest number of channels of an event that a report names
 LONG_TEXTS = 16  # in texts of fewer tokens, the massive activations of position 0 dominate means
 

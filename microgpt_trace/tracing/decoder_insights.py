@@ -184,7 +184,7 @@ def turn(cosines: Mapping[int, float], what: str = "median cosine") -> Outcome:
     cosine, _ = value_and_limit(cosines[most], STILL, fixed, 3)
     named = ": " * bool(still) + ", ".join(map(str, still[:12])) + " …" * (len(still) > 12)
     text = (
-        f"The {what} of input and output is {STILL} or more in {len(still) or 'none'} of "
+        f"The {what} of input and output is {STILL} or more in {len(still)} of "
         f"{counted(len(cosines), 'layer')}{named}. Layer {most} turns the stream most (cosine {cosine})."
     )
     return bool(still), text, numbers

@@ -323,7 +323,7 @@ def test_the_default_tokens_are_the_next_or_predicted_and_the_most_probable_othe
     assert [p.contrast.target for p in result.positions] == list(following)
     others = [next(v for v in row if v != target) for row, target in zip(order, following, strict=True)]
     assert [p.contrast.against for p in result.positions] == others
-    note = f"position 6: the prediction {order[-1, 0]} is explained, against the runner-up {order[-1, 1]}"
+    note = f"position 6, so the prediction {order[-1, 0]} is compared with the runner-up {order[-1, 1]}"
     assert result.notes == (f"no token follows {note}",)
 
 

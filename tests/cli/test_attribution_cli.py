@@ -121,7 +121,7 @@ def test_non_finite_values_are_shown_and_not_checked(decoder_folder):
 def test_without_a_next_token_the_prediction_is_attributed(decoder):
     done = attribute(decoder, "abca")
     title = re.search(r"Position 3 after a: (\S+) against (\S+)", done.out)
-    note = "no token follows position 3: the prediction {} is explained, against the runner-up {}"
+    note = "no token follows position 3, so the prediction {} is compared with the runner-up {}"
     assert note.format(*title.groups()) in " ".join(done.out.split())
     assert validated(decoder, "abca")["notes"] == [note.format(*title.groups())]
     refused(attribute(decoder, "abca", "--target", "abc"), "no such token")

@@ -41,7 +41,7 @@ def test_patches_an_untrained_model(folder):
         "model      untrained, seed 42", "clean      BOS e m m a", "corrupted  BOS e m m y",
         "metric     logit(m) - logit(y) after position 4 a", "embed.norm   0.00   0.00   0.00   0.00  █1.00",
         "layer 0      0.00   0.00   0.00   0.00  █1.00",
-        "position 4 a/y restores more than half: embed.norm to layer 0",
+        "position 4 a/y restores more than half of the difference: embed.norm to layer 0",
     ):  # fmt: skip
         assert line in done.out
     assert "Self-check holds" in done.out

@@ -69,14 +69,14 @@ def test_a_single_index_removes_its_axis_and_gradients_have_parts(run):
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("layer0.attn.weights[4]", "head 4 of layer0.attn.weights, which has heads 0 to 3"),
-        ("layer0.attn.q[5]", "position 5 of layer0.attn.q, which has positions 0 to 4"),
-        ("layer0.attn.q[0,0:17]", "channel 16 of layer0.attn.q, which has channels 0 to 15"),
-        ("layer0.attn.q[0,-17:]", "channel -17 of layer0.attn.q, which has channels 0 to 15"),
+        ("layer0.attn.weights[4]", "no head 4 exists: layer0.attn.weights has heads 0 to 3"),
+        ("layer0.attn.q[5]", "no position 5 exists: layer0.attn.q has positions 0 to 4"),
+        ("layer0.attn.q[0,0:17]", "no channel 16 exists: layer0.attn.q has channels 0 to 15"),
+        ("layer0.attn.q[0,-17:]", "no channel -17 exists: layer0.attn.q has channels 0 to 15"),
         ("layer0.attn.q[0,4:4]", "4:4 ends before it begins"),
         ("layer0.attn.q[0,1:9:2]", "expected a channel such as 3"),
         ("layer0.attn.q[0,0,0]", "found 3 indices"),
-        ("wte[27]", "row 27 of wte, which has rows 0 to 26"),
+        ("wte[27]", "no row 27 exists: wte has rows 0 to 26"),
         ("wte[0,x]", "expected a column such as 3"),
         ("loss[0]", "loss is one number"),
         ("logits[0,emma]", "emma"),
@@ -122,7 +122,7 @@ def test_a_vector_is_a_row_of_columns(decoder, place, index):
     assert title == f"{name}{place}  " + (f"{len(heads)} of " if place else "") + "32 float32"
     assert heads == [str(i) for i in range(32)][index]
     np.testing.assert_allclose(np.float64(numbers), load(decoder).parameter(name)[index], atol=6e-4)
-    assert "index 32 of layer0.attn_norm, which has indices 0 to 31" in refusal(
+    assert "no index 32 exists: layer0.attn_norm has indices 0 to 31" in refusal(
         f"trace {decoder} Ann --show '{name}[32]'"
     )
 

@@ -117,7 +117,7 @@ def test_other_tokens_are_refused(llama, tmp_path):
 
 
 def test_models_that_cannot_be_compared_are_refused(llama, decoder_folder, tmp_path):
-    with pytest.raises(InputError, match=r"is a decoder and .* a microgpt"):
+    with pytest.raises(InputError, match=r"is a decoder, but .* is a microgpt"):
         diff(llama[0], init(), tokens=TOKENS)
     wide = load(decoder_folder("llama_gqa", intermediate_size=40))
     with pytest.raises(InputError, match=r"\[7, 48\] .*\[7, 40\].*not the same model"):

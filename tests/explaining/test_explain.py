@@ -109,8 +109,8 @@ def test_an_element_can_be_written_in_several_ways(written, element):
 @pytest.mark.parametrize(
     ("written", "words"),
     [
-        ("layer0.attn.q", "layer0.attn.q is [5, 16], position and channel; name one element, such as"),
-        ("layer0.attn.scores[1,3]", "head, query and key; name one element, such as"),
+        ("layer0.attn.q", "one element, such as layer0.attn.q[1,2]; layer0.attn.q is [5, 16], position"),
+        ("layer0.attn.scores[1,3]", "is [4, 5, 5], head, query and key"),
         ("layer0.attn.scores@3:2", "[4, 5, 5]"),
         ("layer0.attn.q[0-2,5]", "one element"),
         ("layer0.attn.q[5,1]", "positions 0 to 4"),

@@ -153,7 +153,7 @@ def test_the_default_tokens_are_the_predictions_of_the_runs(decoders):
         (("abba", "abbb"), {"sites": ["wte"]}, "wte is a parameter, which both runs share"),
         (("abba", "abbb"), {"sites": ["lm_head"]}, "the event is logits"),
         (("abba", "abbb"), {"sites": ["layer7.*"]}, "matches no event"),
-        (("abba", "abbb"), {"sites": ["embed.tok@5"]}, "position 5 of embed.tok"),
+        (("abba", "abbb"), {"sites": ["embed.tok@5"]}, "no position 5 exists: embed.tok"),
         (("abba", "abbb"), {"sites": []}, "at least one"),
     ],
 )  # fmt: skip

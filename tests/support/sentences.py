@@ -368,8 +368,8 @@ def _read_sinks(insight, traced, layers, gains, eps, windowed):
     assert shares[int(layer)] >= max(shares.values()) - 1e-6
     over = [i for i in full if shares[i] >= limit]
     assert (number(largest) >= number(threshold)) is bool(over)
-    printed, of = search(r"on position 0 in (\d+|none) of (\d+) layers?", text).groups()
-    assert (printed, int(of)) == (str(len(over) or "none"), len(full))
+    printed, of = search(r"on position 0 in (\d+) of (\d+) layers?", text).groups()
+    assert (printed, int(of)) == (str(len(over)), len(full))
     assert ("without a sliding window" in text) is bool(windowed)
 
 
@@ -384,12 +384,12 @@ def _read_turn(insight, traced, layers, gains, eps, windowed):
     assert cosines[int(layer)] <= min(cosines) + 1e-5
     still = [i for i in range(layers) if cosines[i] >= 0.98]
     count, of, named = search(
-        r"^The median cosine of input and output is 0.98 or more in (\d+|none) of (\d+) layers?"
+        r"^The median cosine of input and output is 0.98 or more in (\d+) of (\d+) layers?"
         r"(: [\d, …]+)?\. Layer",
         text,
     ).groups()
     assert int(of) == layers
-    if count == "none":
+    if count == "0":
         assert number(cosine) < 0.98
         assert not still or min(abs(cosines[i] - 0.98) for i in still) < 1e-5
         return

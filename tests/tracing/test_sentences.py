@@ -124,7 +124,7 @@ def uniform(weights):
 
 SINKS = "Later positions put 49% or more of their attention on position 0"
 EDITED = [
-    ("sinks", uniform, False, f"{SINKS} in none of 10 layers. The mean of these layers is 27%"),
+    ("sinks", uniform, False, f"{SINKS} in 0 of 10 layers. The mean share is 27%"),
     ("massive", twins, True, "The most extreme element is "),
 ]
 

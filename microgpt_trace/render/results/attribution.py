@@ -122,8 +122,8 @@ def _check(position: PositionAttribution, digits: int) -> Words:
     logits = " and ".join(figure(s.logit, digits) for s in sums)
     worst = max(sums, key=lambda s: (s.holds is False, s.holds is None, s.deviation))
     label = shown_token((contrast.target_label, contrast.against_label)[sums.index(worst)])
-    magnitudes = f"{figure(worst.magnitude, digits)}, the sum of the absolute values for {label}"
-    off = f"off by {worst.deviation:.0e} of {magnitudes}, allowed {worst.tolerance:.0e}"
+    magnitudes = f"the sum of the absolute values for {label}, {figure(worst.magnitude, digits)}"
+    off = f"off by {worst.deviation:.0e}, allowed {worst.tolerance:.0e} (relative to {magnitudes})"
     if worst.holds is None:
         return words(f"not checked: the logits {logits} or the parts are not finite", "red")
     if worst.holds:

@@ -176,7 +176,7 @@ def _divergence(result: Comparison, first: EventDifference) -> Iterator[Words]:
 def _up_to(result: Comparison) -> str:
     """Describe the events that agree before the first difference."""
     if result.since is None:
-        return "no event before this one was compared"
+        return "no earlier event was compared"
     if not result.missed:
         return f"all events up to {result.since} agree"
     agree = [event.name for event in result.compared].index(result.since) + 1

@@ -157,7 +157,7 @@ def _findings(table: PatchTable[Any], value: Value, heads: Heads) -> Iterator[Wo
         rows = ", ".join(first if first == last else f"{first} to {last}" for first, last in of_column)
         tokens = "/".join(text for _, token in heads if (text := token(column)))
         place = f"position {column} {tokens}".rstrip()
-        yield words(f"{place} restores more than half: {rows}")
+        yield words(f"{place} restores more than half of the difference: {rows}")
     for here, there, before, after in moves(table, HALF, value) if runs else ():
         move = f"between {before} and {after} the effect moves from position {here} to {there}"
         yield words(move + _heads_hint(before, after))

@@ -122,10 +122,9 @@ def _layers(layers: Sequence[SurveyedLayer]) -> list[Section]:
         Column("largest element", lambda row: _largest(row.farthest), wrap=True),
     ]
     legend = (
-        "growth: geometric mean of the norm of a row after the layer divided by the norm before; cosine: "
-        "mean cosine between the row before and after; massive: texts with an element of 1,000 times the "
-        "median magnitude or more; largest element: multiple of the median, channel, @position, token and "
-        "text"
+        "growth: norm of a row after the layer / norm before the layer (geometric mean); cosine: between the "
+        "rows before and after the layer (mean); massive: texts with an element of at least 1,000 times the "
+        "median magnitude; largest element: multiple of the median, channel, @position, token and text"
     )
     return table_section("Residual stream", columns, layers, legend, about=attrgetter("event"))
 

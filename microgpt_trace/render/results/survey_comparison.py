@@ -238,7 +238,7 @@ def _layers(layers: Sequence[LayerPair]) -> list[Section]:
         *_both(three_decimals, {"cosine": "cosine"}, from_width=WIDE),
     ]
     legend = (
-        f"{KL_IS}; added: KL after the layer minus KL before it; RMS: ||rms_B - rms_A|| / ||rms_A|| over "
+        f"{KL_IS}; added: KL after minus KL before the layer; RMS: ||rms_B - rms_A|| / ||rms_A|| over "
         "channels; largest within: the event of the layer with the largest KL; massive: texts with an "
         "element of 1,000 times the median magnitude or more"
     )

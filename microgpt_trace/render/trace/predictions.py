@@ -34,7 +34,7 @@ def prediction_sections(trace: Trace) -> Iterator[Section]:
     if left > 0:
         blocks.append(words(f"{left:,} positions in the middle are not shown; --json has all of them", "dim"))
     if trace.loss is not None:
-        chance = f", chance would give ln {trace.model['config']['vocab_size']} = {trace.chance_loss:.4f}"
+        chance = f", a uniform guess has ln {trace.model['config']['vocab_size']} = {trace.chance_loss:.4f}"
         blocks.append(Words((("mean loss ", ""), (four_decimals(trace.loss), "bold"), (chance, ""))))
     yield Section(blocks, "Predictions")
     depth = len(rows[-1].top)

@@ -199,14 +199,14 @@ def _excess(rule: Anomaly) -> str:
 
 
 def _quiet(anomalies: Sequence[Anomaly]) -> Iterator[Words]:
-    for source, lead in (("invariant", "invariants"), ("other layers", "layers unlike the others")):
+    for source, lead in (("invariant", "invariants"), ("other layers", "comparisons of layers")):
         quiet = [a for a in anomalies if a.found is False and a.source == source]
         values = "; ".join(
             f"{', '.join(f'{rule.id} {_value(rule)}' for rule in rules)} in {seen}, allowed {limit:g}"
             for (seen, limit), rules in groupby(quiet, key=lambda a: (a.seen, a.threshold))
         )
         if values:
-            yield words(f"{lead}, none beyond its threshold{_UNITS[source]}: {values}", "dim")
+            yield words(f"{lead} within their thresholds{_UNITS[source]}: {values}", "dim")
 
 
 def _not_evaluated(anomalies: Sequence[Anomaly]) -> Iterator[Words]:
