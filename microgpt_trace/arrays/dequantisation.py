@@ -43,8 +43,8 @@ class Quants(NamedTuple):
 def widen_f16(bits: Array) -> Array:
     """Convert float16 numbers, stored as uint16 bit patterns, to float32. NaN and infinities are converted
     too. First move the bits of exponent and fraction to the places of these bits in a float32. Every number,
-    even a subnormal number, is then 2**112 times too small. An exact product by 2**112 corrects this. This
-    conversion is 5 times as fast as NumPy's astype."""
+    even a subnormal number, is then 2**112 times too small. An exact multiplication by 2**112 corrects this.
+    This conversion is 5 times as fast as NumPy's astype."""
     words = bits.view(np.int16).astype(np.int32)
     words <<= 13
     words &= -0x70002000  # = 0x8FFFE000: clear the copies of the sign bit from int16 -> int32

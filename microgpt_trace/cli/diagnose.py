@@ -31,7 +31,7 @@ class Judgement:
 
     verbose: bool = flag("Show every operation, also the correct ones.", "--verbose", "-v")
     compute: Literal["f32", "bf16", "f16", "q8"] | None = option(
-        "Precision of the engine. With q8, the inputs of matrix products have 8 bits.",
+        "Precision in which the engine computed. With q8, the inputs of matrix products have 8 bits.",
         show_default="bf16 or f16 if the values have that precision, else f32", panel=HelpPanel.TOLERANCE,
     )  # fmt: skip
 

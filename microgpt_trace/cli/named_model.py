@@ -112,7 +112,7 @@ def refuse_other_family(context: typer.Context, model: "LanguageModel") -> None:
 
 
 def _settings_given(settings: WeightSettings) -> list[str]:
-    """Return the spellings of the settings that the user gave."""
+    """Return the options, such as --rope-theta, with which the user set something."""
     names = (name for name, value in vars(settings).items() if value)
     return ["--set" if name == "settings" else f"--{name.replace('_', '-')}" for name in names]
 

@@ -27,7 +27,7 @@ class TimelineExports(Exports):
     """The page and the figures of a timeline."""
 
     plot: list[str] | None = option(
-        "Draw the figure timeline or loss in this .svg, .png or .pdf file, such as loss=loss.svg.",
+        "Draw a figure in this .svg, .png or .pdf file. NAME is timeline or loss. Example: loss=loss.svg.",
         metavar="[NAME=]FILE", show_default="timeline",
     )  # fmt: skip
 

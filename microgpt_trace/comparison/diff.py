@@ -99,7 +99,7 @@ def compare(
     usual = [name for name in with_band if not specs[name].extra or _recorded(name, sides)]
     chosen = select_names(names, with_band) if names else usual
     if not chosen:
-        raise InputError(f"{third[0].origin}, which sets the band, has none of the events to compare")
+        raise InputError(f"{third[0].origin}, which sets the band, contains none of the events to compare")
     comparer, remaining = _comparer(sides, specs, tolerance, passes), set(chosen)
     for pieces in _side_by_side(sides, chosen, passes):
         remaining.difference_update(piece.name for piece in pieces if piece is not None)

@@ -125,8 +125,8 @@ def compare_weights(
     a: LanguageModel, b: LanguageModel, *, names: Sequence[str] = (), rtol: float | None = None,
     report: Report = unreported,
 ) -> WeightsComparison:  # fmt: skip
-    """Compare the parameters of two models. `names` selects parameters by globs of our names or of the names
-    in the files. Default: all parameters.
+    """Compare the parameters of two models. `names` has globs that select parameters by their names here or
+    by their names in the files. Default: all parameters.
 
     With `rtol`, the relative L2 of a parameter may be at most `rtol`. Without `rtol`, parameters of exact
     types must be equal, and other parameters may differ by rounding. Only a few rows are in memory at a time,

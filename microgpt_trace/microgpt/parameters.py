@@ -45,7 +45,8 @@ class Config(Dimensions):
         vars(self).update(derived, context_length=self.block_size, n_inner=self.n_inner or 4 * self.n_embd)
 
     def shapes(self) -> dict[str, tuple[int, int]]:
-        """Return the shape of every parameter by name, [out, in], in the order of microgpt.py."""
+        """Return the shape [out, in] of every parameter by its name. The order of the names is that of
+        microgpt.py."""
         width, inner = self.n_embd, self.n_inner
         tables = {"wte": self.vocab_size, "wpe": self.block_size, "lm_head": self.vocab_size}
         layer_shapes = (*[(width, width)] * 4, (inner, width), (width, inner))
@@ -123,7 +124,7 @@ class Parameters:
         return LayerWeights(wqkv, *views[3:], *(view.T for view in views))
 
     def heads(self, length: int) -> operations.HeadConstants:
-        """Return the constants of attention for names of this length."""
+        """Return the arrays of attention that depend only on the length of a name, such as the mask."""
         heads = self._heads.get(length)
         if heads is None:
             if len(self._heads) >= MAX_LENGTHS:

@@ -254,7 +254,8 @@ def _patchable(site: Site, model: LanguageModel) -> list[str]:
 
 
 def _point(plan: Plan, name: str, part: Part, place: str = "") -> PatchPoint:
-    """Describe a part of an event, with the head of the part, if any, and with the head's single position."""
+    """Describe a part of an event. If the part belongs to one head, the description has the head, and if it
+    also belongs to one position, the position."""
     if part.heads is not None:
         head = _only(part.heads)
     else:

@@ -60,8 +60,8 @@ def _check_vocabulary(path: Path, metadata: Mapping[str, Any], rows: int) -> Non
         texts = metadata.get(f"tokenizer.ggml.{key}")
         if isinstance(texts, Strings) and len(texts) > most:
             raise FileFormatError(
-                f"{path}: tokenizer.ggml.{key}: expected at most {most:,} for the {rows:,} rows of "
-                f"token_embd.weight, found {len(texts):,}"
+                f"{path}: tokenizer.ggml.{key}: expected at most {most:,} entries, because "
+                f"token_embd.weight has {rows:,} rows, found {len(texts):,} entries"
             )
 
 

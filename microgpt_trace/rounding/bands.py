@@ -150,8 +150,8 @@ class Bands:
 
 
 class _Reach(NamedTuple):
-    """The largest distances of several runs. `rows` contains the largest distance of each row, but at least
-    the quantile MOST of all rows. `median` is the largest of the runs' medians."""
+    """The largest distances of several runs. `rows` contains the largest distance of each row. Distances
+    below their quantile MOST are raised to this quantile. `median` is the largest of the runs' medians."""
 
     rows: Array
     median: float

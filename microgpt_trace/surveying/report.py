@@ -279,9 +279,9 @@ def _massive(layers: Sequence[SurveyedLayer]) -> Insight:
     massive = [row for row in layers if row.massive]
     ratio, limit = value_and_limit(far.value, MASSIVE, fixed, 0 if far.value >= 100 else 1)
     largest = (
-        f"The largest element is {ratio} times the median magnitude of its text. This element is in channel "
-        f"{far.channel} after layer {top.layer}, and its token is {shown_token(far.token)} (position "
-        f"{far.position} of {far.place})."
+        f"The largest element is {ratio} times the median magnitude of the elements of its text. This "
+        f"element is in channel {far.channel} after layer {top.layer}, and its token is "
+        f"{shown_token(far.token)} (position {far.position} of {far.place})."
     )
     numbers: dict[str, float | None] = {"times_median": far.value, "layers": float(len(massive))}
     if not massive:

@@ -167,8 +167,8 @@ def sinks(shares: Mapping[int, float], even: float, windowed: bool, reason: str)
     numbers: Numbers = {"mean": mean, "largest": shares[top], "layers": float(len(sinking))}
     largest, least = value_and_limit(shares[top], limit, percent)
     text = (
-        f"Later positions put {least} or more of their attention on position 0 in {len(sinking) or 'none'} "
-        f"of {counted(len(shares), 'layer')}{' without a sliding window' * windowed}. The mean of these "
+        f"In {len(sinking)} of {counted(len(shares), 'layer')}{' without a sliding window' * windowed}, "
+        f"later positions put {least} or more of their attention on position 0. The mean of these "
         f"layers is {mean:.0%}, and the largest share is {largest} (layer {top}). Uniform attention would "
         f"put {even:.0%} on position 0."
     )
@@ -210,5 +210,7 @@ def _pattern(model: Decoder) -> Outcome:
     holds = branches == ["attn", "residual", "ffn_down", "residual"]
     lead = f"A layer of this model does not follow microGPT's pattern ({chain}). It has"
     if holds:
-        lead = "microGPT runs the same norm → attn → residual → norm → ffn → residual. This model has"
+        lead = (
+            "microGPT runs the same pattern: norm → attn → residual → norm → ffn → residual. This model has"
+        )
     return holds, f"{lead} {', '.join(filter(None, differences))}.", {"layers": float(config.n_layer)}

@@ -211,8 +211,8 @@ def _pattern(names: Collection[str], plan: Plan) -> Outcome:
         return False, text, numbers
     text = (
         f"Layer 0: {' → '.join(chains[0])} (same pattern × {counted(len(chains), 'layer')}). Llama and Qwen "
-        "run the same norm → attn → residual → norm → ffn → residual. Llama and Qwen also have a gate_proj "
-        "beside up_proj, SiLU(gate)·up in place of ReLU, a gain in every norm, RoPE in place of wpe, and a "
-        "norm before the head."
+        "run the same pattern: norm → attn → residual → norm → ffn → residual. Llama and Qwen also have a "
+        "gate_proj beside up_proj, SiLU(gate)·up in place of ReLU, a gain in every norm, RoPE in place of "
+        "wpe, and a norm before the head."
     )
     return True, text, numbers

@@ -85,7 +85,10 @@ def _by_id(ids: Mapping[str, int], path: Path) -> list[str]:
     """Return the tokens in the order of their ids. The result has "" for an id without a token."""
     least, size = min(ids.values()), max(ids.values()) + 1
     if least < 0 or size > 2 * len(ids) + 1024:
-        raise FileFormatError(f"{path}: the ids of {len(ids):,} tokens go from {least} to {size - 1:,}")
+        raise FileFormatError(
+            f"{path}: expected ids from 0 to about {len(ids):,} for {len(ids):,} tokens, found {least:,} to "
+            f"{size - 1:,}"
+        )
     check_tokens(list(ids), path)
     tokens = [""] * size
     for token, id_ in ids.items():

@@ -368,7 +368,9 @@ def _read_sinks(insight, traced, layers, gains, eps, windowed):
     assert shares[int(layer)] >= max(shares.values()) - 1e-6
     over = [i for i in full if shares[i] >= limit]
     assert (number(largest) >= number(threshold)) is bool(over)
-    printed, of = search(r"on position 0 in (\d+) of (\d+) layers?", text).groups()
+    printed, of, _ = search(
+        r"In (\d+) of (\d+) layers?( without a sliding window)?, later positions", text
+    ).groups()
     assert (printed, int(of)) == (str(len(over)), len(full))
     assert ("without a sliding window" in text) is bool(windowed)
 

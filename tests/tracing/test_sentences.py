@@ -122,9 +122,9 @@ def uniform(weights):
         weights[name][...] *= "q_proj" not in name
 
 
-SINKS = "Later positions put 49% or more of their attention on position 0"
+SINKS = "later positions put 49% or more of their attention on position 0"
 EDITED = [
-    ("sinks", uniform, False, f"{SINKS} in 0 of 10 layers. The mean share is 27%"),
+    ("sinks", uniform, False, f"In 0 of 10 layers, {SINKS}. The mean of these layers is 27%"),
     ("massive", twins, True, "The most extreme element is "),
 ]
 
@@ -149,7 +149,7 @@ REPLACED = [
     ("growth", scaled(layer0=1e4, layer9=1e-3), False, "The stream shrinks to × 0.00"),
     ("growth", scaled(layer0=1e3, layer1=100, layer9=0.01), False, "The stream changes its size, but ends"),
     ("rmsnorm", ("layer3.mlp.norm", lambda e, v: v * 2), False, "The invariant does not hold: with the gain"),
-    ("sinks", ("layer3.attn.weights", on_first), True, f"{SINKS} in 1 of 10 layers."),
+    ("sinks", ("layer3.attn.weights", on_first), True, f"In 1 of 10 layers, {SINKS}."),
 ]
 
 
@@ -195,7 +195,7 @@ def test_leaves_layers_with_a_window_out_of_sinks(decoder_folder, layer, holds):
     with model.hooks.subscribe(on_first, f"layer{layer}.attn.weights"):
         found = insight(trace(model, tokens=list(TOKENS)), "sinks")
     assert found.holds is holds
-    assert "in 1 of 1 layer without" in found.text or not holds
+    assert "In 1 of 1 layer without" in found.text or not holds
     assert "layer 1" not in found.text
 
 

@@ -97,7 +97,11 @@ LONG = "x" * 9999
         ({"model": {"vocab": LONG}}, {}, "expected a vocabulary under model.vocab, found"),
         ({"model": 5}, {}, "expected a vocabulary under model.vocab, found None"),
         ({"model": {"vocab": {"a": "b"}}}, {}, "expected a vocabulary of tokens and ids"),
-        ({"model": {"vocab": {"a": 999999}}}, {}, "the ids of 1 tokens go from 999999 to 999,999"),
+        (
+            {"model": {"vocab": {"a": 999999}}},
+            {},
+            "expected ids from 0 to about 1 for 1 tokens, found 999,999 to 999,999",
+        ),
         ({"added_tokens": [1]}, {}, "added_tokens: expected a list"),
         ({"added_tokens": [{"content": LONG, "id": LONG}]}, {}, "expected a vocabulary of tokens and ids"),
         ({"decoder": {"type": "Sequence", "decoders": LONG}}, {}, "decoders: expected a list"),

@@ -1,4 +1,4 @@
-"""Linear: y = x @ W.T + b, or the product of the selected columns of x and W."""
+"""Linear: y = x @ W.T + b, or the same product over selected columns of x and W."""
 
 from __future__ import annotations
 

@@ -105,7 +105,8 @@ class Rotation(Kind):
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Scores(Kind):
-    """scores = q @ k.T * scale, before the mask. Head h uses the keys of key-value head group[h]."""
+    """scores = q @ k.T * scale, before the mask. Query head h reads the keys of the key-value
+    head with the index group[h]."""
 
     causal: ClassVar[bool] = True
     mixes_positions: ClassVar[bool] = True

@@ -55,7 +55,7 @@ def attribution_sections(result: AttributionResult, *, top: int = 20) -> list[Se
 
 
 def _digits(result: AttributionResult) -> int:
-    """Return the number of decimals of a logit. The small logits of a microGPT need more decimals."""
+    """Return how many decimals of a logit to print. The small logits of a microGPT need more decimals."""
     return 3 if result.family == "microgpt" else 2
 
 

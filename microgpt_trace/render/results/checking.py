@@ -32,9 +32,9 @@ def validation_sections(validation: Validation, *, verbose: bool = False) -> lis
         "event changes by about 10 %. A row of several events shows the smallest change."
     )
     method = (
-        "First each event was replaced by itself, which must change nothing. Then all events were replaced "
-        "by perturbed copies. A second computation in float64 reads the copies of the earlier events. Each "
-        "event must equal the result of the second computation."
+        "As a check, each event was first replaced by its own value, which must not change the output. Then "
+        "all events were replaced by perturbed copies. A second computation in float64 reads the copies of "
+        "the earlier events. Each event must equal the result of the second computation."
     )
     rows = [*grouped(validation.verdicts, lambda verdict: _row_key(verdict, verbose)).values()]
     table = Table(columns, rows, about=lambda group: group[0].name)
