@@ -200,7 +200,7 @@ def test_came_from_names_the_own_input_and_no_bias(gpt2, channel):
     assert "- -" not in out
     _, q = came("layer0.attn.q")
     assert not re.search(r"attn_bq.*largest", q), q
-    assert re.search(r"attn_wq.*in the largest term \(of 33\)", q), q
+    assert re.search(r"attn_wq.*in the largest of 33 terms", q), q
 
 
 # --- diff and diagnose --------------------------------------------------------------------------------

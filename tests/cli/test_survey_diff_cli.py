@@ -77,7 +77,7 @@ def test_the_document_has_what_is_shown_about_layers(place):
     shown = diff(place, "d1", "d2").out
     most = max(document["layers"], key=lambda layer: layer["added"])
     assert f"Layer {most['a']['layer']} adds most of 2 layers" in shown
-    assert re.search(rf"nats before, \S+ after layer {most['a']['layer']}\n", shown)
+    assert re.search(rf"nats before layer {most['a']['layer']}, \S+ after\n", shown)
     assert re.search(rf"largest KL within the layer: \S+ in {most['farthest']}\n", shown)
     assert f"first event that differs: {document['first']}" in shown
     assert document["first"] == "layer0.mlp.down"

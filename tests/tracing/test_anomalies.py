@@ -220,7 +220,7 @@ def test_finds_a_fault_of_the_first_or_last_layer(faulty, layer, name):
 
 def test_reports_what_a_rule_left_out(ten):
     found = rules(traced(ten, interventions=[Intervention("scale", "layer3.mlp.up", 2.0)]))
-    left_out = "layer 0: the input is the embedding"
+    left_out = "layer 0: its input is the embedding"
     assert {i for i in RULES if left_out in found[i].unseen} == {"growth", ATTENTION}
     assert {i for i in RULES if "1 event that an intervention changed" in found[i].unseen} == {
         "nonfinite", "constant",
