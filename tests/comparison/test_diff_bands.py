@@ -91,7 +91,7 @@ def test_no_row_differs_too_much_if_rounding_alone_can_change_the_attention(tmp_
 def test_a_third_run_without_a_compared_event_is_refused(llama, tmp_path):
     """The third run has only an event of a head, which two models do not compare by default."""
     path = write_npz(tmp_path / "third.npz", {"layer0.attn.head0": numbers(len(TOKENS), 32)})
-    with pytest.raises(InputError, match=r"third\.npz.*has none of the events to compare"):
+    with pytest.raises(InputError, match=r"third\.npz.*contains none of the events to compare"):
         diff(*llama, tokens=TOKENS, calibrate=path)
     assert len(diff(*llama, tokens=TOKENS, calibrate=path, names=["layer0.attn.head0"]).events) == 1
 

@@ -247,6 +247,6 @@ def test_decodes_strings_at_the_first_access(path):
 def test_rejects_too_many_tokens_before_decoding_them(path, whole, key):
     named = {"tokenizer.ggml.model": "gpt2", "tokenizer.ggml.tokens": ["a"]}
     model = load(rewrite(path, whole, named | {f"tokenizer.ggml.{key}": ["a"] * 9000}))
-    message = rf"tokenizer\.ggml\.{key}: expected at most [0-9]+ for the [0-9]+ rows of .*, found 9,000"
+    message = rf"ggml\.{key}: expected at most [0-9]+ entries, because .* has [0-9]+ rows, found 9,000"
     with pytest.raises(FileFormatError, match=message):
         model.vocabulary  # noqa: B018
