@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from ..corpus.corpus import Document
 
 EXCERPT = 64  # bytes of UTF-8: a token and the text before it
+SIDE = 16  # most characters of a token of a pair, and of the text before or between the tokens
+PAIR = 4 * 4 * SIDE + 8  # bytes of UTF-8: the text of a pair, with the marks of both tokens
 MORE = "…".encode()  # the mark after the beginning of a longer text
 MARK = "\x1f"  # the mark before the token in an excerpt
 
@@ -37,6 +39,7 @@ class PackLayout(Pack):
         self._label, self._spelled, self._bos = label, spelled, bos
         self._documents, self.parts = documents, np.array(parts)
         self._excerpt_at: dict[int, bytes] = {}  # row -> excerpt, since many units can quote one row
+        self._pair_at: dict[tuple[int, int], bytes] = {}  # (row, key) -> pair
         self._numbers = np.array([document.number for document in documents], np.int64)
         self._in_file = np.array([document.row for document in documents], np.int64)
         self._by_position = np.argsort(self.positions, kind="stable")  # [N], position by position
@@ -71,6 +74,11 @@ class PackLayout(Pack):
         """Add each value, with its row and channel, to the list of its unit: [n] each"""
         top.add(units, self.entries(rows, values, channels), lambda chosen: self.excerpts(rows[chosen]))
 
+    def enter_pairs(self, top: TopList, units: Array, rows: Array, values: Array, keys: Array) -> None:
+        """Add values of some rows and key positions to the lists of some units: [n] each"""
+        at, entries = np.stack((rows, keys), axis=1), self.entries(rows, values, keys)
+        top.add(units, entries, lambda own: _as_bytes([self._pair(*own) for own in at[own].tolist()], PAIR))
+
     def excerpts(self, rows: Array) -> Array:
         """Return the token of each row, with the text before the token: [n] -> [n, EXCERPT]"""
         for row in dict.fromkeys(rows.tolist()):
@@ -87,6 +95,23 @@ class PackLayout(Pack):
                 text = text[: EXCERPT - len(MORE)].decode("utf-8", "ignore").encode() + MORE
             texts.append(_fitting(text))
         return _as_bytes(texts)
+
+    def _pair(self, row: int, key: int) -> bytes:
+        """Return the text up to the query at a row, with the key in ‹ › and the query in [ ]."""
+        if (row, key) not in self._pair_at:
+            tokens, query = self.texts[self.text_at[row]].tokens, self.positions[row]
+            before = [own for own in tokens[max(0, key - SIDE // 2) : key].tolist() if own != self._bos]
+            inner, half = tokens[key + 1 : query].tolist(), SIDE // 2 + 1
+            texts = [self._label(int(tokens[at])) for at in (key, query)]
+            texts.append(self._spelled(inner[:half] + inner[half:][-half:]))  # more is left out anyway
+            of_key, of_query, between = (
+                text if len(text) <= SIDE else f"{text[: SIDE // 2]}…{text[1 - SIDE // 2 :]}"
+                for text in texts
+            )
+            rest = f"‹{of_key}›{between}[{of_query}]" if key < query else f"[‹{of_key}›]"
+            text = self._spelled(before)[-SIDE:] + rest
+            self._pair_at[row, key] = text.encode().ljust(PAIR, b"\0")
+        return self._pair_at[row, key]
 
     def _excerpt(self, document: int, position: int) -> bytes:
         tokens = self.texts[document].tokens[max(0, position - EXCERPT // 2) : position + 1]
@@ -130,8 +155,8 @@ def _fitting(text: bytes) -> bytes:
     return text.decode("utf-8", "ignore").encode().ljust(EXCERPT, b"\0")
 
 
-def _as_bytes(texts: Sequence[bytes]) -> Array:
-    return np.frombuffer(b"".join(texts), np.uint8).reshape(-1, EXCERPT)
+def _as_bytes(texts: Sequence[bytes], size: int = EXCERPT) -> Array:
+    return np.frombuffer(b"".join(texts), np.uint8).reshape(-1, size)
 
 
 @lru_cache(maxsize=64)

@@ -203,9 +203,10 @@ def gathered(kind: Callable[[int], Record], prefix: str, tallies: Mapping[str, A
 
 
 def merge_all(into: dict[str, Tally], other: Mapping[str, Tally]) -> None:
-    """Merge every tally of `other` into the tally with the same name. Add tallies with new names."""
-    for name, tally in other.items():
-        if name in into:
-            into[name].merge(tally)
+    """Merge every tally of `other` into the tally of the same name. Drop a tally that only one side has,
+    because this tally lacks the numbers of the other side."""
+    for name in [*into]:
+        if name in other:
+            into[name].merge(other[name])
         else:
-            into[name] = tally
+            del into[name]

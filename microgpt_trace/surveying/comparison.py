@@ -17,7 +17,8 @@ from ..text.brief import brief, frozen
 from ..text.json_writing import in_document
 from ..text.wording import counted
 from .predictions import surveyed_parts
-from .report import SurveyedEvent, surveyed_events, surveyed_heads, surveyed_layers
+from .report import SurveyedEvent, surveyed_events, surveyed_layers
+from .report_heads import surveyed_heads
 from .report_pairs import (
     EventPair,
     HeadPair,

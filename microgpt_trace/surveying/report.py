@@ -13,8 +13,7 @@ from ..architecture.plans.plan import layer_of
 from ..arrays.stats import Array
 from ..grouping import grouped
 from ..measuring.channels import ChannelStatistics, quantiles
-from ..measuring.definitions import MASSIVE, Attention, RoleName, role_of
-from ..measuring.heads import COUNTS, EVENLY, SUMS, mean_shares
+from ..measuring.definitions import MASSIVE
 from ..measuring.streams import STREAMS
 from ..text.brief import frozen
 from ..text.printable import shown_token
@@ -23,6 +22,7 @@ from ..tracing.anomalies import FAR, GROWTH, TURN, constant, nonfinite, odd_laye
 from ..tracing.decoder_insights import TITLES, growth, sinks, turn
 from ..tracing.findings import Anomaly, Insight
 from .predictions import Overfitting, SurveyedPart, overfitting, surveyed_parts
+from .report_heads import HeadLooks, SurveyedHead, looks_of, surveyed_heads
 from .state import Survey, SurveyExample
 
 NORM = "the norm of a row, relative to layer 0 (geometric mean),"
@@ -89,23 +89,6 @@ class SurveyedLayer:
 
 
 @frozen
-class SurveyedHead:
-    """The statistics of an attention head over all queries from position 1 on. `attention` has the mean
-    shares of attention, and `entropy` is the mean entropy in nats. `even` and `even_entropy` are the shares
-    and the mean entropy that uniform attention would have."""
-
-    layer: int
-    head: int
-    event: str
-    window: int | None
-    attention: Attention
-    even: Attention
-    entropy: float
-    even_entropy: float
-    role: RoleName
-
-
-@frozen
 class UnitExamples:
     """The places of a corpus where a unit of an MLP is most active."""
 
@@ -127,7 +110,7 @@ class LeftOut:
 class SurveyReport:
     """The results of a survey. `texts` and `tokens` count the texts and tokens that the model has run.
     `whole` is True if the model has run all documents of the corpus. `documents` is None until the corpus was
-    read to its end."""
+    read to its end. `looks` is empty if an older version of this program surveyed a part of the corpus."""
 
     SCHEMA = "microgpt.survey/1"
 
@@ -146,6 +129,7 @@ class SurveyReport:
     overfitting: Overfitting | None
     layers: tuple[SurveyedLayer, ...]
     heads: tuple[SurveyedHead, ...]
+    looks: tuple[HeadLooks, ...]
     insights: tuple[Insight, ...]
     anomalies: tuple[Anomaly, ...]
     events: tuple[SurveyedEvent, ...]
@@ -161,8 +145,9 @@ def report_of(survey: Survey) -> SurveyReport:
     return SurveyReport(
         survey.whole, model.origin, model.family, model.fingerprint, corpus.sources, corpus.documents,
         corpus.fingerprint, texts, tokens, survey.arithmetic, tuple(left_out), tuple(parts),
-        overfitting(survey, parts), tuple(layers), tuple(heads), tuple(insights_of(layers, heads)),
-        tuple(anomalies_of(events, layers)), tuple(events), tuple(unit_examples(survey)),
+        overfitting(survey, parts), tuple(layers), tuple(heads), tuple(looks_of(survey, heads)),
+        tuple(insights_of(layers, heads)), tuple(anomalies_of(events, layers)), tuple(events),
+        tuple(unit_examples(survey)),
     )  # fmt: skip
 
 
@@ -213,33 +198,6 @@ def surveyed_layers(survey: Survey) -> list[SurveyedLayer]:
         event = survey.model.streams[layer + 1]
         layers.append(SurveyedLayer(layer, event, rows, mean_growth, cosine, documents, massive, farthest))
     return layers
-
-
-def surveyed_heads(survey: Survey) -> list[SurveyedHead]:
-    """Return the statistics of every head with at least one measured query."""
-    heads = []
-    for event in survey.order.events:
-        counts = survey.tallies.get(f"{event}/queries")
-        if counts is None or not counts.values()[0]:
-            continue
-        layer = layer_of(event)
-        assert layer is not None  # attention weights belong to a layer
-        window = survey.model.windows[layer]
-        (even, even_entropy), *_ = _shares(survey, f"{EVENLY}.{window or 'all'}", EVENLY)
-        for head, (attention, entropy) in enumerate(_shares(survey, event, event)):
-            role = role_of(attention, even)
-            heads.append(
-                SurveyedHead(layer, head, event, window, attention, even, entropy, even_entropy, role)
-            )
-    return heads
-
-
-def _shares(survey: Survey, name: str, counter: str) -> list[tuple[Attention, float]]:
-    """Return the mean shares and entropy of each head. `counter` is the prefix of the tallies that count
-    queries."""
-    counts = [int(survey.tallies[f"{counter}/{key}"].values()[0]) for key in COUNTS]
-    sums = {key: survey.tallies[f"{name}/{key}"].values() for key in SUMS}
-    return mean_shares(sums, *counts)
 
 
 def unit_examples(survey: Survey) -> list[UnitExamples]:

@@ -13,7 +13,8 @@ from ..arrays.stats import NOT_FINITE, Array
 from ..text.brief import frozen
 from ..text.json_writing import in_document
 from .predictions import SurveyedPart, SurveyedToken
-from .report import SurveyedEvent, SurveyedHead, SurveyedLayer
+from .report import SurveyedEvent, SurveyedLayer
+from .report_heads import SurveyedHead
 from .state import Survey
 
 FLAT = 1e-9  # a smaller ratio of variance to mean square may be a rounding error of float64 sums

@@ -21,6 +21,7 @@ from ..arrays.threads import keep_freed_memory
 from ..errors import InputError
 from ..hooks.names import select_names
 from ..measuring.channels import ChannelMeter, HistogramMeter, TopMeter
+from ..measuring.head_tokens import HeadTokenMeter
 from ..measuring.heads import AttentionMeter
 from ..measuring.meter import Meter, PackLayout
 from ..measuring.predictions import PredictionMeter
@@ -84,7 +85,8 @@ def meters_of(
     if order.units:
         meters.append(TopMeter({name: channels[name] for name in order.units}, order.examples))
     if windows:
-        meters.append(AttentionMeter({name: channels[name] for name in windows}, windows))
+        heads = {name: channels[name] for name in windows}
+        meters += [AttentionMeter(heads, windows), HeadTokenMeter(heads, windows, vocab_size)]
     if set(streams) <= set(order.events):
         meters.append(StreamMeter(streams))
     meters.append(PredictionMeter(vocab_size, parts))

@@ -23,6 +23,7 @@ from ..architecture.plans.plan import layer_of
 from ..arrays.exact_sum import LARGEST
 from ..arrays.stats import Array
 from ..errors import FileFormatError
+from ..measuring.head_tokens import HeadTokenMeter
 from ..measuring.heads import COUNTS, EVENLY
 from ..measuring.meter import Meter
 from ..measuring.predictions import PREDICTIONS
@@ -210,7 +211,9 @@ def _meters(survey: Survey, tensors: Mapping[str, Array]) -> list[Meter]:
     windows = {name: model.windows[layer_of(name)] for name in weights}  # type: ignore[index]
     stored = {name.rpartition("/")[0] for name in tensors if name.endswith("/token_loss.sum")}
     parts = [own for own in PARTS if stored == {f"{PREDICTIONS}{'.' * bool(part)}{part}" for part in own}]
-    return meters_of(survey.order, channels, windows, model.streams, len(model.labels), parts[0])
+    meters = meters_of(survey.order, channels, windows, model.streams, len(model.labels), parts[0])
+    by_token = any(name.endswith("/from.count") for name in tensors)
+    return [meter for meter in meters if by_token or not isinstance(meter, HeadTokenMeter)]
 
 
 def _check(name: str, tally: Tally, arrays: Arrays) -> None:

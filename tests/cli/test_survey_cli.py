@@ -77,7 +77,9 @@ def test_shows_the_entropy_of_uniform_attention_per_window(place, decoder_folder
     (place / "six.txt").write_text("a rare\n")
     said = " ".join(run(place, f"{decoder_folder('qwen2_window')} six.txt").split())
     entropies = [np.mean([np.log(min(seen, window)) for seen in range(2, 7)]) for window in (3, 6)]
-    narrow, whole = re.search(r"uniform attention would have: (.*) \(window 3\); (.*) \(no window\)", said).groups()
+    narrow, whole = re.search(
+        r"uniform attention would have: (.*) \(window 3\); (.*) \(no window\)", said
+    ).groups()
     assert [narrow.split(",")[0], whole.split(",")[0]] == [f"entropy {own:.2f}" for own in entropies]
 
 

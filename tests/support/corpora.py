@@ -3,7 +3,9 @@ not installed."""
 
 import gzip
 import json
+from pathlib import Path
 
+import numpy as np
 import pytest
 
 from microgpt_trace.corpus.corpus import Corpus, CorpusSelection
@@ -11,6 +13,12 @@ from microgpt_trace.corpus.corpus import Corpus, CorpusSelection
 TEXTS = ["emma", "olivia was here", "Zoë 日本 👩‍🚀", "  two  ", 'a "quoted" \\ text', "x" * 5000, "emma"]
 NAMES = ["a.v1.txt", "a.text", "a", "a.v1.jsonl", "a.NDJSON", "a.parquet"]
 NAMES += ["a.txt.gz", "a.gz", "a.b.JSONL.Zst", "a.parquet.gz", "a.gz.jsonl"]
+
+
+def some_names(count, seed=0):
+    """Return names of the training corpus."""
+    names = Path(__file__).parents[2].joinpath("names.txt").read_text("utf-8").split()
+    return np.random.default_rng(seed).choice(names, count, replace=False).tolist()
 
 
 def compress(content, name):

@@ -31,3 +31,8 @@ def valid(text, command, *choice):
 def valid_lines(text, command):
     """Return the validated records of --jsonl."""
     return [valid(line, command, "--jsonl") for line in text.splitlines()]
+
+
+def document(*words):
+    """Return the JSON document of a command."""
+    return json.loads(microgpt(*words, "--json").out)

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
 from operator import attrgetter
 from pathlib import Path
 
 from ...measuring.definitions import ROLES
+from ...measuring.head_tokens import TOKENS
 from ...surveying.imatrix import ImatrixReport
 from ...surveying.predictions import SurveyedPart
 from ...surveying.report import (
     SurveyedEvent,
-    SurveyedHead,
     SurveyedLayer,
     SurveyReport,
     UnitExamples,
     report_of,
 )
+from ...surveying.report_heads import OFTEN, HeadLooks, SurveyedHead, SurveyedLook
 from ...surveying.state import CUT, Survey, SurveyExample
 from ...text.printable import shown_token
 from ...text.wording import counted
@@ -27,10 +29,14 @@ from ..trace.whole_trace import anomalies_section, insights_section
 from .attribution import ROLE_WORDS, SHARES, most_of_each_role, roles_of_all
 
 FEW_LAYERS = 2  # for a model with at most this many layers, all events and heads are shown
-HARDEST, OFTEN = 8, 20  # number of hardest tokens to show, and how often such a token must occur
+HARDEST = 8  # number of hardest tokens to show
 EXAMPLES, UNITS = 5, 8  # largest number of examples and units that are shown without --verbose
 ODDEST = 10  # largest number of events with dead channels, and of events with outliers, to show
 NAMED = 4  # largest number of channels that a cell names
+MOST_LOOKS = 3  # largest number of tokens and of examples of a head that are shown without --verbose
+LOOKS = "What does this head do?"
+OLDER = "not measured, because an older version surveyed a part of the corpus; run the survey again"
+HEAD = Column("head", lambda head: f"layer{head.layer} head {head.head}", whole=True)
 
 
 def survey_sections(
@@ -43,7 +49,7 @@ def survey_sections(
         sections.append(insights_section(report.insights, "What the survey reveals"))
     if report.anomalies:
         sections.append(anomalies_section(report.anomalies))
-    sections += [*_layers(report.layers), *_heads(report.heads, verbose)]
+    sections += [*_layers(report.layers), *_heads(report, verbose)]
     return [*sections, *_events(report, verbose), *_units(report.units, verbose)]
 
 
@@ -141,12 +147,13 @@ def _largest(example: SurveyExample | None) -> str:
     return f"× {example.value:,.0f} {where}"
 
 
-def _heads(heads: Sequence[SurveyedHead], verbose: bool) -> list[Section]:
+def _heads(report: SurveyReport, verbose: bool) -> Iterator[Section]:
+    heads = report.heads
     few = all(head.layer < FEW_LAYERS for head in heads)
     clearest = most_of_each_role(heads)
     shown = heads if verbose or few else [head for head in heads if head in clearest]
     columns = [
-        Column("head", lambda head: f"layer{head.layer} head {head.head}", whole=True),
+        HEAD,
         *fields(figure, {"entropy": "entropy", **SHARES}),
         Column("role", lambda head: ROLE_WORDS[head.role], style="cyan"),
     ]
@@ -156,7 +163,44 @@ def _heads(heads: Sequence[SurveyedHead], verbose: bool) -> list[Section]:
     )
     title, aside = "What heads look at", "mean of all queries from position 1 on"
     more, event = roles_of_all(heads, shown), attrgetter("event")
-    return table_section(title, columns, shown, legend, about=event, aside=aside, more=more)
+    yield from table_section(title, columns, shown, legend, about=event, aside=aside, more=more)
+    places = {(head.event, head.head) for head in shown}
+    looks = [own for own in report.looks if (own.event, own.head) in places]
+    yield from _looks(looks, verbose) if report.looks or not heads else [Section([words(OLDER)], LOOKS)]
+
+
+def _looks(heads: Sequence[HeadLooks], verbose: bool) -> Iterator[Section]:
+    """Describe the tokens that heads look from and to, and then the places where heads look most."""
+    most = None if verbose else MOST_LOOKS
+
+    def cell(looks: Sequence[SurveyedLook]) -> str:
+        texts = (f"{'→'.join(map(shown_token, own.tokens))} ×{ratio(own.times_even)}" for own in looks)
+        return " · ".join(islice(texts, most))
+
+    lists = {"looks from": "looks_from", "looks to": "looks_to", "from→to": "pairs"}
+    columns = [HEAD, *fields(cell, lists, right=False, wrap=True)]
+    legend = (
+        "looks from: queries with this token, for heads that attend more than uniformly to position 0 and "
+        "the query; looks to: keys with this token; from→to: pairs of both; ×: attention as a multiple of "
+        f"uniform attention, for tokens and pairs that occur at least {OFTEN} times; only ids below "
+        f"{TOKENS:,} are counted"
+    )
+    aside = "keys between position 0 and the query"
+    if not any(own.looks_from or own.looks_to or own.pairs for own in heads):
+        yield Section([words(f"no token with an id below {TOKENS:,} occurs at least {OFTEN} times")], LOOKS)
+    else:
+        yield from table_section(LOOKS, columns, heads, legend, about=attrgetter("event"), aside=aside)
+    columns = [
+        Column("head", lambda row: HEAD.cell(row[0]), whole=True),
+        Column("× even", lambda row: ratio(row[1].times_even), right=True),
+        Column("weight", lambda row: figure(row[1].weight), right=True),
+        Column("where", lambda row: row[1].place, whole=True),
+        Column("from→to", lambda row: f"@{row[1].query}→@{row[1].key}", right=True),
+        Column("text up to the query", lambda row: row[1].text, elastic=10),
+    ]
+    rows = [(own, example) for own in heads for example in own.examples[:most]]
+    legend = "the largest multiples on keys after position 0, one of each text: ‹ › is the key, [ ] the query"
+    yield from table_section("Where heads look most", columns, rows, legend, about=lambda row: row[0].event)
 
 
 def _even_attention(heads: Sequence[SurveyedHead]) -> str:

@@ -34,8 +34,9 @@ PARTS += tuple(f"top.top.{name}" for name in ("value", "excerpt", "document"))
 TENSORS = [
     *(f"{EVENT}/{part}" for part in PARTS), "logits/magnitudes.count", "streams/rows.count",
     "streams/farthest.top.value", "attention/queries.count", "attention.all/first.sum",
-    "layer0.attn.weights/entropy.sum", "predictions.train/token_loss.sum", "predictions.train/worst.top.row",
-    "predictions.train/documents.count", "corpus/read.count",
+    "layer0.attn.weights/entropy.sum", "layer0.attn.weights/pairs.count",
+    "layer0.attn.weights/examples.top.position", "predictions.train/token_loss.sum",
+    "predictions.train/worst.top.row", "predictions.train/documents.count", "corpus/read.count",
 ]  # fmt: skip
 MISFITS = [GONE, np.zeros(3), np.zeros(64, np.float16)]
 MORE_MISFITS = [*map(np.zeros, ((2, 2, 2), (0, 64), ())), np.zeros(64, np.uint8), np.zeros(64, bool)]
