@@ -179,9 +179,10 @@ class Trainer:
         return self._mean_loss(train[np.arange(count) * len(train) // count])
 
     @np.errstate(all="ignore")
-    def _mean_loss(self, indices: Array) -> float | None:
+    def _mean_loss(self, indices: Array, on_pass: Callable[[Pass], None] = lambda _: None) -> float | None:
         total = 0.0
         for done in self._passes(indices):
+            on_pass(done)
             losses = losses_of(done.logits, done.batch.targets.argmax(axis=1))
             total += sum(float(losses[g.rows].sum()) / g.length for g in done.batch.rows.groups)
         return total / len(indices) if len(indices) else None
@@ -197,14 +198,19 @@ class Trainer:
     def dead_units(self) -> list[list[int]] | None:
         """Return, for each layer, the ReLU units that are zero at every position of every held-out name.
         Return None if no name is held out."""
-        if not len(self.documents.held_out):
-            return None
+        return self.held_out_loss_and_dead_units()[1]
+
+    def held_out_loss_and_dead_units(self) -> tuple[float | None, list[list[int]] | None]:
+        """Return the results of `held_out_loss` and `dead_units`, from one run of the held-out names."""
         config = self.params.config
         alive = np.zeros((config.n_layer, config.n_inner), bool)
-        for done in self._passes(self.documents.held_out):
+
+        def find_alive(done: Pass) -> None:
             for layer, relu in enumerate(done.relus):  # [N, F]
                 alive[layer] |= (relu != 0).any(axis=0)
-        return [np.flatnonzero(~row).tolist() for row in alive]
+
+        loss = self._mean_loss(self.documents.held_out, find_alive)
+        return loss, None if loss is None else [np.flatnonzero(~row).tolist() for row in alive]
 
     def _diagnosis(self, step: int, loss: float, batch: Batch) -> str:
         """Name the first event that is not finite, and the name in whose trace the event is."""

@@ -14,6 +14,7 @@ from support.documents import valid
 from support.judges import agree, scalar_forward, softmax_of, torch_run
 
 from microgpt_trace import Config, Tokenizer, init, load, save
+from microgpt_trace.cli import training_run
 from microgpt_trace.microgpt.documents import Documents, default_data, held_out, read_lines
 from microgpt_trace.microgpt.model import Schedule
 from microgpt_trace.microgpt.training import Trainer
@@ -72,9 +73,9 @@ def ids_of(name="emma"):
     return [0, *(ord(c) - ord("a") + 1 for c in name), 0]
 
 
-def dead_by_torch(weights):
+def dead_by_torch(weights, names=NAMES):
     """Return the dead units of each layer, and the smallest distance of any unit's maximum from zero."""
-    names, rows = sorted({name for name in NAMES if held_out(name)}), [[], []]
+    names, rows = sorted({name for name in names if held_out(name)}), [[], []]
     for ids in map(ids_of, names):
         events, _ = torch_run(weights, ids[:-1], ids[1:], CONFIG)
         for layer, arrays in enumerate(rows):
@@ -175,6 +176,38 @@ def test_dead_units_do_not_depend_on_the_size_of_batches(monkeypatch):
     assert len(trainer.documents.held_out) > 9
     assert trainer.dead_units() == in_one_batch
     assert any(in_one_batch)
+
+
+SHORT = [name for name in read_lines(default_data()) if len(name) < 8]
+SHAPE = "--n-embd 8 --n-head 2 --n-layer 2 --block-size 8"
+
+
+@pytest.mark.parametrize(
+    ("lr", "count", "advises"), [(0.1, 1200, True), (0.1, 140, False), (0.005, 1200, False)]
+)
+def test_train_tells_if_many_units_are_dead_for_many_names(tmp_path, lr, count, advises):
+    names = SHORT[:count]
+    (tmp_path / "names.txt").write_text("\n".join(names))
+    train = f"train --data names.txt {SHAPE} --steps 60 --lr {lr}"
+    output = microgpt(train, cwd=tmp_path, width=200).out
+    dead, closest = dead_by_torch(dict(load(tmp_path / "microgpt.safetensors").params.items()), names)
+    units, all_names = sum(map(len, dead)), sum(map(held_out, names))
+    print(output, dead, closest)
+    assert closest > 1e-4  # no unit is so close to zero that rounding decides
+    assert (units >= 16) == (lr == 0.1)
+    line = (
+        f"{units} of 64 ReLU units are 0 at every position of the {all_names} held-out names. Try a smaller"
+    )
+    assert (line in output, "ReLU" in output) == (advises, advises)
+
+
+@pytest.mark.parametrize(
+    ("dead", "lr", "smaller"), [(15, 0.01, None), (16, 0.01, "0.005"), (40, 0.004, "0.002")]
+)
+def test_train_advises_a_rate_below_that_of_the_run(dead, lr, smaller):
+    trainer = Trainer(init(), Documents.fit(SHORT[:1200], Tokenizer(), 16), Schedule(lr=lr))
+    advice = training_run._advice(trainer, [list(range(dead))])
+    assert advice.endswith(f"smaller --lr, such as {smaller}.") if smaller else not advice
 
 
 def test_a_killed_and_resumed_run_has_the_same_timeline(timeline, tmp_path):

@@ -33,32 +33,42 @@ if TYPE_CHECKING:
     from ...timeline.curves import Counts, Curve, LayerUnits, PositionCurve, Timeline
     from ...tracing.result import Trace
 
-    # loss of the training names, loss of the held-out names, trace of the watched name
-    Measured = tuple[float | None, float | None, Trace]
-
 MOST_RETURNS = 12  # if more rows describe units that were dead for a while, only count the units
 
 
+class RunMeasures(NamedTuple):
+    """The measurements before or after a training run. Losses are means over names. A result for the held-out
+    names is None if no name is held out."""
+
+    train_loss: float | None
+    held_out_loss: float | None
+    dead_units: list[list[int]] | None  # for each layer, the ReLU units that are 0 for all held-out names
+    watched: Trace
+
+
 def summary_sections(
-    facts: Sequence[tuple[str, str]], losses: Sequence[float], before: Measured, after: Measured,
-    samples: Sequence[tuple[str, bool]], closing: Sequence[tuple[str, str]], trace_it: str,
+    facts: Sequence[tuple[str, str]], losses: Sequence[float], before: RunMeasures, after: RunMeasures,
+    advice: str, samples: Sequence[tuple[str, bool]], closing: Sequence[tuple[str, str]], trace_it: str,
 ) -> list[Section]:  # fmt: skip
     """Return the summary of a training run. `losses` are the losses of all steps. `before` and `after` are
-    measurements before and after training. `samples` are pairs of a sampled name and True if the corpus
-    contains the name. `closing` are the last lines of the summary, and `trace_it` is the command that traces
-    the model."""
+    measurements before and after training. `advice` says what to try in another run, or is empty. `samples`
+    are pairs of a sampled name and True if the corpus contains the name. `closing` are the last lines of the
+    summary, and `trace_it` is the command that traces the model."""
     sections = [Section([Labelled(facts)])]
     if len(losses) > 1:
         sections.append(_loss_section(losses, 1, len(losses)))
-    change = Labelled([("train", _change(before[0], after[0])), ("held out", _change(before[1], after[1]))])
-    sections.append(Section([change], "Mean loss per name"))
+    train = "train", _change(before.train_loss, after.train_loss)
+    held_out = "held out", _change(before.held_out_loss, after.held_out_loss)
+    sections.append(Section([Labelled([train, held_out])], "Mean loss per name"))
+    if advice:
+        sections.append(Section([words(advice, "yellow")]))
     columns = [
         Column("", lambda row: shown_token(row[1].label), right=True),
         Column("", lambda row: f"{three_decimals(row[0].p)} → {three_decimals(row[1].p)}"),
         Column("", lambda row: Bar(row[1].p, 20), bar=True, style="cyan"),
     ]
-    rows = list(zip(before[2].targets, after[2].targets, strict=True))
-    sections.append(Section([Table(columns, rows)], f'P(target) of "{after[2].input.text}"'))
+    rows = list(zip(before.watched.targets, after.watched.targets, strict=True))
+    sections.append(Section([Table(columns, rows)], f'P(target) of "{after.watched.input.text}"'))
     spans = [((name or '""') + "*" * (not seen), "" if seen else "green") for name, seen in samples]
     names = [*((f"{name}, ", style) for name, style in spans[:-1]), *spans[-1:]]
     new = sum(not seen for _, seen in samples)
