@@ -1,5 +1,5 @@
-"""Plot numbers as bars, curves and shades of characters. Choose black or white text for a colour, and shorten
-tokens. These functions do not depend on a screen or a page."""
+"""Plot numbers as bars, curves and shades of characters, and shorten tokens. These functions do not depend on
+a screen or a page."""
 
 from __future__ import annotations
 
@@ -99,13 +99,6 @@ def sparkline(values: Sequence[float | None], width: int, ascii_only: bool = Fal
 def shade(share: float, ascii_only: bool = False) -> str:
     """Return one character, darker for a larger share from 0 to 1."""
     return (" .:+#" if ascii_only else " ░▒▓█")[min(int(clipped(share) * 5), 4)]
-
-
-def is_dark(color: Sequence[float]) -> bool:
-    """Return True if white text has more contrast than black text on a colour (red, green, blue from 0 to 1).
-    WCAG 2 defines the contrast."""
-    red, green, blue = (c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in color)
-    return 0.2126 * red + 0.7152 * green + 0.0722 * blue < 0.179
 
 
 def dot_plot(plot: DotPlot, width: int, ascii_only: bool = False, height: int = 8) -> list[str]:

@@ -223,9 +223,9 @@ def test_labels_are_printed_above_their_columns():
 SHARES = np.linspace(-1.2, 1.2, 241)
 
 
-def colors(share, system=ColorSystem.TRUECOLOR):
+def colors(share, system=ColorSystem.TRUECOLOR, kind="signed"):
     """Return the text colour and the background of a cell on a terminal of this colour system."""
-    style = Style.parse(heat(share))
+    style = Style.parse(heat(share, kind))
     return [color.downgrade(system).get_truecolor() for color in (style.color, style.bgcolor)]
 
 
@@ -233,18 +233,21 @@ def colors(share, system=ColorSystem.TRUECOLOR):
 def test_numbers_contrast_with_their_background(system, least):
     for share in SHARES:
         assert contrast(*colors(share, system)) >= least, share
+        assert contrast(*colors(share, system, "share")) >= least, share
 
 
 def test_a_colour_is_lighter_the_farther_from_zero():
     """The order stays visible without hues, as in print or for a colour-blind reader."""
-    for sign in (1, -1):
-        grounds = [luminance(colors(sign * share)[1]) for share in np.linspace(0, 1, 101)]
-        assert all(a <= b for a, b in pairwise(grounds))
+    for sign, kind in ((1, "signed"), (-1, "signed"), (1, "share")):
+        shares = sign * np.linspace(0, 1, 101)
+        grounds = [luminance(colors(share, kind=kind)[1]) for share in shares]
+        assert all(a <= b + 1e-3 for a, b in pairwise(grounds))  # channels are whole numbers
+        assert grounds[-1] - grounds[0] > 0.5
     assert colors(1.7) == colors(1.0)
     red, _, blue = colors(0.4)[1]
-    assert blue > red
-    red, _, blue = colors(-0.4)[1]
     assert red > blue
+    red, _, blue = colors(-0.4)[1]
+    assert blue > red
 
 
 def painted(paint, system, width=80, **options):

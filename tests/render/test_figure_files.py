@@ -31,9 +31,9 @@ from microgpt_trace import (
     trace,
 )
 from microgpt_trace.dumps.stored_arrays import save_arrays
-from microgpt_trace.render.figures.attention import attention_picture
+from microgpt_trace.render.figures.attention import _tiles, attention_picture
 from microgpt_trace.render.figures.curves import loss_picture, stream_picture
-from microgpt_trace.render.figures.panel import Panel, escaped, label_step
+from microgpt_trace.render.figures.panel import Panel, Picture, escaped, label_step, minus
 from microgpt_trace.render.figures.predictions import lens_picture, probabilities_picture
 from microgpt_trace.render.figures.saving import content_of, save_picture
 from microgpt_trace.render.shown import picture_of
@@ -57,11 +57,17 @@ def hostile():
 
 
 def assert_nothing_is_cut_off(picture):
-    """Check that every text lies within the figure, and that no labels of an axis overlap."""
+    """Check that every text lies within the figure, that no labels of an axis overlap, and that a colour bar
+    is as high as its maps."""
     figure = Figure(figsize=(picture.width, picture.height), layout="constrained")
     picture.draw(Panel(figure.add_subplot()))
     figure.savefig(BytesIO(), format="png", dpi=figure.dpi)
     whole = figure.bbox.padded(1)
+    maps = [ax for ax in figure.findobj(Axes) if ax.images]
+    edges = [edge for ax in maps for edge in ax.get_window_extent().intervaly]
+    for bar in {image.colorbar for ax in maps for image in ax.images if image.colorbar}:
+        if bar.extend == "neither":
+            assert bar.ax.get_window_extent().intervaly == pytest.approx([min(edges), max(edges)])
     bars = [ax.get_tightbbox() for ax in figure.axes if ax.get_label() == "<colorbar>"]
     for ax in figure.findobj(Axes):
         title = ax.get_title("left") and ax._left_title.get_window_extent().padded(-1)
@@ -90,7 +96,7 @@ def test_an_svg_contains_text_as_text(hostile):
     words = set(texts_of(attention_picture(hostile, 0, 0)))
     assert {"0 $x_2$", "1 中国", "2 \\x1b[31m", "3 \\u202ea…", "4 <b>&amp;", "5 _private"} <= words
     assert {"6 $", "7 \\$a$", "8 \\ud800", "9 ␣is", "10 ''"} <= words
-    assert {"layer 0, head 0", "attention weight, square-root scale"} <= words
+    assert {"layer 0, head 0", "attention weight"} <= words
 
 
 @pytest.mark.parametrize("suffix", [".svg", ".png", ".pdf"])
@@ -126,9 +132,8 @@ def test_dollar_signs_are_not_mathematics():
     figure = Figure()
     panel = Panel(figure.add_subplot())
     panel.write(0, 0, "$x$")
-    panel.label("$x$")
     panel.ax.plot([0], [0], label="$x$")
-    panel.legend_beside()
+    panel.label("$x$")
     written = [panel.ax.texts[0], panel.ax._left_title, panel.ax.get_legend().get_texts()[0]]
     for text in written:
         assert not text.get_parse_math()
@@ -294,4 +299,30 @@ def test_very_large_numbers_have_exponents_beside_their_bars_and_at_ticks():
     model = init(seed=42)
     model.params["layer0.mlp_fc1"][...] *= np.float32(1e20)
     shown = texts(picture_of(explain(model, "layer0.mlp.up[3,5]", "emma")))
-    assert re.search(r"-\d\.\d+e\+1\d", shown)
+    assert re.search(r"−\d\.\d+e\+1\d", shown)
+
+
+def test_minus_signs_are_not_hyphens():
+    words = {"-0.5": "−0.5", "1e-05": "1e−05", "-log(probs[0,5])": "−log(probs[0,5])", "+1.0e-05": "+1.0e−05"}
+    assert {text: minus(text) for text in words} == words
+    assert minus("two-part name, a - b, mlp-2") == "two-part name, a - b, mlp-2"
+    shown = texts(picture_of(explain(init(seed=42), "loss", "emma")))
+    assert "−log(probs[0,5]) e" in shown
+    assert "-" not in shown
+
+
+def test_the_heads_of_30_layers_fit_on_one_page():
+    weights = np.full((30, 9, 5, 5), 0.2)
+    picture = _tiles([f"layer {i}" for i in range(30)], weights, np.triu(np.ones((30, 5, 5), bool), 1))
+    assert_nothing_is_cut_off(picture)
+    assert (picture.width < 8.27 - 1, picture.height < 11.69 - 1) == (True, True)
+    assert {f"layer {i}" for i in range(30)} <= set(texts_of(picture))
+
+
+def test_a_long_title_above_a_legend_of_many_lines_fits():
+    def draw(panel):
+        for i in range(8):
+            panel.ax.plot([0, 1], [i, i], label=f"{i} with a name that is long, as names of events are")
+        panel.label("a title of many words " * 6)
+
+    assert_nothing_is_cut_off(Picture(7.0, 3.0, draw))

@@ -25,10 +25,10 @@ if TYPE_CHECKING:
 
     from ...arrays.stats import Array
 
-WEIGHTS = Scale(0.0, 1.0, "attention weight", rooted=True)
+WEIGHTS = Scale(0.0, 1.0, "attention weight")
 SMALLEST, LARGEST = 1.1, 2.6  # size of a head in inches, in a figure of one layer
 SMALLEST_TILE, LARGEST_TILE = 0.25, 0.75  # size of a head in inches, in a figure of all layers
-TALLEST = 40.0  # height of the tallest figure in inches
+SHEET, TALLEST = 9.7, 40.0  # height in inches of A4 without its margins, and of the tallest figure
 PLACE = re.compile(r"layer([0-9]{1,6})(?:\.head([0-9]{1,6}))?")
 LABEL = 8  # largest number of characters of a token
 
@@ -86,7 +86,8 @@ def weights_of(
         if head is not None:
             raise InputError(f"attention of head {head}: expected a layer too, as in layer0.head{head}")
         most = max(heads.values())
-        if _tile(most) < SMALLEST_TILE or len(names) * _tile(most) > TALLEST:
+        tile = _tile(len(names), most)
+        if tile < SMALLEST_TILE or len(names) * tile > TALLEST:
             cause = f"{len(names) * most:,} heads do not fit in a figure"
             raise InputError(f"attention: {cause}; name a layer, such as layer0")
         return list(names.values())
@@ -97,9 +98,10 @@ def weights_of(
     return [names[layer]]
 
 
-def _tile(heads: int) -> float:
-    """Return the size of a head in inches, in a figure of all layers."""
-    return min(LARGEST_TILE, (PAGE - 1.4) / heads)
+def _tile(layers: int, heads: int) -> float:
+    """Return the size of a head in inches, in a figure of all layers. The layers share a page if the heads
+    can then be recognised."""
+    return min(LARGEST_TILE, (PAGE - 1.4) / heads, max(SMALLEST_TILE, (SHEET - 0.8) / layers))
 
 
 def _hidden(trace: Trace, name: str, length: int) -> Array:
@@ -119,19 +121,20 @@ def _heads(title: str, heads: Sequence[int], weights: Array, hidden: Array, labe
     across, down = side + 0.12, side + 0.25  # distance from one head to the next, in inches
 
     def draw(panel: Panel) -> None:
+        images = []
         for i in range(count):
             row, column = divmod(i, columns)
             left, top = column * across / (columns * across), 1 - row * down / (rows * down)
             size = side / (columns * across), side / (rows * down)
             inset = panel if count == 1 else panel.inset(left, top - size[1], *size)
-            image = draw_heat(inset, weights[i], WEIGHTS, hidden=hidden, square=True)
-            is_first, is_last = column == 0, i + columns >= count  # first in its row, last in its column
+            images.append(draw_heat(inset, weights[i], WEIGHTS, hidden=hidden, square=True))
+            is_first, is_last = column == 0, i + columns >= count  # of its row, of its column
             inset.label(
                 f"{title}, head {heads[0]}" if i == 0 else f"head {heads[i]}",
                 x="key" * is_last, y="query" * is_first,
                 columns=labels if is_last else [], rows=labels if is_first else [],
             )  # fmt: skip
-        add_bar(panel, image, WEIGHTS, weights, _mean(inset, weights[0]))
+        add_bar(panel, images, WEIGHTS, weights, _mean(inset, weights[0]))
 
     return Picture(columns * across + 1.5 + room_for_crosses(weights), rows * down + 0.7, draw)
 
@@ -154,10 +157,10 @@ def _tiles(names: list[str], weights: Array, hidden: Array) -> Picture:
         panel.label(title, x="head (in each tile: key)", y="(in each tile: query)")
         panel.ticks("x", list(map(str, range(heads))), [middle + pitch * i for i in range(heads)])
         panel.ticks("y", names, [middle + pitch * i for i in range(layers)])
-        add_bar(panel, image, WEIGHTS, weights, _mean(panel, tiles))
+        add_bar(panel, [image], WEIGHTS, weights, _mean(panel, tiles))
 
-    width = heads * _tile(heads) + 1.6 + room_for_crosses(weights)
-    return Picture(width, layers * _tile(heads) + 0.8, draw)
+    tile = _tile(layers, heads)
+    return Picture(heads * tile + 1.6 + room_for_crosses(weights), layers * tile + 0.8, draw)
 
 
 def _mean(panel: Panel, values: Array) -> str:

@@ -14,7 +14,7 @@ from ...text.printable import shown_token
 from ...text.wording import counted
 from ..characters import token_label
 from ..numbers import signed
-from .heat import add_bar, draw_heat, room_for_crosses, symmetric
+from .heat import add_bar, draw_heat, room_for_crosses, signed_scale
 from .panel import BAR, CHARACTER, COLUMN, LINE, PAGE, Panel, Picture, SignedValue, draw_bars, on_axes
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ def _at_position(position: PositionAttribution, result: AttributionResult, top: 
     def draw(panel: Panel) -> None:
         draw_bars(panel, rows, partial(signed, digits=digits))
         title = f"position {contrast.position}, after {shown_token(contrast.seen)}"
-        to = " - ".join(f"logit({token})" for token in _tokens(contrast, 12))
+        to = " − ".join(f"logit({token})" for token in _tokens(contrast, 12))
         panel.label(title, x=f"written to {to}", at_right=True)
 
     return Picture(COLUMN + 0.6, len(rows) * BAR + 0.8, draw)
@@ -75,7 +75,7 @@ def _over_positions(result: AttributionResult, top: int) -> Picture:
     sizes = [size(float(np.abs(row).mean())) for row in differences]
     largest = sorted(sorted(range(len(sizes)), key=sizes.__getitem__, reverse=True)[:top])
     values = differences[largest]
-    scale = symmetric(values, "logit(target) - logit(against)")
+    scale = signed_scale(values, "logit(target) − logit(against)")
     names = [result.positions[0].parts[i].name for i in largest]
     contrasts = [each.contrast for each in result.positions]
     columns = [f"{each.position}: {' / '.join(_tokens(each, LABEL))}" for each in contrasts]
@@ -83,9 +83,10 @@ def _over_positions(result: AttributionResult, top: int) -> Picture:
 
     def draw(panel: Panel) -> None:
         image = draw_heat(panel, values, scale)
-        title = f"the {len(largest):,} parts with the largest mean; {left:,} more are not shown"
-        panel.label(title * bool(left), x="position: target / against", columns=columns, rows=names)
-        add_bar(panel, image, scale, values)
+        shown = f": the {len(largest):,} parts with the largest mean; {left:,} more are not shown"
+        title = f"what each part adds to {scale.words}" + shown * bool(left)
+        panel.label(title, x="position: target / against", columns=columns, rows=names)
+        add_bar(panel, [image], scale, values)
 
     width = min(max(COLUMN, len(values[0]) * 0.3 + 2.4), PAGE) + room_for_crosses(values)
     height = max(LEAST, len(values) * LINE * 1.4) + CHARACTER * max(map(len, columns)) + 0.8

@@ -75,7 +75,7 @@ def timeline_picture(timeline: Timeline, curves: bool = False) -> Picture:
     panels = _norms(timeline) if curves else _overview(timeline)
 
     def draw(panel: Panel) -> None:
-        for place, draw_one in zip(stacked(panel, [(1, 0.3)] * len(panels)), panels, strict=True):
+        for place, draw_one in zip(stacked(panel, [(1, 0.45)] * len(panels)), panels, strict=True):
             draw_one(place)
 
     return Picture(PAGE * 0.75, 2.2 * len(panels) + 0.4, draw)
@@ -93,8 +93,7 @@ def _draw_loss(panel: Panel, timeline: Timeline) -> None:
     draw_line(panel, timeline.loss.steps, loss, color=BLUE, linewidth=0.6)
     chance = math.log(timeline.config.vocab_size)
     panel.ax.axhline(chance, color="black", linestyle="--", linewidth=0.8, label=f"chance, {chance:.2f}")
-    title = not_finite(loss, "step")
-    panel.label(title, x="training step", y="loss of the batch", above=panel.legend(1))
+    panel.label(not_finite(loss, "step"), x="training step", y="loss of the batch")
     _rule(panel)
 
 
@@ -111,14 +110,17 @@ def _norms(timeline: Timeline) -> Sequence[Draw]:
         raise InputError(f"timeline of {len(rows):,} events and parameters: {limit}")
     names, gradients = [row.name for row in rows], [row.gradient for row in rows]
     measures = {"L2 norm": [row.l2 for row in rows], "L2 norm of the gradient": gradients}
-    panels = [
-        partial(_draw_curves, steps=timeline.steps, names=names, measure=measure, curves=curves)
+    known = {
+        measure: curves
         for measure, curves in measures.items()
         if any(value is not None for curve in curves for value in curve)
-    ]
-    if not panels:
+    }
+    if not known:
         raise InputError(f"timeline: {timeline.log} has no norm of {', '.join(names) or 'any event'}")
-    return panels
+    return [
+        partial(_draw_curves, steps=timeline.steps, names=own, measure=measure, curves=curves)
+        for own, (measure, curves) in zip([names, [""] * len(names)], known.items(), strict=False)
+    ]
 
 
 def _draw_curves(
@@ -135,7 +137,6 @@ def _draw_curves(
     broken = any(math.isnan(value) for curve in curves for value in gaps(curve))
     title = ", ".join(filter(None, [title, "a gap: a value that is not finite or not in the log" * broken]))
     panel.label(title, x="training step", y=measure)
-    panel.legend_beside()
     _rule(panel)
 
 
@@ -161,7 +162,6 @@ def stream_picture(trace: Trace) -> Picture:
         for name, values, colour, line in shares:
             draw_line(below, numbers, values, line, color=colour, label=name, markersize=3, linewidth=1)
         below.label(x="layer", y="|write| / |residual stream|")
-        below.legend(2)
         _scale(above, norms)
         _scale(below, [value for _, values, *_ in shares for value in values])
 

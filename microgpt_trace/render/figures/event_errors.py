@@ -12,7 +12,7 @@ from ...diagnosis.diagnose import Diagnosis, DumpDiagnosis
 from ...errors import InputError
 from ...grouping import grouped
 from ...text.wording import counted
-from .panel import BLUE, DARK, GREY, ORANGE, PAGE, Panel, Picture, on_axes
+from .panel import BLUE, DARK, GREY, ORANGE, PAGE, Panel, Picture, minus, on_axes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -89,7 +89,7 @@ def _claim(diagnosis: Diagnosis) -> str:
     """Return the title: the explanation of the first wrong operation, or the number of wrong operations."""
     claims = [finding.claim for finding in diagnosis.findings if finding.explains]
     if claims:
-        return claims[0] + (f" (or {counted(len(claims) - 1, 'other')})" if len(claims) > 1 else "")
+        return minus(claims[0]) + (f" (or {counted(len(claims) - 1, 'other')})" if len(claims) > 1 else "")
     judged = counted(diagnosis.judged, "operation")
     if diagnosis.first_wrong is not None:
         return f"{judged} judged; none of {len(diagnosis.tried):,} hypotheses explains the first error"
@@ -122,7 +122,7 @@ def _picture(
                 label = "left by the explanation"
                 ax.plot(at, height(size), "D", color=DARK, fillstyle="none", markersize=4, label=label)
         _name_events(panel, errors)
-        panel.label(captions.title, y=captions.axis, above=panel.legend(3))
+        panel.label(captions.title, y=captions.axis)
 
     return Picture(PAGE, 3.6 if len(errors) <= NAMED else 3.0, draw)
 

@@ -12,7 +12,7 @@ from ...explaining.explanation import Explanation
 from ...text.printable import shown_token
 from ..numbers import finite_or_named
 from ..results.explanation import factor_name, substituted
-from .panel import BAR, PAGE, Panel, Picture, SignedValue, draw_bars, on_axes
+from .panel import BAR, PAGE, Panel, Picture, SignedValue, draw_bars, minus, on_axes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -35,7 +35,7 @@ def explanation_picture(explanation: Explanation) -> Picture:
         rows.append(SignedValue(f"{step.count - len(step.terms):,} more", step.rest, is_sum=True))
     rows.append(SignedValue(f"sum of {step.count:,}", step.value, is_sum=True))
     gradient = "d loss / d " if explanation.phase == "backward" else ""
-    title = f"{gradient}{explanation.element} = {finite_or_named(explanation.traced)}"
+    title = f"{gradient}{explanation.element} = {minus(finite_or_named(explanation.traced))}"
 
     def draw(panel: Panel) -> None:
         draw_bars(panel, rows, finite_or_named)
@@ -57,5 +57,5 @@ def _term_name(term: Term, prefix: str) -> str:
     """Return the names of the factors without the prefix, and the token that the term stands for."""
     short = (replace(factor, name=factor.name.removeprefix(prefix)) for factor in term.factors)
     name = " × ".join(map(factor_name, short))
-    name = substituted(term.function, name) if term.function else name
+    name = minus(substituted(term.function, name) if term.function else name)
     return f"{name} {shown_token(term.label)}" if term.label else name

@@ -6,9 +6,11 @@ as \\u4e2d. SVG files contain all characters, because the viewer of a file can h
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import ceil, isfinite, isnan, nan
+from textwrap import fill
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from ...errors import check_installed
@@ -46,11 +48,11 @@ class Panel:
 
     def label(
         self, title: str = "", *, x: str = "", y: str = "", columns: Sequence[str] | None = None,
-        rows: Sequence[str] | None = None, above: int = 0, at_right: bool = False,
+        rows: Sequence[str] | None = None, at_right: bool = False,
     ) -> None:  # fmt: skip
         """Write the title, the labels of the axes, and the tick labels of columns and rows at 0, 1, 2, ...
-        `above` is the number of legend lines between the Axes and the title. If `at_right` is set, the x
-        label ends at the right of its axis, because the label may be longer than the axis.
+        If anything drawn has a name, write a legend between the Axes and the title. If `at_right` is set, the
+        x label ends at the right of its axis, because the label may be longer than the axis.
         """
         if columns is not None:
             self.ticks("x", columns)
@@ -61,8 +63,12 @@ class Panel:
         self.ax.set_ylabel(self.escaped(y), fontsize=TEXT, parse_math=False)
         self.ax.tick_params(which="both", labelsize=SMALL)
         self._write_exponents_at_ticks()
-        style: dict[str, Any] = {"loc": "left", "fontsize": TEXT, "parse_math": False, "wrap": True}
-        self.ax.set_title(self.escaped(title), pad=4 + 12 * above, **style)
+        lines, title = self._legend(), self.escaped(title)
+        if lines:  # matplotlib wraps a title at every word if the title is not yet within the figure
+            beside = (self.ax.figure.bbox.width - self.ax.bbox.x0) / self.ax.figure.dpi
+            title = fill(title, max(12, int(beside / CHARACTER)))
+        style: dict[str, Any] = {"loc": "left", "fontsize": TEXT, "parse_math": False, "wrap": not lines}
+        self.ax.set_title(title, pad=4 + 12 * lines, **style)
 
     def _write_exponents_at_ticks(self) -> None:
         """Write large and small numbers with an exponent at each tick. A single exponent for the whole axis
@@ -93,19 +99,24 @@ class Panel:
         """Write text at a point in data coordinates."""
         self.ax.text(x, y, self.escaped(text), parse_math=False, **{"fontsize": SMALL, **style})
 
-    def legend(self, columns: int) -> int:
-        """Write a legend above the Axes and return the number of its lines."""
-        self._legend(ncols=columns, loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0.1)
-        return ceil(len(self.ax.get_legend_handles_labels()[0]) / columns)
-
-    def legend_beside(self) -> None:
-        """Write a legend to the right of the Axes."""
-        self._legend(loc="upper left", bbox_to_anchor=(1.01, 1), borderaxespad=0)
-
-    def _legend(self, **where: Any) -> None:
-        legend = self.ax.legend(fontsize=SMALL, frameon=False, handlelength=2.4, columnspacing=1.2, **where)
+    def _legend(self) -> int:
+        """Write a legend above the Axes, from left to right, and return the number of its lines."""
+        _, names = self.ax.get_legend_handles_labels()
+        if not names:
+            return 0
+        lines = next(n for n in range(1, len(names) + 1) if n == len(names) or self._fits(names, n))
+        legend = self.ax.legend(
+            fontsize=SMALL, frameon=False, handlelength=2.4, columnspacing=1.2, borderaxespad=0.1,
+            ncols=ceil(len(names) / lines), loc="lower left", bbox_to_anchor=(0, 1),
+        )  # fmt: skip
         for text in legend.get_texts():
             text.set_parse_math(False)
+        return lines
+
+    def _fits(self, names: Sequence[str], lines: int) -> bool:
+        """Return True if the columns of a legend with so many lines fit above the Axes."""
+        columns = [names[i : i + lines] for i in range(0, len(names), lines)]
+        return sum(max(map(len, column)) * CHARACTER + 0.55 for column in columns) <= self.inches[0]
 
     def inset(self, left: float, bottom: float, width: float, height: float) -> Panel:
         """Return new Axes within these Axes, and make these Axes invisible."""
@@ -181,11 +192,11 @@ def draw_bars(panel: Panel, rows: Sequence[SignedValue], number: Callable[[float
     """Draw horizontal bars from 0, and write the number of each bar beside the bar. A value that is not
     finite has no bar."""
     values = [row.value if isfinite(row.value) else 0.0 for row in rows]
-    colours = [DARK if row.is_sum else ORANGE if row.value < 0 else BLUE for row in rows]
+    colours = [DARK if row.is_sum else BLUE if row.value < 0 else ORANGE for row in rows]
     ax = panel.ax
     ax.barh(range(len(rows)), values, color=colours, height=0.72)
     ax.axvline(0, color=GREY, linewidth=0.8)
-    numbers = [number(row.value) for row in rows]
+    numbers = [minus(number(row.value)) for row in rows]
     share = max(0.28, 0.04 * max(map(len, numbers)))
     low, high = min([0.0, *values]), max([0.0, *values])
     room = share * (high - low) or 1.0  # room for the numbers
@@ -204,6 +215,11 @@ def label_step(count: int, inches: float) -> int:
     least = max(1, ceil(count * LINE / max(inches, LINE)))
     steps = (1, 2, 5, 10, 20, 50, 100, 200, 500)
     return next((step for step in steps if step >= least), least)
+
+
+def minus(text: str) -> str:
+    """Replace the hyphens that are minus signs in numbers and formulas, as in "-0.5", "1e-05" or "-log"."""
+    return re.sub(r"(?<!\w)-(?=\w)|(?<=\de)-(?=\d)", "−", text)
 
 
 def escaped(text: str) -> str:

@@ -20,24 +20,26 @@ from ...patching.results import (
 from ...text.wording import counted
 from ..characters import token_label
 from ..numbers import figure, two_decimals
-from ..results.patching import map_end, title_of
-from .heat import Scale, add_bar, draw_heat, room_for_crosses, write_cells
+from ..results.patching import title_of
+from .heat import Scale, add_bar, draw_heat, room_for_crosses, signed_scale, write_cells
 from .panel import (
     BAR,
     CHARACTER,
     COLUMN,
+    LINE,
     PAGE,
     Panel,
     Picture,
     SignedValue,
     draw_bars,
+    minus,
     on_axes,
     stacked,
 )
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.cm import ScalarMappable
+    from matplotlib.image import AxesImage
 
     from ...arrays.stats import Array
 
@@ -47,8 +49,9 @@ BESIDE, AROUND = 2.0, 0.65  # inches for text beside the cells, and for text abo
 
 
 def plot_patch(result: PatchResult | PairsResult, ax: Axes | None = None) -> Axes:
-    """Plot how far each site moves the corrupted run (0) towards the clean run (1), or the mean over several
-    pairs. Grey stands for 0. The colour scale runs from -1 to 1, or further for larger values."""
+    """Plot how far each site moves the corrupted run (0) to the clean run (1), or the mean over several
+    pairs. White stands for 0. The colours of the values from -1 to 1 are the same in all maps, unless a value
+    lies outside this range."""
     return on_axes(patch_picture(result), ax)
 
 
@@ -56,29 +59,32 @@ def patch_picture(result: PatchResult | PairsResult) -> Picture:
     """Return the figure, with a map for every kind of site, and bars for sites that are parts of events."""
     tables, parts = tables_of(result.cells), parts_of(result.cells)
     pairs = result.pairs if isinstance(result, PairsResult) else (result,)
-    label = "restored" if len(pairs) == 1 else f"restored, mean of {counted(len(pairs), 'pair')}"
+    mean = f", mean of {counted(len(pairs), 'pair')}" * (len(pairs) > 1)
+    titles = [*map(title_of, tables), *[""] * bool(parts)]
+    missing = any(cell is None for table in tables for _, row in table.rows for cell in row)
+    measure = f"share of the logit difference restored{mean}" + ", hatched: not patched" * missing
+    titles[0] = f"{measure}\n{titles[0]}".strip()
     maps = [np.array([[_value(cell) for cell in row] for _, row in table.rows]) for table in tables]
     values = np.array([_value(cell) for cell in result.cells if not cell.is_part])
-    end = map_end(result.cells, _value)
-    scale = Scale(-end, end, label)
+    scale = signed_scale(values, "restored", least=1.0)
     longest = [max(map(len, _columns(table, pairs))) for table in tables]
     rooms = [(len(m) * ROOM[1], AROUND + CHARACTER * n) for m, n in zip(maps, longest, strict=True)]
     rooms += [(len(parts) * BAR + 0.1, AROUND + CHARACTER)] if parts else []
 
     def draw(panel: Panel) -> None:
         panels = stacked(panel, rooms)
-        triples = zip(panels, tables, maps, strict=False)
-        images = [_draw_map(place, table, numbers, scale, pairs) for place, table, numbers in triples]
+        quadruples = zip(panels, titles, tables, maps, strict=False)
+        images = [_draw_map(*one, scale, pairs) for one in quadruples]
         if parts:
             draw_bars(panels[-1], [SignedValue(cell.site, _value(cell)) for cell in parts], figure)
-            panels[-1].label(x=label)
+            panels[-1].label(titles[-1], x=scale.words)
         if images:
-            add_bar(panel, images[-1], scale, values)
+            add_bar(panel, images, scale, values)
 
     inches = [each.shape[1] * ROOM[0] for each in maps]
-    inches += [len(title_of(table)) * CHARACTER for table in tables]  # titles may be wider than the cells
+    inches += [len(line) * CHARACTER for line in "\n".join(titles).split("\n")]  # may be wider than cells
     width = min(max(COLUMN, max(inches, default=0.0) + BESIDE), PAGE) + room_for_crosses(values)
-    return Picture(width, sum(map(sum, rooms)), draw)
+    return Picture(width, sum(map(sum, rooms)) + LINE * 1.3, draw)
 
 
 def _value(cell: Any) -> float:
@@ -90,17 +96,18 @@ def _value(cell: Any) -> float:
 
 
 def _draw_map(
-    panel: Panel, table: PatchTable[Any], values: Array, scale: Scale, pairs: Sequence[PatchedPair]
-) -> ScalarMappable:
+    panel: Panel, title: str, table: PatchTable[Any], values: Array, scale: Scale,
+    pairs: Sequence[PatchedPair],
+) -> AxesImage:  # fmt: skip
     missing = np.array([[cell is None for cell in row] for _, row in table.rows])
     image = draw_heat(panel, values, scale, hidden=missing)
     width, height = panel.inches
     if width / values.shape[1] >= ROOM[0] * 0.75 and height / values.shape[0] >= ROOM[1] * 0.75:
-        texts = [[two_decimals(v) if math.isfinite(v) else "" for v in row] for row in values]
+        texts = [[minus(two_decimals(v)) if math.isfinite(v) else "" for v in row] for row in values]
         write_cells(panel, values, texts, scale)
     by_position = table.across == "position"
     panel.label(
-        title_of(table), x="position: clean / corrupted token" if by_position else "head",
+        title, x="position: clean / corrupted token" if by_position else "head",
         columns=_columns(table, pairs), rows=[label for label, _ in table.rows],
     )  # fmt: skip
     return image

@@ -13,7 +13,7 @@ from ...tracing.result import Candidate, Trace
 from ..characters import token_label
 from ..numbers import three_decimals
 from .heat import Scale, add_bar, draw_heat, write_cells
-from .panel import BLUE, COLUMN, DARK, LINE, PAGE, Panel, Picture, gaps, not_finite, on_axes
+from .panel import BLUE, COLUMN, DARK, LINE, PAGE, Panel, Picture, gaps, minus, not_finite, on_axes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -93,8 +93,7 @@ def loss_by_position(trace: Trace) -> Picture:
         panel.ax.set(xlim=(-0.6, len(rows) - 0.4), ylim=(0, 1.05 * max(chance, *heights)))
         panel.ax.axhline(chance, color=DARK, linestyle="--", linewidth=1, label=f"chance, {chance:.2f}")
         panel.label(
-            not_finite(losses, "position"), above=panel.legend(1),
-            x="position, token and target", y="loss, -log P(target)",
+            not_finite(losses, "position"), x="position, token and target", y="loss, −log P(target)",
             columns=[f"{_position(trace, row.position)} → {_label(row.target)}" for row in rows],
         )  # fmt: skip
         for place, value in zip(places, gaps(losses), strict=True):
@@ -109,13 +108,13 @@ def _draw_cells(panel: Panel, cells: Sequence[Sequence[Candidate | str]], two_li
     values = np.array([[math.nan if isinstance(c, str) else c.p for c in row] for row in cells])
     image = draw_heat(panel, values, PROBABILITY, crossed=False)
     write_cells(panel, values, [[_cell(c, two_lines) for c in row] for row in cells], PROBABILITY)
-    add_bar(panel, image, PROBABILITY, values[np.isfinite(values)])
+    add_bar(panel, [image], PROBABILITY, values[np.isfinite(values)])
 
 
 def _cell(candidate: Candidate | str, two_lines: bool) -> str:
     if isinstance(candidate, str):
         return candidate
-    return _label(candidate) + (f"\n{three_decimals(candidate.p)}" if two_lines else "")
+    return _label(candidate) + (f"\n{minus(three_decimals(candidate.p))}" if two_lines else "")
 
 
 def _label(candidate: Candidate | None) -> str:

@@ -24,7 +24,7 @@ from ..sections import Block, Column, Labelled, Section, SignedBar, Table, Words
 from .comparison import tokens_line
 
 if TYPE_CHECKING:
-    from ...surveying.report import SurveyedHead
+    from ...surveying.report_heads import SurveyedHead
 
 ROLE_WORDS = {
     "itself": "self", "previous": "previous", "first": "position 0", "repeat": "repeat", "none": "–",

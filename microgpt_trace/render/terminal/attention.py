@@ -117,12 +117,12 @@ def _row(weights: list[float], query: int, cell: int, screen: Screen) -> Iterato
         share = weight if isfinite(weight) else None
         if cell == FIGURES:
             number = "NaN" if share is None else f"{share * 100:.0f}"
-            yield from heat_cell(number, share, cell, screen)
+            yield from heat_cell(number, share, cell, screen, "share")
         elif share is None or not screen.many_colors:
             yield ("?" if share is None else shade(sqrt(max(share, 0)), screen.ascii_only)).rjust(cell), ""
         else:
             yield " " * (cell - 1), ""
-            yield " ", heat(sqrt(max(share, 0)))
+            yield " ", heat(share, "share")
     yield " " * cell * (len(weights) - query - 1), ""
 
 

@@ -8,12 +8,12 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from rich.cells import cell_len, set_cell_size
-from rich.color import blend_rgb
 from rich.color_triplet import ColorTriplet
 from rich.text import Text
 
 from ...arrays.stats import Array
-from ..characters import is_dark, shade
+from ..characters import shade
+from ..colors import SCALES, Kind, color_at, is_dark
 from ..numbers import two_decimals
 from ..sections import Figures, Grid
 from .screen import Screen, at_right
@@ -127,27 +127,21 @@ def _shares(values: Sequence[float | None]) -> list[tuple[str, float | None]]:
     return [(two_decimals(v), v if v is not None and math.isfinite(v) else None) for v in values]
 
 
-# Shares farther from 0 have a lighter colour: blue if the share is positive, red if it is negative.
-_NOTHING = ColorTriplet(38, 38, 40)
-_ABOVE = ColorTriplet(25, 85, 190), ColorTriplet(165, 220, 255)
-_BELOW = ColorTriplet(185, 55, 35), ColorTriplet(255, 195, 150)
+def heat(share: float, kind: Kind = "signed") -> str:
+    """Return the style for a share, from 0 to 1 or from -1 to 1. The text is black or white, with a contrast
+    of at least 4.5 to the colour."""
+    color = color_at(SCALES[kind].dark, share if kind == "share" else (share + 1) / 2)
+    text = "rgb(255,255,255)" if is_dark(color) else "rgb(0,0,0)"
+    return f"{text} on {ColorTriplet(*color).rgb}"
 
 
-def heat(share: float) -> str:
-    """Return the style for a share from -1 to 1. The text is black or white, with a contrast of at least 4.5
-    to the colour."""
-    middle, end = _ABOVE if share >= 0 else _BELOW
-    twice = min(abs(share), 1.0) * 2
-    color = blend_rgb(_NOTHING, middle, twice) if twice <= 1 else blend_rgb(middle, end, twice - 1)
-    text = "rgb(255,255,255)" if is_dark(color.normalized) else "rgb(0,0,0)"
-    return f"{text} on {color.rgb}"
-
-
-def heat_cell(text: str, share: float | None, width: int, screen: Screen) -> list[tuple[str, str]]:
+def heat_cell(
+    text: str, share: float | None, width: int, screen: Screen, kind: Kind = "signed"
+) -> list[tuple[str, str]]:
     """Return a right-aligned cell as pieces of text, each with its style. A coloured cell begins with a space
     without colour. If `share` is None, the cell has no colour and no shade."""
     if share is None:
         return [(f"{text:>{width}}", "not dim")]
     if screen.many_colors:
-        return [(" ", ""), (f"{text:>{width - 1}}", f"not dim {heat(share)}")]
+        return [(" ", ""), (f"{text:>{width - 1}}", f"not dim {heat(share, kind)}")]
     return [(f"{shade(share, screen.ascii_only)}{text}".rjust(width), "not dim")]
