@@ -11,7 +11,7 @@ from ..errors import InputError
 from ..text.printable import command, quoted
 from ..tracing.trace import trace
 from .exports import Exports, give
-from .named_model import is_there, model_and_text, model_from, refuse_other_family
+from .named_model import is_there, model_and_text, model_before, model_from, refuse_other_family
 from .option_checks import RUN_PARAMETERS, command_line, given_words
 from .option_groups import argument, flag, group, option
 from .options import MICROGPT, FileSettings, HelpPanel, Source, text_argument, token_ids
@@ -97,7 +97,10 @@ def _request(choice: ElementChoice) -> tuple[Path | None, str, str | None]:
     before it."""
     path, rest = choice.model, [w for w in (choice.first, choice.second, choice.third) if w is not None]
     if rest and not _is_element(rest[0]):
-        path, no_model = model_and_text(rest[0], None, choice.model)
+        if rest[0] == "small" and len(rest) > 1 and _is_element(rest[1]):
+            path, no_model = model_before(["small"], choice.model), None
+        else:
+            path, no_model = model_and_text(rest[0], None, choice.model)
         if no_model is None:
             rest = rest[1:]
         elif len(rest) == 3 or (len(rest) == 2 and _is_element(rest[1])):

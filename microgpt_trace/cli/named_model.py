@@ -12,9 +12,16 @@ import typer
 from ..errors import FileFormatError, InputError
 from ..readers.loading import is_model, load
 from ..text.printable import command
-from .option_checks import parameters_given
+from .option_checks import parameters_given, path_from
 from .option_groups import group, option
-from .options import ABILITIES, DEFAULT_CHECKPOINT, FileSettings, HelpPanel, WeightSettings, key_and_value
+from .options import (
+    ABILITIES,
+    DEFAULT_CHECKPOINT,
+    FileSettings,
+    HelpPanel,
+    WeightSettings,
+    key_and_value,
+)  # fmt: skip
 
 if TYPE_CHECKING:
     from ..architecture.model import LanguageModel
@@ -50,11 +57,11 @@ def model_before(words: Sequence[str], model: Path | None) -> Path:
     if model is not None:
         also = "; quote a text of several words" * bool(texts)
         raise InputError(f"--model {model}: expected one model, found {first} too{also}")
-    if texts and not is_there(first):
+    if texts and first != "small" and not is_there(first):
         order = f"the model comes first: {texts[0]} {first!r}" if names_a_model(texts[0]) else ""
         hint = order or "quote a text of several words"
         raise InputError(f"{first or repr(first)}: no such model for the text {texts[0]!r}; {hint}")
-    return Path(first)
+    return path_from(first)
 
 
 def is_there(text: str) -> bool:
@@ -162,7 +169,8 @@ class Opener:
     def open(self, path: Path) -> "LanguageModel | Recording":
         """Open a model or a recording. Raises FileFormatError for a file that is neither a model nor a
         recording."""
-        key = realpath(path)  # Path.resolve raises RuntimeError for a loop of links
+        # The model of the package has no path. Path.resolve raises RuntimeError for a loop of links.
+        key = "small" if str(path) == "small" else realpath(path)
         if key not in self._opened:
             from ..comparison.compared_runs import open_source
 

@@ -160,7 +160,14 @@ def _reader(kind: Any, least: float | None) -> tuple[str, Callable[[str], Any]]:
     if get_origin(kind) is Literal:
         choices = get_args(kind)
         return " or ".join(choices), lambda text: choices[choices.index(text)]
-    return "a text", Path if kind is Path else str
+    return "a text", path_from if kind is Path else str
+
+
+def path_from(text: str) -> Path:
+    """Return a path. As a model, "small" is the trained microGPT of the package, and "./small" is a file. The
+    path of the file becomes absolute, because Path would drop the "./"."""
+    path = Path(text)
+    return path.absolute() if str(path) == "small" != text else path
 
 
 def _spelling(param: Any) -> str:

@@ -37,8 +37,9 @@ class ModelChoice:
     """The model that a command runs."""
 
     model: Path | None = option(
-        "Model file, checkpoint or model folder.", metavar="PATH", show_default="an untrained microGPT"
-    )
+        "Model file, checkpoint or model folder, or small: the trained microGPT of this package.",
+        metavar="PATH", show_default="an untrained microGPT",
+    )  # fmt: skip
     seed: int | None = option("Seed of the untrained microGPT.", min=0, show_default="42")
 
 

@@ -12,7 +12,10 @@ from .output import note, put
 class NamesToSample:
     """A model, and the settings for sampling names from the model."""
 
-    model: Path = option("Checkpoint to sample from.", default=DEFAULT_CHECKPOINT, panel=HelpPanel.INPUT)
+    model: Path = option(
+        "Checkpoint to sample from, or small: the trained microGPT of this package.", metavar="PATH",
+        default=DEFAULT_CHECKPOINT, panel=HelpPanel.INPUT,
+    )  # fmt: skip
     count: int = option("Number of names.", "-n", "--count", default=20, min=1)
     temperature: float = option(
         "Sampling temperature. 0 always picks the most likely letter.", default=0.5, min=0.0

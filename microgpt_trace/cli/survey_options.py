@@ -19,8 +19,9 @@ class SurveySource:
         show_default="an untrained microGPT, and the training names",
     )  # fmt: skip
     model: Path | None = option(
-        "Model file, checkpoint or model folder.", metavar="PATH", show_default="an untrained microGPT"
-    )
+        "Model file, checkpoint or model folder, or small: the trained microGPT of this package.",
+        metavar="PATH", show_default="an untrained microGPT",
+    )  # fmt: skip
 
 
 @group("Corpus")

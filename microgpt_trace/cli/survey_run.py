@@ -37,6 +37,7 @@ from ..surveying.survey_files import read_survey, survey_bytes
 from ..text.brief import brief
 from ..text.wording import counted
 from .named_model import MODEL_SUFFIXES, is_there, model_from, names_a_model
+from .option_checks import path_from
 from .options import FileSettings
 from .output import check_apart, check_file, note
 from .progress import rated_progress
@@ -126,8 +127,9 @@ def _model_and_corpus(source: SurveySource) -> tuple[Path | None, tuple[str, ...
     """Return the path of the model (if a model is named) and the files of the corpus."""
     first, *others = source.arguments or [""]
     is_one = Path(first).suffix in MODEL_SUFFIXES or (is_there(first) and is_model(Path(first)))
-    named = source.model is None and is_one and names_a_model(first)
-    model, corpus = (Path(first), others) if named else (source.model, source.arguments or [])
+    is_small = first == "small" and bool(others)
+    named = source.model is None and (is_small or (is_one and names_a_model(first)))
+    model, corpus = (path_from(first), others) if named else (source.model, source.arguments or [])
     for each in corpus:
         if is_there(each) and is_model(Path(each)):
             raise InputError(f"{each}: expected a file of the corpus, found a model")

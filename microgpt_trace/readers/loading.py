@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from ..microgpt.model import Model
 
 RopePairs = Literal["adjacent", "halves"]
+SMALL = Path(__file__).parents[1] / "small.safetensors"  # the trained microGPT of the package, named "small"
 _MODEL_NAMES = {
     "checkpoint": "a microGPT checkpoint", "apr": "an .apr model", "GGUF": "a GGUF model",
     "Hugging Face": "a Hugging Face model",
@@ -29,13 +31,14 @@ def load(
     rope_pairs: RopePairs | None = None,
     settings: Mapping[str, Any] | None = None,
 ) -> Model | Decoder:
-    """Open a microGPT checkpoint, a GGUF file, an .apr file or a Hugging Face folder.
+    """Open a microGPT checkpoint, a GGUF file, an .apr file or a Hugging Face folder. "small" names the
+    trained microGPT of this package, and the text "./small" a file.
 
     `n_head` and `bos` describe a microGPT whose weights have no metadata. `rope_pairs` and `settings`, such
     as {"num_heads": 14}, add settings that are missing in an .apr file. These settings must not contradict
     the file. Raises FileFormatError if the file is missing, is damaged or has an unknown format.
     """
-    path = Path(path)
+    path = SMALL if str(path) == "small" else Path(path)
     kind = format_of(path)
     options = {"--n-head": n_head, "--bos": bos, "--rope-pairs": rope_pairs, "--set": settings}
     for option, value in options.items():
@@ -44,7 +47,8 @@ def load(
     if kind == "checkpoint":
         from ..microgpt.checkpoint import load as load_checkpoint
 
-        return load_checkpoint(path, n_head=n_head, bos=bos)
+        model = load_checkpoint(path, n_head=n_head, bos=bos)
+        return replace(model, origin="small") if path == SMALL else model
     if kind == "apr":
         from .apr import read_apr
 

@@ -83,7 +83,9 @@ class Assignment:
     def of(cls, source: ModelSource, fingerprint: str, order: SurveyOrder) -> Assignment:
         """Build an assignment with this program's version. The path of the model becomes absolute, because a
         worker may run in another folder."""
-        path = None if source.path is None else os.path.abspath(source.path)  # noqa: PTH100 (no link is followed)
+        path = source.path
+        if path not in (None, "small"):  # "small" is the model of the package
+            path = os.path.abspath(path)  # noqa: PTH100 (no link is followed)
         return cls(replace(source, path=path), fingerprint, order, program())
 
 
