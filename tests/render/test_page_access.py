@@ -4,11 +4,15 @@ reduced motion, no scripts; and the size of the page."""
 import re
 from itertools import pairwise
 
+import numpy as np
 import pytest
 from support.browser import axe_finds_nothing, faults, go, needs_browser, with_modules
 from support.real_model import SMOLLM2, needs_smollm2
 from support.sweeps import in_sweep
 from support.terminal import contrast, luminance
+
+from microgpt_trace import Intervention, init, load, trace
+from microgpt_trace.render.colors import SCALES, color_at
 
 pytestmark = needs_browser
 
@@ -49,6 +53,44 @@ def test_the_chosen_array_and_its_explanation_are_in_sight(page_at, width):
     assert in_sight(page, "#explained-value", '[data-array="layer0.mlp.up"] h2')
 
 
+FIRST = {"include": [["#answer"], ["#picture"], ["#cards"]]}
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_the_first_screen_fits_every_screen_and_axe_finds_no_fault(page_of, page_file, axe, scheme):
+    page = page_of(page_file("trace", "emma"), "#&off=layer0.attn.head1", color_scheme=scheme)
+    for width in (400, 700, 1280, 1400, 1920):
+        page.set_viewport_size({"width": width, "height": 1000})
+        assert page.evaluate("document.documentElement.scrollWidth") == width
+        if width in (400, 1400):
+            assert faults(axe, page, FIRST) == []
+
+
+# The texts of the picture that overlap or leave it.
+CROWDED = """() => {
+  const picture = document.querySelector("#picture svg").getBoundingClientRect();
+  const texts = Array.from(document.querySelectorAll("#picture text"));
+  const boxes = texts.map((text) => [text.textContent, text.getBoundingClientRect()]);
+  const { left, right, bottom } = picture;
+  const leaves = (box) => box.left < left - 0.5 || box.right > right + 0.5 || box.bottom > bottom;
+  const size = (a, b, from, to) => Math.min(a[to], b[to]) - Math.max(a[from], b[from]);
+  const meet = (a, b) => size(a, b, "left", "right") > 1 && size(a, b, "top", "bottom") > 4;
+  const pairs = boxes.flatMap(([text, a], n) => boxes.slice(n + 1).map((other) => [text, a, ...other]));
+  const met = pairs.filter(([, a, , b]) => meet(a, b)).map(([text, , other]) => `${text} | ${other}`);
+  return [...boxes.filter(([, box]) => leaves(box)).map(([text]) => text), ...met];
+}"""
+
+
+@pytest.mark.parametrize("text", ["maximillianaaaa", "olivia", "mia", "abbacife"])
+def test_no_texts_of_the_picture_overlap(page_at, checkpoints, text):
+    page = page_at("trace", checkpoints["deep" if text == "abbacife" else "trained"], text)
+    for width in (400, 1280, 1920):
+        page.set_viewport_size({"width": width, "height": 1000})
+        for lane in (0, len(text) // 2, len(text)):
+            page.locator(f'#answer [data-key="token {lane}"]').click()
+            assert page.evaluate(CROWDED) == [], (width, lane)
+
+
 def in_sight(page, *selectors):
     boxes = [page.locator(selector).bounding_box() for selector in selectors]
     return all(b["y"] >= 0 and b["y"] + b["height"] <= page.viewport_size["height"] for b in boxes)
@@ -62,21 +104,48 @@ def test_axe_finds_no_fault_in_the_keyboard_help(page_at, axe):
     page.keyboard.press("Escape")
 
 
-# The colours of cells along both scales, each with the colour of the number in it.
-NUMBERS_IN_CELLS = """() => ["share", "signed"].map((kind) => Array.from({ length: 201 }, (_, n) => {
-  const color = M.colors.colorOf(kind, kind === "share" ? n / 200 : n / 100 - 1);
-  return [color, M.colors.inkOn(color) === "#fff" ? [255, 255, 255] : [0, 0, 0]];
-}))"""
+# The colours of cells from zero outwards along the scales, each with the colour of the number in it.
+NUMBERS_IN_CELLS = """() => [["share", 2], ["signed", 2], ["signed", -2]].map(([kind, end]) => {
+  const colors = Array.from({ length: 101 }, (_, n) => M.colors.scaleOf(kind, 2)((end * n) / 100));
+  return colors.map((color) => [color, M.colors.inkOn(color) === "#fff" ? [255, 255, 255] : [0, 0, 0]]);
+})"""
 
 
-def test_numbers_stand_out_from_their_cells_and_colours_grow_lighter(page_at):
-    for colors in with_modules(page_at("trace", "emma")).evaluate(NUMBERS_IN_CELLS):
+@pytest.mark.parametrize(("scheme", "sign"), [("light", -1), ("dark", 1)])
+def test_numbers_stand_out_from_their_cells_and_colours_leave_the_paper(page_of, page_file, scheme, sign):
+    """From zero outwards, colours get darker on light paper, and lighter on dark paper."""
+    page = with_modules(page_of(page_file("trace", "emma"), color_scheme=scheme))
+    for colors in page.evaluate(NUMBERS_IN_CELLS):
         worst = min(contrast(cell, ink) for cell, ink in colors)
-        light = [luminance(cell) for cell, _ in colors]
+        light = [sign * luminance(cell) for cell, _ in colors]
         print(f"worst contrast {worst:.2f}, from {light[0]:.3f} to {light[-1]:.3f}")
         assert worst >= 4.5
         assert all(a <= b + 1e-3 for a, b in pairwise(light))
         assert light[-1] - light[0] > 0.5
+
+
+# The colours of the cells of a strip in the chosen lane.
+CELLS = """(name) => {
+  const strips = Array.from(document.querySelectorAll("#picture .lane.chosen .strip"));
+  const strip = strips.find((each) => each.querySelector("title").textContent === name);
+  const cells = strip.querySelectorAll("rect:not(.frame)");
+  return Array.from(cells, (cell) => getComputedStyle(cell).fill.match(/\\d+/g).map(Number));
+}"""
+STRIPS = {"layer0.mlp.act": ["layer0.mlp.act"], "embed.pos": ["embed.tok", "embed.pos"]}
+
+
+def test_cells_of_the_picture_have_the_colours_of_their_numbers_in_both_schemes(page_of, page_file):
+    page, run = page_of(page_file("trace", "emma"), "#&position=3"), trace(init(), "emma", values=True)
+    for stops in ("light", "dark"):
+        page.click("#theme")
+        assert page.inner_text("#theme") == f"colours: {stops}"
+        for name, family in STRIPS.items():
+            end = max(np.abs(run[each]).max() for each in family)
+            shares = (float(value / end) for value in run[name][3])
+            kind = "share" if "act" in name else "signed"
+            places = (share if kind == "share" else (share + 1) / 2 for share in shares)
+            expected = [list(color_at(getattr(SCALES[kind], stops), place)) for place in places]
+            assert np.abs(np.subtract(page.evaluate(CELLS, name), expected)).max() <= 1, name
 
 
 PLAIN = ["BOS", "Predictions", "Self-check", "gradients agree with finite differences", "4,192 parameters"]
@@ -126,18 +195,46 @@ def test_the_flow_marks_a_layer_with_an_anomaly(page_of, page_file):
     assert mark.startswith("a layer that scales the stream unlike other layers (layer 10: ")
 
 
-ON_PAPER = ("#tokens", ".attention", ".prediction", "#explain .verdict", "#results .card", ".array canvas")
-CONTROLS = ("#flow", "#live", "#theme", "#help", "#reading", ".copy", "details.behind")
+ON_PAPER = ("#tokens", ".picture", "#cards .card", ".sheet table", ".sheet li")
+SCREEN_ONLY = (
+    "#numbers",
+    "#all",
+    "#live",
+    "#theme",
+    "#help",
+    "#reading",
+    ".copy",
+    ".card.write",
+    "[data-key=tour]",
+)
 
 
-def test_a_printed_page_has_everything_but_the_controls(page_of, page_file):
-    page = page_of(page_file("trace", "emma"), "#layer0.attn.scores[1,3,2]")
+@pytest.mark.parametrize("name", ["emma", "a" * 15])
+def test_a_microgpt_is_printed_on_one_sheet_without_controls(page_of, page_file, name):
+    page = page_of(page_file("trace", name), "#layer0.attn.scores[1,1,0]")
+    paper = page.pdf(prefer_css_page_size=True)
+    assert len(re.findall(rb"/Type\s*/Page\b[^s]", paper)) == 1
     page.emulate_media(media="print")
+    page.evaluate("dispatchEvent(new Event('beforeprint'))")
     for shown in ON_PAPER:
         assert page.locator(shown).first.is_visible(), shown
-    for hidden in CONTROLS:
+    for hidden in SCREEN_ONLY:
         assert not page.locator(hidden).first.is_visible(), hidden
-    assert page.evaluate("getComputedStyle(document.querySelector('#explain')).maxHeight") == "none"
+
+
+def test_the_printed_sheet_has_the_chances_of_the_command(page_of, page_file):
+    page = page_of(page_file("trace", "emma", "--model", "small"))
+    page.evaluate("dispatchEvent(new Event('beforeprint'))")
+    table = page.locator(".sheet tr").all()
+    cells = [[cell.text_content() for cell in row.locator("th, td").all()] for row in table]
+    assert cells[0][:6] == ["read", "next", "chance", "rank", "no head 0", "no head 1"]
+    parts = [f"layer0.attn.head{head}" for head in range(5)] + ["layer0.mlp.down", "embed.pos"]
+    runs = [[], *([Intervention("ablate", part)] for part in parts)]
+    columns = [trace(load("small"), "emma", interventions=run).predictions for run in runs]
+    for row, predictions in zip(cells[1:], zip(*columns, strict=True), strict=True):
+        shown = [float(text) for text in (row[2], *row[4:])]
+        print(row, [100 * prediction.target.p for prediction in predictions])
+        assert shown == pytest.approx([100 * each.target.p for each in predictions], rel=5e-3)
 
 
 BOTH = [("trace", "emma"), ("patch", "emma", "emmy", "--target", "m", "--against", "y")]
@@ -190,22 +287,25 @@ def tokens(count):
 
 # The words of a command, and the largest size of its page in KB.
 SIZES = {
-    "the longest name": (("trace", "a" * 15, "--step"), 250),
+    "untrained": (("trace", "emma"), 170),
+    "trained": (("trace", "trained", "emma"), 180),
+    "the longest name": (("trace", "a" * 15, "--step"), 245),
     "5 tokens": (("trace", SMOLLM2, PROMPT), 2000),
     "all layers": (("trace", SMOLLM2, PROMPT, "--layers", "0-29", "--html-budget", "2.5"), 2500),
     "63 tokens": (tokens(63), 2000),
     "256 tokens": (tokens(256), 2000),
 }
 CASES = [
-    "the longest name",
+    *("untrained", "trained", "the longest name"),
     *(pytest.param(name, marks=needs_smollm2) for name in ("5 tokens", "63 tokens", "all layers")),
     pytest.param("256 tokens", marks=(needs_smollm2, pytest.mark.sweep)),
 ]
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_a_page_keeps_its_size_limit_and_becomes_ready(page_at, page_file, name):
+def test_a_page_keeps_its_size_limit_and_becomes_ready(page_at, page_file, checkpoints, name):
     words, most = SIZES[name]
+    words = (words[0], *(checkpoints.get(word, word) for word in words[1:]))
     size = page_file(*words).stat().st_size / 1000
     print(f"{name}: {size:.0f} KB")
     assert size <= most

@@ -2,6 +2,7 @@
 
 import pytest
 from support.browser import follow, go, needs_browser
+from support.page_numbers import exact
 from support.real_model import SMOLLM2, needs_smollm2
 from support.sweeps import in_sweep
 
@@ -70,9 +71,11 @@ def test_arrow_keys_move_in_a_matrix_and_a_live_region_reads_the_cell(page):
     box.focus()
     for key, at in MOVES.items():
         page.keyboard.press(key)
-        name, number = f"layer0.attn.q[{at[0]},{at[1]}]", float(array[at])
-        assert page.inner_text("#reading").startswith(f"{name} = {number} · position {at[0]} (")
-        assert live.inner_text().startswith(f"{name} {number}, position {at[0]} (")
+        name, place = f"layer0.attn.q[{at[0]},{at[1]}]", f"position {at[0]} ("
+        number = page.inner_text("#reading").removeprefix(f"{name} = ").partition(" · ")[0]
+        assert exact(number) == array[at]
+        assert page.inner_text("#reading").startswith(f"{name} = {number} · {place}")
+        assert live.inner_text().startswith(f"{name} {number}, {place}")
 
 
 def test_enter_explains_and_backspace_goes_back_and_the_focus_stays(page):
@@ -108,7 +111,7 @@ def test_keys_typed_into_a_field_do_not_control_the_page(page):
     assert page.evaluate("document.activeElement.selectionStart") == 2
     page.go_back()
     assert page.input_value("#text") == "emma"
-    assert page.inner_text("#origin").startswith("Numbers: traced")
+    assert page.inner_text("#origin") == ""
 
 
 def test_slash_searches_and_question_mark_lists_the_keys(page):
@@ -157,7 +160,7 @@ def test_the_page_reports_and_ignores_parts_of_an_address_that_it_does_not_have(
     page = page_of(page_file("trace", "emma"), f"#{part}&off=layer0.attn.head1&off=layer0.attn.head1")
     missing = part.partition("=")[2] or part
     assert page.inner_text("#reading") == f"This page has no {missing}, which its address names."
-    assert page.locator(".chip").all_inner_texts() == ["layer0.attn.head1 ablated ×"]
+    assert page.inner_text(".changes") == "● head 1 out undo"
     go(page, "layer0.attn.q[9,0]")
     assert page.inner_text("#reading") == "The run of this text has no layer0.attn.q[9,0]."
 
@@ -235,7 +238,7 @@ def test_a_wrong_address_still_shows_the_page(page):
     for address in WRONG:
         follow(page, address)
         assert page.locator(".prediction").count() == 1, address
-        assert page.locator(".chip").count() == 0, address
+        assert page.locator(".changes").count() == 0, address
     page.reload()
     page.wait_for_selector("body[data-ready]")
     assert page.locator(".prediction").count() == 1
@@ -253,3 +256,89 @@ def test_a_button_switches_the_colours(page_of, page_file):
     assert colors[0] == colors[1] == colors[3] != colors[2]
     page.emulate_media(color_scheme="dark")
     assert page.evaluate(background) == colors[0]  # the reader's choice of light stays
+
+
+def chosen_line(page):
+    return page.locator("#picture .attends.chosen title").text_content()
+
+
+def test_keys_of_the_picture_choose_a_lane_a_head_and_a_part_and_the_focus_stays(page):
+    arrays = trace(init(), "emma", values=True).arrays
+    weights = arrays["forward", "layer0.attn.weights"]
+    strongest = lambda head, lane: f"layer0.attn.weights[{head},{lane},{weights[head, lane].argmax()}]"  # noqa: E731
+    follow(page, "#&position=3")
+    page.locator("#picture-box").focus()
+    for key, at in {"ArrowUp": 2, "ArrowDown": 3}.items():
+        press(page, key)
+        assert page.evaluate("location.hash") == f"#&position={at}"
+        assert focused(page) == "picture"
+    for key, head in {"2": 2, "ArrowLeft": 1, "ArrowRight": 2, "9": 2}.items():
+        press(page, key)
+        assert chosen_line(page) == strongest(head, 3)
+        assert focused(page) == "picture"
+    before = page.inner_text("#chance")
+    press(page, "o")
+    assert page.evaluate("location.hash").endswith(
+        f"&off={strongest(2, 3)}&line={strongest(2, 3)}&position=3"
+    )
+    assert page.locator("#picture .attends.cut").count() == 1
+    assert (focused(page), page.inner_text("#chance") == before) == ("picture", False)
+    press(page, "o")
+    assert (focused(page), page.inner_text("#chance")) == ("picture", before)
+    press(page, "Enter")
+    assert page.inner_text("#explained") == strongest(2, 3)
+
+
+@pytest.mark.parametrize(
+    "key", ["part layer0.attn.head1", "cut", "next line", "token 1", "off layer0.attn.head2"]
+)
+def test_a_control_keeps_the_focus(page, key):
+    follow(page, "#&position=3")
+    page.locator(f'[data-key="{key}"]').press("Enter")
+    assert page.evaluate("location.hash") != "#&position=3"
+    assert focused(page) == key
+
+
+def test_a_line_and_single_elements_that_are_cut_stand_in_the_address(page_at, checkpoints):
+    page = page_at("trace", checkpoints["deep"], "abbacife")
+    line = "layer0.attn.weights[1,4,2]"
+    follow(page, f"#&off={line}&off=layer1.mlp.act[:,3]&line=layer1.attn.weights[1,5,0]")
+    assert page.inner_text(".changes") == f"● {line} out, layer1.mlp.act[:,3] out undo"
+    assert chosen_line(page) == "layer1.attn.weights[1,5,0]"
+    assert page.locator("#picture .lane.chosen .letter").text_content() == "c"  # position 5 of ·abbacife
+    page.locator("#picture .layer").click()
+    assert chosen_line(page).startswith("layer0.attn.weights[")
+    page.locator("#picture .attends", has_text=line.replace("4,2", "5,2")).locator(".share").click()
+    assert chosen_line(page) == "layer0.attn.weights[1,5,2]"
+    page.click('[data-key="undo"]')
+    assert page.locator(".changes").count() == 0
+    assert page.evaluate("location.hash") == "#&line=layer0.attn.weights[1,5,2]&position=5"
+
+
+SELECT = """(whole) => {
+  const [number] = document.querySelectorAll("#explain .step data");
+  const selection = getSelection();
+  if (whole) selection.selectAllChildren(document.querySelector("#explain"));
+  else selection.setBaseAndExtent(number.firstChild, 1, number.firstChild, 3);
+}"""
+
+
+def test_x_shows_all_digits_and_a_selection_copies_them(page):
+    go(page, "layer0.attn.scores[1,3,2]")
+    numbers = page.locator("#explain data")
+    few, digits = numbers.all_text_contents(), [each.get_attribute("value") for each in numbers.all()]
+    assert len(digits) > 4
+    press(page, "x")
+    assert numbers.all_text_contents() == digits != few
+    assert page.locator('[data-key="exact"]').get_attribute("aria-pressed") == "true"
+    page.click('[data-key="exact"]')
+    assert numbers.all_text_contents() == few
+    for whole in (False, True):
+        page.evaluate(SELECT, whole)
+        press(page, "Control+c", "Control+c")
+        page.evaluate("new Promise((resolve) => setTimeout(resolve, 50))")
+        page.fill("#search", "")
+        press(page, "Control+v")
+        pasted = page.input_value("#search")
+        assert all(each in pasted for each in digits) if whole else pasted == digits[1], pasted
+        assert numbers.all_text_contents() == few

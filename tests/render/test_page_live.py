@@ -3,12 +3,13 @@ float64."""
 
 import shlex
 from base64 import b64decode
-from pathlib import Path
 
 import numpy as np
 import pytest
 from support.browser import follow, go, needs_browser, with_modules
 from support.commands import microgpt
+from support.corpora import some_names
+from support.page_numbers import exact, is_percent, is_rounded, number
 
 from microgpt_trace import Intervention, Model, init, load, trace
 
@@ -17,7 +18,7 @@ pytestmark = needs_browser
 # All numbers of runs in the page: of texts, with ablations and changed parameters.
 RUNS = """(runs) => runs.map(({ text, off, parameters }) => {
   const { tokens, targets } = shown.read(text);
-  const run = shown.ownRun(tokens, targets, M.live_view.changesOf(shown, { off, parameters }));
+  const run = shown.ownRun(tokens, targets, M.changes.changesOf(shown, { off, parameters }));
   const numbers = Float64Array.from(shown.events.flatMap(({ name }) => Array.from(run.of(name, "value"))));
   const bytes = new Uint8Array(numbers.buffer);
   const part = (n) => String.fromCharCode(...bytes.subarray(n, n + 3000));
@@ -63,11 +64,6 @@ def check(page, model, runs):
     print(f"{len(runs)} runs, largest difference from float64 relative to the size of an array:", worst)
 
 
-def some_names(count, seed=0):
-    names = Path(__file__).parents[2].joinpath("names.txt").read_text("utf-8").split()
-    return np.random.default_rng(seed).choice(names, count, replace=False).tolist()
-
-
 HEADS = [f"layer0.attn.head{head}" for head in range(4)]
 UNITS = ["layer0.mlp.act[:,7]", "layer0.mlp.act[:,63]"]
 RUN = {  # by page: the text of its command, the texts that it runs, and the ablations
@@ -87,10 +83,10 @@ def test_a_run_in_the_page_is_the_run_of_the_command(page_at, checkpoints, name)
 
 
 def bars(page):
-    """Return the probabilities of all tokens that are shown, and those of the original run next to them."""
+    """Return the probabilities of all tokens as shown, and those of the original run next to them."""
     cells = "(row) => Array.from(row.cells, (cell) => cell.textContent)"
     rows = page.evaluate(f"Array.from(document.querySelectorAll('.bars tbody tr'), {cells})")
-    return {row[0]: float(row[1]) for row in rows}, {row[0]: float(row[3]) for row in rows if len(row) > 3}
+    return {row[0]: row[1] for row in rows}, {row[0]: row[3] for row in rows if len(row) > 3}
 
 
 def probabilities(model, run, position):
@@ -102,7 +98,12 @@ def probabilities(model, run, position):
 def assert_shown(shown, expected):
     assert shown.keys() == expected.keys()
     for label, p in expected.items():
-        assert abs(shown[label] - p) <= (0.0005 if p >= 0.0005 else 0.06 * p), (label, shown[label], p)
+        assert is_percent(shown[label], p), (label, shown[label], p)
+
+
+def explained_in(page):
+    """Return all digits of the explained number."""
+    return page.locator("#explained-value").get_attribute("value")
 
 
 @pytest.fixture
@@ -118,21 +119,24 @@ def olivia(page_at, checkpoints):
 def test_the_page_runs_another_name_and_updates_every_view(olivia):
     page, model = olivia
     go(page, "layer0.attn.q[1,2]")
-    assert page.inner_text("#origin") == "Numbers: traced by microgpt in float32."
+    page.locator('[data-key="token 6"]').click()
+    assert page.inner_text("#origin") == ""
     assert_shown(bars(page)[0], probabilities(model, values(model, "olivia", []), 6))
     for name in some_names(4, seed=5):
         page.fill("#text", name)
-        run = values(in_float64(model), name, [])
-        assert page.inner_text("#origin").startswith("Numbers: computed in this page in float64. ")
+        run, last = values(in_float64(model), name, []), min(6, len(name))
+        assert page.inner_text("#origin") == IN_PAGE
         assert page.locator(".token").count() == len(name) + 1
         explained = run["forward", "layer0.attn.q"][1, 2]
-        assert float(page.inner_text("#explained-value")) == pytest.approx(explained)
-        assert ": equal" in page.inner_text(".verdict")
+        assert number(explained_in(page)) == pytest.approx(explained, rel=1e-12)
+        assert is_rounded(page.inner_text("#explained-value"), explained)
+        assert page.inner_text(".verdict") == "✓ worked out again"
+        assert ": equal" in page.locator(".verdict").get_attribute("title")
         assert page.inner_text("h2:has-text('layer0.attn.q')").endswith(f"[{len(name) + 1}, 16]")
-        assert_shown(bars(page)[0], probabilities(model, run, len(name)))
+        assert_shown(bars(page)[0], probabilities(model, run, last))
         assert page.locator("#views h3").filter(has_text="d loss").count() == 0
     page.locator("button:has-text('back to olivia')").click()
-    assert page.inner_text("#origin") == "Numbers: traced by microgpt in float32."
+    assert page.inner_text("#origin") == ""
     assert page.locator("#views h3").filter(has_text="d loss").count() == 1
 
 
@@ -140,19 +144,20 @@ def test_the_page_runs_another_name_and_updates_every_view(olivia):
 def test_an_ablation_shows_its_predictions_next_to_the_original_ones(olivia, off):
     page, model = olivia
     go(page, "layer0.mlp.act[1,7]" if "mlp" in off else "")
+    page.locator('[data-key="token 6"]').click()
     page.click(f'[data-key="off {off}"]')
     changed, original = (probabilities(model, values(model, "olivia", own), 6) for own in ([off], []))
     shown = bars(page)
     assert_shown(shown[0], changed)
     assert_shown(shown[1], original)
     assert page.locator('.row:has-text("(changed)")').count() == 1
-    losses = (values(model, "olivia", own)["forward", "loss"] for own in ([off], []))
+    losses = (float(values(model, "olivia", own)["forward", "loss"]) for own in ([off], []))
     assert page.inner_text(".prediction > p") == "mean loss {:.5g}, original {:.5g}".format(*losses)
     page.fill("#text", "mia")
     shown = bars(page)
     assert_shown(shown[0], probabilities(model, values(model, "mia", [off]), 3))
     assert_shown(shown[1], probabilities(model, values(model, "mia", []), 3))
-    page.click(f'button:text-is("{off} ablated ×")')
+    page.click('[data-key="undo"]')
     assert bars(page)[1] == {}
 
 
@@ -163,7 +168,7 @@ def test_the_flow_shows_the_norms_and_shares_of_the_run(olivia):
         assert page.inner_text("h1") == text
         arrays = values(model, text, off)
         sizes = page.locator(".flow li").all_inner_texts()
-        shown = dict(zip(model.plan, (float(row.split()[-1]) for row in sizes), strict=False))
+        shown = dict(zip(model.plan, (number(row.split()[-1]) for row in sizes), strict=False))
         for name, row in model.plan.items():
             array = arrays["forward", name]
             counted = np.tril(array) if row.kind.causal else array
@@ -182,9 +187,9 @@ def test_a_command_shows_the_number_of_an_ablated_run_but_not_of_a_changed_param
     words = shlex.split(page.inner_text(".again code"))
     assert words[:2] == ["microgpt", "trace"]
     shown = microgpt(*words[1:]).out.split("\n\n")[1].split()
-    print(page.inner_text("#explained-value"), shown)
+    print(explained_in(page), shown)
     assert shown[0] == "logits[3,2]"
-    assert float(page.inner_text("#explained-value")) == pytest.approx(float(shown[-1]), rel=1e-3)
+    assert number(explained_in(page)) == pytest.approx(float(shown[-1]), rel=1e-3)
     follow(page, "#logits[3,2]&set=wte[1,2]=0.5")
     assert "No command shows this number" in page.inner_text(".explain")
     assert page.locator(".again").count() == 0
@@ -199,7 +204,7 @@ def test_the_page_of_a_run_with_interventions_shows_only_that_run(page_of, page_
     follow(page, "#logits[3,2]")
     changes = [Intervention("ablate", "layer0.attn.head2"), Intervention("scale", "layer0.mlp.act", 2.0)]
     logits = trace(init(), "emma", interventions=changes)["logits"]
-    assert float(page.inner_text("#explained-value")) == logits[3, 2]
+    assert exact(explained_in(page)) == logits[3, 2]
     assert page.inner_text(".explain").endswith("replace --html by --show 'logits[3,2]'.")
 
 
@@ -218,12 +223,12 @@ def test_text_from_an_input_method_is_run_when_it_is_complete(page_at):
 
 def test_the_header_shows_the_command_of_the_run(page_at):
     page = page_at("trace", "emma")
-    command = page.locator("header p.command")
+    command = page.locator("#all p.command")
     traced = command.inner_text()
     assert traced.startswith("microgpt trace emma --html")
     page.fill("#text", "mia")
     assert command.inner_text() == "microgpt trace miacopy"
-    page.click("text=head 1")
+    page.click('[data-key="off layer0.attn.head1"]')
     assert command.inner_text() == "microgpt trace mia --ablate layer0.attn.head1copy"
     follow(page, "#&set=wte[1,2]=0.5")
     assert command.inner_text().startswith("No command shows this run, because a parameter was changed")
@@ -239,23 +244,26 @@ def test_dragging_a_slider_changes_one_parameter(page_of, page_file):
     for step in range(1, 5):
         page.mouse.move(box["x"] + box["width"] * (0.5 + step / 10), box["y"] + box["height"] / 2)
     page.mouse.up()
-    assert float(page.inner_text("#explained-value")) == pytest.approx(0.8, abs=0.1)
+    assert number(explained_in(page)) == pytest.approx(0.8, abs=0.1)
     assert page.inner_text("output[for=slider]") == page.inner_text("#explained-value")
     page.go_back()
-    assert page.locator(".chip").count() == 0
+    assert page.locator(".changes").count() == 0
+    page.locator('[data-key="token 4"]').click()
     page.locator("#slider").fill("0.75")
     model.params["wte"][13, 4] = 0.75
     for _ in range(2):
         shown = bars(page)
         assert_shown(shown[0], probabilities(model, values(model, "emma", []), 4))
         assert_shown(shown[1], probabilities(init(), values(init(), "emma", []), 4))
-        assert (page.inner_text("#explained-value"), page.input_value("#slider")) == ("0.75", "0.75")
+        assert (page.inner_text("#explained-value"), page.input_value("#slider")) == ("0.7500", "0.75")
         page.reload()
         page.wait_for_selector("body[data-ready]")
-    page.click("text=wte[13,4] = 0.75 ×")
-    assert float(page.inner_text("#explained-value")) == float(init().params["wte"][13, 4])
+    assert page.inner_text(".changes") == "● wte[13,4] = 0.7500 undo"
+    page.click('[data-key="undo"]')
+    assert exact(explained_in(page)) == init().params["wte"][13, 4]
 
 
+IN_PAGE = "computed in this page in float64; only the traced run has gradients"
 REFUSED = {
     "José": '"é" is not in the vocabulary: a..z; try "jose".',
     "中": '"中" is not in the vocabulary: a..z.',
@@ -265,7 +273,7 @@ REFUSED = {
 
 
 def test_the_page_explains_why_it_cannot_run_a_text(page_at):
-    page = page_at("trace", "emma")
+    page = page_at("trace", "emma", address="&position=4")
     before = bars(page)
     for text, reason in REFUSED.items():
         page.fill("#text", text)
@@ -274,5 +282,5 @@ def test_the_page_explains_why_it_cannot_run_a_text(page_at):
         assert page.input_value("#text") == text
         assert bars(page) == before
         page.fill("#text", "")
-        assert page.inner_text("#origin").startswith("Numbers: computed in this page")
+        assert page.inner_text("#origin") == IN_PAGE
         assert page.locator(".token").count() == 1

@@ -26,6 +26,11 @@ class Kind:
     causal: ClassVar[bool] = False  # True if the causal mask hides entries of the output [H, T, T]
     mixes_positions: ClassVar[bool] = False  # True if a row of the output may depend on several positions
 
+    @property
+    def nonnegative(self) -> bool:
+        """True if no element of the output can be negative."""
+        return False
+
     def shape(self, inputs: Sequence[Shape], length: int) -> Shape:
         """Return the shape of the output for `length` positions and inputs of these shapes."""
         return inputs[0]
@@ -144,6 +149,10 @@ class Activation(Kind):
     """A function that is applied to each element. The function is ReLU, SiLU, GELU or GELU by tanh."""
 
     function: str
+
+    @property
+    def nonnegative(self) -> bool:
+        return "ReLU" in self.function
 
 
 class Multiply(Kind):

@@ -19,6 +19,7 @@ import numpy as np
 
 from ...arrays.stats import Array
 from ...text.json_writing import dump
+from ..colors import SCALES
 from .markup import Markup, element
 
 
@@ -27,15 +28,18 @@ def page(
 ) -> str:
     """Return the HTML of a page with the given body. The script module `main` is called with `document` and
     `arrays`."""
-    code, starter, style = script(main), _source("script/starter.js"), _source("style.css")
+    starter, style = _source("script/starter.js"), _scales() + _source("style.css")
+    more_style = _source("views.css")
+    code = f"{ADD_STYLE}({dump(more_style)});\n{script(main)}"
     data = packed(document, arrays, code)
     scripts = [
         Markup(f'<script type="application/octet-stream" id="packed">{data}</script>'),
         Markup(f"<script>{starter}</script>"),
     ]
     policy = "; ".join([
-        "default-src 'none'", f"script-src {_hash(starter)} {_hash(code)}", f"style-src {_hash(style)}",
-        "img-src data:", "base-uri 'none'", "form-action 'none'",
+        "default-src 'none'", f"script-src {_hash(starter)} {_hash(code)}",
+        f"style-src {_hash(style)} {_hash(more_style)}", "img-src data:", "base-uri 'none'",
+        "form-action 'none'",
     ])  # fmt: skip
     head = element(
         "head",
@@ -49,20 +53,35 @@ def page(
     return f"<!doctype html>\n{element('html', head, element('body', *body, *scripts), lang='en')}\n"
 
 
+def _scales() -> str:
+    """Return the stops of the colour scales as CSS properties. Scripts read them, so they have a type."""
+    types, values = "", ""
+    for kind, stops in SCALES.items():
+        for n, (light, dark) in enumerate(zip(*stops, strict=True)):
+            name = f"--{kind}-{n}"
+            types += f'@property {name}{{syntax:"<color>";inherits:true;initial-value:{light}}}'
+            values += f"{name}:light-dark({light},{dark});"
+    return f"{types}:root{{{values}}}\n"
+
+
 def _hash(text: str) -> str:
     return f"'sha256-{b64encode(sha256(text.encode()).digest()).decode()}'"
 
 
+# The style of the views is packed with the script, because only the script makes views.
+ADD_STYLE = (
+    '((text) => document.head.append(Object.assign(document.createElement("style"), { textContent: text })))'
+)
 LEVEL = 9  # deflate level; at level 6, a page of SmolLM2 is 0.4 % larger and written 0.1 s faster
 
 
 def packed(document: dict[str, Any], arrays: Mapping[str, Array], script: str) -> str:
-    """Pack a script, a JSON object and named arrays of float32 or bytes, with deflate and base64.
+    """Pack a script, a JSON object and named arrays of float32 or bytes, with deflate and base 85.
 
     The member `arrays` of the document contains the place of each array. The place of a float array is [first
     number, count]. Bytes follow all floats, and the place of a byte array is [first byte, count, 1]. Floats
     are stored as four planes: the first byte of every number, then the second bytes, and so on. Bytes of
-    signs and exponents are similar and compress well, so that a number takes 4.55 characters instead of 5.
+    signs and exponents are similar and compress well, so that a number takes 4.3 characters.
     """
     floats, others = list[bytes](), list[bytes]()
     counts, places = {False: 0, True: 0}, dict[str, list[int]]()
@@ -75,7 +94,19 @@ def packed(document: dict[str, Any], arrays: Mapping[str, Array], script: str) -
     text, code = dump({**document, "arrays": places}).encode(), script.encode()
     sizes = [np.array(numbers, "<u4").tobytes() for numbers in ([len(code)], [len(text), counts[False]])]
     data = b"".join([sizes[0], code, sizes[1], text, planes, *others])
-    return b64encode(zlib.compress(data, LEVEL)).decode()
+    return in_base_85(zlib.compress(data, LEVEL))
+
+
+def in_base_85(data: bytes) -> str:
+    """Write each 4 bytes as 5 characters, from "#" to "x" without "<". The first 5 characters are the number
+    of bytes.
+
+    >>> in_base_85(b"abc")
+    '####&@;F<#'
+    """
+    words = np.frombuffer(np.array(len(data), ">u4").tobytes() + data + bytes(-len(data) % 4), ">u4")
+    digits = np.stack([words // 85**power % 85 for power in (4, 3, 2, 1, 0)], axis=1).astype(np.uint8) + 35
+    return (digits + (digits >= ord("<"))).tobytes().decode("ascii")
 
 
 FOLDER = files(__package__)
@@ -83,8 +114,14 @@ _IMPORT = re.compile(r'^import \{ ([^}]+) \} from "\./([a-z_]+)\.js";$', re.MULT
 _EXPORT = re.compile(r"^export (?=(?:async )?(?:function|const|class) (\w+))", re.MULTILINE)
 
 
+_COMMENT = re.compile(r"^ *(?://[^\n]*|/\*.*?\*/)\n", re.MULTILINE | re.DOTALL)
+_INDENT = re.compile(r"^ +", re.MULTILINE)
+
+
 def _source(name: str) -> str:
-    return FOLDER.joinpath(name).read_text("utf-8")
+    """Return a script or style without comments on lines of their own and without indents, which a page does
+    not need."""
+    return _INDENT.sub("", _COMMENT.sub("", FOLDER.joinpath(name).read_text("utf-8")))
 
 
 def script(main: str) -> str:

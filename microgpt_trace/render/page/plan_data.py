@@ -10,9 +10,10 @@ from ...architecture.formulas.traced_element import rows_with
 from ...architecture.model import LanguageModel
 from ...architecture.operations.linear import formula_of_parts
 from ...architecture.operations.plan_formulas import Formulas
-from ...architecture.plans.kinds import Lookup, Loss, Probabilities, Shape, Softmax
-from ...architecture.plans.plan import HEAD_EVENTS, Operation
+from ...architecture.plans.kinds import Context, Lookup, Loss, Probabilities, Shape, Softmax
+from ...architecture.plans.plan import HEAD_EVENTS, Operation, Plan
 from ...explaining.elements import tables_of_tokens
+from .event_sentences import event_sentence
 
 
 def events_of(model: LanguageModel, formulas: Formulas) -> list[dict[str, Any]]:
@@ -42,12 +43,15 @@ def parameters_of(model: LanguageModel, formulas: Formulas, names: Collection[st
 def _event(row: Operation, model: LanguageModel, formulas: Formulas) -> dict[str, Any]:
     plan, shapes = model.plan, formulas.shapes
     event: dict[str, Any] = {
-        "name": row.name, "stage": row.stage, "layer": row.layer, "expr": row.expr,
+        "name": row.name, "kind": type(row.kind).__name__, "stage": row.stage,
+        "layer": row.layer, "expr": row.expr,
         "shape": list(map(size_as_data, shapes[row.name])), "axes": axes_of(row, shapes),
         "inputs": row.inputs, "reads": row.kind.names, "readers": plan.readers[row.name], "parts": row.parts,
         "formula": _data(None if formulas.is_cut(row.name) else formulas.forward(row.name)),
         "ways": _ways(row.name, model, formulas),
     }  # fmt: skip
+    thing = "letter" if "gradients" in model.abilities else "token"
+    event["says"] = event_sentence(plan, row, shapes, thing)
     if row.parts:
         event["ofParts"] = _data(formula_of_parts(row, formulas))
     if "gradients" not in model.abilities and not fits_a_page(row):
@@ -60,6 +64,8 @@ def _event(row: Operation, model: LanguageModel, formulas: Formulas) -> dict[str
         event["window"] = row.kind.window
     if isinstance(row.kind, Softmax | Probabilities):
         event["share"] = 1
+    elif row.kind.nonnegative:
+        event["positive"] = 1
     return event
 
 
@@ -67,6 +73,31 @@ def _ways(name: str, model: LanguageModel, formulas: Formulas) -> list[Any]:
     """Return the parts of a gradient, as pairs of a formula and the row that passes the gradient back."""
     ways = (formulas.backward(name) or ()) if "gradients" in model.abilities else ()
     return [[as_data(way.formula), way.reader] for way in ways if way.formula is not None]
+
+
+def picture_of(plan: Plan) -> dict[str, Any]:
+    """Return the events that the picture of the computation shows: the `tables` that tokens and positions
+    look up, the `first` residual stream, and for each layer its columns in order. A column is the attention
+    of some heads, the units of an MLP, or the residual stream after a branch."""
+    columns: list[dict[str, Any]] = [{"layer": i, "parts": []} for i in range(len(plan.layers))]
+    units = {plan[branch].inputs[0]: branch for _, branch in plan.residuals.values()}
+    for column, rows in zip(columns, plan.layers, strict=True):
+        for row in rows:
+            if isinstance(row.kind, Softmax):
+                column["parts"].append({"attention": row.name, "heads": heads_of(plan, row.name)})
+            elif row.name in units and not isinstance(row.kind, Context):
+                column["parts"].append({"units": row.name, "writes": units[row.name]})
+            elif row.name in plan.residuals:
+                column["parts"].append({"stream": row.name})
+    tables = [row.name for row in plan.before if isinstance(row.kind, Lookup)]
+    places = [row.name for row in plan.before if isinstance(row.kind, Lookup) and row.kind.by == "positions"]
+    return {"tables": tables, "places": places, "first": plan.streams[0], "layers": columns}
+
+
+def heads_of(plan: Plan, weights: str) -> list[str]:
+    """Return the events with the contributions of the heads of `weights`, which a reader can ablate."""
+    outputs = (out for context in plan.readers[weights] for out in plan.readers[context])
+    return [head for out in outputs for head in plan[out].parts]
 
 
 def _data(formula: Formula | None) -> Any:

@@ -49,7 +49,7 @@ def _tabs(tabs: Iterable[tuple[str, str]]) -> Markup:
 
 
 def header(title: str, line: str, *below: Markup) -> Markup:
-    """Return the header of a page: the title, the command, and the elements `below`."""
+    """Return the header of a page: the title, the command if there is one, and the elements `below`."""
     long = {"class_": "long", "tabindex": "0"} if len(title) > LONG else {}  # keys can scroll a long title
     top = element(
         "div",
@@ -59,7 +59,8 @@ def header(title: str, line: str, *below: Markup) -> Markup:
         class_="top",
     )
     command = {"class_": "command long", "tabindex": "0"} if len(line) > LONG_LINE else {"class_": "command"}
-    return element("header", top, element("p", element("code", line), **command), *below)
+    shown = [element("p", element("code", line), **command)] if line else []
+    return element("header", top, *shown, *below)
 
 
 def footer(aria_live: str = "polite") -> list[Markup]:

@@ -13,7 +13,6 @@ from ...architecture.formulas.traced_element import Element, RunValues, TracedEl
 from ...architecture.model import LanguageModel
 from ...architecture.operations.plan_formulas import Formulas
 from ...architecture.plans.kinds import Probabilities, Softmax
-from ...architecture.plans.plan import Plan
 from ...arrays.stats import Array, TensorStats
 from ...explaining.explain import worked_out
 from ...grouping import grouped
@@ -25,9 +24,10 @@ from ..sections import AttentionMatrices, Section, Words
 from ..trace.whole_trace import trained
 from .markup import Markup, element
 from .page import page
-from .plan_data import events_of, parameters_of
+from .plan_data import events_of, heads_of, parameters_of, picture_of
 from .recorder import Held
 from .section_page import cards, footer, header
+from .static_picture import static_picture
 
 PREFIX: dict[Phase, str] = {"forward": "", "backward": "d ", "update": "u "}
 
@@ -48,7 +48,7 @@ def trace_page(
         "lens": _lens(trace), "terms": logit_terms(trace, model, recorded or {}),
     }  # fmt: skip
     title = f"{on_one_line(trace.input.text) or 'tokens'} · microgpt trace"
-    return page(title, _body(trace, sections, line), document, arrays, "main")
+    return page(title, _body(trace, model, sections, line), document, arrays, "main")
 
 
 def _arrays(
@@ -101,6 +101,7 @@ def _run(trace: Trace, model: LanguageModel) -> dict[str, Any]:
         run["seen"] = [shown_token(model.label(token)) for token in range(size)]
         if not _replaced(trace):
             run["tokenizer"] = tokenizer_data(model)
+            run["trained"] = trace.model["trained_steps"] != 0
     else:
         candidates = [c for p in trace.predictions for c in (*p.top, p.target) if c is not None]
         candidates += [c for row in trace.lens for top in row.top for c in top]
@@ -150,13 +151,18 @@ def _plan(trace: Trace, model: LanguageModel, arrays: Mapping[str, Array]) -> di
     formulas = Formulas(plan, {("forward", name) for name in replaced})
     forward = (event for event in trace.events if event.phase == "forward")
     return {
-        "statistics": {event.name: _statistics(event.stats) for event in forward if event.stats is not None},
+        "statistics": {
+            event.name: _statistics(event.stats)
+            for event in forward
+            if event.stats is not None and event.name not in arrays
+        },
         "events": events_of(model, formulas),
         "parameters": parameters_of(model, formulas, arrays),
         "replaced": replaced,
+        "picture": picture_of(plan),
         "attention": [row.name for row in plan.of_kind(Softmax)],
         "probabilities": next((row.name for row in plan.of_kind(Probabilities)), None),
-        "headEvents": {row.name: _heads_of(plan, row.name) for row in plan.of_kind(Softmax)},
+        "headEvents": {row.name: heads_of(plan, row.name) for row in plan.of_kind(Softmax)},
     }
 
 
@@ -168,12 +174,6 @@ def _statistics(stats: TensorStats) -> dict[str, Any]:
         "std": stats.std, "min": stats.min, "max": stats.max, "zeros": stats.zero_count,
         "others": stats.nonfinite_count,
     }  # fmt: skip
-
-
-def _heads_of(plan: Plan, weights: str) -> list[str]:
-    """Return the events with the heads' contributions. Buttons on the page ablate these events."""
-    outputs = (out for context in plan.readers[weights] for out in plan.readers[context])
-    return [head for out in outputs for head in plan[out].parts]
 
 
 def _layers(trace: Trace) -> dict[str, Any]:
@@ -210,7 +210,15 @@ def _without_scripts(sections: Sequence[Section]) -> Markup:
     return element("noscript", element("p", words, class_="dim"), *cards(attention))
 
 
-def _body(trace: Trace, sections: Sequence[Section], line: str) -> list[Markup]:
+def _still(trace: Trace, model: LanguageModel) -> Markup:
+    """Return the picture for browsers without JavaScript, for a microGPT."""
+    kept = all(("forward", row.name) in trace.arrays for row in model.plan.of_kind(Softmax)[:1])
+    if "gradients" not in model.abilities or not kept:
+        return Markup()
+    return element("noscript", static_picture(trace, model.plan))
+
+
+def _body(trace: Trace, model: LanguageModel, sections: Sequence[Section], line: str) -> list[Markup]:
     """Return the body of the page: its sections, and empty elements that the script fills."""
     labels = [shown_token(label) for label in trace.input.labels]
     chips = [
@@ -220,17 +228,26 @@ def _body(trace: Trace, sections: Sequence[Section], line: str) -> list[Markup]:
     tokens = element("div", *chips, id="tokens", role="group", aria_label="tokens")
     shown = cards([*_without_attention(sections)])
     results = element("div", *shown, _without_scripts(sections), id="results")
-    model = trace.model
-    origin = ", ".join([model["origin"], f"{model['parameters']:,} parameters", *trained(model)])
+    facts = trace.model
+    origin = ", ".join([facts["origin"], f"{facts['parameters']:,} parameters", *trained(facts)])
     title = trace.input.text or f"{len(labels)} tokens"
     description = element("p", on_one_line(origin), class_="dim")
     return [
-        header(title, line, description, tokens, element("div", id="live")),
+        header(title, line, description, element("div", id="live")),
+        element("section", tokens, id="answer", aria_label="Tokens"),
         element(
             "main",
-            element("div", id="flow"),
-            element("div", element("div", id="views"), results, class_="column"),
-            element("div", id="explain"),
+            element("div", _still(trace, model), id="picture"),
+            element("div", id="cards"),
+            element("div", id="sheet"),
+            element(
+                "div",
+                element("div", id="flow"),
+                element("div", element("div", id="views"), results, class_="column"),
+                element("div", id="explain"),
+                id="numbers",
+            ),
+            element("div", id="tour"),
         ),
         *footer(aria_live="off"),
     ]

@@ -9,13 +9,15 @@ export function written(state) {
   if (state.text !== null) parts.push(`text=${encodeURIComponent(state.text)}`);
   for (const name of state.off) parts.push(`off=${escaped(name)}`);
   for (const [name, value] of Object.entries(state.parameters)) parts.push(`set=${escaped(name)}=${value}`);
+  if (state.line) parts.push(`line=${escaped(addressOf(state.line))}`);
+  for (const key of ["tour", "seed", "temperature"]) if (state[key] !== null) parts.push(`${key}=${state[key]}`);
   if (state.position !== null) parts.push(`position=${state.position}`);
   return parts.join("&");
 }
 
 /** The state of an address. `unknown` is the last name in the address that the page does not have, or null. */
 export function read(hash, page) {
-  const state = { at: null, text: null, off: [], parameters: {}, position: null, unknown: null };
+  const state = { at: null, text: null, off: [], parameters: {}, position: null, line: null, seed: null, temperature: null, tour: null, unknown: null };
   const { name, pairs } = partsOf(hash);
   if (name) {
     state.at = located(name, page);
@@ -27,6 +29,10 @@ export function read(hash, page) {
       if (canBeAblated(value, page)) state.off.push(value);
       else state.unknown = value;
     }
+    if (key === "tour" && /^[1-9]$/.test(value)) state.tour = Number(value);
+    if (key === "seed" && /^\d{1,9}$/.test(value)) state.seed = Number(value);
+    if (key === "temperature" && Number(value) >= 0.2 && Number(value) <= 2) state.temperature = Number(value);
+    if (key === "line") state.line = located(value, page);
     if (key === "position" && /^\d+$/.test(value)) state.position = Number(value);
     const changed = key === "set" && /^(.+\])=([-\d.e]+)$/.exec(value);
     const parameter = changed && located(changed[1], page);
@@ -36,10 +42,12 @@ export function read(hash, page) {
   return state;
 }
 
-/** Return true if the text names an array of the page, or a channel of an array. */
+/** Return true if the text names an array of the page, or a part of an array. */
 function canBeAblated(text, page) {
-  const { name, channel } = partOf(text);
-  return page.has(name) && (channel === undefined || channel < page.shapeOf(name, 1).at(-1));
+  const { name, index } = partOf(text);
+  if (!page.has(name)) return false;
+  const shape = page.shapeOf(name, Infinity);
+  return index.length === 0 || (index.length === shape.length && index.every((at, axis) => at === null || at < shape[axis]));
 }
 
 /** The element that a text names, or only its array if the array has no such index. Null without such an array. */

@@ -4,7 +4,9 @@ import { make } from "./dom.js";
 import { addressOf, nameOf, placeInWords } from "./elements.js";
 import { flatOf } from "./formulas.js";
 import { matrix } from "./matrix.js";
-import { full, percent, short, statisticsOf } from "./numbers.js";
+import { exact, percent, short, statisticsOf } from "./numbers.js";
+import { withTerms } from "./terms.js";
+import { whyOf } from "./why.js";
 
 const MOST_NUMBERED = 64; // an axis of at most this length is labelled with its indices
 
@@ -23,14 +25,14 @@ export function planeOf({ page, run, at, head, go, onlook, chosen, end, key, ski
   const isMasked = square ? (row, column) => page.isMasked(at.name, [first + row, column]) : undefined;
   const numberAt = (row, column) => {
     if (isMasked?.(row, column)) return "masked";
-    return values.exact && !values.exact(flatOf(indexOf(row, column), shape)) ? "not in this page, which holds only an 8-bit picture of the array" : full(valueAt(row, column));
+    return values.exact && !values.exact(flatOf(indexOf(row, column), shape)) ? "not in this page, which holds only an 8-bit picture of the array" : exact(valueAt(row, column));
   };
   const labels = (axis, count) => labelsOf(page, run, at.name, axis) ?? (count <= MOST_NUMBERED ? Array.from({ length: count }, (_, n) => String(n)) : null);
   const last = axes.length - 1;
   return {
     rows: length - first, rowHeight: first ? 14 : undefined, columns, valueAt, key,
     isMasked: skipFirst ? (r, c) => c === 0 || isMasked(r, c) : isMasked, hatched: skipFirst ? "masked, or position 0" : "masked",
-    kind: isShare(page, at) ? "share" : "signed", end,
+    kind: isSequential(page, at) ? "share" : "signed", end,
     rowLabels: (shape.length > 1 && labels(axes[last - 1], length)?.slice(first)) || null,
     columnLabels: columns <= 64 || axes[last] === "key" ? labels(axes[last], columns) : null,
     ruled: axes[last] === "channel" ? page.row(at.name).dim : 0,
@@ -45,6 +47,9 @@ export function planeOf({ page, run, at, head, go, onlook, chosen, end, key, ski
 }
 
 const isShare = (page, at) => at.of === "value" && Boolean(page.row(at.name).share);
+
+/** Return true if no number of the array can be negative. */
+const isSequential = (page, at) => isShare(page, at) || (at.of === "value" && Boolean(page.row(at.name).positive));
 
 function labelsOf(page, run, name, axis) {
   if (axis === "query" || axis === "key") return run.labels;
@@ -76,7 +81,7 @@ export function arrayView(context) {
   const heading = make("h2", {}, at.name, make("small", {}, ` [${shape.join(", ")}]${part}`));
   const unit = context.unitButton(at);
   const figures = of.map((each) => arrayFigure(context, { ...at, of: each }, of.length > 1));
-  return make("section", { class: "array", "aria-label": at.name, "data-array": at.name }, heading, row.expr ? make("p", { class: "expr" }, row.expr) : null, neighbours(page, at, go), unit, make("div", { class: "beside" }, figures));
+  return make("section", { class: "array", "aria-label": at.name, "data-array": at.name }, heading, row.says ? make("p", { class: "says" }, withTerms(row.says), " ", whyOf(page, run, { ...at, of: "value", index: [] }) ?? "") : null, row.expr ? make("p", { class: "expr" }, row.expr) : null, neighbours(page, at, go), unit, make("div", { class: "beside" }, figures));
 }
 
 function arrayFigure(context, at, titled) {

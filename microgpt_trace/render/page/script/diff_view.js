@@ -4,7 +4,7 @@
 import { make } from "./dom.js";
 import { nameOf } from "./elements.js";
 import { matrix } from "./matrix.js";
-import { full, percent, short } from "./numbers.js";
+import { exact, percent, short } from "./numbers.js";
 import { split } from "./place.js";
 import { start } from "./result_page.js";
 import { indexOf, placeIn, sidesOf } from "./sides.js";
@@ -72,7 +72,7 @@ function headsOf(sides, at, choose) {
 function bothSides({ content, event, sides, at, pick }) {
   const ends = sides.ends(at.head);
   const line = make("p", { class: "looked n" });
-  const numbers = (row, column) => ["a", "b", "d"].map((side) => `${NAMES[side]} ${full(sides.at(side, at.head, row, column))}`).join(" · ");
+  const numbers = (row, column) => ["a", "b", "d"].map((side) => `${NAMES[side]} ${exact(sides.at(side, at.head, row, column))}`).join(" · ");
   const named = (row, column) => `${nameOf("", indexOf(sides, { ...at, row, column }))} ${positionIn(content, sides, row)}`;
   const say = (row, column) => line.replaceChildren(sides.isMasked?.(row, column) ? `${named(row, column)}: masked, not compared` : `${named(row, column)}: ${numbers(row, column)}`);
   const labels = sides.positions.map((position) => content.labels[position] ?? String(position));
@@ -87,7 +87,7 @@ function bothSides({ content, event, sides, at, pick }) {
       rowLabels: sides.shape.length > 1 ? labels : null, columnLabels: sides.heads ? content.labels.slice(0, sides.columns) : null,
       chosen: [at.row, at.column], smallest: sides.columns > 4096 ? 1 : 2, square: Boolean(sides.heads),
       brief: isShare ? percent : (value) => short(value, 2),
-      describe: (row, column) => `${named(row, column)}: ${numbers(row, column)}`, numberAt: (row, column) => (sides.isMasked?.(row, column) ? "masked" : full(sides.at(side, at.head, row, column))),
+      describe: (row, column) => `${named(row, column)}: ${numbers(row, column)}`, numberAt: (row, column) => (sides.isMasked?.(row, column) ? "masked" : exact(sides.at(side, at.head, row, column))),
       onlook: (row, column) => {
         say(row, column);
         point([row, column]);

@@ -20,8 +20,25 @@ function filled(element, attributes, children) {
     else if (value === true) element.setAttribute(name, "");
     else if (value !== false && value !== null && value !== undefined) element.setAttribute(name, name === "value" ? value : shown(value));
   }
-  element.append(...children.flat().filter((child) => child !== null && child !== undefined && child !== false).map(shown));
+  element.append(...children.flat(Infinity).filter((child) => child !== null && child !== undefined && child !== false).map(shown));
   return element;
+}
+
+/** A number that is shown with few digits and copied with all of them. */
+export const number = (text, all, attributes = {}) => make("data", { ...attributes, value: all }, text);
+
+/** The terms of a sum as bars that start at one zero line. Bars of terms have the colours of their signs. The bars of
+    `totals`, such as the sum, are grey. */
+export function sumBars(values, totals) {
+  const all = [0, ...values, ...totals].filter(Number.isFinite);
+  const [low, high] = [Math.min(...all), Math.max(...all)];
+  const at = (value) => (100 * (value - low)) / (high - low || 1);
+  const barOf = (value, kind) => {
+    if (!Number.isFinite(value)) return null;
+    const [from, to] = [at(Math.min(0, value)), at(Math.max(0, value))];
+    return draw("svg", { class: "term", viewBox: "0 0 100 10", preserveAspectRatio: "none", "aria-hidden": "true" }, draw("rect", { class: kind, x: from, y: 0, height: 10, width: to - from }), draw("rect", { class: "zero", x: Math.min(at(0), 99.5), y: 0, height: 10, width: 0.5 }));
+  };
+  return [values.map((value) => barOf(value, value < 0 ? "below" : "above")), totals.map((value) => barOf(value, "total"))];
 }
 
 /** A bar that fills `share` of its width. If `other` is given, a second bar below it fills `other` of its width. */

@@ -6,10 +6,11 @@ export const nameOf = (name, index = []) => (index.length ? `${name}[${index.joi
 /** The last part of a name, such as "q" of "layer0.attn.q". */
 export const lastOf = (name) => name.slice(name.lastIndexOf(".") + 1);
 
-/** The array and the channel of a name that can be ablated: layer0.mlp.act[:,7] has a channel, layer0.attn.head1 none. */
+/** The array and the index of a part that can be ablated, such as layer0.attn.head1, layer0.mlp.act[:,7] or
+    layer0.attn.weights[0,2,1]. A ":" in the index becomes null. */
 export function partOf(text) {
-  const [, name, channel] = /^(.*?)(?:\[:,(\d+)\])?$/s.exec(text);
-  return { name, channel: channel === undefined ? undefined : Number(channel) };
+  const [, name, index] = /^(.*?)(?:\[((?:\d+|:)(?:,\d+)*)\])?$/s.exec(text);
+  return { name, index: index ? index.split(",").map((at) => (at === ":" ? null : Number(at))) : [] };
 }
 
 /** The layer of an array, or null if it belongs to no layer. */

@@ -1,30 +1,36 @@
 // The arithmetic of one number: its formula, terms and sum, the numbers that use it, and a command that shows more.
 
-import { copyable, make } from "./dom.js";
+import { copyable, make, number, sumBars } from "./dom.js";
 import { addressOf, layerOf, nameOf, placeInWords } from "./elements.js";
 import { flatOf, placeOf, workedOut } from "./formulas.js";
-import { full, short } from "./numbers.js";
+import { aligned, exact, short } from "./numbers.js";
+import { withTerms } from "./terms.js";
 import { readersOf, strongestUse } from "./uses.js";
+import { whyOf } from "./why.js";
 
-const MOST_TERMS = 16;
+const MOST_TERMS = 16; // the terms of a sum that are shown: all up to this many, otherwise the LARGEST_TERMS
+const LARGEST_TERMS = 8;
 const LARGEST = 3.4028234663852886e38; // float32
 
-/** The explanation of the element `at`. `trail` has the elements that were explained before. */
-export function explainView({ page, run, at, trail, go, slider }) {
+/** The explanation of the element `at`. `trail` has the elements that were explained before, and `digits`
+    shows numbers with all their digits or with few. */
+export function explainView({ page, run, at, trail, go, slider, digits }) {
   const flat = flatOf(at.index, run.shape(at.name));
   const gradient = at.of === "gradient";
   const held = run.of(at.name, at.of);
   const array = held?.exact && !held.exact(flat) ? undefined : held;
   const isMasked = page.isMasked(at.name, at.index);
   const named = (element) => shortElement(page, element, layerOf(at.name));
-  const link = linker(page, run, go, named);
+  const link = linker({ page, run, go, named, write: digits.write });
   const shut = make("button", { type: "button", class: "shut", "aria-label": "close the explanation", onclick: () => go({ ...at, index: [] }) }, "×");
-  const parts = [shut, crumbs(trail, at, go, named), heading(page, run, at, isMasked ? undefined : array?.[flat])];
+  const parts = [shut, crumbs(trail, at, go, named), heading(page, run, at, isMasked ? undefined : array?.[flat], digits)];
   const terms = at.of === "value" && page.terms[nameOf(at.name, at.index)];
+  const reason = whyOf(page, run, at);
+  if (reason) parts.push(make("p", { class: "why" }, withTerms(reason)));
   if (at.of === "update") parts.push(make("p", {}, "The optimizer added this to the parameter in one step."));
-  else if (!array && terms) parts.push(...largestTerms(terms, link));
+  else if (!array && terms) parts.push(...largestTerms(terms, link, digits));
   else if (!array) parts.push(make("p", {}, missing(run, gradient, held)));
-  else parts.push(...arithmetic({ page, run, at, flat, gradient, value: array[flat], isMasked, link }));
+  else parts.push(...arithmetic({ page, run, at, flat, gradient, value: array[flat], isMasked, link, digits }));
   if (slider && !page.has(at.name) && at.of === "value") parts.push(slider(at, flat));
   if (array && at.of !== "update") parts.push(...usesOf({ page, run, at, flat, gradient, link }));
   const why = page.whyNoCommand(at, run);
@@ -42,16 +48,16 @@ function crumbs(trail, at, go, named) {
 
 const shortElement = (page, { of, name, index }, layer) => `${of === "gradient" ? "d " : of === "update" ? "update of " : ""}${nameOf(page.shortName(name, layer), index)}`;
 
-function heading(page, run, at, value) {
+function heading(page, run, at, value, { write, isExact, toggle }) {
   const title = (at.of === "gradient" ? "d loss / d " : at.of === "update" ? "update of " : "") + nameOf(at.name, at.index);
   const expression = at.of === "value" ? page.row(at.name).expr : null;
   return make("header", {}, make("h3", { tabindex: -1, id: "explained" }, title),
-    value === undefined ? null : make("p", { class: "value" }, "= ", make("b", { id: "explained-value" }, full(value))),
+    value === undefined ? null : make("p", { class: "value" }, number(write(value), exact(value), { id: "explained-value" }), " ", make("button", { type: "button", "aria-pressed": String(isExact), "data-key": "exact", title: "show all digits (x)", onclick: toggle }, "exact")),
     make("p", { class: "dim" }, placeInWords(page, run, at.name, at.index)), expression ? make("p", { class: "expr" }, expression) : null);
 }
 
 /** The steps of an element (for a gradient, of each of its paths), and whether they give the value of the run. */
-function arithmetic({ page, run, at, flat, gradient, value, isMasked, link }) {
+function arithmetic({ page, run, at, flat, gradient, value, isMasked, link, digits }) {
   if (!gradient && !page.has(at.name)) return [make("p", {}, run.altered?.has(nameOf(at.name, at.index)) ? "This parameter was changed in the page." : "This is a parameter: it is stored, not computed.")];
   const replaced = page.replaced.includes(at.name) && run.traced;
   if (!gradient && (replaced || run.changed?.has(at.name))) return [make("p", {}, "An intervention replaced the value that the model computes.")];
@@ -66,25 +72,25 @@ function arithmetic({ page, run, at, flat, gradient, value, isMasked, link }) {
       sum += worked.value;
       magnitude += worked.magnitude;
       const label = ways.length > 1 ? `through ${way}` : "";
-      worked.steps.forEach((step, n) => shown.push(stepView(step, n === worked.steps.length - 1 ? label : step.label, link, tokensOf(step, page, run))));
+      worked.steps.forEach((step, n) => shown.push(stepView(step, n === worked.steps.length - 1 ? label : step.label, link, tokensOf(step, page, run), digits)));
     }
   } catch (error) {
     if (!(error instanceof RangeError)) throw error;
     return left;
   }
-  if (ways.length > 1) shown.push(make("p", { class: "sum" }, `sum of ${ways.length} paths = ${full(sum)}`));
-  if (isMasked) return [...shown, make("p", { class: "verdict" }, `computed here ${full(sum)}; masked: the query does not see this key, so the number is not used`)];
-  return [...shown, verdict(page, run, sum, value, magnitude)];
+  if (ways.length > 1) shown.push(make("p", { class: "sum" }, `sum of ${ways.length} paths = `, number(digits.write(sum), exact(sum))));
+  if (isMasked) return [...shown, make("p", { class: "verdict" }, "computed here ", number(digits.write(sum), exact(sum)), "; masked: the query does not see this key, so the number is not used")];
+  return [...shown, verdict({ page, run, computed: sum, value, magnitude, isExact: digits.isExact })];
 }
 
 /** The largest terms of a product, computed when the page was written, because the page lacks the matrix. */
-function largestTerms(steps, link) {
+function largestTerms(steps, link, digits) {
   const last = steps.at(-1);
-  return [make("p", {}, "computed in float64 when the page was written: ", make("b", { id: "written-value" }, full(last.value))), ...steps.map((step) => stepView(step, step.label, link, null))];
+  return [make("p", {}, "computed in float64 when the page was written: ", number(digits.write(last.value), exact(last.value), { id: "written-value" })), ...steps.map((step) => stepView(step, step.label, link, null, digits))];
 }
 
-/** Compare the number that the page computed with the number of the run. */
-function verdict(page, run, computed, value, magnitude) {
+/** Compare the number that the page computed with the number of the run. If they agree, a tick says so. */
+function verdict({ page, run, computed, value, magnitude, isExact }) {
   const off = Math.abs(computed - value);
   const holds = off <= page.rounding * magnitude + page.tiny || isSame(computed, value, run.traced && page.dtype === "float32");
   const where = run.traced ? "traced" : "in this run";
@@ -92,7 +98,9 @@ function verdict(page, run, computed, value, magnitude) {
   const isBeyond = page.dtype === "float32" && magnitude > LARGEST;
   const why = isBeyond ? "an intermediate result is larger than float32 can hold" : "a NaN of another head or position has spread here: zero times NaN is NaN";
   const spread = Number.isNaN(value) && Number.isFinite(computed) ? `; ${why}` : "";
-  return make("p", { class: holds ? "verdict good" : "verdict bad" }, `computed here ${full(computed)}, ${where} ${full(value)}: ${holds ? words : `not equal${spread}`}`);
+  const line = `computed here ${exact(computed)}, ${where} ${exact(value)}: ${holds ? words : `not equal${spread}`}`;
+  if (!holds) return make("p", { class: "verdict bad" }, `✗ ${line}`);
+  return make("p", { class: "verdict good", title: line }, isExact ? `✓ ${line}` : "✓ worked out again");
 }
 
 /** Return true if two numbers are the same, or both NaN. `rounded` compares them as float32. */
@@ -110,15 +118,20 @@ function tokensOf({ terms: [first] = [] }, page, run) {
   return (term) => page.tokensOf(name)[placeOf(term.factors[which].flat, run.shape(name)).at(-1)];
 }
 
-function stepView(step, label, link, tokens) {
+function stepView(step, label, link, tokens, { write, isExact }) {
   if (step.results || (step.guard && step.value === 0)) return null;
   const name = label || "sum";
-  if (step.count === 1 && step.terms.length === 1) return make("p", { class: "step" }, label ? `${label} = ` : "= ", written(step.terms[0], link), ` = ${short(step.value, 7)}`);
-  const sorted = step.count > MOST_TERMS ? step.terms.toSorted((a, b) => Math.abs(b.value) - Math.abs(a.value)).slice(0, MOST_TERMS) : step.terms;
-  const rest = step.rest ?? step.terms.filter((term) => !sorted.includes(term)).reduce((sum, term) => sum + term.value, 0);
-  const rows = sorted.map((term) => make("tr", {}, make("td", {}, written(term, link)), make("td", { class: "n" }, short(term.value, 6)), tokens ? make("td", { class: "dim" }, tokens(term)) : null));
-  if (sorted.length < step.count) rows.push(make("tr", {}, make("td", {}, `${step.count - sorted.length} more terms`), make("td", { class: "n" }, short(rest, 6))));
-  rows.push(make("tr", { class: "total" }, make("td", {}, step.guard ? "largest" : `sum of ${step.count} terms`), make("td", { class: "n" }, short(step.value, 7))));
+  if (step.count === 1 && step.terms.length === 1) return make("p", { class: "step" }, label ? `${label} = ` : "= ", written(step.terms[0], link), " = ", number(write(step.value), exact(step.value)));
+  const shown = step.count > MOST_TERMS ? step.terms.toSorted((a, b) => Math.abs(b.value) - Math.abs(a.value)).slice(0, LARGEST_TERMS) : step.terms;
+  const isCut = shown.length < step.count;
+  const rest = step.terms.filter((term) => !shown.includes(term)).reduce((sum, { value }) => sum + value, step.rest ?? 0);
+  const values = [...shown.map(({ value }) => value), ...(isCut ? [rest] : []), step.value];
+  const texts = isExact ? values.map(write) : aligned(values);
+  const [bars, [sum]] = sumBars(values.slice(0, -1), [step.value]);
+  const row = (title, n, drawn, attributes = {}) => make("tr", attributes, title, make("td", { class: "n" }, number(texts[n], exact(values[n]))), make("td", {}, drawn), n < shown.length && tokens ? make("td", { class: "dim" }, tokens(shown[n])) : null);
+  const rows = shown.map((term, n) => row(make("td", {}, written(term, link)), n, bars[n]));
+  if (isCut) rows.push(row(make("td", {}, `the other ${step.count - shown.length} together`), shown.length, bars[shown.length]));
+  rows.push(row(make("td", {}, step.guard ? "largest" : `sum of ${step.count} terms`), values.length - 1, sum, { class: "total" }));
   return make("div", { class: "step" }, make("table", {}, make("caption", {}, name), make("tbody", {}, rows)));
 }
 
@@ -129,14 +142,14 @@ function written(term, link) {
   return make("span", {}, before, factors, after);
 }
 
-const factorInWords = (factor) => make("span", { class: "constant" }, /^[-\d.e/]+$/.test(factor.words) || factor.words.includes("/sqrt") ? factor.words : `${factor.words} ${short(factor.value, 6)}`);
+const factorInWords = (factor) => make("span", { class: "constant" }, /^[-\d.e/]+$/.test(factor.words) || factor.words.includes("/sqrt") ? factor.words : `${factor.words} ${short(factor.value)}`);
 
 /** A function that makes a button for a factor. The button explains the element of the factor. */
-function linker(page, run, go, named) {
+function linker({ page, run, go, named, write }) {
   return (factor) => {
     const index = placeOf(factor.flat, run.shape(factor.name));
     const at = { of: factor.gradient ? "gradient" : "value", name: factor.name, index };
-    return make("button", { type: "button", class: "link", title: placeInWords(page, run, at.name, index), onclick: () => go(at) }, `${named(at)} `, make("span", { class: "n" }, short(factor.value, 5)));
+    return make("button", { type: "button", class: "link", title: placeInWords(page, run, at.name, index), onclick: () => go(at) }, `${named(at)} `, make("span", { class: "n" }, write(factor.value)));
   };
 }
 
@@ -149,7 +162,7 @@ function usesOf({ page, run, at, flat, gradient, link }) {
       if (!use) continue;
       const value = run.of(reader.name, reader.gradient ? "gradient" : "value")?.[use.output] ?? use.value;
       const element = link({ name: reader.name, gradient: reader.gradient, flat: use.output, value });
-      const words = use.adds === null ? "" : ` adds ${short(use.adds, 5)}`;
+      const words = use.adds === null ? "" : ` adds ${short(use.adds)}`;
       rows.push(make("li", {}, element, `${words}${use.count > 1 ? `, the strongest of ${use.count} uses` : ""}`));
     } catch (error) {
       if (!(error instanceof RangeError)) throw error;

@@ -105,7 +105,7 @@ function rowView(page, run, at, go, name) {
   const size = stats?.count ? stats.l2 : Number.NaN;
   const chosen = at?.name === name;
   const isChanged = run.changed?.has(name);
-  return make("li", {}, make("button", { type: "button", class: "row", "aria-current": chosen ? "true" : "false", "data-key": `flow ${name}`, onclick: () => go({ of: "value", name, index: [] }) },
+  return make("li", {}, make("button", { type: "button", class: "row", "aria-current": chosen ? "true" : "false", "data-key": `flow ${name}`, title: page.row(name).says, onclick: () => go({ of: "value", name, index: [] }) },
     make("span", {}, page.has(name) ? lastOf(name) : name, stats?.others ? make("span", { class: "odd", title: "not finite" }, " ⚠") : null, isChanged ? " (changed)" : ""),
     make("span", { class: "n dim" }, Number.isFinite(size) ? short(size, 3) : "–")));
 }

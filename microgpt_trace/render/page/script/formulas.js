@@ -33,27 +33,44 @@ export function isHidden(hidden, place) {
 
 /** Compute an element in float64. Returns its value, its steps with their terms (if `keep` is set), and a magnitude.
     Rounding errors are a small share of the magnitude. */
-export function workedOut(formula, flat, run, keep = true) {
-  const place = placeOf(flat, sizesOf(formula.sizes, run.length));
-  if (isHidden(formula.hidden, place)) return { value: 0, magnitude: 0, steps: [], hidden: true };
-  const steps = [];
-  for (const step of formula.steps) steps.push(step.along ? alongOf(step, place, [...steps], run) : stepOf(step, place, steps, run, keep));
-  const last = steps.at(-1);
-  return { value: last.value, magnitude: last.magnitude, steps: last.count ? steps : [last], hidden: false };
+export const workedOut = (formula, flat, run, keep = true) => evaluatorOf(formula, run, keep)(flat);
+
+/** Compute all elements of an array, or only the elements of the position `only.row` in an array of the shape
+    `only.shape`. The other elements are then those of the array `only.others`. */
+export function rowsOf(formula, run, only = null) {
+  const count = sizesOf(formula.sizes, run.length).reduce((a, b) => a * b, 1);
+  const evaluate = evaluatorOf(formula, run, false);
+  const [rows, width] = only && only.shape.length > 1 ? only.shape.slice(-2) : [1, count];
+  const values = new Float64Array(only?.others ?? count);
+  for (let from = rows > 1 ? only.row * width : 0; from < count; from += rows * width) {
+    for (let flat = from; flat < from + width; flat += 1) values[flat] = evaluate(flat).value;
+  }
+  return values;
 }
 
-/** Compute all elements of an array. */
-export function allOf(formula, run) {
-  const count = sizesOf(formula.sizes, run.length).reduce((a, b) => a * b, 1);
-  return Float64Array.from({ length: count }, (_, flat) => workedOut(formula, flat, run, false).value);
+/** A function that computes the element at a place in the flat array. */
+function evaluatorOf(formula, run, keep) {
+  const sizes = sizesOf(formula.sizes, run.length);
+  const steps = formula.steps.map((step) => ({ ...step, terms: step.t.map((term) => readable(term, run, sizes.length)) }));
+  return (flat) => {
+    const place = placeOf(flat, sizes);
+    if (isHidden(formula.hidden, place)) return { value: 0, magnitude: 0, steps: [], hidden: true };
+    const results = [];
+    for (const step of steps) results.push(step.along ? alongOf(step, place, [...results], run, keep) : stepOf(step, place, results, run, keep));
+    const last = results.at(-1);
+    return { value: last.value, magnitude: last.magnitude, steps: last.count ? results : [last], hidden: false };
+  };
 }
+
+/** A term with functions that read its factors. */
+const readable = (term, run, axes) => ({ ...term, over: term.over ?? [], of: functionOf(term.f ?? ""), factors: term.x.map((factor) => reader(factor, run, axes)) });
 
 /** A step with a result for each place along its ranges. A result is computed when it is first read. */
-function alongOf(step, place, before, run) {
+function alongOf(step, place, before, run, keep) {
   const cache = new Map();
   const results = (along) => {
     const key = along.join();
-    if (!cache.has(key)) cache.set(key, stepOf(step, place, before, run, true, along));
+    if (!cache.has(key)) cache.set(key, stepOf(step, place, before, run, keep, along));
     return cache.get(key);
   };
   return { label: step.label, along: step.along.length, results, count: 0, terms: [] };
@@ -63,52 +80,51 @@ function alongOf(step, place, before, run) {
 const resultOf = (step, at, axes) => (step.results ? step.results(at.slice(axes, axes + step.along)) : step);
 
 function stepOf(step, place, before, run, keep, along = []) {
-  const result = { label: step.label ?? "", value: 0, magnitude: 0, count: 0, exact: true, terms: [] };
+  const result = { label: step.label ?? "", value: 0, magnitude: 0, count: 0, exact: true, terms: [], guard: Boolean(step.guard) };
   let sum = 0;
   let lost = 0; // the rounding errors of the sum (Neumaier's summation)
   let largest = -Infinity;
   let smallest = Infinity;
   const at = [...place, ...along];
-  const add = (term, factors, of, runs) => {
-    const values = factors.map((factor) => factor(at));
+  const add = (term) => {
+    const record = keep ? recorded(term, at, before, place.length) : null;
     let x = 1;
-    let magnitude = 1;
-    let exact = term.less === undefined;
-    for (const factor of values) {
-      magnitude = magnitude * Math.abs(factor.value) + Math.abs(x) * (factor.magnitude - Math.abs(factor.value));
-      x *= factor.value;
-      exact &&= Boolean(factor.exact);
-    }
-    if (term.less !== undefined) {
-      const subtracted = resultOf(before[term.less], at, place.length);
-      magnitude += subtracted.magnitude - Math.abs(x);
-      x -= subtracted.value;
-      magnitude += Math.abs(x);
-    }
-    result.exact &&= exact;
-    const value = of(x);
+    for (const factor of term.factors) x *= factor.value(at, before);
+    if (term.less !== undefined) x -= resultOf(before[term.less], at, place.length).value;
+    const value = term.of(x);
     largest = Math.max(largest, x);
     smallest = Math.min(smallest, x);
     const next = sum + value;
     if (Number.isFinite(next)) lost += Math.abs(sum) >= Math.abs(value) ? sum - next + value : value - next + sum;
     sum = next;
     result.count += 1;
-    if (keep) result.magnitude += sizeOf(of, term, x, value, magnitude);
-    if (keep) result.terms.push({ factors: values, value, text: written(term, before), at: runs.length ? at[runs[0]] : null, over: term.over?.[0] });
+    if (!keep) return;
+    result.exact &&= record.exact;
+    result.magnitude += sizeOf(term, x, value, record.magnitude);
+    result.terms.push({ factors: record.factors, value, text: written(term, before), at: term.over.length ? at[place.length] : null, over: term.over[0] });
   };
-  for (const term of step.t) {
+  for (const term of step.terms) {
     if (term.where && !isTarget(term.where, place, run)) continue;
-    const factors = term.x.map((factor) => reader(factor, before, run, place.length));
-    const of = functionOf(term.f ?? "");
-    const over = term.over ?? [];
-    const runs = over.map((_, n) => place.length + n);
-    overAll(over, along.length, at, place.length, run, () => add(term, factors, of, runs));
+    overAll(term.over, along.length, at, place.length, run, () => add(term));
   }
   result.value = step.guard ? guarded(largest, smallest) : sum + lost;
   if (step.guard) result.magnitude = 0; // the largest x is copied, so it has no rounding error
   else if (result.exact) result.magnitude = Math.abs(result.value);
-  result.guard = Boolean(step.guard);
   return result;
+}
+
+/** The factors of a term in words, the magnitude of their product, and whether all of them are exact. */
+function recorded(term, at, before, axes) {
+  const factors = term.factors.map((factor) => factor.described(at, before));
+  let x = 1;
+  let magnitude = 1;
+  for (const factor of factors) {
+    magnitude = magnitude * Math.abs(factor.value) + Math.abs(x) * (factor.magnitude - Math.abs(factor.value));
+    x *= factor.value;
+  }
+  if (term.less === undefined) return { factors, magnitude, exact: factors.every(({ exact }) => exact) };
+  const subtracted = resultOf(before[term.less], at, axes);
+  return { factors, magnitude: magnitude + subtracted.magnitude - Math.abs(x) + Math.abs(x - subtracted.value), exact: false };
 }
 
 /** Return true if the target of a position is known. If the element has a token, the target must be this token. */
@@ -140,21 +156,29 @@ function overAll(over, n, at, first, run, each) {
   at.length = first + n;
 }
 
-/** A function that returns, for a place along axes and ranges, the value of a factor and its magnitude. */
-function reader(factor, before, run, axes) {
-  if (factor.of !== undefined) return elementReader(factor, before, run, axes);
-  if (factor.step !== undefined) {
-    const { label } = before[factor.step];
-    return (at) => {
-      const { value, magnitude, exact } = resultOf(before[factor.step], at, axes);
-      if (factor.prefix === "1/") return { words: `1/${label}`, value: 1 / value, magnitude: magnitude / (value * value), exact };
-      if (factor.prefix === "-") return { words: `-(${label})`, value: -value, magnitude, exact };
-      return { words: label, value, magnitude, exact };
-    };
-  }
-  if (factor.place !== undefined) {
-    return (at) => ({ words: "position", value: at[factor.place], magnitude: at[factor.place], exact: true });
-  }
+/** Functions that return, for a place along axes and ranges and the results of the steps before, the value of a factor
+    and its description: words or the name of an element, and its magnitude. */
+function reader(factor, run, axes) {
+  if (factor.of !== undefined) return elementReader(factor, run, axes);
+  if (factor.step !== undefined) return stepReader(factor, axes);
+  const described = constantOf(factor, run);
+  return { value: (at) => described(at).value, described };
+}
+
+function stepReader({ step, prefix }, axes) {
+  const described = (at, before) => {
+    const { label } = before[step];
+    const { value, magnitude, exact } = resultOf(before[step], at, axes);
+    if (prefix === "1/") return { words: `1/${label}`, value: 1 / value, magnitude: magnitude / (value * value), exact };
+    if (prefix === "-") return { words: `-(${label})`, value: -value, magnitude, exact };
+    return { words: label, value, magnitude, exact };
+  };
+  return { value: (at, before) => described(at, before).value, described };
+}
+
+/** A function that describes a factor that is no element: a position, a share of the targets, or a number of the plan. */
+function constantOf(factor, run) {
+  if (factor.place !== undefined) return (at) => ({ words: "position", value: at[factor.place], magnitude: at[factor.place], exact: true });
   if (factor.share !== undefined) {
     const known = run.targets.filter((target) => target !== null).length;
     const result = { words: `${factor.share < 0 ? "-" : ""}1/${known}`, value: factor.share / known, magnitude: 1 / known, exact: true };
@@ -166,20 +190,37 @@ function reader(factor, before, run, axes) {
   };
 }
 
-function elementReader(factor, before, run, axes) {
+function elementReader(factor, run, axes) {
   const gradient = factor.d === 1;
-  const array = run.array(factor.of, gradient);
-  if (!array) throw new RangeError(`${factor.of} is not in this page`);
-  const shape = run.shape(factor.of);
-  return (at) => {
-    const flat = flatOf(factor.at.map((spot) => spotOf(spot, at, run)), shape);
+  let array;
+  let shape; // a page has no shape of an array that it lacks
+  const flatAt = (at) => {
+    array ??= arrayOf(factor.of, gradient, run);
+    shape ??= run.shape(factor.of);
+    let flat = 0;
+    for (let axis = 0; axis < shape.length; axis += 1) flat = flat * shape[axis] + spotOf(factor.at[axis], at, run);
     if (array.exact && !array.exact(flat)) throw new RangeError(`${factor.of} is in this page only as an 8-bit picture`);
+    return flat;
+  };
+  const subtracted = (at, before) => resultOf(before[factor.less], at, axes);
+  const described = (at, before) => {
+    const flat = flatAt(at);
     const value = array[flat];
     if (factor.less === undefined) return { name: factor.of, gradient, flat, value, magnitude: Math.abs(value) };
-    const subtracted = resultOf(before[factor.less], at, axes);
-    const rest = value - subtracted.value;
-    return { words: `(${factor.of} - ${subtracted.label})`, value: rest, magnitude: Math.abs(rest) + subtracted.magnitude };
+    const less = subtracted(at, before);
+    return { words: `(${factor.of} - ${less.label})`, value: value - less.value, magnitude: Math.abs(value - less.value) + less.magnitude };
   };
+  const isPlain = factor.less === undefined;
+  return { value: (at, before) => {
+    const flat = flatAt(at);
+    return isPlain ? array[flat] : array[flat] - subtracted(at, before).value;
+  }, described };
+}
+
+function arrayOf(name, gradient, run) {
+  const array = run.array(name, gradient);
+  if (!array) throw new RangeError(`${name} is not in this page`);
+  return array;
 }
 
 /** The place along an axis of an array: the place along an axis of the element, or computed from several axes. */
@@ -193,8 +234,9 @@ export function spotOf(spot, at, run) {
 }
 
 /** The magnitude of f(x), for its rounding error: |f(x)|, or |slope| * magnitude of x if this is larger. */
-function sizeOf(of, term, x, value, magnitude) {
+function sizeOf(term, x, value, magnitude) {
   if (!term.f) return magnitude;
+  const { of } = term;
   const step = Math.max(magnitude, 1e-300) * 1e-7;
   const slope = Math.abs(of(x + step) - of(x - step)) / (2 * step);
   const spread = Number.isFinite(slope) ? slope * magnitude : 0;

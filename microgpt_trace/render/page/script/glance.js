@@ -1,6 +1,6 @@
 // Small pictures of the attention weights of all heads, in a row per layer. A reader can choose a head.
 
-import { colorOf } from "./colors.js";
+import { scaleOf } from "./colors.js";
 import { make } from "./dom.js";
 import { walkable } from "./walkable.js";
 
@@ -115,11 +115,12 @@ function pictureOf(weights, head, { length, skipFirst }, side, onNotFinite) {
     }
   }
   if (largest.some(Number.isNaN)) onNotFinite();
+  const colorOf = scaleOf("share", end);
   const image = new ImageData(side, side);
   for (let row = 0; row < side; row += 1) {
     for (let column = skipFirst ? 1 : 0; column <= row; column += 1) {
       const at = 4 * (row * side + column);
-      image.data.set(Number.isNaN(largest[at / 4]) ? NOT_FINITE : colorOf("share", Math.sqrt(largest[at / 4] / (end || 1))), at);
+      image.data.set(Number.isNaN(largest[at / 4]) ? NOT_FINITE : colorOf(largest[at / 4]), at);
       image.data[at + 3] = 255;
     }
   }

@@ -3,14 +3,17 @@
 import { read, written } from "./address.js";
 import { arrayView } from "./array_view.js";
 import { attentionView } from "./attention_view.js";
+import { changesOf } from "./changes.js";
 import { listen, switchTheme } from "./controls.js";
 import { copyable, make } from "./dom.js";
 import { addressOf, nameOf, placeInWords } from "./elements.js";
 import { explainView } from "./explain_view.js";
 import { flowView } from "./flow_view.js";
 import { lensView } from "./lens_view.js";
-import { changesOf, liveView, parameterSlider, headButtons, unitButton } from "./live_view.js";
+import { headButtons, liveView, parameterSlider, unitButton } from "./live_view.js";
+import { hasOverview, overviewOf } from "./overview.js";
 import { predictionView } from "./prediction_view.js";
+import { exact, short } from "./numbers.js";
 import { onOneLine, quoted } from "./printable.js";
 import { Page } from "./runs.js";
 import { unpacked } from "./unpacking.js";
@@ -23,7 +26,7 @@ function start() {
   const { traced } = page;
   const addressed = () => read(location.hash || `#${page.start ?? ""}`, page);
   let state = addressed();
-  let options = { skipFirst: false, head: 0, layer: null, expanded: false };
+  let options = { skipFirst: false, head: 0, layer: null, expanded: false, isExact: false };
   let trail = history.state?.trail ?? [];
   let edited = ""; // "text" or "slider" if typing or dragging made the last entry of the history
   let filter = "";
@@ -35,6 +38,7 @@ function start() {
   const tracedCommand = command.textContent;
 
   const slot = (name) => document.getElementById(name);
+  const overview = hasOverview(page) ? overviewOf(page, slot) : null;
   const reading = slot("reading");
 
   function remember(edits = "") {
@@ -49,6 +53,7 @@ function start() {
     }
   }
   function move(at) {
+    reading.textContent = "";
     state = { ...state, at };
     remember();
     show();
@@ -102,15 +107,18 @@ function start() {
 
   /** Show the state. While a slider is dragged, keep its element, because replacing it would end the drag. */
   function show(isDragged = false) {
+    const focused = document.activeElement;
+    const key = focused.dataset.key;
+    const selection = key === "text" ? [focused.selectionStart, focused.selectionEnd] : null;
     const { run, original, problem } = runs();
     const at = within(state.at, run);
     if (state.at?.index.length && !at.index.length) reading.textContent = `The run of this text has no ${addressOf(state.at)}.`;
-    const position = Math.min(state.position ?? run.length - 1, run.length - 1);
     widgets = [];
     const widget = (element) => {
       widgets.push(element);
       return element;
     };
+    const position = overview ? overview({ state, run, original, set, go, widget, isDragged }) : Math.min(state.position ?? run.length - 1, run.length - 1);
     const onlook = (element, value) => {
       reading.textContent = `${addressOf(element)} = ${value} · ${placeInWords(page, run, element.name, element.index)}`;
     };
@@ -122,10 +130,7 @@ function start() {
       headButtons: (name) => (page.tokenizer ? headButtons({ page, state, set, name }) : null),
       unitButton: (array) => (page.tokenizer ? unitButton({ page, state, set, at: array }) : null),
     };
-    const focused = document.activeElement;
-    const key = focused.dataset.key;
-    const selection = key === "text" ? [focused.selectionStart, focused.selectionEnd] : null;
-    slot("tokens").replaceChildren(...tokensView(run, position, at));
+    if (!overview) slot("tokens").replaceChildren(...tokensView(run, position));
     slot("live").replaceChildren(page.tokenizer ? liveView({ page, state, set, problem, run }) : page.replaced.length ? make("p", { class: "origin" }, "This run was traced with interventions. Its page cannot run other texts.") : "");
     slot("flow").replaceChildren(flowView({ ...context, filter, setFilter: (text) => { filter = text; } }));
     const both = make("div", { class: run.length > FEW ? "one-by-one" : "side-by-side" }, attentionView(context), predictionView(context));
@@ -133,7 +138,7 @@ function start() {
     slot("views").replaceChildren(...main.filter(Boolean));
     const isElement = at && at.index.length === page.axesOf(at.name).length;
     const slider = page.tokenizer ? parameterSlider({ state, set, stored: (name) => page.stored.get(name) }) : null;
-    const explained = isElement ? explainView({ page, run, at, trail, go, slider }) : hint();
+    const explained = isElement ? explainView({ page, run, at, trail, go, slider, digits: { write: options.isExact ? exact : short, isExact: options.isExact, toggle: toggleExact } }) : hint();
     if (isDragged) replaceAround(slot("slider").parentElement, explained);
     else slot("explain").replaceChildren(explained);
     document.body.classList.toggle("other-run", !run.traced);
@@ -143,12 +148,34 @@ function start() {
     command.replaceChildren(run.traced ? copyable(tracedCommand) : (why ?? copyable(page.commandOf(null, run))));
     layOut();
     if (focused.isConnected) return;
-    const again = (key && document.querySelector(`[data-key="${CSS.escape(key)}"]`)) ?? slot("explained") ?? document.querySelector(".array .matrix, #text");
+    const again = (key && document.querySelector(`[data-key="${CSS.escape(key)}"]`)) ?? slot("tour-title") ?? (focused.closest(".tour") && document.querySelector('[data-key="tour"]')) ?? slot("explained") ?? document.querySelector(".array .matrix, #text");
     again?.focus({ preventScroll: true });
     if (selection) again?.setSelectionRange(...selection);
   }
 
+  function toggleExact() {
+    options = { ...options, isExact: !options.isExact };
+    show();
+  }
+
+  /** What single keys do now. In the tour, they press its buttons. */
+  function keysOf() {
+    const press = (key) => () => document.querySelector(`.tour [data-key="${key}"]`)?.click();
+    const tour = state.tour === null ? {} : { ArrowLeft: press("back"), ArrowRight: () => press(document.querySelector('.tour [data-key="show"]') ? "show" : "next")(), w: press("explain"), 1: press("option 0"), 2: press("option 1"), 3: press("option 2"), Escape: press("leave") };
+    const leave = document.body.classList.contains("presenting") ? { Escape: present } : {};
+    return { x: toggleExact, ...(overview ? { t: () => set({ tour: state.tour === null ? 1 : null }), p: present, ...tour, ...leave } : {}) };
+  }
+
+  /** Show only the answer bar, the picture and one card, in large type, or return to the page. */
+  function present() {
+    document.body.classList.toggle("presenting");
+    layOut();
+    slot("picture-box").focus();
+    window.scrollTo(0, 0);
+  }
+
   function layOut() {
+    document.documentElement.style.setProperty("--bar", overview ? `${slot("answer").offsetHeight}px` : "0px");
     for (const element of widgets) element.resized(element.closest(".plane, .figure")?.clientWidth ?? 0);
   }
 
@@ -189,7 +216,7 @@ function start() {
     return ["microgpt", isTrace ? "trace" : "explain", ...rest].join(" ");
   };
 
-  listen(back, [["arrow keys, Home, End", "move in a matrix"], ["Enter", "explain the number"], ["/", "search for an array or an element"]], { Words: WORDS });
+  listen(back, keysOf, [["arrow keys, Home, End", "move in a matrix"], ["Enter", "explain the number"], ...(overview ? [["↑ ↓ ← →, 0 to 9, o", "in the picture (Tab goes there): lane, head, take the line out"]] : []), ["/", "search for an array or an element"], ["x", "show all digits of numbers, or four"], ...(overview ? [["t", "start or leave the tour"], ["← →, 1 2 3, Esc", "in the tour: steps, answers, leave"], ["p", "present the picture in large type, or return"]] : [])], { Words: WORDS });
   window.addEventListener("popstate", (event) => {
     state = addressed();
     trail = event.state?.trail ?? [];
@@ -198,7 +225,14 @@ function start() {
     reveal();
   });
   window.addEventListener("resize", layOut);
+  window.addEventListener("scheme", () => show());
   document.body.classList.add("alive");
+  if (overview) {
+    document.body.classList.add("lesson");
+    title.classList.add("visually-hidden");
+    title.after(slot("live"), make("button", { type: "button", class: "primary", "data-key": "tour", onclick: () => set({ tour: 1 }) }, "▶ Tour"), make("button", { type: "button", "data-key": "present", onclick: present }, "Present"));
+    slot("numbers").before(make("section", { id: "all", "aria-label": "All numbers" }, make("h2", {}, "All numbers"), command, document.querySelector("header > .dim")));
+  }
   history.scrollRestoration = "manual"; // the browser would scroll before the views exist
   show();
   reveal();

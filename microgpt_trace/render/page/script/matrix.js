@@ -1,8 +1,8 @@
 // A matrix of numbers as a picture in which keys move a cursor. A link under it shows a table of the numbers.
 
-import { colorOf, inkOn, placeOn } from "./colors.js";
+import { inkOn, scaleOf } from "./colors.js";
 import { make } from "./dom.js";
-import { full, short } from "./numbers.js";
+import { exact, short } from "./numbers.js";
 import { walkable } from "./walkable.js";
 
 const LARGEST_CELL = 34; // pixels
@@ -10,7 +10,7 @@ const WITH_NUMBERS = 30; // a cell of at least this many pixels shows its number
 const MOST_IN_TABLE = 4096; // elements
 
 /** The picture of `data`. It has `rows`, `columns`, valueAt(row, column) and isMasked(row, column). The scale has the
-    `kind` "share" or "signed", its `end`, and may be `linear`. There are `rowLabels` and `columnLabels`, and a rule
+    `kind` "share" or "signed" and its `end`. There are `rowLabels` and `columnLabels`, and a rule
     after every `ruled` columns. describe(row, column) and brief(value) write numbers. `chosen` is a cell, and `onlook`
     and `onpick` are functions of a cell. `key` is the name of this matrix, which is unique in the page. */
 export function matrix(data) {
@@ -75,6 +75,7 @@ function pictureOf(data) {
   const picture = make("canvas", { width: data.columns, height: data.rows });
   const context = picture.getContext("2d");
   const image = context.createImageData(data.columns, data.rows);
+  const colorOf = scaleOf(data.kind, data.end);
   let allFinite = true;
   for (let row = 0; row < data.rows; row += 1) {
     for (let column = 0; column < data.columns; column += 1) {
@@ -83,7 +84,7 @@ function pictureOf(data) {
       if (data.isMasked?.(row, column)) continue;
       allFinite &&= Number.isFinite(value);
       if (!Number.isFinite(value)) continue;
-      image.data.set(colorOf(data.kind, placeOn(data, value)), at);
+      image.data.set(colorOf(value), at);
       image.data[at + 3] = 255;
     }
   }
@@ -141,6 +142,7 @@ function paintLabels(view, context, ink) {
 /** Write numbers into the cells if they have room, and mark the cells that are not finite. */
 function paintCells({ data, left, top, cell, height, font, allFinite }, context, ink, paper) {
   const numbered = cell >= WITH_NUMBERS && height >= 14 && data.brief;
+  const colorOf = scaleOf(data.kind, data.end);
   if (allFinite && !numbered) return;
   context.textAlign = "center";
   context.textBaseline = "middle";
@@ -155,8 +157,8 @@ function paintCells({ data, left, top, cell, height, font, allFinite }, context,
         context.fillStyle = paper; // cover the hatching, which means masked
         context.fillRect(left + column * cell, top + row * height, cell, height);
       }
-      context.fillStyle = finite ? inkOn(colorOf(data.kind, placeOn(data, value))) : ink;
-      const text = finite ? data.brief(value) : cell > 24 ? full(value) : "!";
+      context.fillStyle = finite ? inkOn(colorOf(value)) : ink;
+      const text = finite ? data.brief(value) : cell > 24 ? exact(value) : "!";
       context.fillText(text, left + (column + 0.5) * cell, top + (row + 0.5) * height, cell - 2);
     }
   }
@@ -196,15 +198,9 @@ function cellAt({ data, canvas, left, top, cell, height }, event) {
 }
 
 function legend(data) {
-  const strip = make("canvas", { width: 120, height: 1, class: "strip", "aria-hidden": "true" });
-  const context = strip.getContext("2d");
-  const first = data.kind === "share" ? 0 : -1;
-  for (let x = 0; x < 120; x += 1) {
-    context.fillStyle = `rgb(${colorOf(data.kind, first + ((1 - first) * x) / 119).join(" ")})`;
-    context.fillRect(x, 0, 1, 1);
-  }
   const ends = data.kind === "share" ? ["0", short(data.end)] : [short(-data.end), short(data.end)];
-  return make("figcaption", {}, ends[0], strip, ends[1], make("span", { class: "dim" }, data.linear ? "" : " square-root scale", data.isMasked ? `, hatched: ${data.hatched ?? "masked"}` : "", data.isPicture ? ", 8-bit picture" : ""));
+  return make("figcaption", {}, ends[0], make("span", { class: `strip ${data.kind}`, "aria-hidden": "true" }), ends[1],
+    make("span", { class: "dim" }, data.isMasked ? `hatched: ${data.hatched ?? "masked"}` : "", data.isPicture ? " 8-bit picture" : ""));
 }
 
 function tableBehind(data) {

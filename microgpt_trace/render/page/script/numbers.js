@@ -1,21 +1,41 @@
-// Write numbers as text.
+// Write numbers as text. Minus signs are U+2212.
 
-/** A number with as many digits as identify it among all float64 numbers. */
-export const full = (value) => (Number.isFinite(value) ? String(value) : Number.isNaN(value) ? "NaN" : value > 0 ? "Infinity" : "-Infinity");
+const signed = (text) => text.replaceAll("-", "\u2212");
 
-/** A number with `digits` significant digits. */
-export function short(value, digits = 4) {
-  if (!Number.isFinite(value)) return full(value);
-  if (value === 0) return "0";
-  const size = Math.abs(value);
-  return size >= 1e6 || size < 1e-3 ? value.toExponential(Math.max(1, digits - 2)) : String(Number(value.toPrecision(digits)));
+/** The fewest digits that give the number back, as a float32 if it is one, otherwise as a float64. */
+export function exact(value) {
+  if (!Number.isFinite(value)) return Number.isNaN(value) ? "NaN" : signed(String(value));
+  let digits = 1;
+  if (Math.fround(value) === value) while (Math.fround(Number(value.toPrecision(digits))) !== value) digits += 1;
+  return signed(Math.fround(value) === value ? String(Number(value.toPrecision(digits))) : String(value));
 }
 
-/** A probability with three decimals, or with two significant digits if all three decimals would be 0. */
-export const probability = (p) => (!Number.isFinite(p) ? full(p) : p >= 0.0005 || p === 0 ? p.toFixed(3) : p.toExponential(1));
+/** A number with `digits` significant digits, with an exponent below 1e-4 and from 1e5 on. */
+export function short(value, digits = 4) {
+  if (!Number.isFinite(value)) return exact(value);
+  const size = Math.abs(Number(value.toPrecision(digits)));
+  if (size === 0) return "0";
+  if (size < 1e-4 || size >= 1e5) return signed(value.toExponential(Math.max(1, digits - 1)).replace("e+", "e"));
+  return signed(size >= 10 ** digits ? value.toFixed(0) : value.toPrecision(digits));
+}
+
+/** Numbers with their decimal points in one column. Shorter fractions end in blanks. */
+export function aligned(values, digits) {
+  const texts = values.map((value) => short(value, digits));
+  const tails = texts.map((text) => (text.includes(".") ? text.length - text.indexOf(".") : 0));
+  return texts.map((text, n) => text + " ".repeat(Math.max(...tails) - tails[n]));
+}
+
+/** A probability in percent with three digits. A probability below 0.001 % is written as "1 in 250,000". */
+export function chance(p) {
+  if (!Number.isFinite(p)) return exact(p);
+  if (p === 0) return "0 %";
+  if (p < 1e-5) return `1 in ${p < 1e-12 ? (1 / p).toExponential(1).replace("e+", "e") : Number((1 / p).toPrecision(2)).toLocaleString("en")}`;
+  return `${Number((100 * p).toPrecision(3)) >= 100 ? "100" : (100 * p).toPrecision(3)} %`;
+}
 
 /** A share in percent, without decimals. */
-export const percent = (share) => (Number.isFinite(share) ? `${Math.round(100 * share)}` : full(share));
+export const percent = (share) => (Number.isFinite(share) ? `${Math.round(100 * share)}` : exact(share));
 
 /** Statistics of the finite elements of an array. `others` is the number of elements that are not finite. */
 export function statisticsOf(values, isCounted) {

@@ -2,7 +2,7 @@
 // has its original probability.
 
 import { bar, make } from "./dom.js";
-import { probability, short } from "./numbers.js";
+import { chance, short } from "./numbers.js";
 
 const FIRST = 10; // number of candidates that are shown at first
 
@@ -17,9 +17,9 @@ export function predictionView({ page, run, original, position, go, set, options
   const leads = run.of(page.probabilities, "value") ? page.probabilities : page.row(page.probabilities).inputs[0];
   const rows = candidates.order.map((token) => make("tr", { class: token === target ? "target" : "" },
     make("th", { scope: "row" }, make("button", { type: "button", class: "link", onclick: () => go({ of: "value", name: leads, index: [position, token] }) }, page.vocabulary[token])),
-    make("td", { class: "n" }, probability(candidates.p[token])),
+    make("td", { class: "n" }, chance(candidates.p[token])),
     make("td", {}, bar(candidates.p[token], before?.p[token])),
-    before ? make("td", { class: "n dim" }, probability(before.p[token])) : null));
+    before ? make("td", { class: "n dim" }, chance(before.p[token])) : null));
   const follows = target === null ? "" : `; the next token is ${page.vocabulary[target]}, rank ${candidates.rank ?? candidates.order.indexOf(target) + 1}`;
   const head = before ? make("thead", {}, make("tr", {}, make("td", {}), make("th", { scope: "col" }, "P"), make("td", {}), make("th", { scope: "col" }, "original"))) : null;
   const table = (shown, title) => make("table", { class: "bars" }, make("caption", { class: "visually-hidden" }, title), head?.cloneNode(true), make("tbody", {}, shown));
@@ -53,10 +53,10 @@ function listed(prediction) {
   if (!prediction) return null;
   const p = Object.fromEntries(prediction.top);
   const order = prediction.top.map(([token]) => token);
-  const [target, chance, rank] = prediction.target ?? [];
+  const [target, likelihood, rank] = prediction.target ?? [];
   if (target !== undefined && !order.includes(target)) {
     order.push(target);
-    p[target] = chance;
+    p[target] = likelihood;
   }
   return { p, order, rank };
 }

@@ -46,7 +46,7 @@ export function start(viewOf = () => null) {
     slot("reading").replaceChildren(...words);
   }
 
-  listen(back, views.flatMap((view) => view.keys ?? []));
+  listen(back, () => ({}), views.flatMap((view) => view.keys ?? []));
   document.addEventListener("click", (event) => {
     const link = event.target.closest("a");
     if (!link || !commandOf(commands, nameOf(link))) return;
@@ -60,7 +60,7 @@ export function start(viewOf = () => null) {
       show();
     });
   }
-  window.addEventListener("resize", () => views.forEach((view) => view.resized()));
+  for (const event of ["resize", "scheme"]) window.addEventListener(event, () => views.forEach((view) => view.resized()));
   for (const line of document.querySelectorAll("p.command code")) line.replaceWith(copyable(line.textContent));
   switchTheme();
   document.body.classList.add("alive", "plain");

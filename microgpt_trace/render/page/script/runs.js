@@ -1,7 +1,7 @@
 // The data of a page: the plan, the arrays by name, and the forward pass, which the page of a small model can run.
 
 import { lastOf, layerOf, withoutLayer } from "./elements.js";
-import { allOf, isHidden, sizesOf } from "./formulas.js";
+import { isHidden, rowsOf, sizesOf } from "./formulas.js";
 import { unfolded } from "./pictures.js";
 
 const MOST_UNFOLDED = 12; // largest number of pictures that are kept as numbers
@@ -108,9 +108,12 @@ export class Page {
   }
 
   /** Run the forward pass in float64 on any tokens. `changes.events` has functions by event name, which change the
-      array of the event in place. `changes.parameters` has arrays by parameter name, which replace the parameters. */
-  ownRun(tokens, targets, changes = { events: new Map(), parameters: new Map() }) {
+      array of the event in place. `changes.parameters` has arrays by parameter name, which replace the parameters.
+      If `since` is given, the arrays before the event `since.event` are those of the run `since.run`, and the arrays
+      after `since.last` are left out. Only the rows of the position `since.row` are computed, or all rows if it is null. */
+  ownRun(tokens, targets, changes = { events: new Map(), parameters: new Map() }, since = null) {
     const arrays = new Map();
+    let isBefore = Boolean(since);
     const run = {
       traced: false, tokens, targets, labels: tokens.map((token) => this.seen[token]), length: tokens.length,
       shape: (name) => this.shapeOf(name, tokens.length),
@@ -118,10 +121,16 @@ export class Page {
       of: (name, of) => (of === "value" ? run.array(name) : undefined),
     };
     for (const { name, parts, formula, ofParts } of this.events) {
+      isBefore &&= name !== since.event;
+      if (isBefore) {
+        arrays.set(name, since.run.array(name));
+        continue;
+      }
       const isChanged = parts.some((part) => changes.events.has(part));
-      const value = allOf(isChanged ? ofParts : formula, run);
+      const value = rowsOf(isChanged ? ofParts : formula, run, since && since.row !== null ? { row: since.row, others: since.run.array(name), shape: run.shape(name) } : null);
       changes.events.get(name)?.(value, run.shape(name));
       arrays.set(name, value);
+      if (name === since?.last) break;
     }
     return run;
   }

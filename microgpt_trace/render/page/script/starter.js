@@ -7,7 +7,16 @@
   frame.contentDocument?.open();
   try {
     const text = document.getElementById("packed").textContent;
-    const bytes = Uint8Array.from(atob(text), (char) => char.charCodeAt(0));
+    const words = new DataView(new ArrayBuffer((text.length / 5) * 4)); // in base 85, a length before the bytes
+    for (let at = 0; at < text.length; at += 5) {
+      let word = 0;
+      for (let n = at; n < at + 5; n += 1) {
+        const code = text.charCodeAt(n);
+        word = word * 85 + code - 35 - (code > 60);
+      }
+      words.setUint32((at / 5) * 4, word);
+    }
+    const bytes = new Uint8Array(words.buffer, 4, words.getUint32(0));
     const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("deflate"));
     const data = new Uint8Array(await new Response(stream).arrayBuffer());
     const length = new DataView(data.buffer).getUint32(0, true);

@@ -3,7 +3,7 @@
 import { isTaken } from "./controls.js";
 import { bar, draw, make } from "./dom.js";
 import { matrix } from "./matrix.js";
-import { full, percent, probability, short } from "./numbers.js";
+import { exact, percent, chance, short } from "./numbers.js";
 import { written } from "./place.js";
 import { onOneLine } from "./printable.js";
 import { start } from "./result_page.js";
@@ -75,10 +75,10 @@ function predictions(content, n, chosen, choose) {
   if (!content.positions.length) return null;
   const rows = content.positions.map((position, at) => make("tr", { class: at === chosen ? "target" : null },
     make("th", { scope: "row" }, make("button", { type: "button", class: "link", "data-key": `position ${at}`, "aria-pressed": String(at === chosen), onclick: () => choose(at) }, `${position.seen} → ${position.target}`)),
-    make("td", { class: "n" }, position.p[n] === null ? "–" : probability(numberOf(position.p[n]))), make("td", {}, bar(numberOf(position.p[n]) ?? 0)),
+    make("td", { class: "n" }, position.p[n] === null ? "–" : chance(numberOf(position.p[n]))), make("td", {}, bar(numberOf(position.p[n]) ?? 0)),
     make("td", { class: "n" }, position.rank[n] === null ? "" : `rank ${position.rank[n]}`)));
   const { top, seen, target } = content.positions[chosen];
-  const likeliest = top[n]?.map(([label, p]) => make("tr", { class: label === target ? "target" : null }, make("th", { scope: "row" }, label), make("td", { class: "n" }, probability(numberOf(p))), make("td", {}, bar(numberOf(p)))));
+  const likeliest = top[n]?.map(([label, p]) => make("tr", { class: label === target ? "target" : null }, make("th", { scope: "row" }, label), make("td", { class: "n" }, chance(numberOf(p))), make("td", {}, bar(numberOf(p)))));
   return make("div", { class: "prediction" }, make("h3", {}, "P(target)"), make("table", { class: "bars" }, make("tbody", {}, rows)),
     likeliest ? [make("h4", {}, `most likely tokens after ${seen}`), make("table", { class: "bars" }, make("tbody", {}, likeliest))] : null);
 }
@@ -90,11 +90,11 @@ function attention(content, n, pictures) {
   const labels = ["BOS", ...content.watched].map(onOneLine);
   const planes = layers.flatMap(({ name, weights }) => weights[n].map((rows, head) => {
     const valueAt = (row, column) => numberOf(rows[row][column]);
-    const where = (row, column) => `${onOneLine(name)}[${head},${row},${column}], query ${labels[row]}, key ${labels[column]}: ${full(valueAt(row, column))}`;
+    const where = (row, column) => `${onOneLine(name)}[${head},${row},${column}], query ${labels[row]}, key ${labels[column]}: ${exact(valueAt(row, column))}`;
     const picture = matrix({
       rows: rows.length, columns: rows.length, key: `${name} ${head}`, title: `${name}[${head}]`, valueAt, isMasked: (row, column) => column > row,
       kind: "share", end: 1, rowLabels: labels.slice(0, rows.length), columnLabels: labels.slice(0, rows.length), chosen: null, square: true, largest: 30, brief: percent,
-      legend: pictures.length === 0, describe: (row, column) => (column > row ? "masked" : where(row, column)), numberAt: (row, column) => (column > row ? "masked" : full(valueAt(row, column))),
+      legend: pictures.length === 0, describe: (row, column) => (column > row ? "masked" : where(row, column)), numberAt: (row, column) => (column > row ? "masked" : exact(valueAt(row, column))),
       onlook: (row, column) => line.replaceChildren(column > row ? "masked" : where(row, column)), onpick() {},
     });
     pictures.push(picture);

@@ -1,0 +1,122 @@
+"""One plain sentence about each array of a page, for readers who learn. A sentence follows from the kind of
+the plan's row and from the rows that read it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+from ...architecture.plans.kinds import (
+    Activation,
+    Add,
+    Context,
+    Linear,
+    Lookup,
+    Loss,
+    Multiply,
+    Norm,
+    Probabilities,
+    Rotation,
+    Scores,
+    Shape,
+    Softmax,
+)  # fmt: skip
+from ...architecture.plans.plan import Operation, Plan
+from ...text.wording import counted
+
+
+def event_sentence(plan: Plan, row: Operation, shapes: Mapping[str, Shape], thing: str) -> str:
+    """Return a sentence about the array of a row, or "" if no sentence fits. `thing` is what a token is:
+    "letter" or "token".
+
+    >>> from microgpt_trace import init
+    >>> plan = init().plan
+    >>> event_sentence(plan, plan["logits"], plan.shapes(5), "letter")
+    'One score for each of 27 letters. Only the differences between scores matter.'
+    """
+    match row.kind:
+        case Lookup(by="positions", width=width):
+            return f"What each place is: {width:,} numbers for each place, whatever the {thing}."
+        case Lookup(width=width):
+            return f"What each {thing} is: {width:,} numbers that the model keeps for it."
+        case Add():
+            return _of_sum(plan, row, shapes[row.name], thing)
+        case Norm():
+            return _of_norm(plan, row)
+        case Linear():
+            return _of_product(plan, row, shapes[row.name][-1], thing)
+        case Rotation():
+            return "The same numbers, turned by an angle that depends on the place."
+        case Scores():
+            fits = f"How well what one {thing} looks for fits what an earlier {thing} offers."
+            return f"{fits} A higher score draws more attention."
+        case Softmax():
+            return f"The scores as shares of 100 %: where each {thing} looks. Later {thing}s are hidden."
+        case Context():
+            return f"What each {thing} has collected: the values handed over, mixed by the shares."
+        case Activation(nonnegative=True):
+            return "The same numbers, with every no set to 0. A unit is on if its number is above 0."
+        case Activation():
+            return "The same numbers, with what is below 0 pushed towards 0."
+        case Multiply():
+            return "What each unit says, multiplied by how far its gate is open."
+        case Probabilities():
+            return "The scores as chances that sum to 100 %."
+        case Loss():
+            size = shapes[plan.head[0].name][-1]
+            surprise = f"How surprised the model is by the {thing}s that really follow, on average."
+            return f"{surprise} Sure and right gives 0, blind guessing ln {size:,} = {math.log(size):.3f}."
+    return ""
+
+
+def _of_sum(plan: Plan, row: Operation, shape: Shape, thing: str) -> str:
+    if row.name == plan.streams[-1]:
+        return (
+            f"The final row of each place: all that is known about what comes next, in {shape[-1]:,} numbers."
+        )
+    if row.name not in plan.residuals:
+        return (
+            f"{thing.capitalize()} plus place, added number by number. From here on, each place has one row."
+        )
+    _, branch = plan.residuals[row.name]
+    adds = "attention adds" if plan[branch].stage == "attention" else "the MLP adds"
+    return f"The row as it was, plus what {adds}. Nothing is overwritten."
+
+
+def _of_norm(plan: Plan, row: Operation) -> str:
+    if row.layer is None:
+        return "The same rows, scaled to one common size, so that no row is louder than another."
+    if row.name in plan.heads:
+        return "The same numbers, scaled to one common size in each head."
+    reader = "attention" if row.stage == "attention" else "the MLP"
+    return f"The rows, scaled to one common size before {reader} reads them."
+
+
+def _of_product(plan: Plan, row: Operation, width: int, thing: str) -> str:
+    if row in plan.head:
+        return f"One score for each of {width:,} {thing}s. Only the differences between scores matter."
+    if row.name in plan.heads:
+        return _of_heads(plan, row, width, thing)
+    if row.name in plan.sums_of:
+        head = plan.sums_of[row.name].parts.index(row.name)
+        return f"What head {head} alone adds to each row. Take it out, and only this is missing."
+    if row.parts:
+        return f"What the {counted(len(row.parts), 'head')} add to each row, all together."
+    if row.name in plan.branches:
+        return "What the units add to each row, all together."
+    if any(isinstance(plan[name].kind, Activation) for name in plan.readers[row.name]):
+        return f"{width:,} questions put to each row. A number above 0 means yes, and how much."
+    return f"What each of the {width:,} units says." if row.stage == "mlp" else ""
+
+
+def _of_heads(plan: Plan, row: Operation, width: int, thing: str) -> str:
+    """Describe queries, keys or values by the place where scores or the mixed values read them."""
+    dim = plan.heads[row.name].dim
+    size = f"{dim} numbers for each of {counted(width // dim, 'head')}"
+    for reader in plan.of_kind(Scores, Context):
+        for place, name in enumerate(reader.inputs):
+            if row in plan.behind(name):
+                if isinstance(reader.kind, Context):
+                    return f"What each {thing} hands over when another {thing} looks at it: {size}."
+                return f"What each {thing} {('looks for', 'can be found by')[place]}: {size}."
+    return ""
