@@ -6,7 +6,7 @@ from dataclasses import replace
 from functools import partial
 from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import typer
 
@@ -14,6 +14,7 @@ from ..architecture.plans.kinds import Softmax
 from ..files import check_new_folder
 from ..render.shown import sections_of
 from ..tracing.trace import trace as trace_text
+from .browser import open_page, temporary_page
 from .named_model import model_and_text, model_from, refuse_other_family
 from .options import FileSettings
 from .output import check_file, note, put, show
@@ -52,6 +53,8 @@ def trace(
     Exit code 1: a check failed, or --fail-on found an anomaly.
     """
     path, text = model_and_text(source.first, source.second, source.model)
+    if exports.interactive and exports.html is None:
+        exports = replace(cast(Any, exports), html=temporary_page("trace"))
     _check_files(written, exports, path)
     model = model_from(path, source.seed, settings, samples=bool(predictions.temperature))
     refuse_other_family(context, model)
@@ -62,6 +65,8 @@ def trace(
     else:
         options |= {"text": text, "time": shown.time, "interventions": changes}
         result = _run(context, path, Request(model, shown, written, exports), options)
+        if exports.interactive and exports.html is not None:
+            open_page(exports.html)
         _exit_if_wrong(result, checks.fail_on is not None)
     if shown.payload:  # print this note last: a refused command prints only an error
         note("--payload has no effect: every trace runs the forward pass.")

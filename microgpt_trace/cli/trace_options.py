@@ -122,6 +122,7 @@ class TraceExports(Exports):
         "Maximum size of the --html page in megabytes.",
         min=0.5, metavar="MB", show_default="2", family=PRODUCTION,
     )  # fmt: skip
+    interactive: bool = flag("Open the page of the trace in the browser.")
     force: bool = flag("Overwrite existing files of --save, --out, --html and --plot.")
 
 
@@ -130,8 +131,8 @@ class Interventions:
     """Values to replace while the model runs."""
 
     ablate: list[str] | None = option(
-        "Replace an event or a head by zeros. NAME@3 replaces only position 3, and NAME@3:5 replaces "
-        "only channel 5 of position 3.", metavar="NAME",
+        "Replace an event or a head by zeros. NAME@3 replaces only position 3, and NAME@3:5 only "
+        "channel 5 of position 3. layer0.attn.weights\\[1,4,2] is head 1, query 4, key 2.", metavar="NAME",
     )  # fmt: skip
     ablate_mean: list[str] | None = option(
         "Replace an event or a head by its mean over the positions.", metavar="NAME"

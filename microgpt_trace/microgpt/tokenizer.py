@@ -14,6 +14,7 @@ from ..text.printable import on_one_line, shown_token
 BOS_LABEL = "BOS"
 EOS_LABEL = "EOS"
 HINTED = 1000  # largest number of characters of a text that a hint uses
+PLAIN = str.maketrans({"ø": "o", "Ø": "O", "ł": "l", "Ł": "L", "ß": "ss", "æ": "ae", "œ": "oe", "đ": "d"})
 MAX_LENGTH = 200  # largest number of characters in a description of the vocabulary
 
 
@@ -62,7 +63,7 @@ class Tokenizer:
         """
         for index, char in enumerate(text):
             if self.normalize(char) not in self.chars:
-                hint = self._plain(text[:HINTED])
+                hint = self.nearest(text[:HINTED])
                 raise InputError(
                     f"character {char!r} at position {index} of {brief(text)} is not in the vocabulary "
                     f"{self.describe_chars()}" + (f"; try {brief(hint)}" if hint else "")
@@ -118,7 +119,11 @@ class Tokenizer:
         last = self.first_id + len(self.chars) - 1
         return f"{self.bos_id} = BOS and EOS, {self.describe_chars()} = {self.first_id}..{last}"
 
-    def _plain(self, text: str) -> str:
-        """Return the text without accents and without characters outside the vocabulary."""
-        decomposed = unicodedata.normalize("NFKD", text)
-        return "".join(c for c in self.normalize(decomposed) if c in self.chars)
+    def nearest(self, text: str) -> str:
+        """Return the text without accents and without characters outside the vocabulary.
+
+        >>> Tokenizer().nearest("José O'Brien")
+        'joseobrien'
+        """
+        chars = (c if c in self.chars else unicodedata.normalize("NFKD", c.translate(PLAIN)) for c in text)
+        return "".join(c for c in self.normalize("".join(chars)) if c in self.chars)
