@@ -43,6 +43,50 @@ Every value of a run has one name, which all commands and the library use. `micr
 `--layer` selects whole events by name, glob, layer or stage. `--show` also accepts parameters, and indices
 of a part of an array. `explain` accepts the name of one number.
 [Interventions](interpret.md#what-does-head-2-do) accept all names except the names of parameters."""
+TRACE = """## The output of trace
+
+The trace of a microGPT has four stages: embedding, attention, MLP and language model head. Each row of a
+stage describes one operation: the shape, the [L2 norm](glossary.md#measures) and the range of the result.
+Below the stages, the trace prints the predictions, the insights under "What the trace reveals", and the
+self-check. [Learn how a GPT works](learn.md) explains the stages.
+
+```console
+$ microgpt trace emma
+...
+```
+
+<details><summary>The whole output, in colour</summary>
+
+![The output of microgpt trace emma](trace.svg)
+
+</details>
+
+Every insight is the result of a test on the measured numbers, so the trace of another model can contain
+other insights. For example, one test compares the probability of the text under the model and under a
+uniform guess. If the model's probability is at least 20 times as high, the trace says that the predictions
+are better than a uniform guess. If the model's probability is at least 20 times lower, the trace says that
+the predictions are worse. By chance alone, a ratio of 20 occurs for at most one of 20 texts.
+
+The self-check tests the numbers of the current run. For example, the self-check compares the traced logits
+with the logits of a second run without hooks. Another check tests that the outputs of the attention heads
+sum to the attention output. If a check fails, the command prints the check in red and ends with exit code 1.
+
+`--verbose` shows every event, such as q, k, v and scores, with more statistics. `--backward` shows the
+gradient of every value and parameter. `--show` prints a whole tensor, or a part of a tensor: `--show
+'layer0.attn.weights[1]'`. With `--layer` or `--show`, the output begins with the selected events or tensors
+and contains no insights. The output always reports failed checks, anomalies and changed inputs.
+
+The statistics of attention scores and weights cover only the entries that the mask allows: the entries on
+and below the diagonal. The attention maps of a trace take about 24 lines in total. If the maps of all heads
+do not fit, the trace shows the heads with the largest weight after position 0, and names the option that
+shows the other heads.
+
+```console
+$ microgpt trace --verbose --json
+{
+  "schema": "microgpt.trace/1",
+...
+```"""
 ESCAPED = "\\["  # "[", escaped for rich
 
 
@@ -51,7 +95,7 @@ def page() -> str:
     commands = typer.main.get_command(build(COMMANDS)).commands  # type: ignore[attr-defined]
     summaries = {name: _plain(command.help.partition("\n")[0]) for name, command in commands.items()}
     listed = "\n".join(f"- [{name}](#{name}): {text}" for name, text in summaries.items())
-    parts = [HEAD, listed, NAMES, *(part for item in commands.items() for part in _command(*item))]
+    parts = [HEAD, listed, NAMES, TRACE, *(part for item in commands.items() for part in _command(*item))]
     return "\n\n".join(parts) + "\n"
 
 
