@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-MEMORY = 3 << 30  # bytes
+MEMORY = 3 << 30  # bytes that a command may add to the data of this process
 
 
 class Hung(BaseException):
@@ -42,19 +42,29 @@ def peak() -> int:
 
 @contextmanager
 def memory_limited(most: int = MEMORY) -> Iterator[None]:
-    """Limit the data of this process, if the system can. Mapped files do not count: a sparse file may be
-    larger than the memory."""
+    """Limit what is added to the data of this process, if the system can. Earlier tests may have filled
+    gigabytes, and a thread that finds no memory to start waits forever. Mapped files do not count: a sparse
+    file may be larger than the memory."""
     try:
         import resource
     except ImportError:
         yield
         return
     soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
-    resource.setrlimit(resource.RLIMIT_DATA, (most, hard))
+    resource.setrlimit(resource.RLIMIT_DATA, (_data() + most, hard))
     try:
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))
+
+
+def _data() -> int:
+    """Return the size of this process's data in bytes, or 0 if the system does not say."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text().split()[5])
+    except OSError:
+        return 0
+    return pages * os.sysconf("SC_PAGE_SIZE")
 
 
 @contextmanager
