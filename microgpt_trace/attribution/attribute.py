@@ -126,9 +126,14 @@ def logit_sum(logits: Array, token: int, parts: Sequence[float]) -> LogitSum:
     return LogitSum(p, logit, total, magnitude, deviation, tolerance, holds)
 
 
-def removal(model: LanguageModel, component: Component) -> Edit:
-    """Return the edit that removes a component's write. If an MLP is removed, its bias stays, because the
-    bias is a separate component."""
+def removal(model: LanguageModel, component: Component, at: int | None = None) -> Edit:
+    """Return the edit that removes a component's write, at all positions or only at the position `at`. If an
+    MLP is removed, its bias stays, because the bias is a separate component."""
+    if at is not None:
+        edit = removal(model, component)
+        return Edit(
+            edit.name, lambda value: np.where(np.arange(len(value))[:, None] == at, edit.change(value), value)
+        )
     name = component.row.bias
     bias = None if name is None else model.parameter(name)
     if component.kind == "bias":
@@ -139,14 +144,15 @@ def removal(model: LanguageModel, component: Component) -> Edit:
 
 def losses_without(
     model: LanguageModel, inputs: TraceInput, components: Sequence[Component], rows: Sequence[int],
-    targets: Sequence[int], hooked: bool, report: Report = unreported,
+    targets: Sequence[int], hooked: bool, report: Report = unreported, at: int | None = None,
 ) -> dict[str, Array]:  # fmt: skip
     """Return -log P(target) at the requested positions without each component, by component name: [n]
 
-    The runs share the computation before their edits. If `hooked` is true, each component needs a separate
-    run, because the edit must follow the model's hooks.
+    A component is removed at all positions, or only at the position `at`. The runs share the computation
+    before their edits. If `hooked` is true, each component needs a separate run, because the edit must follow
+    the model's hooks.
     """
-    edits = [removal(model, component) for component in components]
+    edits = [removal(model, component, at) for component in components]
 
     def under_hooks(edit: Edit) -> Array:
         last = model.hooks.subscription(lambda event, value: edit.change(value), edit.name)

@@ -109,7 +109,7 @@ def _run(context: typer.Context, path: Path | None, request: Request, options: d
     _save(result, request)
     exports.write(list(figures(exports, model, result, layers)))
     if exports.html is not None:
-        write_page(context, path, request, whole, recorded, result)
+        write_page(context, path, request, whole, recorded, result, options)
     if written.is_json:
         _write_json(result, request)
     else:

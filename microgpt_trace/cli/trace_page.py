@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import typer
 
@@ -14,6 +16,7 @@ from ..text.printable import quoted
 from ..tracing.trace import trace
 from .exports import Exports, draw_by_name
 from .option_checks import RUN_PARAMETERS, command_line, given_words
+from .progress import progress
 
 if TYPE_CHECKING:
     from ..architecture.model import LanguageModel
@@ -52,18 +55,73 @@ def traced_for_page(
     return whole, recorded, narrowed(whole, set(names), set(kept), phases)
 
 
+LANES = 16  # largest number of positions in the logit lens of a page, unless --lens is given
+CANDIDATES = 3  # tokens of the logit lens at a position, unless --top-k is given
+# Removing all parts needs about `parts * positions * parameters / 2` multiplications. On one core, this many
+# take ten seconds.
+MOST_MULTIPLICATIONS = 3e11
+LARGEST_EFFECTS = 5  # heads that are also removed at the position of the prediction alone
+
+
+def _explained(
+    model: LanguageModel, whole: Trace, options: dict[str, Any]
+) -> tuple[Trace, dict[str, Any] | None]:
+    """Return the trace with a logit lens, and what each part does for the prediction at its last position.
+    Parts are removed one by one if that takes about ten seconds at most. A trace with interventions or
+    without a finite prediction stays as it is, because neither can be measured."""
+    *_, prediction = whole.predictions
+    target = prediction.target or prediction.predicted
+    if whole.intervened is not None or target is None or prediction.predicted is None:
+        return whole, None
+    from ..attribution.attribute import attribute, losses_without
+    from ..attribution.results import size
+    from ..attribution.writes import components_of
+    from ..render.page.whole_model import whole_model
+    from ..tracing.lens import Lens
+
+    named = options.get("target") or f"#{target.token}"
+    inputs, positions = whole.input, [each.position for each in whole.predictions]
+    if not options.get("lens") and len(positions) > LANES:
+        positions = [positions[0], *positions[1 - LANES :]]
+    row = positions[-1:]
+    lens = Lens(cast(Any, model), positions, options.get("top_k") or CANDIDATES, named, row)
+    components = components_of(model)
+    work = len(components) * len(inputs.tokens) * whole.model["parameters"] / 2
+    with progress("removing each part: layer") as report, model.hooks.subscribe(lens, *lens.names):
+        attribution = attribute(
+            model, tokens=inputs.tokens, target=named, positions=row, report=report,
+            ablation=work <= MOST_MULTIPLICATIONS,
+        )  # fmt: skip
+    rows, targets = lens.results()
+    here: dict[str, float] = {}
+    if attribution.ablation:
+        (explained,) = attribution.positions
+        heads = [part for part in explained.parts if part.kind == "head"]
+        largest = sorted(heads, key=lambda part: size(part.loss_change), reverse=True)[:LARGEST_EFFECTS]
+        removed = [each for each in components if each.name in {part.name for part in largest}]
+        losses = losses_without(
+            model, inputs, removed, row, [explained.contrast.target], hooked=False, at=row[0]
+        )
+        here = {name: math.exp(-float(loss[0])) for name, loss in losses.items()}
+    return replace(whole, lens=rows, lens_target=targets), whole_model(attribution, here)
+
+
 def write_page(
     context: typer.Context, path: Path | None, request: Request, whole: Trace,
-    recorded: Mapping[str, Held], requested: Trace,
+    recorded: Mapping[str, Held], requested: Trace, options: dict[str, Any],
 ) -> None:  # fmt: skip
     """Write the page. The page has the requested sections as text, and the recorded arrays."""
     from ..render.page.trace_page import trace_page
 
-    model, shown = request.model, request.shown
+    model, shown, effects = request.model, request.shown, None
+    if "prompts" in model.abilities:
+        whole, effects = _explained(model, whole, options)
     more = "" if "gradients" in model.abilities else "--html-budget or --layers"
     sections = sections_of(requested, verbose=shown.verbose, overview=not shown.layer)
     again = explain_command(context, path, model, whole)
-    request.exports.put_page(trace_page(whole, model, sections, command_line(context), again, recorded, more))
+    line = command_line(context)
+    page = trace_page(whole, model, sections, line, again, recorded, more, effects=effects)
+    request.exports.put_page(page)
 
 
 def explain_command(

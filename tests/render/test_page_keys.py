@@ -166,6 +166,7 @@ def test_the_page_reports_and_ignores_parts_of_an_address_that_it_does_not_have(
 
 
 def test_arrow_keys_and_enter_choose_a_head(page):
+    go(page, "layer0.attn.weights[0]")
     page.locator('[data-key="glance"]').focus()
     press(page, "ArrowRight", "ArrowRight", "ArrowLeft", "ArrowDown", "Enter")
     assert page.evaluate("location.hash") == "#layer0.attn.weights[1]"

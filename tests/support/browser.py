@@ -139,11 +139,11 @@ def opened_page(browser, path, address="", *, faults=(), ready=READY, **options)
 
 def with_modules(page):
     """Give programs that are evaluated in the page its modules, `M`, and its Page, `shown`. The whole script
-    runs again, except its last lines, which start the page."""
+    runs again, except its last line, which starts the page."""
     if page.evaluate("globalThis.M !== undefined"):
         return page
-    text = script("main")
-    changed = {"const M = {};": "const M = globalThis.M = {};", "switchTheme();\nstart();\n": ""}
+    text = script("small_model")
+    changed = {"const M = {};": "const M = globalThis.M = {};", "start(overviewOf);\n": ""}
     for line, other in changed.items():
         assert text.count(line) == 1, line
         text = text.replace(line, other)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 import zlib
 from base64 import b64encode
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from hashlib import sha256
 from importlib.resources import files
 from typing import Any
@@ -29,7 +29,7 @@ def page(
     """Return the HTML of a page with the given body. The script module `main` is called with `document` and
     `arrays`."""
     starter, style = _source("script/starter.js"), _scales() + _source("style.css")
-    more_style = _source("views.css")
+    more_style = _types_of_scales() + _source("views.css")
     code = f"{ADD_STYLE}({dump(more_style)});\n{script(main)}"
     data = packed(document, arrays, code)
     scripts = [
@@ -54,14 +54,20 @@ def page(
 
 
 def _scales() -> str:
-    """Return the stops of the colour scales as CSS properties. Scripts read them, so they have a type."""
-    types, values = "", ""
+    """Return the stops of the colour scales as CSS properties."""
+    return f":root{{{''.join(f'{name}:light-dark({light},{dark});' for name, light, dark in _stops())}}}\n"
+
+
+def _types_of_scales() -> str:
+    """Return the types of these properties, which scripts need to read the properties as colours."""
+    rule = '@property {}{{syntax:"<color>";inherits:true;initial-value:{}}}'
+    return "".join(rule.format(name, light) for name, light, _ in _stops())
+
+
+def _stops() -> Iterator[tuple[str, str, str]]:
+    """Yield the name of each stop with its light and its dark colour."""
     for kind, stops in SCALES.items():
-        for n, (light, dark) in enumerate(zip(*stops, strict=True)):
-            name = f"--{kind}-{n}"
-            types += f'@property {name}{{syntax:"<color>";inherits:true;initial-value:{light}}}'
-            values += f"{name}:light-dark({light},{dark});"
-    return f"{types}:root{{{values}}}\n"
+        yield from ((f"--{kind}-{n}", *pair) for n, pair in enumerate(zip(*stops, strict=True)))
 
 
 def _hash(text: str) -> str:

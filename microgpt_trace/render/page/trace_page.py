@@ -35,20 +35,23 @@ PREFIX: dict[Phase, str] = {"forward": "", "backward": "d ", "update": "u "}
 def trace_page(
     trace: Trace, model: LanguageModel, sections: Sequence[Section], line: str, again: Mapping[str, Any],
     recorded: Mapping[str, Held] | None = None, more: str = "", start: str = "",
+    effects: Mapping[str, Any] | None = None,
 ) -> str:  # fmt: skip
     """Return the HTML of a trace's page. `sections` describe the trace, and `line` is the command that made
     the page. `again` contains the arguments for a command that explains an element of this run. `recorded`
     contains arrays that the trace did not store. `more` names the options that add arrays to the page. The
-    page opens at the element `start`."""
+    page opens at the element `start`. `effects` is the result of `whole_model` for a production model."""
     arrays, pictures = _arrays(trace, model, recorded or {})
     document = {
         **_run(trace, model), **_plan(trace, model, arrays), **_layers(trace), "command": again,
         "start": start, "pictures": pictures, "adds": more,
         "predictions": list(map(_prediction, trace.predictions)),
-        "lens": _lens(trace), "terms": logit_terms(trace, model, recorded or {}),
+        "lens": _lens(trace), "effects": effects,
+        "terms": logit_terms(trace, model, recorded or {}),
     }  # fmt: skip
     title = f"{on_one_line(trace.input.text) or 'tokens'} · microgpt trace"
-    return page(title, _body(trace, model, sections, line), document, arrays, "main")
+    main = "small_model" if "gradients" in model.abilities else "large_model"
+    return page(title, _body(trace, model, sections, line), document, arrays, main)
 
 
 def _arrays(

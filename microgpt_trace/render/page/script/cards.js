@@ -1,7 +1,8 @@
 // The cards under the picture: the chosen line of attention in two sentences, and the parts that can be taken out.
 
 import { likeliest } from "./answer_view.js";
-import { make } from "./dom.js";
+import { make, shareBar } from "./dom.js";
+import { sharesInWords, sharesOf } from "./head_card.js";
 import { keyWords, letterOf, placeWords } from "./letters.js";
 import { chance, percent, short } from "./numbers.js";
 
@@ -24,9 +25,16 @@ export function lineCard({ page, run, line, chances, rivals, explain, toggle, ne
     : rivals ? `Chosen by the page: none of the other ${rivals} lines changes its letter's chance as much.` : "";
   return make("section", { class: "card", "aria-label": "The chosen line" },
     make("h2", {}, `${layer} ${line.head} looks from ${query} ${line.key === line.query ? "at itself" : `back to ${key}`}`, make("small", {}, ` ${page.shortName(line.attention, line.layer)}[${line.head},${line.query},${line.key}]`)),
-    make("p", {}, line.query ? `Reading ${query}` : "At the start", `, head ${line.head} takes `, make("b", {}, `${short(100 * line.share)} %`), ` from ${key}. `, effect), stands ? make("p", { class: "dim" }, stands) : null,
+    make("p", {}, line.query ? `Reading ${query}` : "At the start", `, head ${line.head} takes `, make("b", {}, `${short(100 * line.share)} %`), ` from ${key}. `, effect), run.length > 2 ? make("p", {}, habit(run, line)) : null, stands ? make("p", { class: "dim" }, stands) : null,
     make("p", { class: "buttons" }, make("button", { type: "button", class: "primary", "data-key": "why", onclick: () => explain(line) }, `Why ${percent(line.share)} %?`),
       make("button", { type: "button", "data-key": "cut", "aria-pressed": String(isCut), onclick: () => toggle(line.name) }, isCut ? "Put it back" : "Cut this line"), make("button", { type: "button", "data-key": "next line", onclick: next }, "Next line")));
+}
+
+/** Where the head of a line looks in the whole name, in a sentence. */
+function habit(run, { attention, head }) {
+  const places = { previous: "the letter before", first: "the start", itself: "the letter itself", repeat: "the same letter earlier, where it occurred" };
+  const shares = sharesInWords(sharesOf(run, run.of(attention, "value"), head), places).map(([words, share]) => `${percent(share)} % to ${words}`);
+  return `In this name, head ${head} gives ${shares.slice(0, -1).join(", ")} and ${shares.at(-1)}, on average.`;
 }
 
 /** The card with a switch for each part. The bar of a part shows the chance of the real next letter if the switch is
@@ -36,12 +44,8 @@ export function partsCard({ page, run, position, parts, now, state, toggle }) {
   const most = 1.15 * Math.max(now, ...parts.map(({ p }) => p), 1e-9);
   const rows = parts.map(({ name, words, p }) => {
     const isOff = state.off.includes(name);
-    const part = make("span", { class: "part" });
-    part.style.width = `${(100 * p) / most}%`;
-    const rule = make("span", { class: "rule" });
-    rule.style.left = `${(100 * now) / most}%`;
     return make("li", {}, make("button", { type: "button", role: "switch", "aria-checked": String(!isOff), "aria-label": words, "data-key": `part ${name}`, title: isOff ? `put ${words} back` : `take ${words} out`, onclick: () => toggle(name) }),
-      make("span", {}, words), make("span", { class: "bar-of", "aria-hidden": "true" }, part, rule), make("span", { class: "n" }, chance(p)));
+      make("span", {}, words), shareBar(p / most, { rule: now / most }), make("span", { class: "n" }, chance(p)));
   });
   return make("section", { class: "card", "aria-label": "Take something out" }, make("h2", {}, "Take something out"), make("p", { class: "dim" }, "→ chance of ", make("b", { class: "letters" }, target), `, now ${chance(now)}`), make("ul", { class: "parts" }, rows));
 }

@@ -50,6 +50,16 @@ export function bar(share, other) {
   return svg;
 }
 
+/** A bar that fills `share` of its width. `before` is the share of a dashed outline, and `rule` the place of a rule. */
+export function shareBar(share, { before, rule } = {}) {
+  const parts = [["part", "width", share], ["before", "width", before], ["rule", "left", rule]].filter(([, , size]) => size !== undefined);
+  return make("span", { class: "bar-of", "aria-hidden": "true" }, parts.map(([kind, side, size]) => {
+    const part = make("span", { class: kind });
+    part.style[side] = `${100 * size}%`;
+    return part;
+  }));
+}
+
 /** A command line with a button that copies it. If the clipboard is blocked, the button selects the line. */
 export function copyable(line) {
   const button = make("button", { type: "button", class: "copy", "aria-label": "copy the command" }, "copy");

@@ -14,6 +14,9 @@ export function chancesAfter(page, run, position) {
   return powers.map((power) => power / sum);
 }
 
+/** The probabilities after a position if the model has the changes of a state. */
+export const chancesWithChanges = (page, state, run, position) => chancesAfter(page, page.ownRun(run.tokens, run.targets, changesOf(page, state)), position);
+
 /** The same run after one more change, as far as the logits. Only one row is computed if `row` is given. */
 function runWith(page, state, run, off, { event, row }) {
   return page.ownRun(run.tokens, run.targets, changesOf(page, { ...state, off }), { run, event, row, last: page.row(page.probabilities).inputs[0] });

@@ -15,6 +15,9 @@ export function placeWords(run, position) {
   return places.length === 1 ? letterOf(label) : `the ${NTH[places.indexOf(position)] ?? `${places.indexOf(position) + 1}th`} ${letterOf(label)}`;
 }
 
+/** A token, with its position if the token occurs again: "␣D" or "␣D (7)". */
+export const namedToken = (run, at) => run.labels[at] + (run.labels.indexOf(run.labels[at]) !== run.labels.lastIndexOf(run.labels[at]) ? ` (${at})` : "");
+
 /** A key as its query sees it: "itself", "the start", "the e before it", "the second a". */
 export function keyWords(run, query, key) {
   if (key === query) return "itself";

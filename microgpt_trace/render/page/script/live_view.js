@@ -1,8 +1,10 @@
 // The controls of a page that runs a small model: another text, heads and units to ablate, parameters to change.
 
 import { changesInWords } from "./changes.js";
-import { make } from "./dom.js";
+import { draw, make } from "./dom.js";
+import { chancesWithChanges } from "./effects.js";
 import { nameOf } from "./elements.js";
+import { letterOf } from "./letters.js";
 import { short } from "./numbers.js";
 
 /** A field for a name, the changes with a button that undoes all of them, and a button that returns to the traced name. */
@@ -40,18 +42,32 @@ function toggle(state, set, name, words) {
   return make("button", { type: "button", "aria-pressed": String(isOff), "data-key": `off ${name}`, title: isOff ? "undo the ablation" : `ablate ${name}`, onclick: () => set({ off }) }, words);
 }
 
-/** A slider that changes one parameter. The page runs the model again at each move. */
-export function parameterSlider({ state, set, stored }) {
+const STEPS = 24; // of the curve over a slider
+
+/** A slider that changes one parameter, under a curve of the chance of the real next letter over the range of the slider. The
+    page runs the model again at each move. */
+export function parameterSlider({ page, state, set, run, position, isDragged }) {
   return (at, flat) => {
+    if (isDragged) return make("div", { class: "slider" }); // the page keeps the slider that is dragged
     const key = nameOf(at.name, at.index);
-    const value = state.parameters[key] ?? stored(at.name)[flat];
-    if (!Number.isFinite(stored(at.name)[flat])) return null;
-    const span = Math.max(1, 3 * Math.abs(stored(at.name)[flat]));
+    const stored = page.stored.get(at.name)[flat];
+    const value = state.parameters[key] ?? stored;
+    if (!Number.isFinite(stored)) return null;
+    const span = Math.max(1, 3 * Math.abs(stored));
     const shown = make("output", { for: "slider" }, short(value));
+    const change = (to) => ({ ...state.parameters, [key]: to });
     const input = make("input", { type: "range", id: "slider", min: -span, max: span, step: "any", value, "data-key": "slider", oninput: (event) => {
       shown.textContent = short(Number(event.target.value));
-      set({ parameters: { ...state.parameters, [key]: Number(event.target.value) } }, "slider");
+      set({ parameters: change(Number(event.target.value)) }, "slider");
     } });
-    return make("p", { class: "slider" }, make("label", { for: "slider" }, "change the value "), input, " ", shown);
+    const chances = Array.from({ length: STEPS + 1 }, (_, n) => chancesWithChanges(page, { ...state, parameters: change(span * ((2 * n) / STEPS - 1)) }, run, position));
+    return make("div", { class: "slider" }, curve(chances, run.targets[position]), make("p", { class: "dim" }, `chance of ${letterOf(page.vocabulary[run.targets[position]])}, and of the other letters in grey`), make("label", { for: "slider" }, "change the value "), shown, input);
   };
+}
+
+/** The chance of each letter as a line, that of `target` on top. */
+function curve(chances, target) {
+  const top = 1.1 * Math.max(...chances.flat().filter(Number.isFinite));
+  const line = (token) => chances.map((row, n) => `${n ? "L" : "M"}${(100 * n) / STEPS} ${(40 - (38 * (row[token] || 0)) / top).toFixed(2)}`).join("");
+  return draw("svg", { class: "curve", viewBox: "0 0 100 40", preserveAspectRatio: "none", "aria-hidden": "true" }, chances[0].map((_, token) => draw("path", { d: line(token) })), draw("path", { class: "real", d: line(target) }));
 }

@@ -16,10 +16,12 @@ const [NARROW, PRESENTED] = [700, 1232]; // pixels; a presented picture is drawn
 const MANY = 9; // with more lanes, the printed picture is lower, because the table under it is longer
 
 /** Return true if the page has all arrays of the picture and can run the model. */
-export const hasOverview = (page) => Boolean(page.tokenizer) && page.picture.tables.length > 0;
+const hasOverview = (page) => Boolean(page.tokenizer) && page.picture.tables.length > 0;
 
-/** A function that shows the first screen for a state. It keeps the effects of changes until the run changes. */
+/** The first screen: `show` shows it for a state, keeps the effects of changes until the run changes, and returns the chosen
+    position, layer and head. Null if the page lacks the numbers. */
 export function overviewOf(page, slot) {
+  if (!hasOverview(page)) return null;
   let answers = new Map(); // the answers of the tour, by step
   let known = { key: null, lines: new Map(), parts: new Map(), run: null };
 
@@ -83,7 +85,7 @@ export function overviewOf(page, slot) {
   });
   window.addEventListener("afterprint", () => document.body.classList.remove("printing"));
 
-  return function show({ state, run, original, set, go, widget, isDragged }) {
+  function show({ state, run, original, set, go, widget, isDragged }) {
     const effects = effectsOf(isDragged ? { ...state, ...known.state } : state, run);
     const { line, position, rivals } = chosenIn(state, run, effects);
     const at = (each) => ({ of: "value", ...each });
@@ -93,10 +95,7 @@ export function overviewOf(page, slot) {
     const toggle = (name) => set({ ...pinned, off: state.off.includes(name) ? state.off.filter((other) => other !== name) : [...state.off, name] });
     const chances = (lane) => chancesAfter(page, run, lane);
     const before = original ? (lane) => chancesAfter(page, original, lane) : null;
-    const loss = page.events.at(-1).name;
-    slot("answer").replaceChildren(...answerView({
-      page, run, original, position, select, chances: chances(position), before: before?.(position), lossOf: (each) => each.of(loss, "value")[0],
-    }));
+    slot("answer").replaceChildren(...answerView({ page, run, original, position, select, chances: chances(position), before: before?.(position) }));
     const picture = make("div", { class: run.length > MANY ? "figure many" : "figure", id: "picture-box", tabindex: 0, role: "application", "aria-roledescription": "picture", "data-key": "picture", onkeydown: (event) => keydown(event) });
     picture.resized = (width) => picture.replaceChildren((width < NARROW ? narrowView : pictureView)({
       page, run, position, line, width: isEnlarged() ? PRESENTED : width || 1000, select, chooseLine, off: state.off, layer: line?.layer ?? 0, heads: headsOf(effects.lines(position), line),
@@ -146,8 +145,9 @@ export function overviewOf(page, slot) {
       picture.resized(PRESENTED);
       slot("sheet").replaceChildren(sheetOf({ page, state, run: known.run, position, line }));
     };
-    return position;
-  };
+    return line ? { position, layer: line.attention, head: line.head } : { position };
+  }
+  return { show, hasTour: true, keys: [["↑ ↓ ← →, 0 to 9, o", "in the picture (Tab goes there): lane, head, take the line out"]] };
 }
 
 /** The heads of the layer of a line: the head of the line, then those whose lines move the letter most. */

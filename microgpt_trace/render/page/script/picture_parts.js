@@ -61,12 +61,14 @@ export function lineOf({ position, line, chooseLine, off }, { attention, head },
     draw("path", { d: curve, stroke: `rgb(${scaleOf("share")(0.5 + size / 2).join(" ")})`, "stroke-width": Math.max(1, THICKEST * size).toFixed(1) }), draw("text", { class: "share", x, y }, percent(share) + unit));
 }
 
-/** A token that may come next: its bar, a dashed outline of the bar before the changes, and its chance in percent. */
-export function answerOf({ label, p }, { x, y, width, old, isReal }) {
+/** A token that may come next: its bar, a dashed outline of the bar before the changes, and its chance in percent. The name
+    of the token takes `named` pixels. */
+export function answerOf({ label, p }, { x, y, width, old, isReal, named = 20 }) {
   const letter = letterOf(label);
-  const [from, room] = [x + 26, width - 74];
+  const [from, room] = [x + named + 6, width - named - 54];
+  const [middle, half] = [x + named / 2, Math.min(named / 2, Math.max(10, 3.7 * letter.length))];
   return draw("g", { class: isReal ? "real" : "" },
-    draw("text", { class: letter.length > 1 ? "answer word" : "answer", x: x + 10, y: y + 5 }, letter), isReal ? draw("line", { class: "underline", x1: x, x2: x + 20, y1: y + 8.5, y2: y + 8.5 }) : null,
+    draw("text", { class: letter.length > 1 ? "answer word" : "answer", x: middle, y: y + 5 }, letter), isReal ? draw("line", { class: "underline", x1: middle - half, x2: middle + half, y1: y + 8.5, y2: y + 8.5 }) : null,
     draw("rect", { class: "room", x: from, y: y - 4.5, width: room, height: 9, rx: 1.5 }), draw("rect", { class: "part", x: from, y: y - 4.5, width: room * (p || 0), height: 9, rx: 1.5 }),
     old === undefined ? null : draw("rect", { class: "before", x: from, y: y - 4.5, width: Math.max(1, room * (old || 0)), height: 9 }),
     draw("text", { class: "n", x: x + width, y: y + 4.5 }, (100 * p).toPrecision(3)));

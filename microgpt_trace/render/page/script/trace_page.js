@@ -1,4 +1,4 @@
-// The page of a trace. It unpacks its data and shows the element that its address names.
+// The page of a trace. It unpacks its data, and shows its first screen and the element that its address names.
 
 import { read, written } from "./address.js";
 import { arrayView } from "./array_view.js";
@@ -11,7 +11,6 @@ import { explainView } from "./explain_view.js";
 import { flowView } from "./flow_view.js";
 import { lensView } from "./lens_view.js";
 import { headButtons, liveView, parameterSlider, unitButton } from "./live_view.js";
-import { hasOverview, overviewOf } from "./overview.js";
 import { predictionView } from "./prediction_view.js";
 import { exact, short } from "./numbers.js";
 import { onOneLine, quoted } from "./printable.js";
@@ -20,7 +19,10 @@ import { unpacked } from "./unpacking.js";
 import { WORDS } from "./words.js";
 
 const FEW = 16; // up to this many tokens, attention and predictions stand side by side
-function start() {
+
+/** Start the page. `overviewOf(page, slot)` makes its first screen, or null if the page lacks the numbers. */
+export function start(overviewOf) {
+  switchTheme();
   const { document: content, arrays } = unpacked(globalThis.microgptContent);
   const page = new Page(content, arrays);
   const { traced } = page;
@@ -38,7 +40,7 @@ function start() {
   const tracedCommand = command.textContent;
 
   const slot = (name) => document.getElementById(name);
-  const overview = hasOverview(page) ? overviewOf(page, slot) : null;
+  const overview = overviewOf(page, slot);
   const reading = slot("reading");
 
   function remember(edits = "") {
@@ -58,6 +60,7 @@ function start() {
     remember();
     show();
     reveal();
+    if (document.activeElement.dataset.key === "picture") slot("explained")?.focus({ preventScroll: true });
   }
   function go(at) {
     if (state.at && addressOf(state.at) !== addressOf(at)) trail = [...trail, state.at];
@@ -118,7 +121,7 @@ function start() {
       widgets.push(element);
       return element;
     };
-    const position = overview ? overview({ state, run, original, set, go, widget, isDragged }) : Math.min(state.position ?? run.length - 1, run.length - 1);
+    const { position, ...chosen } = overview ? overview.show({ state, run, original, set, go, widget, isDragged }) : { position: Math.min(state.position ?? run.length - 1, run.length - 1) };
     const onlook = (element, value) => {
       reading.textContent = `${addressOf(element)} = ${value} · ${placeInWords(page, run, element.name, element.index)}`;
     };
@@ -126,18 +129,18 @@ function start() {
       page, run, original, at, go, set: (change, again = true) => {
         options = { ...options, ...change };
         if (again) show();
-      }, options, widget, onlook, position,
+      }, options: { ...options, ...chosen }, widget, onlook, position,
       headButtons: (name) => (page.tokenizer ? headButtons({ page, state, set, name }) : null),
       unitButton: (array) => (page.tokenizer ? unitButton({ page, state, set, at: array }) : null),
     };
     if (!overview) slot("tokens").replaceChildren(...tokensView(run, position));
-    slot("live").replaceChildren(page.tokenizer ? liveView({ page, state, set, problem, run }) : page.replaced.length ? make("p", { class: "origin" }, "This run was traced with interventions. Its page cannot run other texts.") : "");
+    slot("live").replaceChildren(page.tokenizer ? liveView({ page, state, set, problem, run }) : page.replaced.length ? make("p", { class: "origin" }, `This run was traced with interventions.${page.seen ? " Its page cannot run other texts." : ""}`) : "");
     slot("flow").replaceChildren(flowView({ ...context, filter, setFilter: (text) => { filter = text; } }));
     const both = make("div", { class: run.length > FEW ? "one-by-one" : "side-by-side" }, attentionView(context), predictionView(context));
     const main = [both, at ? arrayView(context) : null, lensView(context)];
     slot("views").replaceChildren(...main.filter(Boolean));
     const isElement = at && at.index.length === page.axesOf(at.name).length;
-    const slider = page.tokenizer ? parameterSlider({ state, set, stored: (name) => page.stored.get(name) }) : null;
+    const slider = page.tokenizer ? parameterSlider({ page, state, set, run, position, isDragged }) : null;
     const explained = isElement ? explainView({ page, run, at, trail, go, slider, digits: { write: options.isExact ? exact : short, isExact: options.isExact, toggle: toggleExact } }) : hint();
     if (isDragged) replaceAround(slot("slider").parentElement, explained);
     else slot("explain").replaceChildren(explained);
@@ -163,7 +166,7 @@ function start() {
     const press = (key) => () => document.querySelector(`.tour [data-key="${key}"]`)?.click();
     const tour = state.tour === null ? {} : { ArrowLeft: press("back"), ArrowRight: () => press(document.querySelector('.tour [data-key="show"]') ? "show" : "next")(), w: press("explain"), 1: press("option 0"), 2: press("option 1"), 3: press("option 2"), Escape: press("leave") };
     const leave = document.body.classList.contains("presenting") ? { Escape: present } : {};
-    return { x: toggleExact, ...(overview ? { t: () => set({ tour: state.tour === null ? 1 : null }), p: present, ...tour, ...leave } : {}) };
+    return { x: toggleExact, ...(overview ? { p: present, ...leave } : {}), ...(overview?.hasTour ? { t: () => set({ tour: state.tour === null ? 1 : null }), ...tour } : {}) };
   }
 
   /** Show only the answer bar, the picture and one card, in large type, or return to the page. */
@@ -216,7 +219,7 @@ function start() {
     return ["microgpt", isTrace ? "trace" : "explain", ...rest].join(" ");
   };
 
-  listen(back, keysOf, [["arrow keys, Home, End", "move in a matrix"], ["Enter", "explain the number"], ...(overview ? [["↑ ↓ ← →, 0 to 9, o", "in the picture (Tab goes there): lane, head, take the line out"]] : []), ["/", "search for an array or an element"], ["x", "show all digits of numbers, or four"], ...(overview ? [["t", "start or leave the tour"], ["← →, 1 2 3, Esc", "in the tour: steps, answers, leave"], ["p", "present the picture in large type, or return"]] : [])], { Words: WORDS });
+  listen(back, keysOf, [["arrow keys, Home, End", "move in a matrix"], ["Enter", "explain the number"], ...(overview?.keys ?? []), ["/", "search for an array or an element"], ["x", "show all digits of numbers, or four"], ...(overview?.hasTour ? [["t", "start or leave the tour"], ["← →, 1 2 3, Esc", "in the tour: steps, answers, leave"]] : []), ...(overview ? [["p", "present the picture in large type, or return"]] : [])], { Words: WORDS });
   window.addEventListener("popstate", (event) => {
     state = addressed();
     trail = event.state?.trail ?? [];
@@ -228,10 +231,13 @@ function start() {
   window.addEventListener("scheme", () => show());
   document.body.classList.add("alive");
   if (overview) {
-    document.body.classList.add("lesson");
+    document.body.classList.add("lesson", ...(overview.hasTour ? [] : ["recorded"]));
     title.classList.add("visually-hidden");
-    title.after(slot("live"), make("button", { type: "button", class: "primary", "data-key": "tour", onclick: () => set({ tour: 1 }) }, "▶ Tour"), make("button", { type: "button", "data-key": "present", onclick: present }, "Present"));
-    slot("numbers").before(make("section", { id: "all", "aria-label": "All numbers" }, make("h2", {}, "All numbers"), command, document.querySelector("header > .dim")));
+    const origin = document.querySelector("header > .dim");
+    if (!overview.hasTour) origin.append(" · recorded, does not run here");
+    const tour = overview.hasTour ? make("button", { type: "button", class: "primary", "data-key": "tour", onclick: () => set({ tour: 1 }) }, "▶ Tour") : origin;
+    title.after(slot("live"), tour, make("button", { type: "button", "data-key": "present", onclick: present }, "Present"));
+    slot("numbers").before(make("section", { id: "all", "aria-label": "All numbers" }, make("h2", {}, "All numbers"), command, overview.hasTour ? origin : null));
   }
   history.scrollRestoration = "manual"; // the browser would scroll before the views exist
   show();
@@ -248,6 +254,3 @@ function replaceAround(kept, fresh) {
   kept.before(...children.slice(0, at));
   kept.after(...children.slice(at + 1));
 }
-
-switchTheme();
-start();

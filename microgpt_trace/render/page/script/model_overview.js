@@ -1,0 +1,96 @@
+// The first screen of a production model's page: the answer bar, the logit lens as a river with the heads that moved the
+// answer, the effect of every head and MLP, and cards for the chosen part.
+
+import { answerBar, ordinal } from "./answer_view.js";
+import { parsed } from "./elements.js";
+import { make } from "./dom.js";
+import { headCard } from "./head_card.js";
+import { partCard, rankedCard } from "./model_cards.js";
+import { chance } from "./numbers.js";
+import { riverView } from "./river_view.js";
+
+const TOP = 5; // bars of the answer bar, and parts of the ranking
+const [LEAST, PRESENTED] = [280, 1232]; // pixels; a presented or printed picture is drawn in the width PRESENTED and enlarged
+
+/** The first screen, or null if the page has no logit lens. */
+export function modelOverviewOf(page, slot) {
+  if (!page.lens?.rows.length) return null;
+  const parts = partsOf(page);
+  let print = () => {};
+  window.addEventListener("beforeprint", () => print());
+  const ranked = parts.filter(({ head }) => head !== null).toSorted((a, b) => sizeOf(b) - sizeOf(a));
+
+  function show({ state, run, set, go, widget }) {
+    const last = page.lens.positions.at(-1);
+    const position = Math.min(state.position ?? page.effects?.position ?? last, run.length - 1);
+    const part = parts.find(({ name }) => name === state.line?.name) ?? ranked[0] ?? null;
+    const select = (at) => set({ position: at });
+    const choose = ({ name }) => set({ position, line: parsed(name, page) });
+    slot("answer").replaceChildren(...answerOf({ page, run, position, select }));
+    const context = { page, run, position, part, parts, ranked, top: ranked.slice(0, TOP), lines: linesOf(page, ranked, part), select, choose, go, next: () => choose(ranked[(ranked.indexOf(part) + 1) % ranked.length]) };
+    const picture = make("div", { class: "figure", id: "picture-box", tabindex: 0, role: "application", "aria-roledescription": "picture", "data-key": "picture", "aria-label": spoken(context), onkeydown: (event) => moved(event, context) });
+    picture.resized = (width) => picture.replaceChildren(riverView({ ...context, width: document.body.classList.contains("presenting") ? PRESENTED : Math.max(LEAST, width) }));
+    print = () => picture.resized(PRESENTED);
+    picture.mark = () => {};
+    slot("picture").replaceChildren(make("div", { class: "plane" }, widget(picture)));
+    slot("cards").replaceChildren(...[part && partCard(context), part && rankedCard(context), part && headCard({ page, run, weights: part.weights, head: part.head, position })].filter(Boolean));
+    return part?.weights ? { position, layer: part.weights, head: part.head } : { position };
+  }
+  return { show, hasTour: false, keys: [["← →, ↑ ↓, Enter", "in the picture (Tab goes there): layer, head or MLP, explain"]] };
+}
+
+/** The heads and MLPs, with their effects on the answer. `without` is the probability of the answer without the part, or
+    null. `here` is this probability if the part is removed only at the position of the answer, for a few heads. `effect` is
+    the growth of the loss without the part, or what the part adds to the answer. */
+function partsOf(page) {
+  if (!page.effects) return [];
+  const { p, parts, isMeasured, here } = page.effects;
+  const describe = (name, words, rest) => {
+    const [without, adds, key, share] = parts[name];
+    return { name, words, without, adds, key, share, here: here[name], p, effect: isMeasured ? Math.log(p / without) : adds, ...rest };
+  };
+  return page.picture.layers.flatMap((column) => column.parts.flatMap(({ attention, heads = [], writes }) => [
+    ...heads.map((name, head) => describe(name, `head ${column.layer}.${head}`, { layer: column.layer, head, weights: attention })),
+    ...(writes ? [describe(writes, `MLP of layer ${column.layer}`, { layer: column.layer, head: null, hasBias: page.row(writes).reads.length > 1 })] : []),
+  ]));
+}
+
+/** The heads that have lines: those with the largest effects and the chosen head, if they look at another token most. */
+const linesOf = (page, ranked, part) => [...new Set([...ranked.slice(0, TOP), part])].filter((each) => each && each.head !== null && each.key !== undefined && each.key !== page.effects.position);
+
+const sizeOf = ({ effect }) => Math.abs(effect) || 0;
+
+function answerOf({ page, run, position, select }) {
+  const { effects } = page;
+  const isExplained = effects?.position === position;
+  const listed = page.predictions.find((each) => each.position === position);
+  const [token, p, rank] = isExplained && listed?.target?.[0] !== effects.token ? [effects.token, effects.p, null] : (listed?.target ?? listed?.top[0] ?? []);
+  const choices = (listed?.top ?? []).slice(0, TOP).map(([each, share]) => ({ label: page.vocabulary[each], p: share, isReal: each === token }));
+  const label = isExplained ? effects.label : page.vocabulary[token];
+  const follows = run.targets[position] !== null;
+  const place = rank ?? (listed?.top.findIndex(([each]) => each === token) + 1 || null);
+  const words = token === undefined ? ["The trace has no prediction for this position. Add it with --positions."] : ["chance of ", make("b", { class: "letters" }, label), follows && token === run.targets[position] ? ", which really follows" : "", place ? [make("br"), `${ordinal(place)} of ${page.shapeOf(page.probabilities, 1)[1].toLocaleString("en")}`] : ""];
+  return answerBar({ run, position, select, question: "what comes next?", choices, value: token === undefined ? "–" : chance(p), words });
+}
+
+/** Choose another part by the keyboard. */
+function moved(event, { parts, part, choose, go, page }) {
+  const layers = { ArrowLeft: -1, ArrowRight: 1 };
+  const rows = { ArrowUp: -1, ArrowDown: 1 };
+  if (!part) return;
+  const same = parts.filter(({ layer }) => layer === part.layer);
+  const place = same.indexOf(part);
+  let other = null;
+  if (event.key in rows) other = same[place + rows[event.key]];
+  else if (event.key in layers) other = parts.filter(({ layer }) => layer === part.layer + layers[event.key])[place];
+  else if (event.key === "Enter") go({ of: "value", name: part.weights ?? part.name, index: part.weights ? [part.head, page.effects.position, part.key] : [] });
+  else return;
+  if (other) choose(other);
+  event.preventDefault();
+  event.stopPropagation();
+}
+
+function spoken({ page, run, position, part }) {
+  const lane = `Logit lens of ${page.lens.positions.length} positions. Position ${position}, ${run.labels[position]}, is chosen.`;
+  return part ? `${lane} ${part.words}${part.without === null ? "" : `, ${page.effects.label} without it ${chance(part.without)}`}. Arrow keys choose a layer, a head or an MLP, Enter explains it.` : lane;
+}
