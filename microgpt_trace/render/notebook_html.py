@@ -161,7 +161,7 @@ STYLES = {
     ".result": "font-size: 13px; line-height: 1.4",
     ".section": "margin: 6px 0",
     ".title": "font-weight: 600",
-    ".frame": f"width: 100%; height: 640px; border: 1px solid {LINE}; margin-top: 6px",
+    ".frame": f"width: 100%; height: 820px; border: 1px solid {LINE}; margin-top: 6px",
     ".is-bold": "font-weight: 600",
     ".is-dim": DIM,
     ".is-red": "background-color: rgba(220, 50, 40, .3)",
