@@ -195,6 +195,28 @@ def q6_k(blocks: Array) -> Quants:
     return Quants(_centred(q, 32), d * blocks[:, 192:208].view(np.int8))
 
 
+IQ4 = (-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113)  # code book of IQ4 types
+
+
+def _from_codebook(codes: Array, codebook: tuple[int, ...]) -> Array:
+    """Return codebook[codes] as int8. With NumPy's take, a product would take up to 1.5 times as long."""
+    table = np.array(codebook, np.int8).tobytes().ljust(256)
+    return np.frombuffer(bytearray(codes).translate(table), np.int8).reshape(codes.shape)
+
+
+def iq4_nl(blocks: Array) -> Quants:
+    """2 B d, 16 B codes c (4-bit by 16): d * IQ4[c]"""
+    return Quants(_from_codebook(_integers(blocks[:, 2:], 4, 16), IQ4), *_halves(blocks[:, :2]))
+
+
+def iq4_xs(blocks: Array) -> Quants:
+    """2 B d, 2 B high bits of scales s (2-bit by 1), 4 B low bits (4-bit by 1), 128 B codes c (4-bit by 16).
+    For each of 8 runs of 32: (d * (s - 32)) * IQ4[c]"""
+    s = _join(_integers(blocks[:, 4:8], 4, 1), _integers(blocks[:, 2:4], 2, 1), 4)
+    (d,) = _halves(blocks[:, :2])
+    return Quants(_from_codebook(_integers(blocks[:, 8:], 4, 16), IQ4), d * _centred(s, 32))
+
+
 def apr_q4(blocks: Array) -> Quants:
     """2 B d, 16 B q (4-bit by 1: even elements in the low nibbles): d * (q - 8)
 

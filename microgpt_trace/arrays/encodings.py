@@ -29,7 +29,7 @@ class Encoding:
     `decode` converts blocks [N, B] uint8 to [N, S] float32. If S is 1, `decode` also takes strided blocks [N,
     M, B]. Quantised types have `unpack`, which takes [N, B, R] and returns integers, scales and minima
     separately. `minima` is the number of minima in a block. For a type with minima, `centre` is the middle of
-    the range of integers.
+    the range of integers. With a `codebook`, the integers are the ascending numbers of this code book.
     """
 
     name: str
@@ -39,16 +39,17 @@ class Encoding:
     unpack: Callable[[Array], Quants] | None = field(repr=False, default=None)
     minima: int = 0
     centre: int = 0
+    codebook: tuple[int, ...] = field(repr=False, default=())
 
 
 def _quantised(
     name: str, block_size: int, block_bytes: int, unpack: Callable[[Array], Quants], minima: int = 0,
-    centre: int = 0,
+    centre: int = 0, codebook: tuple[int, ...] = (),
 ) -> Encoding:  # fmt: skip
     def decode(blocks: Array) -> Array:
         return unpack(blocks[:, :, None]).values()[:, :, 0]
 
-    return Encoding(name, block_size, block_bytes, decode, unpack, minima, centre)
+    return Encoding(name, block_size, block_bytes, decode, unpack, minima, centre, codebook)
 
 
 ENCODINGS: dict[str, Encoding] = {
@@ -69,6 +70,8 @@ ENCODINGS: dict[str, Encoding] = {
         _quantised("Q4_K", 256, 144, dequantisation.q4_k, minima=8, centre=8),
         _quantised("Q5_K", 256, 176, dequantisation.q5_k, minima=8, centre=16),
         _quantised("Q6_K", 256, 210, dequantisation.q6_k),
+        _quantised("IQ4_NL", 32, 18, dequantisation.iq4_nl, codebook=dequantisation.IQ4),
+        _quantised("IQ4_XS", 256, 136, dequantisation.iq4_xs, codebook=dequantisation.IQ4),
     )
 }
 

@@ -186,7 +186,7 @@ WAYS = {
     "f32": Way("float32", _floats(lambda x: x), "f32"),
 }
 WITH_MINIMA = ("Q4_1", "Q5_1")
-OF_WIDE_BLOCKS = tuple(f"Q{bits}_K" for bits in (2, 3, 4, 5, 6))
+OF_WIDE_BLOCKS = (*(f"Q{bits}_K" for bits in (2, 3, 4, 5, 6)), "IQ4_XS")
 OF_TYPES = {**dict.fromkeys(WITH_MINIMA, "Q8_1"), **dict.fromkeys(OF_WIDE_BLOCKS, "Q8_K")}
 ALIKE = ("Q8_0", "Q8_1", "divided")  # these ways agree in most short rows, so their mean errors are compared
 LEARNED_FROM = 3  # the number of products of each kind that are examined

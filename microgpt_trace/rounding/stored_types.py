@@ -20,8 +20,8 @@ BLOCK = 32  # elements per block; the errors of each block and of the whole tens
 # to 1.08 times the expected error, and rounding to F16 and BF16 leaves 1.00 times.
 FACTOR = 1.25
 # Allowed error of a block, as a multiple of the expected error. Rounding to the nearest value leaves at most
-# sqrt(3). In tests, clipping left up to 3.0 in types without K in their name. K types had up to 8.0, because
-# an importance matrix gave the clipped elements little weight.
+# sqrt(3). In tests, clipping left up to 3.0 in types without K or I in their name. The other types had up to
+# 8.0, because an importance matrix gave the clipped elements little weight.
 _NEAREST, _CLIPPED, _OPTIMISED = 2.5, 4.0, 10.0
 _BLOCK_FACTORS = {
     **dict.fromkeys(("F64", "F32", "F16", "BF16", "Q8_0", "AprQ8"), _NEAREST),
@@ -37,7 +37,7 @@ EXACT = ("F32", "F64")
 LIMIT = 1e-6  # allowed relative L2 distance of exact types, because of float32 arithmetic
 _CHUNK = 1 << 17  # elements compared at a time
 # The largest integer scale of a run, in types whose runs share one float16 unit
-_LARGEST_SCALE = {"Q2_K": 15, "Q3_K": 31, "Q4_K": 63, "Q5_K": 63, "Q6_K": 127}
+_LARGEST_SCALE = {"Q2_K": 15, "Q3_K": 31, "Q4_K": 63, "Q5_K": 63, "Q6_K": 127, "IQ4_XS": 32}
 _FRACTION_BITS = {"F16": 10, "BF16": 7, "F32": 23}
 _LEAST_STEP = {"F16": 2.0**-24, "BF16": 2.0**-126, "F32": 2.0**-126}
 
@@ -62,18 +62,23 @@ def _float_steps(encoding: Encoding) -> Callable[[Array], Array]:
 def _quantised_steps(encoding: Encoding) -> Callable[[Array], Array]:
     """Return a decoder for the step of each element: the scale, plus the error of the rounded scale. The
     scale may be off by half its unit, and the integers multiply this error. We assume that the integers are
-    uniform over their range. If a scale was rounded to 0, the step is the error of the scale."""
+    uniform over their range. If a scale was rounded to 0, the step is the error of the scale. With a code
+    book, the mean distance from the integer to its neighbours multiplies the scale."""
     unpack, size = encoding.unpack, encoding.block_size
     if unpack is None:  # AprQ8: integers times the tensor's scale
         return lambda blocks: np.ones((*blocks.shape[:-1], size), np.float32)
     largest = _LARGEST_SCALE.get(encoding.name, 1)
-    middle = 2 ** (8 * encoding.block_bytes // size - 1)
+    book, rms = np.array(encoding.codebook), 2 ** (8 * encoding.block_bytes // size - 1) / math.sqrt(3)
+    if book.size:
+        rms = math.sqrt(np.square(book).mean())
 
     def decode(blocks: Array) -> Array:
-        d = np.abs(unpack(blocks[:, :, None]).d[:, :, 0])  # [N, k]
+        quants = unpack(blocks[:, :, None])
+        d, q = np.abs(quants.d), quants.runs()[..., 0]  # [N, k, 1], [N, k, S/k]
         unit = d.max(axis=1, keepdims=True) / (largest if largest > 1 else 1024) + largest * 2.0**-24
-        steps = np.hypot(d, unit * (middle / math.sqrt(3)))
-        return np.repeat(steps.astype(np.float32), size // d.shape[1], axis=1)
+        distances = np.gradient(book)[np.searchsorted(book, q)] if book.size else 1
+        steps = np.hypot(d * distances, unit * rms).astype(np.float32)
+        return np.broadcast_to(steps, q.shape).reshape(len(blocks), size)
 
     return decode
 

@@ -60,6 +60,11 @@ def test_decodes_every_bit_as_gguf(name):
     assert (ENCODINGS[name].block_size, ENCODINGS[name].block_bytes) == gguf.GGML_QUANT_SIZES[kind]
     for part in (blocks, blocks[:1]):
         same_bits(ENCODINGS[name].decode(part), gguf.dequantize(part, kind))
+    raw = np.random.default_rng(2).integers(0, 256, (999, blocks.shape[1]), np.uint8)  # also infinite and NaN
+    with np.errstate(over="ignore", invalid="ignore"):
+        found, expected = ENCODINGS[name].decode(raw), gguf.dequantize(raw, kind)
+    assert np.isnan(expected).any()
+    np.testing.assert_array_equal(found, expected)
 
 
 def test_every_float16_widens_to_its_value():

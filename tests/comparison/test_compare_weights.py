@@ -90,6 +90,21 @@ def test_two_types_of_one_source_agree(tmp_path, a, b):
     assert compare_weights(gguf_file(tmp_path, a, name="a"), gguf_file(tmp_path, b)).agree
 
 
+def rounded_to_nearest(blocks, rng):
+    """Return random values whose nearest numbers in the code book of each run are the values of `blocks`."""
+    start, stop, _ = INTEGERS[blocks.type]
+    raw, levels = blocks.rows.reshape(-1, stop).copy(), []
+    for code in range(16):
+        raw[:, start:] = 0x11 * code
+        levels.append(Blocks(blocks.type, raw.reshape(blocks.rows.shape)).values())
+    values, levels = blocks.values(), np.sort(levels, axis=0)
+    # The first and the last number have equal distances on both sides.
+    levels = np.concatenate([2 * levels[:1] - levels[1:2], levels, 2 * levels[-1:] - levels[-2:-1]])
+    at = (levels[1:-1] < values).sum(axis=0, keepdims=True)
+    left, right = (np.take_along_axis(levels, at + i, axis=0)[0] for i in (0, 2))
+    return ((values + left + (right - left) * rng.random(values.shape)) / 2).astype(np.float32)
+
+
 def step_of_runs(blocks, run):
     """Return the smallest distance of two values of a run, repeated for its elements."""
     values = np.sort(blocks.values().reshape(-1, run), axis=1)
@@ -98,14 +113,16 @@ def step_of_runs(blocks, run):
     return np.repeat(np.where(np.isfinite(steps), steps, 0), run).reshape(blocks.values().shape)
 
 
-@pytest.mark.parametrize("type", K_TYPES)
-def test_the_steps_of_k_types_match_their_runs(tmp_path, type):
+@pytest.mark.parametrize("type", [*K_TYPES, "IQ4_NL", "IQ4_XS"])
+def test_the_steps_of_k_types_and_code_books_match_their_runs(tmp_path, type):
     config = tiny_config(hidden_size=256, intermediate_size=256, num_hidden_layers=1, **rope_4())
     blocks = random_quantised_weights(config, lambda name: type, type)
     rng, source = np.random.default_rng(1), {}
     for name, w in blocks.items():
         source[name] = w
-        if isinstance(w, Blocks):
+        if isinstance(w, Blocks) and type not in K_TYPES:
+            source[name] = rounded_to_nearest(w, rng)
+        elif isinstance(w, Blocks):
             steps = step_of_runs(w, K_TYPES[type])
             source[name] = (w.values() + steps * rng.uniform(-0.5, 0.5, steps.shape)).astype(np.float32)
     a = load(write_folder(tmp_path / "a", config, source))
@@ -401,13 +418,14 @@ INTEGERS = {  # type -> start and end of the low bits in a block, and a mask tha
     "Q4_0": (2, 18, 0x11), "Q4_1": (4, 20, 0x11), "Q5_0": (6, 22, 0x11), "Q5_1": (8, 24, 0x11),
     "Q8_0": (2, 34, 0x01), "AprQ4": (2, 18, 0x11), "Q2_K": (16, 80, 0x55), "Q3_K": (32, 96, 0x55),
     "Q4_K": (16, 144, 0x11), "Q5_K": (48, 176, 0x11), "Q6_K": (0, 128, 0x11),
+    "IQ4_NL": (2, 18, 0x11), "IQ4_XS": (8, 136, 0x11),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("type", INTEGERS)
 def test_blocks_with_all_integers_off_by_one_are_found(type):
     start, stop, mask = INTEGERS[type]
-    if type.endswith("K"):
+    if type.endswith("K") or type.startswith("IQ4"):
         blocks = random_blocks(type, (256, 1024), "rewritten").rows
     else:
         weights = {"w": np.random.default_rng(2).standard_normal((256, 1024)).astype(np.float32)}
@@ -453,6 +471,16 @@ def test_other_quantisers_and_ties_do_not_count_as_rewritten(weights, source):
         found = measure(values(a), values(b))
         print(found.unequal / found.count, found.rewritten)
         assert found.rewritten == 0
+
+
+def test_the_step_of_a_code_book_contains_the_rounding_of_scales():
+    """The scale of the first run is -32 * 0.5, and the other scales were rounded to 0."""
+    block = np.zeros(136, np.uint8)  # code 0 stands for -127, and code 1 for -104
+    block[:4] = *np.array([0.5], np.float16).view(np.uint8), 0b10101000, 0b10101010
+    steps = step_tensor(StoredTensor("w", ENCODINGS["IQ4_XS"], (256,), block)).read()
+    rounding = 0.5 * 67.438  # the RMS of the code book
+    np.testing.assert_allclose(steps[:32], np.hypot(16 * 23, rounding), rtol=1e-4)
+    np.testing.assert_allclose(steps[32:], rounding, rtol=1e-4)
 
 
 def test_an_element_beyond_the_first_chunk_is_located():

@@ -72,6 +72,16 @@ def test_a_right_engine_with_gaps_in_its_dump_is_clean(decoders, inputs):
     assert eight.clean
 
 
+def test_hidden_states_of_a_right_engine_with_blocks_of_256_are_clean(tmp_path):
+    """No product is recorded, so that the type of the matrices is the only clue to the blocks."""
+    model, config, weights = wide_model(tmp_path, "IQ4_XS")
+    events = decoder_run(config, weights, TOKENS, inputs="Q8_K")
+    kept = {name: value for name, value in events.items() if name.endswith("mlp.residual")}
+    eight = diagnose_values(model, TOKENS, kept, compute="q8")
+    print([(o.name, o.error, o.tolerance) for o in eight.operations])
+    assert eight.clean
+
+
 def test_a_cause_that_explains_is_preferred_to_a_possible_precision(decoders):
     """Over a whole pass eight bits may cause an error of this size too."""
     model, config, weights = decoders("qwen2")

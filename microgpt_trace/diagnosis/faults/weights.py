@@ -26,13 +26,14 @@ from .rope import in_halves, in_pairs
 
 NIBBLES = {  # type -> (first byte of a block's nibbles, byte after the nibbles, elements per run)
     "Q4_0": (2, 18, 16), "Q4_1": (4, 20, 16), "Q5_0": (6, 22, 16), "Q5_1": (8, 24, 16),
-    "Q4_K": (16, 144, 32), "Q5_K": (48, 176, 32),
+    "Q4_K": (16, 144, 32), "Q5_K": (48, 176, 32), "IQ4_NL": (2, 18, 16), "IQ4_XS": (8, 136, 16),
 }  # fmt: skip
 SCALES = {  # type -> offsets of a block's float16 numbers: the scale, and the minimum if any
     "Q4_0": (0,), "Q4_1": (0, 2), "Q5_0": (0,), "Q5_1": (0, 2), "Q8_0": (0,), "AprQ4": (0,),
     "Q2_K": (80, 82), "Q3_K": (108,), "Q4_K": (0, 2), "Q5_K": (0, 2), "Q6_K": (208,),
+    "IQ4_NL": (0,), "IQ4_XS": (0,),
 }  # fmt: skip
-ONE_SCALE = ("Q4_0", "Q5_0", "Q8_0", "AprQ4")  # types with one scale and no minimum per block
+ONE_SCALE = ("Q4_0", "Q5_0", "Q8_0", "AprQ4", "IQ4_NL")  # types with one scale and no minimum per block
 OF_HALVES = (*ONE_SCALE, "Q4_1", "Q5_1")  # types whose scales are stored as float16
 ZEROS = {"Q4_0": 8, "AprQ4": 8, "Q5_0": 16, "Q3_K": 4, "Q6_K": 32}
 HALVES = {"F16": ("BF16", "bfloat16"), "BF16": ("F16", "float16")}  # type -> the type read by mistake
@@ -205,7 +206,10 @@ def _of_blocks(name: str) -> Iterator[Misreading]:
         yield Misreading("order", claim, values=bind(_reordered, (16, 2)))
     if zero := ZEROS.get(name):
         yield Misreading("zero-point", f"the zero point {zero} is not subtracted", quants=bind(_moved, zero))
-    for step in (1, -1):
+    if codebook := ENCODINGS[name].codebook:
+        claim = "codes are read as integers from -8 to 7, not as places in the code book"
+        yield Misreading("code-book", claim, quants=bind(_without_codebook, codebook))
+    for step in () if codebook else (1, -1):
         yield Misreading("zero-point", f"the zero point is wrong by {-step:+d}", quants=bind(_moved, step))
     if name == "Q8_0":
         yield Misreading("sign", "integers are read as unsigned integers", quants=_unsigned)
@@ -244,6 +248,10 @@ def _rolled(places: tuple[int, ...], step: int, raw: Array) -> Array:
 
 def _moved(step: int, quants: Quants) -> Quants:
     return quants._replace(q=quants.q.astype(np.int16) + step)
+
+
+def _without_codebook(codebook: tuple[int, ...], quants: Quants) -> Quants:
+    return quants._replace(q=np.searchsorted(codebook, quants.q).astype(np.int16) - 8)
 
 
 def _unsigned(quants: Quants) -> Quants:

@@ -75,7 +75,7 @@ PARTS = [
     ("tensors 'a' and 'b' overlap", tensor(entry("a", (4,)), entry("b", (4,), 0, 12), data=bytes(28))),
     ("tensors 't' and 'b' overlap", tensor(ONE, entry("b", (4,)))),
     ("'t' occurs twice", tensor(ONE, entry("t", (4,), 0, 16), data=bytes(32))),
-    ("'t' has the unsupported type IQ4_NL", tensor(entry("t", (32,), 20), data=bytes(64))),
+    ("'t' has the unsupported type IQ1_S", tensor(entry("t", (32,), 19), data=bytes(64))),
     ("'t' has the unsupported type number 4;", tensor(entry("t", (32,), 4), data=bytes(64))),
     ("has the unsupported type number 4294967295", tensor(entry("t", (32,), 2**32 - 1), data=bytes(64))),
     # Strings that would take six times as much memory as Python's
