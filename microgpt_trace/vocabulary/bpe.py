@@ -183,7 +183,7 @@ class ByteLevelBpe(_Bpe):
         """Return the merges whose result is one of the pieces, in the order of `merges`."""
         makers, others = self._makers
         numbers = [makers[piece] for piece in pieces if piece in makers]
-        numbers += [number for number, token in others if token in pieces]
+        numbers += [number for piece in pieces for number in others.get(piece, ())]
         halves = [self.merges[number].split(" ") for number in sorted(numbers)]
         for merge in halves:
             if len(merge) != 2 or not all(half in self._ids for half in merge):
@@ -193,16 +193,19 @@ class ByteLevelBpe(_Bpe):
         return [(left, right) for left, right in halves if left in pieces and right in pieces]
 
     @cached_property
-    def _makers(self) -> tuple[dict[str, int], list[tuple[int, str]]]:
-        """The number of the last merge that results in each token, and the number and token of all other
-        merges. Raises FileFormatError if the result of a merge is not a token."""
+    def _makers(self) -> tuple[dict[str, int], dict[str, list[int]]]:
+        """The number of the last merge that results in each token, and the numbers of all other merges that
+        result in a token. Raises FileFormatError if the result of a merge is not a token."""
         results = [merge.replace(" ", "", 1) for merge in self.merges]
         if not all(map(self._ids.__contains__, results)):
             wrong = self.merges[next(i for i, token in enumerate(results) if token not in self._ids)]
             raise FileFormatError(f"{self.path}: the merge {wrong!r:.60} makes no token of the vocabulary")
         makers = dict(zip(results, range(len(results)), strict=True))
-        others = enumerate(results) if len(makers) < len(results) else ()
-        return makers, [(number, token) for number, token in others if makers[token] != number]
+        others: dict[str, list[int]] = {}
+        for number, token in enumerate(results if len(makers) < len(results) else ()):
+            if makers[token] != number:
+                others.setdefault(token, []).append(number)
+        return makers, others
 
     def _check_bytes(self, words: set[str], pieces: Mapping[str, int]) -> None:
         """Raise InputError if a byte has no token, because `tokenizers` would drop the byte silently."""
