@@ -8,6 +8,7 @@ finding the few useful merges takes 7 ms.
 
 from __future__ import annotations
 
+import math
 import re
 import unicodedata
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -19,25 +20,11 @@ from typing import Any
 
 from ..errors import FileFormatError, InputError, check_installed
 from ..text.brief import frozen
+from .pre_tokenizers import PreTokenizer
 
 SPACE_MARK = "\u2581"  # SentencePiece's character for a space
-
-_CONTRACTIONS = "'s|'t|'re|'ve|'m|'ll|'d"
-_GPT2 = rf"{_CONTRACTIONS}| ?\p{{L}}+| ?\p{{N}}+| ?[^\s\p{{L}}\p{{N}}]+|\s+(?!\S)|\s+"
-_LLAMA3 = (
-    rf"(?i:{_CONTRACTIONS})|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|\p{{N}}{{1,3}}"
-    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
-# Patterns that split text into words before merging. Each pattern splits the pieces of the previous pattern.
-# Source: the tokenizers of GPT-2, Llama 3, Qwen2 and SmolLM, and llama.cpp's patterns for "default".
-PATTERNS: Mapping[str, tuple[str, ...]] = {
-    "gpt-2": (_GPT2,),
-    "llama-bpe": (_LLAMA3,),
-    "qwen2": (_LLAMA3.replace("{1,3}", ""),),
-    "smollm": (r"\p{N}", _GPT2),
-    "default": (r"[\p{P}$+<=>^~|]+", _GPT2, r"\p{N}+", r"[0-9][0-9][0-9]"),
-}
-ALIASES = {"gpt2": "gpt-2", "llama3": "llama-bpe", "llama-v3": "llama-bpe", "deepseek-r1-qwen": "qwen2"}
+# The white space that `tokenizers` drops after a token: Unicode's, without the separators \x1c to \x1f
+_WHITE = re.compile(r"^[^\S\x1c-\x1f]+")
 
 
 # Turns text into ids, without BOS and EOS. If the second argument is True, special tokens are parsed.
@@ -97,17 +84,21 @@ def sentencepiece_bytes(token: str) -> bytes:
 class _Bpe:
     """The common part of the byte-level and the SentencePiece encoder. An encoder cuts fixed tokens out of a
     text, then merges the words between the fixed tokens. Fixed tokens are the `user_defined` tokens and, if
-    special tokens are parsed, the `control` tokens.
+    special tokens are parsed, the `control` tokens. White space after the `stripping` tokens is dropped.
     """
 
     path: Path
     tokens: Sequence[str]
     user_defined: Collection[int]
     control: Collection[int]
+    stripping: Collection[int]
 
     def __call__(self, text: str, special: bool) -> list[int]:
         fixed = {self.tokens[i]: i for i in (*self.user_defined, *(self.control if special else ()))}
         parts = split_fixed(text, fixed)
+        for i in range(1, len(parts), 2):
+            if fixed[parts[i]] in self.stripping:
+                parts[i + 1] = _WHITE.sub("", parts[i + 1])
         words = [self._words(part) if part else [] for part in parts[::2]]
         model = self._model(set(chain(*words)))
         ids = [[token.id for word in part for token in model.tokenize(word)] for part in words]
@@ -158,17 +149,17 @@ class ByteLevelBpe(_Bpe):
     before merging."""
 
     merges: Sequence[str]  # the first merge first, each "left right"
-    pre_tokenizer: str
+    pre_tokenizer: PreTokenizer
 
     def _words(self, text: str) -> list[str]:
-        if self.pre_tokenizer == "qwen2":
+        if self.pre_tokenizer.composed:
             text = unicodedata.normalize("NFC", text)
         return [word for word, _ in self._split(text)]
 
     @cached_property
     def _split(self) -> Callable[[str], list[tuple[str, Any]]]:
         package = tokenizers_package()
-        splitters, patterns = package.pre_tokenizers, PATTERNS[self.pre_tokenizer]
+        splitters, patterns = package.pre_tokenizers, self.pre_tokenizer.patterns
         steps = [splitters.Split(package.Regex(pattern), "isolated") for pattern in patterns]
         steps.append(splitters.ByteLevel(add_prefix_space=False, use_regex=False))
         return splitters.Sequence(steps).pre_tokenize_str
@@ -176,7 +167,7 @@ class ByteLevelBpe(_Bpe):
     def _model(self, words: set[str]) -> Any:
         pieces = self._pieces(words)
         self._check_bytes(words, pieces)
-        ignore = self.pre_tokenizer == "llama-bpe"  # a word that is a token needs no merging
+        ignore = self.pre_tokenizer.whole_words
         return tokenizers_package().models.BPE(pieces, self._merges(pieces), ignore_merges=ignore)
 
     def _merges(self, pieces: Mapping[str, int]) -> list[tuple[str, str]]:
@@ -222,8 +213,8 @@ class ByteLevelBpe(_Bpe):
 @frozen(slots=False, eq=False)
 class SentencePieceBpe(_Bpe):
     """A BPE encoder like SentencePiece's. Text is not split into words. The first merge is the merge that
-    results in the token with the highest score. A character without a token becomes its bytes or the unknown
-    token."""
+    results in a user-defined token, such as a run of spaces, or else in the token with the highest score. A
+    character without a token becomes its bytes or the unknown token."""
 
     scores: Sequence[float]
     add_space_prefix: bool
@@ -239,18 +230,18 @@ class SentencePieceBpe(_Bpe):
     def _model(self, words: set[str]) -> Any:
         pieces = self._pieces(words)
         self._check_characters(words, pieces)
-        merges = [
-            (-self.scores[id_], piece[:cut], piece[cut:])
+        # Among equal scores, the longest left half comes first, as in the merges of tokenizer.json.
+        merges = sorted(
+            (-math.inf if id_ in self.user_defined else -self.scores[id_], -cut, cut - len(piece), id_, piece)
             for piece, id_ in pieces.items()
             for cut in range(1, len(piece))
             if piece[:cut] in pieces and piece[cut:] in pieces
-        ]
-        merges.sort(key=lambda merge: merge[0])
+        )
         vocabulary, unknown = pieces | self._bytes, None
         if self.unknown is not None:
             unknown = " "  # no word has a space; the token's spelling may be invalid
             vocabulary[unknown] = self.unknown
-        ranked = [(left, right) for _, left, right in merges]
+        ranked = [(piece[:-cut], piece[-cut:]) for _, cut, _, _, piece in merges]
         bpe = tokenizers_package().models.BPE
         return bpe(vocabulary, ranked, unk_token=unknown, fuse_unk=True, byte_fallback=True)
 

@@ -38,11 +38,13 @@ def from_huggingface(folder: Path) -> Vocabulary | None:
     stops = _configured_stops(folder, max(ids.values()) + 1)
     if ends.get("eos_id") is None and stops:
         ends["eos_id"] = stops[0]
+    # The decoder of SentencePiece also changes added tokens, such as Gemma's runs of spaces.
+    literal = () if to_bytes is sentencepiece_bytes else _added(tokenizer, path).values()
     process = Isolated(f"{__package__}.tokenizer_json:encode", "its tokenizer", _LIMITS)
     return Vocabulary(
         path, _by_id(ids, path), f"{kind} (tokenizer.json)", to_bytes,
         partial(_encode, process, path, str(path.absolute())),  # the folder may change
-        literal=frozenset(_added(tokenizer, path).values()), stop_ids=frozenset(stops),
+        literal=frozenset(literal), stop_ids=frozenset(stops),
         templates=_templates(folder, config, config_path), template_tokens=_template_tokens(folder, config),
         chat_adds_bos=False, **ends,
     )  # fmt: skip

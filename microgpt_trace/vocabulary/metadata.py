@@ -13,8 +13,6 @@ from typing import Any
 from ..errors import FileFormatError
 from ..text.brief import frozen
 from .bpe import (
-    ALIASES,
-    PATTERNS,
     SPACE_MARK,
     ByteLevelBpe,
     Encoder,
@@ -24,12 +22,14 @@ from .bpe import (
     refusal,
     sentencepiece_bytes,
 )
+from .pre_tokenizers import ALIASES, PRE_TOKENIZERS
 from .tokens import Vocabulary
 
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED = 1, 2, 3, 4, 5  # types of tokens; type 6 is a byte
 LLAMA_CPP = "llama.cpp's default, because the file does not say"
 ASSUMED = "assumed, because .apr files do not say"
-Fixed = tuple[Collection[int], Collection[int]]  # the user-defined and the control tokens of an encoder
+# The user-defined, the control and the stripping tokens of an encoder
+Fixed = tuple[Collection[int], Collection[int], Collection[int]]
 _SPECIAL = re.compile(r"<\|.*\|>", re.DOTALL)
 _PRE_TOKENIZERS = {128256: "llama-bpe", 49152: "smollm"}  # vocabulary size of a Llama model -> pre-tokenizer
 
@@ -108,11 +108,16 @@ def _byte_level(
     if pre is None:
         reason = "the file does not name its pre-tokenizer, and its architecture does not determine it"
         return refusal(path, reason)
-    if pre not in PATTERNS:
-        return refusal(path, f"its pre-tokenizer {pre!r:.60} is not one of {', '.join(PATTERNS)}")
+    if pre not in PRE_TOKENIZERS:
+        return refusal(path, f"its pre-tokenizer {pre!r:.60} is not one of {', '.join(PRE_TOKENIZERS)}")
     if merges is None:
         return refusal(path, "it has no merges")
-    return ByteLevelBpe(path, tokens, *fixed, merges, pre)
+    return ByteLevelBpe(path, tokens, *fixed, merges, PRE_TOKENIZERS[pre])
+
+
+def _adds_bos(pre: str | None) -> bool:
+    row = PRE_TOKENIZERS.get(pre or "")
+    return row is not None and row.adds_bos
 
 
 def _sentencepiece(
@@ -121,6 +126,10 @@ def _sentencepiece(
 ) -> Encoder:  # fmt: skip
     if scores is None:
         return refusal(path, "it has no scores")
+    tokens = list(tokens)
+    for i in fixed[0]:
+        if not tokens[i].strip(" "):  # the converter unmarked Gemma's runs of spaces
+            tokens[i] = SPACE_MARK * len(tokens[i])
     return SentencePieceBpe(path, tokens, *fixed, scores, prefix, unknown)
 
 
@@ -143,18 +152,20 @@ def from_gguf(metadata: Mapping[str, Any], path: Path) -> Vocabulary | None:
     bos_id, eos_id, *ends = (
         file.token(f"tokenizer.ggml.{end}_token_id", size) for end in ("bos", "eos", "eot", "eom")
     )
-    fixed = _of_types(types, USER_DEFINED), _of_types(types, UNKNOWN, CONTROL)
+    user_defined, control = _of_types(types, USER_DEFINED), _of_types(types, UNKNOWN, CONTROL)
     if model == "gpt2":
+        fixed: Fixed = user_defined, control, ()
         name = file.text("tokenizer.ggml.pre")
         pre, note = ALIASES.get(name or "default", name or "default"), "" if name else f", {LLAMA_CPP}"
         encoder = _byte_level(path, tokens, fixed, file.strings("tokenizer.ggml.merges"), pre)
-        kind, to_bytes, bos = f"byte-level BPE ({pre:.60}{note})", byte_level_bytes, pre == "llama-bpe"
+        kind, to_bytes, bos = f"byte-level BPE ({pre:.60}{note})", byte_level_bytes, _adds_bos(pre)
     elif model == "llama":
         unknown = file.token("tokenizer.ggml.unknown_token_id", size)
         if unknown is None:
             unknown = min(_of_types(types, UNKNOWN), default=None)
         scores = file.numbers("tokenizer.ggml.scores", size)
         prefix = file.flag("tokenizer.ggml.add_space_prefix") is not False
+        fixed = user_defined, control, _stripping(file, tokens, user_defined | control)
         encoder = _sentencepiece(path, tokens, fixed, scores, prefix, unknown)
         kind, to_bytes, bos = "SentencePiece BPE", sentencepiece_bytes, True
         if size > 2:
@@ -168,6 +179,14 @@ def from_gguf(metadata: Mapping[str, Any], path: Path) -> Vocabulary | None:
         stop_ids=frozenset(end for end in ends if end is not None), templates=_templates(file),
         **_flags(file, bos_id, eos_id, bos),
     )  # fmt: skip
+
+
+def _stripping(file: Metadata, tokens: Sequence[str], ids: Collection[int]) -> Collection[int]:
+    """Return the tokens that drop the white space after them. tokenizer.json stores this as rstrip, and GGUF
+    files do not. As in llama.cpp, only the SentencePiece tokenizer of Phi-3 has such tokens."""
+    plain = ("<unk>", "<s>", "<|endoftext|>")
+    phi3 = file.text("general.architecture") == "phi3"
+    return frozenset(i for i in ids if phi3 and tokens[i] not in plain)
 
 
 def _of_types(types: Mapping[int, int], *kinds: int) -> frozenset[int]:
@@ -212,15 +231,15 @@ def from_apr(metadata: Mapping[str, Any], path: Path) -> Vocabulary | None:
     control |= {i for i in (bos_id, eos_id) if i is not None}
     if any(token.startswith(SPACE_MARK) for token in tokens):
         unknown = tokens.index("<unk>") if "<unk>" in tokens else None
-        fixed = (), control if unknown is None else control | {unknown}
+        fixed: Fixed = (), control if unknown is None else control | {unknown}, ()
         scores = file.numbers("tokenizer.scores", size)
         encoder = _sentencepiece(path, tokens, fixed, scores, True, unknown)
         kind, to_bytes, bos = "SentencePiece BPE", sentencepiece_bytes, True
     else:
         pre, merges = _pre_tokenizer(metadata, size), file.strings("tokenizer.merges") or None
-        encoder = _byte_level(path, tokens, ((), control), merges, pre)
+        encoder = _byte_level(path, tokens, ((), control, ()), merges, pre)
         kind = f"byte-level BPE ({pre or 'unknown pre-tokenizer'}, {ASSUMED})"
-        to_bytes, bos = byte_level_bytes, pre == "llama-bpe"
+        to_bytes, bos = byte_level_bytes, _adds_bos(pre)
     template = file.text("chat_template")
     return Vocabulary(
         path, tokens, kind, to_bytes, encoder, literal=control, bos_id=bos_id, eos_id=eos_id,
