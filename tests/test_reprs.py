@@ -126,7 +126,7 @@ def test_results_of_a_decoder_have_a_short_repr(case, compared_folders):
     ablated = [Intervention("ablate", "layer0.attn.out")]
     run = trace(model, "Ann ran", lens=True, generate=2, values=True, interventions=ablated)
     kinds = assert_short(run, "trace") | assert_short(model, "model")
-    assert {"Trace", "Vocabulary", "StoredTensor", "DecoderConfig"} <= kinds
+    assert {"Trace", "Vocabulary", "StoredTensor", "LlamaConfig"} <= kinds
     assert_short(attribute(model, "Ann ran", target="A"), "attribution")
     assert_short(explain(model, "layer1.attn.q_rope[2,1]", "Ann ran"), "explanation")
     assert_short(diff(model, model, "Ann ran"), "diff")

@@ -16,8 +16,8 @@ from support.commands import process
 from support.sweeps import in_sweep
 
 import microgpt_trace
-from microgpt_trace.architecture.plans.catalogue import known_rows
 from microgpt_trace.cli import COMMANDS
+from microgpt_trace.decoder.catalogue import known_rows
 from microgpt_trace.render.shown import SHOWN
 
 PACKAGE = Path(microgpt_trace.__file__).parent
@@ -330,7 +330,7 @@ def test_names_of_classes_are_unique():
 # Modules that may have names of events: the plans, the words for events, the hand-written passes of microGPT,
 # and the tables of names in other engines.
 NAMES_EVENTS = (
-    *("architecture.", "microgpt.forward_backward", "hooks.names"),
+    *("architecture.", "decoder.architectures.", "microgpt.forward_backward", "hooks.names"),
     *("dumps.event_names", "dumps.engine_names", "dumps.torch_modules"),
 )
 OF_THE_OUTPUT = {"logits", "probs", "loss"}  # other modules use these as plain words

@@ -10,9 +10,9 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..architecture.plans.catalogue import kind_named
 from ..architecture.plans.kinds import Softmax
 from ..arrays.stats import Array
+from ..decoder.catalogue import kind_named
 from ..dumps.layouts import Fitted, Recorded
 from ..dumps.recording import Recording
 from ..errors import InputError

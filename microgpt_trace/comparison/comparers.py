@@ -14,11 +14,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..architecture.model import LanguageModel
-from ..architecture.plans.catalogue import kind_named
 from ..architecture.plans.kinds import Linear, Rotation, Softmax
 from ..architecture.plans.plan import HEAD_EVENTS
 from ..architecture.plans.rope import rope_turns, turn
 from ..arrays.stats import Array, TensorStats, causal_mask
+from ..decoder.catalogue import kind_named
 from ..errors import InputError
 from ..hooks.event import EventSpec
 from ..rounding.bands import Bands, is_peaked

@@ -14,9 +14,9 @@ import numpy as np
 
 from ..architecture.edits import Report, unreported
 from ..architecture.model import LanguageModel
-from ..architecture.plans.catalogue import kind_named
 from ..architecture.plans.kinds import Scores
 from ..arrays.threads import one_blas_thread
+from ..decoder.catalogue import kind_named
 from ..dumps.recording import Recording
 from ..errors import InputError
 from ..hooks.event import EventSpec

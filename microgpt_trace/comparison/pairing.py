@@ -8,9 +8,9 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..architecture.plans.catalogue import known_row, place_of
 from ..architecture.plans.kinds import Shape
 from ..architecture.plans.plan import HEAD_EVENTS, layer_of
+from ..decoder.catalogue import known_row, place_of
 from ..dumps.layouts import LAST, OWN, Recorded, fits
 from ..dumps.recording import Recording, agreed, of_model
 from ..errors import InputError

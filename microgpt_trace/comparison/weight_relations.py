@@ -12,9 +12,9 @@ from functools import cache
 
 import numpy as np
 
-from ..architecture.plans.catalogue import turned_names
 from ..architecture.plans.plan import kind_of
 from ..arrays.stats import Array
+from ..decoder.catalogue import turned_names
 from ..rounding.stored_types import BLOCK, LIMIT, QuantisationDistance, Values, measure
 
 _SAMPLE = 1 << 12  # how many elements are compared first, to rule out most relations

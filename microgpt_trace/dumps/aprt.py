@@ -19,9 +19,9 @@ from typing import Any
 
 import numpy as np
 
-from ..architecture.plans.catalogue import turned_names
 from ..architecture.plans.plan import kind_of
 from ..arrays.stats import Array
+from ..decoder.catalogue import turned_names
 from ..errors import FileFormatError
 from ..hooks.names import ALIASES
 from ..text.brief import brief

@@ -148,7 +148,7 @@ _APR_SECOND = ("qkv_matmul", "layer_output")  # second names; the first are qkv_
 @cache
 def _own_events() -> dict[str, None]:
     """Return all forward events of microGPT and decoders. # stands for layer and head numbers."""
-    from ..architecture.plans.catalogue import examples
+    from ..decoder.catalogue import examples
 
     names = [_of_any_layer(name) for plan in examples() for name in plan]
     return dict.fromkeys(name.replace("head0", "head#") for name in names)
@@ -191,7 +191,7 @@ def _input_names(engine: str) -> Iterator[tuple[str, Meaning]]:
 
     If a module returns the event, the name of the input is a second name of the event.
     """
-    from ..architecture.plans.catalogue import examples
+    from ..decoder.catalogue import examples
 
     named = names_of(engine)
     returned = {event for events in named.values() for event in events}

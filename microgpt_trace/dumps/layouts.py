@@ -14,11 +14,11 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
-from ..architecture.plans.catalogue import kinds_in_heads
 from ..architecture.plans.plan import HEAD_EVENTS, kind_of
 from ..arrays.stats import Array
+from ..decoder.catalogue import kinds_in_heads
+from ..decoder.settings import is_count
 from ..errors import FileFormatError, InputError
-from ..readers.conventions import is_count
 from ..text.brief import brief, frozen
 
 Shape = tuple[int, ...]

@@ -16,10 +16,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..architecture.plans.catalogue import kinds_in_heads, known_row
 from ..architecture.plans.kinds import Linear
 from ..architecture.plans.plan import Plan, kind_of
 from ..arrays.stats import Array
+from ..decoder.catalogue import kinds_in_heads, known_row
 from ..grouping import grouped
 from .layouts import Recorded, Shapes, fit, fits
 

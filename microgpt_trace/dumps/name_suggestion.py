@@ -14,9 +14,9 @@ from typing import NamedTuple
 import numpy as np
 
 from ..architecture.model import LanguageModel
-from ..architecture.plans.catalogue import residual_kinds
 from ..architecture.plans.plan import kind_of, layer_of
 from ..arrays.stats import Array
+from ..decoder.catalogue import residual_kinds
 from ..grouping import grouped
 from ..text.brief import frozen
 from .layouts import Shapes

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 
 from ..arrays.stats import Array, TensorStats
+from ..decoder.settings import is_count
 from ..errors import FileFormatError, InputError
 from ..hooks.event import PHASES, TraceEvent
-from ..readers.conventions import is_count
 from ..text.brief import brief
 from ..text.json_reading import MANY_VALUES
 from ..tracing.result import SCHEMA_ID

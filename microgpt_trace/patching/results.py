@@ -11,10 +11,10 @@ from typing import Generic, Literal, TypeVar
 
 import numpy as np
 
-from ..architecture.plans.catalogue import leaving_kinds
 from ..architecture.plans.plan import kind_of
 from ..arrays.logits import LogitDifference
 from ..arrays.stats import Array
+from ..decoder.catalogue import leaving_kinds
 from ..errors import InputError
 from ..grouping import grouped
 from ..notebook import in_notebook

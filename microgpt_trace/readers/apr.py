@@ -18,12 +18,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..arrays.encodings import ENCODINGS, StoredTensor
 from ..arrays.stats import Array
+from ..decoder.architectures.llama import NAMES
 from ..decoder.model import Decoder
 from ..errors import InputError
 from ..text.brief import brief
 from ..text.json_reading import MANY_VALUES, from_json
 from .apr_config import AprSettings, Pairs, apr_config
-from .file_terms import LLAMA
 from .mapped_file import MappedFile
 from .model_file import check_tensors, in_halves, naming_file, our_tensors
 
@@ -91,9 +91,9 @@ def read_apr(path: Path, *, rope_pairs: Pairs | None = None, overrides: Mapping[
     file = read_apr_header(path)
     settings = AprSettings(path, file.metadata, overrides)
     settings.architecture()  # report an unsupported architecture first, then unknown names of tensors
-    stored = {t.name: t for t in file.tensors if not t.name.endswith(LLAMA.skipped)}  # without inv_freq
+    stored = {t.name: t for t in file.tensors if not t.name.endswith(NAMES.skipped)}  # without inv_freq
     frequencies = stored.pop("rope_freqs.weight", None)
-    tensors = our_tensors(path, stored.values())
+    tensors = our_tensors(path, stored.values(), NAMES)
     config = apr_config(settings, tensors, frequencies, rope_pairs)
     check_tensors(path, config, tensors)
     tensors = in_halves(config, tensors) if config.adjacent_pairs else tensors

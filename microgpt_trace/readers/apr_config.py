@@ -13,14 +13,16 @@ from pathlib import Path
 from typing import Any, Literal, NoReturn
 
 from ..arrays.encodings import StoredTensor
+from ..decoder.catalogue import ARCHITECTURES
 from ..decoder.config import DecoderConfig
+from ..decoder.options import ROPE_FACTORS
+from ..decoder.settings import OBJECT, POSITIVE, TEXT, WHOLE, Settings, check_value
 from ..errors import FileFormatError, InputError
 from ..text.brief import brief
-from .conventions import OBJECT, POSITIVE, TEXT, WHOLE, Settings, check_value, decoder_config
-from .file_terms import TERMS
+from .decoder_config import decoder_config
 from .model_file import naming_file, nearest, rope_factors
 
-ARCHITECTURES = tuple(name for name, terms in TERMS.items() if terms.in_apr)
+LLAMAS = tuple(name for name, module in ARCHITECTURES.items() if module == "llama")
 FIELDS: dict[str, tuple[str, str]] = {  # name of a setting: (other names, kind of value)
     "architecture": ("", TEXT),
     "hidden_size": ("hidden_dim d_model n_embd", WHOLE),
@@ -67,13 +69,18 @@ def apr_config(
     pairs = _pairs(settings, architecture, is_gguf, rope_pairs)
     keys = {"hidden_act": "silu", **{key: v for key, v in settings.values.items() if v is not None}, **sizes}
     keys |= {"tie_word_embeddings": _tied(settings, tensors), "rope_scaling": settings.value("rope_scaling")}
-    keys["sliding_window"] = _window(settings, architecture)
+    keys["sliding_window"] = window = settings.value("sliding_window")  # None if missing: no default
     if frequencies is None and keys["rope_scaling"] is None and "rope_scaling" not in settings.values:
         settings.notes.append("rope_scaling is not in the file: no scaling is applied")
     translated = Settings(keys, settings.notes)
     with naming_file(settings.path):
-        factors = rope_factors(frequencies, sizes["head_dim"])
-        config, _ = decoder_config(architecture, translated, tensors, factors, pairs == "adjacent")
+        keys[ROPE_FACTORS] = rope_factors(frequencies, sizes["head_dim"])
+        config, _ = decoder_config(architecture, translated, tensors, pairs == "adjacent")
+    if window is None and "sliding_window" in translated.used:
+        if settings.values.get("use_sliding_window"):
+            settings.fail("sliding_window is missing, although use_sliding_window is set")
+        if "sliding_window" not in settings.values:
+            settings.notes.append("sliding_window is not in the file: no window is applied")
     if frequencies is not None and config.rope is not None and config.rope.kind != "default":
         settings.fail(f"{frequencies.name!r} contradicts RoPE scaling {config.rope.kind!r}")
     return config
@@ -102,16 +109,6 @@ def _tied(settings: AprSettings, tensors: Mapping[str, StoredTensor]) -> bool:
         finding = "is missing" if tied else "is in the file"
         settings.fail(f"tie_word_embeddings is {str(not tied).lower()}, but tensor 'lm_head' {finding}")
     return tied
-
-
-def _window(settings: AprSettings, architecture: str) -> int | None:
-    """Return the sliding window in the file, or None. The default of transformers is not used."""
-    window, windows = settings.value("sliding_window"), TERMS[architecture].windows
-    if window is None and windows == "last" and settings.values.get("use_sliding_window"):
-        settings.fail("sliding_window is missing, although use_sliding_window is set")
-    if windows == "all" and window is None and "sliding_window" not in settings.values:
-        settings.notes.append("sliding_window is not in the file: no window is applied")
-    return window
 
 
 def _shape(tensor: StoredTensor) -> str:
@@ -264,17 +261,17 @@ class AprSettings(Settings):
             if value and value.lower() not in ("auto", "unknown"):
                 names[key] = value.lower().removesuffix("forcausallm")
         kind = self.values.get("model_type")
-        if not names and isinstance(kind, str) and kind in ARCHITECTURES:
+        if not names and isinstance(kind, str) and kind in LLAMAS:
             names["model_type"] = kind
         value = self._agreed("architecture", names)
         if value is None:
             hint = f" (its model_type is {brief(kind)})" if kind else ""
             raise InputError(
                 f"{self.path} does not name its architecture{hint}; add --set architecture=NAME, "
-                f"with one of {', '.join(ARCHITECTURES)}"
+                f"with one of {', '.join(LLAMAS)}"
             )
-        if value not in ARCHITECTURES:
-            self.fail(f"architecture {brief(value)} is not supported; supported: {', '.join(ARCHITECTURES)}")
+        if value not in LLAMAS:
+            self.fail(f"architecture {brief(value)} is not supported; supported: {', '.join(LLAMAS)}")
         return str(value)
 
 

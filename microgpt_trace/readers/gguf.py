@@ -24,9 +24,9 @@ import numpy as np
 
 from ..arrays.encodings import ENCODINGS, StoredTensor
 from ..arrays.stats import Array
+from ..decoder.settings import COUNT, Settings
 from ..errors import FileFormatError
 from ..text.brief import brief
-from .conventions import COUNT, Settings
 from .mapped_file import MappedFile
 from .model_file import naming_file
 

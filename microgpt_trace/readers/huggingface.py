@@ -6,13 +6,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..arrays.encodings import StoredTensor
+from ..decoder.architecture import Architecture
+from ..decoder.catalogue import ARCHITECTURES, architecture_named
 from ..decoder.config import DecoderConfig
 from ..decoder.model import Decoder
+from ..decoder.settings import FLAG, Settings, one_of
 from ..errors import FileFormatError, InputError
 from ..text.brief import brief
 from ..untrusted_files import folder_of, read_json, reading
-from .conventions import FLAG, Settings, decoder_config, one_of
-from .file_terms import TERMS
+from .decoder_config import decoder_config
 from .model_file import check_tensors, naming_file, our_tensors
 from .safetensors import read_safetensors
 
@@ -32,20 +34,21 @@ def read_huggingface(path: Path) -> Decoder:
     folder = folder_of(path)
     metadata = read_json(folder / CONFIG)
     with naming_file(folder / CONFIG):
-        architecture = one_of("architecture", metadata.get("model_type"), TERMS)
+        name = one_of("architecture", metadata.get("model_type"), ARCHITECTURES)
+    architecture = architecture_named(name)
     files, shards = _files(folder)
     if path != folder and path.name not in (CONFIG, INDEX, *files):
         raise FileFormatError(f"{path}: the model does not use this file; give the folder or {files[0]}")
     notes = _unread_tokenizer(folder)
-    names = TERMS[architecture].names
+    names = architecture.names
     stored = (tensor for tensor in _tensors(folder, files, shards) if not tensor.name.endswith(names.skipped))
     tensors = our_tensors(folder, stored, names)
     with naming_file(folder):
         tensors |= {name: tensors[name].transposed() for name in tensors if names.is_transposed(name)}
     with naming_file(folder / CONFIG):
         settings = Settings(metadata, notes)
-        config, tensors = decoder_config(architecture, settings, tensors)
-        _check_biases(settings, config)
+        config, tensors = decoder_config(name, settings, tensors)
+        _check_biases(settings, architecture, config)
     if config.tied and "lm_head" in tensors:
         notes.append(f"{tensors.pop('lm_head').name} is not used: the config ties the head to the embedding")
     check_tensors(folder, config, tensors)
@@ -103,11 +106,10 @@ def _tensors(folder: Path, files: list[str], shards: dict[str, str] | None) -> l
     return tensors
 
 
-def _check_biases(settings: Settings, config: DecoderConfig) -> None:
+def _check_biases(settings: Settings, architecture: Architecture, config: DecoderConfig) -> None:
     """Raise InputError if the biases in the file differ from the biases that the config requires."""
-    terms = TERMS[config.architecture]
-    expected = set(terms.biases)
-    for flag, biases in terms.flagged_biases.items():
+    expected = set(architecture.biases)
+    for flag, biases in architecture.flagged_biases.items():
         expected |= set(biases) if settings.get(flag, FLAG) else set()
     for bias in sorted(expected ^ set(config.biases)):
         mention, finding = ("requires a", "none") if bias in expected else ("mentions no", "one")

@@ -11,10 +11,11 @@ import numpy as np
 
 from ..architecture.plans.blocks import BIASES
 from ..arrays.encodings import StoredTensor
+from ..decoder.architecture import Architecture
 from ..decoder.config import DecoderConfig
+from ..decoder.file_names import FUSED, FileNames
 from ..errors import FileFormatError, InputError
 from ..text.brief import brief
-from .file_terms import FUSED, LLAMA, TERMS, Names
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -31,7 +32,7 @@ def naming_file(path: Path) -> Iterator[None]:
         raise FileFormatError(f"{path}: {error}") from error
 
 
-def our_tensors(path: Path, tensors: Iterable[StoredTensor], names: Names = LLAMA) -> dict[str, StoredTensor]:
+def our_tensors(path: Path, tensors: Iterable[StoredTensor], names: FileNames) -> dict[str, StoredTensor]:
     """Return the tensors under our names.
 
     Raises FileFormatError if a name is unknown or repeated, or if a layer before the last layer has no
@@ -71,11 +72,11 @@ def biases_of(tensors: Iterable[str]) -> tuple[str, ...]:
     return tuple(bias for bias in BIASES if bias in kinds)
 
 
-def check_biases(architecture: str, biases: Iterable[str]) -> None:
+def check_biases(architecture: Architecture, name: str, biases: Iterable[str]) -> None:
     """Raise InputError if no layer has a bias that the architecture requires."""
-    missing = set(TERMS[architecture].biases).difference(biases)
+    missing = set(architecture.biases).difference(biases)
     if missing:
-        raise InputError(f"the bias 'layer0.{min(missing)}' is missing; every {architecture} has this bias")
+        raise InputError(f"the bias 'layer0.{min(missing)}' is missing; every {name} has this bias")
 
 
 def check_tensors(path: Path, config: DecoderConfig, tensors: Mapping[str, StoredTensor]) -> None:

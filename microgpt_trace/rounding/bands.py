@@ -16,10 +16,10 @@ from typing import NamedTuple
 import numpy as np
 
 from ..architecture.model import LanguageModel, TapOf, TraceInput
-from ..architecture.plans.catalogue import kind_named
 from ..architecture.plans.kinds import Linear, Loss, Probabilities, Scores, Softmax
 from ..arrays.rounding import BLOCK
 from ..arrays.stats import Array, causal_mask, median
+from ..decoder.catalogue import kind_named
 from ..hooks.bus import Run, Tap
 from ..hooks.event import EventSpec
 from ..running.event_stream import EventStream, Piece, Put

@@ -21,9 +21,9 @@ from ..architecture.model import LanguageModel
 from ..architecture.plans.plan import layer_of
 from ..arrays.encodings import StoredTensor
 from ..arrays.stats import Array
+from ..decoder.settings import COUNT, Settings
 from ..errors import FileFormatError, InputError, RunError
 from ..files import write_atomically
-from ..readers.conventions import COUNT, Settings
 from ..readers.gguf import MAGIC, Strings, read_gguf_header
 from ..readers.model_file import naming_file
 from ..text.brief import brief, frozen

@@ -14,12 +14,12 @@ import numpy as np
 from ..architecture.model import LanguageModel
 from ..architecture.plans.kinds import Linear
 from ..arrays.encodings import StoredTensor
+from ..decoder.catalogue import architecture_named
 from ..errors import InputError
 from ..measuring.channels import ChannelStatistics, channel_statistics
 from ..measuring.meter import MARK
 from ..measuring.tallies import NOBODY, TopList, merge_all
 from ..notebook import in_notebook
-from ..readers.file_terms import TERMS
 from ..text.brief import brief, frozen, one_line
 from ..text.json_reading import from_json
 from ..text.json_writing import dump
@@ -255,7 +255,7 @@ def weights_of(model: LanguageModel) -> dict[str, str]:
     """
     if "prompts" not in model.abilities:
         return {}
-    names, events = TERMS[cast("Decoder", model).config.architecture].names, dict[str, str]()
+    names, events = architecture_named(cast("Decoder", model).config.architecture).names, dict[str, str]()
     for row in model.plan.of_kind(Linear):
         assert isinstance(row.kind, Linear)
         if row.kind.columns is None:  # skip rows with `columns`, which compute the product for one head

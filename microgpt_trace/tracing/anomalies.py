@@ -11,10 +11,10 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import combinations, takewhile
 
-from ..architecture.plans.catalogue import kind_named
 from ..architecture.plans.kinds import Softmax
 from ..architecture.plans.plan import layer_of
 from ..arrays.stats import median
+from ..decoder.catalogue import kind_named
 from ..hooks.event import TraceEvent
 from ..measuring.norms import NormRows
 from ..rounding.invariants import OF_NORMS

@@ -6,26 +6,27 @@ from dataclasses import replace
 import pytest
 from support.other_plans import post_norm_plan
 
-from microgpt_trace.architecture.plans import llama, microgpt
+from microgpt_trace.architecture.plans import microgpt
 from microgpt_trace.architecture.plans.blocks import RowBuilder
-from microgpt_trace.architecture.plans.catalogue import (
+from microgpt_trace.architecture.plans.kinds import Add, Linear, Lookup, Norm
+from microgpt_trace.architecture.plans.plan import Plan, kind_of, layer_of
+from microgpt_trace.architecture.plans.rope import Rope
+from microgpt_trace.decoder.architectures import llama
+from microgpt_trace.decoder.architectures.llama import LlamaConfig
+from microgpt_trace.decoder.catalogue import (
     examples,
     kind_named,
     known_rows,
     place_of,
     turned_names,
 )
-from microgpt_trace.architecture.plans.kinds import Add, Linear, Lookup, Norm
-from microgpt_trace.architecture.plans.plan import Plan, kind_of, layer_of
-from microgpt_trace.architecture.plans.rope import Rope
-from microgpt_trace.decoder.config import DecoderConfig
 from microgpt_trace.microgpt.parameters import Config
 
 BIASES = ("attn_bq", "attn_bk", "attn_bv", "attn_bo", "mlp_bgate", "mlp_bup", "mlp_bdown")
 
 
 def decoder(architecture, biases, qk_norm, tied, window):
-    return DecoderConfig(
+    return LlamaConfig(
         architecture, 3, 16, 4, 2, 4, 24, 31, 64, 1e-5, Rope(1e4), tied, biases, qk_norm,
         window, (0, 2) if window else (),
     )  # fmt: skip

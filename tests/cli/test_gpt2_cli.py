@@ -136,7 +136,7 @@ REFUSED = {
     "c_fc.bias": (None, {}, "the bias 'layer0.mlp_bup' is missing; every gpt2 has this bias"),
     "h.0.mlp.c_fc.weight": (np.transpose, {}, "expected shape [32, 128], found [128, 32]"),
     "h.0.attn.c_attn.weight": (np.transpose, {}, "expected 32 rows of q, 32 rows of k and 32 rows of v"),
-    "wte.weight": (np.copy, {"activation_function": "mish"}, "'mish' is not supported; supported: gelu_new,"),
+    "wte.weight": (np.copy, {"activation_function": "mish"}, "'mish' is not supported; supported: silu,"),
     "ln_f.weight": (np.copy, {"tie_word_embeddings": False}, "'lm_head' is missing"),
     "h.0.attn.c_attn.bias": (np.sum, {}, "32 rows of v, found a single number"),
     "h.0.ln_1.weight": (np.copy, {"n_positions": 32}, "expected shape [32, 32], found [16, 32]"),

@@ -4,9 +4,10 @@ import time
 
 import pytest
 
-from microgpt_trace.architecture.plans import llama, microgpt
+from microgpt_trace.architecture.plans import microgpt
 from microgpt_trace.architecture.plans.rope import Rope
-from microgpt_trace.decoder.config import DecoderConfig
+from microgpt_trace.decoder.architectures import llama
+from microgpt_trace.decoder.architectures.llama import LlamaConfig
 from microgpt_trace.dumps import event_names
 from microgpt_trace.dumps.event_names import is_event, meaning_of
 from microgpt_trace.hooks.names import ALIASES
@@ -20,7 +21,7 @@ def events(name):
 
 
 def own_names():
-    config = DecoderConfig("qwen3", 12, 8, 4, 2, 2, 8, 8, 8, 1e-5, Rope(1e4), tied=True, qk_norm=True)
+    config = LlamaConfig("qwen3", 12, 8, 4, 2, 2, 8, 8, 8, 1e-5, Rope(1e4), tied=True, qk_norm=True)
     specs = [*llama.plan_of(config).values(), *microgpt.plan_of(Config(n_layer=12)).values()]
     return list(dict.fromkeys(spec.name for spec in specs if spec.name != spec.parameter))
 

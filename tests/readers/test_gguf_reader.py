@@ -21,8 +21,8 @@ from microgpt_trace import load, trace
 from microgpt_trace.architecture.model import file_order
 from microgpt_trace.arrays.encodings import ENCODINGS, StoredTensor
 from microgpt_trace.arrays.stats import TensorStats
+from microgpt_trace.decoder.architectures.llama import NAMES
 from microgpt_trace.errors import FileFormatError
-from microgpt_trace.readers.file_terms import LLAMA
 from microgpt_trace.readers.gguf import read_gguf_header
 from microgpt_trace.tracing.inspection import tensor_stats
 
@@ -99,7 +99,7 @@ def test_notes_only_values_that_the_file_lacks(case, path):
 def test_returns_permuted_rows_in_hugging_face_order(case, path):
     config, weights = tiny_model(case)
     model = load(write_gguf(path, config, weights))
-    ours = {LLAMA.our_name(name): array for name, array in weights.items()}
+    ours = {NAMES.our_name(name): array for name, array in weights.items()}
     assert model.tensors.keys() == ours.keys()
     for name, tensor in model.tensors.items():
         rotated = name.endswith(("attn_wq", "attn_wk", "attn_bq", "attn_bk"))

@@ -7,16 +7,16 @@ import zlib
 import numpy as np
 import pytest
 
+from microgpt_trace.decoder.architectures.llama import NAMES
 from microgpt_trace.errors import FileFormatError
 from microgpt_trace.readers.apr import read_apr
-from microgpt_trace.readers.file_terms import LLAMA
 
 ROW_MAJOR = 0x400
 
 
 def _names(which):
     """Return the names that GGUF (0) or Hugging Face (1) gives to tensors, by our names."""
-    matrices = {ours: f"{theirs[which]}.weight" for ours, theirs in {**LLAMA.model, **LLAMA.layer}.items()}
+    matrices = {ours: f"{theirs[which]}.weight" for ours, theirs in {**NAMES.model, **NAMES.layer}.items()}
     biases = {f"attn_b{x}": matrices[f"attn_w{x}"].replace(".weight", ".bias") for x in "qkv"}
     return matrices | biases
 

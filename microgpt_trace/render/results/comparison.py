@@ -8,10 +8,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
 from operator import itemgetter
 
-from ...architecture.plans.catalogue import kind_named
 from ...architecture.plans.kinds import Scores
 from ...comparison.compared_runs import RecordedRun, Unpaired
 from ...comparison.differences import GIVEN, Agreement, Comparison, EventDifference, SideSummary
+from ...decoder.catalogue import kind_named
 from ...grouping import grouped
 from ...rounding.judging import IN_LENGTH, OperationResult
 from ...text.printable import shown_token, with_ids

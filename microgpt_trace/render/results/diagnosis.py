@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from ...architecture.plans.catalogue import kind_named
 from ...architecture.plans.kinds import Scores
+from ...decoder.catalogue import kind_named
 from ...diagnosis.diagnose import Diagnosis, DumpDiagnosis, Offer
 from ...diagnosis.finding import Finding
 from ...grouping import grouped

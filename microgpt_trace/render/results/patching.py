@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from operator import attrgetter
 from typing import Any
 
-from ...architecture.plans.catalogue import leaving_kinds
+from ...decoder.catalogue import leaving_kinds
 from ...patching.results import (
     PairsResult,
     PatchedPair,

@@ -1,42 +1,58 @@
 """Catalogue: all supported architectures and their events. This module needs no model and no file.
 
-If the model of a dump is not known, the arrays of the dump are identified by the names of these events.
+A module of architectures/ is imported when it is first needed. If the model of a dump is not known, the
+arrays of the dump are identified by the names of events.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import cache
+from importlib import import_module
 from types import SimpleNamespace
 from typing import Any
 
-from ...hooks.event import EventSpec
-from . import gpt2, llama, microgpt
-from .blocks import BIASES
-from .kinds import Kind, Linear, Rotation
-from .plan import Operation, Plan, kind_of, layer_of
-from .rope import Rope
+from ..architecture.plans import microgpt
+from ..architecture.plans.blocks import BIASES
+from ..architecture.plans.kinds import Kind, Linear, Rotation
+from ..architecture.plans.plan import Operation, Plan, kind_of, layer_of
+from ..hooks.event import EventSpec
+from .architecture import Architecture
 
-PLANS: Mapping[str, Callable[[Any], Plan]] = {  # plan builders of production models, by architecture
-    "llama": llama.plan_of,
-    "mistral": llama.plan_of,
-    "qwen2": llama.plan_of,
-    "qwen3": llama.plan_of,
-    "gpt2": gpt2.plan_of,
+ARCHITECTURES: Mapping[str, str] = {  # the name in config.json and in GGUF files -> the module
+    "llama": "llama",
+    "mistral": "llama",
+    "qwen2": "llama",
+    "qwen3": "llama",
+    "gpt2": "gpt2",
 }
+
+
+def architecture_named(name: str) -> Architecture:
+    """Return an architecture by its name in `ARCHITECTURES`. Raises KeyError for other names."""
+    module = import_module(f"{__package__}.architectures.{ARCHITECTURES[name]}")
+    found: Architecture = module.ARCHITECTURES[name]
+    return found
 
 
 @cache
 def examples() -> tuple[Plan, ...]:
     """Return an example plan of each architecture, with one layer, one head and every optional row."""
-    config: Any = SimpleNamespace(
-        n_layer=1, n_embd=2, n_head=1, n_kv_head=1, head_dim=2, n_inner=2, vocab_size=2, context_length=2,
-        norm_eps=1e-5, activation="SiLU", rope=Rope(1e4), windows=(None,), tied=True, qk_norm=True,
-        score_scales=(), biases=BIASES,
-    )  # fmt: skip
-    unbiased: Any = SimpleNamespace(**vars(config) | {"biases": (), "tied": False})
-    return (microgpt.plan_of(unbiased), *(plan_of(config) for plan_of in dict.fromkeys(PLANS.values())))
+    sizes: Any = {
+        "n_layer": 1, "n_embd": 2, "n_head": 1, "n_kv_head": 1, "head_dim": 2, "n_inner": 2, "vocab_size": 2,
+        "context_length": 2, "norm_eps": 1e-5,
+    }  # fmt: skip
+    own: Any = SimpleNamespace(
+        **sizes, activation="ReLU", windows=(None,), score_scales=(), biases=(), tied=False
+    )
+    by_config = {}
+    for name in ARCHITECTURES:
+        each = architecture_named(name)
+        if each.config not in by_config:
+            config = each.config(architecture=name, **sizes, tied=True, biases=BIASES, **each.example)
+            by_config[each.config] = config.plan
+    return (microgpt.plan_of(own), *by_config.values())
 
 
 @cache

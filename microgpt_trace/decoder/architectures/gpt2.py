@@ -1,0 +1,109 @@
+"""GPT-2, with learned positions, LayerNorm with a bias, and an MLP without a gate."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from functools import cached_property
+from typing import Any
+
+from ...architecture.plans.blocks import (
+    RowBuilder,
+    attention,
+    norm,
+    predictions,
+    product,
+    queries_keys_values,
+)
+from ...architecture.plans.kinds import Activation, Add, Lookup
+from ...architecture.plans.plan import Plan
+from ...text.brief import frozen
+from ..architecture import QKV_BIASES, Architecture
+from ..config import DecoderConfig
+from ..file_names import FileNames
+from ..options import read_activation
+from ..settings import FLAG, Settings
+
+
+def plan_of(config: DecoderConfig) -> Plan:
+    """Return the plan of a GPT-2. The config sets the kind of GELU and the scale of the scores."""
+    rows, width, act = RowBuilder(), config.n_embd, config.activation
+    tokens = Lookup("wte", "tokens", config.vocab_size, width)
+    positions = Lookup("wpe", "positions", config.context_length, width)
+    rows.add("embed.tok", tokens, expr="tok_emb = wte[tokens]", parameter="wte", overview=True)
+    rows.add("embed.pos", positions, expr="pos_emb = wpe[positions]", parameter="wpe", overview=True)
+    expr = "x = tok_emb + pos_emb"
+    stream = rows.add("embed.sum", Add(), "embed.tok", "embed.pos", expr=expr, overview=True)
+    for i in range(config.n_layer):
+        rows.layer = i
+        normed = norm(rows, config, "attn.norm", stream, "pre-attn", centred=True)
+        q, k, v = queries_keys_values(rows, config, normed)
+        out = attention(rows, config, i, q, k, v)
+        stream = rows.add("attn.residual", Add(), stream, out, expr="x = x_res + attn_out [residual]")
+        normed = norm(rows, config, "mlp.norm", stream, "pre-FFN", centred=True)
+        up = product(rows, config, "mlp.up", "wup", normed, config.n_inner, "up = x_n", "up_proj")
+        hidden = rows.add("mlp.act", Activation(act), up, expr=f"act = {act}(up)")
+        down = product(rows, config, "mlp.down", "wdown", hidden, width, "mlp_out = act", "ffn_down")
+        expr = "x = x_res + mlp_out [residual]"
+        stream = rows.add("mlp.residual", Add(), stream, down, expr=expr, overview=True)
+    rows.layer = None
+    return predictions(rows, config, norm(rows, config, "final.norm", stream, "final", centred=True))
+
+
+@frozen(slots=False)
+class GPT2Config(DecoderConfig):
+    """The config of a GPT-2."""
+
+    plan = cached_property(plan_of)
+
+
+def options(settings: Settings, sizes: Mapping[str, Any]) -> dict[str, Any]:
+    """Read the function of the MLP, and the scale of the scores in each layer."""
+    scaled, by_layer = (
+        settings.get(key, FLAG) for key in ("scale_attn_weights", "scale_attn_by_inverse_layer_idx")
+    )
+    activation = {"rope": None, "activation": read_activation(settings, "activation_function", "gelu_new")}
+    if scaled is not False and not by_layer:
+        return activation
+    scale = 1.0 if scaled is False else 1 / math.sqrt(sizes["head_dim"])
+    scales = tuple(scale / (i + 1) if by_layer else scale for i in range(sizes["n_layer"]))
+    return activation | {"score_scales": scales}
+
+
+NAMES = FileNames(
+    "a GPT-2",
+    {
+        "wte": ("token_embd", "wte"),
+        "wpe": ("position_embd", "wpe"),
+        "final_norm": ("output_norm", "ln_f"),
+        "lm_head": ("output", "lm_head"),
+    },
+    {
+        "attn_norm": ("attn_norm", "ln_1"),
+        "attn_wqkv": ("attn_qkv", "attn.c_attn"),
+        "attn_wo": ("attn_output", "attn.c_proj"),
+        "mlp_norm": ("ffn_norm", "ln_2"),
+        "mlp_wup": ("ffn_up", "mlp.c_fc"),
+        "mlp_wdown": ("ffn_down", "mlp.c_proj"),
+    },
+    blocks="h",
+    outer="transformer.",
+    vectors=True,
+    transposed=("attn_wqkv", "attn_wo", "mlp_wup", "mlp_wdown"),
+    skipped=(".attn.bias", ".attn.masked_bias"),
+)
+
+ARCHITECTURES = {
+    "gpt2": Architecture(
+        GPT2Config, NAMES, options, example={"rope": None},
+        from_gguf=lambda keys, sizes: {"activation_function": "gelu_new"},
+        sizes={
+            "n_layer": "n_layer", "n_head": "n_head", "n_embd": "n_embd", "n_inner": "n_inner",
+            "vocab_size": "vocab_size", "context_length": "n_positions", "norm_eps": "layer_norm_epsilon",
+        },
+        defaults={"norm_eps": 1e-5, "n_inner": 4},
+        tied=True,
+        biases=(*QKV_BIASES, "attn_bo", "mlp_bup", "mlp_bdown", "attn_bnorm", "mlp_bnorm"),
+        gguf_eps="attention.layer_norm_epsilon",
+    ),
+}  # fmt: skip

@@ -1,0 +1,168 @@
+"""Llama, Mistral, Qwen2 and Qwen3, with RMSNorm, RoPE, grouped-query attention and a gated MLP."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cached_property, partial
+from typing import Any, Literal
+
+from ...architecture.plans.blocks import (
+    RowBuilder,
+    attention,
+    norm,
+    predictions,
+    product,
+    queries_keys_values,
+)
+from ...architecture.plans.kinds import Activation, Add, Lookup, Multiply, Norm, Rotation
+from ...architecture.plans.plan import Plan
+from ...architecture.plans.rope import Rope
+from ...errors import InputError
+from ...text.brief import brief, frozen
+from ..architecture import QKV_BIASES, Architecture
+from ..config import DecoderConfig
+from ..file_names import FileNames
+from ..gguf_options import gguf_rope
+from ..options import read_activation, read_rope, read_window, typed_layers
+from ..settings import COUNT, FLAG, WHOLE, Settings
+
+
+def plan_of(config: DecoderConfig) -> Plan:
+    """Return the plan of a decoder. The config determines the biases, the windows, and whether q and k are
+    normalised."""
+    rows, width, inner, act = RowBuilder(), config.n_embd, config.n_inner, config.activation
+    tokens = Lookup("wte", "tokens", config.vocab_size, width)
+    stream = rows.add("embed.tok", tokens, expr="x = wte[tokens]", parameter="wte", overview=True)
+    for i in range(config.n_layer):
+        rows.layer = i
+        normed = norm(rows, config, "attn.norm", stream, "pre-attn")
+        q, k, v = queries_keys_values(rows, config, normed)
+        if config.qk_norm:
+            q, k = (_head_norm(rows, config, n) for n in "qk")
+        q, k = (_rotation(rows, config, n, source) for n, source in (("q", q), ("k", k)))
+        out = attention(rows, config, i, q, k, v)
+        stream = rows.add("attn.residual", Add(), stream, out, expr="x = x_res + attn_out [residual]")
+        normed = norm(rows, config, "mlp.norm", stream, "pre-FFN")
+        gate = product(rows, config, "mlp.gate", "wgate", normed, inner, "gate = x_n", "gate_proj")
+        up = product(rows, config, "mlp.up", "wup", normed, inner, "up = x_n", "up_proj")
+        rows.add("mlp.act", Activation(act), gate, expr=f"act = {act}(gate)")
+        hidden = rows.add("mlp.hidden", Multiply(), "mlp.act", up, expr="hidden = act * up")
+        down = product(rows, config, "mlp.down", "wdown", hidden, width, "mlp_out = hidden", "ffn_down")
+        expr = "x = x_res + mlp_out [residual]"
+        stream = rows.add("mlp.residual", Add(), stream, down, expr=expr, overview=True)
+    rows.layer = None
+    return predictions(rows, config, norm(rows, config, "final.norm", stream, "final"))
+
+
+def _head_norm(rows: RowBuilder, config: DecoderConfig, n: str) -> str:
+    """Add a row that normalises each head of q or k."""
+    kind = Norm(config.norm_eps, rows.name(f"attn_{n}_norm"), config.head_dim)
+    expr = f"{n} = RMSNorm({n}) * g per head"
+    return rows.add(f"attn.{n}_norm", kind, f"attn.{n}", expr=expr, parameter=f"g = {kind.gain}")
+
+
+def _rotation(rows: RowBuilder, config: DecoderConfig, n: str, source: str) -> str:
+    kind = Rotation(config.rope, config.head_dim)  # type: ignore[arg-type]
+    return rows.add(f"attn.{n}_rope", kind, source, expr=f"{n} = RoPE({n}, position)")
+
+
+@frozen(slots=False)
+class LlamaConfig(DecoderConfig):
+    """The config of a Llama, Mistral, Qwen2 or Qwen3."""
+
+    plan = cached_property(plan_of)
+
+
+Windows = Literal["none", "all", "last"]  # the layers with a window: none, all, or from a given layer on
+
+
+def options(
+    settings: Settings, sizes: Mapping[str, Any], windows: Windows = "none", qk_norm: bool = False
+) -> dict[str, Any]:
+    """Read the options of a Llama, or of an architecture with other `windows` or with norms of q and k."""
+    layers = settings.values.get("windowed_layers")  # set by from_gguf
+    if layers is None:
+        layers = _windowed_layers(settings, sizes["n_layer"], windows)
+    return {
+        "rope": read_rope(settings), "activation": read_activation(settings, "hidden_act", "silu"),
+        "qk_norm": qk_norm, **read_window(settings, layers),
+    }  # fmt: skip
+
+
+def _windowed_layers(settings: Settings, n_layer: int, windows: Windows) -> tuple[int, ...]:
+    """Return the layers that use a sliding window if the file sets the size of the window.
+
+    The setting `layer_types` lists the layers with a window. Without `layer_types`, all layers of a mistral
+    use a window, and the layers of a llama do not. A qwen with use_sliding_window uses a window from layer
+    max_window_layers on.
+    """
+    typed, every = typed_layers(settings, n_layer), tuple(range(n_layer))
+    has_window = settings.values.get("sliding_window") is not None
+    if windows == "last" and has_window:
+        settings.get("sliding_window", WHOLE)
+        settings.get_or_default("use_sliding_window", FLAG, False)
+    if typed is None and windows == "last" and settings.get("use_sliding_window", FLAG):
+        return every[settings.require("max_window_layers", COUNT) :]
+    if typed is None:
+        return every if windows == "all" else ()
+    if windows == "last":
+        agree = not typed or (has_window and settings.get("use_sliding_window", FLAG) is True)
+    else:
+        agree = typed == (every if has_window and windows == "all" else ())
+    if not agree:
+        kinds = brief(settings.values["layer_types"])
+        raise InputError(f"layer_types {kinds} contradict sliding_window or the architecture's rules")
+    return typed
+
+
+def from_gguf(keys: Settings, sizes: Mapping[str, Any]) -> dict[str, Any]:
+    """Translate RoPE and the window, which all layers of a GGUF file share."""
+    window = keys.get("attention.sliding_window", COUNT)
+    values = {"hidden_act": "silu", **gguf_rope(keys, sizes["head_dim"])}
+    if not window:
+        return values
+    keys.notes.append(f"a sliding window of {window:,} in every layer (attention.sliding_window)")
+    return values | {"sliding_window": window, "windowed_layers": tuple(range(sizes["n_layer"]))}
+
+
+NAMES = FileNames(
+    "a Llama or Qwen2-class decoder",
+    {
+        "wte": ("token_embd", "model.embed_tokens"),
+        "final_norm": ("output_norm", "model.norm"),
+        "lm_head": ("output", "lm_head"),
+    },
+    {
+        "attn_norm": ("attn_norm", "input_layernorm"),
+        "attn_wq": ("attn_q", "self_attn.q_proj"),
+        "attn_wk": ("attn_k", "self_attn.k_proj"),
+        "attn_wv": ("attn_v", "self_attn.v_proj"),
+        "attn_wo": ("attn_output", "self_attn.o_proj"),
+        "attn_q_norm": ("attn_q_norm", "self_attn.q_norm"),
+        "attn_k_norm": ("attn_k_norm", "self_attn.k_norm"),
+        "mlp_norm": ("ffn_norm", "post_attention_layernorm"),
+        "mlp_wgate": ("ffn_gate", "mlp.gate_proj"),
+        "mlp_wup": ("ffn_up", "mlp.up_proj"),
+        "mlp_wdown": ("ffn_down", "mlp.down_proj"),
+    },
+)
+
+_like_llama = partial(
+    Architecture, LlamaConfig, NAMES, from_gguf=from_gguf,
+    example={"rope": Rope(1e4), "qk_norm": True},
+)  # fmt: skip
+_ATTENTION_BIASES = {"attention_bias": (*QKV_BIASES, "attn_bo")}
+ARCHITECTURES = {
+    "llama": _like_llama(
+        options,
+        flagged_biases=_ATTENTION_BIASES | {"mlp_bias": ("mlp_bgate", "mlp_bup", "mlp_bdown")},
+        permuted=True,
+    ),
+    # In GGUF files, a mistral is called llama.
+    "mistral": _like_llama(partial(options, windows="all"), from_gguf=None),
+    "qwen2": _like_llama(partial(options, windows="last"), biases=QKV_BIASES),
+    "qwen3": _like_llama(
+        partial(options, windows="last", qk_norm=True),
+        flagged_biases=_ATTENTION_BIASES, defaults={"head_dim": 128},
+    ),
+}  # fmt: skip

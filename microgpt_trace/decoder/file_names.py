@@ -1,0 +1,86 @@
+"""FileNames: the names that model files use for the parameters of an architecture."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+FUSED = {"attn_wqkv": ("attn_wq", "attn_wk", "attn_wv"), "attn_bqkv": ("attn_bq", "attn_bk", "attn_bv")}
+
+
+@dataclass(frozen=True, eq=False)
+class FileNames:
+    """The names of an architecture's parameters: our name -> (name in GGUF, name in Hugging Face).
+
+    `model` contains the names outside of layers. `layer` contains the names in a layer, without the layer
+    number. No name includes ".weight" or ".bias". In Hugging Face files, `blocks` precedes the layer number,
+    and `outer` may precede any name. If `vectors` is true, norms may have biases. Hugging Face stores the
+    matrices in `transposed` as [in, out]. Names that end with an entry of `skipped` are ignored.
+    """
+
+    family: str  # "a Llama or Qwen2-class decoder"
+    model: Mapping[str, tuple[str, str]]
+    layer: Mapping[str, tuple[str, str]]
+    blocks: str = "model.layers"
+    outer: str = ""
+    vectors: bool = False
+    transposed: tuple[str, ...] = ()
+    skipped: tuple[str, ...] = ("rotary_emb.inv_freq", "masked_bias")
+
+    @cached_property
+    def ours(self) -> Mapping[str, str]:
+        """Maps each name in a file to our name. Neither name includes the layer number."""
+        named = [(name, own) for own, theirs in self.model.items() for name in theirs]
+        for own, (gguf, hf) in self.layer.items():
+            named += [(f"blk.{gguf}", own), (f"{self.blocks}.{hf}", own)]
+        result = {f"{name}.weight": own for name, own in named}
+        for name, own in named:
+            bias = bias_name(own)
+            if bias and (self.vectors or ("." in name and "_w" in own)):
+                result[f"{name}.bias"] = bias
+        return result
+
+    def our_name(self, name: str) -> str | None:
+        """Return our name for a tensor of a file, or None if the architecture lacks such a parameter."""
+        name = name.removeprefix(self.outer)
+        layered = re.fullmatch(rf"(blk|{re.escape(self.blocks)})\.(0|[1-9][0-9]{{0,3}})\.(.+)", name)
+        if layered is None:
+            ours = self.ours.get(name)
+            return None if name.startswith(("blk.", f"{self.blocks}.")) else ours
+        prefix, index, rest = layered.groups()
+        ours = self.ours.get(f"{prefix}.{rest}")
+        return f"layer{index}.{ours}" if ours else None
+
+    def gguf_name(self, own: str) -> str:
+        """Return the name in GGUF of a matrix or gain, or of the fused matrix that contains the matrix.
+
+        Raises KeyError if `own` is not the name of a matrix or gain.
+        """
+        layer, _, kind = own.rpartition(".")
+        if not layer:
+            return f"{self.model[kind][0]}.weight"
+        for fused, parts in FUSED.items():
+            kind = fused if kind in parts and fused in self.layer else kind
+        return f"blk.{layer.removeprefix('layer')}.{self.layer[kind][0]}.weight"
+
+    def is_transposed(self, own: str) -> bool:
+        """Return True if Hugging Face stores the matrix `own` as [in, out]."""
+        return own.rpartition(".")[2] in self.transposed
+
+    def closest(self, name: str) -> list[str]:
+        """Return up to three known names that are most similar to `name`, with the layer number of `name`."""
+        from difflib import get_close_matches
+
+        number = re.search(r"\.([0-9]{1,4})\.", name)
+        index = number[1] if number else "0"
+        blocks = rf"^(blk|{re.escape(self.blocks)})\."
+        names = [re.sub(blocks, rf"\1.{index}.", pattern) for pattern in self.ours]
+        return get_close_matches(name[:200], names, 3)
+
+
+def bias_name(own: str) -> str | None:
+    """Return the name of the bias of a matrix or gain: attn_bq for attn_wq. Return None for embeddings."""
+    half, _, rest = own.partition("_")
+    return f"{half}_b{rest.removeprefix('w')}" if rest.startswith(("w", "norm")) else None

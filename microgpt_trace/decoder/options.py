@@ -1,0 +1,107 @@
+"""Read the options that several architectures share from the settings in a model file: RoPE, sliding windows
+and the MLP's function.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ..architecture.plans.rope import Rope
+from ..errors import InputError
+from ..text.brief import brief
+from .settings import FITS, FLAG, OBJECT, POSITIVE, TEXT, WHOLE, Settings, is_positive, one_of
+
+ACTIVATIONS = {  # names in config.json -> functions
+    "silu": "SiLU", "swish": "SiLU", "relu": "ReLU", "gelu": "GELU", "gelu_new": "GELU by tanh",
+    "gelu_pytorch_tanh": "GELU by tanh", "gelu_fast": "GELU by tanh",
+}  # fmt: skip
+
+
+def read_activation(settings: Settings, key: str, default: str) -> str:
+    """Return the function of the MLP. `default` is the name in config.json of the default of transformers."""
+    name = settings.get_or_default(key, TEXT, default)
+    return ACTIVATIONS[one_of(key, name, ACTIVATIONS)]
+
+
+def read_rope(settings: Settings, theta: float = 10000.0) -> Rope:
+    """Build RoPE from the settings `rope_theta` and `rope_scaling`, or their union `rope_parameters`. `theta`
+    is the default of transformers for the base."""
+    old, new = (settings.get(key, OBJECT) or {} for key in ("rope_scaling", "rope_parameters"))
+    if old and new and old != new:
+        raise InputError("rope_scaling and rope_parameters contradict each other")
+    scaling = {key: value for key, value in (new or old).items() if value is not None}
+    for key in ("rope_theta", "partial_rotary_factor", _ORIGINAL):
+        outer = settings.values.get(key)
+        if outer is not None and scaling.setdefault(key, outer) != outer:
+            raise InputError(f"{key}: {brief(scaling[key])} and {brief(outer)} contradict each other")
+    inner = Settings(scaling, settings.notes)
+    theta = inner.get_or_default("rope_theta", POSITIVE, theta)
+    partial = inner.get("partial_rotary_factor", POSITIVE)
+    if partial not in (None, 1):
+        raise InputError(f"partial_rotary_factor {partial} is not supported: RoPE must cover the whole head")
+    if _scaling_kind(scaling) == "yarn":
+        context = settings.require("max_position_embeddings", WHOLE)
+        for key, value in {_ORIGINAL: context, "beta_fast": 32.0, "beta_slow": 1.0}.items():
+            scaling[key] = inner.get_or_default(key, POSITIVE, value)
+    for key in ("rope_theta", "partial_rotary_factor"):
+        scaling.pop(key, None)
+    return _scaled_rope(theta, scaling, settings.values.get(ROPE_FACTORS, ()))
+
+
+ROPE_FACTORS = "rope_factors"  # set by readers of files that store a factor for each pair of channels
+_ORIGINAL = "original_max_position_embeddings"  # named original_context in `Rope`
+_SCALING = (
+    "factor", _ORIGINAL, "low_freq_factor", "high_freq_factor", "beta_fast", "beta_slow", "attention_factor",
+    "truncate",
+)  # fmt: skip
+_SCALING_NEEDS = {
+    "default": (),
+    "linear": ("factor",),
+    "llama3": ("factor", _ORIGINAL, "low_freq_factor", "high_freq_factor"),
+    "yarn": ("factor", _ORIGINAL),
+}
+
+
+def _scaling_kind(scaling: Mapping[str, Any]) -> Any:
+    """Return the kind of RoPE scaling, which older configs store under the key "type"."""
+    return scaling.get("rope_type", scaling.get("type", "default"))
+
+
+def _scaled_rope(theta: float, scaling: Mapping[str, Any], factors: tuple[float, ...]) -> Rope:
+    """Build RoPE from its base and the keys of Hugging Face's `rope_scaling`.
+
+    Raises InputError if the kind or a setting is not supported, or a setting is missing.
+    """
+    kind = _scaling_kind(scaling)
+    needs = _SCALING_NEEDS[one_of("RoPE scaling", kind, _SCALING_NEEDS)]
+    values = {key: v for key, v in scaling.items() if key not in ("rope_type", "type") and v is not None}
+    for key in (*needs, *values):
+        fits = FITS[FLAG] if key == "truncate" else is_positive
+        if key not in values or key not in _SCALING or not fits(values[key]):
+            raise InputError(f"RoPE scaling {kind!r}: cannot use {brief(key)[1:-1]} {brief(values.get(key))}")
+    if kind == "yarn" and theta <= 1:
+        raise InputError(f"RoPE scaling 'yarn': expected a rope_theta above 1, found {theta}")
+    ours = {"original_context" if key == _ORIGINAL else key: value for key, value in values.items()}
+    return Rope(theta, kind, factors=factors, **ours)
+
+
+def typed_layers(settings: Settings, n_layer: int) -> tuple[int, ...] | None:
+    """Return the layers that use a window according to `layer_types`, or None if this setting is missing."""
+    kinds, known = settings.values.get("layer_types"), ("full_attention", "sliding_attention")
+    if kinds is None:
+        return None
+    if not isinstance(kinds, list) or len(kinds) != n_layer or not all(kind in known for kind in kinds):
+        raise InputError(f"layer_types: expected {n_layer} {' or '.join(known)} values, found {brief(kinds)}")
+    return tuple(i for i, kind in enumerate(kinds) if kind == "sliding_attention")
+
+
+def read_window(settings: Settings, layers: tuple[int, ...]) -> dict[str, Any]:
+    """Return the size of the sliding window that `layers` use, as the options `window` and
+    `windowed_layers`."""
+    if not layers:
+        return {}
+    size = settings.get("sliding_window", WHOLE)
+    if not settings.has("sliding_window"):
+        size = settings.get_or_default("sliding_window", WHOLE, 4096)
+    return {"window": size, "windowed_layers": layers} if size else {}

@@ -1,0 +1,90 @@
+"""Settings: the settings in a model file, with checked types. The keys are those of Hugging Face's
+config.json; readers of other formats translate their metadata to these keys.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import numpy as np
+
+from ..errors import InputError
+from ..text.brief import brief
+
+TRANSFORMERS = "the default of transformers, since the config has no value"
+WHOLE, COUNT, POSITIVE = "a whole number above 0", "a whole number", "a positive number"
+MAX_LAYERS = 10_000  # the layer number in the name of a tensor has at most four digits
+FLAG, TEXT, OBJECT = "true or false", "text", "an object"
+
+
+def is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**31
+
+
+def is_positive(value: Any) -> bool:
+    return isinstance(value, float | int) and not isinstance(value, bool) and 0 < value < 1e38
+
+
+FITS: dict[str, Callable[[Any], bool]] = {
+    WHOLE: lambda value: is_count(value) and value > 0,
+    COUNT: is_count,
+    POSITIVE: is_positive,
+    FLAG: lambda value: isinstance(value, bool),
+    TEXT: lambda value: isinstance(value, str),
+    OBJECT: lambda value: isinstance(value, dict),
+}
+
+
+def check_value(key: str, value: Any, kind: str) -> None:
+    """Raise InputError if `value` is neither None nor of this `kind`."""
+    if value is not None and not FITS[kind](value):
+        raise InputError(f"{key}: expected {kind}, found {brief(value)}")
+
+
+def one_of(what: str, value: Any, names: Iterable[str], hint: str = "") -> str:
+    """Return `value`. Raises InputError if `names` does not contain this value."""
+    if not isinstance(value, str) or value not in names:
+        raise InputError(f"{what} {brief(value)} is not supported; supported: {', '.join(names)}{hint}")
+    return value
+
+
+class Settings:
+    """The settings in a model file, with checked types. `notes` lists the defaults that were used, and `used`
+    the keys that were looked up."""
+
+    def __init__(self, values: Mapping[str, Any], notes: list[str], prefix: str = "") -> None:
+        self.values, self.notes, self.prefix = values, notes, prefix
+        self.used = set[str]()
+
+    def has(self, key: str) -> bool:
+        """Return True if the file contains the key, even without a value."""
+        self.used.add(key)
+        return self.prefix + key in self.values
+
+    def get(self, key: str, kind: str) -> Any | None:
+        """Return a setting, or None if missing. Raises InputError if layers have different values."""
+        self.used.add(key)
+        value = self.values.get(self.prefix + key)
+        if isinstance(value, np.ndarray):
+            if not 0 < value.size <= MAX_LAYERS or (value != value[0]).any():
+                raise InputError(f"{self.prefix}{key} differs from layer to layer")
+            value = value[0].item()
+        check_value(self.prefix + key, value, kind)
+        return value
+
+    def require(self, key: str, kind: str) -> Any:
+        """Return the value of a setting. Raises InputError if the setting is missing."""
+        value = self.get(key, kind)
+        if value is None:
+            raise InputError(f"'{self.prefix}{key}' is missing")
+        return value
+
+    def get_or_default(self, key: str, kind: str, default: Any, why: str = TRANSFORMERS) -> Any:
+        """Return the value of a setting, or `default` with a new note (`why`) if the setting is missing."""
+        value = self.get(key, kind)
+        if value is None:
+            shown = f"{default:,.10g}" if is_positive(default) else str(default).lower()
+            self.notes.append(f"{key} = {shown} ({why})")
+            return default
+        return value

@@ -1,0 +1,67 @@
+"""Build the config of a decoder from settings under the keys of Hugging Face's config.json."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ..arrays.encodings import StoredTensor
+from ..decoder.architecture import Architecture
+from ..decoder.catalogue import architecture_named
+from ..decoder.config import DecoderConfig
+from ..decoder.settings import FLAG, POSITIVE, TRANSFORMERS, WHOLE, Settings
+from .model_file import biases_of, check_biases, check_depth, split_fused
+
+
+def decoder_config(
+    name: str, settings: Settings, tensors: Mapping[str, StoredTensor], adjacent_pairs: bool = False
+) -> tuple[DecoderConfig, dict[str, StoredTensor]]:
+    """Build the config of the architecture `name`, and split fused tensors.
+
+    `adjacent_pairs` is True if RoPE rotates adjacent rows of q and k together. Raises InputError if a setting
+    is missing or not supported.
+    """
+    architecture = architecture_named(name)
+    sizes = _sizes(settings, architecture)
+    check_depth(sizes["n_layer"], tensors)
+    options = architecture.options(settings, sizes)
+    if settings.values.get("sliding_window") is not None and "sliding_window" not in settings.used:
+        settings.notes.append(f"sliding_window is not used by a {name}")
+    queries, keys = (sizes[heads] * sizes["head_dim"] for heads in ("n_head", "n_kv_head"))
+    tensors = split_fused(tensors, queries, keys)
+    biases = biases_of(tensors)
+    check_biases(architecture, name, biases)
+    config = architecture.config(
+        architecture=name, **sizes, tied=_is_tied(settings, architecture, "lm_head" in tensors),
+        biases=biases, adjacent_pairs=adjacent_pairs, **options,
+    )  # fmt: skip
+    return config, tensors
+
+
+def _sizes(settings: Settings, architecture: Architecture) -> dict[str, Any]:
+    """Return the dimensions, by our names. `head_dim` and `n_kv_head` may be missing."""
+    keys, sizes = architecture.sizes, dict[str, Any]()
+
+    def read(name: str, kind: str = WHOLE, default: Any = None) -> None:
+        if name in architecture.defaults:
+            default = architecture.defaults[name] * (sizes["n_embd"] if name == "n_inner" else 1)
+            sizes[name] = settings.get_or_default(keys[name], kind, default)
+        elif default is None:
+            sizes[name] = settings.require(keys[name], kind)
+        else:
+            sizes[name] = (settings.get(keys[name], kind) if name in keys else None) or default
+
+    for name in ("n_layer", "n_head", "n_embd", "n_inner", "vocab_size", "context_length"):
+        read(name)
+    read("head_dim", default=sizes["n_embd"] // sizes["n_head"])
+    read("n_kv_head", default=sizes["n_head"])
+    read("norm_eps", POSITIVE)
+    return sizes
+
+
+def _is_tied(settings: Settings, architecture: Architecture, has_head: bool) -> bool:
+    """Return tie_word_embeddings, or else the default of transformers, or else True if lm_head is missing."""
+    tied, why = architecture.tied, TRANSFORMERS
+    if tied is None:
+        tied, why = not has_head, f"lm_head.weight is {'in the file' if has_head else 'missing'}"
+    return bool(settings.get_or_default("tie_word_embeddings", FLAG, tied, why))
