@@ -45,7 +45,6 @@ SHOWS_ITSELF = ("notebook", "render.notebook_html")
 LATE = {
     "comparison.compared_runs": "dumps 26 ms, unused if two models are compared",
     "tracing.collector": "parts of events 4 ms, unused if no array is requested by name",
-    "dumps.event_names": "both families 14 ms, in another program that is being recorded",
     "dumps.formats": "APRT 13 ms, JSON documents 22 ms",
     "readers.loading": "checkpoints 34 ms, .apr 30 ms, GGUF 28 ms, Hugging Face 27 ms: one is needed",
     "tracing.microgpt_tracing": "gradients and the optimizer 6 ms",

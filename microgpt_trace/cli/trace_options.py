@@ -180,6 +180,7 @@ def interventions_of(options: Interventions, model: "LanguageModel") -> "list[In
     if not any(vars(options).values()):
         return []
     from ..dumps.formats import open_recording
+    from ..dumps.recording import of_model
     from ..hooks.sites import parse_site
     from ..running.interventions import Intervention
 
@@ -192,7 +193,7 @@ def interventions_of(options: Interventions, model: "LanguageModel") -> "list[In
 
     factors = {name: _number(name, text) for name, text in _pairs("--scale", options.scale)}
     patches, additions = _pairs("--patch", options.patch), _pairs("--add", options.add)
-    files = {path: open_recording(Path(path)) for _, path in (*patches, *additions)}
+    files = {path: of_model(open_recording(Path(path)), model) for _, path in (*patches, *additions)}
     strengths = {place_of(name): factor for name, factor in factors.items()}
     added = {place_of(name) for name, _ in additions}
     result = [Intervention("patch", name, 1.0, files[path], path) for name, path in patches]

@@ -61,8 +61,8 @@ def prepare_sides(
 def open_all(sources: Sequence[Any], names: NameMap | None) -> list[Any]:
     """Open the sources that are paths. If a tensor fits several events, the first model decides."""
     sources = [open_source(Path(one), names) if isinstance(one, str | Path) else one for one in sources]
-    plan = next((one.plan for one in sources if not isinstance(one, Recording)), None)
-    return [of_model(one, plan) if plan and isinstance(one, Recording) else one for one in sources]
+    model = next((one for one in sources if not isinstance(one, Recording)), None)
+    return [of_model(one, model) if model and isinstance(one, Recording) else one for one in sources]
 
 
 def _read_by(models: Sequence[LanguageModel], text: str | None, tokens: TokenIds) -> list[TraceInput]:

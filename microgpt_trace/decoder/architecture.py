@@ -33,6 +33,9 @@ class Architecture:
     - `from_gguf` translates other GGUF metadata to keys of config.json. `gguf_eps` is the key of eps, without
       the prefix. If `permuted` is true, converters to GGUF put the rows of each RoPE pair side by side.
       `from_gguf` is None if GGUF files use the name of another architecture.
+    - `modules` maps modules of transformers without own parameters to the events that they return. A path
+      starts in the layer, or in the stack of layers if the event is an embedding. `optional_modules` are
+      modules with parameters that some models lack.
     - Every file contains the biases in `biases`. If the config sets a flag of `flagged_biases`, the file also
       contains the biases of this flag.
     """
@@ -40,6 +43,7 @@ class Architecture:
     config: type[DecoderConfig]
     names: FileNames
     options: Callable[[Settings, Mapping[str, Any]], dict[str, Any]]
+    modules: Mapping[str, str]
     example: Mapping[str, Any]
     from_gguf: Callable[[Settings, Mapping[str, Any]], dict[str, Any]] | None = None
     sizes: Mapping[str, str] = field(default_factory=lambda: SIZES)
@@ -47,5 +51,6 @@ class Architecture:
     tied: bool | None = None
     biases: tuple[str, ...] = ()
     flagged_biases: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    optional_modules: tuple[str, ...] = ()
     gguf_eps: str = "attention.layer_norm_rms_epsilon"
     permuted: bool = False

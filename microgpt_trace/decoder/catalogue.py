@@ -36,23 +36,34 @@ def architecture_named(name: str) -> Architecture:
     return found
 
 
+SIZES: Any = {
+    "n_layer": 1, "n_embd": 2, "n_head": 1, "n_kv_head": 1, "head_dim": 2, "n_inner": 2, "vocab_size": 2,
+    "context_length": 2, "norm_eps": 1e-5,
+}  # fmt: skip
+
+
+@cache
+def example(name: str) -> Plan:
+    """Return an example plan of an architecture, with one layer, one head and every optional row."""
+    each = architecture_named(name)
+    return each.config(architecture=name, **SIZES, tied=True, biases=BIASES, **each.example).plan
+
+
 @cache
 def examples() -> tuple[Plan, ...]:
-    """Return an example plan of each architecture, with one layer, one head and every optional row."""
-    sizes: Any = {
-        "n_layer": 1, "n_embd": 2, "n_head": 1, "n_kv_head": 1, "head_dim": 2, "n_inner": 2, "vocab_size": 2,
-        "context_length": 2, "norm_eps": 1e-5,
-    }  # fmt: skip
+    """Return an example plan of microGPT and of each module of architectures/."""
     own: Any = SimpleNamespace(
-        **sizes, activation="ReLU", windows=(None,), score_scales=(), biases=(), tied=False
+        **SIZES, activation="ReLU", windows=(None,), score_scales=(), biases=(), tied=False
     )
-    by_config = {}
-    for name in ARCHITECTURES:
-        each = architecture_named(name)
-        if each.config not in by_config:
-            config = each.config(architecture=name, **sizes, tied=True, biases=BIASES, **each.example)
-            by_config[each.config] = config.plan
-    return (microgpt.plan_of(own), *by_config.values())
+    return (microgpt.plan_of(own), *map(example, families()))
+
+
+def families() -> tuple[str, ...]:
+    """Return the first architecture of each module of architectures/."""
+    first: dict[str, str] = {}
+    for name, module in ARCHITECTURES.items():
+        first.setdefault(module, name)
+    return tuple(first.values())
 
 
 @cache

@@ -1,10 +1,12 @@
 """The names of our events in other engines, and the names of tensors that cannot be compared.
 
-In a name, # stands for the layer number. The events of a fused tensor are joined by + or a space. Candidates
-are separated by |. The plan, and not this table, lists the inputs of a module.
+In a name, # stands for the layer number. The events of a fused tensor are separated by spaces, and candidates
+by |. module_names.py has the names in transformers.
 """
 
 from __future__ import annotations
+
+from .module_names import LAYER_INPUT
 
 # For each engine: the prefix of names in a layer, the prefix of other names, the suffix of names in a layer.
 # llama.cpp: graph_get_cb (src/llama-context.cpp) names a tensor "NAME-LAYER", or "NAME". The names are from
@@ -14,53 +16,45 @@ from __future__ import annotations
 # transformer_lens/components. Scores are masked. By default (fold_value_biases), v does not include its bias.
 # reference: the arrays of test models. Their values are from transformers, under short keys.
 SPELLINGS = {
-    "transformers": ("model.layers.#.", "model.", ""),  # Llama, Mistral, Qwen2 and Qwen3
-    "GPT-2": ("model.transformer.h.#.", "model.transformer.", ""),
     "llama.cpp": ("", "", "-#"),
     "TransformerLens": ("blocks.#.", "", ""),
     "reference": ("L#__", "", ""),
 }
 NAMES = """
-event                 transformers             GPT-2       llama.cpp       TransformerLens       reference
-embed.tok             embed_tokens             wte         embd            hook_embed            embed
-embed.pos             -                        wpe         pos_embd        hook_pos_embed        -
-embed.sum             -                        drop        inpL            -                     -
-attn.norm             input_layernorm          ln_1        attn_norm       -                     attn_norm
-attn.q                self_attn.q_proj         -           -               attn.hook_q           q_proj
-attn.k                self_attn.k_proj         -           -               attn.hook_k           k_proj
-attn.v                self_attn.v_proj         -           Vcur            attn.hook_v           v_proj
-attn.q+attn.k+attn.v  -                        attn.c_attn -               -                     -
-attn.q_norm           self_attn.q_norm         -           Qcur_normed     -                     -
-attn.k_norm           self_attn.k_norm         -           Kcur_normed     -                     -
-attn.q_rope           -                        -           -               attn.hook_rot_q       -
-attn.k_rope           -                        -           -               attn.hook_rot_k       -
-attn.scores           -                        -           -               attn.hook_attn_scores -
-attn.weights          -                        -           kq_soft_max     attn.hook_pattern     -
-attn.context          -                        -           kqv_merged_cont attn.hook_z           attn
-attn.out              self_attn.o_proj         attn.c_proj attn_out        hook_attn_out         o_proj
-attn.residual         -                        -           ffn_inp         hook_resid_mid        attn_residual
-mlp.norm              post_attention_layernorm ln_2        ffn_norm        -                     ffn_norm
-mlp.gate              mlp.gate_proj            -           ffn_gate_b      -                     gate_proj
-mlp.up                mlp.up_proj              mlp.c_fc    ffn_up_b        mlp.hook_pre_linear   up_proj
-mlp.act               mlp.act_fn               mlp.act     ffn_silu        -                     -
-mlp.hidden            -                        -           ffn_swiglu      -                     silu_mul
-mlp.down              mlp.down_proj            mlp.c_proj  ffn_out         hook_mlp_out          ffn_down
-mlp.residual          -                        -           l_out           hook_resid_post       out
-final.norm            norm                     ln_f        result_norm     -                     -
-logits                lm_head                  -           result_output   unembed.hook_out      -
+event                 llama.cpp       TransformerLens       reference
+embed.tok             embd            hook_embed            embed
+embed.pos             pos_embd        hook_pos_embed        -
+embed.sum             inpL            -                     -
+attn.norm             attn_norm       -                     attn_norm
+attn.q                -               attn.hook_q           q_proj
+attn.k                -               attn.hook_k           k_proj
+attn.v                Vcur            attn.hook_v           v_proj
+attn.q_norm           Qcur_normed     -                     -
+attn.k_norm           Kcur_normed     -                     -
+attn.q_rope           -               attn.hook_rot_q       -
+attn.k_rope           -               attn.hook_rot_k       -
+attn.scores           -               attn.hook_attn_scores -
+attn.weights          kq_soft_max     attn.hook_pattern     -
+attn.context          kqv_merged_cont attn.hook_z           attn
+attn.out              attn_out        hook_attn_out         o_proj
+attn.residual         ffn_inp         hook_resid_mid        attn_residual
+mlp.norm              ffn_norm        -                     ffn_norm
+mlp.gate              ffn_gate_b      -                     gate_proj
+mlp.up                ffn_up_b        mlp.hook_pre_linear   up_proj
+mlp.act               ffn_silu        -                     -
+mlp.hidden            ffn_swiglu      -                     silu_mul
+mlp.down              ffn_out         hook_mlp_out          ffn_down
+mlp.residual          l_out           hook_resid_post       out
+final.norm            result_norm     -                     -
+logits                result_output   unembed.hook_out      -
 """
 
-# The input of a layer is the output of the previous layer. For layer 0, ENTERS lists the event.
-ENTERS_LAYER, ENTERS_SUMMED = "input of layer #", "input of layer #, with position embeddings"
-ENTERS = {ENTERS_LAYER: "embed.tok", ENTERS_SUMMED: "embed.sum"}
 ENTRANCES = ("embed.norm", "embed.sum", "embed.tok")  # layer 0 reads the first of these in a model
 
 _QKV = "layer#.attn.q layer#.attn.k layer#.attn.v"
 MORE_NAMES = {
-    "model.layers.#": "layer#.mlp.residual",
     "model.layers.#.self_attn.qkv_proj": _QKV,  # Phi-3
     "model.layers.#.mlp.gate_up_proj": "layer#.mlp.gate layer#.mlp.up",
-    "model.transformer.h.#": "layer#.mlp.residual",
     "ffn_gelu-#": "layer#.mlp.act",
     "blocks.#.mlp.hook_pre": "layer#.mlp.gate | layer#.mlp.up",
     "blocks.#.mlp.hook_post": "layer#.mlp.hidden | layer#.mlp.act",
@@ -80,21 +74,6 @@ ADJACENT_NAMES = {
 # Second names of events. A second name counts only in a dump that lacks the first name of the event.
 SECOND_NAMES = {
     "hidden_states.0": "embed.tok",
-    "model.layers.#.input": ENTERS_LAYER,
-    "model.layers.#.self_attn.input": "layer#.attn.norm",
-    "model.layers.#.self_attn": "layer#.attn.out",
-    "model.layers.#.mlp.input": "layer#.mlp.norm",
-    "model.layers.#.mlp": "layer#.mlp.down",
-    "model.transformer.drop.input": "embed.sum",
-    "model.transformer.h.#.input": ENTERS_SUMMED,
-    "model.transformer.h.#.attn.input": "layer#.attn.norm",
-    "model.transformer.h.#.attn": "layer#.attn.out",
-    "model.transformer.h.#.attn.resid_dropout": "layer#.attn.out",
-    "model.transformer.h.#.attn.resid_dropout.input": "layer#.attn.out",
-    "model.transformer.h.#.mlp.input": "layer#.mlp.norm",
-    "model.transformer.h.#.mlp": "layer#.mlp.down",
-    "model.transformer.h.#.mlp.dropout": "layer#.mlp.down",
-    "model.transformer.h.#.mlp.dropout.input": "layer#.mlp.down",
     "inp_embd": "embed.tok",  # in newer versions only for batches of embeddings
     "wqkv_b-#": _QKV,
     "bqkv-#": _QKV,  # the older name of wqkv_b
@@ -103,7 +82,7 @@ SECOND_NAMES = {
     "ffn_gate-#": "layer#.mlp.gate",
     "ffn_up-#": "layer#.mlp.up",
     "ffn_gate_par-#": "layer#.mlp.hidden",  # used if SiLU and the product are separate steps
-    "blocks.#.hook_resid_pre": ENTERS_LAYER,
+    "blocks.#.hook_resid_pre": LAYER_INPUT,
 }
 
 # Values in transformers' attention that are not the first output of a module: q and k after the function for
@@ -113,12 +92,11 @@ RETURNED_SECOND = "layer#.attn.weights"
 
 _NO_GAIN = "norm without its gain, which our events include"
 _HIDDEN_STATES = "hidden_states may be the output of a layer or of the final norm; use --map"
-_LAST_OUTPUT = "the output of the last layer, but the name lacks the layer number; use --map"
+UNNUMBERED = "the output of the last layer, but the name lacks the layer number; use --map"
 REFUSED = {
     "hidden_states": _HIDDEN_STATES,
     "hidden_states.#": _HIDDEN_STATES,
     "norm": f"Hugging Face's final norm, or llama.cpp's {_NO_GAIN}; choose one with --map",
-    **dict.fromkeys(("model.norm.input", "model.ln_f.input", "model.transformer.ln_f.input"), _LAST_OUTPUT),
     "norm-#": f"a {_NO_GAIN}",  # build_norm (src/llama-graph.cpp)
     **dict.fromkeys(("norm_w", "norm_w-#"), "LayerNorm without its bias, which our events include"),
     "wqkv-#": "q, k and v without their biases, which our events include",  # build_qkv

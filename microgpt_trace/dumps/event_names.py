@@ -8,22 +8,24 @@ maps normalised names, with # for the layer number, to events.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import cache
 
+from ..architecture.plans.plan import kind_of
+from ..decoder.catalogue import example, examples, families
 from ..hooks.names import ALIASES
 from .engine_names import (
     ADJACENT_NAMES,
-    ENTERS,
-    ENTERS_LAYER,
     ENTRANCES,
     MORE_NAMES,
     NAMES,
     REFUSED,
     SECOND_NAMES,
     SPELLINGS,
+    UNNUMBERED,
 )
+from .module_names import LAST_OUTPUT, LAYER_INPUT, modules_of
 
 _SUFFIXES = (".npy", ".bin")
 _ALLOWED = re.compile(r"[A-Za-z0-9 ._/\\():-]+")
@@ -55,8 +57,9 @@ class Meaning:
     candidates: tuple[str, ...] = ()
 
 
-def meaning_of(name: str) -> Meaning | None:
-    """Return the meaning of a name in a dump, or None for an unknown name.
+def meaning_of(name: str, architecture: str = "") -> Meaning | None:
+    """Return the meaning of a name in a dump of an architecture, or None for an unknown name. Without an
+    architecture, the first architecture that knows the name decides.
 
     Known names are the names of our events, stages of apr with a layer ("layer-0/ffn_gate"), module paths of
     Hugging Face, graph names of llama.cpp, hooks of TransformerLens, and keys of our reference files.
@@ -69,6 +72,9 @@ def meaning_of(name: str) -> Meaning | None:
     - The event of some names depends on the model, so these names have candidates. Examples are
       `mlp.hook_pre` and `mlp.hook_post` of TransformerLens, and `Qcur` and `Kcur` of llama.cpp.
     """
+    if not architecture:
+        found = (meaning_of(name, own) for own in families())
+        return next((meaning for meaning in found if meaning is not None), None)
     name = without_suffix(name)
     if name.endswith((".weight", ".bias")):
         return Meaning(reason="a parameter, not an activation")
@@ -77,7 +83,17 @@ def meaning_of(name: str) -> Meaning | None:
     words = _WORDS.findall(name.lower())
     if words[:1] in (["backward"], ["update"]):
         return Meaning(reason="gradients and updates are not compared")
-    return _look_up(words) or _look_up(_without_wrapping(words))
+    return _look_up(words, architecture) or _look_up(_without_wrapping(words), architecture)
+
+
+def architecture_of(names: Iterable[str]) -> str:
+    """Return the architecture that knows most of these names of a dump, or the first such architecture."""
+    names = list(names)
+
+    def known(architecture: str) -> int:
+        return sum(meaning_of(name, architecture) is not None for name in names)
+
+    return max(families(), key=known)
 
 
 def without_suffix(name: str) -> str:
@@ -109,9 +125,9 @@ def _without_wrapping(words: list[str]) -> list[str]:
     return ["model", *(words[:-1] if words[-1:] in (["output"], ["out"]) else words)]
 
 
-def _look_up(words: list[str]) -> Meaning | None:
+def _look_up(words: list[str], architecture: str) -> Meaning | None:
     """Return the meaning of the name that consists of `words`. Layer and head numbers replace #."""
-    table = _table()
+    table = _table(architecture)
     if meaning := table.get(".".join(words)):
         return meaning
     numbers = [i for i, word in enumerate(words) if word.isdigit() and len(word) <= _MAX_DIGITS]
@@ -119,7 +135,7 @@ def _look_up(words: list[str]) -> Meaning | None:
         return None
     for i in numbers:
         if meaning := table.get(".".join([*words[:i], "#", *words[i + 1 :]])):
-            return _for_layer(meaning, int(words[i]))
+            return _for_layer(meaning, int(words[i]), architecture)
     if len(numbers) == 2 and words[-2:-1] == ["head"] and numbers[-1] == len(words) - 1:
         meaning = table.get(".".join([*words[:1], "#", *words[2:-1], "#"]))
         layer, head = int(words[1]), int(words[-1])
@@ -127,18 +143,19 @@ def _look_up(words: list[str]) -> Meaning | None:
     return None
 
 
-def _for_layer(meaning: Meaning, layer: int) -> Meaning:
+def _for_layer(meaning: Meaning, layer: int, architecture: str) -> Meaning:
+    if meaning.events == (LAYER_INPUT,):
+        streams, layer = example(architecture).streams, layer - 1
+        if layer < 0:
+            return replace(meaning, events=streams[:1], candidates=ENTRANCES)
+        meaning = replace(meaning, events=(f"layer#.{kind_of(streams[-1])}",))
     candidates = tuple(numbered(event, layer) for event in meaning.candidates)
-    if not layer and meaning.events == (ENTERS_LAYER,):
-        candidates = ENTRANCES
     events = tuple(numbered(event, layer) for event in meaning.events)
     return replace(meaning, events=events, candidates=candidates)
 
 
 def numbered(event: str, layer: int) -> str:
     """Return the name of an event with a layer number: layer#.attn.q -> layer3.attn.q"""
-    if event in ENTERS:
-        return f"layer{layer - 1}.mlp.residual" if layer else ENTERS[event]
     return event.replace("#", str(layer), 1)
 
 
@@ -148,8 +165,6 @@ _APR_SECOND = ("qkv_matmul", "layer_output")  # second names; the first are qkv_
 @cache
 def _own_events() -> dict[str, None]:
     """Return all forward events of microGPT and decoders. # stands for layer and head numbers."""
-    from ..decoder.catalogue import examples
-
     names = [_of_any_layer(name) for plan in examples() for name in plan]
     return dict.fromkeys(name.replace("head0", "head#") for name in names)
 
@@ -158,66 +173,47 @@ def _of_any_layer(name: str) -> str:
     return name.replace("layer0", "layer#")
 
 
-@cache
-def names_of(engine: str) -> dict[str, tuple[str, ...]]:
-    """Return the events of each name in the table of an engine, in order of computation.
-
-    For instance, the events of "attn.c_attn" are "layer#.attn.q", "layer#.attn.k" and "layer#.attn.v".
-    """
+def _names_of(engine: str) -> Iterator[tuple[str, str]]:
+    """Yield each name in the table of an engine, with the event."""
     engines, *rows = (line.split() for line in NAMES.strip().split("\n"))
-    column = engines.index(engine)
-    return {
-        row[column]: tuple(f"layer#.{e}" if e.startswith(("attn.", "mlp.")) else e for e in row[0].split("+"))
-        for row in rows
-        if row[column] != "-"
-    }
-
-
-def module_meaning(engine: str, path: str) -> Meaning:
-    """Return the meaning of the output of a module in a layer. # stands for the layer number.
-
-    The path "" means the layer itself. A path that ends in ".input" means the input of the module.
-    """
-    return _table()[_key(SPELLINGS[engine][0] + path)]
-
-
-def _spelled(engine: str, name: str, events: Sequence[str]) -> str:
     in_layer, in_model, after = SPELLINGS[engine]
-    return f"{in_layer}{name}{after}" if "#" in events[0] else in_model + name
+    for event, name in ((row[0], row[engines.index(engine)]) for row in rows):
+        if name != "-" and event.startswith(("attn.", "mlp.")):
+            yield f"{in_layer}{name}{after}", f"layer#.{event}"
+        elif name != "-":
+            yield in_model + name, event
 
 
-def _input_names(engine: str) -> Iterator[tuple[str, Meaning]]:
-    """Yield the name and the meaning of the input of each module that reads only one event.
+def _module_names(architecture: str) -> Iterator[tuple[str, Meaning]]:
+    """Yield the names of modules and of inputs of modules. The input of a module is a second name of an event
+    that another module returns, and so is a module without parameters."""
+    modules = modules_of(architecture)
+    returned = {event for events in modules.returned.values() for event in events}
 
-    If a module returns the event, the name of the input is a second name of the event.
-    """
-    from ..decoder.catalogue import examples
+    def spelled(path: str) -> str:
+        outer = "" if path == "lm_head" else modules.architecture.names.outer
+        return f"model.{outer}{path.removeprefix('model.')}"
 
-    named = names_of(engine)
-    returned = {event for events in named.values() for event in events}
-    plans = ({_of_any_layer(name): row for name, row in plan.items()} for plan in examples())
-    rows = next(rows for rows in plans if returned <= rows.keys())
-    layer_input = {first: entering for entering, first in ENTERS.items()}
-    for name, events in named.items():
-        inputs = rows[events[0]].inputs
-        if len(inputs) == 1 and events != ("final.norm",):  # final.norm reads the output of the last layer
-            read = _of_any_layer(inputs[0])
-            meaning = Meaning((layer_input.get(read, read),), second=read in returned)
-            yield f"{_spelled(engine, name, events)}.input", meaning
+    for path, event in modules.read.items():
+        if event == LAST_OUTPUT:
+            yield f"{spelled(path)}.input", Meaning(reason=UNNUMBERED)
+        else:
+            second = event in returned or event == LAYER_INPUT or path in modules.other
+            yield f"{spelled(path)}.input", Meaning((event,), second=second)
+    for path, events in modules.other.items():
+        yield spelled(path), Meaning(events, second=events[0] in returned)
+    for path, events in modules.returned.items():
+        yield spelled(path), Meaning(events)
 
 
 @cache
-def _table() -> dict[str, Meaning]:
-    """Return the meaning of every known name, by normalised name."""
+def _table(architecture: str) -> dict[str, Meaning]:
+    """Return the meaning of every known name, by normalised name. The modules are those of an
+    architecture."""
     named = {name: Meaning((name,)) for name in _own_events()}
     named |= {name: Meaning(reason=reason) for name, reason in REFUSED.items()}
-    named |= {
-        _spelled(engine, name, events): Meaning(events)
-        for engine in SPELLINGS
-        for name, events in names_of(engine).items()
-    }
-    for engine in ("transformers", "GPT-2"):
-        named |= dict(_input_names(engine))
+    named |= {name: Meaning((event,)) for engine in SPELLINGS for name, event in _names_of(engine)}
+    named |= dict(_module_names(architecture))
     named |= {name: _meaning(text) for name, text in MORE_NAMES.items()}
     named |= {name: replace(_meaning(text), second=True) for name, text in SECOND_NAMES.items()}
     named |= {name: replace(_meaning(text), adjacent=True) for name, text in ADJACENT_NAMES.items()}
@@ -236,7 +232,7 @@ def _key(name: str) -> str:
 def _meaning(text: str) -> Meaning:
     """Parse text from engine_names.py: spaces separate events, and | separates candidates."""
     first, *others = text.split(" | ")
-    events = (first,) if first in ENTERS else tuple(first.split())
+    events = (first,) if first == LAYER_INPUT else tuple(first.split())
     return Meaning(events, candidates=(first, *others) if others else ())
 
 

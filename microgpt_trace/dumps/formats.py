@@ -22,7 +22,7 @@ from ..text.brief import brief
 from ..text.json_reading import from_json
 from ..text.wording import abridged
 from ..untrusted_files import beginning, check_regular, reading
-from .event_names import Meaning, meaning_of, without_suffix
+from .event_names import Meaning, architecture_of, meaning_of, without_suffix
 from .layouts import OWN, Leftover, Recorded, sentences, whole_numbers
 from .mapping import MapEntry, NameMap, sliced_shape
 from .recording import Recording, agreed
@@ -155,7 +155,8 @@ def _open_safetensors(path: Path, names: NameMap | None) -> Recording:
     left_out = model.get("left_out", []) if isinstance(model, dict) else []  # set by `record`
     missing = [f"left out: {s}" for s in sentences(f"{path}: metadata model: left_out", left_out)]
     notes = sentences(f"{path}: metadata notes", _from_json(metadata.get("notes", "[]")))
-    return replace(recording, positions=stored.get("positions"), notes=(*missing, *notes))
+    positions = stored.get("positions")
+    return replace(recording, positions=positions, notes=(*missing, *notes), read_as=None)
 
 
 def _from_json(text: str) -> Any:
@@ -178,11 +179,14 @@ def _with_tokens(recording: Recording, names: NameMap | None, what: str) -> Reco
 
 def _recording(
     path: Path, kind: str, arrays: Sequence[StoredArray], names: NameMap | None, *, layout: str = "",
-    tokens: tuple[int, ...] | None = None, notes: Sequence[str] = (),
+    tokens: tuple[int, ...] | None = None, notes: Sequence[str] = (), architecture: str = "",
 ) -> Recording:  # fmt: skip
-    """Build a recording from arrays. Arrays that contain neither events nor tokens become leftovers."""
+    """Build a recording from arrays. Arrays that contain neither events nor tokens become leftovers. If no
+    `architecture` is given, the names of the arrays show which architecture names them."""
     if not arrays:
         raise FileFormatError(f"{path}: expected a dump of tensors, found none")
+    read_as = partial(_recording, path, kind, arrays, names, layout=layout, tokens=tokens, notes=notes)
+    architecture = architecture or architecture_of(array.name for array in arrays)
     token_sources: list[tuple[str, Sequence[int] | None]] = [(str(path), tokens)]
     if names is not None:
         token_sources.append((names.origin, names.tokens))
@@ -197,9 +201,11 @@ def _recording(
         else:
             reason = f"no event contains numbers of type {array.dtype}"
             others.append(Leftover(_recorded(array, _UNKNOWN), reason, readable=array.kind != "other"))
-    tensors, leftovers = _by_event(path, candidates, lines, layout)
-    tokens = agreed("tokens", token_sources)
-    return Recording(str(path), kind, tensors, tokens, leftovers=(*leftovers, *others), notes=tuple(notes))
+    tensors, leftovers = _by_event(path, candidates, lines, layout, architecture)
+    return Recording(
+        str(path), kind, tensors, agreed("tokens", token_sources), leftovers=(*leftovers, *others),
+        notes=tuple(notes), read_as=lambda architecture: read_as(architecture=architecture),
+    )  # fmt: skip
 
 
 def _token_ids(array: StoredArray) -> tuple[int, ...] | None:
@@ -215,14 +221,15 @@ def _token_ids(array: StoredArray) -> tuple[int, ...] | None:
 
 
 def _by_event(
-    path: Path, arrays: Sequence[StoredArray], lines: Sequence[MapEntry], layout: str
+    path: Path, arrays: Sequence[StoredArray], lines: Sequence[MapEntry], layout: str, architecture: str
 ) -> tuple[dict[str, Recorded], list[Leftover]]:
     """Return the tensors by event, and the leftovers. Use the map first, then names, then second names."""
     by_name = {array.name: array for array in arrays}
-    tensors = {line.event: _mapped(path, by_name[line.source], line) for line in lines}
+    meanings = {array.name: meaning_of(array.name, architecture) or _UNKNOWN for array in arrays}
+    tensors = {line.event: _mapped(path, by_name[line.source], line, meanings) for line in lines}
     mapped, leftovers, sources = set(tensors), [], {line.source for line in lines}
-    meanings = [(array, meaning_of(array.name) or _UNKNOWN) for array in arrays if array.name not in sources]
-    for array, meaning in sorted(meanings, key=lambda pair: pair[1].second):
+    unmapped = [(array, meanings[array.name]) for array in arrays if array.name not in sources]
+    for array, meaning in sorted(unmapped, key=lambda pair: pair[1].second):
         recorded = _recorded(array, meaning, layout)
         reason, events = meaning.reason, meaning.events
         assigned = [event for event in events if event in tensors]
@@ -253,11 +260,11 @@ def _floats(array: StoredArray) -> Array:
     return values.astype(np.float64) if array.kind == "whole" else values
 
 
-def _mapped(path: Path, array: StoredArray, line: MapEntry) -> Recorded:
+def _mapped(path: Path, array: StoredArray, line: MapEntry, meanings: Mapping[str, Meaning]) -> Recorded:
     """Return the tensor that a line of the map describes: an array or a slice of an array."""
     where = f"{path}: {array.name!r} for {line.event}"
     if array.kind != "floating":
         raise InputError(f"{where}: expected floating-point numbers, found {array.dtype}")
     shape = sliced_shape(line.index, array.shape, where)
-    adjacent = (meaning_of(array.name) or _UNKNOWN).adjacent
+    adjacent = meanings[array.name].adjacent
     return Recorded(array.name, shape, lambda: array.read()[line.index], line.layout, adjacent=adjacent)

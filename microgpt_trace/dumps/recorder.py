@@ -76,7 +76,7 @@ class TorchRecording:
         reasons = {
             TURNED: f"the attention does not call {family.rotary} of its module" if family.rotary else "",
             (RETURNED_SECOND,): "not returned; use eager attention with output_attentions=True",
-            family.in_layer(family.activation): "the activation is not a module" if family.activation else "",
+            (family.activation,): "the activation is not a module",
         }
         missing = [
             f"{', '.join(name.removeprefix('layer#.') for name in names)}: {reason}"
@@ -112,7 +112,7 @@ class TorchRecording:
         if family.positions:
             before(getattr(decoder.stack, family.positions), self._note_positions)
         for name in family.embedding:
-            after(getattr(decoder.stack, name), partial(self._take, family.event(name)))
+            after(getattr(decoder.stack, name), partial(self._take, family.outside[name]))
         for path, of_input, events in family.taps:
             for module in self._distinct(path):
                 if of_input:
@@ -124,7 +124,7 @@ class TorchRecording:
             after(layer, self._leave_layer)
         for module in self._distinct(family.attention):
             after(module, self._take_weights)
-        after(getattr(decoder.stack, family.norm), partial(self._take, family.event(family.norm)))
+        after(getattr(decoder.stack, family.norm), partial(self._take, family.outside[family.norm]))
         if decoder.head is not None:
             before(decoder.head, self._take_positions)
             after(decoder.head, partial(self._take, "logits"))
@@ -214,7 +214,7 @@ class TorchRecording:
 
     def _take_positions(self, module: Any, args: Any, kwargs: Any) -> None:
         """Find the positions of the logits: all positions or the last N, as in the input of the head."""
-        normed = self._decoder.family.event(self._decoder.family.norm)
+        normed = self._decoder.family.outside[self._decoder.family.norm]
         if normed not in self.arrays:
             raise InputError("record() expected the decoder to run before the head")
         rows, stream = _values(args[0])[0], self.arrays[normed]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import field, replace
 
 import numpy as np
@@ -35,6 +35,7 @@ class Recording:
     statistics: Mapping[str, TraceEvent] = field(default_factory=dict)
     leftovers: tuple[Leftover, ...] = ()
     notes: tuple[str, ...] = ()
+    read_as: Callable[[str], Recording] | None = None  # reads names as those of an architecture
 
     def values_of(
         self, name: str, model: LanguageModel, length: int, alone: bool = False
@@ -89,12 +90,15 @@ def agreed(what: str, sources: Iterable[tuple[str, Sequence[int] | None]]) -> tu
     return values[0][1] if values else None
 
 
-def of_model(recording: Recording, events: Container[str]) -> Recording:
-    """Return the recording with the events of a model. If a tensor has candidates, the tensor becomes the
-    first candidate in `events`."""
+def of_model(recording: Recording, model: LanguageModel) -> Recording:
+    """Return the recording with the events of a model. Names are read as the names of the model's
+    architecture. If a tensor has candidates, the tensor becomes the first candidate in the model's plan."""
+    architecture = getattr(model.config, "architecture", "")
+    if architecture and recording.read_as is not None:
+        recording = replace(recording.read_as(architecture), read_as=None)
 
     def candidate(recorded: Recorded) -> str:
-        return next((name for name in recorded.candidates if name in events), "")
+        return next((name for name in recorded.candidates if name in model.plan), "")
 
     tensors = {candidate(recorded) or event: recorded for event, recorded in recording.tensors.items()}
     if len(tensors) < len(recording.tensors):  # two tensors have the same event now: keep the old names

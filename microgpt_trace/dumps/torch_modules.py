@@ -1,117 +1,137 @@
-"""Find the decoder in a PyTorch model by the names of modules. Each family of models uses other names.
+"""Find the decoder in a PyTorch model by the names of modules. This file does not import torch.
 
-This file does not import torch. engine_names.py lists the event that each module returns, and the plan lists
-the events that the module reads.
+module_names.py has the events that each module returns and reads.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from ..architecture.plans.kinds import Activation, Lookup, Rotation
+from ..architecture.plans.plan import stage_of
+from ..decoder.catalogue import families
 from ..errors import InputError
-from .event_names import module_meaning, names_of, numbered
+from .event_names import numbered
+from .module_names import LAST_OUTPUT, LAYER_INPUT, Events, ModuleNames, modules_of
+
+HEAD = "lm_head"
+ROTARY = "apply_rotary_pos_emb"  # the function that rotates q and k, in the Python module of the attention
+OTHER_SPLIT = "multi_query"  # an attribute of attentions that split the fused product in an unsupported way
 
 
-@dataclass(frozen=True)
-class Modules:
-    """The names of a family's modules: the stack (embedding, layers, norm), and the modules in a layer.
+@dataclass(frozen=True, eq=False)
+class TorchFamily:
+    """The modules of an architecture, relative to the stack and to a layer. The stack is the module whose
+    children are the embedding, the layers and the last norm."""
 
-    - `embedding`: the modules before layer 0. The first module reads the tokens.
-    - `positions`: the module that reads the positions.
-    - `engine`: the family's column in `engine_names.NAMES`, which lists modules whose outputs are events.
-    - `optional`: the modules that may be missing in a layer.
-    - `rotary`: the global function that rotates q and k, in the Python module of the attention class.
-    - `unlike`: an attribute of attentions that split the fused product in an unsupported way.
-    """
+    names: ModuleNames
 
-    having: str  # words for messages: "GPT-2 has"
-    family: str  # name for messages: "GPT-2"
-    engine: str
-    embedding: tuple[str, ...]
-    layers: str
-    norm: str
-    optional: tuple[str, ...]
-    attention: str
-    activation: str = ""  # the path of an activation that may be a function instead of a module
-    rotary: str = ""
-    positions: str = ""
-    unlike: str = ""
+    @cached_property
+    def outside(self) -> dict[str, str]:
+        """The event of each module of the stack outside of layers, by the name of the module."""
+        every = {**self.names.returned, **self.names.other}
+        outside = {path: events[0] for path, events in every.items() if "#" not in path and path != HEAD}
+        return {path.rpartition(".")[2]: event for path, event in outside.items()}
+
+    @cached_property
+    def embedding(self) -> tuple[str, ...]:
+        """The modules before layer 0. The first module reads the tokens."""
+        return tuple(name for name, event in self.outside.items() if stage_of(event) == "embedding")
+
+    @cached_property
+    def positions(self) -> str:
+        """The module that reads the positions, or ""."""
+        rows = {row.name for row in self.names.plan.of_kind(Lookup) if row.kind.by == "positions"}
+        return next((name for name, event in self.outside.items() if event in rows), "")
+
+    @cached_property
+    def norm(self) -> str:
+        """The last norm."""
+        return next(name for name in self.outside if name not in self.embedding)
+
+    @cached_property
+    def layers(self) -> str:
+        """The module that contains the layers."""
+        return self.names.layers.removesuffix(".#").rpartition(".")[2]
 
     @property
     def stack(self) -> tuple[str, ...]:
-        """The names of the modules of the stack, which are children of one module."""
+        """The names of the children of the stack."""
         return (*self.embedding, self.layers, self.norm)
 
-    @property
+    @cached_property
+    def outputs(self) -> dict[str, Events]:
+        """The events of each module in a layer, by path, without modules that only contain other modules or
+        return their input."""
+        returned = {event for events in self.names.returned.values() for event in events}
+        others = {path: own for path, own in self.names.other.items() if own[0] not in returned}
+        prefix, every = f"{self.names.layers}.", {**self.names.returned, **others}
+        return {path.removeprefix(prefix): own for path, own in every.items() if path.startswith(prefix)}
+
+    @cached_property
     def parents(self) -> tuple[str, ...]:
         """The path of the parent of each module in `outputs`. The path "" is the layer itself."""
         return tuple(dict.fromkeys(path.rpartition(".")[0] for path in self.outputs))
 
     @cached_property
-    def outputs(self) -> tuple[str, ...]:
-        """The paths of the modules in a layer whose outputs are events, in order of computation."""
-        return tuple(path for path, events in names_of(self.engine).items() if "#" in events[0])
-
-    @cached_property
-    def taps(self) -> tuple[tuple[str, bool, tuple[str, ...]], ...]:
+    def taps(self) -> tuple[tuple[str, bool, Events], ...]:
         """The inputs and outputs to record in a layer. A tuple contains the path of a module, True for the
         input or False for the output, and the events (# stands for the layer number). An input is listed only
         if no module returns the event."""
-        read = ((path, module_meaning(self.engine, f"{path}.input")) for path in self.outputs)
+        layer = self.names.other[self.names.layers]
+        known = {LAYER_INPUT, LAST_OUTPUT, *layer, *(event for own in self.outputs.values() for event in own)}
+        read = ((path, self.names.read.get(f"{self.names.layers}.{path}")) for path in self.outputs)
         return (
-            *((path, False, self.in_layer(path)) for path in self.outputs),
-            *((path, True, meaning.events) for path, meaning in read if not meaning.second),
-            ("", False, self.in_layer()),
+            *((path, False, events) for path, events in self.outputs.items()),
+            *((path, True, (event,)) for path, event in read if event and event not in known),
+            ("", False, layer),
         )
 
-    def event(self, name: str) -> str:
-        """Return the event that a module of the stack returns."""
-        return names_of(self.engine)[name][0]
+    @cached_property
+    def attention(self) -> str:
+        """The path of the attention in a layer."""
+        modules = self.names.architecture.modules.items()
+        return next(path for path, event in modules if event == "attn.out")
 
-    def in_layer(self, path: str = "") -> tuple[str, ...]:
-        """Return the events that a layer or a module in a layer returns. # stands for the layer number.
+    @cached_property
+    def activation(self) -> str:
+        """The event of the MLP's function, which is a module in some versions of transformers only."""
+        return self.names.plan.of_kind(Activation)[0].name.replace("layer0", "layer#")
 
-        A fused product contains several events side by side, all of the same width.
-        """
-        return module_meaning(self.engine, path).events
+    @cached_property
+    def rotary(self) -> str:
+        """The name of the function that rotates q and k, or ""."""
+        return ROTARY if self.names.plan.of_kind(Rotation) else ""
 
+    def problem(self, layer: Any) -> str:
+        """Return why a layer does not belong to the architecture, or "". Other modules with parameters change
+        the meaning of the outputs, such as Gemma's norms after attention and MLP."""
+        family, optional = self.names.architecture.names.family, self.names.architecture.optional_modules
+        for path in self.outputs:
+            needed = f"{self.names.layers}.{path}" in self.names.returned and path not in optional
+            if needed and module_at(layer, path) is None:
+                return f"expected a module {path}, as in {family}, found none"
+        if hasattr(module_at(layer, self.attention), OTHER_SPLIT):
+            return f"the attention does not split q, k and v like {family}"
+        return next((f"the module {path} is not part of {family}" for path in self._unknown(layer)), "")
 
-FAMILIES = (
-    Modules(
-        having="Llama, Mistral, Qwen2 and Qwen3 have",
-        family="Llama, Mistral or Qwen",
-        engine="transformers",
-        embedding=("embed_tokens",),
-        layers="layers",
-        norm="norm",
-        optional=("self_attn.q_norm", "self_attn.k_norm", "mlp.act_fn"),
-        attention="self_attn",
-        activation="mlp.act_fn",
-        rotary="apply_rotary_pos_emb",
-    ),
-    Modules(
-        having="GPT-2 has",
-        family="GPT-2",
-        engine="GPT-2",
-        embedding=("wte", "wpe", "drop"),
-        layers="h",
-        norm="ln_f",
-        optional=(),
-        attention="attn",
-        positions="wpe",
-        unlike="multi_query",
-    ),
-)  # fmt: skip
+    def _unknown(self, layer: Any) -> Iterator[str]:
+        for parent in self.parents:
+            for child, module in module_at(layer, parent)._modules.items():
+                path = f"{parent}.{child}".lstrip(".")
+                expected = path in {*self.outputs, *self.parents}
+                if not expected and module is not None and any(True for _ in module.parameters()):
+                    yield path
 
 
 @dataclass(frozen=True, eq=False)
 class TorchDecoder:
     """The decoder in a model."""
 
-    family: Modules
+    family: TorchFamily
     stack: Any  # the module with the embedding, layers and norm
     layers: Sequence[Any]
     head: Any  # None for a model without a head
@@ -124,26 +144,38 @@ def find_decoder(model: Any) -> TorchDecoder:
     if not hasattr(model, "named_modules"):
         raise InputError(f"record(): expected a PyTorch model, found {kind}")
     modules = dict(model.named_modules())
-    decoders = {
-        name: family
+    known = [TorchFamily(modules_of(name)) for name in families()]
+    stacks = {
+        name: fitting
         for name, module in modules.items()
-        for family in FAMILIES
-        if module._modules.keys() >= set(family.stack)
+        if (fitting := [family for family in known if module._modules.keys() >= set(family.stack)])
     }
-    if not decoders:
-        expected = ", or ".join(f"{', '.join(family.stack)}, as {family.having}" for family in FAMILIES)
+    if not stacks:
+        ways = {family.stack: family.names.architecture.names.family for family in known[::-1]}
+        expected = [f"{', '.join(stack)}, as in {family}" for stack, family in ways.items()]
         raise InputError(
-            f"{kind}: expected a module with the children {expected}; found"
+            f"{kind}: expected a module with the children {', or '.join(expected[::-1])}; found"
             f" {', '.join(list(modules)[1:6]) or 'no modules'} ..."
         )
-    if len(decoders) > 1:
-        raise InputError(f"{kind} has {len(decoders)} decoders ({', '.join(decoders)}): record one of them")
-    ((name, family),) = decoders.items()
-    layers = list(getattr(modules[name], family.layers))
-    for i, layer in enumerate(layers):
-        _check_layer(family, f"{name}.{family.layers}.{i}".lstrip("."), layer)
-    head = modules[name.rpartition(".")[0]]._modules.get("lm_head") if name else None
+    if len(stacks) > 1:
+        raise InputError(f"{kind} has {len(stacks)} decoders ({', '.join(stacks)}): record one of them")
+    ((name, fitting),) = stacks.items()
+    family, layers = _fitting(modules[name], name, fitting)
+    head = modules[name.rpartition(".")[0]]._modules.get(HEAD) if name else None
     return TorchDecoder(family, modules[name], layers, head)
+
+
+def _fitting(stack: Any, name: str, families: Sequence[TorchFamily]) -> tuple[TorchFamily, list[Any]]:
+    """Return the first family whose modules the layers have, and the layers. The family that the config of
+    the stack names comes first. Raises InputError if the layers have other modules than each family."""
+    problems, kind = [], getattr(getattr(stack, "config", None), "model_type", None)
+    for family in sorted(families, key=lambda family: kind not in family.names.types):
+        layers = list(getattr(stack, family.layers))
+        found = [(i, what) for i, own in enumerate(layers) if (what := family.problem(own))]
+        if not found:
+            return family, layers
+        problems += [f"{name}.{family.layers}.{i}: {what}".lstrip(".") for i, what in found]
+    raise InputError(problems[0])
 
 
 def expected_events(decoder: TorchDecoder) -> list[str]:
@@ -156,25 +188,7 @@ def expected_events(decoder: TorchDecoder) -> list[str]:
         if module_at(layer, path) is not None
         for event in events
     ]
-    return [*map(family.event, family.embedding), *layers, family.event(family.norm)]
-
-
-def _check_layer(family: Modules, name: str, layer: Any) -> None:
-    """Raise InputError unless the layer has every required module, and no other module with weights.
-
-    Other modules, such as Gemma's norms after attention and MLP, change the meaning of the outputs.
-    """
-    for path in family.outputs:
-        if path not in family.optional and module_at(layer, path) is None:
-            raise InputError(f"{name}: expected a module {path}, as {family.having}, found none")
-    if family.unlike and hasattr(module_at(layer, family.attention), family.unlike):
-        raise InputError(f"{name}: the attention does not split q, k and v as {family.family} does")
-    for parent in family.parents:
-        for child, module in module_at(layer, parent)._modules.items():
-            path = f"{parent}.{child}".lstrip(".")
-            expected = path in {*family.outputs, *family.parents}
-            if not expected and module is not None and any(True for _ in module.parameters()):
-                raise InputError(f"{name}: the module {path} is not part of {family.family}")
+    return [*(family.outside[name] for name in family.embedding), *layers, family.outside[family.norm]]
 
 
 def module_at(layer: Any, path: str) -> Any:

@@ -347,21 +347,21 @@ FOREIGN = {
     "a string": (lambda: "a string", "expected a PyTorch model, found str"),
     "a layer": (
         lambda: torch.nn.Linear(2, 2),
-        r"Linear: expected a module with the children embed_tokens, layers, norm, as Llama"),
+        r"Linear: expected a module with the children embed_tokens, layers, norm, as in a Llama"),
     "another stack": (
         lambda: of_transformers("OPT", **SMALL_OPT),
-        r"OPTForCausalLM: expected .*, or wte, wpe, drop, h, ln_f, as GPT-2 has; found model, model\.dec"),
+        r"OPTForCausalLM: expected .*, or wte, wpe, drop, h, ln_f, as in a GPT-2; found model, model\.dec"),
     "another norm": (
         lambda: of_transformers("Gemma2", **SMALL),
-        "model.layers.0: the module pre_feedforward_layernorm is not part of Llama, Mistral or Qwen"),
+        "model.layers.0: the module pre_feedforward_layernorm is not part of a Llama"),
     "a fused product": (lambda: of_transformers("Phi3", **SMALL), "0: expected a module self_attn.q_proj"),
     "experts": (lambda: of_transformers("Mixtral", **SMALL), "layers.0: expected a module mlp.gate_proj"),
     "another text": (
         lambda: of_transformers("GPT2", "LMHeadModel", **SMALL_GPT2, add_cross_attention=True),
-        r"transformer\.h\.0: the module \w+ is not part of GPT-2"),
+        r"transformer\.h\.0: the module \w+ is not part of a GPT-2"),
     "another order of q, k and v": (
         lambda: of_transformers("GPTBigCode", **SMALL_GPT2),
-        r"transformer\.h\.0: the attention does not split q, k and v as GPT-2 does"),
+        r"transformer\.h\.0: the attention does not split q, k and v like a GPT-2"),
     "active dropout": (
         lambda: of_transformers("GPT2", "LMHeadModel", **SMALL_GPT2).train(),
         r"transformer\.drop is active dropout of 10%: call model\.eval\(\)"),

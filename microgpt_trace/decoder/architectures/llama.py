@@ -147,8 +147,10 @@ NAMES = FileNames(
     },
 )
 
+MODULES = {"self_attn": "attn.out", "mlp": "mlp.down", "mlp.act_fn": "mlp.act"}
 _like_llama = partial(
-    Architecture, LlamaConfig, NAMES, from_gguf=from_gguf,
+    Architecture, LlamaConfig, NAMES, from_gguf=from_gguf, modules=MODULES,
+    optional_modules=("self_attn.q_norm", "self_attn.k_norm"),
     example={"rope": Rope(1e4), "qk_norm": True},
 )  # fmt: skip
 _ATTENTION_BIASES = {"attention_bias": (*QKV_BIASES, "attn_bo")}

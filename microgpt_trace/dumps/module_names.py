@@ -1,0 +1,95 @@
+"""The events that the modules of a transformers model return and read.
+
+A module with parameters returns the event whose row uses these parameters, and reads the input of this row.
+So the names of modules follow from the plan and from the names of parameters. An architecture lists only the
+modules without parameters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache, cached_property
+
+from ..architecture.plans.kinds import Linear
+from ..architecture.plans.plan import Plan, kind_of, stage_of
+from ..decoder.architecture import Architecture
+from ..decoder.catalogue import ARCHITECTURES, architecture_named, example
+from ..decoder.file_names import FUSED
+
+Events = tuple[str, ...]
+LAYER_INPUT = "input of layer #"  # the output of the previous layer, or the embedding
+LAST_OUTPUT = "output of the last layer"
+
+
+@dataclass(frozen=True, eq=False)
+class ModuleNames:
+    """The modules of an architecture. In paths and events, # stands for the layer number."""
+
+    types: Events  # the names of architectures in the module of the catalogue
+    architecture: Architecture
+    plan: Plan  # of one layer, with every optional row
+
+    @cached_property
+    def layers(self) -> str:
+        """The path of a layer, such as model.layers.# or h.#"""
+        return f"{self.architecture.names.blocks}.#"
+
+    @cached_property
+    def returned(self) -> Mapping[str, Events]:
+        """The events of each module with parameters, by path. A fused product returns several events side by
+        side."""
+        by_parameter: dict[str, str] = {}
+        for row in self.plan.values():
+            if not (isinstance(row.kind, Linear) and row.kind.columns):
+                by_parameter |= {name: row.name for name in row.kind.names if name not in by_parameter}
+        by_parameter["lm_head"] = self.plan.head[0].name  # the example's output matrix is the embedding
+        names = self.architecture.names
+        outside = {path: (by_parameter[own],) for own, (_, path) in names.model.items()}
+        inside = {
+            f"{self.layers}.{path}": tuple(by_parameter[f"layer0.{part}"] for part in FUSED.get(own, (own,)))
+            for own, (_, path) in names.layer.items()
+        }
+        return {path: _of_any_layer(events) for path, events in (outside | inside).items()}
+
+    @cached_property
+    def other(self) -> Mapping[str, Events]:
+        """The event of each module without parameters, by path."""
+        result = {self.layers: (f"layer#.{kind_of(self.plan.streams[-1])}",)}
+        for path, event in self.architecture.modules.items():
+            outside = stage_of(event) == "embedding"
+            result |= {path: (event,)} if outside else {f"{self.layers}.{path}": (f"layer#.{event}",)}
+        return result
+
+    @cached_property
+    def read(self) -> Mapping[str, str]:
+        """The event that each module reads, by path. Modules that read several events are left out."""
+        every = {**self.returned, **self.other}
+        returned = {event for events in self.returned.values() for event in events}
+        result: dict[str, str] = {}
+        for path, events in every.items():
+            inner = next((own for own in every if own.startswith(f"{path}.")), path)
+            row = self.plan[every[inner][0].replace("#", "0", 1)]
+            if inner in self.other and (events[0] in returned or len(row.inputs) > 1):
+                result[path] = events[0]  # a dropout reads the event that it returns
+            elif len(row.inputs) == 1:
+                result[path] = self._input(row.inputs[0], row.layer is not None)
+        return result
+
+    def _input(self, name: str, in_layer: bool) -> str:
+        if in_layer and name == self.plan.streams[0]:
+            return LAYER_INPUT
+        if not in_layer and name == self.plan.streams[-1]:
+            return LAST_OUTPUT
+        return _of_any_layer((name,))[0]
+
+
+def _of_any_layer(events: Events) -> Events:
+    return tuple(event.replace("layer0.", "layer#.") for event in events)
+
+
+@cache
+def modules_of(name: str) -> ModuleNames:
+    """Return the modules of an architecture of the catalogue."""
+    types = tuple(own for own, module in ARCHITECTURES.items() if module == ARCHITECTURES[name])
+    return ModuleNames(types, architecture_named(name), example(name))
