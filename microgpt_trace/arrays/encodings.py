@@ -82,7 +82,8 @@ class StoredTensor:
 
     `shape` is [out, in] for matrices, in any file format. `stored` is a read-only uint8 view of the tensor's
     blocks, and `check` raises an error if the file has become shorter. If rows are padded, `row_size` is the
-    number of elements that a row takes in the file. AprQ8 multiplies all elements by `scale`.
+    number of elements that a row takes in the file. AprQ8 multiplies all elements by `scale`. `plus` is added
+    to all elements, because some files store the gain of a norm less 1.
 
     If the file stores a matrix as [in, out] (see `transposed`), a stored row is a column of the file's
     matrix, and `stored` is a view [out, in, B].
@@ -101,6 +102,7 @@ class StoredTensor:
     scale: float = 1.0
     check: Callable[[], None] = field(repr=False, default=lambda: None)
     order: Array | None = field(repr=False, default=None)  # [out] integers
+    plus: float = 0.0
 
     @property
     def data(self) -> Array:
@@ -199,7 +201,7 @@ class StoredTensor:
         """Return the tensor as F32 in memory. If the file stores F32, row after row, return the tensor
         itself."""
         f32 = ENCODINGS["F32"]
-        if self.encoding is f32 and self.order is None and not self.by_columns:
+        if self.encoding is f32 and self.order is None and not (self.by_columns or self.plus):
             return self
         return StoredTensor(self.name, f32, self.shape, self.read().reshape(-1).view(np.uint8))
 
@@ -256,4 +258,5 @@ class StoredTensor:
     def _values(self, blocks: Array) -> Array:
         """Decode blocks: [N, B] -> [N, S]"""
         values = self.encoding.decode(blocks)
-        return values if self.scale == 1.0 else values * np.float32(self.scale)
+        values = values if self.scale == 1.0 else values * np.float32(self.scale)
+        return values if self.plus == 0.0 else values + np.float32(self.plus)

@@ -1,6 +1,7 @@
 """Opens the models and dumps that the command line names."""
 
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from os.path import realpath
@@ -39,6 +40,9 @@ class Tokens:
     tokens: str | None = option("Token ids to use instead of a text, such as 504,3575.", metavar="ID,ID...")
 
 
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+
+
 def model_and_text(
     first: str | None, second: str | None, model: Path | None
 ) -> tuple[Path | None, str | None]:
@@ -59,6 +63,8 @@ def model_before(words: Sequence[str], model: Path | None) -> Path:
         raise InputError(f"--model {model}: expected one model, found {first} too{also}")
     if texts and first != "small" and not is_there(first):
         order = f"the model comes first: {texts[0]} {first!r}" if names_a_model(texts[0]) else ""
+        if _HUB_ID.fullmatch(first) and not order:
+            order = "expected a folder or file; a model of a hub must be downloaded first"
         hint = order or "quote a text of several words"
         raise InputError(f"{first or repr(first)}: no such model for the text {texts[0]!r}; {hint}")
     return path_from(first)

@@ -33,6 +33,7 @@ class Architecture:
     - `from_gguf` translates other GGUF metadata to keys of config.json. `gguf_eps` is the key of eps, without
       the prefix. If `permuted` is true, converters to GGUF put the rows of each RoPE pair side by side.
       `from_gguf` is None if GGUF files use the name of another architecture.
+    - If `gains_less_one` is true, Hugging Face files store the gains of norms less 1. GGUF files do not.
     - `modules` maps modules of transformers without own parameters to the events that they return. A path
       starts in the layer, or in the stack of layers if the event is an embedding. `optional_modules` are
       modules with parameters that some models lack.
@@ -52,5 +53,6 @@ class Architecture:
     biases: tuple[str, ...] = ()
     flagged_biases: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     optional_modules: tuple[str, ...] = ()
+    gains_less_one: bool = False
     gguf_eps: str = "attention.layer_norm_rms_epsilon"
     permuted: bool = False

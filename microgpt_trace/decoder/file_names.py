@@ -7,7 +7,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
-FUSED = {"attn_wqkv": ("attn_wq", "attn_wk", "attn_wv"), "attn_bqkv": ("attn_bq", "attn_bk", "attn_bv")}
+FUSED = {  # fused matrices and biases, and their parts
+    "attn_wqkv": ("attn_wq", "attn_wk", "attn_wv"), "attn_bqkv": ("attn_bq", "attn_bk", "attn_bv"),
+    "mlp_wgate_up": ("mlp_wgate", "mlp_wup"), "mlp_bgate_up": ("mlp_bgate", "mlp_bup"),
+}  # fmt: skip
+GGUF_QKV = "attn_qkv"  # a GGUF file of any architecture may have q, k and v in one matrix
 
 
 @dataclass(frozen=True, eq=False)
@@ -17,7 +21,9 @@ class FileNames:
     `model` contains the names outside of layers. `layer` contains the names in a layer, without the layer
     number. No name includes ".weight" or ".bias". In Hugging Face files, `blocks` precedes the layer number,
     and `outer` may precede any name. If `vectors` is true, norms may have biases. Hugging Face stores the
-    matrices in `transposed` as [in, out]. Names that end with an entry of `skipped` are ignored.
+    matrices in `transposed` as [in, out]. If `by_head` is true, the rows of fused matrices in Hugging Face
+    files are q, k and v of the first head, then q, k and v of the next head. Names that end with an entry of
+    `skipped` are ignored.
     """
 
     family: str  # "a Llama or Qwen2-class decoder"
@@ -27,6 +33,7 @@ class FileNames:
     outer: str = ""
     vectors: bool = False
     transposed: tuple[str, ...] = ()
+    by_head: bool = False
     skipped: tuple[str, ...] = ("rotary_emb.inv_freq", "masked_bias")
 
     @cached_property
@@ -35,6 +42,8 @@ class FileNames:
         named = [(name, own) for own, theirs in self.model.items() for name in theirs]
         for own, (gguf, hf) in self.layer.items():
             named += [(f"blk.{gguf}", own), (f"{self.blocks}.{hf}", own)]
+        if "attn_wq" in self.layer:
+            named.append((f"blk.{GGUF_QKV}", "attn_wqkv"))
         result = {f"{name}.weight": own for name, own in named}
         for name, own in named:
             bias = bias_name(own)

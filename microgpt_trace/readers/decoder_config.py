@@ -27,8 +27,7 @@ def decoder_config(
     options = architecture.options(settings, sizes)
     if settings.values.get("sliding_window") is not None and "sliding_window" not in settings.used:
         settings.notes.append(f"sliding_window is not used by a {name}")
-    queries, keys = (sizes[heads] * sizes["head_dim"] for heads in ("n_head", "n_kv_head"))
-    tensors = split_fused(tensors, queries, keys)
+    tensors = split_fused(tensors, sizes, architecture.names.by_head)
     biases = biases_of(tensors)
     check_biases(architecture, name, biases)
     config = architecture.config(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,12 +12,13 @@ from ..decoder.catalogue import ARCHITECTURES, architecture_named
 from ..decoder.config import DecoderConfig
 from ..decoder.model import Decoder
 from ..decoder.options import ROPE_FACTORS
-from ..decoder.settings import COUNT, POSITIVE, WHOLE, Settings, one_of
+from ..decoder.settings import COUNT, POSITIVE, WHOLE, Settings
 from ..errors import FileFormatError, InputError
 from ..text.brief import brief
 from .decoder_config import decoder_config
 from .gguf import Strings, read_gguf_header
 from .model_file import check_tensors, in_halves, naming_file, our_tensors, rope_factors
+from .unsupported import named_architecture, obstacles
 
 if TYPE_CHECKING:
     from ..vocabulary.tokens import Vocabulary
@@ -35,7 +36,7 @@ def read_gguf(path: Path) -> Decoder:
     notes: list[str] = []
     stored = {tensor.name: tensor for tensor in header.tensors}
     with naming_file(path):
-        name, architecture = _architecture(header.metadata.get("general.architecture"))
+        name, architecture = _architecture(header.metadata)
         factors = stored.pop(FACTORS, None)
         tensors = our_tensors(path, stored.values(), architecture.names)
         keys = Settings(header.metadata, notes, f"{name}.")
@@ -53,12 +54,14 @@ def read_gguf(path: Path) -> Decoder:
     return Decoder(config, tensors, str(path), kind, vocabulary, header.metadata, tuple(notes))
 
 
-def _architecture(value: Any) -> tuple[str, Architecture]:
+def _architecture(metadata: Mapping[str, Any]) -> tuple[str, Architecture]:
     """Return the name and the architecture. Raises InputError if GGUF files have no such architecture."""
-    if not isinstance(value, str) or value not in ARCHITECTURES or not architecture_named(value).from_gguf:
+    value = metadata.get("general.architecture")
+    names: Iterable[str] = ARCHITECTURES
+    if value not in tuple(names) or architecture_named(value).from_gguf is None:
         names = [name for name in ARCHITECTURES if architecture_named(name).from_gguf is not None]
-        one_of("architecture", value, names, " (which includes mistral)")
-    return value, architecture_named(value)
+    name = named_architecture(value, names, obstacles(metadata, f"{value}."), " (which includes mistral)")
+    return name, architecture_named(name)
 
 
 def _check_vocabulary(path: Path, metadata: Mapping[str, Any], rows: int) -> None:

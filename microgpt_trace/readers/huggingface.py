@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,13 +11,14 @@ from ..decoder.architecture import Architecture
 from ..decoder.catalogue import ARCHITECTURES, architecture_named
 from ..decoder.config import DecoderConfig
 from ..decoder.model import Decoder
-from ..decoder.settings import FLAG, Settings, one_of
+from ..decoder.settings import FLAG, Settings
 from ..errors import FileFormatError, InputError
 from ..text.brief import brief
 from ..untrusted_files import folder_of, read_json, reading
 from .decoder_config import decoder_config
 from .model_file import check_tensors, naming_file, our_tensors
 from .safetensors import read_safetensors
+from .unsupported import named_architecture, obstacles
 
 if TYPE_CHECKING:
     from ..vocabulary.tokens import Vocabulary
@@ -34,17 +36,19 @@ def read_huggingface(path: Path) -> Decoder:
     folder = folder_of(path)
     metadata = read_json(folder / CONFIG)
     with naming_file(folder / CONFIG):
-        name = one_of("architecture", metadata.get("model_type"), ARCHITECTURES)
+        name = named_architecture(metadata.get("model_type"), ARCHITECTURES, obstacles(metadata))
     architecture = architecture_named(name)
     files, shards = _files(folder)
     if path != folder and path.name not in (CONFIG, INDEX, *files):
         raise FileFormatError(f"{path}: the model does not use this file; give the folder or {files[0]}")
     notes = _unread_tokenizer(folder)
     names = architecture.names
-    stored = (tensor for tensor in _tensors(folder, files, shards) if not tensor.name.endswith(names.skipped))
-    tensors = our_tensors(folder, stored, names)
+    tensors = our_tensors(folder, _tensors(folder, files, shards, names.skipped), names)
     with naming_file(folder):
         tensors |= {name: tensors[name].transposed() for name in tensors if names.is_transposed(name)}
+    if architecture.gains_less_one:
+        notes.append("the file stores gains less 1; they are shown with this 1")
+        tensors |= {name: replace(own, plus=1.0) for name, own in tensors.items() if name.endswith("norm")}
     with naming_file(folder / CONFIG):
         settings = Settings(metadata, notes)
         config, tensors = decoder_config(name, settings, tensors)
@@ -90,16 +94,19 @@ def _files(folder: Path) -> tuple[list[str], dict[str, str] | None]:
     return files, shards
 
 
-def _tensors(folder: Path, files: list[str], shards: dict[str, str] | None) -> list[StoredTensor]:
-    """Return the tensors of all files. Raises FileFormatError if the tensors do not match the index."""
+def _tensors(
+    folder: Path, files: list[str], shards: dict[str, str] | None, skipped: tuple[str, ...]
+) -> list[StoredTensor]:
+    """Return the tensors of all files, without names that end in one of `skipped`. Raises FileFormatError if
+    the tensors do not match the index."""
     tensors, index = [], folder / INDEX
     for file in files:
-        shard = read_safetensors(folder / file)
+        shard = read_safetensors(folder / file, skipped)
         for tensor in shard:
             if shards is not None and shards.get(tensor.name) != file:
                 raise FileFormatError(f"{index}: the index does not list {brief(tensor.name)} in {file}")
         tensors += shard
-    missing = (shards or {}).keys() - {tensor.name for tensor in tensors}
+    missing = {name for name in shards or () if not name.endswith(skipped)} - {own.name for own in tensors}
     if shards and missing:
         name = min(missing)
         raise FileFormatError(f"{folder / shards[name]}: tensor {brief(name)} of the index is missing")

@@ -112,25 +112,36 @@ def _check_heads(path: Path, config: DecoderConfig, tensors: Mapping[str, Stored
         )
 
 
-def split_fused(tensors: Mapping[str, StoredTensor], queries: int, keys: int) -> dict[str, StoredTensor]:
-    """Return the tensors with each fused qkv matrix or bias split into q, k and v.
+def split_fused(
+    tensors: Mapping[str, StoredTensor], sizes: Mapping[str, int], by_head: bool = False
+) -> dict[str, StoredTensor]:
+    """Return the tensors with each fused matrix or bias split into its parts, such as q, k and v.
 
-    The first `queries` rows belong to q, the next `keys` rows to k, the last `keys` rows to v. Raises
-    InputError if the number of rows of a fused tensor differs from `queries` + 2 * `keys`.
+    The parts follow each other, or in Hugging Face files alternate head by head if `by_head` is true. Raises
+    InputError if the number of rows of a fused tensor differs from the sum of its parts.
     """
+    queries, keys = (sizes[heads] * sizes["head_dim"] for heads in ("n_head", "n_kv_head"))
+    rows_of = {"q": queries, "k": keys, "v": keys, "gate": sizes["n_inner"], "up": sizes["n_inner"]}
     result: dict[str, StoredTensor] = {}
     for name, tensor in tensors.items():
         prefix, _, kind = name.rpartition(".")
         if kind not in FUSED:
             result[name] = tensor
             continue
-        rows = tensor.shape[0] if tensor.shape else "a single number"
-        if rows != queries + 2 * keys:
-            expected = f"{queries} rows of q, {keys} rows of k and {keys} rows of v"
+        parts = {part: part.partition("_")[2][1:] for part in FUSED[kind]}
+        counts = {part: rows_of[what] for part, what in parts.items()}
+        rows, total = tensor.shape[0] if tensor.shape else "a single number", sum(counts.values())
+        if rows != total:
+            *first, last = (f"{counts[part]} rows of {what}" for part, what in parts.items())
+            expected = f"{', '.join(first)} and {last}"
             raise InputError(f"tensor {tensor.name!r}: expected {expected}, found {rows}")
-        ends = (0, queries, queries + keys, queries + 2 * keys)
-        for part, start, stop in zip(FUSED[kind], ends, ends[1:], strict=False):
-            result[f"{prefix}.{part}"] = tensor.of_rows(np.arange(start, stop))
+        order = np.arange(total)
+        if by_head and kind.startswith("attn") and not tensor.name.startswith("blk."):
+            order = order.reshape(sizes["n_head"], len(parts), -1).swapaxes(0, 1).ravel()
+        for part, own in zip(parts, np.split(order, np.cumsum([*counts.values()])[:-1]), strict=True):
+            if f"{prefix}.{part}" in tensors:
+                raise InputError(f"tensor {tensor.name!r} and another tensor both contain {prefix}.{part}")
+            result[f"{prefix}.{part}"] = tensor.of_rows(own)
     return result
 
 

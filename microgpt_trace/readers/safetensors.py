@@ -45,12 +45,12 @@ def safetensors_header(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
     return header, metadata
 
 
-def read_safetensors(path: Path) -> list[StoredTensor]:
-    """Return the tensors of a file, in the order of their data."""
+def read_safetensors(path: Path, skipped: tuple[str, ...] = ()) -> list[StoredTensor]:
+    """Return the tensors of a file in the order of their data, without names that end in one of `skipped`."""
     header, _ = safetensors_header(path)
     file = MappedFile.open(path)
     in_order = sorted(header.items(), key=lambda item: item[1]["data_offsets"])
-    return [_tensor(file, name, entry) for name, entry in in_order]
+    return [_tensor(file, name, entry) for name, entry in in_order if not name.endswith(skipped)]
 
 
 def _tensor(file: MappedFile, name: str, entry: dict[str, Any]) -> StoredTensor:

@@ -1,5 +1,6 @@
 """`load` recognises the format of any model by its content, whatever its name."""
 
+import json
 import os
 import shutil
 
@@ -10,7 +11,7 @@ from support.hostile import rejection
 from support.tiny_models import tiny_model, write_folder, write_gguf
 
 from microgpt_trace import init, load
-from microgpt_trace.errors import InputError
+from microgpt_trace.errors import FileFormatError, InputError
 from microgpt_trace.microgpt.checkpoint import save
 
 
@@ -89,3 +90,29 @@ def test_rejects_options_of_another_format(folder):
     for option in ({"rope_pairs": "halves"}, {"settings": {"num_heads": 4}}, {"n_head": 4}, {"bos": "last"}):
         with pytest.raises(InputError, match=r"^--.* does not apply to .*, which is a .* model$"):
             load(folder, **option)
+
+
+OBSTACLES = {
+    "layers": (
+        {"layer_types": (["linear_attention"] * 3 + ["full_attention"]) * 6},
+        "linear attention in layers 0-2, 4-6, 8-10, 12-14, ...",
+    ),
+    "experts": ({"num_local_experts": 8}, "a mixture of 8 experts"),
+    "latent": ({"kv_lora_rank": 512, "num_experts": 0}, "keys and values compressed to 512 channels"),
+    "inside": (
+        {"text_config": {"num_experts": 4}},
+        "a model of texts and other inputs; a mixture of 4 experts",
+    ),
+    "two stacks": ({"is_encoder_decoder": True}, "an encoder and a decoder"),
+    "nothing": ({"layer_types": [1], "num_experts": True}, ""),
+}
+
+
+@pytest.mark.parametrize(("config", "words"), OBSTACLES.values(), ids=OBSTACLES)
+def test_a_model_of_another_architecture_is_refused_with_what_stands_in_the_way(config, words, tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "other"} | config))
+    reason = f" ({words})" * bool(words)
+    with pytest.raises(FileFormatError) as refused:
+        load(tmp_path)
+    print(refused.value)
+    assert f"architecture 'other'{reason} is not supported; supported: llama, mistral," in str(refused.value)
