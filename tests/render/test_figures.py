@@ -36,7 +36,7 @@ from microgpt_trace import (
 )
 from microgpt_trace.patching.pairs import patch_pairs, read_pairs
 from microgpt_trace.render.figures.attention import weights_of
-from microgpt_trace.render.figures.heat import Scale, add_bar, draw_heat, signed_scale, write_cells
+from microgpt_trace.render.figures.heat import ColorScale, add_bar, draw_heat, signed_scale, write_cells
 from microgpt_trace.render.figures.panel import Panel
 from microgpt_trace.timeline.curves import selected
 from microgpt_trace.timeline.reading import read_timeline
@@ -362,7 +362,7 @@ def test_without_axes_a_pyplot_figure_is_created(emma):
     pyplot.close(ax.figure)
 
 
-@pytest.mark.parametrize("scale", [Scale(0.0, 1.0, ""), Scale(-1.0, 1.0, "", "signed")])
+@pytest.mark.parametrize("scale", [ColorScale(0.0, 1.0, ""), ColorScale(-1.0, 1.0, "", "signed")])
 def test_numbers_contrast_with_their_colours_and_colours_get_darker_away_from_zero(ax, scale):
     """Values then differ in print and for readers who see no hues."""
     values = np.linspace(scale.low, scale.high, 61)[None]

@@ -17,7 +17,7 @@ from ...text.wording import counted
 from ...tracing.result import Trace
 from ..characters import token_label
 from ..trace.attention import kind_in
-from .heat import Scale, add_bar, draw_heat, is_dense, room_for_crosses
+from .heat import ColorScale, add_bar, draw_heat, is_dense, room_for_crosses
 from .panel import LINE, PAGE, Panel, Picture, on_axes
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from ...arrays.stats import Array
 
-WEIGHTS = Scale(0.0, 1.0, "attention weight")
+WEIGHTS = ColorScale(0.0, 1.0, "attention weight")
 SMALLEST, LARGEST = 1.1, 2.6  # size of a head in inches, in a figure of one layer
 SMALLEST_TILE, LARGEST_TILE = 0.25, 0.75  # size of a head in inches, in a figure of all layers
 SHEET, TALLEST = 9.7, 40.0  # height in inches of A4 without its margins, and of the tallest figure

@@ -29,7 +29,7 @@ _SIGNED = SCALES["signed"].light
 _STOPS = {"share": SCALES["share"].light, "signed": (*_SIGNED[:4], "#ffffff", *_SIGNED[5:])}
 
 
-class Scale(NamedTuple):
+class ColorScale(NamedTuple):
     """The lowest and the highest value of a colour bar, its label, and its colours. In a signed scale, 0 is
     white like the paper, and values of the same magnitude are equally far from white."""
 
@@ -52,17 +52,17 @@ class Scale(NamedTuple):
         return Normalize(-end if self.kind == "signed" else self.low, end)
 
 
-def signed_scale(values: Array, words: str, least: float = 0.0) -> Scale:
+def signed_scale(values: Array, words: str, least: float = 0.0) -> ColorScale:
     """Return a scale of signed values. Its bar runs from the lowest to the highest value and contains 0, so
     that no part of the bar is unused. The larger magnitude of its two ends is at least `least`."""
     finite = values[np.isfinite(values)]
     low, high = float(finite.min(initial=0.0)), float(finite.max(initial=0.0))
     end = max(-low, high, least) or 1.0
-    return Scale(-end, high, words, "signed") if -low > high else Scale(low, end, words, "signed")
+    return ColorScale(-end, high, words, "signed") if -low > high else ColorScale(low, end, words, "signed")
 
 
 def draw_heat(
-    panel: Panel, values: Array, scale: Scale, *, hidden: Array | None = None, hatched: bool = True,
+    panel: Panel, values: Array, scale: ColorScale, *, hidden: Array | None = None, hatched: bool = True,
     square: bool = False, crossed: bool = True,
 ) -> AxesImage:  # fmt: skip
     """Draw a matrix [R, C] with row 0 at the top. `hidden` cells are blank, or hatched if `hatched` is set.
@@ -97,7 +97,9 @@ def room_for_crosses(values: Array) -> float:
     return 0.0 if np.isfinite(values).all() else 0.16
 
 
-def add_bar(panel: Panel, images: Sequence[AxesImage], scale: Scale, values: Array, remark: str = "") -> None:
+def add_bar(
+    panel: Panel, images: Sequence[AxesImage], scale: ColorScale, values: Array, remark: str = ""
+) -> None:
     """Draw one colour bar beside the Axes, as high as all maps together. An end of the scale has an arrow if
     a value lies beyond this end. If a value is not finite, the label explains the crosses."""
     below, above = bool((values < scale.low).any()), bool((values > scale.high).any())
@@ -130,7 +132,7 @@ def _beside(maps: Sequence[Axes], below: bool, above: bool) -> Callable[[Any, An
     return place
 
 
-def write_cells(panel: Panel, values: Array, texts: Sequence[Sequence[str]], scale: Scale) -> None:
+def write_cells(panel: Panel, values: Array, texts: Sequence[Sequence[str]], scale: ColorScale) -> None:
     """Write a text in every cell, in black or white, whichever contrasts more with the colour of the cell."""
     colours, norm = scale.colours, scale.norm
     for (row, column), value in np.ndenumerate(values):

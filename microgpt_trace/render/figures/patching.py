@@ -21,7 +21,7 @@ from ...text.wording import counted
 from ..characters import token_label
 from ..numbers import figure, two_decimals
 from ..results.patching import title_of
-from .heat import Scale, add_bar, draw_heat, room_for_crosses, signed_scale, write_cells
+from .heat import ColorScale, add_bar, draw_heat, room_for_crosses, signed_scale, write_cells
 from .panel import (
     BAR,
     CHARACTER,
@@ -96,7 +96,7 @@ def _value(cell: Any) -> float:
 
 
 def _draw_map(
-    panel: Panel, title: str, table: PatchTable[Any], values: Array, scale: Scale,
+    panel: Panel, title: str, table: PatchTable[Any], values: Array, scale: ColorScale,
     pairs: Sequence[PatchedPair],
 ) -> AxesImage:  # fmt: skip
     missing = np.array([[cell is None for cell in row] for _, row in table.rows])

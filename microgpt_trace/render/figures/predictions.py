@@ -12,13 +12,13 @@ from ...errors import InputError
 from ...tracing.result import Candidate, Trace
 from ..characters import token_label
 from ..numbers import three_decimals
-from .heat import Scale, add_bar, draw_heat, write_cells
+from .heat import ColorScale, add_bar, draw_heat, write_cells
 from .panel import BLUE, COLUMN, DARK, LINE, PAGE, Panel, Picture, gaps, minus, not_finite, on_axes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-PROBABILITY = Scale(0.0, 1.0, "probability")
+PROBABILITY = ColorScale(0.0, 1.0, "probability")
 MOST = 64  # largest number of positions in a figure
 CELL, ROW = 0.62, 0.26  # width and height in inches of a cell with a token and its probability
 LABEL = 8  # largest number of characters of a token in a cell
