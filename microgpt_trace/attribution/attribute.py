@@ -9,6 +9,7 @@ import numpy as np
 
 from ..architecture.edits import Edit, Report, unreported
 from ..architecture.model import LanguageModel, TraceInput
+from ..architecture.plans.kinds import Cap
 from ..arrays.logits import LogitDifference, best_tokens, losses_of, runner_up, softmax
 from ..arrays.stats import Array
 from ..arrays.threads import one_blas_thread
@@ -63,6 +64,11 @@ def attribute(
     labels = tuple(token_label(model, token) for token in inputs.tokens)
     probabilities = [softmax(row).item for row in logits]
     notes = [note for token in (target, against) for note in blank_notes(model, token, probabilities)]
+    if any(isinstance(row.kind, Cap) for row in model.plan.head):
+        notes.append(
+            "a cap bends the logits, so the logits are not linear in the components: every component counts "
+            "with the share of the whole logit that the cap leaves"
+        )
     if chosen is None and inputs.targets[rows[-1]] is None:
         last, runner = contrasts[-1], "the runner-up " * (against is None)
         notes.append(

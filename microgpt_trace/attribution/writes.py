@@ -2,12 +2,13 @@
 logit and the roles of the heads. This module reads no text.
 
 To find the components, this module follows the plan from the logits back along the residual stream. Rows of
-the kinds Add and Norm pass on their inputs. A row that is neither Add nor Norm is a component.
+the kinds Add, Norm and Scale, and the rows of the head, pass on their inputs. Every other row is a component.
 
 The stored values at the requested positions include all changes by hooks. If a hook replaced an event that no
 component writes (attn.out, a residual), the change counts as a component of the kind "hook".
 
-A logit is linear in the writes if the scale of every later norm is constant:
+A logit is linear in the writes if the scale of every later norm is constant. If logits are capped, the share
+of each logit that the cap leaves is also constant:
 
     decoder    logit(v) = sum over writes w of w . (g * W_U[v] / rms),  rms of the stream at the end
     microGPT   logit(v) = sum over writes w of w . W_U[v], the embeddings divided by their norm's rms
@@ -26,8 +27,9 @@ import numpy as np
 
 from ..architecture.model import LanguageModel, TraceInput
 from ..architecture.operations import norm
-from ..architecture.plans.kinds import Add, Linear, Lookup, Norm, Softmax
-from ..architecture.plans.plan import Operation, Plan
+from ..architecture.operations.scaling import capped
+from ..architecture.plans.kinds import Add, Cap, Linear, Lookup, Norm, Scale, Softmax
+from ..architecture.plans.plan import Operation, Plan, over_tokens
 from ..arrays.encodings import CHUNK
 from ..arrays.stats import Array
 from ..arrays.threads import one_blas_thread
@@ -52,8 +54,7 @@ class Component(NamedTuple):
 
 def passes_on(row: Operation) -> bool:
     """Return True if a row only passes on the writes of other rows to the logits."""
-    kind = row.kind
-    return row.name == "logits" or isinstance(kind, Add) or (isinstance(kind, Norm) and not kind.head_dim)
+    return over_tokens(row.name) or isinstance(row.kind, Add | Norm | Scale)
 
 
 def way_to_logits(plan: Plan) -> list[Operation]:
@@ -99,7 +100,7 @@ def observe(model: LanguageModel, inputs: TraceInput, rows: Sequence[int]) -> Ob
     def requested(event: TraceEvent, value: Array) -> Array:
         """Return the rows at the requested positions. A decoder computes logits only at requested
         positions."""
-        return value.copy() if few_logits and event.name == "logits" else value[list(rows)]
+        return value.copy() if few_logits and over_tokens(event.name) else value[list(rows)]
 
     def before(event: TraceEvent, value: Array) -> None:
         computed[event.name] = requested(event, value)
@@ -145,35 +146,37 @@ def direct_writes(
         bias = None if row.bias is None else model.parameter(row.bias).astype(np.float64)
         if kind == "bias":
             assert bias is not None  # each bias component comes from a row with a bias
-            result[name] = bias[tokens] if row.name == "logits" else along[row.name] @ bias
+            result[name] = _dot(along[row.name], bias, tokens)
         elif kind != "head":
             write = seen.used[name].astype(np.float64)
-            result[name] = _dot(along[name], write if bias is None else write - bias)
+            result[name] = _dot(along[name], write if bias is None else write - bias, tokens)
         elif name == row.parts[0]:
             result |= _head_writes(model, row, seen.used[row.inputs[0]], along[row.name])
     for name, change in seen.changes.items():
-        is_logits = name == "logits"
-        added = np.take_along_axis(change, tokens, axis=1) if is_logits else _dot(along[name], change)
         if name not in result:
             components.append(Component(name, "hook", model.plan[name]))
-        result[name] = result.get(name, 0.0) + added
+        result[name] = result.get(name, 0.0) + _dot(along[name], change, tokens)
     return components, result
 
 
 def _directions(model: LanguageModel, seen: Observed, tokens: Array) -> dict[str, Array]:
-    """Return the gradients of the tokens' logits with respect to the events of `seen.way`: [n, 2, C]"""
-    head = model.plan["logits"]
-    assert isinstance(head.kind, Linear)
-    rows = model.parameter(head.kind.weight, tokens.ravel()).astype(np.float64)
-    result = {head.inputs[0]: rows.reshape(*tokens.shape, -1)}
+    """Return the gradients of the tokens' logits with respect to the events of `seen.way`: [n, 2, C]. For an
+    event with a number for each token, return the gradient with respect to the token's number: [n, 2]."""
+    result = {"logits": np.ones(tokens.shape)}
     for row in reversed(seen.way):
-        if row.name == "logits":
-            continue
         along = result[row.name]
         result |= dict.fromkeys(row.parts, along)
         if not passes_on(row):
             continue
-        if isinstance(row.kind, Norm):
+        if isinstance(row.kind, Scale):
+            along = along * row.kind.factor
+        elif isinstance(row.kind, Cap):  # the share of each logit that the cap leaves
+            raw = np.take_along_axis(seen.used[row.inputs[0]], tokens, axis=1).astype(np.float64)
+            along = along * np.divide(capped(raw, row.kind.limit), raw, out=np.ones_like(raw), where=raw != 0)
+        elif isinstance(row.kind, Linear):
+            rows = model.parameter(row.kind.weight, tokens.ravel()).astype(np.float64)
+            along = along[..., None] * rows.reshape(*tokens.shape, -1)
+        elif isinstance(row.kind, Norm):
             gain = None if row.kind.gain is None else model.parameter(row.kind.gain)
             along = norm.frozen(row.kind, along, seen.used[row.inputs[0]], gain)
         for source in row.inputs:
@@ -202,9 +205,12 @@ def _times(model: LanguageModel, name: str, along: Array) -> Array:
     return np.sum([along[:, part] @ model.parameter(name, part) for part in parts], axis=0)
 
 
-def _dot(along: Array, write: Array) -> Array:
-    """Return the dot products: [n, 2, C], [n, C] -> [n, 2]"""
-    return np.einsum("nvc,nc->nv", along, write)
+def _dot(along: Array, write: Array, tokens: Array) -> Array:
+    """Return what a write adds to the tokens' logits: [n, 2, C], [n, C] or [C] -> [n, 2]. If the write has a
+    number for each token, `along` [n, 2] multiplies the number of the token."""
+    if along.ndim == 2:
+        return along * (write[tokens] if write.ndim == 1 else np.take_along_axis(write, tokens, axis=1))
+    return np.einsum("nvc,nc->nv", along, write) if write.ndim == 2 else along @ write
 
 
 def roles_of(

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..architecture.plans.plan import HEAD_EVENTS
+from ..architecture.plans.plan import over_tokens
 from ..hooks.sites import Site, parse_site
 from ..render.arrays import MAX_ROWS, Selection, array_section
 from ..running.parts import part_of
@@ -40,7 +40,7 @@ def array_sections(result: Trace, model: LanguageModel, names: Sequence[str]) ->
     for site, name in _sites(model, names):
         part = part_of(model, site, name, length, predicted)
         labels = result.input.labels
-        if name in HEAD_EVENTS:
+        if over_tokens(name):
             labels = tuple(labels[position] for position in predicted)
         if name in model.config.shapes():
             yield array_section(name, _of_parameter(model, name, part, site.place), model, labels)
@@ -48,7 +48,7 @@ def array_sections(result: Trace, model: LanguageModel, names: Sequence[str]) ->
         for phase, title in titles.items():
             array = result.arrays.get((phase, name))
             if array is not None:
-                rows = predicted if name in HEAD_EVENTS else range(array.shape[-2] if array.ndim > 1 else 0)
+                rows = predicted if over_tokens(name) else range(array.shape[-2] if array.ndim > 1 else 0)
                 indices = part.indices(array.shape, rows)
                 selection = Selection(array[np.ix_(*indices)], array.shape, indices, site.place)
                 yield array_section(name, selection, model, labels, title)

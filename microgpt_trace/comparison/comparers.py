@@ -15,7 +15,7 @@ import numpy as np
 
 from ..architecture.model import LanguageModel
 from ..architecture.plans.kinds import Linear, Rotation, Softmax
-from ..architecture.plans.plan import HEAD_EVENTS
+from ..architecture.plans.plan import over_tokens
 from ..architecture.plans.rope import rope_turns, turn
 from ..arrays.stats import Array, TensorStats, causal_mask
 from ..decoder.catalogue import kind_named
@@ -90,7 +90,7 @@ class RowComparer:
         bias = self._model.parameter(product.bias)
         if rotation is None:
             return bias
-        turns = rope_turns(rotation.rope, rotation.head_dim, np.array(positions))
+        turns = rope_turns(rotation.rope, rotation.channels, np.array(positions))
         return turn(np.broadcast_to(bias, (len(positions), len(bias))), turns, rotation.head_dim)
 
     def finish(self, names: Sequence[str]) -> Iterator[EventDifference]:
@@ -137,7 +137,7 @@ class StatisticsComparer:
             if piece is None:
                 continue
             name, value, spec = piece.name, piece.value, self._specs[piece.name]
-            if name in HEAD_EVENTS and self._positions is not None:
+            if over_tokens(name) and self._positions is not None:
                 value = piece.at([p for p in piece.positions if p in self._positions])
             seen, shape = causal_mask(*value.shape[-2:]) if spec.causal else None, value.shape
             own = TensorStats.of(value, seen)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..architecture.plans.kinds import Shape
-from ..architecture.plans.plan import HEAD_EVENTS, layer_of
+from ..architecture.plans.plan import layer_of, over_tokens
 from ..decoder.catalogue import known_row, place_of
 from ..dumps.layouts import LAST, OWN, Recorded, fits
 from ..dumps.recording import Recording, agreed, of_model
@@ -230,7 +230,7 @@ def _candidates(name: str, recorded: Recorded, length: int) -> list[Shape]:
         return [()]
     if not total:
         raise InputError(f"{recorded.source}: the shape {list(stored)} has no elements")
-    if layout == OWN and name in HEAD_EVENTS:
+    if layout == OWN and over_tokens(name):
         return [(length, stored[-1])]
     row = known_row(name)
     square = (length, length) if row is not None and row.causal and length > 1 else ()

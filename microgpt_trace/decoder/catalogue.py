@@ -44,17 +44,17 @@ SIZES: Any = {
 
 @cache
 def example(name: str) -> Plan:
-    """Return an example plan of an architecture, with one layer, one head and every optional row."""
+    """Return an example plan of an architecture, with every optional row. Usually, a plan has one layer and
+    one head."""
     each = architecture_named(name)
-    return each.config(architecture=name, **SIZES, tied=True, biases=BIASES, **each.example).plan
+    usual: dict[str, Any] = {"architecture": name, **SIZES, "tied": True, "biases": BIASES}
+    return each.config(**{**usual, **each.example}).plan
 
 
 @cache
 def examples() -> tuple[Plan, ...]:
     """Return an example plan of microGPT and of each module of architectures/."""
-    own: Any = SimpleNamespace(
-        **SIZES, activation="ReLU", windows=(None,), score_scales=(), biases=(), tied=False
-    )
+    own: Any = SimpleNamespace(**SIZES, activation="ReLU", biases=(), tied=False)
     return (microgpt.plan_of(own), *map(example, families()))
 
 

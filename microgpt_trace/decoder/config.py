@@ -22,7 +22,11 @@ from ..text.brief import frozen
 _DIMENSIONS = (
     "n_layer", "n_embd", "n_head", "n_kv_head", "head_dim", "n_inner", "vocab_size", "context_length",
 )  # fmt: skip
-OMITTED_DEFAULTS = {"activation": "SiLU", "score_scales": ()}  # `describe` leaves out these values
+OMITTED_DEFAULTS = {
+    "activation": "SiLU",
+    "score_scales": (),
+    "rotary_dim": None,
+}  # `describe` leaves out these values
 
 
 @frozen(slots=False)
@@ -51,6 +55,7 @@ class DecoderConfig(Dimensions):
     adjacent_pairs: bool = False  # True if the file stores RoPE pairs side by side, like GGUF
     activation: str = "SiLU"
     score_scales: tuple[float, ...] = ()  # a scale for each layer; () means 1/sqrt(head_dim)
+    rotary_dim: int | None = None  # the number of channels of each head that RoPE turns; None means all
 
     def __post_init__(self) -> None:
         for name in _DIMENSIONS:
@@ -58,9 +63,12 @@ class DecoderConfig(Dimensions):
         check_positive("norm_eps", self.norm_eps)
         if self.n_head % self.n_kv_head:
             raise InputError(f"n_head {self.n_head}: expected a multiple of n_kv_head {self.n_kv_head}")
-        if self.rope is not None and self.head_dim % 2:
-            raise InputError(f"head_dim: RoPE needs an even number, found {self.head_dim}")
-        factors, pairs = self.rope.factors if self.rope else (), self.head_dim // 2
+        channels = self.head_dim if self.rotary_dim is None else self.rotary_dim
+        if self.rope is not None and (channels % 2 or not 0 < channels <= self.head_dim):
+            what = "head_dim: RoPE needs" if self.rotary_dim is None else "rotary_dim: expected"
+            most = "" if self.rotary_dim is None else f" from 2 to {self.head_dim}"
+            raise InputError(f"{what} an even number{most}, found {channels}")
+        factors, pairs = self.rope.factors if self.rope else (), channels // 2
         if factors and len(factors) != pairs:
             raise InputError(f"RoPE factors: expected {pairs}, one for each pair, found {len(factors)}")
         if self.window is not None:

@@ -31,7 +31,7 @@ from ..rounding.precision import PRECISIONS, EnginePrecision, Precision, precisi
 from ..text.brief import frozen, one_line
 from ..text.json_writing import in_document
 from .case import Case, Generator
-from .faults import attention, layers, norms, output, rope
+from .faults import attention, layers, norms, output, rope, scaling
 from .faults import input as entrance
 from .faults import weights as matrices
 from .finding import Finding, findings_of, try_all
@@ -48,7 +48,8 @@ STAGES: tuple[tuple[Generator, ...], ...] = (
     (
         output.nonfinite, output.zeros, entrance.embedding, entrance.positions, matrices.biases, rope.rope,
         attention.scale, attention.scores_before_rope, attention.grouping, attention.mask, attention.softmax,
-        attention.context, output.numbers, norms.norms, norms.numbers, norms.skipped_norms,
+        attention.context, scaling.factors, scaling.caps, output.numbers, norms.norms, norms.numbers,
+        norms.skipped_norms, norms.other_streams,
         layers.activations, layers.gates, layers.sums,
         matrices.matrices,
     ),

@@ -14,7 +14,7 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
-from ..architecture.plans.plan import HEAD_EVENTS, kind_of
+from ..architecture.plans.plan import kind_of, over_tokens
 from ..arrays.stats import Array
 from ..decoder.catalogue import kinds_in_heads
 from ..decoder.settings import is_count
@@ -128,7 +128,7 @@ def fits(name: str, recorded: Recorded, shapes: Shapes, head_dim: int | None = N
     """
     expected = _expected(name, recorded, shapes)
     if recorded.layout == OWN:
-        rows = name in HEAD_EVENTS and recorded.shape[1:] == expected[1:] and recorded.shape[0] <= expected[0]
+        rows = over_tokens(name) and recorded.shape[1:] == expected[1:] and recorded.shape[0] <= expected[0]
         return [OWN] if rows or recorded.shape == expected or _is_number(recorded, expected) else []
     dims = _head_dims(name, recorded, expected, head_dim)
     readings = readings_of(recorded.shape, expected, recorded.layout, dims)
@@ -196,7 +196,7 @@ def _has_heads(name: str, recorded: Recorded) -> bool:
 
 def _own(name: str, recorded: Recorded, expected: Shape, positions: Positions) -> tuple[Reading, Positions]:
     """Return the reading of a tensor in our order, and the positions of the rows (None for all positions)."""
-    if positions is not None and name in HEAD_EVENTS and positions != tuple(range(expected[0])):
+    if positions is not None and over_tokens(name) and positions != tuple(range(expected[0])):
         wrong = [position for position in positions if not 0 <= position < expected[0]]
         if wrong:
             raise InputError(f"{recorded.source}: expected positions below {expected[0]}, found {wrong[0]}")

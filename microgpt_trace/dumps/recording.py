@@ -10,7 +10,7 @@ from dataclasses import field, replace
 import numpy as np
 
 from ..architecture.model import LanguageModel, file_order
-from ..architecture.plans.plan import HEAD_EVENTS
+from ..architecture.plans.plan import over_tokens
 from ..arrays.stats import Array
 from ..errors import InputError
 from ..hooks.event import TraceEvent
@@ -57,7 +57,7 @@ class Recording:
         if alone and len(row) < 3 and math.prod(recorded.shape) == math.prod(row):
             return np.asarray(recorded.read()), None
         own = recorded.layout == OWN and len(recorded.shape) > 1
-        rows = recorded.shape[-2] if own and name not in HEAD_EVENTS else len(self.tokens or ()) or length
+        rows = recorded.shape[-2] if own and not over_tokens(name) else len(self.tokens or ()) or length
         try:
             fitted = self.fitted(name, recorded, model, model.plan.shapes(rows))
         except InputError as error:

@@ -11,7 +11,7 @@ from ..architecture.formulas.steps import element_name
 from ..architecture.formulas.traced_element import Element
 from ..architecture.model import LanguageModel, TraceInput
 from ..architecture.plans.kinds import Linear, Lookup
-from ..architecture.plans.plan import HEAD_EVENTS, Plan
+from ..architecture.plans.plan import Plan, over_tokens
 from ..errors import InputError
 from ..hooks.sites import Site, describe_shape, parse_site
 from ..running.parts import AXES
@@ -35,7 +35,7 @@ def find_element(model: LanguageModel, text: str, shapes: Shapes) -> Element:
     words: tuple[str, ...] = ()
     if name in model.config.shapes():
         site, words = _of_parameter(model, site, name), AXES[len(shape)]
-    elif name in HEAD_EVENTS:
+    elif over_tokens(name):
         token = partial(token_of, model)
     index = site.part(name, shape, token, words).element(shape)
     if index is None:
@@ -55,7 +55,7 @@ def _of_parameter(model: LanguageModel, site: Site, name: str) -> Site:
 
 def tables_of_tokens(plan: Plan) -> dict[str, bool]:
     """Return the parameters whose rows are tokens, with True if the tokens are targets."""
-    head = plan["logits"].kind
+    head = plan.head[0].kind
     assert isinstance(head, Linear)
     return {head.weight: True} | {kind.table: False for kind in plan.kinds(Lookup) if kind.by == "tokens"}
 
@@ -72,7 +72,7 @@ def place_of(model: LanguageModel, element: Element, inputs: TraceInput) -> str:
         return f"head {index[0]}, query at {query}, key at {key}"
     position, channel = index
     where = position_of(inputs, position)
-    if element.name in HEAD_EVENTS:
+    if over_tokens(element.name):
         return f"after {where}: {token_with_id(model, channel, target=True)}"
     kind = model.plan[element.name].kind
     if isinstance(kind, Linear) and kind.columns:

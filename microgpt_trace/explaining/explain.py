@@ -25,7 +25,7 @@ from ..architecture.model import LanguageModel, TraceInput
 from ..architecture.operations import prediction
 from ..architecture.operations.by_kind import arithmetic_of
 from ..architecture.operations.plan_formulas import Formulas, GradientWay
-from ..architecture.plans.plan import HEAD_EVENTS, Plan, kind_of
+from ..architecture.plans.plan import Plan, kind_of, over_tokens
 from ..arrays.logits import rows_of_a_part
 from ..arrays.stats import Array
 from ..errors import InputError
@@ -130,7 +130,7 @@ def _rows(model: LanguageModel, element: Element, length: int) -> list[int]:
     else one. A trace computes all positions, and a different number of positions may round differently."""
     if element.name == "loss" or length <= rows_of_a_part(model.config.vocab_size):
         return list(range(length))
-    return [element.index[0]] if element.name in _with_logits(model.plan) else [length - 1]
+    return [element.index[0]] if _needs_logits(model.plan, element.name) else [length - 1]
 
 
 def _needed(model: LanguageModel, element: Element, all_logits: bool) -> list[str]:
@@ -147,14 +147,15 @@ def _needed(model: LanguageModel, element: Element, all_logits: bool) -> list[st
     else:
         events = [row.name for row in rows_with(plan, element.name)]
     sources = [source for name in events for source in plan[name].inputs]
-    at_one_position = ("loss",) if element.name in _with_logits(plan) else ("loss", *HEAD_EVENTS)
-    unused = () if all_logits else at_one_position
-    return [name for name in dict.fromkeys([*events, *sources]) if name not in unused]
+    names, with_logits = dict.fromkeys([*events, *sources]), _needs_logits(plan, element.name)
+    if all_logits:
+        return list(names)
+    return [name for name in names if name != "loss" and (with_logits or not over_tokens(name))]
 
 
-def _with_logits(plan: Plan) -> tuple[str, ...]:
-    """Return the events whose explanation needs the logits of the element's position."""
-    return (*HEAD_EVENTS, *plan["logits"].inputs)
+def _needs_logits(plan: Plan, name: str) -> bool:
+    """Return True if the explanation of an event needs the logits of the element's position."""
+    return over_tokens(name) or name in plan.head[0].inputs
 
 
 @contextmanager
@@ -252,7 +253,7 @@ def _replacement_notes(at: TracedElement) -> list[str]:
 
 def worked_out(at: TracedElement) -> Worked:
     """Compute an element of an event step by step."""
-    formula = Formulas(at.numbers.plan, at.numbers.replaced).forward(at.name)
+    formula = Formulas.of(at.numbers).forward(at.name)
     places = ElementPlaces(at.numbers, at.name, at.index, formula)
     steps, magnitude = written_out(places, str(at.element), at.most)
     notes = getattr(arithmetic_of(at.row.kind), "notes", lambda at: ())
@@ -263,7 +264,7 @@ def gradient_worked_out(at: TracedElement) -> Worked:
     """Compute the gradient of an element: a sum over its readers of the reader's gradient times the local
     derivative."""
     name = f"d {at.element}"
-    ways = Formulas(at.numbers.plan, at.numbers.replaced).backward(at.name, at.index) or ()
+    ways = Formulas.of(at.numbers).backward(at.name, at.index) or ()
     parts = [_gradient_part(at, way, name if len(ways) == 1 else f"by way of {way.reader}") for way in ways]
     steps = [step for part in parts for step in part.steps]
     if len(parts) > 1:

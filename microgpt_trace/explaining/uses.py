@@ -33,7 +33,7 @@ Places = dict[int, Array]  # number of an axis or range -> [n]
 
 def uses_of(at: TracedElement) -> list[Use]:
     """Return the uses of an element of a forward event or a parameter, in order of computation."""
-    plan, formulas = at.numbers.plan, Formulas(at.numbers.plan, at.numbers.replaced)
+    plan, formulas = at.numbers.plan, Formulas.of(at.numbers)
     if at.name not in plan:
         rows = rows_with(plan, at.name)
     elif isinstance(at.row.kind, Probabilities):
@@ -49,7 +49,7 @@ def uses_of(at: TracedElement) -> list[Use]:
 
 def gradient_uses(at: TracedElement) -> list[Use]:
     """Return the uses of an element's gradient in the gradients of its row's inputs and parameters."""
-    plan, formulas = at.numbers.plan, Formulas(at.numbers.plan, at.numbers.replaced)
+    plan, formulas = at.numbers.plan, Formulas.of(at.numbers)
     if at.name not in plan:
         return []
     row = at.row
@@ -83,7 +83,7 @@ class _ReadingArray:
         if count == 1 or len({step for step, *_ in readings}) == 1:
             best = 0
             if count > 1:
-                weights = np.concatenate([self._weights(term, at) for _, term, at, _ in readings])
+                weights = np.concatenate([self._weights(t, at) for _, t, at, found in readings if len(found)])
                 best = int(np.argmax(np.where(np.isnan(weights), -1.0, np.abs(weights))))
             index = self._index(results[best])
             adds, words = self._added(index)
@@ -131,7 +131,7 @@ class _ReadingArray:
         for n, over in enumerate(term.over, axes):
             at = _where(at, places.counted(over, at, at[n]))
         plan = self.at.numbers.plan
-        if self.name in plan and plan[self.name].kind.causal:
+        if self.name in plan and plan[self.name].causal:
             at = _where(at, places.sees(at[QUERY] - at[KEY], window_of(plan, plan[self.name])))
         return _where(at, places.has(term, at))
 

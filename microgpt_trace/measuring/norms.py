@@ -28,15 +28,15 @@ class NormRows:
     mean and the bias before it measures.
     """
 
-    eps: float
+    eps: dict[str, float] = field(default_factory=dict)
     off: dict[str, float] = field(default_factory=dict)
     least: dict[str, float] = field(default_factory=dict)
     without_gain: int = 0  # the number of norms where a channel's gain is 0
-    centred: bool = False
+    centred: bool | None = False  # None if only some norms are centred
 
     @property
     def of(self) -> str:
-        return "LayerNorm" if self.centred else "RMSNorm"
+        return {True: "LayerNorm", False: "RMSNorm", None: "Norm"}[self.centred]
 
     @property
     def worst(self) -> str:
@@ -50,7 +50,7 @@ class NormRows:
     @property
     def undone(self) -> str:
         """Words for the steps of the norm that the meter reverses before the measurement."""
-        return "bias subtracted and the gain divided out" if self.centred else "gain divided out"
+        return "gain divided out" if self.centred is False else "bias subtracted and the gain divided out"
 
 
 class NormMeter:
@@ -73,8 +73,8 @@ class NormMeter:
         self.names = [name for name in plan if name in needed]
         self._over: list[str] = []
         self.read: dict[str, Array] = {}
-        first = next(iter(self._norms.values()), Norm(0.0))
-        self.rows = NormRows(first.eps, centred=first.centred)
+        centred = {kind.centred for kind in self._norms.values()} or {False}
+        self.rows = NormRows(centred=None if len(centred) > 1 else centred.pop())
 
     def __call__(self, event: TraceEvent, value: Array) -> None:
         for name in self._over:
@@ -102,6 +102,7 @@ class NormMeter:
                 return
             stream, value, gain = stream[:, used], value[:, used], gain[used]
         rms = np.sqrt(np.square(value / gain).mean(axis=1))
-        expected = np.sqrt(np.square(stream).mean(axis=1) / (mean + rows.eps))
+        expected = np.sqrt(np.square(stream).mean(axis=1) / (mean + kind.eps))
+        rows.eps[name] = kind.eps
         rows.off[name] = float(np.abs(rms - expected).max(initial=0.0))
-        rows.least[name] = float(np.sqrt(mean / (mean + rows.eps)).min(initial=math.inf))
+        rows.least[name] = float(np.sqrt(mean / (mean + kind.eps)).min(initial=math.inf))

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ..architecture.model import LanguageModel
-from ..architecture.plans.plan import HEAD_EVENTS
+from ..architecture.plans.plan import over_tokens
 from ..arrays.stats import Array
 from .characters import token_label
 from .numbers import four_decimals
@@ -58,7 +58,7 @@ def _axis_labels(
         return [token_label(model.label(i)) for i in down], columns
     if name in model.config.shapes():
         return rows, columns
-    if name in HEAD_EVENTS:
+    if over_tokens(name):
         columns = [token_label(model.label(i, target=True)) for i in across]
     elif row is not None and row.causal:
         columns = [tokens[i] for i in across]

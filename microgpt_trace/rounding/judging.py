@@ -11,8 +11,8 @@ import numpy as np
 
 from ..architecture.model import LanguageModel
 from ..architecture.operations.reference_inputs import ReferenceInputs
-from ..architecture.operations.softmax import visible
-from ..architecture.plans.kinds import Linear, Scores, Softmax
+from ..architecture.operations.softmax import visible, window_of
+from ..architecture.plans.kinds import Linear, Softmax
 from ..architecture.plans.plan import Operation, layer_of
 from ..arrays.stats import Array
 from ..text.brief import frozen
@@ -138,11 +138,10 @@ class Judge:
         """Return a mask of the entries to compare, or None for all entries. For attention scores [H, T, T],
         the mask [T, T] marks the keys that each query sees. All attention weights are compared, because the
         weights of hidden keys must be 0."""
-        own = self.plain.given.model.plan
-        names = (name, *own.readers[name]) if isinstance(own[name].kind, Scores) else ()
-        masks = (self.plain.plan[reader].kind for reader in names if isinstance(own[reader].kind, Softmax))
-        kind = next(masks, None)
-        return visible(kind, len(self.plain.given.tokens)) if isinstance(kind, Softmax) else None
+        plan, row = self.plain.plan, self.plain.given.model.plan[name]
+        if not row.causal or isinstance(row.kind, Softmax):
+            return None
+        return visible(Softmax(window_of(plan, row)), len(self.plain.given.tokens))
 
     def rows(
         self, name: str, found: Array, expected: Array, positions: Sequence[int] | None,
@@ -161,7 +160,7 @@ class Judge:
         differences, concentration = compared_blocks(found, expected, seen, meter)
         errors, chance = errors_of(differences), np.ones(len(differences.d))
         if self.plain.precision.coarse:
-            of_keys = self.plain.given.model.plan[name].kind.causal  # equal keys cause equal errors
+            of_keys = self.plain.given.model.plan[name].causal  # equal keys cause equal errors
             chance = beyond_usual(np.ones(len(errors)) if of_keys else concentration)
         tolerances = chance * self.plain.chain_floor(name)
         for draws, near in ((FEW_DRAWS, math.inf), (DRAWS, NEAR)):

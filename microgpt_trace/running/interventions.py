@@ -23,7 +23,7 @@ import numpy as np
 from ..architecture.edits import Applied
 from ..architecture.model import LanguageModel, TraceInput
 from ..architecture.plans.kinds import Loss
-from ..architecture.plans.plan import HEAD_EVENTS, Operation
+from ..architecture.plans.plan import Operation, over_tokens
 from ..arrays.stats import Array, causal_mask
 from ..errors import InputError
 from ..hooks.bus import Hook, HookBus, Subscription
@@ -136,7 +136,7 @@ class Editor:
         return {name for name, _ in self._hooks}
 
     def _part(self, site: Site, name: str) -> Part:
-        tokens = partial(token_of, self._model) if name in HEAD_EVENTS else None
+        tokens = partial(token_of, self._model) if over_tokens(name) else None
         return site.part(name, self._shapes[name], tokens)
 
     def _resolve(self, intervention: Intervention, site: Site, parts: dict[str, Part]) -> Applied:
@@ -149,8 +149,8 @@ class Editor:
             _check(intervention.kind, self._model.plan[name], part, self._rows, self._length)
             change = self._change(intervention, site, name, part)
             self._hooks.append((name, self._hook(part, change)))
-            rows = self._rows if name in HEAD_EVENTS else range(self._length)
-            shape = (len(rows), *self._shapes[name][1:]) if name in HEAD_EVENTS else self._shapes[name]
+            rows = self._rows if over_tokens(name) else range(self._length)
+            shape = (len(rows), *self._shapes[name][1:]) if over_tokens(name) else self._shapes[name]
             elements += int(np.count_nonzero(_mask(part, shape, rows)))
         if not elements:
             raise InputError("the causal mask hides all selected elements")
@@ -163,7 +163,7 @@ class Editor:
         return "" if tokens is None or tokens == self._inputs.tokens else ", which read other tokens"
 
     def _positions(self, name: str, value: Array) -> Sequence[int]:
-        if self.start == 0 and name in HEAD_EVENTS:
+        if self.start == 0 and over_tokens(name):
             return self._rows
         return range(self.start, self.start + (value.shape[-2] if value.ndim > 1 else 0))
 
@@ -188,7 +188,7 @@ class Editor:
         if intervention.kind == "ablate-mean":
             return _mean_of_prompt()
         array, available = _values(intervention, name, self._model, self._length)
-        source, head = intervention.origin or "the source", name in HEAD_EVENTS
+        source, head = intervention.origin or "the source", over_tokens(name)
         from_front = site.position != "" and not site.position.startswith("-") and ",-" not in site.position
         if not head and available is not None and not from_front and len(available) != self._length:
             raise InputError(
@@ -216,7 +216,7 @@ def _mask(part: Part, shape: Sequence[int], rows: Sequence[int]) -> Array:
 
 def _check(kind: Kind, row: Operation, part: Part, rows: Sequence[int], length: int) -> None:
     """Raise InputError if the intervention would do nothing, or let a query see later positions."""
-    head = row.name in HEAD_EVENTS
+    head = over_tokens(row.name)
     if kind == "ablate-mean":
         if length == 1:
             raise InputError("the mean over a single position changes nothing")

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from functools import partial
 
 from ..architecture.model import LanguageModel
-from ..architecture.plans.plan import HEAD_EVENTS
+from ..architecture.plans.plan import over_tokens
 from ..errors import InputError
 from ..hooks.sites import Part, Site, parse_site
 from .token_names import token_of
@@ -31,7 +31,7 @@ def part_of(model: LanguageModel, site: Site, name: str, length: int, rows: Sequ
     if name not in model.plan:
         shape = model.config.shapes()[name]
         return site.part(name, shape, words=AXES[len(shape)])
-    if name not in HEAD_EVENTS:
+    if not over_tokens(name):
         return site.part(name, model.plan.shapes(length)[name])
     part = site.part(name, model.plan.shapes(length)[name], partial(token_of, model))
     for position in part.positions or ():

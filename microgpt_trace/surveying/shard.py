@@ -15,7 +15,7 @@ import numpy as np
 from ..architecture.model import LanguageModel
 from ..architecture.packs import ReadText, passes
 from ..architecture.plans.kinds import Linear, Softmax
-from ..architecture.plans.plan import HEAD_EVENTS, Plan
+from ..architecture.plans.plan import Plan, over_tokens
 from ..arrays.stats import Array
 from ..arrays.threads import keep_freed_memory
 from ..errors import InputError
@@ -50,7 +50,7 @@ def order_for(
     """
     plan = model.plan
     names = [name for name in plan if plan.open_shapes[name]]  # all except the loss, which has no channels
-    default = [name for name in names if not plan[name].extra and name not in HEAD_EVENTS]
+    default = [name for name in names if not plan[name].extra and not over_tokens(name)]
     counted = select_names(histograms, names) if histograms else []
     chosen = [name for name in names if name in {*default, *counted}]
     if events:
@@ -96,7 +96,7 @@ def meters_of(
 def _meters(model: LanguageModel, order: SurveyOrder) -> list[Meter]:
     """Return the meters for the measurements of a model in an order."""
     plan, shapes = model.plan, model.plan.shapes(1)
-    causal = {name for name in order.events if plan[name].kind.causal}
+    causal = {name for name in order.events if plan[name].causal}
     channels = {name: shapes[name][0 if name in causal else -1] for name in order.events}
     rows = [row for row in plan.of_kind(Softmax) if row.name in order.events]
     windows = {row.name: row.kind.window for row in rows if isinstance(row.kind, Softmax)}

@@ -237,7 +237,7 @@ def surveyed_model(model: LanguageModel, order: SurveyOrder) -> SurveyedModel:
         config=from_json(dump(model.describe()["config"])),  # JSON turns tuples into lists
         kinds={name: type(model.plan[name].kind).__name__ for name in order.events},
         streams=model.plan.streams,
-        windows=model.config.windows,
+        windows=model.plan.windows,
         trained_on=model.trained_on,
         weights=weights_of(model),
         labels=tuple(model.label(token, target=True) for token in range(model.config.vocab_size)),

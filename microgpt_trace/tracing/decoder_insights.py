@@ -7,7 +7,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import pairwise
 
 from ..architecture.model import TraceInput
-from ..architecture.plans.kinds import Multiply, Norm, Rotation, Softmax
+from ..architecture.plans.event_words import words_of_kind
+from ..architecture.plans.kinds import Activation, Cap, Linear, Multiply, Norm, Rotation, Scale, Softmax
+from ..architecture.plans.plan import Operation, Plan, kind_of
 from ..decoder.model import Decoder
 from ..measuring.definitions import GROWN, MASSIVE, SINK, STILL
 from ..measuring.norms import NormRows
@@ -79,8 +81,8 @@ def _normalization(norms: NormRows) -> Outcome:
     )
     effect = (
         f"This is a structural invariant: the L2 after a norm depends on its "
-        f"gain{' and bias' * norms.centred}, not on the size of its input. eps lowers the RMS of a row by at "
-        f"most {1 - least[tightest]:.1e}."
+        f"gain{' and bias' * (norms.centred is not False)}, not on the size of its input. eps lowers the RMS "
+        f"of a row by at most {1 - least[tightest]:.1e}."
     )
     if least[tightest] < WHOLE:
         effect = (
@@ -146,8 +148,9 @@ def _massive(layers: Sequence[LayerRow], inputs: TraceInput) -> Outcome:
 
 
 def _sinks(model: Decoder, layers: Sequence[LayerRow], inputs: TraceInput) -> Outcome:
-    windowed = model.config.windowed_layers
-    shares = {row.layer: row.sink for row in layers if row.sink is not None and row.layer not in windowed}
+    windows = model.plan.windows
+    windowed = [layer for layer, window in enumerate(windows) if window is not None]
+    shares = {row.layer: row.sink for row in layers if row.sink is not None and windows[row.layer] is None}
     later = range(1, len(inputs.tokens))
     even = math.fsum(1 / (position + 1) for position in later) / max(len(later), 1)
     return sinks(shares, even, bool(windowed), "the prompt has one position")
@@ -190,27 +193,55 @@ def turn(cosines: Mapping[int, float], what: str = "median cosine") -> Outcome:
     return bool(still), text, numbers
 
 
+PATTERN = ("norm", "attn", "residual", "norm", "ffn", "residual")  # a layer of microGPT
+
+
 def _pattern(model: Decoder) -> Outcome:
-    """Compare a layer of the model with a layer of microGPT."""
-    config, plan, chain = model.config, model.plan, " → ".join(model.chain)
-    act, gated = config.activation, bool(plan.of_kind(Multiply))
-    centred = any(kind.centred for kind in plan.kinds(Norm))
-    differences = [
-        f"{config.n_layer} layers instead of 1" if config.n_layer > 1 else "",
-        f"{act}(gate)·up in place of ReLU(up)" if gated else f"{act} in place of ReLU" * (act != "ReLU"),
-        "RoPE in place of wpe" if plan.of_kind(Rotation) else "",
-        "LayerNorm in place of RMSNorm" if centred else "",
-        f"{config.n_kv_head} key-value heads for {config.n_head} heads" * (config.n_kv_head < config.n_head),
-        f"attention no further back than {config.window} positions" if config.windowed_layers else "",
-        "a gain in every norm and a norm before the head",
-        "a norm of each head's q and k" if config.qk_norm else "",
-        "biases" if config.biases else "",
-    ]
-    branches = [step for step in model.chain if step in ("attn", "ffn_down", "residual")]
-    holds = branches == ["attn", "residual", "ffn_down", "residual"]
-    lead = f"A layer of this model does not follow microGPT's pattern ({chain}). It has"
-    if holds:
-        lead = (
-            "microGPT runs the same pattern: norm → attn → residual → norm → ffn → residual. This model has"
-        )
-    return holds, f"{lead} {', '.join(filter(None, differences))}.", {"layers": float(config.n_layer)}
+    """Compare the layers of the model with a layer of microGPT."""
+    plan, depth = model.plan, len(model.plan.layers)
+    patterns = [tuple(_steps(plan, rows)) for rows in plan.layers]
+    others = [pattern for pattern in patterns if pattern != PATTERN]
+    lead = f"microGPT runs the same pattern: {' → '.join(PATTERN)}. This model has"
+    if others:
+        where = "The layers of this model" if len(others) == depth else f"{len(others)} of {depth} layers"
+        lead = f"{where} do not follow microGPT's pattern, but run {' → '.join(others[0])}. This model has"
+    differences = [f"{depth} layers instead of 1" if depth > 1 else "", *_differences(model)]
+    return not others, f"{lead} {', '.join(filter(None, differences))}.", {"layers": float(depth)}
+
+
+def _steps(plan: Plan, rows: Sequence[Operation]) -> Iterator[str]:
+    """Yield the norms, the branches and the residual sums of a layer."""
+    products = {plan.product_of(branch).name for branch in plan.branches}
+    for row in rows:
+        if row.name in products:
+            yield "attn" if row.stage == "attention" else "ffn"
+        elif row.name in plan.residuals:
+            yield "residual"
+        elif isinstance(row.kind, Norm) and row.name not in plan.heads:
+            yield "norm"
+
+
+def _differences(model: Decoder) -> Iterator[str]:
+    """Yield what the rows of the model have and the rows of microGPT lack, or an empty text."""
+    config, plan, depth = model.config, model.plan, len(model.plan.layers)
+    act, norms, turns = plan.kinds(Activation)[0].function, plan.of_kind(Norm), plan.of_kind(Rotation)
+    gated, turned = bool(plan.of_kind(Multiply)), len({row.layer for row in turns})
+    yield f"{act}(gate)·up in place of ReLU(up)" if gated else f"{act} in place of ReLU" * (act != "ReLU")
+    where = f" in {turned} of {depth} layers" if turned < depth else ""
+    yield f"RoPE in place of wpe{where}" if turned else ""
+    partial = any(row.kind.channels < row.kind.head_dim for row in turns)
+    yield "RoPE of only some channels of a head" if partial else ""
+    centred = [row.kind.centred for row in norms]
+    yield ("LayerNorm in place of RMSNorm" if all(centred) else "LayerNorm in some places") * any(centred)
+    yield f"{config.n_kv_head} key-value heads for {config.n_head} heads" * (config.n_kv_head < config.n_head)
+    windows = " or ".join(map(str, sorted(set(filter(None, plan.windows)))))
+    yield f"attention no further back than {windows} positions" if windows else ""
+    gains = "a gain in every norm" if all(row.kind.gain for row in norms) else ""
+    final = "a norm before the head" if any(isinstance(row.kind, Norm) for row in plan.final) else ""
+    yield " and ".join(filter(None, (gains, final)))
+    of_heads = [row.kind.head_dim for row in norms if row.name in plan.heads]
+    yield ("a norm of each head's q and k" if all(of_heads) else "a norm of q and k") * bool(of_heads)
+    yield "biases" if any(row.bias for row in plan.of_kind(Linear)) else ""
+    for kind in dict.fromkeys(kind_of(row.name) for row in plan.of_kind(Scale, Cap)):
+        ended = "capped " if isinstance(plan["logits"].kind, Cap) else "scaled "
+        yield ended * (kind == "logits") + words_of_kind(kind)

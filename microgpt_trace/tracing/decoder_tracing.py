@@ -4,7 +4,7 @@ model's depth."""
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
@@ -18,7 +18,7 @@ from ..arrays.stats import Array
 from ..arrays.threads import one_blas_thread
 from ..decoder.model import Decoder, prepare
 from ..errors import InputError
-from ..hooks.bus import SILENT, Run, Tap
+from ..hooks.bus import PartsTap, Run, Tap
 from ..hooks.event import differs
 from ..hooks.names import select_names
 from ..running.token_names import chosen_positions
@@ -117,22 +117,21 @@ def predict(
     observers: Observers,
 ) -> Predicted:  # fmt: skip
     """Compute the predictions at `rows` and the mean loss, in parts if no hook needs all logits at once."""
-    emit: Callable[[str, Array], Array] = run.take_part
     size = rows_of_a_part(model.config.vocab_size)
-    is_parted = len(rows) > size and not (run.wants_whole("logits") or run.wants_whole("probs"))
-    tap: Tap = SILENT if is_parted else run.tap("forward")
-    if not is_parted:
-        size, emit = len(rows), tap.emit
+    names = [row.name for row in model.plan.head]
+    is_parted = len(rows) > size and not any(map(run.wants_whole, [*names, "probs"]))
+    tap: Tap = PartsTap(run) if is_parted else run.tap("forward")
+    size = size if is_parted else len(rows)
     predictions: list[Prediction] = []
     for start in range(0, len(rows), size):
         group = rows[start : start + size]
         run.resume()
         computed = head_forward(model, final[list(group)], tap)
-        logits = emit("logits", computed)
+        logits = tap.emit("logits", computed)
         computed_probs = softmax(logits)
         if is_parted:  # the checker does not receive `probs` as one event
             observers.checker.rows_sum_to_1("probs", computed_probs)
-        probs = emit("probs", computed_probs)
+        probs = tap.emit("probs", computed_probs)
         replaced = differs(probs, computed_probs)
         predictions += predictions_of(model, inputs, group, logits, probs, replaced, top_k)
         if observers.baseline is not None:

@@ -12,7 +12,7 @@ import numpy as np
 
 from ..architecture.interpreter.run import head_input
 from ..architecture.model import LanguageModel, TraceInput
-from ..architecture.plans.plan import HEAD_EVENTS
+from ..architecture.plans.plan import over_tokens
 from ..arrays.logits import in_parts, kl_divergence, log_softmax, softmax
 from ..arrays.stats import PIECE, Array, causal_mask
 from ..hooks.bus import HookBus, Subscription
@@ -22,7 +22,7 @@ from ..running.interventions import Editor, Intervention
 from .collector import predictions_of
 from .result import EventChange, Intervened, Prediction, mean_of
 
-_ENDS = (*HEAD_EVENTS, "loss")
+_ENDS = ("logits", "probs", "loss")
 
 
 class Baseline:
@@ -40,7 +40,8 @@ class Baseline:
         self._model, self._inputs, self._top_k, self._head = model, inputs, top_k, head
         self._last = head_input(model)
         self._kept_names = _ENDS if head is None else (self._last,)
-        self._names = [n for n in model.plan if (n in names and n not in _ENDS) or n in self._kept_names]
+        compared = {n for n in names if n != "loss" and not over_tokens(n)}
+        self._names = [n for n in model.plan if n in compared or n in self._kept_names]
         self._squares: dict[str, Array] = {}  # |after - before|² and |before|²
         self._kept: dict[str, Array] = {}
         self._before: list[Prediction] = []
@@ -94,7 +95,7 @@ class Baseline:
         if self._head is not None:
             logits = self._head(self._kept[self._last][list(positions)])
             return logits, softmax(logits)
-        for name in HEAD_EVENTS:
+        for name in ("logits", "probs"):
             if name not in self._kept:
                 self._next(name)
         return self._kept["logits"][list(positions)], self._kept["probs"][list(positions)]

@@ -76,8 +76,8 @@ def _rmsnorm(stats: Stats, norms: NormRows, rows: int, model: Model) -> Outcome:
     if least[tightest] < WHOLE:
         text = (
             f"Not every row has RMS 1: a row after {tightest} has RMS {decimals(least[tightest])}, because "
-            f"its input is so small that eps = {norms.eps:g} matters. {measured}. Rows of RMS 1 would have "
-            f"L2 {expected:.2f}."
+            f"its input is so small that eps = {norms.eps[tightest]:g} matters. {measured}. Rows of RMS 1 "
+            f"would have L2 {expected:.2f}."
         )
         return False, text, numbers
     text = (

@@ -10,7 +10,7 @@ from typing import Any
 
 from ..architecture.edits import Applied
 from ..architecture.model import LanguageModel, TraceInput
-from ..architecture.plans.plan import HEAD_EVENTS
+from ..architecture.plans.plan import over_tokens
 from ..arrays.stats import Array, TensorStats
 from ..errors import InputError
 from ..hooks.event import EventSpec, Phase, TraceEvent
@@ -301,7 +301,7 @@ class Trace:
         array = self.arrays[phase, name]
         rows: Sequence[int] = range(array.shape[-2] if array.ndim > 1 else 0)
         shape: Sequence[int] = array.shape
-        if name in HEAD_EVENTS:
+        if over_tokens(name):
             rows, shape = [p.position for p in self.predictions], (len(self.input.tokens), array.shape[-1])
         part = site.part(name, shape)
         missing = [position for position in part.positions or () if position not in rows]

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from support import everything
 from support.backward_runs import TARGETS, Run
 from support.judges import agree, torch_grad
 from support.judges_decoder import rope_frequencies
@@ -15,13 +16,14 @@ from microgpt_trace.hooks.event import Replacement
 from microgpt_trace.microgpt import forward_backward as by_hand
 
 DECODERS = ("llama_gqa", "llama_mha_bias", "llama_tied", "mistral_window", "qwen2", "qwen3")
-OTHER = "unlike any"
+OTHER, EVERYTHING = "unlike any", "everything"
+PLANS = {OTHER: odd_plan(), EVERYTHING: everything.OWN.plan}
 
 
 @pytest.fixture
 def wide(decoders):
     """A function that returns the model of a case in float64."""
-    return lambda case: random_model(odd_plan()) if case == OTHER else in_float64(decoders(case)[0])
+    return lambda case: random_model(PLANS[case]) if case in PLANS else in_float64(decoders(case)[0])
 
 
 def torch_value(torch, row, w, x, config, tokens):
@@ -40,11 +42,13 @@ def torch_value(torch, row, w, x, config, tokens):
             return F.layer_norm(heads, shape, w.get(kind.gain), w.get(kind.bias), kind.eps).flatten(-2)
         return F.rms_norm(heads, shape, w.get(kind.gain), kind.eps).flatten(-2)
     if isinstance(kind, kinds.Rotation):
-        frequencies, factor = rope_frequencies(config)
-        angles = torch.tensor(np.arange(len(tokens))[:, None, None] * frequencies)
-        a, b = x[0].unflatten(-1, (-1, 2, kind.head_dim // 2)).unbind(-2)
-        turned = torch.complex(a, b) * torch.polar(torch.full_like(angles, factor), angles)
-        return torch.stack([turned.real, turned.imag], -2).flatten(1)
+        n = kind.channels
+        plain = [kind.rope.theta ** (-2 * pair / n) for pair in range(n // 2)], 1.0
+        frequencies, factor = plain if config is None else rope_frequencies(config)
+        angles = torch.tensor(np.arange(len(tokens))[:, None, None] * np.array(frequencies))
+        turning, rest = x[0].unflatten(-1, (-1, kind.head_dim)).split([n, kind.head_dim - n], -1)
+        turned = torch.complex(*turning.chunk(2, -1)) * torch.polar(torch.full_like(angles, factor), angles)
+        return torch.cat([turned.real, turned.imag, rest], -1).flatten(1)
     if isinstance(kind, kinds.Scores):
         q, k = (a.unflatten(-1, (-1, kind.head_dim)).transpose(0, 1) for a in x)
         return q @ k[list(kind.group)].mT * kind.scale
@@ -58,6 +62,10 @@ def torch_value(torch, row, w, x, config, tokens):
     if isinstance(kind, kinds.Activation):
         by_name = {"SiLU": F.silu, "GELU": F.gelu, "GELU by tanh": lambda a: F.gelu(a, approximate="tanh")}
         return by_name[kind.function](x[0])
+    if isinstance(kind, kinds.Scale):
+        return x[0] * kind.factor
+    if isinstance(kind, kinds.Cap):
+        return torch.tanh(x[0] / kind.limit) * kind.limit
     if isinstance(kind, kinds.Probabilities):
         return x[0].softmax(-1)
     return x[0] * x[1] if isinstance(kind, kinds.Multiply) else x[0] + x[1]
@@ -80,10 +88,10 @@ def torch_run(torch, model, config):
     return events, w
 
 
-@pytest.mark.parametrize("case", [*DECODERS, OTHER])
+@pytest.mark.parametrize("case", [*DECODERS, *PLANS])
 def test_values_and_gradients_equal_pytorch_for_any_plan(wide, decoders, case):
     torch, model = pytest.importorskip("torch"), wide(case)
-    config = None if case == OTHER else decoders(case)[1]
+    config = None if case in PLANS else decoders(case)[1]
     events, w = torch_run(torch, model, config)
     found = Run(model)
     assert list(found.values) == list(model.plan) == [*events]
@@ -142,8 +150,9 @@ def assert_slopes(model, hooks=()):
             agree((every[name] * u).sum(), slope, rtol=1e-5, atol=2e-7, what=f"d {name}")
 
 
-def test_slopes_of_every_event_and_parameter(wide):
-    assert_slopes(wide(OTHER))
+@pytest.mark.parametrize("case", PLANS)
+def test_slopes_of_every_event_and_parameter(wide, case):
+    assert_slopes(wide(case))
 
 
 EVENTS = ("embed.tok", "layer0.attn.q", "layer0.attn.weights", "layer0.attn.head1", "layer1.attn.out",

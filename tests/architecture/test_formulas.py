@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import pytest
+from support import everything
 from support.backward_runs import Run
 from support.judges import agree
 from support.other_plans import in_float64, odd_plan, random_model
@@ -114,14 +115,15 @@ def test_the_script_computes_events_of_decoders(decoders, gpt2, name):
     check(run, list(some_places({name: run.shapes[name] for name in run.plan})), backward=False)
 
 
-CASES = ["unlike any", "llama_yarn_attention", *map(in_sweep, ["qwen3", "llama_mha_bias", "mistral_window"])]
+PLANS = {"unlike any": odd_plan(), "everything": everything.OWN.plan}
+CASES = [*PLANS, "llama_yarn_attention", *map(in_sweep, ["qwen3", "llama_mha_bias", "mistral_window"])]
 
 
 @pytest.fixture(params=CASES)
 def wide(request, decoders):
-    """A model in float64; one case has a plan that no real model has."""
-    invented = request.param == "unlike any"
-    return random_model(odd_plan()) if invented else in_float64(decoders(request.param)[0])
+    """A model in float64; two cases have plans that no real model has."""
+    plan = PLANS.get(request.param)
+    return random_model(plan) if plan else in_float64(decoders(request.param)[0])
 
 
 @needs_node

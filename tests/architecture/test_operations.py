@@ -1,7 +1,8 @@
 """Formulas of each kind of operation, against its float64 reference: values, gradients by central
 differences, and uses of elements.
 
-One case has a plan that no real model has: parallel layers, LayerNorm of heads, shared keys, another scale.
+Two cases have plans that no real model has: parallel layers, LayerNorm of heads, shared keys, another scale,
+and everything of support/everything.py.
 """
 
 import math
@@ -11,6 +12,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from support import everything
 from support.explanations import check_steps, check_uses
 from support.other_plans import odd_plan, random_model
 from support.row_numbers import PlanRun
@@ -22,17 +24,18 @@ from microgpt_trace.architecture.formulas.traced_element import Element, TracedE
 from microgpt_trace.architecture.operations.by_kind import reference
 from microgpt_trace.architecture.operations.elementwise import erfc
 from microgpt_trace.architecture.operations.plan_formulas import Formulas
-from microgpt_trace.architecture.plans.kinds import Loss, Scores
+from microgpt_trace.architecture.plans.kinds import Loss, Scores, Softmax
 from microgpt_trace.explaining.explain import gradient_worked_out, worked_out
 from microgpt_trace.explaining.uses import gradient_uses, uses_of
 
-CASES = ["unlike any", "llama_yarn_attention", *map(in_sweep, ["qwen3", "llama_mha_bias", "mistral_window"])]
+PLANS = {"unlike any": odd_plan(), "everything": everything.OWN.plan}
+CASES = [*PLANS, "llama_yarn_attention", *map(in_sweep, ["qwen3", "llama_mha_bias", "mistral_window"])]
 
 
 @pytest.fixture(scope="module", params=CASES)
 def numbers(request, decoders):
-    invented = request.param == "unlike any"
-    return PlanRun(random_model(odd_plan()) if invented else decoders(request.param)[0], TOKENS)
+    plan = PLANS.get(request.param)
+    return PlanRun(random_model(plan) if plan else decoders(request.param)[0], TOKENS)
 
 
 def check(worked, at):
@@ -116,12 +119,11 @@ def test_a_use_of_an_element_has_it_as_a_term(numbers):
 
 
 def test_queries_and_keys_are_used_in_visible_scores(numbers):
-    for scores in numbers.plan.of_kind(Scores):
-        (softmax,) = numbers.plan.readers[scores.name]
+    for scores, softmax in zip(numbers.plan.of_kind(Scores), numbers.plan.of_kind(Softmax), strict=True):
         for at in places(numbers, scores.inputs, 20):
             (use,) = uses_of(at)
             head, query, key = map(int, use.name.rstrip("]").partition("[")[2].split(","))
-            assert numbers.array(softmax)[head, query, key] > 0, (str(at.element), use)
+            assert numbers.array(softmax.name)[head, query, key] > 0, (str(at.element), use)
 
 
 def test_a_use_of_a_gradient_has_it_as_a_term(numbers):

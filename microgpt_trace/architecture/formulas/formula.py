@@ -122,8 +122,9 @@ class TermOf:
     """A function of x, a product of factors. The result of step `less`, if given, is subtracted from x.
 
     If `where` lists the axis of positions, the term exists only if the target of the position is known. If
-    `where` also lists the axis of tokens, the term exists only if the token is the target. If x is at most
-    `least`, x loses digits in float32. The term's value is then the loss from the run.
+    `where` also lists the axis of tokens, the term exists only if the token is the target. `within` (axis,
+    first, end) limits the term to some places along an axis. If x is at most `least`, x loses digits in
+    float32. The term's value is then the loss from the run.
     """
 
     factors: tuple[Part, ...]
@@ -131,6 +132,7 @@ class TermOf:
     function: Function = IDENTITY
     less: int | None = None
     where: tuple[int, ...] = ()
+    within: tuple[int, int, int] | None = None
     least: float | None = None
 
 
@@ -180,10 +182,10 @@ def as_data(part: Any) -> Any:
             return {"step": step, **_filled(prefix=prefix)}
         case Over(size, of, axis, window):
             return [size_as_data(size)] if of == "all" else [size_as_data(size), of, axis, window]
-        case TermOf(factors, over, function, less, where):
+        case TermOf(factors, over, function, less, where, within):
             beside = function.beside and function.beside.text
             ranges = list(map(as_data, over))
-            keys = _filled(over=ranges, f=function.text, beside=beside, less=less, where=where)
+            keys = _filled(over=ranges, f=function.text, beside=beside, less=less, where=where, within=within)
             return {"x": list(map(as_data, factors)), **keys}
         case StepOf(terms, label, guard, along):
             keys = _filled(label=label, along=list(map(as_data, along)), guard=int(guard) or None)
@@ -210,10 +212,12 @@ def one_step(sizes: Sequence[int], *terms: TermOf) -> Formula:
 
 @dataclass(frozen=True, eq=False)
 class Setting:
-    """A plan, and the events and gradients that hooks replaced, such as ("backward", "logits")."""
+    """A plan, the events and gradients that hooks replaced, such as ("backward", "logits"), and the number of
+    positions in the text."""
 
     plan: Plan
     replaced: Collection[tuple[str, str]] = ()
+    length: int = 0
 
     @property
     def shapes(self) -> Mapping[str, Shape]:

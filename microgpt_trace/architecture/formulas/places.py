@@ -167,7 +167,10 @@ class ElementPlaces:
         return np.asarray((back >= 0) & (back < (window or len(self.numbers.inputs.tokens))))
 
     def has(self, term: TermOf, at: SomeAt) -> Array:
-        """Return a mask of the places that meet the term's condition `where`."""
+        """Return a mask of the places that meet the term's conditions `where` and `within`."""
+        if term.within is not None:
+            axis, first, end = term.within
+            return np.asarray((at[axis] >= first) & (at[axis] < end))
         if not term.where:
             return np.asarray(True)
         position, *token = (at[axis] for axis in term.where)

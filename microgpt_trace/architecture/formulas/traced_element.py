@@ -14,7 +14,7 @@ from ...errors import InputError
 from ...hooks.event import Phase
 from ..model import LanguageModel, TraceInput
 from ..plans.kinds import Shape
-from ..plans.plan import HEAD_EVENTS, OfKind, Operation, Plan
+from ..plans.plan import OfKind, Operation, Plan, over_tokens
 from .steps import Pass, element_name
 
 
@@ -118,7 +118,7 @@ class RunValues:
         """Return an element of an event, a gradient or a parameter. If one of `spots` is an array, return an
         array of elements. Only one row or column of a stored matrix is read."""
         if kind == "backward" or not self.is_parameter(name):
-            if name in HEAD_EVENTS and kind == "forward":
+            if over_tokens(name) and kind == "forward":
                 spots = (self.rows.index(spots[0]), *spots[1:])
             array = self.array(name, kind)
         elif isinstance(spots[0], int):
@@ -137,6 +137,6 @@ class RunValues:
         """Return one element, or None if the run did not store this element."""
         if not (self.has(name, kind) or self.is_parameter(name)):
             return None
-        if name in HEAD_EVENTS and kind == "forward" and index[0] not in self.rows:
+        if over_tokens(name) and kind == "forward" and index[0] not in self.rows:
             return None
         return self.value(name, index, kind)

@@ -14,7 +14,7 @@ from ...arrays.threads import available_cores
 from ...hooks.bus import SILENT, Tap
 from ..plans.kinds import Rotation
 from ..plans.plan import NOTHING
-from ..plans.rope import rope_turns
+from ..plans.rope import Rope, rope_turns
 from .kv_cache import KVCache
 
 if TYPE_CHECKING:
@@ -80,9 +80,14 @@ class PassState:
         return result
 
     def turns(self, kind: Rotation) -> tuple[Array, Array]:
-        """Return cos and sin for the position of every row, [N, 1, D/2] each."""
-        rope, dim = kind.rope, kind.head_dim
-        return self.once((rope, dim), lambda: rope_turns(rope, dim, self.positions, self.model.dtype))
+        """Return cos and sin for the position of every row, [N, 1, n/2] each."""
+        return self.once((kind.rope, kind.channels), lambda: self._turns(kind.rope, kind.channels))
+
+    def _turns(self, rope: Rope, channels: int) -> tuple[Array, Array]:
+        if rope.long_factors and self.groups:  # the frequencies depend on the length of a text
+            cos, sin = zip(*(group._turns(rope, channels) for _, group in self.groups), strict=True)
+            return np.concatenate(cos), np.concatenate(sin)
+        return rope_turns(rope, channels, self.positions, self.model.dtype)
 
     def keys_of_heads(self, group: tuple[int, ...], count: int) -> Array:
         """Return the number of each head's key-value head: [n*H]. A sequence has `count` key-value heads."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from ..formulas.formula import Formula, Setting
-from ..formulas.traced_element import rows_with
+from ..formulas.traced_element import RunValues, rows_with
 from ..plans.kinds import Add, Loss, Probabilities
 from ..plans.plan import Operation
 from .by_kind import arithmetic_of
@@ -25,6 +25,10 @@ class GradientWay(NamedTuple):
 @dataclass(frozen=True, eq=False)
 class Formulas(Setting):
     """The formulas of one run. Hooks may have replaced values of the run."""
+
+    @classmethod
+    def of(cls, run: RunValues) -> Formulas:
+        return cls(run.plan, run.replaced, len(run.inputs.tokens))
 
     def forward(self, name: str) -> Formula:
         """Return the formula of an event."""

@@ -92,7 +92,7 @@ def masked(at: TracedElement) -> tuple[str, ...]:
 def window_of(plan: Plan, row: Operation) -> int | None:
     """Return the window of the softmax that follows scores or precedes a context."""
     while not isinstance(row.kind, Softmax):
-        row = plan[(plan.readers[row.name] if row.kind.causal else row.inputs)[0]]
+        row = plan[(plan.readers[row.name] if row.causal else row.inputs)[0]]
     return row.kind.window
 
 

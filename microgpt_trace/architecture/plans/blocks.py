@@ -8,10 +8,26 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from .kinds import Context, Kind, Linear, Loss, Norm, Probabilities, Scores, Softmax
+from .kinds import (
+    Cap,
+    Context,
+    Elementwise,
+    Kind,
+    Linear,
+    Loss,
+    Norm,
+    Probabilities,
+    Rotation,
+    Scale,
+    Scores,
+    Softmax,
+)  # fmt: skip
 from .plan import Operation, Plan, stage_of
+
+if TYPE_CHECKING:
+    from .rope import Rope
 
 BIASES = (  # the biases that a layer may have
     "attn_bq", "attn_bk", "attn_bv", "attn_bo", "mlp_bgate", "mlp_bup", "mlp_bdown", "attn_bnorm",
@@ -35,13 +51,6 @@ class Dimensions:
     rope: Any = None  # a `Rope` of rope.py, or None if the model has learned positions
     tied: bool = False  # True if the token embedding is also the output matrix
     biases: tuple[str, ...] = ()  # the names of the biases in each layer, such as "attn_bq"
-    qk_norm: bool = False  # True if q and k of each head are normalised
-    score_scales: tuple[float, ...] = ()  # a scale for each layer; () means 1/sqrt(head_dim)
-
-    @property
-    def windows(self) -> tuple[int | None, ...]:
-        """The window of each layer: the number of positions that a query sees, or None for no limit."""
-        return (None,) * self.n_layer
 
     @property
     def parameter_count(self) -> int:
@@ -53,15 +62,49 @@ class Dimensions:
 
 
 def norm(
-    rows: RowBuilder, config: Dimensions, name: str, stream: str, words: str, centred: bool = False
-) -> str:
-    """Add a LayerNorm with gain and bias if `centred`, else an RMSNorm with gain. Return the event's name."""
-    half = name.partition(".")[0]
-    gain, bias = rows.name(f"{half}_norm"), rows.name(f"{half}_bnorm") if centred else None
-    kind = Norm(config.norm_eps, gain, centred=centred, bias=bias)
-    expr = f"x_n = {'LayerNorm' if centred else 'RMSNorm'}(x) * g" + " + b" * centred + f" [{words}]"
+    rows: RowBuilder, config: Dimensions, name: str, source: str, words: str = "", centred: bool = False,
+    head_dim: int | None = None, eps: float | None = None, of: str = "",
+) -> str:  # fmt: skip
+    """Add a LayerNorm with gain and bias if `centred`, else an RMSNorm with gain. Return the event's name.
+
+    The gain of attn.post_norm is attn_post_norm, and the bias attn_bpost_norm. `of` is the symbol of a value
+    other than the residual stream, such as "q". `head_dim` is the width of the heads if each head is normed.
+    """
+    half, _, rest = name.partition(".")
+    gain, bias = rows.name(f"{half}_{rest}"), rows.name(f"{half}_b{rest}") if centred else None
+    kind = Norm(config.norm_eps if eps is None else eps, gain, head_dim, centred, bias)
+    expr = f"{of or 'x_n'} = {'LayerNorm' if centred else 'RMSNorm'}({of or 'x'}) * g" + " + b" * centred
+    expr += " per head" * bool(head_dim) + f" [{words}]" * bool(words)
     parameter = f"g = {gain}" + f", b = {bias}" * centred
-    return rows.add(name, kind, stream, expr=expr, parameter=parameter, overview=half == "final")
+    return rows.add(name, kind, source, expr=expr, parameter=parameter, overview=half == "final")
+
+
+def scaled(rows: RowBuilder, name: str, source: str, factor: float | None, of: str = "x") -> str:
+    """Add the value times a factor, and return the row's name. `of` is the symbol of the value, such as
+    "attn_out". Without a factor, add nothing and return `source`."""
+    if factor is None:
+        return source
+    return rows.add(name, Scale(factor), source, expr=f"{of} = {of} * {factor:.6g}")
+
+
+def capped(rows: RowBuilder, name: str, source: str, limit: float | None, of: str) -> str:
+    """Add limit * tanh(value / limit), and return the row's name. Without a limit, add nothing and return
+    `source`."""
+    if limit is None:
+        return source
+    expr = f"{of} = {limit:.6g} * tanh({of} / {limit:.6g})"
+    return rows.add(name, Cap(limit), source, expr=expr)
+
+
+def rotation(
+    rows: RowBuilder, config: Dimensions, n: str, source: str, rope: Rope, channels: int | None = None
+) -> str:
+    """Add RoPE of q or k (`n`), and return the row's name. Only the first `channels` of each head turn; by
+    default, all channels."""
+    count = channels or config.head_dim
+    words = f" [first {count} of {config.head_dim} channels]" * (count < config.head_dim)
+    kind = Rotation(rope, config.head_dim, count)
+    return rows.add(f"attn.{n}_rope", kind, source, expr=f"{n} = RoPE({n}, position){words}")
 
 
 def product(
@@ -92,19 +135,24 @@ def queries_keys_values(
 
 
 def attention(
-    rows: RowBuilder, config: Dimensions, layer: int, q: str, k: str, v: str,
-    overview: bool = False, words: Sequence[str] = (" [attn]", "o_proj"),
+    rows: RowBuilder, config: Dimensions, q: str, k: str, v: str, scale: float | None = None,
+    window: int | None = None, cap: float | None = None, overview: bool = False,
+    words: Sequence[str] = (" [attn]", "o_proj"),
 ) -> str:  # fmt: skip
-    """Add the rows of attention, starting with the scores. Return the name of the attention output."""
+    """Add the rows of attention, starting with the scores. Return the name of the attention output.
+
+    By default, `scale` is 1/sqrt(head_dim), a query sees all earlier positions, and the scores have no cap.
+    """
     dim, width, queries, keys = config.head_dim, config.n_embd, config.n_head, config.n_kv_head
     group = tuple(h * keys // queries for h in range(queries))  # the key-value head of each query head
-    usual, window = 1 / math.sqrt(dim), config.windows[layer]
-    scale = config.score_scales[layer] if config.score_scales else usual
+    usual = 1 / math.sqrt(dim)
+    scale = usual if scale is None else scale
     by = f"/ sqrt({dim})" if scale == usual else f"* {scale:.6g}"
-    rows.add("attn.scores", Scores(dim, group, scale), q, k, expr=f"scores = q @ k.T {by}")
+    scores = rows.add("attn.scores", Scores(dim, group, scale), q, k, expr=f"scores = q @ k.T {by}")
+    scores = capped(rows, "attn.capped", scores, cap, "scores")
     mask = "mask" if window is None else f"mask + window {window}"
     expr = f"weights = softmax(scores + {mask})"
-    rows.add("attn.weights", Softmax(window), "attn.scores", expr=expr, overview=overview)
+    rows.add("attn.weights", Softmax(window), scores, expr=expr, overview=overview)
     expr = f"context = weights @ v{words[0]}"
     context = rows.add("attn.context", Context(dim, group), "attn.weights", v, expr=expr)
     weight, heads = rows.name("attn_wo"), []
@@ -118,11 +166,21 @@ def attention(
     return product(rows, config, "attn.out", "wo", context, width, "attn_out = context", words[1], heads)
 
 
-def predictions(rows: RowBuilder, config: Dimensions, source: str, read: str = "x_n") -> Plan:
-    """Add the rows from the logits to the loss. Return the plan of all rows."""
+def predictions(
+    rows: RowBuilder, config: Dimensions, source: str, read: str = "x_n", factor: float | None = None,
+    cap: float | None = None,
+) -> Plan:  # fmt: skip
+    """Add the rows from the logits to the loss. Return the plan of all rows.
+
+    With a `factor` or a `cap`, the product with the output matrix is logits.raw. With both, logits.scaled is
+    the product times the factor, before the cap.
+    """
     head = Linear("wte" if config.tied else "lm_head", config.vocab_size)
     expr, parameter = f"logits = {read} @ w_lm", f"w_lm = {head.weight}.T"
-    rows.add("logits", head, source, expr=expr, parameter=parameter, overview=True)
+    name = "logits" if factor is cap is None else "logits.raw"
+    logits = rows.add(name, head, source, expr=expr, parameter=parameter, overview=True)
+    logits = scaled(rows, "logits" if cap is None else "logits.scaled", logits, factor, "logits")
+    capped(rows, "logits", logits, cap, "logits")
     rows.add("probs", Probabilities(), "logits", expr="probs = softmax(logits)")
     rows.add("loss", Loss(), "logits", expr="loss = mean(-log probs[target])")
     return Plan(rows.rows)
@@ -135,6 +193,7 @@ class RowBuilder:
     def __init__(self) -> None:
         self.rows: list[Operation] = []
         self.layer: int | None = None  # the layer of new rows; None before and after the layers
+        self._causal: set[str] = set()  # the rows [H, T, T] whose entries the causal mask hides
 
     def name(self, short: str) -> str:
         """Return the full name of an event or a parameter, such as layer3.attn.q for attn.q in layer 3."""
@@ -145,11 +204,14 @@ class RowBuilder:
         extra: bool = False, parts: Sequence[str] = (),
     ) -> str:  # fmt: skip
         """Add a row and return its full name."""
-        full_name = self.name(name)
+        full_name, sources = self.name(name), tuple(map(self.name, inputs))
+        causal = kind.causal or (isinstance(kind, Elementwise) and not self._causal.isdisjoint(sources))
+        if causal:
+            self._causal.add(full_name)
         self.rows.append(
             Operation(
-                full_name, stage_of(name), self.layer, expr, parameter, kind.causal, overview, extra, kind,
-                tuple(map(self.name, inputs)), tuple(parts),
+                full_name, stage_of(name), self.layer, expr, parameter, causal, overview, extra, kind,
+                sources, tuple(parts),
             )
         )  # fmt: skip
         return full_name

@@ -50,6 +50,10 @@ class Kind:
         return True
 
 
+class Elementwise(Kind):
+    """A kind that computes each element from the elements of the inputs at the same place."""
+
+
 @dataclass(frozen=True, eq=False, repr=False)
 class Lookup(Kind):
     """The rows of a table [rows, width] that the tokens or the positions select."""
@@ -102,10 +106,12 @@ class Norm(Kind):
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Rotation(Kind):
-    """RoPE: channels j and j + D/2 of each head turn by an angle that grows with the position."""
+    """RoPE: of the first n `channels` of each head, channels j and j + n/2 turn by an angle that grows with
+    the position. The other channels pass unchanged."""
 
     rope: Rope
     head_dim: int
+    channels: int
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -145,7 +151,7 @@ class Context(Kind):
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Activation(Kind):
+class Activation(Elementwise):
     """A function that is applied to each element. The function is ReLU, SiLU, GELU or GELU by tanh."""
 
     function: str
@@ -155,12 +161,26 @@ class Activation(Kind):
         return "ReLU" in self.function
 
 
-class Multiply(Kind):
+class Multiply(Elementwise):
     """The product of two inputs, element by element."""
 
 
-class Add(Kind):
+class Add(Elementwise):
     """The sum of two inputs, element by element."""
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Scale(Elementwise):
+    """y = factor * x, element by element."""
+
+    factor: float
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Cap(Elementwise):
+    """y = limit * tanh(x / limit), element by element. Every element of y lies between -limit and limit."""
+
+    limit: float
 
 
 class Probabilities(Kind):

@@ -23,7 +23,7 @@ def plan_of(config: Dimensions) -> Plan:
         rows.layer = i
         normed = add("attn.norm", norm, stream, expr="x_n = RMSNorm(x) [pre-attn]")
         q, k, v = queries_keys_values(rows, config, normed, "")
-        out = attention(rows, config, i, q, k, v, overview=True, words=("", ""))
+        out = attention(rows, config, q, k, v, overview=True, words=("", ""))
         stream = add("attn.residual", Add(), stream, out, expr="x = x_res + attn_out [residual]")
         add("mlp.norm", norm, stream, expr="x_n = RMSNorm(x) [pre-MLP]")
         up, down = (Linear(rows.name(f"mlp_fc{n}"), w) for n, w in ((1, config.n_inner), (2, width)))

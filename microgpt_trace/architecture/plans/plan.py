@@ -20,11 +20,24 @@ from ...arrays.stats import Array
 from ...grouping import grouped
 from ...hooks.event import EventSpec
 from ...text.brief import one_line
-from .kinds import Add, Context, Kind, Length, Linear, Norm, Probabilities, Rotation, Scores, Shape
+from .kinds import (
+    Add,
+    Cap,
+    Context,
+    Kind,
+    Length,
+    Linear,
+    Norm,
+    Probabilities,
+    Rotation,
+    Scale,
+    Scores,
+    Shape,
+    Softmax,
+)  # fmt: skip
 
 NOTHING: Mapping[str, Any] = MappingProxyType({})
 _LAYER = re.compile(r"layer([0-9]+)\.")
-HEAD_EVENTS = ("logits", "probs")  # events [positions, tokens] that may be limited to some positions
 Change = Callable[["Operation"], "Operation"]
 K = TypeVar("K", bound=Kind)
 if TYPE_CHECKING:  # typing.TypeVar accepts `default` only since Python 3.13
@@ -181,6 +194,18 @@ class Plan(Mapping[str, Operation]):
                     result[name] = stream
         return result
 
+    def product_of(self, branch: str) -> Operation:
+        """Return the row before all norms and factors of a branch, such as mlp.down for mlp.post_norm."""
+        row = self[branch]
+        while isinstance(row.kind, Norm | Scale | Cap):
+            row = self[row.inputs[0]]
+        return row
+
+    @cached_property
+    def windows(self) -> tuple[int | None, ...]:
+        """The window of each layer: the number of positions that a query sees, or None for no limit."""
+        return tuple(kind.window for kind in self.kinds(Softmax))
+
     def behind(self, name: str) -> Iterator[Operation]:
         """Yield an event's row. If a row is a norm or RoPE, also yield the row of the input. Example: q_rope,
         q_norm, q."""
@@ -293,6 +318,12 @@ def prefix_of(name: str) -> str:
     """Return the prefix that names the layer, such as "layer3." for layer3.attn.q, or "" for logits."""
     layer = layer_of(name)
     return "" if layer is None else f"layer{layer}."
+
+
+def over_tokens(name: str) -> bool:
+    """Return True if an event has a number for each token: the logits, also before a factor or a cap
+    (logits.raw), and the probabilities. A run may compute these events at only some positions."""
+    return name.partition(".")[0] in ("logits", "probs")
 
 
 def stage_of(name: str) -> str:

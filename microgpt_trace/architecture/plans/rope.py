@@ -1,6 +1,7 @@
 """RoPE: the frequencies of channel pairs, and the rotation of the pairs. This module needs no model.
 
-The channels of q and k are in Hugging Face order: channel j of a head forms a pair with channel j + D/2.
+The channels of q and k are in Hugging Face order: of the n rotated channels of a head, channel j forms a pair
+with channel j + n/2.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from ...errors import InputError
 from ...text.brief import frozen
 from .config_checks import check_positive, check_whole_number
 
-ROPE_KINDS = ("default", "linear", "llama3", "yarn")
+ROPE_KINDS = ("default", "linear", "llama3", "yarn", "longrope")
 
 
 @frozen(slots=False)
@@ -23,34 +24,45 @@ class Rope:
     """The settings of RoPE, which determine how fast each pair of channels turns with the position.
 
     `factors` contains a divisor for the frequency of each pair. A GGUF file stores the divisors of llama3
-    scaling in rope_freqs. In yarn, `attention_factor` multiplies cos and sin. If `attention_factor` is None,
-    yarn computes this number from `factor`.
+    scaling in rope_freqs. In yarn and longrope, `attention_factor` multiplies cos and sin. If it is None, the
+    number follows from `factor`. In longrope, the divisors of a text longer than `original_context` are
+    `long_factors`, at all positions of the text.
     """
 
     theta: float
-    kind: Literal["default", "linear", "llama3", "yarn"] = "default"
+    kind: Literal["default", "linear", "llama3", "yarn", "longrope"] = "default"
     factor: float = 1.0
     original_context: int = 0
     low_freq_factor: float = 1.0  # llama3
     high_freq_factor: float = 4.0  # llama3
     beta_fast: float = 32.0  # yarn
     beta_slow: float = 1.0  # yarn
-    attention_factor: float | None = None  # yarn
+    attention_factor: float | None = None  # yarn and longrope
     truncate: bool = True  # yarn: round the numbers of the first and last interpolated pair
     factors: tuple[float, ...] = ()
+    long_factors: tuple[float, ...] = ()  # longrope
 
     def __post_init__(self) -> None:
         if self.kind not in ROPE_KINDS:
             raise InputError(f"RoPE scaling {self.kind!r}: expected one of {', '.join(ROPE_KINDS)}")
         for name in ("theta", "factor", "low_freq_factor", "high_freq_factor", "beta_fast", "beta_slow"):
             check_positive(f"RoPE {name}", getattr(self, name))
-        if self.kind in ("llama3", "yarn"):
+        if self.kind in ("llama3", "yarn", "longrope"):
             check_whole_number("RoPE original context", self.original_context)
         if self.kind == "llama3" and self.high_freq_factor <= self.low_freq_factor:
             high, low = self.high_freq_factor, self.low_freq_factor
             raise InputError(f"RoPE high_freq_factor: expected more than low_freq_factor {low}, found {high}")
-        for factor in self.factors:
+        if len(self.factors) != len(self.long_factors) and self.kind == "longrope":
+            counts = f"{len(self.factors)} and {len(self.long_factors)}"
+            raise InputError(f"RoPE short and long factors: expected equally many, found {counts}")
+        for factor in (*self.factors, *self.long_factors):
             check_positive("RoPE factors", factor)
+
+    def divisors(self, length: int) -> tuple[float, ...]:
+        """Return the divisors of the frequencies in a text of `length` positions, or () without divisors."""
+        return (
+            self.long_factors if self.kind == "longrope" and length > self.original_context else self.factors
+        )
 
 
 def yarn_attention_factor(factor: float) -> float:
@@ -61,40 +73,55 @@ def yarn_attention_factor(factor: float) -> float:
     return 0.1 * math.log(factor) + 1.0 if factor > 1 else 1.0
 
 
+def longrope_attention_factor(rope: Rope) -> float:
+    """Return sqrt(1 + ln(factor) / ln(original context)), or 1 if factor <= 1. By default, longrope
+    multiplies cos and sin by this number.
+
+    Ding et al., "LongRoPE: Extending LLM Context Window Beyond 2 Million Tokens" (2024), as in Phi-3.
+    """
+    return math.sqrt(1 + math.log(rope.factor) / math.log(rope.original_context)) if rope.factor > 1 else 1.0
+
+
 def turn(x: Array, turns: tuple[Array, Array], head_dim: int) -> Array:
-    """Turn channels j and j + D/2 of each head in x, [T, H*D].
+    """Turn channels j and j + n/2 of each head in x, [T, H*D], by the angles of n/2 pairs. The other D - n
+    channels pass unchanged.
 
     Su et al., "RoFormer: Enhanced Transformer with Rotary Position Embedding" (2021).
     """
     cos, sin = turns
-    half = head_dim // 2
+    half = cos.shape[-1]
     heads = x.reshape(len(x), -1, head_dim)
-    first, second = heads[..., :half], heads[..., half:]
+    first, second = heads[..., :half], heads[..., half : 2 * half]
     turned = np.empty_like(heads)
     turned[..., :half] = first * cos - second * sin
-    turned[..., half:] = second * cos + first * sin
+    turned[..., half : 2 * half] = second * cos + first * sin
+    turned[..., 2 * half :] = heads[..., 2 * half :]
     return turned.reshape(x.shape)
 
 
-def rope_turns(rope: Rope, head_dim: int, positions: Array, dtype: str = "float32") -> tuple[Array, Array]:
-    """Return cos and sin for every position and pair, [T, 1, D/2] each. Angles are computed in float64."""
-    frequencies, factor = rope_frequencies(rope, head_dim)
+def rope_turns(rope: Rope, channels: int, positions: Array, dtype: str = "float32") -> tuple[Array, Array]:
+    """Return cos and sin for every position and pair, [T, 1, n/2] each. Angles are computed in float64. The
+    last of the `positions` is the last position of the text so far."""
+    frequencies, factor = rope_frequencies(rope, channels, int(positions.max(initial=-1)) + 1)
     angles = positions[:, None, None] * frequencies
     return (np.cos(angles) * factor).astype(dtype), (np.sin(angles) * factor).astype(dtype)
 
 
-def rope_frequencies(rope: Rope, head_dim: int) -> tuple[Array, float]:
-    """Return the frequency of each pair in radians per position, [D/2], and a factor for cos and sin."""
-    plain = rope.theta ** -(np.arange(0, head_dim, 2) / head_dim)
-    if rope.factors:
-        plain = plain / np.array(rope.factors)
+def rope_frequencies(rope: Rope, channels: int, length: int = 0) -> tuple[Array, float]:
+    """Return the frequency of each pair in radians per position, [n/2], and a factor for cos and sin. In
+    longrope, the frequencies depend on the `length` of the text."""
+    plain = rope.theta ** -(np.arange(0, channels, 2) / channels)
+    if divisors := rope.divisors(length):
+        plain = plain / np.array(divisors)
     if rope.kind == "linear":
         return plain / rope.factor, 1.0
     if rope.kind == "llama3":
         return _llama3(plain, rope), 1.0
     if rope.kind == "yarn":
         derived = yarn_attention_factor(rope.factor)
-        return _yarn(plain, rope, head_dim), rope.attention_factor or derived
+        return _yarn(plain, rope, channels), rope.attention_factor or derived
+    if rope.kind == "longrope":
+        return plain, rope.attention_factor or longrope_attention_factor(rope)
     return plain, 1.0
 
 
@@ -109,7 +136,7 @@ def _llama3(plain: Array, rope: Rope) -> Array:
     return plain * (kept + (1 - kept) / rope.factor)
 
 
-def _yarn(plain: Array, rope: Rope, head_dim: int) -> Array:
+def _yarn(plain: Array, rope: Rope, channels: int) -> Array:
     """Divide low frequencies by `factor`, keep high frequencies, and interpolate over the pairs in between.
 
     Peng et al., "YaRN: Efficient Context Window Extension of Large Language Models" (2023), sec. 3.2.
@@ -117,11 +144,11 @@ def _yarn(plain: Array, rope: Rope, head_dim: int) -> Array:
 
     def pair_turning(times: float) -> float:
         wavelength = rope.original_context / (times * 2 * math.pi)
-        return head_dim * math.log(wavelength) / (2 * math.log(rope.theta))
+        return channels * math.log(wavelength) / (2 * math.log(rope.theta))
 
     low, high = pair_turning(rope.beta_fast), pair_turning(rope.beta_slow)
     if rope.truncate:
         low, high = math.floor(low), math.ceil(high)
-    low, high = max(low, 0), min(high, head_dim - 1)
-    ramp = np.clip((np.arange(head_dim // 2) - low) / max(high - low, 0.001), 0, 1)
+    low, high = max(low, 0), min(high, channels - 1)
+    ramp = np.clip((np.arange(channels // 2) - low) / max(high - low, 0.001), 0, 1)
     return plain * (1 - ramp) + plain / rope.factor * ramp

@@ -38,7 +38,8 @@ def plan_of(config: DecoderConfig) -> Plan:
         rows.layer = i
         normed = norm(rows, config, "attn.norm", stream, "pre-attn", centred=True)
         q, k, v = queries_keys_values(rows, config, normed)
-        out = attention(rows, config, i, q, k, v)
+        scale = config.score_scales[i] if config.score_scales else None
+        out = attention(rows, config, q, k, v, scale)
         stream = rows.add("attn.residual", Add(), stream, out, expr="x = x_res + attn_out [residual]")
         normed = norm(rows, config, "mlp.norm", stream, "pre-FFN", centred=True)
         up = product(rows, config, "mlp.up", "wup", normed, config.n_inner, "up = x_n", "up_proj")

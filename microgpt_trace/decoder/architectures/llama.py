@@ -13,8 +13,9 @@ from ...architecture.plans.blocks import (
     predictions,
     product,
     queries_keys_values,
+    rotation,
 )
-from ...architecture.plans.kinds import Activation, Add, Lookup, Multiply, Norm, Rotation
+from ...architecture.plans.kinds import Activation, Add, Lookup, Multiply
 from ...architecture.plans.plan import Plan
 from ...architecture.plans.rope import Rope
 from ...errors import InputError
@@ -38,9 +39,11 @@ def plan_of(config: DecoderConfig) -> Plan:
         normed = norm(rows, config, "attn.norm", stream, "pre-attn")
         q, k, v = queries_keys_values(rows, config, normed)
         if config.qk_norm:
-            q, k = (_head_norm(rows, config, n) for n in "qk")
-        q, k = (_rotation(rows, config, n, source) for n, source in (("q", q), ("k", k)))
-        out = attention(rows, config, i, q, k, v)
+            dim = config.head_dim
+            q, k = (norm(rows, config, f"attn.{n}_norm", f"attn.{n}", head_dim=dim, of=n) for n in "qk")
+        assert config.rope is not None  # `options` always reads RoPE
+        q, k = (rotation(rows, config, n, source, config.rope) for n, source in (("q", q), ("k", k)))
+        out = attention(rows, config, q, k, v, window=config.windows[i])
         stream = rows.add("attn.residual", Add(), stream, out, expr="x = x_res + attn_out [residual]")
         normed = norm(rows, config, "mlp.norm", stream, "pre-FFN")
         gate = product(rows, config, "mlp.gate", "wgate", normed, inner, "gate = x_n", "gate_proj")
@@ -52,18 +55,6 @@ def plan_of(config: DecoderConfig) -> Plan:
         stream = rows.add("mlp.residual", Add(), stream, down, expr=expr, overview=True)
     rows.layer = None
     return predictions(rows, config, norm(rows, config, "final.norm", stream, "final"))
-
-
-def _head_norm(rows: RowBuilder, config: DecoderConfig, n: str) -> str:
-    """Add a row that normalises each head of q or k."""
-    kind = Norm(config.norm_eps, rows.name(f"attn_{n}_norm"), config.head_dim)
-    expr = f"{n} = RMSNorm({n}) * g per head"
-    return rows.add(f"attn.{n}_norm", kind, f"attn.{n}", expr=expr, parameter=f"g = {kind.gain}")
-
-
-def _rotation(rows: RowBuilder, config: DecoderConfig, n: str, source: str) -> str:
-    kind = Rotation(config.rope, config.head_dim)  # type: ignore[arg-type]
-    return rows.add(f"attn.{n}_rope", kind, source, expr=f"{n} = RoPE({n}, position)")
 
 
 @frozen(slots=False)

@@ -17,8 +17,8 @@ from ...arrays.stats import Array
 from ..case import Case, first_of
 from ..hypothesis import Family, Hypothesis
 from .changes import after, called, computed, fed, of_kind, reading, with_attributes
+from .scaling import CAPS
 
-CAPS = (50.0, 30.0, 20.0)  # caps that models use
 TIMES = (0.125, 0.25, 0.5, 2.0, 4.0, 8.0)  # start values for the factor of the scores
 
 
@@ -50,7 +50,7 @@ def scale(case: Case) -> Iterator[Family]:
 
 def capped(case: Case, words: str) -> Family:
     """Return the family of mistakes that cap scores or logits with a tanh."""
-    which = of_kind(Scores) if words == "scores" else called("logits")
+    which = of_kind(Scores) if words == "scores" else called(case.plan.head[0].name)
     most = float(np.max(np.abs(case.found), where=np.isfinite(case.found), initial=0.0))
     starts = sorted({cap for cap in (*CAPS, 2 * most, 4 * most) if 0 < cap < math.inf})
     return Family(
@@ -213,8 +213,7 @@ def context(case: Case) -> Iterator[Hypothesis]:
 
 def _like_values(case: Case, weights: str) -> list[str]:
     """Return the events of q and k (before and after norm and RoPE) that have the shape of v."""
-    (scores,) = case.plan[weights].inputs
-    q, k = case.plan[scores].inputs
+    q, k = next(row for row in case.plan.layers[case.layer or 0] if isinstance(row.kind, Scores)).inputs
     names = dict.fromkeys(name for side in (k, q) for name in (case.plan.source(side), side))
     return [name for name in names if case.judge.plain.value(name).shape == case.inputs[1].shape]
 

@@ -15,12 +15,13 @@ from ...architecture.plans.plan import Operation, Plan, kind_of, layer_of
 from ...arrays.stats import Array
 from ..case import Case, Change
 from ..hypothesis import Family, Hypothesis
-from .changes import Compute, computed, of_kind, reading, with_attributes, with_instead
+from .changes import Compute, called, computed, fed, of_kind, reading, with_attributes, with_instead
 
 USUAL_EPS = (1e-3, 1e-4, 1e-5, 1e-6, 0.0)
 POWERS = (0.25, 2.0)  # wrong powers of the mean square; 0.5 is right
 EXPONENTS = (1.0, 1.5, 3.0, 4.0, 8.0)  # wrong powers of the elements in the mean; 2 is right
 Size = Callable[[Array, float], Array]  # (rows, eps) -> the divisor of each row
+Width = Callable[[Operation[Norm]], "int | None"]
 LATE = "the norm of q and k is computed after RoPE, not before RoPE"
 UNBIASED = "the sum of squares is divided by n - 1, not by n (an unbiased variance)"
 
@@ -41,8 +42,8 @@ def norms(case: Case) -> Iterator[Hypothesis | Family]:
     other = with_attributes(case.plan, Norm, centred=not centred)
     yield Hypothesis("layernorm", f"the mean is {words}", other)
 
-    def divided(id: str, claim: str, size: Size, per_head: bool = True) -> Hypothesis:
-        return Hypothesis(id, claim, _divided(case.plan, size, per_head))
+    def divided(id: str, claim: str, size: Size) -> Hypothesis:
+        return Hypothesis(id, claim, _divided(case.plan, size))
 
     if centred:
         yield Hypothesis("norm-skipped", f"the norm applies only its {what}", kept)
@@ -54,25 +55,31 @@ def norms(case: Case) -> Iterator[Hypothesis | Family]:
     )
     if any(kind.head_dim for kind in kinds):
         claim = "the norm is computed over the whole row, not over each head"
-        yield divided("norm-of-row", claim, _mean_of(), per_head=False)
+        yield Hypothesis("norm-of-row", claim, _divided(case.plan, _mean_of(), lambda row: None))
+    heads = {name: own.dim for name, own in case.plan.heads.items()}
+    if any(row.name in heads for row in case.rows_of(Norm)) and None in [kind.head_dim for kind in kinds]:
+        claim = "the norm is computed over each head, not over the whole row"
+        each = _divided(case.plan, _mean_of(), lambda row: heads.get(row.name))
+        yield Hypothesis("norm-of-head", claim, each)
     claim = f"eps {kinds[0].eps:g} is added outside the square root"
     yield divided("eps-outside", claim, lambda x, eps: _mean_of()(x, 0.0) + eps)
 
 
-def _divided(plan: Plan, size: Size, per_head: bool = True) -> Plan:
-    """Return the plan in which all norms divide by `size`. If `per_head` is False, norms of heads are
-    computed over the whole row, and the gain is repeated for each head."""
+def _divided(plan: Plan, size: Size, width: Width = lambda row: row.kind.head_dim) -> Plan:
+    """Return the plan in which all norms divide by `size`. `width` returns the width of a normed head, or
+    None for the whole row. A gain or bias that is narrower than a row is repeated."""
 
     def compute(row: Operation[Norm], given: ReferenceInputs, x: Array) -> Array:
-        kind, gain = row.kind, np.ones(1)
-        heads = x.reshape(len(x), -1, (per_head and kind.head_dim) or x.shape[1])
+        kind, heads = row.kind, x.reshape(len(x), -1, width(row) or x.shape[1])
+
+        def along_row(name: str) -> Array:
+            vector = given.parameter(row, name)
+            return np.tile(vector, x.shape[1] // len(vector)).reshape(heads.shape[1:])
+
         if kind.centred:
             heads = heads - heads.mean(axis=-1, keepdims=True)
-        if kind.gain is not None:
-            gain = given.parameter(row, kind.gain)
-            gain = np.tile(gain, heads.shape[-1] // len(gain))
-        y = heads / size(heads, kind.eps) * gain
-        return (y if kind.bias is None else y + given.parameter(row, kind.bias)).reshape(x.shape)
+        y = heads / size(heads, kind.eps) * (1 if kind.gain is None else along_row(kind.gain))
+        return (y if kind.bias is None else y + along_row(kind.bias)).reshape(x.shape)
 
     return computed(plan, of_kind(Norm), compute)
 
@@ -138,9 +145,36 @@ def _changed_gains(case: Case, chosen: Sequence[str]) -> Iterator[Hypothesis | F
     yield Hypothesis("gain-twice", f"{words} is applied twice", gains(np.square))
     yield Family(
         "gain-plus", lambda added: gains(lambda gain: gain + added), f"{{}} is added to {words}".format,
-        special={1.0: ("gain-plus-one", f"1 is added to {words} (as in Gemma)")},
+        special={
+            1.0: ("gain-plus-one", f"1 is added to {words} (as in Gemma)"),
+            -1.0: ("gain-minus-one", f"1 is subtracted from {words} (files of Gemma store the gain less 1)"),
+        },
         own=0.0, low=-math.inf, pivot=None, unit=1.0,
     )  # fmt: skip
+
+
+def other_streams(case: Case) -> Iterator[Hypothesis]:
+    """Yield hypotheses: the norm before the MLP reads the layer's input instead of the stream after
+    attention, or the reverse."""
+    plan, which = case.plan, called(case.name)
+    if not isinstance(case.row.kind, Norm) or case.layer is None or case.row.stage != "mlp":
+        return
+    (read,), start = case.row.inputs, plan.streams[case.layer]
+    if read in plan.residuals:
+        parallel = reading(plan, which, lambda row: (plan.streams[row.layer or 0],))
+        claim = "the norm reads the layer's input, not the stream after attention (parallel branches)"
+        yield Hypothesis("norm-of-layer-input", claim, parallel)
+    elif read == start:
+        branches = [name for name in plan.branches if plan[name].layer == case.layer]
+        before = [name for name in branches if plan.order[name] < plan.order[case.name]]
+        for name in before[:1]:
+            claim = "the norm reads the stream after attention, not the layer's input (sequential branches)"
+            yield Hypothesis("norm-after-attention", claim, computed(
+                fed(plan, case.name, read, name), which,
+                lambda row, given, stream, branch: reference(
+                    replace(plan[row.name], otherwise=None), given, stream + branch
+                ),
+            ))  # fmt: skip
 
 
 def skipped_norms(case: Case) -> Iterator[Hypothesis]:

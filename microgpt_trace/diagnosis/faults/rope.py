@@ -11,8 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ...architecture.operations.reference_inputs import ReferenceInputs
-from ...architecture.operations.rotation import frequencies as right_frequencies
-from ...architecture.operations.rotation import turn
+from ...architecture.operations.rotation import frequencies_of, turn
 from ...architecture.plans.event_words import words_of_kind
 from ...architecture.plans.kinds import Rotation
 from ...architecture.plans.plan import Operation, Plan, kind_of
@@ -52,6 +51,11 @@ class Turning:
         return np.concatenate([turned, heads[..., count:]], axis=-1).reshape(x.shape)
 
 
+def right_frequencies(case: Case, kind: Rotation, **changes: Any) -> tuple[Array, float]:
+    """Return the frequencies and the factor of a rotation in the dump's text, after `changes` of the kind."""
+    return frequencies_of(replace(kind, **changes), len(case.given.tokens))
+
+
 def in_halves(x: Array, dim: int) -> Array:
     """Reorder channels (or rows) of heads from adjacent pairs (0, 1), (2, 3) to halves (0, D/2), (1, D/2 +
     1)."""
@@ -65,12 +69,12 @@ def in_pairs(x: Array, dim: int) -> Array:
     return halves.swapaxes(-1, -2).reshape(x.shape)
 
 
-def turning_by(plan: Plan, round: Change | None = None, **changes: Any) -> Plan:
+def turning_by(case: Case, round: Change | None = None, **changes: Any) -> Plan:
     """Return the plan with another RoPE. `changes` replace fields of the `Turning`, and `round` rounds
     frequencies."""
-    by_kind = dict[Rotation, Turning]()
+    plan, by_kind = case.plan, dict[Rotation, Turning]()
     for kind in dict.fromkeys(plan.kinds(Rotation)):
-        turning = replace(Turning(*right_frequencies(kind.rope, kind.head_dim)), **changes)
+        turning = replace(Turning(*right_frequencies(case, kind)), **changes)
         if round is not None:
             turning = replace(turning, frequencies=round(turning.frequencies).astype(np.float64))
         by_kind[kind] = turning
@@ -82,12 +86,12 @@ def rope(case: Case) -> Iterator[Hypothesis | Family]:
     kind = case.kind(Rotation)
     if kind is None:
         return
-    own = Turning(*right_frequencies(kind.rope, kind.head_dim))
-    for id, claim, changes, rank in (*_directions(case, own), *_scalings(kind, own)):
-        yield Hypothesis(id, claim, turning_by(case.plan, **changes), rank)
+    own = Turning(*right_frequencies(case, kind))
+    for id, claim, changes, rank in (*_directions(case, own), *_scalings(case, kind, own)):
+        yield Hypothesis(id, claim, turning_by(case, **changes), rank)
     for adjacent in (False, True):
         measured, family = _turns(case, kind, adjacent), bind(_family, case, adjacent)
-        yield from _parameters(family, kind, measured)
+        yield from _parameters(bind(_other, case, family), kind, measured)
         yield from _numbers(family, kind, own, measured)
 
 
@@ -95,7 +99,7 @@ def _turns(case: Case, kind: Rotation, adjacent: bool) -> Turns | None:
     """Measure the rotation from the input to the output, if the dump contains these two events."""
     if not case.alone or len(case.found) < 2:
         return None
-    return measure(case.inputs[0], case.found.astype(np.float64), kind.head_dim, adjacent)
+    return measure(case.inputs[0], case.found.astype(np.float64), kind, adjacent)
 
 
 Mistake = tuple[str, str, dict[str, Any], int]  # id, claim, changed fields of a Turning, rank
@@ -127,24 +131,37 @@ def _subject(case: Case) -> str:
     return f"your values are {'your own ' * case.alone}{words_of_kind(kind_of(source))}"
 
 
-def _scalings(kind: Rotation, own: Turning) -> Iterator[Mistake]:
-    """Yield mistakes: the scaling is missing or linear, or only a part of a head's channels is rotated."""
+def _scalings(case: Case, kind: Rotation, own: Turning) -> Iterator[Mistake]:
+    """Yield mistakes: the rotation of another layer, the scaling is missing or linear, or another number of a
+    head's channels is rotated."""
     rope, dim = kind.rope, kind.head_dim
+    for row in case.plan.of_kind(Rotation):
+        frequencies, factor = right_frequencies(case, row.kind)
+        if not np.array_equal(frequencies, own.frequencies):
+            claim = (
+                f"RoPE is that of layer {row.layer} (base {row.kind.rope.theta:,.6g}, {row.kind.channels} of "
+                f"{dim} channels), not of this layer (base {rope.theta:,.6g}, {kind.channels} channels)"
+            )
+            yield "rope-of-another-layer", claim, {"frequencies": frequencies, "factor": factor}, PLAIN
     if rope.kind != "default" or rope.factors:
         words = rope.kind if rope.kind != "default" else "factors"
-        plain, _ = right_frequencies(Rope(rope.theta), dim)
+        plain, _ = right_frequencies(case, kind, rope=Rope(rope.theta))
         missing = {"frequencies": plain, "factor": 1.0}
         yield "rope-scaling-missing", f"the scaling ({words}) is missing", missing, PLAIN
         if rope.factor != 1 and words != "linear":
             claim = f"all frequencies are divided by {rope.factor:g} (linear scaling), not scaled by {words}"
             linear = {"frequencies": plain / rope.factor, "factor": 1.0}
             yield "rope-scaling-linear", claim, linear, PLAIN
-    for count in filter(None, (int(dim * share) // 2 for share in PARTS)):
-        claim = f"only the first {2 * count} of {dim} channels of a head are rotated"
-        partial, _ = right_frequencies(replace(rope, factors=()), 2 * count)
+    bare = replace(rope, factors=(), long_factors=())
+    counts = dict.fromkeys(int(dim * share) // 2 for share in (*PARTS, 1.0))
+    for count in [count for count in counts if count not in (0, kind.channels // 2)]:
+        some = f"only the first {2 * count} of {dim}" if 2 * count < dim else f"all {dim}"
+        claim = f"{some} channels of a head are rotated"
+        partial, _ = right_frequencies(case, kind, rope=bare, channels=2 * count)
         yield "rope-partial", claim, {"frequencies": partial}, PLAIN
-        claim += ", with the first frequencies that the whole head would have"
-        yield "rope-partial", claim, {"frequencies": own.frequencies[:count]}, PLAIN
+        if 2 * count < kind.channels:
+            claim += ", with the first frequencies that the whole head would have"
+            yield "rope-partial", claim, {"frequencies": own.frequencies[:count]}, PLAIN
 
 
 def _family(
@@ -157,7 +174,7 @@ def _family(
     precision, paired = case.judge.plain.precision, PAIRED * adjacent
 
     def at(number: float, round: Change | None = None) -> Plan:
-        return turning_by(case.plan, round, adjacent=adjacent, **changes(number))
+        return turning_by(case, round, adjacent=adjacent, **changes(number))
 
     return Family(
         id, at, lambda number: words.format(number) + paired, rank=COMBINED if adjacent else rank,
@@ -167,30 +184,30 @@ def _family(
     )  # fmt: skip
 
 
-def _parameters(family: Callable[..., Family], kind: Rotation, measured: Turns | None) -> Iterator[Family]:
+def _parameters(other: Callable[..., Family], kind: Rotation, measured: Turns | None) -> Iterator[Family]:
     """Yield families of mistakes: another base, or another factor of the scaling."""
     rope = kind.rope
     words = f"the base is {{}}, the model says {rope.theta:,.6g}"
-    bases = bind(_other, family, "rope-base", kind, measured, "theta", BASES, low=1.01, high=1e15)
+    bases = bind(other, "rope-base", kind, measured, "theta", BASES, low=1.01, high=1e15)
     yield bases(words, rope)
     if rope.kind != "default" or rope.factors:
         yield bases(f"{words}, and the scaling of RoPE is missing", Rope(rope.theta), rank=COMBINED)
     if rope.kind != "default":
         words = f"the factor of the {rope.kind} scaling is {{}}, the model says {rope.factor:.6g}"
-        yield _other(
-            family, "rope-scaling-factor", kind, measured, "factor", FACTORS, words, rope,
+        yield other(
+            "rope-scaling-factor", kind, measured, "factor", FACTORS, words, rope,
             low=0.01, high=1e4, silent=(1.0,),
         )  # fmt: skip
 
 
 def _other(
-    family: Callable[..., Family], id: str, kind: Rotation, measured: Turns | None, field: str,
+    case: Case, family: Callable[..., Family], id: str, kind: Rotation, measured: Turns | None, field: str,
     usual: Sequence[float], words: str, rope: Rope, **options: Any,
 ) -> Family:  # fmt: skip
     """Return the family of mistakes that replace the number in one `field` of a Rope."""
 
     def changes(number: float) -> dict[str, Any]:
-        turns, size = right_frequencies(replace(rope, **{field: number}), kind.head_dim)  # type: ignore[arg-type]
+        turns, size = right_frequencies(case, kind, rope=replace(rope, **{field: number}))  # type: ignore[arg-type]
         return {"frequencies": turns, "factor": size}
 
     own, starts = getattr(rope, field), usual
@@ -234,7 +251,7 @@ def frequencies(case: Case) -> Iterator[Hypothesis]:
         turns = None if kind is None else _turns(case, kind, adjacent)
         if kind is None or turns is None:
             continue
-        right, _ = right_frequencies(kind.rope, kind.head_dim)
+        right, _ = right_frequencies(case, kind)
         differ = turns.error(turns.frequencies) < PART_LEFT * turns.error(right)
         measured, pairs = np.where(differ, turns.frequencies, right), np.flatnonzero(differ)
         if len(pairs):
@@ -243,7 +260,7 @@ def frequencies(case: Case) -> Iterator[Hypothesis]:
                 f"{len(pairs)} of {len(right)} pairs have frequencies unlike the model's. Pair {first} is  "
                 f"rotated by {measured[first]:.6g} radians per position, not {right[first]:.6g}"
             )
-            plan = turning_by(case.plan, frequencies=measured, factor=turns.factor, adjacent=adjacent)
+            plan = turning_by(case, frequencies=measured, factor=turns.factor, adjacent=adjacent)
             yield Hypothesis("rope-frequencies", claim + PAIRED * adjacent, plan, rank=DESCRIBED)
 
 
@@ -263,9 +280,9 @@ class Turns(NamedTuple):
         return np.square(np.abs(self.turns - self.factor * np.exp(1j * angles))).sum(axis=0)
 
 
-def measure(x: Array, y: Array, dim: int, adjacent: bool) -> Turns:
+def measure(x: Array, y: Array, kind: Rotation, adjacent: bool) -> Turns:
     """Measure the rotation from x to y. Both arrays are [T, H*D], and T must be at least 2."""
-    a, b = _pairs(x, dim, adjacent), _pairs(y, dim, adjacent)
+    a, b = _pairs(x, kind, adjacent), _pairs(y, kind, adjacent)
     turns = (b * a.conj()).sum(axis=1) / np.maximum((np.abs(a) ** 2).sum(axis=1), 1e-300)  # [T, D/2]
     turns = np.nan_to_num(turns)
     steps = np.angle((turns[1:] * turns[:-1].conj()).sum(axis=0))
@@ -278,12 +295,12 @@ def measure(x: Array, y: Array, dim: int, adjacent: bool) -> Turns:
     return Turns(turns, steps, np.angle(back.sum(axis=0)), float(np.median(np.abs(turns))))
 
 
-def _pairs(x: Array, dim: int, adjacent: bool) -> Array:
-    """Return the pairs of channels as complex numbers: [T, H*D] -> [T, H, D/2]."""
-    heads = x.reshape(len(x), -1, dim)
+def _pairs(x: Array, kind: Rotation, adjacent: bool) -> Array:
+    """Return the pairs of rotated channels as complex numbers: [T, H*D] -> [T, H, n/2]."""
+    heads, half = x.reshape(len(x), -1, kind.head_dim)[..., : kind.channels], kind.channels // 2
     if adjacent:
         return heads[..., ::2] + 1j * heads[..., 1::2]
-    return heads[..., : dim // 2] + 1j * heads[..., dim // 2 :]
+    return heads[..., :half] + 1j * heads[..., half:]
 
 
 def nearest(measured: Array, own: float, frequencies: Callable[[float], Array]) -> float:

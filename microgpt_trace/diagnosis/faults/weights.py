@@ -104,7 +104,7 @@ def matrices(case: Case) -> Iterator[Hypothesis]:
     """Yield hypotheses: a matrix is transposed or exchanged, or the order of rows is wrong."""
     for row, weight, _ in case.parameters(Linear):
         out, width = case.shapes[case.whole_name(weight)]
-        if row.name == "logits" and out > 8 * width:
+        if row.name == case.plan.head[0].name and out > 8 * width:
             continue  # output matrices are rarely transposed, and slow to test
         words = "is transposed" if out == width else f"[{out}, {width}] is read as [{width}, {out}]"
         plan = with_instead(case.plan, case.changed([weight], _transposed))

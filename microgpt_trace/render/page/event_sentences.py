@@ -5,10 +5,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import Any
 
 from ...architecture.plans.kinds import (
     Activation,
     Add,
+    Cap,
     Context,
     Linear,
     Lookup,
@@ -17,6 +19,7 @@ from ...architecture.plans.kinds import (
     Norm,
     Probabilities,
     Rotation,
+    Scale,
     Scores,
     Shape,
     Softmax,
@@ -45,6 +48,9 @@ def event_sentence(plan: Plan, row: Operation, shapes: Mapping[str, Shape], thin
             return _of_norm(plan, row)
         case Linear():
             return _of_product(plan, row, shapes[row.name][-1], thing)
+        case Rotation(head_dim=dim, channels=count) if count < dim:
+            words = f"The first {count} of {dim} numbers of each head"
+            return f"{words}, turned by an angle that depends on the place. The others pass unchanged."
         case Rotation():
             return "The same numbers, turned by an angle that depends on the place."
         case Scores():
@@ -62,6 +68,10 @@ def event_sentence(plan: Plan, row: Operation, shapes: Mapping[str, Shape], thin
             return "What each unit says, multiplied by how far its gate is open."
         case Probabilities():
             return "The scores as chances that sum to 100 %."
+        case Scale(factor=factor):
+            return f"The same numbers, multiplied by {factor:.6g}."
+        case Cap(limit=limit):
+            return f"The same numbers, bent so that all of them lie between -{limit:.6g} and {limit:.6g}."
         case Loss():
             size = shapes[plan.head[0].name][-1]
             surprise = f"How surprised the model is by the {thing}s that really follow, on average."
@@ -74,20 +84,27 @@ def _of_sum(plan: Plan, row: Operation, shape: Shape, thing: str) -> str:
         return (
             f"The final row of each place: all that is known about what comes next, in {shape[-1]:,} numbers."
         )
+    if row.name not in plan.residuals and row.layer is not None:
+        return "What attention adds and what the MLP adds, number by number."
     if row.name not in plan.residuals:
         return (
             f"{thing.capitalize()} plus place, added number by number. From here on, each place has one row."
         )
     _, branch = plan.residuals[row.name]
     adds = "attention adds" if plan[branch].stage == "attention" else "the MLP adds"
+    adds = "attention and the MLP add" if isinstance(plan[branch].kind, Add) else adds
     return f"The row as it was, plus what {adds}. Nothing is overwritten."
 
 
-def _of_norm(plan: Plan, row: Operation) -> str:
+def _of_norm(plan: Plan, row: Operation[Any]) -> str:
     if row.layer is None:
         return "The same rows, scaled to one common size, so that no row is louder than another."
     if row.name in plan.heads:
-        return "The same numbers, scaled to one common size in each head."
+        return (
+            f"The same numbers, scaled to one common size in each {'head' if row.kind.head_dim else 'row'}."
+        )
+    if row.name in plan.branches:
+        return "The same rows, scaled to one common size before they are added."
     reader = "attention" if row.stage == "attention" else "the MLP"
     return f"The rows, scaled to one common size before {reader} reads them."
 
@@ -102,7 +119,7 @@ def _of_product(plan: Plan, row: Operation, width: int, thing: str) -> str:
         return f"What head {head} alone adds to each row. Take it out, and only this is missing."
     if row.parts:
         return f"What the {counted(len(row.parts), 'head')} add to each row, all together."
-    if row.name in plan.branches:
+    if row in map(plan.product_of, plan.branches):
         return "What the units add to each row, all together."
     if any(isinstance(plan[name].kind, Activation) for name in plan.readers[row.name]):
         return f"{width:,} questions put to each row. A number above 0 means yes, and how much."

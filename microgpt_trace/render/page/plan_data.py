@@ -11,7 +11,7 @@ from ...architecture.model import LanguageModel
 from ...architecture.operations.linear import formula_of_parts
 from ...architecture.operations.plan_formulas import Formulas
 from ...architecture.plans.kinds import Context, Lookup, Loss, Probabilities, Shape, Softmax
-from ...architecture.plans.plan import HEAD_EVENTS, Operation, Plan
+from ...architecture.plans.plan import Operation, Plan, over_tokens
 from ...explaining.elements import tables_of_tokens
 from .event_sentences import event_sentence
 
@@ -80,7 +80,8 @@ def picture_of(plan: Plan) -> dict[str, Any]:
     look up, the `first` residual stream, and for each layer its columns in order. A column is the attention
     of some heads, the units of an MLP, or the residual stream after a branch."""
     columns: list[dict[str, Any]] = [{"layer": i, "parts": []} for i in range(len(plan.layers))]
-    units = {plan[branch].inputs[0]: branch for _, branch in plan.residuals.values()}
+    branches = [branch for _, branch in plan.residuals.values()]
+    units = {plan.product_of(branch).inputs[0]: branch for branch in branches}
     for column, rows in zip(columns, plan.layers, strict=True):
         for row in rows:
             if isinstance(row.kind, Softmax):
@@ -107,7 +108,7 @@ def _data(formula: Formula | None) -> Any:
 def fits_a_page(row: Operation) -> bool:
     """Return True if the page of a production model can contain the array of a row. The arrays of logits and
     of the contributions of heads are too large."""
-    return not row.extra and row.name not in (*HEAD_EVENTS, "loss")
+    return not row.extra and row.name != "loss" and not over_tokens(row.name)
 
 
 def axes_of(row: Operation, shapes: Mapping[str, Shape]) -> list[str]:
@@ -116,4 +117,4 @@ def axes_of(row: Operation, shapes: Mapping[str, Shape]) -> list[str]:
         return []
     if len(shapes[row.name]) == 3:
         return ["head", "query", "key"]
-    return ["position", "token" if row.name in HEAD_EVENTS else "channel"]
+    return ["position", "token" if over_tokens(row.name) else "channel"]

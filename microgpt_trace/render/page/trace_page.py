@@ -74,7 +74,7 @@ def _arrays(
         if record.last is not None:
             arrays[f"last {name}"] = record.last
     arrays |= {name: model.parameter(name) for name in _vectors_of(model, {*arrays, *recorded})}
-    causal = {row.name for row in model.plan.values() if row.kind.causal}
+    causal = {row.name for row in model.plan.values() if row.causal}
     for name, array in arrays.items():
         if array.dtype != np.uint8:
             is_causal = name.removeprefix("d ") in causal
@@ -151,7 +151,7 @@ def _replaced(trace: Trace) -> list[str]:
 
 def _plan(trace: Trace, model: LanguageModel, arrays: Mapping[str, Array]) -> dict[str, Any]:
     plan, replaced = model.plan, _replaced(trace)
-    formulas = Formulas(plan, {("forward", name) for name in replaced})
+    formulas = Formulas(plan, {("forward", name) for name in replaced}, len(trace.input.tokens))
     forward = (event for event in trace.events if event.phase == "forward")
     return {
         "statistics": {

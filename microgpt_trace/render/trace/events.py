@@ -101,7 +101,7 @@ def _note(event: Any, trace: Trace, layers: Mapping[int | None, LayerRow]) -> st
     if isinstance(kind, Norm) and not kind.head_dim and stats.l2_norm is not None:
         normalized = math.sqrt(event.shape[0] * event.shape[1])
         return f"√({event.shape[0]}·{event.shape[1]})" if abs(stats.l2_norm / normalized - 1) < 0.01 else ""
-    if kind is not None and kind.causal:
+    if event.name in trace.specs and trace.specs[event.name].causal:
         return "causal"
     return ""
 

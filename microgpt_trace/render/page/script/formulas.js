@@ -105,6 +105,7 @@ function stepOf(step, place, before, run, keep, along = []) {
   };
   for (const term of step.terms) {
     if (term.where && !isTarget(term.where, place, run)) continue;
+    if (term.within && !isWithin(term.within, place)) continue;
     overAll(term.over, along.length, at, place.length, run, () => add(term));
   }
   result.value = step.guard ? guarded(largest, smallest) : sum + lost;
@@ -126,6 +127,9 @@ function recorded(term, at, before, axes) {
   const subtracted = resultOf(before[term.less], at, axes);
   return { factors, magnitude: magnitude + subtracted.magnitude - Math.abs(x) + Math.abs(x - subtracted.value), exact: false };
 }
+
+/** Return true if the place along an axis belongs to a range of places. */
+const isWithin = ([axis, first, end], place) => place[axis] >= first && place[axis] < end;
 
 /** Return true if the target of a position is known. If the element has a token, the target must be this token. */
 function isTarget([position, token], place, run) {
