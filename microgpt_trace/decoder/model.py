@@ -20,12 +20,14 @@ from ..architecture.interpreter.logits_forward import ROWS, logits_forward, run_
 from ..architecture.model import Ability, TapOf, TraceInput
 from ..architecture.packs import UNKNOWN, Pack, ReadText
 from ..architecture.plans.event_words import steps_of
+from ..architecture.plans.kinds import Rotation
 from ..architecture.plans.plan import Plan
 from ..arrays.encodings import StoredTensor
 from ..arrays.linear import linear
 from ..arrays.stats import Array
 from ..arrays.threads import available_cores
 from ..errors import InputError
+from ..grouping import grouped
 from ..hooks.bus import SILENT, HookBus, Tap
 from ..notebook import in_notebook
 from ..text.brief import one_line
@@ -100,6 +102,7 @@ class Decoder:
                 {"type": kind, "tensors": tensors[kind], "bytes": size} for kind, size in bytes_.most_common()
             ],
             "layer": list(self.chain),
+            **_differences_of_layers(self.plan),
             "vocabulary": self.vocabulary.describe() if self.vocabulary else None,
             "assumed": list(self.assumed),
         }
@@ -184,6 +187,21 @@ class Decoder:
         self, inputs: TraceInput, edits: Sequence[Edit], rows: Sequence[int], report: Report = unreported
     ) -> Iterator[tuple[int, Array]]:
         return logits_of_edits(self, inputs, edits, rows, report)
+
+
+def _differences_of_layers(plan: Plan) -> dict[str, Any]:
+    """Describe the layers of a model whose layers differ, or whose RoPE turns a part of each head."""
+    turns, differences = plan.of_kind(Rotation), dict[str, Any]()
+    by_kind = grouped(turns, lambda row: (row.kind.rope.theta, row.kind.channels))
+    partial = any(row.kind.channels < row.kind.head_dim for row in turns)
+    if partial or len(by_kind) > 1 or 0 < len({row.layer for row in turns}) < len(plan.layers):
+        differences["rope"] = [
+            {"theta": theta, "channels": channels, "layers": list(dict.fromkeys(row.layer for row in rows))}
+            for (theta, channels), rows in by_kind.items()
+        ]
+    if len({tuple(type(row.kind) for row in rows) for rows in plan.layers}) > 1:
+        differences["layers_differ"] = True
+    return differences
 
 
 def prepare(

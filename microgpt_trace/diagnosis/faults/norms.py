@@ -5,17 +5,18 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial as bind
 
 import numpy as np
 
 from ...architecture.operations.by_kind import reference
 from ...architecture.operations.reference_inputs import ReferenceInputs
 from ...architecture.plans.kinds import Kind, Linear, Norm, Rotation
-from ...architecture.plans.plan import Operation, Plan, kind_of, layer_of
+from ...architecture.plans.plan import Operation, Plan, kind_of, layer_of, prefix_of
 from ...arrays.stats import Array
 from ..case import Case, Change
 from ..hypothesis import Family, Hypothesis
-from .changes import Compute, called, computed, fed, of_kind, reading, with_attributes, with_instead
+from .changes import Compute, called, computed, of_kind, reading, with_attributes, with_instead
 
 USUAL_EPS = (1e-3, 1e-4, 1e-5, 1e-6, 0.0)
 POWERS = (0.25, 2.0)  # wrong powers of the mean square; 0.5 is right
@@ -156,25 +157,28 @@ def _changed_gains(case: Case, chosen: Sequence[str]) -> Iterator[Hypothesis | F
 def other_streams(case: Case) -> Iterator[Hypothesis]:
     """Yield hypotheses: the norm before the MLP reads the layer's input instead of the stream after
     attention, or the reverse."""
-    plan, which = case.plan, called(case.name)
-    if not isinstance(case.row.kind, Norm) or case.layer is None or case.row.stage != "mlp":
+    plan, row = case.plan, case.row
+    if not isinstance(row.kind, Norm) or row.layer is None or row.stage != "mlp":
         return
-    (read,), start = case.row.inputs, plan.streams[case.layer]
-    if read in plan.residuals:
-        parallel = reading(plan, which, lambda row: (plan.streams[row.layer or 0],))
+    if row.inputs[0] in plan.residuals:
+        first = reading(plan, called(row.name), lambda own: (plan.streams[own.layer or 0],))
         claim = "the norm reads the layer's input, not the stream after attention (parallel branches)"
-        yield Hypothesis("norm-of-layer-input", claim, parallel)
-    elif read == start:
-        branches = [name for name in plan.branches if plan[name].layer == case.layer]
-        before = [name for name in branches if plan.order[name] < plan.order[case.name]]
-        for name in before[:1]:
-            claim = "the norm reads the stream after attention, not the layer's input (sequential branches)"
-            yield Hypothesis("norm-after-attention", claim, computed(
-                fed(plan, case.name, read, name), which,
-                lambda row, given, stream, branch: reference(
-                    replace(plan[row.name], otherwise=None), given, stream + branch
-                ),
-            ))  # fmt: skip
+        yield Hypothesis("norm-of-layer-input", claim, first)
+    earlier = [own.name for own in plan.layers[row.layer] if plan.order[own.name] < plan.order[row.name]]
+    for branch in [name for name in earlier if plan.branches.get(name) == row.inputs[0]][:1]:
+        claim = "the norm reads the stream after attention, not the layer's input (sequential branches)"
+        yield Hypothesis("norm-after-attention", claim, plan.changed(bind(_after_branch, case, branch)))
+
+
+def _after_branch(case: Case, branch: str, row: Operation) -> Operation:
+    """Return the row of a norm before the MLP that reads the layer's input plus the branch of attention."""
+    if not called(case.name)(row) or row.inputs != (case.plan.streams[row.layer or 0],):
+        return row
+
+    def compute(_: Operation, given: ReferenceInputs, stream: Array, added: Array) -> Array:
+        return reference(row, given, stream + added)
+
+    return replace(row, inputs=(*row.inputs, prefix_of(row.name) + kind_of(branch)), otherwise=compute)
 
 
 def skipped_norms(case: Case) -> Iterator[Hypothesis]:

@@ -47,7 +47,8 @@ def caps(case: Case) -> Iterator[Hypothesis | Family]:
         yield Hypothesis("cap-missing", f"the cap of the {words} at {own:.6g} is missing", missing)
         yield Family(
             "cap", lambda limit, row=row: _with(case.plan, row, limit=limit),  # type: ignore[misc]
-            f"the {words} is capped at {{}}, not at {own:.6g}".format, own=own, starts=CAPS, usual=CAPS,
+            f"the cap of the {words} is {{}}, not {own:.6g}".format, own=own, starts=CAPS, usual=CAPS,
+            low=1e-3 * own, high=16 * own,
         )  # fmt: skip
     for row in case.rows_of(Softmax)[:1]:
         cap = case.plan[row.inputs[0]].kind

@@ -149,9 +149,10 @@ def layers(case: Case) -> Iterator[Hypothesis]:
 
 
 def _of_layer(case: Case, away: int, name: str) -> Array:
-    """Return the parameter of the layer `away` layers later (or earlier, if `away` is negative)."""
-    other = ((layer_of(name) or 0) + away) % len(case.plan.layers)
-    return case.parameter(f"layer{other}.{kind_of(name)}")
+    """Return the parameter of the layer `away` layers later (or earlier, if `away` is negative). If that
+    layer has no such parameter, return the layer's own."""
+    other = f"layer{((layer_of(name) or 0) + away) % len(case.plan.layers)}.{kind_of(name)}"
+    return case.parameter(other if case.shapes.get(other) == case.shapes[name] else name)
 
 
 class Misreading(NamedTuple):

@@ -146,29 +146,38 @@ def _top(row: LensRow, at: int) -> str:
 def _target(trace: Trace, position: int, rows: Sequence[TargetRow]) -> Section:
     """Return P and rank of a token after each attention block and each layer, and where the token first has
     rank 1."""
-    kinds = list(dict.fromkeys(kind_of(row.event) for row in rows))
+    leaving = kind_of(rows[-1].event)
+    within = (kind_of(row.event) for row in rows)
+    kinds = [*(kind for kind in dict.fromkeys(within) if kind != leaving), leaving]
     layers = list(grouped(rows, attrgetter("layer")).values())
     columns = [Column("layer", lambda layer: str(layer[0].layer), right=True)]
-    for at, kind in enumerate(kinds):
-        where = "layer" if kind == kinds[-1] else kind.partition(".")[0]
+    for kind in kinds:
+        where = "layer" if kind == leaving else kind.partition(".")[0]
         columns += [
-            Column(f"P after {where}", partial(_p_of, at=at), right=True),
-            Column("rank", partial(_rank_of, at=at), right=True),
+            Column(f"P after {where}", partial(_p_of, kind=kind), right=True),
+            Column("rank", partial(_rank_of, kind=kind), right=True),
         ]
     blocks: list[Block] = [Table(columns, layers, about=lambda layer: layer[-1].event)]
     first = next((row for row in rows if row.rank == 1), None)
     if first is not None:
-        where = "layer" if kind_of(first.event) == kinds[-1] else "the attention of layer"
+        where = "layer" if kind_of(first.event) == leaving else "the attention of layer"
         blocks.append(words(f"rank 1 for the first time after {where} {first.layer}"))
     return Section(blocks, f"Logit lens of {shown_token(rows[0].target.label)} {_after(trace, position)}")
 
 
-def _p_of(layer: Sequence[TargetRow], at: int) -> str:
-    return _p(layer[at].target)
+def _row_of(layer: Sequence[TargetRow], kind: str) -> TargetRow | None:
+    """Return the row after a part of a layer, or None in a layer without this part, as in parallel layers."""
+    return next((row for row in layer if kind_of(row.event) == kind), None)
 
 
-def _rank_of(layer: Sequence[TargetRow], at: int) -> str:
-    return "–" if layer[at].rank is None else f"{layer[at].rank:,}"
+def _p_of(layer: Sequence[TargetRow], kind: str) -> str:
+    row = _row_of(layer, kind)
+    return "" if row is None else _p(row.target)
+
+
+def _rank_of(layer: Sequence[TargetRow], kind: str) -> str:
+    row = _row_of(layer, kind)
+    return "" if row is None else "–" if row.rank is None else f"{row.rank:,}"
 
 
 def _after(trace: Trace, position: int) -> str:

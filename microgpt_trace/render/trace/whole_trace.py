@@ -9,7 +9,7 @@ from typing import Any
 
 from ...grouping import grouped
 from ...text.printable import on_one_line, shown_token, with_ids
-from ...text.wording import counted
+from ...text.wording import abridged, counted
 from ...tracing.findings import TOO_FEW, Anomaly, Check, Insight
 from ...tracing.result import Trace
 from ..numbers import exponent
@@ -49,6 +49,7 @@ def header_sections(trace: Trace, brief: bool = False) -> list[Section]:
         return [head]
     count, chain = model["config"]["n_layer"], " → ".join(model["layer"])
     same = f" (same pattern × {count} layers)" * (count > 1)
+    same = " (other layers have other steps)" if "layers_differ" in model else same
     return [head, Section([words(f"Layer 0: {chain}{same}")])]
 
 
@@ -87,16 +88,21 @@ def model_facts(model: dict[str, Any]) -> list[tuple[str, str]]:
         ("model", f"{model['origin']} ({model['format']}), {model['parameters']:,} parameters"),
         ("", f"{config['architecture']}: {layers}, width {config['n_embd']}, {heads},"),
         ("", f"FFN {config['n_inner']:,}, {tied}, context {config['context_length']:,}"),
-        *([("RoPE", describe_rope(config))] if config["rope"] else [("positions", "learned")]),
+        *([("RoPE", describe_rope(model))] if config["rope"] else [("positions", "learned")]),
         ("stored", describe_encodings(model["encodings"])),
         *(("assumed", text) for text in model["assumed"]),
     ]
 
 
-def describe_rope(config: dict[str, Any]) -> str:
+def describe_rope(model: dict[str, Any]) -> str:
     """Describe the rotary embedding of a model, such as "base 100,000"."""
-    rope = config["rope"]
+    config, rope = model["config"], model["config"]["rope"]
     text = f"base {rope['theta']:,.10g}"
+    if "rope" in model:
+        text = "; ".join(
+            f"base {turns['theta']:,.10g} on {turns['channels']} of {config['head_dim']} channels in layer "
+            f"{abridged(list(map(str, turns['layers'])), 8)}" for turns in model["rope"]
+        )  # fmt: skip
     if rope["kind"] != "default":
         text += f", {rope['kind']} × {rope['factor']:g}"
     text += ", with the file's frequency factors" * bool(rope["factors"])

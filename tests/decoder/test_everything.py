@@ -1,0 +1,192 @@
+"""Every command on a model with everything that plans can state (support/everything.py)."""
+
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from support import everything
+from support.commands import microgpt, refused
+from support.everything import EPS
+from support.other_plans import in_float64, values_of
+from support.tiny_models import TOKENS
+
+from microgpt_trace import load
+from microgpt_trace.architecture.plans.kinds import Cap, Scale
+from microgpt_trace.diagnosis.diagnose import diagnose_values
+
+IDS = ",".join(map(str, TOKENS))
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    """The folder of the model, which stays in the catalogue during this module."""
+    with pytest.MonkeyPatch.context() as patch:
+        everything.register(patch)
+        yield everything.write_everything(tmp_path_factory.mktemp("everything"))
+    everything.forget()
+
+
+COMMANDS = {
+    "trace": "trace {model} --tokens {ids}",
+    "verbose": "trace {model} --tokens {ids} --verbose --positions all",
+    "json": "trace {model} --tokens {ids} --json --values --layer *",
+    "jsonl": "trace {model} --tokens {ids} --jsonl --layer *",
+    "recheck": "trace {model} --tokens {ids} --recheck",
+    "lens": "trace {model} --tokens {ids} --lens --target #5",
+    "generate": "trace {model} --tokens {ids} --generate 6 --recheck",
+    "show": "trace {model} --tokens {ids} --show logits.raw --show layer0.attn.capped --positions 0,-1",
+    "validate": "trace {model} --tokens {ids} --validate",
+    "ablate": "trace {model} --tokens {ids} --ablate layer0.attn.post_norm --ablate layer1.mlp.scaled",
+    "ablate raw logits": "trace {model} --tokens {ids} --ablate logits.raw@-1 --positions all",
+    "scale": "trace {model} --tokens {ids} --scale layer0.attn.capped=2 --scale embed.scaled=0.5",
+    "ablate a head": "trace {model} --tokens {ids} --ablate layer1.attn.head2 --ablate-mean layer0.mlp.down",
+    "attribute": "attribute {model} --tokens {ids} --position all",
+    "patch": "patch {model} abc abd --sites layer*.attn.post_norm --sites layer*.attn.head*",
+    "diff": "diff {model} {model} --tokens {ids}",
+    "weights": "diff {model} {model} --weights",
+    "diff bf16": "diff {model} {model} --tokens {ids} --compute bf16",
+    "survey": "survey {model} {texts} --out {out}/survey.json --force",
+    "imatrix": "survey {model} {texts} --imatrix {out}/imatrix.gguf --out {out}/survey2.json --force",
+    "inspect": "inspect {model}",
+    "page": "trace {model} --tokens {ids} --html {out}/page.html --force",
+    "figures": "trace {model} --tokens {ids} --lens --plot attention={out}/a.svg --plot lens={out}/l.svg",
+}
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_works(model, tmp_path, name):
+    (tmp_path / "texts.txt").write_text("the cat\na dog sat\n", encoding="utf-8")
+    names = {"model": model, "ids": IDS, "out": tmp_path, "texts": tmp_path / "texts.txt"}
+    done = microgpt(*COMMANDS[name].format(**names).split())
+    print(done.out[:3000], done.err)
+    assert done.code == 0
+
+
+def test_there_is_no_backward_pass(model):
+    refused(microgpt("trace", model, "--tokens", IDS, "--backward"), "--backward is for a microGPT")
+
+
+# --- Dumps of wrong engines -------------------------------------------------------------------------
+
+
+def engine_values(plan, model, tokens=TOKENS):
+    """Return what an engine with this plan computes from the parameters of a model."""
+    engine = SimpleNamespace(**vars(in_float64(model)) | {"plan": plan})
+    values = values_of(engine, tokens)
+    return {name: np.float32(value) for name, value in values.items() if not plan[name].extra}
+
+
+def rows_changed(**changes):
+    """Return a plan with changed rows. In the names of the arguments, two underscores mean a dot."""
+    changes = {name.replace("__", "."): change for name, change in changes.items()}
+    return everything.OWN.plan.changed(lambda row: changes.get(row.name, lambda row: row)(row))
+
+
+def reading(*inputs):
+    return lambda row: replace(row, inputs=inputs)
+
+
+def by(compute):
+    return lambda row: replace(row, otherwise=lambda row, given, *inputs: compute(row, given, *inputs))
+
+
+def normed(x, eps):
+    return x / np.sqrt((x * x).mean(-1, keepdims=True) + eps)
+
+
+def per_head(row, given, x):
+    return normed(x.reshape(len(x), -1, 8), EPS).reshape(x.shape) * given.parameter(row, row.kind.gain)
+
+
+def after_attention(row, given, stream, branch):
+    x = stream + branch
+    x = normed(x - x.mean(-1, keepdims=True), row.kind.eps)
+    return x * given.parameter(row, row.kind.gain) + given.parameter(row, row.kind.bias)
+
+
+def hidden_at_cap(row, given, scores):
+    back = np.arange(len(TOKENS))[:, None] - np.arange(len(TOKENS))
+    window = row.kind.window or len(TOKENS)
+    exp = np.exp(np.where((back >= 0) & (back < window), scores, -everything.CAP))
+    return exp / exp.sum(-1, keepdims=True)
+
+
+def without(*names):
+    return everything.plan_of(everything.OWN, names)
+
+
+def turning(*turns):
+    return everything.plan_of(everything.OWN, (), turns)
+
+
+def less_one(row, given, x):
+    return normed(x, EPS) * (given.parameter(row, row.kind.gain) - 1)
+
+
+def kind(changed):
+    return lambda row: replace(row, kind=changed)
+
+
+FAULTS = {  # the plan of the engine, the first wrong event, and the id of its explanation
+    "cap missing": (without("attn.capped"), "layer0.attn.weights", "cap-missing"),
+    "cap after the mask": (
+        rows_changed(layer0__attn__weights=by(hidden_at_cap)), "layer0.attn.weights", "cap-after-mask"
+    ),
+    "another cap": (
+        rows_changed(layer1__attn__capped=kind(Cap(8.0))), "layer1.attn.capped", "cap"
+    ),
+    "embedding not scaled": (without("embed.scaled"), "layer0.attn.norm", "factor-missing"),
+    "branch not scaled": (without("attn.scaled"), "layer0.attn.residual", "factor-missing"),
+    "another factor": (
+        rows_changed(layer0__attn__scaled=kind(Scale(0.9))), "layer0.attn.scaled", "factor"
+    ),
+    "logits divided": (
+        rows_changed(logits__scaled=kind(Scale(1 / everything.LOGITS))),
+        "logits.scaled", "factor-inverted",
+    ),
+    "base of layer 0 in layer 1": (
+        turning((1e4, 4), (1e4, 6), None), "layer1.attn.q_rope", "rope-base"
+    ),
+    "rotation of layer 0 in layer 1": (
+        turning((1e4, 4), (1e4, 4), None), "layer1.attn.q_rope", "rope-of-another-layer"
+    ),
+    "whole heads turned": (turning((1e4, 8), (1e2, 6), None), "layer0.attn.q_rope", "rope-partial"),
+    "post-norm missing": (without("attn.post_norm"), "layer0.attn.scaled", "norm-missing"),
+    "norm of q per head": (
+        rows_changed(layer0__attn__q_norm=by(per_head)), "layer0.attn.q_norm", "norm-of-head"
+    ),
+    "parallel for sequential": (
+        rows_changed(layer0__mlp__norm=reading("embed.scaled")), "layer0.mlp.norm", "norm-of-layer-input"
+    ),
+    "sequential for parallel": (
+        rows_changed(layer1__mlp__norm=lambda row: by(after_attention)(
+            replace(row, inputs=("layer0.mlp.residual", "layer1.attn.out"))
+        )), "layer1.mlp.norm", "norm-after-attention",
+    ),
+    "gain less one": (rows_changed(layer0__mlp__norm=by(less_one)), "layer0.mlp.norm", "gain-minus-one"),
+    "base of a windowed layer": (turning((1e3, 4), (1e2, 6), None), "layer0.attn.q_rope", "rope-base"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_diagnose_names_the_fault_of_an_engine(model, name):
+    plan, event, cause = FAULTS[name]
+    loaded = load(model)
+    found = diagnose_values(loaded, TOKENS, engine_values(plan, loaded))
+    claims = [(finding.id, finding.claim) for finding in found.findings]
+    print(found.first_wrong, claims)
+    assert found.first_wrong == event
+    assert cause in [id for id, _ in claims]
+
+
+def test_a_right_dump_is_clean(model, tmp_path):
+    loaded = load(model)
+    assert diagnose_values(loaded, TOKENS, engine_values(loaded.plan, loaded)).clean
+    dump = tmp_path / "dump.safetensors"
+    save = ("trace", model, "--tokens", IDS, "--verbose", "--positions", "all", "--save", dump)
+    assert microgpt(*save).code == 0
+    for command in (("diagnose", dump, model), ("diff", dump, model)):
+        done = microgpt(*command, "--tokens", IDS)
+        print(done.out, done.err)
+        assert done.code == 0
