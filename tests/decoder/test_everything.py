@@ -6,14 +6,22 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from support import everything
+from support.browser import go, needs_browser
 from support.commands import microgpt, refused
+from support.documents import document
 from support.everything import EPS
+from support.explanations import check_steps, elements
+from support.judges import agree
 from support.other_plans import in_float64, values_of
+from support.page_numbers import explained_in, in_tables, verdict_in
 from support.tiny_models import TOKENS
 
-from microgpt_trace import load
+from microgpt_trace import attribute, load
+from microgpt_trace.architecture.formulas.steps import element_name
 from microgpt_trace.architecture.plans.kinds import Cap, Scale
 from microgpt_trace.diagnosis.diagnose import diagnose_values
+from microgpt_trace.explaining.explain import explain_in, keep_run
+from microgpt_trace.render.page.plan_data import fits_a_page
 
 IDS = ",".join(map(str, TOKENS))
 
@@ -190,3 +198,55 @@ def test_a_right_dump_is_clean(model, tmp_path):
         done = microgpt(*command, "--tokens", IDS)
         print(done.out, done.err)
         assert done.code == 0
+
+
+# --- Explanations and pages -------------------------------------------------------------------------
+
+
+def test_every_event_and_parameter_can_be_explained(model):
+    loaded = load(model)
+    run = keep_run(loaded, tokens=list(TOKENS))
+    for name, index in elements(run.shapes, 3):
+        explained = explain_in(run, element_name(name, index), terms=10**6)
+        if name in loaded.plan:
+            agree(explained.traced, explained.value, rtol=1e-4, atol=1e-5, what=explained.element)
+            check_steps(explained)
+
+
+def test_direct_contributions_add_up_to_logits_and_follow_the_rows(model):
+    result = attribute(load(model), tokens=list(TOKENS), positions="all", ablation=False)
+    assert any("a cap bends the logits" in note for note in result.notes)
+    for position in result.positions:
+        assert (position.target.holds, position.against.holds) == (True, True)
+
+
+ON_THE_PAGE = (
+    "layer0.attn.q_norm[3,4]", "layer0.attn.q_rope[3,1]", "layer0.attn.q_rope[3,5]",
+    "layer1.attn.k_rope[2,10]", "layer0.attn.capped[1,3,2]", "layer2.attn.weights[1,4,2]",
+    "layer0.attn.post_norm[3,3]", "layer2.attn.scaled[3,3]", "layer1.mlp.norm[2,2]", "layer1.mlp.scaled[4,2]",
+    "layer1.mlp.both[1,1]", "layer1.mlp.residual[5,5]",
+)  # fmt: skip
+
+
+@needs_browser
+def test_a_page_shows_and_works_out_every_number(model, page_of, tmp_path):
+    words = ("trace", model, "--tokens", IDS)
+    path = tmp_path / "page.html"
+    assert microgpt(*words, "--html", path).code == 0
+    page, told = page_of(path), document(*words, "--values", "--layer", "*")
+    arrays = {event["name"]: np.array(event["values"], np.float32) for event in told["events"]}
+    plan = load(model).plan
+    shown = [name for name in arrays if fits_a_page(plan[name]) and name != "embed.tok"]
+    assert len(shown) == len(plan) - 6 - 3 * 4  # without the head and the outputs of single heads
+    for name in shown:
+        values = arrays[name]
+        if values.ndim == 3:
+            window = getattr(plan[name].kind, "window", None) or len(TOKENS)
+            back = np.arange(len(TOKENS))[:, None] - np.arange(len(TOKENS))
+            values[:, (back < 0) | (back >= window)] = np.nan
+        assert np.array_equal(in_tables(page, name).reshape(values.shape), values, equal_nan=True), name
+    for element in ON_THE_PAGE:
+        go(page, element)
+        name, index = element.rstrip("]").split("[")
+        assert explained_in(page) == arrays[name][tuple(map(int, index.split(",")))], element
+        assert plan[name].kind.names or verdict_in(page), element  # pages of decoders have no parameters

@@ -1,13 +1,12 @@
 """Compare the numbers of a trace's page, as a browser shows them, with the JSON documents of commands."""
 
-import math
 import re
 
 import numpy as np
 import pytest
-from support.browser import go, needs_browser, with_modules
+from support.browser import needs_browser, with_modules
 from support.documents import document
-from support.page_numbers import command, exact, explained_in, is_percent, number
+from support.page_numbers import command, exact, explained_in, in_tables, is_percent, number
 from support.real_model import SMOLLM2, needs_smollm2
 from support.script_engine import needs_node, run_script
 from support.sweeps import in_sweep
@@ -19,30 +18,6 @@ pytestmark = needs_browser
 
 ALL = ("--layer", "*")
 PREFIX = {"forward": "", "backward": "gradient ", "update": "update "}
-
-# The cells of "show as a table" for an array, head by head.
-TABLES = """async (address) => {
-  const tables = [];
-  for (const box of document.querySelectorAll(`[data-key^="${CSS.escape(address)} "]`)) {
-    const behind = box.parentElement.querySelector("details.behind");
-    behind.open = true;
-    await new Promise((resolve) => setTimeout(resolve, 0));
-    const rows = behind.querySelectorAll("tbody tr");
-    tables.push(Array.from(rows, (row) => Array.from(row.cells, (cell) => cell.textContent).slice(1)));
-  }
-  return tables;
-}"""
-
-
-def cell(text):
-    return math.nan if text == "masked" else exact(text)
-
-
-def in_tables(page, address):
-    """Return an array from the tables behind its pictures; masked elements are NaN."""
-    go(page, address)
-    tables = page.evaluate(TABLES, address)
-    return np.array([[list(map(cell, row)) for row in table] for table in tables], np.float32)
 
 
 def traced(words):

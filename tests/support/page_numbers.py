@@ -4,6 +4,7 @@ import math
 import re
 
 import numpy as np
+from support.browser import go
 
 MINUS = "\u2212"
 EXACT = re.compile(r"(\u2212?(\d+(\.\d+)?(e[\u2212+]?\d+)?|Infinity)|NaN)\Z")
@@ -73,3 +74,28 @@ def command(name, checkpoints):
     """Return the words of a trace: emma by the untrained model, or a text by one of the checkpoints."""
     texts = {"trained": "olivia", "deep": "abbacife", "broken": "emma"}
     return ("trace", "emma") if name == "untrained" else ("trace", checkpoints[name], texts[name])
+
+
+# The cells of "show as a table" for an array, head by head.
+TABLES = """async (address) => {
+  const tables = [];
+  for (const box of document.querySelectorAll(`[data-key^="${CSS.escape(address)} "]`)) {
+    const behind = box.parentElement.querySelector("details.behind");
+    behind.open = true;
+    await new Promise((resolve) => setTimeout(resolve, 0));
+    const rows = behind.querySelectorAll("tbody tr");
+    tables.push(Array.from(rows, (row) => Array.from(row.cells, (cell) => cell.textContent).slice(1)));
+  }
+  return tables;
+}"""
+
+
+def cell(text):
+    return math.nan if text == "masked" else exact(text)
+
+
+def in_tables(page, address):
+    """Return an array from the tables behind its pictures; masked elements are NaN."""
+    go(page, address)
+    tables = page.evaluate(TABLES, address)
+    return np.array([[list(map(cell, row)) for row in table] for table in tables], np.float32)

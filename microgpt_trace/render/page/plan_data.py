@@ -80,8 +80,8 @@ def picture_of(plan: Plan) -> dict[str, Any]:
     look up, the `first` residual stream, and for each layer its columns in order. A column is the attention
     of some heads, the units of an MLP, or the residual stream after a branch."""
     columns: list[dict[str, Any]] = [{"layer": i, "parts": []} for i in range(len(plan.layers))]
-    branches = [branch for _, branch in plan.residuals.values()]
-    units = {plan.product_of(branch).inputs[0]: branch for branch in branches}
+    products = map(plan.product_of, plan.branches)
+    units = {product.inputs[0]: product.name for product in products}
     for column, rows in zip(columns, plan.layers, strict=True):
         for row in rows:
             if isinstance(row.kind, Softmax):
