@@ -27,7 +27,7 @@ import numpy as np
 
 from ..architecture.model import LanguageModel, TraceInput
 from ..architecture.operations import norm
-from ..architecture.operations.scaling import capped
+from ..architecture.operations.elementwise import capped
 from ..architecture.plans.kinds import Add, Cap, Linear, Lookup, Norm, Scale, Softmax
 from ..architecture.plans.plan import Operation, Plan, over_tokens
 from ..arrays.encodings import CHUNK

@@ -63,11 +63,9 @@ class DecoderConfig(Dimensions):
         check_positive("norm_eps", self.norm_eps)
         if self.n_head % self.n_kv_head:
             raise InputError(f"n_head {self.n_head}: expected a multiple of n_kv_head {self.n_kv_head}")
-        channels = self.head_dim if self.rotary_dim is None else self.rotary_dim
-        if self.rope is not None and (channels % 2 or not 0 < channels <= self.head_dim):
-            what = "head_dim: RoPE needs" if self.rotary_dim is None else "rotary_dim: expected"
-            most = "" if self.rotary_dim is None else f" from 2 to {self.head_dim}"
-            raise InputError(f"{what} an even number{most}, found {channels}")
+        channels = self.rotary_dim or self.head_dim
+        if self.rope is not None and (channels % 2 or channels > self.head_dim):
+            raise InputError(f"head_dim: RoPE needs an even number, found {channels}")
         factors, pairs = self.rope.factors if self.rope else (), channels // 2
         if factors and len(factors) != pairs:
             raise InputError(f"RoPE factors: expected {pairs}, one for each pair, found {len(factors)}")

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from ..architecture.operations.reference_inputs import ReferenceInputs
-from ..architecture.plans.kinds import Activation, Kind, Linear, Multiply, Norm, Probabilities, Softmax
+from ..architecture.plans.kinds import Activation, Linear, Multiply, Norm, Probabilities, Softmax
 from ..architecture.plans.plan import K, Operation, Plan, kind_of, layer_of, prefix_of
 from ..arrays.stats import Array
 from ..rounding.judging import Judge, compared_blocks, errors_of
@@ -64,9 +64,10 @@ class Case:
         """The operations from the dump's inputs up to and including this operation."""
         return tuple(self.plan[name] for name in (*self.judge.plain.between(self.name), self.name))
 
-    def rows_of(self, *kinds: type[Kind]) -> list[Operation]:
+    def rows_of(self, *kinds: type[K]) -> list[Operation[K]]:
         """Return the `rows` of these kinds."""
-        return [row for row in self.rows if isinstance(row.kind, kinds)]
+        rows: Iterable[Any] = self.rows
+        return [row for row in rows if isinstance(row.kind, kinds)]
 
     def kinds(self, kind: type[K]) -> list[K]:
         """Return the kind of each row in `rows` whose kind is an instance of the class `kind`."""

@@ -246,17 +246,8 @@ class _BusTap:
         return _BusTap(self.run, self.phase, f"layer{index}.")
 
 
-@dataclass(frozen=True, slots=True)
-class PartsTap:
+class PartsTap(_BusTap):
     """The tap of forward values that a model computes in parts."""
-
-    run: Run
 
     def emit(self, name: str, value: Array) -> Array:
         return self.run.take_part(name, value)
-
-    def wants(self, name: str) -> bool:
-        return bool(self.run.listeners("forward", name))
-
-    def layer(self, index: int) -> Tap:
-        raise NotImplementedError("no event of a layer is computed in parts")

@@ -17,7 +17,7 @@ import numpy as np
 
 from ..architecture.edits import Edit, Report, unreported
 from ..architecture.model import LanguageModel, TraceInput
-from ..architecture.plans.plan import Plan, kind_of, layer_of
+from ..architecture.plans.plan import Plan, kind_of, layer_of, over_tokens
 from ..arrays.logits import LogitDifference, best_tokens, softmax
 from ..arrays.stats import Array
 from ..arrays.threads import one_blas_thread
@@ -137,7 +137,7 @@ def _recorded(
     """Run without hooks, and return the logits [V] at position `row` and the values of the events `names`."""
     collector, bus = Collector(names), model.hooks.alone()
     tap = bus.begin(after=[bus.subscription(collector, *names)]).tap("forward")
-    rows = range(len(inputs.tokens)) if "logits" in names else [row]
+    rows = range(len(inputs.tokens)) if any(map(over_tokens, names)) else [row]
     with one_blas_thread(), np.errstate(all="ignore"):
         logits = model.logits(inputs, rows, tap)
     return logits[rows.index(row)], {name: value for (_, name), value in collector.arrays.items()}
@@ -228,7 +228,7 @@ def points_of(model: LanguageModel, sites: Sequence[str] | None, length: int) ->
     whole, parts = set[str](), dict[str, PatchPoint]()
     for site in map(parse_site, streams if sites is None else sites):
         for name in _patchable(site, model):
-            part = site.part(name, shapes[name], partial(token_of, model) if name == "logits" else None)
+            part = site.part(name, shapes[name], partial(token_of, model) if over_tokens(name) else None)
             if site.place:
                 parts[name + site.place] = _point(model.plan, name, part, site.place)
             else:

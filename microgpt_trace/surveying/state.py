@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 import numpy as np
 
 from ..architecture.model import LanguageModel
-from ..architecture.plans.kinds import Linear
+from ..architecture.plans.kinds import Linear, Softmax
 from ..arrays.encodings import StoredTensor
 from ..decoder.catalogue import architecture_named
 from ..errors import InputError
@@ -237,7 +237,7 @@ def surveyed_model(model: LanguageModel, order: SurveyOrder) -> SurveyedModel:
         config=from_json(dump(model.describe()["config"])),  # JSON turns tuples into lists
         kinds={name: type(model.plan[name].kind).__name__ for name in order.events},
         streams=model.plan.streams,
-        windows=model.plan.windows,
+        windows=tuple(kind.window for kind in model.plan.kinds(Softmax)),
         trained_on=model.trained_on,
         weights=weights_of(model),
         labels=tuple(model.label(token, target=True) for token in range(model.config.vocab_size)),

@@ -148,7 +148,7 @@ def _massive(layers: Sequence[LayerRow], inputs: TraceInput) -> Outcome:
 
 
 def _sinks(model: Decoder, layers: Sequence[LayerRow], inputs: TraceInput) -> Outcome:
-    windows = model.plan.windows
+    windows = [kind.window for kind in model.plan.kinds(Softmax)]
     windowed = [layer for layer, window in enumerate(windows) if window is not None]
     shares = {row.layer: row.sink for row in layers if row.sink is not None and windows[row.layer] is None}
     later = range(1, len(inputs.tokens))
@@ -234,7 +234,7 @@ def _differences(model: Decoder) -> Iterator[str]:
     centred = [row.kind.centred for row in norms]
     yield ("LayerNorm in place of RMSNorm" if all(centred) else "LayerNorm in some places") * any(centred)
     yield f"{config.n_kv_head} key-value heads for {config.n_head} heads" * (config.n_kv_head < config.n_head)
-    windows = " or ".join(map(str, sorted(set(filter(None, plan.windows)))))
+    windows = " or ".join(map(str, sorted({kind.window for kind in plan.kinds(Softmax) if kind.window})))
     yield f"attention no further back than {windows} positions" if windows else ""
     gains = "a gain in every norm" if all(row.kind.gain for row in norms) else ""
     final = "a norm before the head" if any(isinstance(row.kind, Norm) for row in plan.final) else ""

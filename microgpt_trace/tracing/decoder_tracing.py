@@ -120,7 +120,7 @@ def predict(
     size = rows_of_a_part(model.config.vocab_size)
     names = [row.name for row in model.plan.head]
     is_parted = len(rows) > size and not any(map(run.wants_whole, [*names, "probs"]))
-    tap: Tap = PartsTap(run) if is_parted else run.tap("forward")
+    tap: Tap = PartsTap(run, "forward", "") if is_parted else run.tap("forward")
     size = size if is_parted else len(rows)
     predictions: list[Prediction] = []
     for start in range(0, len(rows), size):

@@ -11,6 +11,7 @@ import numpy as np
 from ..architecture.interpreter.run import forward, head_forward, head_input
 from ..architecture.model import TraceInput
 from ..architecture.operations.kv_cache import KVCache
+from ..architecture.plans.kinds import Rotation
 from ..arrays.logits import best_tokens, softmax
 from ..arrays.stats import Array
 from ..decoder.model import Decoder
@@ -68,6 +69,8 @@ def continue_prompt(
     """
     rng, label = np.random.default_rng(sampling.seed), model.label
     done, streams, events = Continuation(), list[Array](), tuple[TraceEvent, ...]()
+    ropes = [kind.rope for kind in model.plan.kinds(Rotation)]
+    switches = {rope.original_context for rope in ropes if rope.long_factors}
     ids, altered, chosen_by_probs = list(inputs.tokens), bool(replaced), "probs" in replaced
     while len(done.tokens) < sampling.count and not done.end:
         step = len(done.tokens) + 1
@@ -75,6 +78,10 @@ def continue_prompt(
             collector = Collector(())
             run = observers.begin_step(step, len(ids) - 1, collector)
             if step > 1:
+                if cache.length in switches:  # keys of a longer text turn by other angles
+                    cache.length, cache.text_length = 0, len(ids)
+                    again = forward(model, np.array(ids[:-1]), cache=cache)
+                    streams = list(again[len(inputs.tokens) :, None])
                 streams.append(forward(model, np.array(ids[-1:]), run.tap("forward"), cache))
             tap = run.tap("forward")
             logits = tap.emit("logits", head_forward(model, streams[-1] if streams else final[-1:], tap))

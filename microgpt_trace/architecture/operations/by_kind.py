@@ -11,7 +11,7 @@ from ...arrays.stats import Array
 from ..plans import kinds
 from ..plans.kinds import Kind
 from ..plans.plan import Operation
-from . import context, elementwise, linear, lookup, norm, prediction, rotation, scaling, scores, softmax
+from . import context, elementwise, linear, lookup, norm, prediction, rotation, scores, softmax
 from .reference_inputs import ReferenceInputs, Spread
 
 ARITHMETIC: dict[type[Kind], Any] = {
@@ -25,8 +25,8 @@ ARITHMETIC: dict[type[Kind], Any] = {
     kinds.Activation: elementwise,
     kinds.Multiply: elementwise,
     kinds.Add: elementwise,
-    kinds.Scale: scaling,
-    kinds.Cap: scaling,
+    kinds.Scale: elementwise,
+    kinds.Cap: elementwise,
     kinds.Probabilities: prediction,
     kinds.Loss: prediction,
 }

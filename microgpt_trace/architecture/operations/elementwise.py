@@ -1,4 +1,4 @@
-"""Activation, Multiply and Add, the operations that compute each element separately."""
+"""Activation, Multiply, Add, Scale and Cap, the operations that compute each element separately."""
 
 from __future__ import annotations
 
@@ -10,29 +10,44 @@ from typing import NamedTuple
 import numpy as np
 
 from ...arrays.stats import Array
-from ..formulas.formula import ElementAt, Formula, ResultOf, Setting, StepOf, TermOf, one_step
+from ..formulas.formula import Constant, ElementAt, Formula, ResultOf, Setting, StepOf, TermOf, one_step
 from ..formulas.steps import ABOVE_ZERO, RELU, SIGMOID, Function, X, element_name
 from ..formulas.traced_element import TracedElement
-from ..plans.kinds import Activation, Add, Multiply
+from ..plans.kinds import Activation, Add, Cap, Kind, Multiply, Scale
 from ..plans.plan import Operation
 from .pass_state import Gradients, PassState
-from .reference_inputs import ReferenceInputs
+from .reference_inputs import ReferenceInputs, Spread
+from .softmax import masked
 
 
 def forward(row: Operation, run: PassState, *inputs: Array) -> Array:
     """Compute the function, product or sum of each element: [...] -> [...]"""
-    if isinstance(row.kind, Activation):
-        return FORWARD[row.kind.function](*inputs)
-    a, b = inputs
-    return a * b if isinstance(row.kind, Multiply) else a + b
+    kind, (x, *others) = row.kind, inputs
+    if isinstance(kind, Activation):
+        return FORWARD[kind.function](x)
+    if isinstance(kind, Cap):
+        return np.tanh(x / kind.limit) * kind.limit
+    if isinstance(kind, Scale):
+        return x * kind.factor
+    return x * others[0] if isinstance(kind, Multiply) else x + others[0]
 
 
 def backward(row: Operation, run: PassState, dy: Array, y: Array, *inputs: Array) -> Gradients:
     """Multiply dy by the slope of the function, by the other factor, or by 1: [...] -> [...]"""
-    if isinstance(row.kind, Activation):
-        return Gradients((dy * SLOPES[row.kind.function](*inputs),))
-    a, b = inputs
-    return Gradients((dy * b, dy * a) if isinstance(row.kind, Multiply) else (dy, dy))
+    kind, (x, *others) = row.kind, inputs
+    if isinstance(kind, Activation):
+        return Gradients((dy * SLOPES[kind.function](x),))
+    if isinstance(kind, Cap):
+        return Gradients((dy * cap_slope(x / kind.limit),))
+    if isinstance(kind, Scale):
+        return Gradients((dy * kind.factor,))
+    return Gradients((dy * others[0], dy * x) if isinstance(kind, Multiply) else (dy, dy))
+
+
+def cap_slope(u: Array) -> Array:
+    """Return the slope of tanh, 1 / cosh(u)^2, computed so that exp cannot overflow."""
+    e = np.exp(-2 * np.abs(u))
+    return 4 * e / np.square(1 + e)
 
 
 def silu_slope(x: Array) -> Array:
@@ -94,10 +109,25 @@ SLOPES: dict[str, Callable[[Array], Array]] = {
 
 def reference(row: Operation, ref: ReferenceInputs, *inputs: Array) -> Array:
     """Compute the function, product or sum of each element: [...] -> [...]"""
-    if isinstance(row.kind, Activation):
-        return ACTIVATIONS[row.kind.function](*inputs)
-    a, b = inputs
-    return a * b if isinstance(row.kind, Multiply) else a + b
+    kind, (x, *others) = row.kind, inputs
+    if isinstance(kind, Activation):
+        return ACTIVATIONS[kind.function](x)
+    if isinstance(kind, Cap):
+        return capped(x, kind.limit)
+    if isinstance(kind, Scale):
+        return kind.factor * x
+    return x * others[0] if isinstance(kind, Multiply) else x + others[0]
+
+
+def capped(x: Array, limit: float) -> Array:
+    """Return limit * tanh(x / limit), where tanh(u) = (1 - e^-2u) / (1 + e^-2u)."""
+    power = -2 / limit * np.abs(x)
+    return np.sign(x) * limit * -np.expm1(power) / (1 + np.exp(power))
+
+
+def spread(row: Operation, ref: ReferenceInputs) -> Spread:
+    """Return the spread of each element's rounding. An engine may round the number of a Scale or a Cap."""
+    return Spread(factor=isinstance(row.kind, Scale | Cap))
 
 
 def _sigmoid(x: Array) -> Array:
@@ -161,17 +191,34 @@ def formula(row: Operation, setting: Setting) -> Formula:
         return one_step(sizes, TermOf(inputs))
     if isinstance(kind, Add):
         return one_step(sizes, *(TermOf((element,)) for element in inputs))
-    assert isinstance(kind, Activation)
-    form = FORMS[kind.function]
+    if isinstance(kind, Scale):
+        return one_step(sizes, TermOf((*inputs, _factor(kind))))
+    form = _form(kind)
     of_x = TermOf(inputs, function=form.function)
     if form.gate:
         return Formula(sizes, (StepOf((of_x,), form.gate), StepOf((TermOf((*inputs, ResultOf(0))),))))
     return one_step(sizes, of_x)
 
 
+def _factor(kind: Scale) -> Constant:
+    return Constant(f"{kind.factor:.6g}", (kind.factor,))
+
+
+def _form(kind: Kind) -> Form:
+    """Return the form of an activation or a cap."""
+    if isinstance(kind, Activation):
+        return FORMS[kind.function]
+    assert isinstance(kind, Cap)
+    limit, u, words = kind.limit, f"x/{kind.limit!r}", f"x/{kind.limit:.6g}"
+    cap = Function(f"{limit!r}*tanh({u})", lambda x: capped(x, limit), f"{limit:.6g} × tanh({words})")
+    text = f"4/(exp({u}) + exp(-{u}))**2"
+    return Form(cap, Function(text, lambda x: cap_slope(x / limit), f"1/cosh({words})^2"))
+
+
 def gradient_formula(name: str, reader: Operation, setting: Setting) -> Formula:
     """Describe the gradient of an input. For Add, the result is dy, the gradient of the output. For Multiply,
-    dy is multiplied by the other factor. For Activation, dy is multiplied by the slope."""
+    dy is multiplied by the other factor, and for Scale by the factor. For Activation and Cap, dy is
+    multiplied by the slope."""
     kind, sizes = reader.kind, setting.shapes[name]
     gradient = ElementAt(reader.name, _same_place(sizes), "backward")
     if isinstance(kind, Add):
@@ -180,8 +227,9 @@ def gradient_formula(name: str, reader: Operation, setting: Setting) -> Formula:
         first, second = reader.inputs
         other = second if name == first else first
         return one_step(sizes, TermOf((gradient, ElementAt(other, _same_place(sizes)))))
-    assert isinstance(kind, Activation)
-    slope = TermOf((ElementAt(name, _same_place(sizes)),), function=FORMS[kind.function].slope)
+    if isinstance(kind, Scale):
+        return one_step(sizes, TermOf((gradient, _factor(kind))))
+    slope = TermOf((ElementAt(name, _same_place(sizes)),), function=_form(kind).slope)
     return Formula(sizes, (StepOf((slope,), "slope"), StepOf((TermOf((gradient, ResultOf(0))),))))
 
 
@@ -191,8 +239,10 @@ def _same_place(sizes: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def notes(at: TracedElement) -> tuple[str, ...]:
-    """Return a note if ReLU switched the element off."""
+    """Return a note if ReLU switched the element off, or if the mask hides a score."""
     kind, (first, *_) = at.row.kind, at.row.inputs
+    if at.row.causal:
+        return tuple(f"{reason}; the score is computed, but not used" for reason in masked(at))
     if not isinstance(kind, Activation) or kind.function != "ReLU" or at.numbers.value(first, at.index) > 0:
         return ()
     return (f"{element_name(first, at.index)} is not above 0, so ReLU returns 0 and passes no gradient",)

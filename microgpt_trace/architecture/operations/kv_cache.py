@@ -16,6 +16,7 @@ class KVCache:
 
     capacity: int  # positions
     length: int = 0  # the number of positions whose pass is complete
+    text_length: int = 0  # in longrope, the length of the text if more positions follow
     rows: dict[str, Array] = field(default_factory=dict)  # the name of the row -> [G, capacity, D]
 
     def extend(self, name: str, new: Array) -> Array:

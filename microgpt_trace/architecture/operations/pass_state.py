@@ -87,7 +87,8 @@ class PassState:
         if rope.long_factors and self.groups:  # the frequencies depend on the length of a text
             cos, sin = zip(*(group._turns(rope, channels) for _, group in self.groups), strict=True)
             return np.concatenate(cos), np.concatenate(sin)
-        return rope_turns(rope, channels, self.positions, self.model.dtype)
+        longer = (self.cache.text_length,) if self.cache and rope.long_factors else ()
+        return rope_turns(rope, channels, self.positions, self.model.dtype, *longer)
 
     def keys_of_heads(self, group: tuple[int, ...], count: int) -> Array:
         """Return the number of each head's key-value head: [n*H]. A sequence has `count` key-value heads."""

@@ -10,20 +10,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from .kinds import (
-    Cap,
-    Context,
-    Elementwise,
-    Kind,
-    Linear,
-    Loss,
-    Norm,
-    Probabilities,
-    Rotation,
-    Scale,
-    Scores,
-    Softmax,
-)  # fmt: skip
+from .kinds import Cap, Context, Kind, Linear, Loss, Norm, Probabilities, Rotation, Scale, Scores, Softmax
 from .plan import Operation, Plan, stage_of
 
 if TYPE_CHECKING:
@@ -193,7 +180,7 @@ class RowBuilder:
     def __init__(self) -> None:
         self.rows: list[Operation] = []
         self.layer: int | None = None  # the layer of new rows; None before and after the layers
-        self._causal: set[str] = set()  # the rows [H, T, T] whose entries the causal mask hides
+        self._causal: dict[str, bool] = {}  # `causal` of each row
 
     def name(self, short: str) -> str:
         """Return the full name of an event or a parameter, such as layer3.attn.q for attn.q in layer 3."""
@@ -205,9 +192,7 @@ class RowBuilder:
     ) -> str:  # fmt: skip
         """Add a row and return its full name."""
         full_name, sources = self.name(name), tuple(map(self.name, inputs))
-        causal = kind.causal or (isinstance(kind, Elementwise) and not self._causal.isdisjoint(sources))
-        if causal:
-            self._causal.add(full_name)
+        causal = self._causal[full_name] = kind.hides([self._causal[source] for source in sources])
         self.rows.append(
             Operation(
                 full_name, stage_of(name), self.layer, expr, parameter, causal, overview, extra, kind,

@@ -31,6 +31,10 @@ class Kind:
         """True if no element of the output can be negative."""
         return False
 
+    def hides(self, inputs: Sequence[bool]) -> bool:
+        """Return `causal` of a row, given `causal` of the rows of its inputs."""
+        return self.causal
+
     def shape(self, inputs: Sequence[Shape], length: int) -> Shape:
         """Return the shape of the output for `length` positions and inputs of these shapes."""
         return inputs[0]
@@ -52,6 +56,9 @@ class Kind:
 
 class Elementwise(Kind):
     """A kind that computes each element from the elements of the inputs at the same place."""
+
+    def hides(self, inputs: Sequence[bool]) -> bool:
+        return any(inputs)
 
 
 @dataclass(frozen=True, eq=False, repr=False)

@@ -20,21 +20,7 @@ from ...arrays.stats import Array
 from ...grouping import grouped
 from ...hooks.event import EventSpec
 from ...text.brief import one_line
-from .kinds import (
-    Add,
-    Cap,
-    Context,
-    Kind,
-    Length,
-    Linear,
-    Norm,
-    Probabilities,
-    Rotation,
-    Scale,
-    Scores,
-    Shape,
-    Softmax,
-)  # fmt: skip
+from .kinds import Add, Context, Kind, Length, Linear, Norm, Probabilities, Rotation, Scores, Shape
 
 NOTHING: Mapping[str, Any] = MappingProxyType({})
 _LAYER = re.compile(r"layer([0-9]+)\.")
@@ -195,16 +181,11 @@ class Plan(Mapping[str, Operation]):
         return result
 
     def product_of(self, branch: str) -> Operation:
-        """Return the row before all norms and factors of a branch, such as mlp.down for mlp.post_norm."""
+        """Return the product that a branch norms, scales or adds, such as mlp.down for mlp.post_norm."""
         row = self[branch]
-        while isinstance(row.kind, Norm | Scale | Cap):
+        while not isinstance(row.kind, Linear):
             row = self[row.inputs[0]]
         return row
-
-    @cached_property
-    def windows(self) -> tuple[int | None, ...]:
-        """The window of each layer: the number of positions that a query sees, or None for no limit."""
-        return tuple(kind.window for kind in self.kinds(Softmax))
 
     def behind(self, name: str) -> Iterator[Operation]:
         """Yield an event's row. If a row is a norm or RoPE, also yield the row of the input. Example: q_rope,

@@ -73,15 +73,6 @@ def yarn_attention_factor(factor: float) -> float:
     return 0.1 * math.log(factor) + 1.0 if factor > 1 else 1.0
 
 
-def longrope_attention_factor(rope: Rope) -> float:
-    """Return sqrt(1 + ln(factor) / ln(original context)), or 1 if factor <= 1. By default, longrope
-    multiplies cos and sin by this number.
-
-    Ding et al., "LongRoPE: Extending LLM Context Window Beyond 2 Million Tokens" (2024), as in Phi-3.
-    """
-    return math.sqrt(1 + math.log(rope.factor) / math.log(rope.original_context)) if rope.factor > 1 else 1.0
-
-
 def turn(x: Array, turns: tuple[Array, Array], head_dim: int) -> Array:
     """Turn channels j and j + n/2 of each head in x, [T, H*D], by the angles of n/2 pairs. The other D - n
     channels pass unchanged.
@@ -99,10 +90,12 @@ def turn(x: Array, turns: tuple[Array, Array], head_dim: int) -> Array:
     return turned.reshape(x.shape)
 
 
-def rope_turns(rope: Rope, channels: int, positions: Array, dtype: str = "float32") -> tuple[Array, Array]:
-    """Return cos and sin for every position and pair, [T, 1, n/2] each. Angles are computed in float64. The
-    last of the `positions` is the last position of the text so far."""
-    frequencies, factor = rope_frequencies(rope, channels, int(positions.max(initial=-1)) + 1)
+def rope_turns(
+    rope: Rope, channels: int, positions: Array, dtype: str = "float32", length: int = 0
+) -> tuple[Array, Array]:
+    """Return cos and sin for every position and pair, [T, 1, n/2] each. Angles are computed in float64.
+    `length` is the length of the text, if the text continues after the last of the `positions`."""
+    frequencies, factor = rope_frequencies(rope, channels, max(length, int(positions.max(initial=-1)) + 1))
     angles = positions[:, None, None] * frequencies
     return (np.cos(angles) * factor).astype(dtype), (np.sin(angles) * factor).astype(dtype)
 
@@ -121,7 +114,8 @@ def rope_frequencies(rope: Rope, channels: int, length: int = 0) -> tuple[Array,
         derived = yarn_attention_factor(rope.factor)
         return _yarn(plain, rope, channels), rope.attention_factor or derived
     if rope.kind == "longrope":
-        return plain, rope.attention_factor or longrope_attention_factor(rope)
+        grown = math.log(max(rope.factor, 1.0)) / math.log(rope.original_context)
+        return plain, rope.attention_factor or math.sqrt(1 + grown)  # as in Phi-3
     return plain, 1.0
 
 

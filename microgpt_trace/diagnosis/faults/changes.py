@@ -32,9 +32,9 @@ def called(name: str) -> Which:
     return lambda row: kind_of(row.name) == own
 
 
-def with_attributes(plan: Plan, kind: type[Kind], **attributes: Any) -> Plan:
-    """Return the plan with `attributes` replaced in all rows of a kind."""
-    which = of_kind(kind)
+def with_attributes(plan: Plan, rows: type[Kind] | Which, **attributes: Any) -> Plan:
+    """Return the plan with `attributes` replaced in all rows of a kind, or in the rows selected by `rows`."""
+    which = of_kind(rows) if isinstance(rows, type) else rows
 
     def change(row: Any) -> Operation:
         return replace(row, kind=replace(row.kind, **attributes)) if which(row) else row

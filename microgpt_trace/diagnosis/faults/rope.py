@@ -135,14 +135,11 @@ def _scalings(case: Case, kind: Rotation, own: Turning) -> Iterator[Mistake]:
     """Yield mistakes: the rotation of another layer, the scaling is missing or linear, or another number of a
     head's channels is rotated."""
     rope, dim = kind.rope, kind.head_dim
-    for row in case.plan.of_kind(Rotation):
-        frequencies, factor = right_frequencies(case, row.kind)
-        if not np.array_equal(frequencies, own.frequencies):
-            claim = (
-                f"RoPE is that of layer {row.layer} (base {row.kind.rope.theta:,.6g}, {row.kind.channels} of "
-                f"{dim} channels), not of this layer (base {rope.theta:,.6g}, {kind.channels} channels)"
-            )
-            yield "rope-of-another-layer", claim, {"frequencies": frequencies, "factor": factor}, PLAIN
+    for other in dict.fromkeys((each.rope, each.channels) for each in case.plan.kinds(Rotation)):
+        if other != (rope, kind.channels):
+            turns, factor = right_frequencies(case, kind, rope=other[0], channels=other[1])
+            claim = f"RoPE is that of other layers (base {other[0].theta:,.6g}, {other[1]} of {dim} channels)"
+            yield "rope-of-another-layer", claim, {"frequencies": turns, "factor": factor}, PLAIN
     if rope.kind != "default" or rope.factors:
         words = rope.kind if rope.kind != "default" else "factors"
         plain, _ = right_frequencies(case, kind, rope=Rope(rope.theta))

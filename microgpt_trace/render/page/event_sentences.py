@@ -71,7 +71,7 @@ def event_sentence(plan: Plan, row: Operation, shapes: Mapping[str, Shape], thin
         case Scale(factor=factor):
             return f"The same numbers, multiplied by {factor:.6g}."
         case Cap(limit=limit):
-            return f"The same numbers, bent so that all of them lie between -{limit:.6g} and {limit:.6g}."
+            return f"The same numbers, bent so that none is below -{limit:.6g} or above {limit:.6g}."
         case Loss():
             size = shapes[plan.head[0].name][-1]
             surprise = f"How surprised the model is by the {thing}s that really follow, on average."
@@ -84,15 +84,14 @@ def _of_sum(plan: Plan, row: Operation, shape: Shape, thing: str) -> str:
         return (
             f"The final row of each place: all that is known about what comes next, in {shape[-1]:,} numbers."
         )
-    if row.name not in plan.residuals and row.layer is not None:
-        return "What attention adds and what the MLP adds, number by number."
+    both = "attention and the MLP add"
     if row.name not in plan.residuals:
-        return (
-            f"{thing.capitalize()} plus place, added number by number. From here on, each place has one row."
-        )
+        what = f"{thing.capitalize()} plus place" if row.layer is None else f"What {both}"
+        tail = " From here on, each place has one row." if row.layer is None else ""
+        return f"{what}, added number by number.{tail}"
     _, branch = plan.residuals[row.name]
     adds = "attention adds" if plan[branch].stage == "attention" else "the MLP adds"
-    adds = "attention and the MLP add" if isinstance(plan[branch].kind, Add) else adds
+    adds = both if isinstance(plan[branch].kind, Add) else adds
     return f"The row as it was, plus what {adds}. Nothing is overwritten."
 
 

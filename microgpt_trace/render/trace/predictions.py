@@ -147,8 +147,7 @@ def _target(trace: Trace, position: int, rows: Sequence[TargetRow]) -> Section:
     """Return P and rank of a token after each attention block and each layer, and where the token first has
     rank 1."""
     leaving = kind_of(rows[-1].event)
-    within = (kind_of(row.event) for row in rows)
-    kinds = [*(kind for kind in dict.fromkeys(within) if kind != leaving), leaving]
+    kinds = sorted({kind_of(row.event) for row in rows}, key=lambda kind: kind == leaving)
     layers = list(grouped(rows, attrgetter("layer")).values())
     columns = [Column("layer", lambda layer: str(layer[0].layer), right=True)]
     for kind in kinds:
@@ -165,19 +164,13 @@ def _target(trace: Trace, position: int, rows: Sequence[TargetRow]) -> Section:
     return Section(blocks, f"Logit lens of {shown_token(rows[0].target.label)} {_after(trace, position)}")
 
 
-def _row_of(layer: Sequence[TargetRow], kind: str) -> TargetRow | None:
-    """Return the row after a part of a layer, or None in a layer without this part, as in parallel layers."""
-    return next((row for row in layer if kind_of(row.event) == kind), None)
-
-
 def _p_of(layer: Sequence[TargetRow], kind: str) -> str:
-    row = _row_of(layer, kind)
-    return "" if row is None else _p(row.target)
+    return "".join(_p(row.target) for row in layer if kind_of(row.event) == kind)
 
 
 def _rank_of(layer: Sequence[TargetRow], kind: str) -> str:
-    row = _row_of(layer, kind)
-    return "" if row is None else "–" if row.rank is None else f"{row.rank:,}"
+    ranks = (row.rank for row in layer if kind_of(row.event) == kind)  # a parallel layer has no such row
+    return "".join("–" if rank is None else f"{rank:,}" for rank in ranks)
 
 
 def _after(trace: Trace, position: int) -> str:
