@@ -22,11 +22,8 @@ from ..text.brief import frozen
 _DIMENSIONS = (
     "n_layer", "n_embd", "n_head", "n_kv_head", "head_dim", "n_inner", "vocab_size", "context_length",
 )  # fmt: skip
-OMITTED_DEFAULTS = {
-    "activation": "SiLU",
-    "score_scales": (),
-    "rotary_dim": None,
-}  # `describe` leaves out these values
+# `describe` leaves out these values.
+OMITTED_DEFAULTS = {"activation": "SiLU", "score_scales": (), "rotary_dim": None}
 
 
 @frozen(slots=False)

@@ -149,11 +149,10 @@ def _massive(layers: Sequence[LayerRow], inputs: TraceInput) -> Outcome:
 
 def _sinks(model: Decoder, layers: Sequence[LayerRow], inputs: TraceInput) -> Outcome:
     windows = [kind.window for kind in model.plan.kinds(Softmax)]
-    windowed = [layer for layer, window in enumerate(windows) if window is not None]
     shares = {row.layer: row.sink for row in layers if row.sink is not None and windows[row.layer] is None}
     later = range(1, len(inputs.tokens))
     even = math.fsum(1 / (position + 1) for position in later) / max(len(later), 1)
-    return sinks(shares, even, bool(windowed), "the prompt has one position")
+    return sinks(shares, even, any(windows), "the prompt has one position")
 
 
 def sinks(shares: Mapping[int, float], even: float, windowed: bool, reason: str) -> Outcome:
@@ -227,10 +226,9 @@ def _differences(model: Decoder) -> Iterator[str]:
     act, norms, turns = plan.kinds(Activation)[0].function, plan.of_kind(Norm), plan.of_kind(Rotation)
     gated, turned = bool(plan.of_kind(Multiply)), len({row.layer for row in turns})
     yield f"{act}(gate)·up in place of ReLU(up)" if gated else f"{act} in place of ReLU" * (act != "ReLU")
-    where = f" in {turned} of {depth} layers" if turned < depth else ""
+    where = " for a part of each head" * any(row.kind.channels < row.kind.head_dim for row in turns)
+    where += f" in {turned} of {depth} layers" * (turned < depth)
     yield f"RoPE in place of wpe{where}" if turned else ""
-    partial = any(row.kind.channels < row.kind.head_dim for row in turns)
-    yield "RoPE of only some channels of a head" if partial else ""
     centred = [row.kind.centred for row in norms]
     yield ("LayerNorm in place of RMSNorm" if all(centred) else "LayerNorm in some places") * any(centred)
     yield f"{config.n_kv_head} key-value heads for {config.n_head} heads" * (config.n_kv_head < config.n_head)
@@ -242,6 +240,6 @@ def _differences(model: Decoder) -> Iterator[str]:
     of_heads = [row.kind.head_dim for row in norms if row.name in plan.heads]
     yield ("a norm of each head's q and k" if all(of_heads) else "a norm of q and k") * bool(of_heads)
     yield "biases" if any(row.bias for row in plan.of_kind(Linear)) else ""
-    for kind in dict.fromkeys(kind_of(row.name) for row in plan.of_kind(Scale, Cap)):
-        ended = "capped " if isinstance(plan["logits"].kind, Cap) else "scaled "
-        yield ended * (kind == "logits") + words_of_kind(kind)
+    for name, kind in {kind_of(row.name): row.kind for row in plan.of_kind(Scale, Cap)}.items():
+        ended = "capped " if isinstance(kind, Cap) else "scaled "
+        yield ended * (name == "logits") + words_of_kind(name)

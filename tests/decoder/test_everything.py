@@ -16,12 +16,13 @@ from support.other_plans import in_float64, values_of
 from support.page_numbers import explained_in, in_tables, verdict_in
 from support.tiny_models import TOKENS
 
-from microgpt_trace import attribute, load
+from microgpt_trace import attribute, load, trace
 from microgpt_trace.architecture.formulas.steps import element_name
 from microgpt_trace.architecture.plans.kinds import Cap, Scale
 from microgpt_trace.diagnosis.diagnose import diagnose_values
 from microgpt_trace.explaining.explain import explain_in, keep_run
 from microgpt_trace.render.page.plan_data import fits_a_page
+from microgpt_trace.tracing import decoder_tracing
 
 IDS = ",".join(map(str, TOKENS))
 
@@ -250,3 +251,30 @@ def test_a_page_shows_and_works_out_every_number(model, page_of, tmp_path):
         name, index = element.rstrip("]").split("[")
         assert explained_in(page) == arrays[name][tuple(map(int, index.split(",")))], element
         assert plan[name].kind.names or verdict_in(page), element  # pages of decoders have no parameters
+
+
+# --- Parts of a run ---------------------------------------------------------------------------------
+
+
+def test_logits_in_parts_have_the_statistics_of_whole_logits(model, monkeypatch):
+    loaded = load(model)
+    whole = trace(loaded, tokens=list(TOKENS), positions="all")
+    monkeypatch.setattr(decoder_tracing, "rows_of_a_part", lambda size: 2)
+    parts = trace(loaded, tokens=list(TOKENS), positions="all")
+    assert [row.name for row in parts.events] == [row.name for row in whole.events]
+    for name in ("logits.raw", "logits.scaled", "logits", "probs"):
+        agree(parts.event(name).stats.l2_norm, whole.event(name).stats.l2_norm, rtol=1e-6, what=name)
+        assert parts.event(name).shape == whole.event(name).shape == (len(TOKENS), 61)
+
+
+def test_raw_logits_are_saved_shown_and_compared_at_some_positions(model, tmp_path):
+    dump = tmp_path / "dump.safetensors"
+    words = ("--tokens", IDS, "--verbose", "--positions", "-1")
+    assert microgpt("trace", model, *words, "--save", dump).code == 0
+    for command in (("diff", dump, model), ("diagnose", dump, model)):
+        done = microgpt(*command, "--tokens", IDS)
+        print(done.out, done.err)
+        assert done.code == 0
+    refused(microgpt("trace", model, *words, "--show", "logits.raw@3"), "logits.raw of position 3")
+    assert "#17" not in (shown := microgpt("trace", model, *words, "--show", "logits.raw@-1").out)
+    assert "logits.raw" in shown
