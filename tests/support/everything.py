@@ -11,16 +11,7 @@ import numpy as np
 from support.tiny_models import write_folder
 from support.tiny_tokenizer import write_tokenizer
 
-from microgpt_trace.architecture.plans.blocks import (
-    RowBuilder,
-    attention,
-    norm,
-    predictions,
-    product,
-    queries_keys_values,
-    rotation,
-    scaled,
-)
+from microgpt_trace.architecture.plans.blocks import Blocks
 from microgpt_trace.architecture.plans.kinds import Activation, Add, Lookup, Multiply
 from microgpt_trace.architecture.plans.rope import Rope
 from microgpt_trace.decoder import catalogue
@@ -36,46 +27,46 @@ EPS, OTHER_EPS = 1e-5, 1e-2
 
 def plan_of(config, without=(), turns=TURNS):
     """Return the rows. An engine of the tests may leave out rows (`without`), or turn otherwise."""
-    rows, of = RowBuilder(), lambda name, number: None if name in without else number
+    rows, of = Blocks(config), lambda name, number: None if name in without else number
     tokens = Lookup("wte", "tokens", config.vocab_size, config.n_embd)
     stream = rows.add("embed.tok", tokens, expr="x = wte[tokens]", parameter="wte", overview=True)
-    stream = scaled(rows, "embed.scaled", stream, of("embed.scaled", EMBEDDING))
+    stream = rows.scaled("embed.scaled", stream, of("embed.scaled", EMBEDDING))
     for i in range(config.n_layer):
         rows.layer, parallel = i, i == 1
         pre = {"centred": parallel, "eps": OTHER_EPS if parallel else None}
-        normed = norm(rows, config, "attn.norm", stream, "pre-attn", **pre)
-        q, k, v = queries_keys_values(rows, config, normed)
-        q, k = (norm(rows, config, f"attn.{n}_norm", source, of=n) for n, source in (("q", q), ("k", k)))
+        normed = rows.norm("attn.norm", stream, "pre-attn", **pre)
+        q, k, v = rows.queries_keys_values(normed)
+        q, k = rows.norms_of_queries_and_keys(q, k)
         if turns[i]:
             rope = Rope(turns[i][0])
-            q, k = (rotation(rows, config, n, each, rope, turns[i][1]) for n, each in (("q", q), ("k", k)))
+            q, k = rows.rotations(q, k, rope, turns[i][1])
         cap = of("attn.capped", CAP)
-        branch = attention(rows, config, q, k, v, SCALE, WINDOWS[i], cap)
+        branch = rows.attention(q, k, v, SCALE, WINDOWS[i], cap)
         if not parallel:
             if "attn.post_norm" not in without:
-                branch = norm(rows, config, "attn.post_norm", branch, of="attn_out")
-            branch = scaled(rows, "attn.scaled", branch, of("attn.scaled", BRANCH), "attn_out")
+                branch = rows.norm("attn.post_norm", branch, of="attn_out")
+            branch = rows.scaled("attn.scaled", branch, of("attn.scaled", BRANCH), "attn_out")
             stream = rows.add("attn.residual", Add(), stream, branch, expr="x = x_res + attn_out [residual]")
-        normed = norm(rows, config, "mlp.norm", stream, "pre-FFN", **pre)
+        normed = rows.norm("mlp.norm", stream, "pre-FFN", **pre)
         down = _mlp(rows, config, normed)
         if not parallel and "mlp.post_norm" not in without:
-            down = norm(rows, config, "mlp.post_norm", down, of="mlp_out")
+            down = rows.norm("mlp.post_norm", down, of="mlp_out")
         if parallel:
-            down = scaled(rows, "mlp.scaled", down, of("mlp.scaled", BRANCH), "mlp_out")
+            down = rows.scaled("mlp.scaled", down, of("mlp.scaled", BRANCH), "mlp_out")
             down = rows.add("mlp.both", Add(), branch, down, expr="both = attn_out + mlp_out")
         stream = rows.add("mlp.residual", Add(), stream, down, expr="x = x_res + both [residual]")
     rows.layer = None
-    final = norm(rows, config, "final.norm", stream, "final")
-    return predictions(rows, config, final, factor=LOGITS, cap=LOGIT_CAP)
+    final = rows.norm("final.norm", stream, "final")
+    return rows.predictions(final, factor=LOGITS, cap=LOGIT_CAP)
 
 
 def _mlp(rows, config, normed):
     inner = config.n_inner
-    gate = product(rows, config, "mlp.gate", "wgate", normed, inner, "gate = x_n", "gate_proj")
-    up = product(rows, config, "mlp.up", "wup", normed, inner, "up = x_n", "up_proj")
+    gate = rows.product("mlp.gate", "wgate", normed, inner, "gate = x_n", "gate_proj")
+    up = rows.product("mlp.up", "wup", normed, inner, "up = x_n", "up_proj")
     rows.add("mlp.act", Activation("GELU by tanh"), gate, expr="act = GELU by tanh(gate)")
     hidden = rows.add("mlp.hidden", Multiply(), "mlp.act", up, expr="hidden = act * up")
-    return product(rows, config, "mlp.down", "wdown", hidden, config.n_embd, "mlp_out = hidden", "ffn_down")
+    return rows.product("mlp.down", "wdown", hidden, config.n_embd, "mlp_out = hidden", "ffn_down")
 
 
 class EverythingConfig(DecoderConfig):

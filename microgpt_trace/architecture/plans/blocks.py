@@ -1,5 +1,5 @@
-"""Blocks: functions that add the rows of norms, attention and other parts. RowBuilder: collects the rows of a
-plan. This module depends on no single architecture.
+"""RowBuilder: collects the rows of a plan. Blocks: adds the rows of norms, attention and other parts. This
+module depends on no single architecture.
 
 In the names of parameters, wq means the matrix of q and bq the bias of q.
 """
@@ -10,7 +10,23 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from .kinds import Cap, Context, Kind, Linear, Loss, Norm, Probabilities, Rotation, Scale, Scores, Softmax
+from .kinds import (
+    Activation,
+    Add,
+    Cap,
+    Context,
+    Kind,
+    Linear,
+    Lookup,
+    Loss,
+    Multiply,
+    Norm,
+    Probabilities,
+    Rotation,
+    Scale,
+    Scores,
+    Softmax,
+)  # fmt: skip
 from .plan import Operation, Plan, stage_of
 
 if TYPE_CHECKING:
@@ -48,131 +64,6 @@ class Dimensions:
         raise NotImplementedError
 
 
-def norm(
-    rows: RowBuilder, config: Dimensions, name: str, source: str, words: str = "", centred: bool = False,
-    head_dim: int | None = None, eps: float | None = None, of: str = "",
-) -> str:  # fmt: skip
-    """Add a LayerNorm with gain and bias if `centred`, else an RMSNorm with gain. Return the event's name.
-
-    The gain of attn.post_norm is attn_post_norm, and the bias attn_bpost_norm. `of` is the symbol of a value
-    other than the residual stream, such as "q". `head_dim` is the width of the heads if each head is normed.
-    """
-    half, _, rest = name.partition(".")
-    gain, bias = rows.name(f"{half}_{rest}"), rows.name(f"{half}_b{rest}") if centred else None
-    kind = Norm(config.norm_eps if eps is None else eps, gain, head_dim, centred, bias)
-    expr = f"{of or 'x_n'} = {'LayerNorm' if centred else 'RMSNorm'}({of or 'x'}) * g" + " + b" * centred
-    expr += " per head" * bool(head_dim) + f" [{words}]" * bool(words)
-    parameter = f"g = {gain}" + f", b = {bias}" * centred
-    return rows.add(name, kind, source, expr=expr, parameter=parameter, overview=half == "final")
-
-
-def scaled(rows: RowBuilder, name: str, source: str, factor: float | None, of: str = "x") -> str:
-    """Add the value times a factor, and return the row's name. `of` is the symbol of the value, such as
-    "attn_out". Without a factor, add nothing and return `source`."""
-    if factor is None:
-        return source
-    return rows.add(name, Scale(factor), source, expr=f"{of} = {of} * {factor:.6g}")
-
-
-def capped(rows: RowBuilder, name: str, source: str, limit: float | None, of: str) -> str:
-    """Add limit * tanh(value / limit), and return the row's name. Without a limit, add nothing and return
-    `source`."""
-    if limit is None:
-        return source
-    expr = f"{of} = {limit:.6g} * tanh({of} / {limit:.6g})"
-    return rows.add(name, Cap(limit), source, expr=expr)
-
-
-def rotation(
-    rows: RowBuilder, config: Dimensions, n: str, source: str, rope: Rope, channels: int | None = None
-) -> str:
-    """Add RoPE of q or k (`n`), and return the row's name. Only the first `channels` of each head turn; by
-    default, all channels."""
-    count = channels or config.head_dim
-    words = f" [first {count} of {config.head_dim} channels]" * (count < config.head_dim)
-    kind = Rotation(rope, config.head_dim, count)
-    return rows.add(f"attn.{n}_rope", kind, source, expr=f"{n} = RoPE({n}, position){words}")
-
-
-def product(
-    rows: RowBuilder, config: Dimensions, name: str, matrix: str, source: str, width: int, left: str,
-    words: str = "", parts: Sequence[str] = (),
-) -> str:  # fmt: skip
-    """Add x @ W.T, plus a bias if the config lists the bias (attn_bq for attn_wq). Return the row's name."""
-    half, vector = name.partition(".")[0], matrix.replace("w", "b", 1)
-    biased = f"{half}_{vector}" in config.biases
-    kind = Linear(rows.name(f"{half}_{matrix}"), width, rows.name(f"{half}_{vector}") if biased else None)
-    expr = f"{left} @ {matrix}" + f" + {vector}" * biased + f" [{words}]" * bool(words)
-    parameter = f"{matrix} = {kind.weight}.T" + f", {vector} = {kind.bias}" * biased
-    return rows.add(name, kind, source, expr=expr, parameter=parameter, parts=parts)
-
-
-def queries_keys_values(
-    rows: RowBuilder, config: Dimensions, source: str, words: str = "{}_proj"
-) -> tuple[str, str, str]:
-    """Add the rows of q, k and v, which may differ in the number of heads. Return the rows' names."""
-    heads_of = (("q", config.n_head), ("k", config.n_kv_head), ("v", config.n_kv_head))
-    q, k, v = (
-        product(
-            rows, config, f"attn.{n}", f"w{n}", source, heads * config.head_dim, f"{n} = x_n", words.format(n)
-        )
-        for n, heads in heads_of
-    )
-    return q, k, v
-
-
-def attention(
-    rows: RowBuilder, config: Dimensions, q: str, k: str, v: str, scale: float | None = None,
-    window: int | None = None, cap: float | None = None, overview: bool = False,
-    words: Sequence[str] = (" [attn]", "o_proj"),
-) -> str:  # fmt: skip
-    """Add the rows of attention, starting with the scores. Return the name of the attention output.
-
-    By default, `scale` is 1/sqrt(head_dim), a query sees all earlier positions, and the scores have no cap.
-    """
-    dim, width, queries, keys = config.head_dim, config.n_embd, config.n_head, config.n_kv_head
-    group = tuple(h * keys // queries for h in range(queries))  # the key-value head of each query head
-    usual = 1 / math.sqrt(dim)
-    scale = usual if scale is None else scale
-    by = f"/ sqrt({dim})" if scale == usual else f"* {scale:.6g}"
-    scores = rows.add("attn.scores", Scores(dim, group, scale), q, k, expr=f"scores = q @ k.T {by}")
-    scores = capped(rows, "attn.capped", scores, cap, "scores")
-    mask = "mask" if window is None else f"mask + window {window}"
-    expr = f"weights = softmax(scores + {mask})"
-    rows.add("attn.weights", Softmax(window), scores, expr=expr, overview=overview)
-    expr = f"context = weights @ v{words[0]}"
-    context = rows.add("attn.context", Context(dim, group), "attn.weights", v, expr=expr)
-    weight, heads = rows.name("attn_wo"), []
-    for h in range(queries):
-        first, end = h * dim, (h + 1) * dim
-        head = rows.add(
-            f"attn.head{h}", Linear(weight, width, columns=(first, end)), context, overview=overview,
-            expr=f"head_{h}_out @ wo[{h}]", parameter=f"{weight}[:, {first}:{end}]", extra=not overview,
-        )  # fmt: skip
-        heads.append(head)
-    return product(rows, config, "attn.out", "wo", context, width, "attn_out = context", words[1], heads)
-
-
-def predictions(
-    rows: RowBuilder, config: Dimensions, source: str, read: str = "x_n", factor: float | None = None,
-    cap: float | None = None,
-) -> Plan:  # fmt: skip
-    """Add the rows from the logits to the loss. Return the plan of all rows.
-
-    With a `factor` or a `cap`, the product with the output matrix is logits.raw. With both, logits.scaled is
-    the product times the factor, before the cap.
-    """
-    head = Linear("wte" if config.tied else "lm_head", config.vocab_size)
-    expr, parameter = f"logits = {read} @ w_lm", f"w_lm = {head.weight}.T"
-    name = "logits" if factor is cap is None else "logits.raw"
-    logits = rows.add(name, head, source, expr=expr, parameter=parameter, overview=True)
-    logits = scaled(rows, "logits" if cap is None else "logits.scaled", logits, factor, "logits")
-    capped(rows, "logits", logits, cap, "logits")
-    rows.add("probs", Probabilities(), "logits", expr="probs = softmax(logits)")
-    rows.add("loss", Loss(), "logits", expr="loss = mean(-log probs[target])")
-    return Plan(rows.rows)
-
-
 class RowBuilder:
     """Collects the rows of a plan. The caller omits the layer from the names of events and parameters:
     attn.q, attn_wq."""
@@ -200,3 +91,163 @@ class RowBuilder:
             )
         )  # fmt: skip
         return full_name
+
+
+class Blocks(RowBuilder):
+    """Adds rows and blocks of rows for a config. Each method returns the name of the row with the result."""
+
+    def __init__(self, config: Dimensions) -> None:
+        super().__init__()
+        self.config = config
+
+    def norm(
+        self, name: str, source: str, words: str = "", centred: bool = False,
+        head_dim: int | None = None, eps: float | None = None, of: str = "",
+    ) -> str:  # fmt: skip
+        """Add a LayerNorm with gain and bias if `centred`, else an RMSNorm with gain.
+
+        The gain of attn.post_norm is attn_post_norm, and the bias attn_bpost_norm. `of` is the symbol of a
+        value other than the residual stream, such as "q". `head_dim` is the width of the heads if each head
+        is normed.
+        """
+        half, _, rest = name.partition(".")
+        gain, bias = self.name(f"{half}_{rest}"), self.name(f"{half}_b{rest}") if centred else None
+        kind = Norm(self.config.norm_eps if eps is None else eps, gain, head_dim, centred, bias)
+        expr = f"{of or 'x_n'} = {'LayerNorm' if centred else 'RMSNorm'}({of or 'x'}) * g" + " + b" * centred
+        expr += " per head" * bool(head_dim) + f" [{words}]" * bool(words)
+        parameter = f"g = {gain}" + f", b = {bias}" * centred
+        return self.add(name, kind, source, expr=expr, parameter=parameter, overview=half == "final")
+
+    def scaled(self, name: str, source: str, factor: float | None, of: str = "x") -> str:
+        """Add the value times a factor. `of` is the symbol of the value, such as "attn_out". Without a
+        factor, add nothing and return `source`."""
+        if factor is None:
+            return source
+        return self.add(name, Scale(factor), source, expr=f"{of} = {of} * {factor:.6g}")
+
+    def capped(self, name: str, source: str, limit: float | None, of: str) -> str:
+        """Add limit * tanh(value / limit). Without a limit, add nothing and return `source`."""
+        if limit is None:
+            return source
+        expr = f"{of} = {limit:.6g} * tanh({of} / {limit:.6g})"
+        return self.add(name, Cap(limit), source, expr=expr)
+
+    def rotations(self, q: str, k: str, rope: Rope | None, channels: int | None = None) -> tuple[str, str]:
+        """Add RoPE of q and k. Only the first `channels` of each head turn; by default, all channels."""
+        assert rope is not None
+        dim = self.config.head_dim
+        kind = Rotation(rope, dim, channels or dim)
+        words = f" [first {kind.channels} of {dim} channels]" * (kind.channels < dim)
+        q, k = (
+            self.add(f"attn.{n}_rope", kind, source, expr=f"{n} = RoPE({n}, position){words}")
+            for n, source in (("q", q), ("k", k))
+        )
+        return q, k
+
+    def norms_of_queries_and_keys(self, q: str, k: str, head_dim: int | None = None) -> tuple[str, str]:
+        """Add norms of q and k: of each head if `head_dim` is given, or else of whole rows."""
+        q, k = (
+            self.norm(f"attn.{n}_norm", source, head_dim=head_dim, of=n) for n, source in (("q", q), ("k", k))
+        )
+        return q, k
+
+    def embedding(self) -> str:
+        """Add the embedding of the tokens."""
+        tokens = Lookup("wte", "tokens", self.config.vocab_size, self.config.n_embd)
+        return self.add("embed.tok", tokens, expr="x = wte[tokens]", parameter="wte", overview=True)
+
+    def add_branch(self, half: str, stream: str, branch: str) -> str:
+        """Add the sum of the residual stream and the output of attention or of the MLP (`half`)."""
+        expr = f"x = x_res + {half}_out [residual]"
+        return self.add(f"{half}.residual", Add(), stream, branch, expr=expr, overview=half == "mlp")
+
+    def gated_mlp(self, source: str) -> str:
+        """Add the rows of an MLP with a gate: down(function(gate(x)) * up(x))."""
+        act, inner = self.config.activation, self.config.n_inner
+        gate = self.product("mlp.gate", "wgate", source, inner, "gate = x_n", "gate_proj")
+        up = self.product("mlp.up", "wup", source, inner, "up = x_n", "up_proj")
+        self.add("mlp.act", Activation(act), gate, expr=f"act = {act}(gate)")
+        hidden = self.add("mlp.hidden", Multiply(), "mlp.act", up, expr="hidden = act * up")
+        return self.product("mlp.down", "wdown", hidden, self.config.n_embd, "mlp_out = hidden", "ffn_down")
+
+    def plain_mlp(self, source: str) -> str:
+        """Add the rows of an MLP without a gate: down(function(up(x)))."""
+        act = self.config.activation
+        up = self.product("mlp.up", "wup", source, self.config.n_inner, "up = x_n", "up_proj")
+        hidden = self.add("mlp.act", Activation(act), up, expr=f"act = {act}(up)")
+        return self.product("mlp.down", "wdown", hidden, self.config.n_embd, "mlp_out = act", "ffn_down")
+
+    def product(
+        self, name: str, matrix: str, source: str, width: int, left: str,
+        words: str = "", parts: Sequence[str] = (),
+    ) -> str:  # fmt: skip
+        """Add x @ W.T, plus a bias if the config lists the bias (attn_bq for attn_wq)."""
+        half, vector = name.partition(".")[0], matrix.replace("w", "b", 1)
+        biased = f"{half}_{vector}" in self.config.biases
+        kind = Linear(self.name(f"{half}_{matrix}"), width, self.name(f"{half}_{vector}") if biased else None)
+        expr = f"{left} @ {matrix}" + f" + {vector}" * biased + f" [{words}]" * bool(words)
+        parameter = f"{matrix} = {kind.weight}.T" + f", {vector} = {kind.bias}" * biased
+        return self.add(name, kind, source, expr=expr, parameter=parameter, parts=parts)
+
+    def queries_keys_values(self, source: str, words: str = "{}_proj") -> tuple[str, str, str]:
+        """Add the rows of q, k and v, which may differ in the number of heads."""
+        heads_of = (("q", self.config.n_head), ("k", self.config.n_kv_head), ("v", self.config.n_kv_head))
+        q, k, v = (
+            self.product(
+                f"attn.{n}", f"w{n}", source, heads * self.config.head_dim, f"{n} = x_n", words.format(n)
+            )
+            for n, heads in heads_of
+        )
+        return q, k, v
+
+    def attention(
+        self, q: str, k: str, v: str, scale: float | None = None,
+        window: int | None = None, cap: float | None = None, overview: bool = False,
+        words: Sequence[str] = (" [attn]", "o_proj"),
+    ) -> str:  # fmt: skip
+        """Add the rows of attention, starting with the scores.
+
+        By default, `scale` is 1/sqrt(head_dim), a query sees all earlier positions, and the scores have no
+        cap.
+        """
+        config = self.config
+        dim, width, queries, keys = config.head_dim, config.n_embd, config.n_head, config.n_kv_head
+        group = tuple(h * keys // queries for h in range(queries))  # the key-value head of each query head
+        usual = 1 / math.sqrt(dim)
+        scale = usual if scale is None else scale
+        by = f"/ sqrt({dim})" if scale == usual else f"* {scale:.6g}"
+        scores = self.add("attn.scores", Scores(dim, group, scale), q, k, expr=f"scores = q @ k.T {by}")
+        scores = self.capped("attn.capped", scores, cap, "scores")
+        mask = "mask" if window is None else f"mask + window {window}"
+        expr = f"weights = softmax(scores + {mask})"
+        self.add("attn.weights", Softmax(window), scores, expr=expr, overview=overview)
+        expr = f"context = weights @ v{words[0]}"
+        context = self.add("attn.context", Context(dim, group), "attn.weights", v, expr=expr)
+        weight, heads = self.name("attn_wo"), []
+        for h in range(queries):
+            first, end = h * dim, (h + 1) * dim
+            head = self.add(
+                f"attn.head{h}", Linear(weight, width, columns=(first, end)), context, overview=overview,
+                expr=f"head_{h}_out @ wo[{h}]", parameter=f"{weight}[:, {first}:{end}]", extra=not overview,
+            )  # fmt: skip
+            heads.append(head)
+        return self.product("attn.out", "wo", context, width, "attn_out = context", words[1], heads)
+
+    def predictions(
+        self, source: str, read: str = "x_n", factor: float | None = None,
+        cap: float | None = None,
+    ) -> Plan:  # fmt: skip
+        """Add the rows from the logits to the loss. Return the plan of all rows.
+
+        With a `factor` or a `cap`, the product with the output matrix is logits.raw. With both, logits.scaled
+        is the product times the factor, before the cap.
+        """
+        head = Linear("wte" if self.config.tied else "lm_head", self.config.vocab_size)
+        expr, parameter = f"logits = {read} @ w_lm", f"w_lm = {head.weight}.T"
+        name = "logits" if factor is cap is None else "logits.raw"
+        logits = self.add(name, head, source, expr=expr, parameter=parameter, overview=True)
+        logits = self.scaled("logits" if cap is None else "logits.scaled", logits, factor, "logits")
+        self.capped("logits", logits, cap, "logits")
+        self.add("probs", Probabilities(), "logits", expr="probs = softmax(logits)")
+        self.add("loss", Loss(), "logits", expr="loss = mean(-log probs[target])")
+        return Plan(self.rows)

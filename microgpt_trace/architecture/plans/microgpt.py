@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from functools import partial
 
-from .blocks import Dimensions, RowBuilder, attention, predictions, queries_keys_values
+from .blocks import Blocks, Dimensions
 from .kinds import Activation, Add, Linear, Lookup, Norm
 from .plan import Plan
 
 
 def plan_of(config: Dimensions) -> Plan:
     """Return the plan of a microGPT."""
-    rows, width, norm = RowBuilder(), config.n_embd, Norm(config.norm_eps)
+    rows, width, norm = Blocks(config), config.n_embd, Norm(config.norm_eps)
     add = partial(rows.add, overview=True)
     tokens = Lookup("wte", "tokens", config.vocab_size, width)
     positions = Lookup("wpe", "positions", config.context_length, width)
@@ -22,8 +22,8 @@ def plan_of(config: Dimensions) -> Plan:
     for i in range(config.n_layer):
         rows.layer = i
         normed = add("attn.norm", norm, stream, expr="x_n = RMSNorm(x) [pre-attn]")
-        q, k, v = queries_keys_values(rows, config, normed, "")
-        out = attention(rows, config, q, k, v, overview=True, words=("", ""))
+        q, k, v = rows.queries_keys_values(normed, "")
+        out = rows.attention(q, k, v, overview=True, words=("", ""))
         stream = add("attn.residual", Add(), stream, out, expr="x = x_res + attn_out [residual]")
         add("mlp.norm", norm, stream, expr="x_n = RMSNorm(x) [pre-MLP]")
         up, down = (Linear(rows.name(f"mlp_fc{n}"), w) for n, w in ((1, config.n_inner), (2, width)))
@@ -33,4 +33,4 @@ def plan_of(config: Dimensions) -> Plan:
         add("mlp.down", down, "mlp.act", expr=expr, parameter=f"w_fc2 = {down.weight}.T")
         stream = add("mlp.residual", Add(), stream, "mlp.down", expr="x = x_res + mlp_out [residual]")
     rows.layer = None
-    return predictions(rows, config, stream, read="x")
+    return rows.predictions(stream, read="x")

@@ -7,15 +7,8 @@ from collections.abc import Mapping
 from functools import cached_property
 from typing import Any
 
-from ...architecture.plans.blocks import (
-    RowBuilder,
-    attention,
-    norm,
-    predictions,
-    product,
-    queries_keys_values,
-)
-from ...architecture.plans.kinds import Activation, Add, Lookup
+from ...architecture.plans.blocks import Blocks
+from ...architecture.plans.kinds import Add, Lookup
 from ...architecture.plans.plan import Plan
 from ...text.brief import frozen
 from ..architecture import QKV_BIASES, Architecture
@@ -27,7 +20,7 @@ from ..settings import FLAG, Settings
 
 def plan_of(config: DecoderConfig) -> Plan:
     """Return the plan of a GPT-2. The config sets the kind of GELU and the scale of the scores."""
-    rows, width, act = RowBuilder(), config.n_embd, config.activation
+    rows, width = Blocks(config), config.n_embd
     tokens = Lookup("wte", "tokens", config.vocab_size, width)
     positions = Lookup("wpe", "positions", config.context_length, width)
     rows.add("embed.tok", tokens, expr="tok_emb = wte[tokens]", parameter="wte", overview=True)
@@ -36,19 +29,14 @@ def plan_of(config: DecoderConfig) -> Plan:
     stream = rows.add("embed.sum", Add(), "embed.tok", "embed.pos", expr=expr, overview=True)
     for i in range(config.n_layer):
         rows.layer = i
-        normed = norm(rows, config, "attn.norm", stream, "pre-attn", centred=True)
-        q, k, v = queries_keys_values(rows, config, normed)
+        normed = rows.norm("attn.norm", stream, "pre-attn", centred=True)
+        q, k, v = rows.queries_keys_values(normed)
         scale = config.score_scales[i] if config.score_scales else None
-        out = attention(rows, config, q, k, v, scale)
-        stream = rows.add("attn.residual", Add(), stream, out, expr="x = x_res + attn_out [residual]")
-        normed = norm(rows, config, "mlp.norm", stream, "pre-FFN", centred=True)
-        up = product(rows, config, "mlp.up", "wup", normed, config.n_inner, "up = x_n", "up_proj")
-        hidden = rows.add("mlp.act", Activation(act), up, expr=f"act = {act}(up)")
-        down = product(rows, config, "mlp.down", "wdown", hidden, width, "mlp_out = act", "ffn_down")
-        expr = "x = x_res + mlp_out [residual]"
-        stream = rows.add("mlp.residual", Add(), stream, down, expr=expr, overview=True)
+        stream = rows.add_branch("attn", stream, rows.attention(q, k, v, scale))
+        out = rows.plain_mlp(rows.norm("mlp.norm", stream, "pre-FFN", centred=True))
+        stream = rows.add_branch("mlp", stream, out)
     rows.layer = None
-    return predictions(rows, config, norm(rows, config, "final.norm", stream, "final", centred=True))
+    return rows.predictions(rows.norm("final.norm", stream, "final", centred=True))
 
 
 @frozen(slots=False)

@@ -6,16 +6,7 @@ from collections.abc import Mapping
 from functools import cached_property, partial
 from typing import Any, Literal
 
-from ...architecture.plans.blocks import (
-    RowBuilder,
-    attention,
-    norm,
-    predictions,
-    product,
-    queries_keys_values,
-    rotation,
-)
-from ...architecture.plans.kinds import Activation, Add, Lookup, Multiply
+from ...architecture.plans.blocks import Blocks
 from ...architecture.plans.plan import Plan
 from ...architecture.plans.rope import Rope
 from ...errors import InputError
@@ -31,30 +22,19 @@ from ..settings import COUNT, FLAG, WHOLE, Settings
 def plan_of(config: DecoderConfig) -> Plan:
     """Return the plan of a decoder. The config determines the biases, the windows, and whether q and k are
     normalised."""
-    rows, width, inner, act = RowBuilder(), config.n_embd, config.n_inner, config.activation
-    tokens = Lookup("wte", "tokens", config.vocab_size, width)
-    stream = rows.add("embed.tok", tokens, expr="x = wte[tokens]", parameter="wte", overview=True)
+    rows, dim = Blocks(config), config.head_dim
+    stream = rows.embedding()
     for i in range(config.n_layer):
         rows.layer = i
-        normed = norm(rows, config, "attn.norm", stream, "pre-attn")
-        q, k, v = queries_keys_values(rows, config, normed)
+        q, k, v = rows.queries_keys_values(rows.norm("attn.norm", stream, "pre-attn"))
         if config.qk_norm:
-            dim = config.head_dim
-            q, k = (norm(rows, config, f"attn.{n}_norm", f"attn.{n}", head_dim=dim, of=n) for n in "qk")
-        assert config.rope is not None  # `options` always reads RoPE
-        q, k = (rotation(rows, config, n, source, config.rope) for n, source in (("q", q), ("k", k)))
-        out = attention(rows, config, q, k, v, window=config.windows[i])
-        stream = rows.add("attn.residual", Add(), stream, out, expr="x = x_res + attn_out [residual]")
-        normed = norm(rows, config, "mlp.norm", stream, "pre-FFN")
-        gate = product(rows, config, "mlp.gate", "wgate", normed, inner, "gate = x_n", "gate_proj")
-        up = product(rows, config, "mlp.up", "wup", normed, inner, "up = x_n", "up_proj")
-        rows.add("mlp.act", Activation(act), gate, expr=f"act = {act}(gate)")
-        hidden = rows.add("mlp.hidden", Multiply(), "mlp.act", up, expr="hidden = act * up")
-        down = product(rows, config, "mlp.down", "wdown", hidden, width, "mlp_out = hidden", "ffn_down")
-        expr = "x = x_res + mlp_out [residual]"
-        stream = rows.add("mlp.residual", Add(), stream, down, expr=expr, overview=True)
+            q, k = rows.norms_of_queries_and_keys(q, k, dim)
+        q, k = rows.rotations(q, k, config.rope)
+        stream = rows.add_branch("attn", stream, rows.attention(q, k, v, window=config.windows[i]))
+        out = rows.gated_mlp(rows.norm("mlp.norm", stream, "pre-FFN"))
+        stream = rows.add_branch("mlp", stream, out)
     rows.layer = None
-    return predictions(rows, config, norm(rows, config, "final.norm", stream, "final"))
+    return rows.predictions(rows.norm("final.norm", stream, "final"))
 
 
 @frozen(slots=False)
@@ -144,18 +124,17 @@ _like_llama = partial(
     optional_modules=("self_attn.q_norm", "self_attn.k_norm"),
     example={"rope": Rope(1e4), "qk_norm": True},
 )  # fmt: skip
-_ATTENTION_BIASES = {"attention_bias": (*QKV_BIASES, "attn_bo")}
+ATTENTION_BIASES = {"attention_bias": (*QKV_BIASES, "attn_bo")}
+FLAGGED_BIASES = ATTENTION_BIASES | {"mlp_bias": ("mlp_bgate", "mlp_bup", "mlp_bdown")}
 ARCHITECTURES = {
     "llama": _like_llama(
-        options,
-        flagged_biases=_ATTENTION_BIASES | {"mlp_bias": ("mlp_bgate", "mlp_bup", "mlp_bdown")},
-        permuted=True,
+        options, flagged_biases=FLAGGED_BIASES, permuted=True,
     ),
     # In GGUF files, a mistral is called llama.
     "mistral": _like_llama(partial(options, windows="all"), from_gguf=None),
     "qwen2": _like_llama(partial(options, windows="last"), biases=QKV_BIASES),
     "qwen3": _like_llama(
         partial(options, windows="last", qk_norm=True),
-        flagged_biases=_ATTENTION_BIASES, defaults={"head_dim": 128},
+        flagged_biases=ATTENTION_BIASES, defaults={"head_dim": 128},
     ),
 }  # fmt: skip
