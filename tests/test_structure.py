@@ -330,7 +330,7 @@ def test_names_of_classes_are_unique():
 # and the tables of names in other engines.
 NAMES_EVENTS = (
     *("architecture.", "decoder.architectures.", "microgpt.forward_backward", "hooks.names"),
-    *("dumps.event_names", "dumps.engine_names", "dumps.torch_modules"),
+    *("dumps.event_names", "dumps.engine_names", "dumps.torch_modules", "dumps.recorder"),
 )
 OF_THE_OUTPUT = {"logits", "probs", "loss"}  # other modules use these as plain words
 

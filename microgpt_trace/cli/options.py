@@ -87,13 +87,14 @@ class WeightSettings:
 
 @group(HelpPanel.METADATA)
 class FileSettings(WeightSettings):
-    """Settings that a model file without metadata or an .apr file does not store."""
+    """Settings that a model file does not store, and other values for the settings that it stores."""
 
     rope_pairs: RopePairs | None = option(
         "Channels that RoPE pairs in q and k, if an .apr file lacks this setting.", family=PRODUCTION
     )
     settings: list[str] | None = option(
-        "Setting that an .apr file does not store, such as num_heads=14.",
+        "Setting that an .apr file does not store, such as num_heads=14, or another value for a setting of "
+        "config.json, such as hidden_act=gelu_new.",
         "--set", metavar="KEY=VALUE", family=PRODUCTION,
     )  # fmt: skip
 

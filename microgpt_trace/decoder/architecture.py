@@ -36,9 +36,10 @@ class Architecture:
     - If `gains_less_one` is true, Hugging Face files store the gains of norms less 1. GGUF files do not.
     - `modules` maps modules of transformers without own parameters to the events that they return. A path
       starts in the layer, or in the stack of layers if the event is an embedding. `optional_modules` are
-      modules with parameters that some models lack.
+      modules with parameters that some models lack. The event of `unclear_modules` depends on the version of
+      transformers.
     - Every file contains the biases in `biases`. If the config sets a flag of `flagged_biases`, the file also
-      contains the biases of this flag.
+      contains the biases of this flag. `flags` contains flags that are true by default.
     """
 
     config: type[DecoderConfig]
@@ -52,7 +53,9 @@ class Architecture:
     tied: bool | None = None
     biases: tuple[str, ...] = ()
     flagged_biases: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    flags: Mapping[str, bool] = field(default_factory=dict)
     optional_modules: tuple[str, ...] = ()
+    unclear_modules: tuple[str, ...] = ()
     gains_less_one: bool = False
     gguf_eps: str = "attention.layer_norm_rms_epsilon"
     permuted: bool = False

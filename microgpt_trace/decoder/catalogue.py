@@ -20,13 +20,14 @@ from ..architecture.plans.plan import Operation, Plan, kind_of, layer_of
 from ..hooks.event import EventSpec
 from .architecture import Architecture
 
-ARCHITECTURES: Mapping[str, str] = {  # the name in config.json and in GGUF files -> the module
+ARCHITECTURES: Mapping[str, str] = {  # the name in config.json -> the module
     "llama": "llama",
     "mistral": "llama",
     "qwen2": "llama",
     "qwen3": "llama",
     "gpt2": "gpt2",
 }
+GGUF_NAMES: Mapping[str, str] = {}  # names in GGUF files that differ
 
 
 def architecture_named(name: str) -> Architecture:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 FUSED = {  # fused matrices and biases, and their parts
@@ -22,7 +22,8 @@ class FileNames:
     number. No name includes ".weight" or ".bias". In Hugging Face files, `blocks` precedes the layer number,
     and `outer` may precede any name. If `vectors` is true, norms may have biases. Hugging Face stores the
     matrices in `transposed` as [in, out]. If `by_head` is true, the rows of fused matrices in Hugging Face
-    files are q, k and v of the first head, then q, k and v of the next head. Names that end with an entry of
+    files are q, k and v of the first head, then q, k and v of the next head. `aliases` maps other names in
+    Hugging Face files to the names of `model`. Names that end with an entry of
     `skipped` are ignored.
     """
 
@@ -34,6 +35,7 @@ class FileNames:
     vectors: bool = False
     transposed: tuple[str, ...] = ()
     by_head: bool = False
+    aliases: Mapping[str, str] = field(default_factory=dict)
     skipped: tuple[str, ...] = ("rotary_emb.inv_freq", "masked_bias")
 
     @cached_property
@@ -44,6 +46,8 @@ class FileNames:
             named += [(f"blk.{gguf}", own), (f"{self.blocks}.{hf}", own)]
         if "attn_wq" in self.layer:
             named.append((f"blk.{GGUF_QKV}", "attn_wqkv"))
+        ours = dict(named)
+        named += [(alias, ours[name]) for alias, name in self.aliases.items()]
         result = {f"{name}.weight": own for name, own in named}
         for name, own in named:
             bias = bias_name(own)

@@ -9,13 +9,15 @@ from ..errors import InputError
 from ..text.brief import brief
 from .settings import POSITIVE, TEXT, WHOLE, Settings
 
+LONG, SHORT = "rope_factors_long.weight", "rope_factors_short.weight"  # tensors with divisors of longrope
 LLAMA_CPP = "the default of llama.cpp"
 
 
-def gguf_rope(keys: Settings, head_dim: int) -> dict[str, Any]:
-    """Translate the base and the scaling of RoPE, which must cover the `head_dim` channels of a head."""
+def gguf_rope(keys: Settings, head_dim: int, partial: bool = False) -> dict[str, Any]:
+    """Translate the base and the scaling of RoPE, and the rotated channels of a head. Unless `partial` is
+    true, RoPE must turn all `head_dim` channels."""
     size = keys.get("rope.dimension_count", WHOLE) or head_dim
-    if size != head_dim:
+    if size != head_dim and not partial:
         raise InputError(f"rope.dimension_count {size} differs from the {head_dim} channels of a head")
     theta = keys.get_or_default("rope.freq_base", POSITIVE, 10000.0, LLAMA_CPP)
     kind = keys.get("rope.scaling.type", TEXT)
@@ -32,7 +34,8 @@ def gguf_rope(keys: Settings, head_dim: int) -> dict[str, Any]:
         scaling = {"type": kind, "factor": factor} | _yarn(keys, factor)
     elif kind not in (None, "none"):
         raise InputError(f"RoPE scaling {brief(kind)} is not supported; supported: none, linear, yarn")
-    return {"rope_theta": theta, "rope_scaling": scaling}
+    share = {"partial_rotary_factor": size / head_dim} if partial else {}
+    return {"rope_theta": theta, "rope_scaling": scaling, **share}
 
 
 def _yarn(keys: Settings, factor: float | None) -> dict[str, float]:

@@ -192,12 +192,18 @@ class Decoder:
 def _differences_of_layers(plan: Plan) -> dict[str, Any]:
     """Describe the layers of a model whose layers differ, or whose RoPE turns a part of each head."""
     turns, differences = plan.of_kind(Rotation), dict[str, Any]()
-    by_kind = grouped(turns, lambda row: (row.kind.rope.theta, row.kind.channels))
+    by_kind = grouped(turns, lambda row: (row.kind.rope, row.kind.channels))
     partial = any(row.kind.channels < row.kind.head_dim for row in turns)
     if partial or len(by_kind) > 1 or 0 < len({row.layer for row in turns}) < len(plan.layers):
         differences["rope"] = [
-            {"theta": theta, "channels": channels, "layers": list(dict.fromkeys(row.layer for row in rows))}
-            for (theta, channels), rows in by_kind.items()
+            {
+                "theta": rope.theta,
+                "scaling": rope.kind,
+                "factor": rope.factor,
+                "channels": channels,
+                "layers": list(dict.fromkeys(row.layer for row in rows)),
+            }
+            for (rope, channels), rows in by_kind.items()
         ]
     if len({tuple(type(row.kind) for row in rows) for rows in plan.layers}) > 1:
         differences["layers_differ"] = True

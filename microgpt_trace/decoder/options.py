@@ -24,31 +24,60 @@ def read_activation(settings: Settings, key: str, default: str) -> str:
     return ACTIVATIONS[one_of(key, name, ACTIVATIONS)]
 
 
-def read_rope(settings: Settings, theta: float = 10000.0) -> Rope:
+def read_factors(settings: Settings, *keys: str) -> dict[str, float | None]:
+    """Return the factors under these keys. A factor of 1, the default of transformers, becomes None."""
+    factors = {key: settings.get_or_default(key, POSITIVE, 1.0) for key in keys}
+    return {key: None if factor == 1 else float(factor) for key, factor in factors.items()}
+
+
+def rotated_channels(settings: Settings, head_dim: int, share: float = 1.0, old_key: str = "") -> int | None:
+    """Return the number of channels of a head that RoPE turns, or None for all. `share` is the default of
+    transformers. `old_key` is the name of the setting in older configs."""
+    places = [settings.raw(key) for key in ("rope_parameters", "rope_scaling")]
+    for values in (*(Settings(own, []) for own in places if isinstance(own, dict)), settings):
+        for key in (_PARTIAL, old_key):
+            value = values.get(key, POSITIVE) if key else None
+            if value is not None:
+                return _even(head_dim, value)
+    return _even(head_dim, settings.get_or_default(_PARTIAL, POSITIVE, share)) if share != 1 else None
+
+
+def _even(head_dim: int, share: float) -> int | None:
+    count = int(head_dim * share)
+    return None if count == head_dim else count
+
+
+def read_rope(settings: Settings, theta: float = 10000.0, old_key: str = "", partial: bool = False) -> Rope:
     """Build RoPE from the settings `rope_theta` and `rope_scaling`, or their union `rope_parameters`. `theta`
-    is the default of transformers for the base."""
+    is the default of transformers for the base, and `old_key` its name in older configs. Unless `partial` is
+    true, RoPE must turn all channels of a head."""
     old, new = (settings.get(key, OBJECT) or {} for key in ("rope_scaling", "rope_parameters"))
     if old and new and old != new:
         raise InputError("rope_scaling and rope_parameters contradict each other")
     scaling = {key: value for key, value in (new or old).items() if value is not None}
-    for key in ("rope_theta", "partial_rotary_factor", _ORIGINAL):
-        outer = settings.values.get(key)
+    if old_key and settings.get(old_key, POSITIVE) is not None:
+        scaling.setdefault("rope_theta", settings.get(old_key, POSITIVE))
+    for key in ("rope_theta", _PARTIAL, _ORIGINAL):
+        outer = settings.raw(key)
         if outer is not None and scaling.setdefault(key, outer) != outer:
             raise InputError(f"{key}: {brief(scaling[key])} and {brief(outer)} contradict each other")
     inner = Settings(scaling, settings.notes)
     theta = inner.get_or_default("rope_theta", POSITIVE, theta)
-    partial = inner.get("partial_rotary_factor", POSITIVE)
-    if partial not in (None, 1):
-        raise InputError(f"partial_rotary_factor {partial} is not supported: RoPE must cover the whole head")
+    share = inner.get(_PARTIAL, POSITIVE)
+    if not partial and share not in (None, 1):
+        raise InputError(f"{_PARTIAL} {share} is not supported: RoPE must cover the whole head")
     if _scaling_kind(scaling) == "yarn":
         context = settings.require("max_position_embeddings", WHOLE)
         for key, value in {_ORIGINAL: context, "beta_fast": 32.0, "beta_slow": 1.0}.items():
             scaling[key] = inner.get_or_default(key, POSITIVE, value)
-    for key in ("rope_theta", "partial_rotary_factor"):
+    for key in ("rope_theta", _PARTIAL):
         scaling.pop(key, None)
+    if _scaling_kind(scaling) == "longrope":
+        return _longrope(theta, scaling, settings.require("max_position_embeddings", WHOLE))
     return _scaled_rope(theta, scaling, settings.values.get(ROPE_FACTORS, ()))
 
 
+_PARTIAL = "partial_rotary_factor"
 ROPE_FACTORS = "rope_factors"  # set by readers of files that store a factor for each pair of channels
 _ORIGINAL = "original_max_position_embeddings"  # named original_context in `Rope`
 _SCALING = (
@@ -64,8 +93,29 @@ _SCALING_NEEDS = {
 
 
 def _scaling_kind(scaling: Mapping[str, Any]) -> Any:
-    """Return the kind of RoPE scaling, which older configs store under the key "type"."""
-    return scaling.get("rope_type", scaling.get("type", "default"))
+    """Return the kind of RoPE scaling, which older configs store under the key "type". With `long_factor`,
+    "su" and "yarn" are old names of longrope."""
+    kind = scaling.get("rope_type", scaling.get("type", "default"))
+    return "longrope" if "long_factor" in scaling and kind in ("su", "yarn") else kind
+
+
+def _longrope(theta: float, scaling: Mapping[str, Any], context: int) -> Rope:
+    """Build RoPE with divisors for short and for long texts. Raises InputError for missing settings."""
+    inner, divisors = Settings(scaling, []), []
+    for key in ("short_factor", "long_factor"):
+        values = scaling.get(key)
+        if not isinstance(values, list | tuple) or not all(map(is_positive, values)):
+            raise InputError(
+                f"RoPE scaling 'longrope': {key}: expected positive numbers, found {brief(values)}"
+            )
+        divisors.append(tuple(map(float, values)))
+    original = inner.require(_ORIGINAL, WHOLE)
+    factor = inner.get("factor", POSITIVE) or max(1.0, context / original)
+    attention = inner.get("attention_factor", POSITIVE)
+    return Rope(
+        theta, "longrope", float(factor), original, attention_factor=attention, factors=divisors[0],
+        long_factors=divisors[1],
+    )  # fmt: skip
 
 
 def _scaled_rope(theta: float, scaling: Mapping[str, Any], factors: tuple[float, ...]) -> Rope:
@@ -88,7 +138,7 @@ def _scaled_rope(theta: float, scaling: Mapping[str, Any], factors: tuple[float,
 
 def typed_layers(settings: Settings, n_layer: int) -> tuple[int, ...] | None:
     """Return the layers that use a window according to `layer_types`, or None if this setting is missing."""
-    kinds, known = settings.values.get("layer_types"), ("full_attention", "sliding_attention")
+    kinds, known = settings.raw("layer_types"), ("full_attention", "sliding_attention")
     if kinds is None:
         return None
     if not isinstance(kinds, list) or len(kinds) != n_layer or not all(kind in known for kind in kinds):

@@ -62,10 +62,14 @@ class Settings:
         self.used.add(key)
         return self.prefix + key in self.values
 
+    def raw(self, key: str) -> Any | None:
+        """Return a setting of any type, or None if missing."""
+        self.used.add(key)
+        return self.values.get(self.prefix + key)
+
     def get(self, key: str, kind: str) -> Any | None:
         """Return a setting, or None if missing. Raises InputError if layers have different values."""
-        self.used.add(key)
-        value = self.values.get(self.prefix + key)
+        value = self.raw(key)
         if isinstance(value, np.ndarray):
             if not 0 < value.size <= MAX_LAYERS or (value != value[0]).any():
                 raise InputError(f"{self.prefix}{key} differs from layer to layer")

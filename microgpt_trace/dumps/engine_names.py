@@ -49,7 +49,8 @@ final.norm            result_norm     -                     -
 logits                result_output   unembed.hook_out      -
 """
 
-ENTRANCES = ("embed.norm", "embed.sum", "embed.tok")  # layer 0 reads the first of these in a model
+# Layer 0 reads the first of these events that a model has.
+ENTRANCES = ("embed.norm", "embed.scaled", "embed.sum", "embed.tok")
 
 _QKV = "layer#.attn.q layer#.attn.k layer#.attn.v"
 MORE_NAMES = {
@@ -92,6 +93,7 @@ RETURNED_SECOND = "layer#.attn.weights"
 
 _NO_GAIN = "norm without its gain, which our events include"
 _HIDDEN_STATES = "hidden_states may be the output of a layer or of the final norm; use --map"
+UNCLEAR = "scaled in some versions of transformers and not in others; use --map"
 UNNUMBERED = "the output of the last layer, but the name lacks the layer number; use --map"
 REFUSED = {
     "hidden_states": _HIDDEN_STATES,

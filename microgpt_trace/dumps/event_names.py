@@ -23,6 +23,7 @@ from .engine_names import (
     REFUSED,
     SECOND_NAMES,
     SPELLINGS,
+    UNCLEAR,
     UNNUMBERED,
 )
 from .module_names import LAST_OUTPUT, LAYER_INPUT, modules_of
@@ -44,6 +45,7 @@ class Meaning:
     - `reason`: the reason why the tensor cannot be compared, if there is no event.
     - `adjacent`: True if the two channels of a RoPE pair may be side by side, as in GGUF files.
     - `layout`: the layout of the tensor, with the values of `Recorded.layout`.
+    - `by_head`: True if the rows of a fused tensor are q, k and v of the first head, then of the next head.
     - `second`: True if the name counts only in dumps that lack the first name of the event. For instance, a
       dump of all modules contains both `mlp` and `mlp.down_proj`, whose outputs are equal.
     - `candidates`: a list of events. The tensor is the first candidate that the model computes.
@@ -53,6 +55,7 @@ class Meaning:
     reason: str = ""
     adjacent: bool = False
     layout: str = ""
+    by_head: bool = False
     second: bool = False
     candidates: tuple[str, ...] = ()
 
@@ -194,7 +197,10 @@ def _module_names(architecture: str) -> Iterator[tuple[str, Meaning]]:
         outer = "" if path == "lm_head" else modules.architecture.names.outer
         return f"model.{outer}{path.removeprefix('model.')}"
 
+    first = next(path for path in modules.read if path.startswith(modules.layers))
     for path, event in modules.read.items():
+        if event == LAYER_INPUT and path not in (first, modules.layers):
+            continue  # in some models, a later module reads the stream after attention
         if event == LAST_OUTPUT:
             yield f"{spelled(path)}.input", Meaning(reason=UNNUMBERED)
         else:
@@ -202,8 +208,14 @@ def _module_names(architecture: str) -> Iterator[tuple[str, Meaning]]:
             yield f"{spelled(path)}.input", Meaning((event,), second=second)
     for path, events in modules.other.items():
         yield spelled(path), Meaning(events, second=events[0] in returned)
+    heads = tuple(row.name for row in modules.plan.head)
     for path, events in modules.returned.items():
-        yield spelled(path), Meaning(events)
+        if len(heads) > 1 and events == heads[:1]:  # some models neither scale nor cap the logits
+            yield spelled(path), Meaning(events, candidates=(heads[0], heads[-1]))
+            continue
+        yield spelled(path), Meaning(events, by_head=modules.architecture.names.by_head and len(events) > 1)
+    for path in modules.architecture.unclear_modules:
+        yield spelled(path), Meaning(reason=UNCLEAR)
 
 
 @cache

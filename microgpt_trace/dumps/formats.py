@@ -23,7 +23,7 @@ from ..text.json_reading import from_json
 from ..text.wording import abridged
 from ..untrusted_files import beginning, check_regular, reading
 from .event_names import Meaning, architecture_of, meaning_of, without_suffix
-from .layouts import OWN, Leftover, Recorded, sentences, whole_numbers
+from .layouts import NO_EVENT, OWN, Leftover, Recorded, sentences, whole_numbers
 from .mapping import MapEntry, NameMap, sliced_shape
 from .recording import Recording, agreed
 from .stored_arrays import (
@@ -39,7 +39,7 @@ from .stored_arrays import (
 
 _TOKENS = ("tokens", "ids", "input_ids", "token_ids")
 _MAX_TOKENS = 1 << 20
-_UNKNOWN = Meaning(reason="no event has that name")
+_UNKNOWN = Meaning(reason=NO_EVENT)
 _HEAD = 1 << 12  # number of bytes at the start of a file that show the format
 _PARAMETER = re.compile(r"wte|wpe|.*\.(weight|bias)|layer[0-9]+\.(attn_w|mlp_fc|mlp_w).*", re.DOTALL)
 _DOCUMENT = re.compile(rb'\s*\{\s*("schema"\s*:\s*"microgpt\.trace/|"record"\s*:\s*"trace")')
@@ -250,7 +250,9 @@ def _recorded(array: StoredArray, meaning: Meaning, layout: str = "") -> Recorde
     """Convert an array to a tensor of a recording, even if the array belongs to no event."""
     beside = meaning.events if len(meaning.events) > 1 else ()
     layout, read = layout if meaning.events == (array.name,) else meaning.layout, partial(_floats, array)
-    return Recorded(array.name, array.shape, read, layout, beside, meaning.adjacent, meaning.candidates)
+    return Recorded(
+        array.name, array.shape, read, layout, beside, meaning.adjacent, meaning.candidates, meaning.by_head
+    )
 
 
 def _floats(array: StoredArray) -> Array:

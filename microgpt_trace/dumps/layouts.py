@@ -158,6 +158,12 @@ def fit(
         reading = _the_reading(name, recorded, expected, dims)
         rows = (reading.last_of - 1,) if reading.last_of > 1 else None
     array, notes = reading.apply(recorded.read()), _reading_notes(recorded.shape, reading)
+    if recorded.by_head:
+        if head_dim is None:
+            raise InputError(f"{recorded.source}: only a model can split q, k and v of each head")
+        heads = array.reshape(len(array), -1, len(recorded.beside), head_dim)
+        array = heads.swapaxes(1, 2).reshape(array.shape)
+        notes.append("q, k and v alternate head by head")
     if recorded.beside:
         ends = [0, *accumulate(shapes[event][1] for event in recorded.beside)]
         start, stop = ends[recorded.beside.index(name) :][:2]
@@ -252,6 +258,7 @@ def _reading_notes(stored: Shape, reading: Reading) -> list[str]:
     return [f"{list(stored)} read as {reading.in_words}" + f" = {list(reading.axes)}" * cut]
 
 
+NO_EVENT = "no event has that name"  # the reason of a leftover
 OWN = "own"  # the layout of a tensor with our shape and order of axes
 
 
@@ -261,7 +268,8 @@ class Recorded:
 
     `layout` is OWN, one of LAYOUTS, or "" if the shape decides the layout. `beside` lists all events of a
     fused tensor, such as apr's qkv. `adjacent` is True if rows of q and k may be in GGUF's order. If
-    `candidates` is not empty, the tensor is the first candidate that the model has.
+    `candidates` is not empty, the tensor is the first candidate that the model has. If `by_head` is true, a
+    row of a fused tensor is q, k and v of the first head, then of the next head.
     """
 
     source: str  # shown in messages: "Qcur-0.npy", "layer-0/ffn_up.bin"
@@ -271,6 +279,7 @@ class Recorded:
     beside: tuple[str, ...] = ()
     adjacent: bool = False
     candidates: tuple[str, ...] = ()
+    by_head: bool = False
 
 
 @frozen(eq=False)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import cache, cached_property
 
 from ..architecture.plans.kinds import Linear
-from ..architecture.plans.plan import Plan, kind_of, stage_of
+from ..architecture.plans.plan import Operation, Plan, kind_of, stage_of
 from ..decoder.architecture import Architecture
 from ..decoder.catalogue import ARCHITECTURES, architecture_named, example
 from ..decoder.file_names import FUSED
@@ -45,12 +45,12 @@ class ModuleNames:
                 by_parameter |= {name: row.name for name in row.kind.names if name not in by_parameter}
         by_parameter["lm_head"] = self.plan.head[0].name  # the example's output matrix is the embedding
         names = self.architecture.names
-        outside = {path: (by_parameter[own],) for own, (_, path) in names.model.items()}
-        inside = {
-            f"{self.layers}.{path}": tuple(by_parameter[f"layer0.{part}"] for part in FUSED.get(own, (own,)))
-            for own, (_, path) in names.layer.items()
-        }
-        return {path: _of_any_layer(events) for path, events in (outside | inside).items()}
+        result: dict[str, Events] = {path: (by_parameter[own],) for own, (_, path) in names.model.items()}
+        for own, (_, path) in names.layer.items():
+            parts = [f"layer0.{part}" for part in FUSED.get(own, (own,))]
+            if by_parameter.keys() >= set(parts):  # other architectures with these names have more parameters
+                result[f"{self.layers}.{path}"] = tuple(by_parameter[part] for part in parts)
+        return {path: _of_any_layer(events) for path, events in result.items()}
 
     @cached_property
     def other(self) -> Mapping[str, Events]:
@@ -68,13 +68,17 @@ class ModuleNames:
         returned = {event for events in self.returned.values() for event in events}
         result: dict[str, str] = {}
         for path, events in every.items():
-            inner = next((own for own in every if own.startswith(f"{path}.")), path)
-            row = self.plan[every[inner][0].replace("#", "0", 1)]
+            inside = [own for own in every if own.startswith(f"{path}.")] or [path]
+            inner = min(inside, key=lambda own: self.plan.order[self._row(every[own][0]).name])
+            row = self._row(every[inner][0])
             if inner in self.other and (events[0] in returned or len(row.inputs) > 1):
                 result[path] = events[0]  # a dropout reads the event that it returns
             elif len(row.inputs) == 1:
                 result[path] = self._input(row.inputs[0], row.layer is not None)
         return result
+
+    def _row(self, event: str) -> Operation:
+        return self.plan[event.replace("#", "0", 1)]
 
     def _input(self, name: str, in_layer: bool) -> str:
         if in_layer and name == self.plan.streams[0]:

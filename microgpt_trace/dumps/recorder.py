@@ -32,7 +32,7 @@ _NOWHERE = "attn.scores, attn.head*, probs, loss: no module returns these values
 def record(model: Any, path: str | os.PathLike[str], *, force: bool = False) -> Iterator[TorchRecording]:
     """Record the forward pass that `model` makes inside the with block, and save the values as safetensors.
 
-    `model` is a Llama, Mistral, Qwen2, Qwen3 or GPT-2, with or without a head, also inside another module.
+    `model` has an architecture of the catalogue, with or without a head, and may be inside another module.
     The file contains float32 values [T, width] under our event names, the tokens, and the positions of the
     logits. Narrower types are converted to float32 exactly, and float64 is rounded. The file does not contain
     attn.scores, because no hook can read scores. The heads, probs and loss are also missing, but can be
@@ -90,7 +90,8 @@ class TorchRecording:
         """Raise InputError if the model made no forward pass, or skipped a module."""
         if not self.tokens:
             raise InputError("nothing to save: the model made no forward pass inside record()")
-        missing = [name for name in expected_events(self._decoder) if name not in self.arrays]
+        done = {*self.arrays, *({"embed.tok"} if "embed.scaled" in self.arrays else ())}
+        missing = [name for name in expected_events(self._decoder) if name not in done]
         if missing:
             raise InputError(
                 f"{missing[0]} and {len(missing) - 1} more events were not computed inside record(): the"
@@ -112,7 +113,9 @@ class TorchRecording:
         if family.positions:
             before(getattr(decoder.stack, family.positions), self._note_positions)
         for name in family.embedding:
-            after(getattr(decoder.stack, name), partial(self._take, family.outside[name]))
+            module = getattr(decoder.stack, name)
+            scales = hasattr(module, "embed_scale")  # newer versions of Gemma's embedding multiply
+            after(module, partial(self._take, "embed.scaled" if scales else family.outside[name]))
         for path, of_input, events in family.taps:
             for module in self._distinct(path):
                 if of_input:
@@ -128,6 +131,7 @@ class TorchRecording:
         if decoder.head is not None:
             before(decoder.head, self._take_positions)
             after(decoder.head, partial(self._take, "logits"))
+            after(decoder.whole, self._take_final_logits)
         self._wrap_rotary(hooks)
 
     def _distinct(self, path: str) -> list[Any]:
@@ -199,11 +203,23 @@ class TorchRecording:
         """Save the output of a module, [1, T, width]. Split the output if it contains several events."""
         if self._layer is None:  # the module was called outside the layers
             return
-        tensor = _first(output)
-        width = tensor.shape[-1] // len(events)
-        for i, event in enumerate(events):
-            part = tensor if len(events) == 1 else tensor[..., i * width : (i + 1) * width]
+        for event, part in self._parts(events, _first(output)):
             self._take(numbered(event, self._layer), module, args, part)
+
+    def _parts(self, events: Sequence[str], tensor: Any) -> Iterator[tuple[str, Any]]:
+        """Yield the part of each event. A fused product contains q, k and v or gate and up."""
+        if len(events) == 1:
+            yield events[0], tensor
+            return
+        heads = [1] * len(events)
+        if len(events) == 3:
+            config = getattr(self._decoder.stack, "config", None)
+            queries = getattr(config, "num_attention_heads", 1)
+            heads = [queries, *[getattr(config, "num_key_value_heads", None) or queries] * 2]
+        width = tensor.shape[-1] // sum(heads)
+        if self._decoder.family.names.architecture.names.by_head:
+            tensor = tensor.unflatten(-1, (heads[0], len(events), width)).transpose(-3, -2).flatten(-3)
+        yield from zip(events, tensor.split([count * width for count in heads], -1), strict=True)
 
     def _take_weights(self, module: Any, args: Any, output: Any) -> None:
         """Save the attention weights [1, H, T, T], the second output of eager attention."""
@@ -222,10 +238,19 @@ class TorchRecording:
             raise InputError("logits_to_keep: expected all positions or the last N, found other positions")
         self.positions = tuple(range(len(stream) - len(rows), len(stream)))
 
+    def _take_final_logits(self, module: Any, args: Any, output: Any) -> None:
+        """Rename the output of the head to logits.raw if the model scales or caps the logits."""
+        logits, raw = getattr(output, "logits", None), self.arrays.get("logits")
+        final = None if logits is None else _values(logits)[0]
+        if raw is not None and final is not None and not np.array_equal(final, raw, equal_nan=True):
+            self.arrays |= {"logits.raw": raw, "logits": final}
+
     def _take(self, name: str, module: Any, args: Any, output: Any) -> None:
         """Save a module's output [1, T, ...], or the first item of a tuple of outputs, as rows [T, width]."""
         tensor = _first(output)
         length = len(self.positions if name == "logits" else self.tokens)
+        if tensor.ndim == 4 and tensor.shape[2] == length != tensor.shape[1]:
+            tensor = tensor.transpose(1, 2)  # [1, H, T, D]
         if tensor.shape[:2] != (1, length):
             raise InputError(f"{name}: expected shape (1, {length}, ...), found {tuple(tensor.shape)}")
         self._keep(name, _values(tensor).reshape(length, -1))

@@ -17,7 +17,7 @@ from ..errors import InputError
 from .event_names import numbered
 from .module_names import LAST_OUTPUT, LAYER_INPUT, Events, ModuleNames, modules_of
 
-HEAD = "lm_head"
+HEADS = ("lm_head", "embed_out")
 ROTARY = "apply_rotary_pos_emb"  # the function that rotates q and k, in the Python module of the attention
 OTHER_SPLIT = "multi_query"  # an attribute of attentions that split the fused product in an unsupported way
 
@@ -32,9 +32,11 @@ class TorchFamily:
     @cached_property
     def outside(self) -> dict[str, str]:
         """The event of each module of the stack outside of layers, by the name of the module."""
-        every = {**self.names.returned, **self.names.other}
-        outside = {path: events[0] for path, events in every.items() if "#" not in path and path != HEAD}
-        return {path.rpartition(".")[2]: event for path, event in outside.items()}
+        outside: dict[str, str] = {}  # a dropout returns the event of another module again
+        for path, events in (*self.names.returned.items(), *self.names.other.items()):
+            if "#" not in path and path not in HEADS and events[0] not in outside.values():
+                outside[path.rpartition(".")[2]] = events[0]
+        return outside
 
     @cached_property
     def embedding(self) -> tuple[str, ...]:
@@ -83,10 +85,14 @@ class TorchFamily:
         if no module returns the event."""
         layer = self.names.other[self.names.layers]
         known = {LAYER_INPUT, LAST_OUTPUT, *layer, *(event for own in self.outputs.values() for event in own)}
-        read = ((path, self.names.read.get(f"{self.names.layers}.{path}")) for path in self.outputs)
+        read: dict[str, str] = {}
+        for path in self.outputs:
+            event = self.names.read.get(f"{self.names.layers}.{path}")
+            if event and event not in known:
+                read.setdefault(event, path)
         return (
             *((path, False, events) for path, events in self.outputs.items()),
-            *((path, True, (event,)) for path, event in read if event and event not in known),
+            *((path, True, (event,)) for event, path in read.items()),
             ("", False, layer),
         )
 
@@ -135,6 +141,7 @@ class TorchDecoder:
     stack: Any  # the module with the embedding, layers and norm
     layers: Sequence[Any]
     head: Any  # None for a model without a head
+    whole: Any  # the module with the stack and the head, or None if the stack is the whole model
 
 
 def find_decoder(model: Any) -> TorchDecoder:
@@ -151,18 +158,21 @@ def find_decoder(model: Any) -> TorchDecoder:
         if (fitting := [family for family in known if module._modules.keys() >= set(family.stack)])
     }
     if not stacks:
-        ways = {family.stack: family.names.architecture.names.family for family in known[::-1]}
+        ways: dict[tuple[str, ...], str] = {}
+        for family in known:
+            ways.setdefault(family.stack, family.names.architecture.names.family)
         expected = [f"{', '.join(stack)}, as in {family}" for stack, family in ways.items()]
         raise InputError(
-            f"{kind}: expected a module with the children {', or '.join(expected[::-1])}; found"
+            f"{kind}: expected a module with the children {', or '.join(expected)}; found"
             f" {', '.join(list(modules)[1:6]) or 'no modules'} ..."
         )
     if len(stacks) > 1:
         raise InputError(f"{kind} has {len(stacks)} decoders ({', '.join(stacks)}): record one of them")
     ((name, fitting),) = stacks.items()
     family, layers = _fitting(modules[name], name, fitting)
-    head = modules[name.rpartition(".")[0]]._modules.get(HEAD) if name else None
-    return TorchDecoder(family, modules[name], layers, head)
+    whole = modules[name.rpartition(".")[0]] if name else None
+    head = None if whole is None else next(filter(None, map(whole._modules.get, HEADS)), None)
+    return TorchDecoder(family, modules[name], layers, head, whole)
 
 
 def _fitting(stack: Any, name: str, families: Sequence[TorchFamily]) -> tuple[TorchFamily, list[Any]]:

@@ -10,6 +10,8 @@ from ..decoder.architecture import Architecture
 from ..decoder.catalogue import architecture_named
 from ..decoder.config import DecoderConfig
 from ..decoder.settings import FLAG, POSITIVE, TRANSFORMERS, WHOLE, Settings
+from ..errors import InputError
+from ..text.brief import brief
 from .model_file import biases_of, check_biases, check_depth, split_fused
 
 
@@ -35,6 +37,14 @@ def decoder_config(
         biases=biases, adjacent_pairs=adjacent_pairs, **options,
     )  # fmt: skip
     return config, tensors
+
+
+def check_overrides(settings: Settings, overrides: Mapping[str, Any]) -> None:
+    """Note the settings that the user set. Raises InputError if the architecture does not read a setting."""
+    for key, value in overrides.items():
+        if key not in settings.used:
+            raise InputError(f"--set {key}: expected one of {', '.join(sorted(settings.used))}")
+        settings.notes.append(f"{key} = {brief(value)} (--set)")
 
 
 def _sizes(settings: Settings, architecture: Architecture) -> dict[str, Any]:

@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..arrays.encodings import StoredTensor
 from ..decoder.architecture import Architecture
-from ..decoder.catalogue import ARCHITECTURES, architecture_named
+from ..decoder.catalogue import ARCHITECTURES, GGUF_NAMES, architecture_named
 from ..decoder.config import DecoderConfig
+from ..decoder.gguf_options import LONG, SHORT
 from ..decoder.model import Decoder
 from ..decoder.options import ROPE_FACTORS
 from ..decoder.settings import COUNT, POSITIVE, WHOLE, Settings
 from ..errors import FileFormatError, InputError
 from ..text.brief import brief
-from .decoder_config import decoder_config
+from .decoder_config import check_overrides, decoder_config
 from .gguf import Strings, read_gguf_header
 from .model_file import check_tensors, in_halves, naming_file, our_tensors, rope_factors
-from .unsupported import named_architecture, obstacles
+from .unsupported import obstacles, unsupported
 
 if TYPE_CHECKING:
     from ..vocabulary.tokens import Vocabulary
@@ -27,8 +28,9 @@ FACTORS = "rope_freqs.weight"  # the divisors of llama3 scaling
 MAX_MERGES = 16  # the largest number of merges per token; Llama 3 has two
 
 
-def read_gguf(path: Path) -> Decoder:
-    """Open the decoder in a GGUF file. A tensor is read from the file at each use of the tensor.
+def read_gguf(path: Path, overrides: Mapping[str, Any] = {}) -> Decoder:
+    """Open the decoder in a GGUF file. A tensor is read from the file at each use of the tensor. `overrides`
+    maps keys of config.json to values that replace those of the file.
 
     Raises FileFormatError if the file is damaged or incomplete, or its architecture is not supported.
     """
@@ -37,10 +39,10 @@ def read_gguf(path: Path) -> Decoder:
     stored = {tensor.name: tensor for tensor in header.tensors}
     with naming_file(path):
         name, architecture = _architecture(header.metadata)
-        factors = stored.pop(FACTORS, None)
+        factors = {name: stored.pop(name) for name in (FACTORS, LONG, SHORT) if name in stored}
         tensors = our_tensors(path, stored.values(), architecture.names)
-        keys = Settings(header.metadata, notes, f"{name}.")
-        config, tensors = _config(name, architecture, keys, tensors, factors)
+        keys = Settings(header.metadata, notes, f"{header.metadata['general.architecture']}.")
+        config, tensors = _config(name, architecture, keys, tensors, factors, overrides)
     check_tensors(path, config, tensors)
     tensors = in_halves(config, tensors) if config.adjacent_pairs else tensors
 
@@ -55,13 +57,18 @@ def read_gguf(path: Path) -> Decoder:
 
 
 def _architecture(metadata: Mapping[str, Any]) -> tuple[str, Architecture]:
-    """Return the name and the architecture. Raises InputError if GGUF files have no such architecture."""
+    """Return the name in the catalogue, and the architecture. Raises InputError if GGUF files have no such
+    architecture."""
     value = metadata.get("general.architecture")
-    names: Iterable[str] = ARCHITECTURES
-    if value not in tuple(names) or architecture_named(value).from_gguf is None:
-        names = [name for name in ARCHITECTURES if architecture_named(name).from_gguf is not None]
-    name = named_architecture(value, names, obstacles(metadata, f"{value}."), " (which includes mistral)")
-    return name, architecture_named(name)
+    own = GGUF_NAMES.get(value, value) if isinstance(value, str) else ""
+    if own in ARCHITECTURES and value not in GGUF_NAMES.values():
+        found = architecture_named(own)
+        if found.from_gguf is not None:
+            return own, found
+    others = {own: name for name, own in GGUF_NAMES.items()}
+    names = [others.get(name, name) for name in ARCHITECTURES if architecture_named(name).from_gguf]
+    unknown = obstacles(metadata, f"{value}.")
+    raise InputError(unsupported(value, names, unknown, " (which includes mistral)"))
 
 
 def _check_vocabulary(path: Path, metadata: Mapping[str, Any], rows: int) -> None:
@@ -98,7 +105,7 @@ def _refuse_variants(keys: Settings) -> None:
 
 def _config(
     name: str, architecture: Architecture, keys: Settings, tensors: Mapping[str, StoredTensor],
-    factors: StoredTensor | None,
+    factors: Mapping[str, StoredTensor], overrides: Mapping[str, Any],
 ) -> tuple[DecoderConfig, dict[str, StoredTensor]]:  # fmt: skip
     """Return the config, and the tensors with fused qkv split into q, k and v."""
     experts = keys.get("expert_count", COUNT)
@@ -123,12 +130,15 @@ def _config(
         "norm_eps": keys.require(architecture.gguf_eps, POSITIVE),
     }  # fmt: skip
     values = {theirs: sizes[own] for own, theirs in architecture.sizes.items()}
-    values |= {"tie_word_embeddings": "lm_head" not in tensors, ROPE_FACTORS: rope_factors(factors, head_dim)}
+    values["tie_word_embeddings"] = "lm_head" not in tensors
+    values[ROPE_FACTORS] = rope_factors(factors.get(FACTORS), head_dim)
+    long = {name: tuple(own.read().ravel().tolist()) for name, own in factors.items() if name != FACTORS}
     assert architecture.from_gguf is not None
-    values |= architecture.from_gguf(keys, sizes)
+    values |= architecture.from_gguf(keys, sizes | long)
     _refuse_variants(keys)
-    settings = Settings(values, keys.notes)
+    settings = Settings({**values, **overrides}, keys.notes)
     config, tensors = decoder_config(name, settings, tensors, architecture.permuted)
-    if factors is not None and config.rope is None:
-        raise InputError(f"tensor {FACTORS!r} is not part of {architecture.names.family}")
+    check_overrides(settings, overrides)
+    if factors and (config.rope is None or (long and not config.rope.long_factors)):
+        raise InputError(f"tensor {max(factors)!r} is not part of {architecture.names.family}")
     return config, tensors

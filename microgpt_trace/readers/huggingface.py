@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..arrays.encodings import StoredTensor
 from ..decoder.architecture import Architecture
@@ -15,10 +16,10 @@ from ..decoder.settings import FLAG, Settings
 from ..errors import FileFormatError, InputError
 from ..text.brief import brief
 from ..untrusted_files import folder_of, read_json, reading
-from .decoder_config import decoder_config
+from .decoder_config import check_overrides, decoder_config
 from .model_file import check_tensors, naming_file, our_tensors
 from .safetensors import read_safetensors
-from .unsupported import named_architecture, obstacles
+from .unsupported import obstacles, unsupported
 
 if TYPE_CHECKING:
     from ..vocabulary.tokens import Vocabulary
@@ -27,8 +28,9 @@ CONFIG, WEIGHTS = "config.json", "model.safetensors"
 INDEX = WEIGHTS + ".index.json"
 
 
-def read_huggingface(path: Path) -> Decoder:
-    """Open the decoder in a folder. A tensor is read from the file at each use of the tensor.
+def read_huggingface(path: Path, overrides: Mapping[str, Any] = {}) -> Decoder:
+    """Open the decoder in a folder. A tensor is read from the file at each use of the tensor. `overrides`
+    maps keys of config.json to values that replace those of the file.
 
     `path` is the folder, or a model file in the folder. Raises FileFormatError if a file is damaged or
     missing, or the architecture is not supported.
@@ -36,7 +38,9 @@ def read_huggingface(path: Path) -> Decoder:
     folder = folder_of(path)
     metadata = read_json(folder / CONFIG)
     with naming_file(folder / CONFIG):
-        name = named_architecture(metadata.get("model_type"), ARCHITECTURES, obstacles(metadata))
+        name = metadata.get("model_type")
+        if not isinstance(name, str) or name not in ARCHITECTURES:
+            raise InputError(unsupported(name, ARCHITECTURES, obstacles(metadata)))
     architecture = architecture_named(name)
     files, shards = _files(folder)
     if path != folder and path.name not in (CONFIG, INDEX, *files):
@@ -50,8 +54,9 @@ def read_huggingface(path: Path) -> Decoder:
         notes.append("the file stores gains less 1; they are shown with this 1")
         tensors |= {name: replace(own, plus=1.0) for name, own in tensors.items() if name.endswith("norm")}
     with naming_file(folder / CONFIG):
-        settings = Settings(metadata, notes)
+        settings = Settings({**metadata, **overrides}, notes)
         config, tensors = decoder_config(name, settings, tensors)
+        check_overrides(settings, overrides)
         _check_biases(settings, architecture, config)
     if config.tied and "lm_head" in tensors:
         notes.append(f"{tensors.pop('lm_head').name} is not used: the config ties the head to the embedding")
@@ -117,7 +122,8 @@ def _check_biases(settings: Settings, architecture: Architecture, config: Decode
     """Raise InputError if the biases in the file differ from the biases that the config requires."""
     expected = set(architecture.biases)
     for flag, biases in architecture.flagged_biases.items():
-        expected |= set(biases) if settings.get(flag, FLAG) else set()
+        value = settings.get(flag, FLAG)
+        expected |= set(biases) if (architecture.flags.get(flag) if value is None else value) else set()
     for bias in sorted(expected ^ set(config.biases)):
         mention, finding = ("requires a", "none") if bias in expected else ("mentions no", "one")
         raise InputError(f"the config {mention} bias 'layer0.{bias}', but the file has {finding}")

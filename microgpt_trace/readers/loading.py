@@ -20,7 +20,10 @@ _MODEL_NAMES = {
     "checkpoint": "a microGPT checkpoint", "apr": "an .apr model", "GGUF": "a GGUF model",
     "Hugging Face": "a Hugging Face model",
 }  # fmt: skip
-_OPTIONS = {"checkpoint": ("--n-head", "--bos"), "apr": ("--rope-pairs", "--set")}
+_OPTIONS = {
+    "checkpoint": ("--n-head", "--bos"), "apr": ("--rope-pairs", "--set"), "GGUF": ("--set",),
+    "Hugging Face": ("--set",),
+}  # fmt: skip
 
 
 def load(
@@ -36,7 +39,9 @@ def load(
 
     `n_head` and `bos` describe a microGPT whose weights have no metadata. `rope_pairs` and `settings`, such
     as {"num_heads": 14}, add settings that are missing in an .apr file. These settings must not contradict
-    the file. Raises FileFormatError if the file is missing, is damaged or has an unknown format.
+    the file. For a GGUF file or a Hugging Face folder, `settings`, such as {"hidden_act": "gelu_new"},
+    replace settings of config.json. Raises FileFormatError if the file is missing, is damaged or has an
+    unknown format.
     """
     path = SMALL if str(path) == "small" else Path(path)
     kind = format_of(path)
@@ -56,10 +61,10 @@ def load(
     if kind == "GGUF":
         from .gguf_model import read_gguf
 
-        return read_gguf(path)
+        return read_gguf(path, settings or {})
     from .huggingface import read_huggingface
 
-    return read_huggingface(path)
+    return read_huggingface(path, settings or {})
 
 
 def is_model(path: Path) -> bool:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from itertools import groupby
 from typing import Any
 
 from ..decoder.settings import is_count
-from ..errors import InputError
 from ..text.brief import brief
+from ..text.wording import ranges
 
 _COUNTS = {  # keys of config.json, or of GGUF metadata without the prefix -> what a number above 0 means
     "num_experts": "a mixture of {} experts", "num_local_experts": "a mixture of {} experts",
@@ -21,14 +20,11 @@ _COUNTS = {  # keys of config.json, or of GGUF metadata without the prefix -> wh
 _KNOWN_LAYERS = ("full_attention", "sliding_attention")
 
 
-def named_architecture(name: Any, names: Iterable[str], obstacles: str, hint: str = "") -> str:
-    """Return the name of an architecture. Raises InputError with the `obstacles` if `names` does not contain
-    this name."""
-    if isinstance(name, str) and name in names:
-        return name
+def unsupported(name: Any, names: Iterable[str], obstacles: str, hint: str = "") -> str:
+    """Return the message that an architecture is not supported, with the `obstacles` and the names that
+    work."""
     reason = f" ({obstacles})" * bool(obstacles)
-    supported = f"{', '.join(names)}{hint}"
-    raise InputError(f"architecture {brief(name)}{reason} is not supported; supported: {supported}")
+    return f"architecture {brief(name)}{reason} is not supported; supported: {', '.join(names)}{hint}"
 
 
 def obstacles(values: Mapping[str, Any], prefix: str = "") -> str:
@@ -47,15 +43,8 @@ def _obstacles(values: Mapping[str, Any], prefix: str) -> Iterator[str]:
     if isinstance(kinds, list) and all(isinstance(kind, str) for kind in kinds):
         for other in dict.fromkeys(kind for kind in kinds if kind not in _KNOWN_LAYERS):
             layers = [i for i, kind in enumerate(kinds) if kind == other]
-            yield f"{brief(other.replace('_', ' '))[1:-1]} in layers {_ranges(layers)}"
+            yield f"{brief(other.replace('_', ' '))[1:-1]} in layers {ranges(layers)}"
     for key, words in _COUNTS.items():
         count = values.get(prefix + key)
         if is_count(count) and count:
             yield words.format(f"{count:,}")
-
-
-def _ranges(numbers: list[int]) -> str:
-    """Write numbers as ranges, at most four: "0-2, 4-6, 8-10, 12-14, ..."."""
-    runs = [[i for _, i in run] for _, run in groupby(enumerate(numbers), lambda pair: pair[1] - pair[0])]
-    words = [str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs]
-    return ", ".join([*words[:4], *["..."] * (len(words) > 4)])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
+from itertools import groupby
 
 Form = Callable[[float, int], str]  # arguments: a number, and the number of digits to write
 
@@ -75,3 +76,14 @@ def listed(items: Sequence[str]) -> str:
 def abridged(names: Sequence[str], most: int = 3) -> str:
     """Write the first names and the number of other names: "a, b, c and 1,204 more"."""
     return ", ".join(names[:most]) + f" and {len(names) - most:,} more" * (len(names) > most)
+
+
+def ranges(numbers: Sequence[int], most: int = 4) -> str:
+    """Write ascending numbers as ranges. Ranges after the first `most` are left out.
+
+    >>> ranges([0, 1, 2, 4])
+    '0-2, 4'
+    """
+    runs = [[i for _, i in run] for _, run in groupby(enumerate(numbers), lambda pair: pair[1] - pair[0])]
+    words = [str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs]
+    return ", ".join([*words[:most], *["..."] * (len(words) > most)])

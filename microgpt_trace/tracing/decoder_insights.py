@@ -231,7 +231,8 @@ def _differences(model: Decoder) -> Iterator[str]:
     yield f"RoPE in place of wpe{where}" if turned else ""
     centred = [row.kind.centred for row in norms]
     yield ("LayerNorm in place of RMSNorm" if all(centred) else "LayerNorm in some places") * any(centred)
-    yield f"{config.n_kv_head} key-value heads for {config.n_head} heads" * (config.n_kv_head < config.n_head)
+    shared = counted(config.n_kv_head, "key-value head")
+    yield f"{shared} for {config.n_head} heads" * (config.n_kv_head < config.n_head)
     windows = " or ".join(map(str, sorted({kind.window for kind in plan.kinds(Softmax) if kind.window})))
     yield f"attention no further back than {windows} positions" if windows else ""
     gains = "a gain in every norm" if all(row.kind.gain for row in norms) else ""
@@ -242,4 +243,5 @@ def _differences(model: Decoder) -> Iterator[str]:
     yield "biases" if any(row.bias for row in plan.of_kind(Linear)) else ""
     for name, kind in {kind_of(row.name): row.kind for row in plan.of_kind(Scale, Cap)}.items():
         ended = "capped " if isinstance(kind, Cap) else "scaled "
-        yield ended * (name == "logits") + words_of_kind(name)
+        words = ended * (name == "logits") + words_of_kind(name)
+        yield words if words.endswith("s") else f"a {words}"

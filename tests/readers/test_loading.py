@@ -87,9 +87,20 @@ def test_rejects_files_without_permission(name, folder):
 
 
 def test_rejects_options_of_another_format(folder):
-    for option in ({"rope_pairs": "halves"}, {"settings": {"num_heads": 4}}, {"n_head": 4}, {"bos": "last"}):
+    for option in ({"rope_pairs": "halves"}, {"n_head": 4}, {"bos": "last"}):
         with pytest.raises(InputError, match=r"^--.* does not apply to .*, which is a .* model$"):
             load(folder, **option)
+
+
+def test_settings_replace_those_of_a_folder_or_gguf_file(folder, tmp_path):
+    gguf = write_gguf(tmp_path / "m.gguf", *tiny_model("llama_gqa"))
+    for path in (folder, gguf):
+        model = load(path, settings={"hidden_act": "gelu_new", "rms_norm_eps": 0.5})
+        print(model.assumed)
+        assert (model.config.activation, model.config.norm_eps) == ("GELU by tanh", 0.5)
+        assert model.assumed[-2:] == ("hidden_act = 'gelu_new' (--set)", "rms_norm_eps = 0.5 (--set)")
+        with pytest.raises(FileFormatError, match="--set num_heads: expected one of head_dim, hidden_act"):
+            load(path, settings={"num_heads": 4})
 
 
 OBSTACLES = {

@@ -220,7 +220,7 @@ def test_the_pattern_names_the_options_of_the_config(decoder_folder, case, layer
     groups = config["num_key_value_heads"]
     expected = {
         "2 layers instead of 1": layers == 2,
-        f"{groups} key-value heads for 4 heads": groups < 4,
+        f"{groups} key-value head{'s' * (groups > 1)} for 4 heads": groups < 4,
         "attention no further back than 3 positions": bool(windowed and config["sliding_window"]),
         "a norm of each head's q and k": config["model_type"] == "qwen3",
         "biases": config["model_type"] == "qwen2" or config.get("attention_bias", False),

@@ -11,6 +11,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from ...architecture.edits import Applied
 from ...arrays.stats import TensorStats
+from ...decoder.catalogue import architecture_named, families
 from ...decoder.config import OMITTED_DEFAULTS, DecoderConfig
 from ...hooks.event import TraceEvent
 from ...microgpt.parameters import Config
@@ -181,10 +182,23 @@ _OF_FAMILIES: dict[str, dict[str, Any]] = {
 }
 
 
+# Members that only some decoders have: RoPE and rows that differ from layer to layer.
+_OF_SOME = {
+    "rope": [{"theta": float, "scaling": str, "factor": float, "channels": int, "layers": [int]}],
+    "layers_differ": bool,
+}
+
+
 def _models() -> dict[str, Any]:
-    """Return the schemas that describe a model, by name."""
-    schemas = definitions([Config, DecoderConfig])
-    config = schemas[definition_name(DecoderConfig)]["properties"]
-    schemas[definition_name(DecoderConfig)] = closed_object(config, optional=tuple(OMITTED_DEFAULTS))
+    """Return the schemas that describe a model, by name. The options that only some architectures have are
+    optional in the config of a decoder."""
+    configs = [architecture_named(name).config for name in families()]
+    schemas = definitions([Config, DecoderConfig, *configs])
+    named = [schemas.pop(definition_name(kind))["properties"] for kind in configs]
+    usual = schemas[definition_name(DecoderConfig)]["properties"]
+    every = {name: schema for own in named for name, schema in own.items()} | usual
+    optional = (*OMITTED_DEFAULTS, *(every.keys() - usual))
+    schemas[definition_name(DecoderConfig)] = closed_object(every, optional=optional)
     models = [schema_of({**_OF_ALL, "family": family, **members}) for family, members in _OF_FAMILIES.items()]
+    models[-1]["properties"] |= {name: schema_of(kind) for name, kind in _OF_SOME.items()}
     return schemas | {"model": {"oneOf": models}}

@@ -12,6 +12,7 @@ from ...architecture.plans.kinds import Scores
 from ...comparison.compared_runs import RecordedRun, Unpaired
 from ...comparison.differences import GIVEN, Agreement, Comparison, EventDifference, SideSummary
 from ...decoder.catalogue import kind_named
+from ...dumps.layouts import NO_EVENT
 from ...grouping import grouped
 from ...rounding.judging import IN_LENGTH, OperationResult
 from ...text.printable import shown_token, with_ids
@@ -88,7 +89,17 @@ def _verdict(result: Comparison) -> Section:
         blocks.append(indented(_predictions(result.agreement)))
     if result.hint:
         blocks.append(indented(result.hint))
-    return Section(blocks, title, style=style)
+    few = few_names(len(result.events), *(side.unpaired for side in (result.a, result.b)))
+    return Section(blocks, few + title, style="bold yellow" if few and result.agree else style)
+
+
+def few_names(known: int, *sides: Sequence[Unpaired]) -> str:
+    """Return a sentence if most names of a dump are unknown, so that little was compared, or ""."""
+    for unpaired in sides:
+        unknown = sum(own.reason == NO_EVENT for own in unpaired)
+        if unknown > known:
+            return f"Only {known:,} of {known + unknown:,} names in the dump are known. "
+    return ""
 
 
 def _agreement(result: Comparison) -> str:

@@ -13,7 +13,7 @@ from ...rounding.judging import OVER_THE_PASS, OperationResult
 from ...text.wording import abridged, counted
 from ..numbers import distance, two_apart
 from ..sections import Column, Labelled, Section, Words, alarm, facts, indented, table_section, words
-from .comparison import MAX_LISTED, by_reason, origin_of, place_of, tokens_line, unpaired_sections
+from .comparison import MAX_LISTED, by_reason, few_names, origin_of, place_of, tokens_line, unpaired_sections
 
 
 def diagnosis_sections(result: DumpDiagnosis, *, verbose: bool = False) -> list[Section]:
@@ -41,7 +41,9 @@ def _verdict(result: DumpDiagnosis) -> Section:
         if diagnosis.untested:
             follow = "follows from its" if count == 1 else "follow from their"
             title = f"The {counted(count, 'judged operation')} (of {diagnosis.of:,}) {follow} own inputs"
-        return Section((), title, style="bold red" if diagnosis.findings else "bold green")
+        few = few_names(len(result.dump.names), result.dump.unpaired)
+        style = "bold red" if diagnosis.findings else "bold yellow" if few else "bold green"
+        return Section((), few + title, style=style)
     first = next(o for o in diagnosis.operations if o.name == diagnosis.first_wrong)
     wrong = len(diagnosis.wrong)
     adds = "add errors of their own" if wrong > 1 else "adds an error of its own"

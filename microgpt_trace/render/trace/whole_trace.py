@@ -9,7 +9,7 @@ from typing import Any
 
 from ...grouping import grouped
 from ...text.printable import on_one_line, shown_token, with_ids
-from ...text.wording import abridged, counted
+from ...text.wording import counted, ranges
 from ...tracing.findings import TOO_FEW, Anomaly, Check, Insight
 from ...tracing.result import Trace
 from ..numbers import exponent
@@ -80,7 +80,7 @@ def model_facts(model: dict[str, Any]) -> list[tuple[str, str]]:
     config = model["config"]
     heads = f"{config['n_head']} heads of {config['head_dim']}"
     if config["n_kv_head"] != config["n_head"]:
-        heads += f" on {config['n_kv_head']} key-value heads"
+        heads += f" on {counted(config['n_kv_head'], 'key-value head')}"
     layers = counted(config["n_layer"], "layer")
     tied = "head tied to the embedding" if config["tied"] else "separate head"
     return [
@@ -97,15 +97,19 @@ def model_facts(model: dict[str, Any]) -> list[tuple[str, str]]:
 def describe_rope(model: dict[str, Any]) -> str:
     """Describe the rotary embedding of a model, such as "base 100,000"."""
     config, rope = model["config"], model["config"]["rope"]
-    text = f"base {rope['theta']:,.10g}"
-    if "rope" in model:
-        text = "; ".join(
-            f"base {turns['theta']:,.10g} on {turns['channels']} of {config['head_dim']} channels in layer "
-            f"{abridged(list(map(str, turns['layers'])), 8)}" for turns in model["rope"]
-        )  # fmt: skip
-    if rope["kind"] != "default":
-        text += f", {rope['kind']} × {rope['factor']:g}"
-    text += ", with the file's frequency factors" * bool(rope["factors"])
+    usual = {"theta": rope["theta"], "scaling": rope["kind"], "factor": rope["factor"]}
+    turns = model.get("rope", [usual])
+    parts = []
+    for own in turns:
+        text = f"base {own['theta']:,.10g}"
+        if own["scaling"] != "default":
+            text += f", {own['scaling']} × {own['factor']:g}"
+        if own.get("channels", config["head_dim"]) < config["head_dim"]:
+            text += f", on {own['channels']} of {config['head_dim']} channels"
+        if len(turns) > 1 or 0 < len(own.get("layers", ())) < config["n_layer"]:
+            text += f" in layer{'s' * (len(own['layers']) != 1)} {ranges(own['layers'])}"
+        parts.append(text)
+    text = "; ".join(parts) + ", with the file's frequency factors" * bool(rope["factors"])
     if config["adjacent_pairs"]:
         text += ", adjacent pairs in the file (shown in Hugging Face order)"
     return text

@@ -1,0 +1,183 @@
+"""Every architecture against transformers: events, names of modules, dumps and files of other formats."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from support.commands import microgpt
+from support.documents import valid
+from support.gguf_of_torch import write_gguf_of
+from support.sweeps import some_of
+from support.tiny_tokenizer import write_tokenizer
+from support.torch_models import IN_GGUF, MODELS, torch_model, written
+
+from microgpt_trace import load, trace
+from microgpt_trace.comparison.diff import diff
+from microgpt_trace.decoder.catalogue import ARCHITECTURES
+from microgpt_trace.diagnosis.diagnose import diagnose
+from microgpt_trace.dumps.event_names import meaning_of
+from microgpt_trace.dumps.formats import open_recording
+from microgpt_trace.dumps.recorder import record
+
+torch = pytest.importorskip("torch", reason="the judge of architectures is transformers")
+pytest.importorskip("transformers")
+
+IDS = [17, 3, 44, 3, 60, 0, 29, 8, 5, 21, 33, 12, 50, 2, 40, 7, 19, 26, 11]
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    """A function that returns the folder of a case, its model of transformers, and our model."""
+    made = {}
+
+    def model(name):
+        if name not in made:
+            folder = tmp_path_factory.mktemp(name)
+            theirs = written(name, folder)
+            made[name] = folder, theirs, load(folder)
+        return made[name]
+
+    return model
+
+
+def taken(theirs, ids):
+    """Return the inputs and outputs of all modules by name, the attention weights by layer, and logits."""
+    values, weights = {}, []
+
+    def hook(module, args, kwargs, output):
+        whole = [value for value in (*args, *kwargs.values()) if torch.is_tensor(value)]
+        inputs = [value for value in whole if value.is_floating_point()]
+        values[names[module]] = output[0] if isinstance(output, tuple) else output
+        values[f"{names[module]}.input"] = inputs[0] if inputs else None
+
+    names = {module: name for name, module in theirs.named_modules() if name}
+    hooks = [module.register_forward_hook(hook, with_kwargs=True) for module in names]
+    with torch.no_grad():
+        out = theirs(torch.tensor([ids]), use_cache=False, output_attentions=True)
+    for own in hooks:
+        own.remove()
+    weights = [attention[0].numpy() for attention in out.attentions]
+    return {name: own for name, own in values.items() if torch.is_tensor(own)}, weights, out.logits[0].numpy()
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_every_event_equals_transformers(name, models):
+    _, theirs, ours = models(name)
+    values, weights, logits = taken(theirs, IDS)
+    traced = trace(ours, tokens=IDS, positions="all", names=["*"], values=True)
+    compared = {}
+    for module, value in values.items():
+        meaning = meaning_of(module, ours.config.architecture)
+        if meaning is None or not meaning.events:
+            continue
+        events = [own for own in meaning.candidates if own in ours.plan][:1] or meaning.events
+        widths = [traced[event].shape[-1] for event in events]
+        value = value.transpose(1, 2) if value.ndim == 4 and value.shape[2] == len(IDS) else value
+        rows = value.reshape(len(IDS), -1).numpy()
+        if meaning.by_head:
+            rows = rows.reshape(len(IDS), 4, 3, -1).swapaxes(1, 2).reshape(rows.shape)
+        if sum(widths) == rows.shape[1]:
+            compared |= dict(zip(events, np.split(rows, np.cumsum(widths)[:-1], axis=1), strict=True))
+    compared |= {f"layer{i}.attn.weights": own for i, own in enumerate(weights)} | {"logits": logits}
+    worst = 0.0
+    for event, expected in compared.items():
+        found = traced[event].reshape(expected.shape)
+        error = np.linalg.norm(found - expected, axis=-1) / np.linalg.norm(expected, axis=-1)
+        whole = np.linalg.norm(found - expected) / np.linalg.norm(expected)
+        worst = max(worst, float(error.max()))
+        assert whole < 5e-5, (event, whole)
+        assert error.max() < 1e-4, (event, error.max())
+    assert (traced["logits"].argmax(axis=1) == logits.argmax(axis=1)).all()
+    rest = sorted({e.name.partition(".")[2] or e.name for e in traced if e.name not in compared})
+    print(
+        f"{name}: {len(compared)} of {len(list(traced))} events, worst row {worst:.2g}; not compared: {rest}"
+    )
+    computed = {"attn.scores", "attn.capped", "attn.q_rope", "attn.k_rope", "attn.scaled", "mlp.scaled"}
+    computed |= {"attn.residual"} if name == "gpt_neox_sequential" else set()
+    computed |= {"mlp.both", "embed.scaled", "scaled", "raw", "tok", "probs", "loss"}
+    assert {own for own in rest if "head" not in own} <= computed
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_recording_of_transformers_agrees_and_is_clean(name, models, tmp_path):
+    folder, theirs, ours = models(name)
+    with record(theirs, tmp_path / "run.safetensors"), torch.no_grad():
+        theirs(torch.tensor([IDS]))
+    compared = diff(tmp_path / "run.safetensors", folder)
+    diagnosis = diagnose(tmp_path / "run.safetensors", folder).diagnosis
+    named = open_recording(tmp_path / "run.safetensors").tensors
+    every = [event for event in ours.plan if ".head" not in event]
+    print(f"{name}: {len(named)} of {len(every)} events", [own.name for own in diagnosis.wrong][:3])
+    assert compared.first is None
+    assert diagnosis.clean
+    assert len(named) >= 0.6 * len(every)
+
+
+@pytest.mark.parametrize("fuse", [False, True])
+@pytest.mark.parametrize("name", IN_GGUF)
+def test_a_gguf_file_has_the_logits_of_transformers(name, fuse, tmp_path):
+    theirs = torch_model(name, IN_GGUF[name])
+    with torch.no_grad():
+        expected = theirs(torch.tensor([IDS])).logits[0].numpy()
+    ours = load(write_gguf_of(theirs, tmp_path / "m.gguf", fuse))
+    found = trace(ours, tokens=IDS, positions="all", names=["logits"], values=True)["logits"]
+    error = np.linalg.norm(found - expected) / np.linalg.norm(expected)
+    print(name, error, ours.assumed)
+    assert error < 5e-6
+
+
+# --- Commands -------------------------------------------------------------------------------------
+
+COMMANDS = {
+    "trace": "trace {model} --tokens {ids} --verbose --positions all --save {out}/dump.safetensors",
+    "lens": "trace {model} --tokens {ids} --lens --target #5",
+    "generate": "trace {model} --tokens {ids} --generate 4 --recheck",
+    "chat": "trace {model} Hello --chat",
+    "validate": "trace {model} --tokens {ids} --validate",
+    "page": "trace {model} --tokens {ids} --html {out}/page.html --force",
+    "figures": "trace {model} --tokens {ids} --lens --plot attention={out}/a.svg --plot lens={out}/l.svg",
+    "interventions": "trace {model} --tokens {ids} --ablate layer1.attn.head2 --scale layer0.mlp.down=2",
+    "explain": "explain {model} logits[-1,5] --tokens {ids}",
+    "attribute": "attribute {model} --tokens {ids}",
+    "patch": "patch {model} abc abd --sites layer*.attn.head*",
+    "diff": "diff {out}/dump.safetensors {model}",
+    "diagnose": "diagnose {out}/dump.safetensors {model}",
+    "survey": "survey {model} {texts} --out {out}/survey.json --force",
+    "imatrix": "survey {model} {texts} --imatrix {out}/m.gguf --out {out}/survey2.json --force",
+}
+TEMPLATE = "{% for message in messages %}{{ message.content }}{% endfor %}"
+FIRST = {kind: name for name, (kind, _) in reversed(MODELS.items())}
+
+
+@pytest.mark.parametrize("kind", some_of(FIRST, every=4))
+def test_every_command_works(kind, models, tmp_path):
+    folder, theirs, _ = models(FIRST[kind])
+    write_tokenizer(folder, TEMPLATE)
+    (tmp_path / "texts.txt").write_text("the cat\na dog sat\n", encoding="utf-8")
+    with record(theirs, tmp_path / "record.safetensors"), torch.no_grad():
+        theirs(torch.tensor([IDS]))
+    names = {
+        "model": folder,
+        "ids": ",".join(map(str, IDS)),
+        "out": tmp_path,
+        "texts": tmp_path / "texts.txt",
+    }
+    for name, line in COMMANDS.items():
+        done = microgpt(*line.format(**names).split())
+        print(name, done.out[-300:], done.err)
+        assert done.code == 0, name
+    valid(microgpt("trace", folder, "--tokens", names["ids"], "--json").out, "trace")
+
+
+def test_the_docs_list_every_architecture_and_command():
+    page = (Path(__file__).parents[2] / "docs" / "production-models.md").read_text(encoding="utf-8")
+    table = re.search(r"\| architecture \|.*?\n\n", page, re.DOTALL)[0]
+    listed = [re.findall("`([a-z0-9_]+)`", line.split("|")[1]) for line in table.strip().splitlines()[2:]]
+    print(listed)
+    assert sorted(name for names in listed for name in names) == sorted(ARCHITECTURES)
+    assert set(FIRST) == set(ARCHITECTURES)
+    words = re.search(r"All of them work with (.*?)\.\n", page, re.DOTALL)[1]
+    assert set(re.findall("`([a-z]+)`", words)) == {line.split()[0] for line in COMMANDS.values()} | {
+        "record"
+    }

@@ -1,0 +1,47 @@
+"""Tiny models of transformers for tests: every parameter is random, norms and biases too, and windows are
+shorter than the text. Needs torch and transformers.
+"""
+
+import numpy as np
+import pytest
+
+SMALL = {
+    "vocab_size": 61, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 4,
+    "num_attention_heads": 4, "max_position_embeddings": 64, "bos_token_id": 1, "eos_token_id": 2,
+    "pad_token_id": None,
+}  # fmt: skip
+GROUPED = SMALL | {"num_key_value_heads": 2}
+MODELS = {  # type and settings
+    "llama": ("llama", GROUPED), "qwen2": ("qwen2", GROUPED), "qwen3": ("qwen3", GROUPED | {"head_dim": 12}),
+    "mistral": ("mistral", GROUPED | {"sliding_window": 5}),
+    "gpt2": ("gpt2", {
+        "vocab_size": 61, "n_embd": 32, "n_layer": 4, "n_head": 4, "n_positions": 64, "bos_token_id": 1,
+        "eos_token_id": 2,
+    }),
+}  # fmt: skip
+# A GGUF file does not store all settings: the layers without RoPE or with a window, the scale of Gemma's
+# scores, and the function of GPT-NeoX's MLP.
+IN_GGUF = {"qwen2": {}, "qwen3": {}}
+
+
+def torch_model(name, changes=None, seed=1):
+    """Return a model of transformers in float32 with random parameters."""
+    torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
+    kind, settings = MODELS[name]
+    config = transformers.AutoConfig.for_model(kind, **settings | (changes or {}))
+    model = transformers.AutoModelForCausalLM.from_config(config, attn_implementation="eager").eval()
+    rng = np.random.default_rng(seed)
+    for key, parameter in model.named_parameters():
+        size = 0.3 if parameter.ndim == 1 else 1.5 / parameter.shape[-1] ** 0.5
+        values = rng.standard_normal(parameter.shape) * size
+        if "norm" in key and key.endswith("weight") and not kind.startswith("gemma"):
+            values += 1
+        parameter.data = torch.tensor(values, dtype=torch.float32)
+    return model
+
+
+def written(name, folder):
+    """Write a model to a folder, as transformers does, and return the model."""
+    model = torch_model(name)
+    model.save_pretrained(folder)
+    return model
