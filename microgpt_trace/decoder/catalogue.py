@@ -26,6 +26,7 @@ ARCHITECTURES: Mapping[str, str] = {  # the name in config.json -> the module
     "qwen2": "llama",
     "qwen3": "llama",
     "gpt2": "gpt2",
+    "smollm3": "smollm3",
 }
 GGUF_NAMES: Mapping[str, str] = {}  # names in GGUF files that differ
 

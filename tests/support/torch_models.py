@@ -18,10 +18,19 @@ MODELS = {  # type and settings
         "vocab_size": 61, "n_embd": 32, "n_layer": 4, "n_head": 4, "n_positions": 64, "bos_token_id": 1,
         "eos_token_id": 2,
     }),
+    "smollm3": ("smollm3", GROUPED),
+    "smollm3_own": ("smollm3", GROUPED | {
+        "no_rope_layers": [1, 0, 0, 1], "tie_word_embeddings": False, "use_sliding_window": True,
+        "sliding_window": 5, "layer_types": ["full_attention", "sliding_attention"] * 2,
+    }),
 }  # fmt: skip
 # A GGUF file does not store all settings: the layers without RoPE or with a window, the scale of Gemma's
 # scores, and the function of GPT-NeoX's MLP.
-IN_GGUF = {"qwen2": {}, "qwen3": {}}
+IN_GGUF = {
+    "qwen2": {},
+    "qwen3": {},
+    "smollm3": {},
+}  # fmt: skip
 
 
 def torch_model(name, changes=None, seed=1):

@@ -1,0 +1,76 @@
+"""SmolLM3: a Llama without RoPE in some layers, and perhaps with a window in these layers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cached_property
+from typing import Any
+
+from ...architecture.plans.blocks import Blocks
+from ...architecture.plans.plan import Plan
+from ...architecture.plans.rope import Rope
+from ...errors import InputError
+from ...text.brief import brief, frozen
+from ..architecture import Architecture
+from ..config import DecoderConfig
+from ..gguf_options import gguf_rope
+from ..options import read_activation, read_rope, read_window, typed_layers
+from ..settings import FLAG, WHOLE, Settings
+from .llama import FLAGGED_BIASES, MODULES, NAMES
+
+
+def plan_of(config: SmolLM3Config) -> Plan:
+    """Return the plan of a SmolLM3."""
+    rows = Blocks(config)
+    stream = rows.embedding()
+    for i in range(config.n_layer):
+        rows.layer = i
+        q, k, v = rows.queries_keys_values(rows.norm("attn.norm", stream, "pre-attn"))
+        if i not in config.layers_without_rope:
+            q, k = rows.rotations(q, k, config.rope)
+        out = rows.attention(q, k, v, window=config.windows[i])
+        stream = rows.add_branch("attn", stream, out)
+        out = rows.gated_mlp(rows.norm("mlp.norm", stream, "pre-FFN"))
+        stream = rows.add_branch("mlp", stream, out)
+    rows.layer = None
+    return rows.predictions(rows.norm("final.norm", stream, "final"))
+
+
+@frozen(slots=False)
+class SmolLM3Config(DecoderConfig):
+    """The config of a SmolLM3."""
+
+    plan = cached_property(plan_of)
+    layers_without_rope: tuple[int, ...] = ()
+
+
+def options(settings: Settings, sizes: Mapping[str, Any]) -> dict[str, Any]:
+    """Read RoPE and the layers without RoPE. By default, the layers without RoPE have the window, if any."""
+    n_layer = sizes["n_layer"]
+    flags = settings.raw("no_rope_layers")  # 1 marks a layer with RoPE
+    if flags is None:
+        every = settings.get_or_default("no_rope_layer_interval", WHOLE, 4)
+        flags = [int((i + 1) % every != 0) for i in range(n_layer)]
+    if not isinstance(flags, list) or len(flags) != n_layer or any(flag not in (0, 1) for flag in flags):
+        raise InputError(f"no_rope_layers: expected {n_layer} values 0 or 1, found {brief(flags)}")
+    without, windowed = tuple(i for i, flag in enumerate(flags) if not flag), typed_layers(settings, n_layer)
+    if windowed is None:
+        windowed = without if settings.get("use_sliding_window", FLAG) else ()
+    return {
+        "rope": read_rope(settings, 2e6), "layers_without_rope": without,
+        "activation": read_activation(settings, "hidden_act", "silu"), **read_window(settings, windowed),
+    }  # fmt: skip
+
+
+def from_gguf(keys: Settings, sizes: Mapping[str, Any]) -> dict[str, Any]:
+    """Translate RoPE. GGUF files do not store which layers lack it: every fourth layer, as in llama.cpp."""
+    keys.notes.append("no RoPE in every fourth layer, as llama.cpp assumes")
+    return {"hidden_act": "silu", "no_rope_layer_interval": 4, **gguf_rope(keys, sizes["head_dim"])}
+
+
+ARCHITECTURES = {
+    "smollm3": Architecture(
+        SmolLM3Config, NAMES, options, MODULES, example={"rope": Rope(1e4)}, from_gguf=from_gguf,
+        permuted=True, defaults={"norm_eps": 1e-6}, tied=True, flagged_biases=FLAGGED_BIASES,
+    ),
+}  # fmt: skip
