@@ -27,6 +27,7 @@ ARCHITECTURES: Mapping[str, str] = {  # the name in config.json -> the module
     "qwen3": "llama",
     "gpt2": "gpt2",
     "smollm3": "smollm3",
+    "olmo2": "olmo2",
 }
 GGUF_NAMES: Mapping[str, str] = {}  # names in GGUF files that differ
 

@@ -23,6 +23,8 @@ MODELS = {  # type and settings
         "no_rope_layers": [1, 0, 0, 1], "tie_word_embeddings": False, "use_sliding_window": True,
         "sliding_window": 5, "layer_types": ["full_attention", "sliding_attention"] * 2,
     }),
+    "olmo2": ("olmo2", GROUPED),
+    "olmo2_wide": ("olmo2", GROUPED | {"head_dim": 12, "attention_bias": True, "tie_word_embeddings": True}),
 }  # fmt: skip
 # A GGUF file does not store all settings: the layers without RoPE or with a window, the scale of Gemma's
 # scores, and the function of GPT-NeoX's MLP.
@@ -30,6 +32,8 @@ IN_GGUF = {
     "qwen2": {},
     "qwen3": {},
     "smollm3": {},
+    "olmo2": {},
+    "olmo2_wide": {},
 }  # fmt: skip
 
 

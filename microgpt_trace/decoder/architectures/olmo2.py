@@ -1,0 +1,68 @@
+"""OLMo 2: a Llama with norms after attention and MLP instead of before, and norms of all of q and k."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cached_property
+from typing import Any
+
+from ...architecture.plans.blocks import Blocks
+from ...architecture.plans.plan import Plan
+from ...architecture.plans.rope import Rope
+from ...text.brief import frozen
+from ..architecture import Architecture
+from ..config import DecoderConfig
+from ..file_names import FileNames
+from ..gguf_options import gguf_rope
+from ..options import read_activation, read_rope
+from ..settings import Settings
+from .llama import ATTENTION_BIASES, MODULES
+from .llama import NAMES as LLAMA
+
+
+def plan_of(config: DecoderConfig) -> Plan:
+    """Return the plan of an OLMo 2."""
+    rows = Blocks(config)
+    stream = rows.embedding()
+    for i in range(config.n_layer):
+        rows.layer = i
+        q, k, v = rows.queries_keys_values(stream)
+        q, k = rows.norms_of_queries_and_keys(q, k)
+        q, k = rows.rotations(q, k, config.rope)
+        out = rows.attention(q, k, v)
+        stream = rows.add_branch("attn", stream, rows.norm("attn.post_norm", out, of="attn_out"))
+        out = rows.gated_mlp(stream)
+        stream = rows.add_branch("mlp", stream, rows.norm("mlp.post_norm", out, of="mlp_out"))
+    rows.layer = None
+    return rows.predictions(rows.norm("final.norm", stream, "final"))
+
+
+@frozen(slots=False)
+class OLMo2Config(DecoderConfig):
+    """The config of an OLMo 2."""
+
+    plan = cached_property(plan_of)
+
+
+def options(settings: Settings, sizes: Mapping[str, Any]) -> dict[str, Any]:
+    """Read RoPE and the function of the MLP."""
+    return {"rope": read_rope(settings), "activation": read_activation(settings, "hidden_act", "silu")}
+
+
+NAMES = FileNames(
+    "an OLMo 2",
+    LLAMA.model,
+    {name: theirs for name, theirs in LLAMA.layer.items() if name not in ("attn_norm", "mlp_norm")}
+    | {
+        "attn_post_norm": ("post_attention_norm", "post_attention_layernorm"),
+        "mlp_post_norm": ("post_ffw_norm", "post_feedforward_layernorm"),
+    },
+)
+
+ARCHITECTURES = {
+    "olmo2": Architecture(
+        OLMo2Config, NAMES, options, MODULES, example={"rope": Rope(1e4)},
+        from_gguf=lambda keys, sizes: {"hidden_act": "silu", **gguf_rope(keys, sizes["head_dim"])},
+        defaults={"norm_eps": 1e-5}, tied=False, flagged_biases=ATTENTION_BIASES,
+    ),
+}  # fmt: skip
