@@ -28,8 +28,9 @@ ARCHITECTURES: Mapping[str, str] = {  # the name in config.json -> the module
     "gpt2": "gpt2",
     "smollm3": "smollm3",
     "olmo2": "olmo2",
+    "gpt_neox": "gpt_neox",
 }
-GGUF_NAMES: Mapping[str, str] = {}  # names in GGUF files that differ
+GGUF_NAMES: Mapping[str, str] = {"gptneox": "gpt_neox"}  # names in GGUF files that differ
 
 
 def architecture_named(name: str) -> Architecture:

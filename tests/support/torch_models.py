@@ -25,6 +25,11 @@ MODELS = {  # type and settings
     }),
     "olmo2": ("olmo2", GROUPED),
     "olmo2_wide": ("olmo2", GROUPED | {"head_dim": 12, "attention_bias": True, "tie_word_embeddings": True}),
+    "gpt_neox": ("gpt_neox", SMALL | {"rotary_pct": 0.25, "head_dim": None}),
+    "gpt_neox_sequential": ("gpt_neox", SMALL | {
+        "rotary_pct": 0.5, "use_parallel_residual": False, "hidden_act": "gelu_fast",
+        "attention_bias": False, "tie_word_embeddings": True,
+    }),
 }  # fmt: skip
 # A GGUF file does not store all settings: the layers without RoPE or with a window, the scale of Gemma's
 # scores, and the function of GPT-NeoX's MLP.
@@ -34,6 +39,8 @@ IN_GGUF = {
     "smollm3": {},
     "olmo2": {},
     "olmo2_wide": {},
+    "gpt_neox": {},
+    "gpt_neox_sequential": {"hidden_act": "gelu"},
 }  # fmt: skip
 
 
