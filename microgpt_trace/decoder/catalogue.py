@@ -29,8 +29,13 @@ ARCHITECTURES: Mapping[str, str] = {  # the name in config.json -> the module
     "smollm3": "smollm3",
     "olmo2": "olmo2",
     "gpt_neox": "gpt_neox",
+    "gemma2": "gemma",
+    "gemma3_text": "gemma",
 }
-GGUF_NAMES: Mapping[str, str] = {"gptneox": "gpt_neox"}  # names in GGUF files that differ
+GGUF_NAMES: Mapping[str, str] = {
+    "gptneox": "gpt_neox",
+    "gemma3": "gemma3_text",
+}  # names in GGUF files that differ
 
 
 def architecture_named(name: str) -> Architecture:

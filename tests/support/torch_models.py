@@ -11,6 +11,11 @@ SMALL = {
     "pad_token_id": None,
 }  # fmt: skip
 GROUPED = SMALL | {"num_key_value_heads": 2}
+GEMMA = GROUPED | {"head_dim": 12, "query_pre_attn_scalar": 20, "sliding_window": 5}
+TWO_ROPES = {
+    "full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 1e6},
+    "sliding_attention": {"rope_type": "default", "rope_theta": 1e4},
+}
 MODELS = {  # type and settings
     "llama": ("llama", GROUPED), "qwen2": ("qwen2", GROUPED), "qwen3": ("qwen3", GROUPED | {"head_dim": 12}),
     "mistral": ("mistral", GROUPED | {"sliding_window": 5}),
@@ -30,6 +35,10 @@ MODELS = {  # type and settings
         "rotary_pct": 0.5, "use_parallel_residual": False, "hidden_act": "gelu_fast",
         "attention_bias": False, "tie_word_embeddings": True,
     }),
+    "gemma2": ("gemma2", GEMMA | {"attn_logit_softcapping": 3.0, "final_logit_softcapping": 2.0}),
+    "gemma3_text": ("gemma3_text", GEMMA | {
+        "layer_types": ["sliding_attention", "full_attention"] * 2, "rope_parameters": TWO_ROPES,
+    }),
 }  # fmt: skip
 # A GGUF file does not store all settings: the layers without RoPE or with a window, the scale of Gemma's
 # scores, and the function of GPT-NeoX's MLP.
@@ -41,6 +50,8 @@ IN_GGUF = {
     "olmo2_wide": {},
     "gpt_neox": {},
     "gpt_neox_sequential": {"hidden_act": "gelu"},
+    "gemma2": {"query_pre_attn_scalar": 12},
+    "gemma3_text": {"query_pre_attn_scalar": 12, "num_hidden_layers": 7, "layer_types": None},
 }  # fmt: skip
 
 

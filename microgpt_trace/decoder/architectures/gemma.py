@@ -1,0 +1,156 @@
+"""Gemma 2 and Gemma 3: norms before and after attention and MLP, a scaled embedding, and windows.
+
+Gemma 2 caps scores and logits. Gemma 3 norms q and k, and has another RoPE in layers with a window.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import cached_property, partial
+from typing import Any
+
+from ...architecture.plans.blocks import Blocks
+from ...architecture.plans.plan import Plan
+from ...architecture.plans.rope import Rope
+from ...text.brief import frozen
+from ..architecture import Architecture
+from ..config import DecoderConfig
+from ..file_names import FileNames
+from ..gguf_options import LLAMA_CPP, gguf_rope
+from ..options import read_activation, read_rope, read_window, typed_layers
+from ..settings import COUNT, POSITIVE, WHOLE, Settings
+from .llama import ATTENTION_BIASES, MODULES
+from .llama import NAMES as LLAMA
+
+
+def plan_of(config: GemmaConfig) -> Plan:
+    """Return the plan of a Gemma 2 or Gemma 3."""
+    rows, dim = Blocks(config), config.head_dim
+    stream = rows.scaled("embed.scaled", rows.embedding(), config.n_embd**0.5)
+    for i in range(config.n_layer):
+        rows.layer = i
+        rope = config.window_rope if i in config.windowed_layers and config.window_rope else config.rope
+        q, k, v = rows.queries_keys_values(rows.norm("attn.norm", stream, "pre-attn"))
+        if config.qk_norm:
+            q, k = rows.norms_of_queries_and_keys(q, k, dim)
+        q, k = rows.rotations(q, k, rope)
+        out = rows.attention(q, k, v, config.score_scale, config.windows[i], config.attn_logit_softcapping)
+        stream = rows.add_branch("attn", stream, rows.norm("attn.post_norm", out, of="attn_out"))
+        out = rows.gated_mlp(rows.norm("mlp.norm", stream, "pre-FFN"))
+        stream = rows.add_branch("mlp", stream, rows.norm("mlp.post_norm", out, of="mlp_out"))
+    rows.layer = None
+    final = rows.norm("final.norm", stream, "final")
+    return rows.predictions(final, cap=config.final_logit_softcapping)
+
+
+@frozen(slots=False)
+class GemmaConfig(DecoderConfig):
+    """The config of a Gemma 2 or Gemma 3."""
+
+    plan = cached_property(plan_of)
+    score_scale: float | None = None  # None means 1/sqrt(head_dim)
+    window_rope: Rope | None = None  # RoPE of the layers with a window; None means `rope`
+    attn_logit_softcapping: float | None = None
+    final_logit_softcapping: float | None = None
+
+
+def options_of_gemma2(settings: Settings, sizes: Mapping[str, Any]) -> dict[str, Any]:
+    """Read the caps, the window, the scale of scores, RoPE and the function of the MLP. By default, every
+    second layer has a window, starting with layer 0."""
+    layers = _windowed_layers(settings, sizes, lambda i: i % 2 == 0)
+    return {
+        **_common(settings, sizes), **read_window(settings, layers), "rope": read_rope(settings),
+        "attn_logit_softcapping": _cap(settings, "attn_logit_softcapping", 50.0),
+        "final_logit_softcapping": _cap(settings, "final_logit_softcapping", 30.0),
+    }  # fmt: skip
+
+
+def options_of_gemma3(settings: Settings, sizes: Mapping[str, Any]) -> dict[str, Any]:
+    """Read the window, the scale of scores, two RoPEs and the function of the MLP. By default, every sixth
+    layer has no window, and its own base of RoPE."""
+    pattern = settings.get("sliding_window_pattern", WHOLE) or settings.get("_sliding_window_pattern", WHOLE)
+    layers = _windowed_layers(settings, sizes, lambda i: (i + 1) % (pattern or 6) != 0)
+    both = settings.raw("rope_parameters")
+    if isinstance(both, dict) and "sliding_attention" in both:
+        names = ("full_attention", "sliding_attention")
+        rope, local = (
+            read_rope(Settings({**settings.values, "rope_parameters": both.get(name)}, settings.notes))
+            for name in names
+        )
+    else:
+        rope = read_rope(settings, 1e6)
+        local = Rope(settings.get_or_default("rope_local_base_freq", POSITIVE, 1e4))
+    return {
+        **_common(settings, sizes), **read_window(settings, layers), "rope": rope, "window_rope": local,
+        "qk_norm": True, "final_logit_softcapping": _cap(settings, "final_logit_softcapping", None),
+    }  # fmt: skip
+
+
+def _common(settings: Settings, sizes: Mapping[str, Any]) -> dict[str, Any]:
+    scalar = settings.get_or_default("query_pre_attn_scalar", POSITIVE, 256)
+    width = sizes["n_embd"]
+    settings.notes.append(f"the embedding is multiplied by sqrt({width:,}) in float32, without rounding")
+    return {
+        "score_scale": scalar**-0.5,
+        "activation": read_activation(settings, "hidden_activation", "gelu_pytorch_tanh"),
+    }
+
+
+def _cap(settings: Settings, key: str, default: float | None) -> float | None:
+    """Return a cap. A value of null means no cap, and a missing key means the default."""
+    if settings.has(key) or default is None:
+        return settings.get(key, POSITIVE)
+    return float(settings.get_or_default(key, POSITIVE, default))
+
+
+def _windowed_layers(
+    settings: Settings, sizes: Mapping[str, Any], usual: Callable[[int], bool]
+) -> tuple[int, ...]:
+    typed = typed_layers(settings, sizes["n_layer"])
+    return tuple(filter(usual, range(sizes["n_layer"]))) if typed is None else typed
+
+
+def from_gguf(keys: Settings, sizes: Mapping[str, Any], large: int) -> dict[str, Any]:
+    """Translate the caps, the window and RoPE. The scale of the scores follows from the width of a head, or
+    in the model of `large` layers from the width of the model, as in llama.cpp."""
+    is_large = sizes["n_layer"] == large
+    values = {
+        "query_pre_attn_scalar": sizes["n_embd"] / sizes["n_head"] if is_large else sizes["head_dim"],
+        "hidden_activation": "gelu_pytorch_tanh",
+        "sliding_window": keys.get("attention.sliding_window", COUNT),
+        **gguf_rope(keys, sizes["head_dim"]),
+    }  # fmt: skip
+    caps = {key: keys.get(key, POSITIVE) for key in ("attn_logit_softcapping", "final_logit_softcapping")}
+    return values | caps
+
+
+def from_gguf_of_gemma3(keys: Settings, sizes: Mapping[str, Any]) -> dict[str, Any]:
+    """Translate as for Gemma 2. Layers with a window have a base of RoPE of their own, and no scaling."""
+    local = keys.get_or_default("rope.freq_base_swa", POSITIVE, 1e4, LLAMA_CPP)
+    return from_gguf(keys, sizes, 62) | {"rope_local_base_freq": local}
+
+
+NAMES = FileNames(
+    "a Gemma",
+    LLAMA.model,
+    {
+        **LLAMA.layer,
+        "attn_post_norm": ("post_attention_norm", "post_attention_layernorm"),
+        "mlp_norm": ("ffn_norm", "pre_feedforward_layernorm"),
+        "mlp_post_norm": ("post_ffw_norm", "post_feedforward_layernorm"),
+    },
+)
+
+_like_gemma = partial(
+    Architecture, GemmaConfig, NAMES, modules=MODULES, gains_less_one=True,
+    unclear_modules=("model.embed_tokens",),
+    optional_modules=("self_attn.q_norm", "self_attn.k_norm"), tied=True, flagged_biases=ATTENTION_BIASES,
+    defaults={"norm_eps": 1e-6, "head_dim": 256},
+    example={
+        "rope": Rope(1e4), "qk_norm": True, "attn_logit_softcapping": 50.0, "final_logit_softcapping": 30.0,
+    },
+)  # fmt: skip
+ARCHITECTURES = {
+    "gemma2": _like_gemma(options_of_gemma2, from_gguf=partial(from_gguf, large=46)),
+    "gemma3_text": _like_gemma(options_of_gemma3, from_gguf=from_gguf_of_gemma3),
+}
