@@ -31,6 +31,7 @@ ARCHITECTURES: Mapping[str, str] = {  # the name in config.json -> the module
     "gpt_neox": "gpt_neox",
     "gemma2": "gemma",
     "gemma3_text": "gemma",
+    "phi3": "phi3",
 }
 GGUF_NAMES: Mapping[str, str] = {
     "gptneox": "gpt_neox",

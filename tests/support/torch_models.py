@@ -16,6 +16,11 @@ TWO_ROPES = {
     "full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 1e6},
     "sliding_attention": {"rope_type": "default", "rope_theta": 1e4},
 }
+LONGROPE = {
+    "rope_type": "longrope", "rope_theta": 1e4, "partial_rotary_factor": 0.75,
+    "original_max_position_embeddings": 16,
+    "short_factor": [1.0, 1.1, 1.3], "long_factor": [1.2, 2.5, 4.0],
+}  # fmt: skip
 MODELS = {  # type and settings
     "llama": ("llama", GROUPED), "qwen2": ("qwen2", GROUPED), "qwen3": ("qwen3", GROUPED | {"head_dim": 12}),
     "mistral": ("mistral", GROUPED | {"sliding_window": 5}),
@@ -39,6 +44,11 @@ MODELS = {  # type and settings
     "gemma3_text": ("gemma3_text", GEMMA | {
         "layer_types": ["sliding_attention", "full_attention"] * 2, "rope_parameters": TWO_ROPES,
     }),
+    "phi3": ("phi3", GROUPED | {"sliding_window": 5}),
+    "phi3_short": ("phi3", GROUPED | {
+        "rope_parameters": LONGROPE | {"original_max_position_embeddings": 32},
+    }),
+    "phi3_long": ("phi3", GROUPED | {"rope_parameters": LONGROPE, "tie_word_embeddings": True}),
 }  # fmt: skip
 # A GGUF file does not store all settings: the layers without RoPE or with a window, the scale of Gemma's
 # scores, and the function of GPT-NeoX's MLP.
@@ -52,6 +62,9 @@ IN_GGUF = {
     "gpt_neox_sequential": {"hidden_act": "gelu"},
     "gemma2": {"query_pre_attn_scalar": 12},
     "gemma3_text": {"query_pre_attn_scalar": 12, "num_hidden_layers": 7, "layer_types": None},
+    "phi3": {},
+    "phi3_short": {},
+    "phi3_long": {},
 }  # fmt: skip
 
 

@@ -1,0 +1,91 @@
+"""Phi-3 and Phi-4: a Llama with fused matrices, RoPE of a part of each head, and longrope for long texts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cached_property
+from typing import Any
+
+from ...architecture.plans.blocks import Blocks
+from ...architecture.plans.plan import Plan
+from ...architecture.plans.rope import Rope
+from ...text.brief import frozen
+from ..architecture import Architecture
+from ..config import DecoderConfig
+from ..file_names import FileNames
+from ..gguf_options import LONG, SHORT, gguf_rope
+from ..options import read_activation, read_rope, read_window, rotated_channels
+from ..settings import COUNT, POSITIVE, WHOLE, Settings
+from .llama import NAMES as LLAMA
+
+
+def plan_of(config: DecoderConfig) -> Plan:
+    """Return the plan of a Phi-3."""
+    rows, channels = Blocks(config), config.rotary_dim
+    stream = rows.embedding()
+    for i in range(config.n_layer):
+        rows.layer = i
+        q, k, v = rows.queries_keys_values(rows.norm("attn.norm", stream, "pre-attn"))
+        q, k = rows.rotations(q, k, config.rope, channels)
+        stream = rows.add_branch("attn", stream, rows.attention(q, k, v, window=config.windows[i]))
+        out = rows.gated_mlp(rows.norm("mlp.norm", stream, "pre-FFN"))
+        stream = rows.add_branch("mlp", stream, out)
+    rows.layer = None
+    return rows.predictions(rows.norm("final.norm", stream, "final"))
+
+
+@frozen(slots=False)
+class Phi3Config(DecoderConfig):
+    """The config of a Phi-3."""
+
+    plan = cached_property(plan_of)
+
+
+def options(settings: Settings, sizes: Mapping[str, Any]) -> dict[str, Any]:
+    """Read RoPE, the rotated channels, the window of all layers, and the function of the MLP."""
+    windowed = tuple(range(sizes["n_layer"])) if settings.get("sliding_window", COUNT) else ()
+    return {
+        "rope": read_rope(settings, partial=True),
+        "rotary_dim": rotated_channels(settings, sizes["head_dim"]),
+        "activation": read_activation(settings, "hidden_act", "silu"), **read_window(settings, windowed),
+    }  # fmt: skip
+
+
+def from_gguf(keys: Settings, sizes: Mapping[str, Any]) -> dict[str, Any]:
+    """Translate RoPE and the window, which llama.cpp ignores. The divisors of longrope are tensors."""
+    window = keys.get("attention.sliding_window", COUNT) or None
+    if window:
+        keys.notes.append(f"a sliding window of {window:,} in every layer, which llama.cpp ignores")
+    values = {"hidden_act": "silu", "sliding_window": window}
+    if LONG not in sizes:
+        return values | gguf_rope(keys, sizes["head_dim"], partial=True)
+    scaling = {
+        "rope_type": "longrope", "short_factor": sizes[SHORT], "long_factor": sizes[LONG],
+        "original_max_position_embeddings": keys.get("rope.scaling.original_context_length", WHOLE),
+        "attention_factor": keys.get("rope.scaling.attn_factor", POSITIVE),
+    }  # fmt: skip
+    plain = Settings({k: v for k, v in keys.values.items() if ".scaling." not in k}, keys.notes, keys.prefix)
+    return values | gguf_rope(plain, sizes["head_dim"], partial=True) | {"rope_scaling": scaling}
+
+
+NAMES = FileNames(
+    "a Phi-3",
+    LLAMA.model,
+    {name: theirs for name, theirs in LLAMA.layer.items() if name in ("attn_norm", "attn_wo", "mlp_norm")}
+    | {
+        "attn_wqkv": ("attn_qkv", "self_attn.qkv_proj"),
+        "mlp_wgate_up": ("ffn_up", "mlp.gate_up_proj"),
+        "mlp_wdown": ("ffn_down", "mlp.down_proj"),
+    },
+)
+
+ARCHITECTURES = {
+    "phi3": Architecture(
+        Phi3Config, NAMES, options, example={"rope": Rope(1e4)}, from_gguf=from_gguf, tied=False,
+        modules={
+            "self_attn": "attn.out", "resid_attn_dropout": "attn.out", "mlp": "mlp.down",
+            "mlp.activation_fn": "mlp.act", "resid_mlp_dropout": "mlp.down",
+        },
+        defaults={"norm_eps": 1e-5},
+    ),
+}  # fmt: skip
