@@ -32,6 +32,7 @@ ARCHITECTURES: Mapping[str, str] = {  # the name in config.json -> the module
     "gemma2": "gemma",
     "gemma3_text": "gemma",
     "phi3": "phi3",
+    "granite": "granite",
 }
 GGUF_NAMES: Mapping[str, str] = {
     "gptneox": "gpt_neox",

@@ -49,6 +49,14 @@ MODELS = {  # type and settings
         "rope_parameters": LONGROPE | {"original_max_position_embeddings": 32},
     }),
     "phi3_long": ("phi3", GROUPED | {"rope_parameters": LONGROPE, "tie_word_embeddings": True}),
+    "granite": ("granite", GROUPED | {
+        "embedding_multiplier": 6.0, "attention_multiplier": 0.2, "residual_multiplier": 0.3,
+        "logits_scaling": 4.0,
+    }),
+    "granite_tied": ("granite", GROUPED | {
+        "head_dim": 12, "attention_bias": True, "mlp_bias": True, "tie_word_embeddings": True,
+        "residual_multiplier": 0.7,
+    }),
 }  # fmt: skip
 # A GGUF file does not store all settings: the layers without RoPE or with a window, the scale of Gemma's
 # scores, and the function of GPT-NeoX's MLP.
@@ -65,6 +73,8 @@ IN_GGUF = {
     "phi3": {},
     "phi3_short": {},
     "phi3_long": {},
+    "granite": {},
+    "granite_tied": {"head_dim": 8},
 }  # fmt: skip
 
 

@@ -1,0 +1,85 @@
+"""Granite: a Llama whose embedding, scores, branches and logits are multiplied by numbers of the config."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cached_property
+from typing import Any
+
+from ...architecture.plans.blocks import Blocks
+from ...architecture.plans.plan import Plan
+from ...architecture.plans.rope import Rope
+from ...text.brief import frozen
+from ..architecture import Architecture
+from ..config import DecoderConfig
+from ..gguf_options import gguf_rope
+from ..options import read_activation, read_factors, read_rope
+from ..settings import POSITIVE, Settings
+from .llama import FLAGGED_BIASES, MODULES, NAMES
+
+
+def plan_of(config: GraniteConfig) -> Plan:
+    """Return the plan of a Granite."""
+    rows, rope, factor = Blocks(config), config.rope, config.residual_multiplier
+    stream = rows.scaled("embed.scaled", rows.embedding(), config.embedding_multiplier)
+    for i in range(config.n_layer):
+        rows.layer = i
+        q, k, v = rows.queries_keys_values(rows.norm("attn.norm", stream, "pre-attn"))
+        q, k = rows.rotations(q, k, rope)
+        out = rows.attention(q, k, v, config.attention_multiplier)
+        stream = rows.add_branch("attn", stream, rows.scaled("attn.scaled", out, factor, "attn_out"))
+        out = rows.gated_mlp(rows.norm("mlp.norm", stream, "pre-FFN"))
+        stream = rows.add_branch("mlp", stream, rows.scaled("mlp.scaled", out, factor, "mlp_out"))
+    rows.layer = None
+    final = rows.norm("final.norm", stream, "final")
+    return rows.predictions(final, factor=config.logits_multiplier)
+
+
+@frozen(slots=False)
+class GraniteConfig(DecoderConfig):
+    """The config of a Granite. A factor of None means that nothing is multiplied."""
+
+    plan = cached_property(plan_of)
+    embedding_multiplier: float | None = None
+    attention_multiplier: float | None = None  # None means 1/sqrt(head_dim)
+    residual_multiplier: float | None = None
+    logits_multiplier: float | None = None  # 1 / logits_scaling
+
+
+def options(settings: Settings, sizes: Mapping[str, Any]) -> dict[str, Any]:
+    """Read RoPE, the function of the MLP, and the factors."""
+    factors = read_factors(settings, "embedding_multiplier", "residual_multiplier", "logits_scaling")
+    divisor = factors.pop("logits_scaling")
+    return {
+        "rope": read_rope(settings), "activation": read_activation(settings, "hidden_act", "silu"),
+        "attention_multiplier": settings.get_or_default("attention_multiplier", POSITIVE, 1.0),
+        "logits_multiplier": divisor and 1 / divisor, **factors,
+    }  # fmt: skip
+
+
+def from_gguf(keys: Settings, sizes: Mapping[str, Any]) -> dict[str, Any]:
+    """Translate RoPE and the factors. A factor of 0 is not applied."""
+    scale = keys.get("attention.scale", POSITIVE) or sizes["head_dim"] ** -0.5
+    names = {
+        "embedding_scale": "embedding_multiplier", "residual_scale": "residual_multiplier",
+        "logit_scale": "logits_scaling",
+    }  # fmt: skip
+    factors = {ours: keys.get(theirs, POSITIVE) or 1.0 for theirs, ours in names.items()}
+    return {
+        "attention_multiplier": scale,
+        "hidden_act": "silu",
+        **factors,
+        **gguf_rope(keys, sizes["head_dim"]),
+    }
+
+
+ARCHITECTURES = {
+    "granite": Architecture(
+        GraniteConfig, NAMES, options, MODULES, from_gguf=from_gguf, permuted=True,
+        example={
+            "rope": Rope(1e4), "embedding_multiplier": 2.0, "residual_multiplier": 2.0,
+            "logits_multiplier": 2.0,
+        },
+        defaults={"norm_eps": 1e-6}, tied=False, flagged_biases=FLAGGED_BIASES,
+    ),
+}  # fmt: skip
