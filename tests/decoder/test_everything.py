@@ -189,6 +189,18 @@ def test_diagnose_names_the_fault_of_an_engine(model, name):
     assert cause in [id for id, _ in claims]
 
 
+def test_scores_that_the_mask_hides_are_not_judged(model):
+    loaded = load(model)
+    values = engine_values(loaded.plan, loaded)
+    back = np.arange(len(TOKENS))[:, None] - np.arange(len(TOKENS))
+    for name in [name for name in values if name.endswith((".scores", ".capped"))]:
+        window = everything.WINDOWS[loaded.plan[name].layer] or len(TOKENS)
+        values[name] = np.where((back >= 0) & (back < window), values[name], np.float32(-9))
+    assert diagnose_values(loaded, TOKENS, values).clean
+    values["layer2.attn.capped"][1, 4, 3] += 0.1  # a visible entry
+    assert diagnose_values(loaded, TOKENS, values).first_wrong == "layer2.attn.capped"
+
+
 def test_a_right_dump_is_clean(model, tmp_path):
     loaded = load(model)
     assert diagnose_values(loaded, TOKENS, engine_values(loaded.plan, loaded)).clean
