@@ -11,6 +11,7 @@ from support.sweeps import in_sweep
 
 from microgpt_trace import Config, init
 from microgpt_trace.architecture.packs import ReadText
+from microgpt_trace.architecture.plans.kinds import Softmax
 from microgpt_trace.measuring.heads import AttentionMeter
 from microgpt_trace.measuring.meter import PackLayout
 from microgpt_trace.measuring.streams import FARTHEST
@@ -73,7 +74,7 @@ def test_shares_entropies_and_roles_of_heads(model, tmp_path):
         got = asdict(own.even) | {"entropy": own.even_entropy}
         assert got == pytest.approx(evenly, rel=2e-6, abs=1e-7), f"{own.event} {own.head}"
         assert own.role == role_by_hand(shares, evenly), f"{own.event} {own.head}: {own.role}"
-    assert {own.window for own in heads} == set(model.config.windows)
+    assert {own.window for own in heads} == {kind.window for kind in model.plan.kinds(Softmax)}
 
 
 def test_a_head_that_attends_to_position_0_has_its_role(monkeypatch, tmp_path):
