@@ -234,6 +234,8 @@ def _table(architecture: str) -> dict[str, Meaning]:
     named |= {name.replace("transformer.", ""): named[name] for name in clear}
     for stage in ALIASES:
         named |= _apr(stage)
+    if "model.lm_head" in named:  # also a stage of apr, which knows no scaled or capped logits
+        named["lm_head"] = named["model.lm_head"]
     return {_key(name): meaning for name, meaning in named.items()}
 
 
