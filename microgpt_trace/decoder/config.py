@@ -64,6 +64,7 @@ class DecoderConfig(Dimensions):
         if self.rope is not None and (channels % 2 or channels > self.head_dim):
             raise InputError(f"head_dim: RoPE needs an even number, found {channels}")
         factors, pairs = self.rope.factors if self.rope else (), channels // 2
+        pairs *= 2 if self.rope and self.rope.kind == "longrope" else 1  # of short and of long texts
         if factors and len(factors) != pairs:
             raise InputError(f"RoPE factors: expected {pairs}, one for each pair, found {len(factors)}")
         if self.window is not None:

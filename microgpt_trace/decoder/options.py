@@ -109,13 +109,14 @@ def _longrope(theta: float, scaling: Mapping[str, Any], context: int) -> Rope:
                 f"RoPE scaling 'longrope': {key}: expected positive numbers, found {brief(values)}"
             )
         divisors.append(tuple(map(float, values)))
+    if len({len(numbers) for numbers in divisors}) > 1:
+        raise InputError(
+            "RoPE scaling 'longrope': expected as many numbers in short_factor as in long_factor"
+        )
     original = inner.require(_ORIGINAL, WHOLE)
     factor = inner.get("factor", POSITIVE) or max(1.0, context / original)
-    attention = inner.get("attention_factor", POSITIVE)
-    return Rope(
-        theta, "longrope", float(factor), original, attention_factor=attention, factors=divisors[0],
-        long_factors=divisors[1],
-    )  # fmt: skip
+    attention, both = inner.get("attention_factor", POSITIVE), (*divisors[0], *divisors[1])
+    return Rope(theta, "longrope", float(factor), original, attention_factor=attention, factors=both)
 
 
 def _scaled_rope(theta: float, scaling: Mapping[str, Any], factors: tuple[float, ...]) -> Rope:

@@ -139,6 +139,6 @@ def _config(
     settings = Settings({**values, **overrides}, keys.notes)
     config, tensors = decoder_config(name, settings, tensors, architecture.permuted)
     check_overrides(settings, overrides)
-    if factors and (config.rope is None or (long and not config.rope.long_factors)):
+    if factors and (config.rope is None or (long and config.rope.kind != "longrope")):
         raise InputError(f"tensor {max(factors)!r} is not part of {architecture.names.family}")
     return config, tensors

@@ -70,7 +70,7 @@ def continue_prompt(
     rng, label = np.random.default_rng(sampling.seed), model.label
     done, streams, events = Continuation(), list[Array](), tuple[TraceEvent, ...]()
     ropes = [kind.rope for kind in model.plan.kinds(Rotation)]
-    switches = {rope.original_context for rope in ropes if rope.long_factors}
+    switches = {rope.original_context for rope in ropes if rope.kind == "longrope"}
     ids, altered, chosen_by_probs = list(inputs.tokens), bool(replaced), "probs" in replaced
     while len(done.tokens) < sampling.count and not done.end:
         step = len(done.tokens) + 1

@@ -24,7 +24,7 @@ IDS = (17, 3, 44, 3, 60, 0, 29, 8, 21)
 def model(decoder_folder):
     """A model of two layers with 4 pairs of channels in each head."""
     plain = load(decoder_folder())
-    rope = Rope(plain.config.rope.theta, "longrope", FACTOR, ORIGINAL, factors=SHORT, long_factors=LONG)
+    rope = Rope(plain.config.rope.theta, "longrope", FACTOR, ORIGINAL, factors=(*SHORT, *LONG))
     return replace(plain, config=replace(plain.config, rope=rope))
 
 
@@ -90,6 +90,7 @@ def test_texts_of_a_pack_have_their_own_factors(model):
     agree(kept[0], expected, rtol=1e-5, atol=1e-6, what="k after RoPE")
 
 
-def test_short_and_long_factors_must_have_the_same_length():
-    with pytest.raises(InputError, match="short and long factors"):
-        Rope(1e4, "longrope", 2.0, 6, factors=SHORT, long_factors=LONG[:2])
+def test_each_pair_needs_a_short_and_a_long_factor(model):
+    rope = replace(model.config.rope, factors=(*SHORT, *LONG[:2]))
+    with pytest.raises(InputError, match="expected 8, one for each pair, found 6"):
+        replace(model.config, rope=rope)

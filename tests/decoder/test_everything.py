@@ -8,7 +8,7 @@ import pytest
 from support import everything
 from support.browser import go, needs_browser
 from support.commands import microgpt, refused
-from support.documents import document
+from support.documents import document, valid, valid_lines
 from support.everything import EPS
 from support.explanations import check_steps, elements
 from support.judges import agree
@@ -70,6 +70,12 @@ def test_every_command_works(model, tmp_path, name):
     done = microgpt(*COMMANDS[name].format(**names).split())
     print(done.out[:3000], done.err)
     assert done.code == 0
+
+
+def test_the_documents_fit_the_schemas(model):
+    words = ("trace", model, "--tokens", IDS, "--lens", "--target", "#5")
+    valid(microgpt(*words, "--json").out, "trace")
+    valid_lines(microgpt(*words, "--jsonl").out, "trace")
 
 
 def test_there_is_no_backward_pass(model):
@@ -290,3 +296,15 @@ def test_raw_logits_are_saved_shown_and_compared_at_some_positions(model, tmp_pa
     refused(microgpt("trace", model, *words, "--show", "logits.raw@3"), "logits.raw of position 3")
     assert "#17" not in (shown := microgpt("trace", model, *words, "--show", "logits.raw@-1").out)
     assert "logits.raw" in shown
+
+
+def test_insights_and_the_header_say_what_the_rows_say(model):
+    done = microgpt("trace", model, "--tokens", IDS, width=1000)
+    for words in (
+        "base 10,000, on 4 of 8 channels in layer 0; base 100, on 6 of 8 channels in layer 1",
+        "(other layers have other steps)",
+        "do not follow microGPT's pattern, but run norm → attn → norm → residual",
+        "RoPE in place of wpe for a part of each head in 2 of 3 layers", "LayerNorm in some places",
+        "no further back than 3 or 4 positions", "a norm of q and k", "scaled embedding", "capped logits",
+    ):  # fmt: skip
+        assert words in done.out, words

@@ -84,10 +84,10 @@ class PassState:
         return self.once((kind.rope, kind.channels), lambda: self._turns(kind.rope, kind.channels))
 
     def _turns(self, rope: Rope, channels: int) -> tuple[Array, Array]:
-        if rope.long_factors and self.groups:  # the frequencies depend on the length of a text
+        if rope.kind == "longrope" and self.groups:  # the frequencies depend on the length of a text
             cos, sin = zip(*(group._turns(rope, channels) for _, group in self.groups), strict=True)
             return np.concatenate(cos), np.concatenate(sin)
-        longer = (self.cache.text_length,) if self.cache and rope.long_factors else ()
+        longer = (self.cache.text_length,) if self.cache and rope.kind == "longrope" else ()
         return rope_turns(rope, channels, self.positions, self.model.dtype, *longer)
 
     def keys_of_heads(self, group: tuple[int, ...], count: int) -> Array:

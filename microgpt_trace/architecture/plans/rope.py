@@ -25,8 +25,8 @@ class Rope:
 
     `factors` contains a divisor for the frequency of each pair. A GGUF file stores the divisors of llama3
     scaling in rope_freqs. In yarn and longrope, `attention_factor` multiplies cos and sin. If it is None, the
-    number follows from `factor`. In longrope, the divisors of a text longer than `original_context` are
-    `long_factors`, at all positions of the text.
+    number follows from `factor`. In longrope, `factors` contains the divisors of texts up to
+    `original_context`, and then the divisors of longer texts, which hold at all positions.
     """
 
     theta: float
@@ -40,7 +40,6 @@ class Rope:
     attention_factor: float | None = None  # yarn and longrope
     truncate: bool = True  # yarn: round the numbers of the first and last interpolated pair
     factors: tuple[float, ...] = ()
-    long_factors: tuple[float, ...] = ()  # longrope
 
     def __post_init__(self) -> None:
         if self.kind not in ROPE_KINDS:
@@ -52,17 +51,15 @@ class Rope:
         if self.kind == "llama3" and self.high_freq_factor <= self.low_freq_factor:
             high, low = self.high_freq_factor, self.low_freq_factor
             raise InputError(f"RoPE high_freq_factor: expected more than low_freq_factor {low}, found {high}")
-        if len(self.factors) != len(self.long_factors) and self.kind == "longrope":
-            counts = f"{len(self.factors)} and {len(self.long_factors)}"
-            raise InputError(f"RoPE short and long factors: expected equally many, found {counts}")
-        for factor in (*self.factors, *self.long_factors):
+        for factor in self.factors:
             check_positive("RoPE factors", factor)
 
     def divisors(self, length: int) -> tuple[float, ...]:
         """Return the divisors of the frequencies in a text of `length` positions, or () without divisors."""
-        return (
-            self.long_factors if self.kind == "longrope" and length > self.original_context else self.factors
-        )
+        half = len(self.factors) // 2
+        if self.kind != "longrope":
+            return self.factors
+        return self.factors[half:] if length > self.original_context else self.factors[:half]
 
 
 def yarn_attention_factor(factor: float) -> float:

@@ -149,7 +149,7 @@ def _scalings(case: Case, kind: Rotation, own: Turning) -> Iterator[Mistake]:
             claim = f"all frequencies are divided by {rope.factor:g} (linear scaling), not scaled by {words}"
             linear = {"frequencies": plain / rope.factor, "factor": 1.0}
             yield "rope-scaling-linear", claim, linear, PLAIN
-    bare = replace(rope, factors=(), long_factors=())
+    bare = replace(rope, factors=())
     counts = dict.fromkeys(int(dim * share) // 2 for share in (*PARTS, 1.0))
     for count in [count for count in counts if count not in (0, kind.channels // 2)]:
         some = f"only the first {2 * count} of {dim}" if 2 * count < dim else f"all {dim}"
