@@ -2,6 +2,8 @@
 shorter than the text. Needs torch and transformers.
 """
 
+from copy import deepcopy
+
 import numpy as np
 import pytest
 
@@ -18,7 +20,6 @@ TWO_ROPES = {
 }
 LONGROPE = {
     "rope_type": "longrope", "rope_theta": 1e4, "partial_rotary_factor": 0.75,
-    "original_max_position_embeddings": 16,
     "short_factor": [1.0, 1.1, 1.3], "long_factor": [1.2, 2.5, 4.0],
 }  # fmt: skip
 MODELS = {  # type and settings
@@ -46,9 +47,11 @@ MODELS = {  # type and settings
     }),
     "phi3": ("phi3", GROUPED | {"sliding_window": 5}),
     "phi3_short": ("phi3", GROUPED | {
-        "rope_parameters": LONGROPE | {"original_max_position_embeddings": 32},
+        "rope_parameters": LONGROPE, "original_max_position_embeddings": 32,
     }),
-    "phi3_long": ("phi3", GROUPED | {"rope_parameters": LONGROPE, "tie_word_embeddings": True}),
+    "phi3_long": ("phi3", GROUPED | {
+        "rope_parameters": LONGROPE, "original_max_position_embeddings": 16, "tie_word_embeddings": True,
+    }),
     "granite": ("granite", GROUPED | {
         "embedding_multiplier": 6.0, "attention_multiplier": 0.2, "residual_multiplier": 0.3,
         "logits_scaling": 4.0,
@@ -82,7 +85,8 @@ def torch_model(name, changes=None, seed=1):
     """Return a model of transformers in float32 with random parameters."""
     torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
     kind, settings = MODELS[name]
-    config = transformers.AutoConfig.for_model(kind, **settings | (changes or {}))
+    settings = deepcopy(settings) | (changes or {})  # transformers changes the settings of RoPE
+    config = transformers.AutoConfig.for_model(kind, **settings)
     model = transformers.AutoModelForCausalLM.from_config(config, attn_implementation="eager").eval()
     rng = np.random.default_rng(seed)
     for key, parameter in model.named_parameters():
