@@ -1,7 +1,10 @@
 """Every architecture against transformers: events, names of modules, dumps and files of other formats."""
 
 import copy
+import json
 import re
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +27,7 @@ from microgpt_trace.dumps.formats import open_recording
 from microgpt_trace.dumps.recorder import record
 
 torch = pytest.importorskip("torch", reason="the judge of architectures is transformers")
-pytest.importorskip("transformers")
+transformers = pytest.importorskip("transformers")
 
 IDS = [17, 3, 44, 3, 60, 0, 29, 8, 5, 21, 33, 12, 50, 2, 40, 7, 19, 26, 11]
 
@@ -252,3 +255,21 @@ def test_gradients_equal_those_of_transformers(name, models):
     )
     assert len(errors) > len(expected) > 10
     assert errors[worst] < 5e-5  # norms of transformers compute in float32
+
+
+WITH_DEFAULTS = [name for name, (kind, _) in MODELS.items() if ARCHITECTURES[kind] != "llama"]
+
+
+@pytest.mark.parametrize("name", WITH_DEFAULTS)
+def test_settings_that_a_config_lacks_are_the_defaults_of_transformers(name, models, tmp_path):
+    folder, _, ours = models(name)
+    usual = transformers.AutoConfig.for_model(MODELS[name][0]).to_dict()
+    config = json.loads((folder / "config.json").read_text())
+    kept = {key: value for key, value in config.items() if key not in usual or usual[key] != value}
+    always = ("model_type", "original_max_position_embeddings")  # the second only counts with LongRoPE
+    kept |= {key: config[key] for key in always if key in config}
+    shutil.copy(folder / "model.safetensors", tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps(kept))
+    bare = load(tmp_path)
+    print(sorted(config.keys() - kept), bare.assumed)
+    assert replace(bare.config, architecture="") == replace(ours.config, architecture="")

@@ -76,13 +76,14 @@ def fields(config):
 
     kind, rope = config.model_type, rope_of(config)
     dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    eps = getattr(config, "rms_norm_eps", None)
+    keys = ("rms_norm_eps", "layer_norm_eps", "norm_epsilon", "layer_norm_epsilon")
+    rms_eps, *layer_eps = (getattr(config, key, None) for key in keys)
     values = {
         "context_length": config.max_position_embeddings, "embedding_length": config.hidden_size,
         "block_count": config.num_hidden_layers, "feed_forward_length": config.intermediate_size,
         "head_count": config.num_attention_heads,
         "head_count_kv": getattr(config, "num_key_value_heads", None), "vocab_size": config.vocab_size,
-        "layer_norm_rms_eps": eps, "layer_norm_eps": None if eps else config.layer_norm_eps,
+        "layer_norm_rms_eps": rms_eps, "layer_norm_eps": next(filter(None, layer_eps), None),
         "rope_freq_base": rope["rope_theta"] if kind != "gpt_neox" else None,
         "rope_dimension_count": int(dim * rope.get("partial_rotary_factor", 1)),
         "key_length": dim, "value_length": dim,
