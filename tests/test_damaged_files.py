@@ -1,14 +1,12 @@
 """Damaged files of every format: each opens, or is rejected with one line that names it and the damage."""
 
-import shutil
 import sys
 from functools import partial
-from pathlib import Path
 from random import Random
 
 import pytest
 from attacks.formats import apr, checkpoint, dumps, gguf, huggingface, surveys
-from attacks.good_files import make
+from attacks.good_files import make, restore
 from attacks.mutations import mutate_again
 from attacks.promise import snapshot
 from support.commands import microgpt, refused
@@ -109,11 +107,3 @@ def test_opens_or_rejects_a_file_with_any_damage(item, seed, good, tmp_path):
         files = sorted(file for file in copy.rglob("*") if file.is_file()) if copy.is_dir() else [copy]
         print(mutate_again(rng, rng.choice(files), rng.choice(others)))
         open_safely(copy, OPENED[item], room=MEMORY)
-
-
-def restore(good, copy):
-    """Copy a good file or folder over a damaged one, and return the copy."""
-    if good.is_dir():
-        shutil.rmtree(copy, ignore_errors=True)
-        return shutil.copytree(good, copy)
-    return Path(shutil.copyfile(good, copy))

@@ -6,6 +6,7 @@ import os
 import shlex
 import shutil
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
@@ -46,6 +47,7 @@ class Attacker:
         self.good, self.folder = base / "good", base / f"work{os.getpid()}"
         self.seed, self.seconds = seed, seconds
         self._clean: Snapshot = {}
+        self._damaged: set[str] = set()  # items
 
     def __call__(self, number: int) -> Attack:
         """Prepare the attack with this number and run it."""
@@ -54,11 +56,20 @@ class Attacker:
         return attack
 
     def clean(self) -> None:
-        """Restore the folder to its state before any attack."""
-        if not self._clean or snapshot(self.folder) != self._clean:
-            restore(self.good, self.folder)
-            make_odd_places(self.folder)
-            self._clean = snapshot(self.folder)
+        """Restore the folder to its state before any attack. Restores only the items that the last attack
+        damaged or its command changed: the clock may be too coarse to show the damage."""
+        if not self._clean:
+            shutil.rmtree(self.folder, ignore_errors=True)
+            shutil.copytree(self.good, self.folder)
+        now = snapshot(self.folder)
+        if now == self._clean and not self._damaged:
+            return
+        if self._clean:
+            changed = {name for name in now.keys() | self._clean if now.get(name) != self._clean.get(name)}
+            for item in {name.partition("/")[0] for name in changed} | self._damaged:
+                restore(self.good / item, self.folder / item)
+        make_odd_places(self.folder)
+        self._clean, self._damaged = snapshot(self.folder), set()
 
     def prepare(self, number: int) -> Attack:
         """Return the attack with this number, with its files in the folder."""
@@ -72,6 +83,7 @@ class Attacker:
             return Attack(number, kind, "", command_line(rng), environment)
         item = rng.choice(list(READERS))
         words = rng.choice(READERS[item]).split(" ")
+        self._damaged = {item}
         damage, name = self._damage(rng, kind, item)
         words = [word.replace("FILE", name) for word in words]
         words += option(rng, words[0]) if rng.random() < 0.2 else []
@@ -105,14 +117,18 @@ class Attacker:
 
 
 def make_odd_places(folder: Path) -> None:
-    """Make the other files and folders that command lines may name."""
-    (folder / "folder").mkdir()
-    (folder / "empty").touch()
+    """Make the other files and folders that command lines may name, unless they are there."""
+    places: dict[str, Callable[[Path], None]] = {"folder": Path.mkdir, "empty": Path.touch}
     if sys.platform != "win32":
-        (folder / "loop").symlink_to("loop")
-        (folder / "dangling").symlink_to("nowhere")
-        os.mkfifo(folder / "fifo")
-        (folder / "locked").mkdir(mode=0o500)
+        places |= {
+            "loop": lambda path: path.symlink_to("loop"),
+            "dangling": lambda path: path.symlink_to("nowhere"),
+            "fifo": os.mkfifo,
+            "locked": lambda path: path.mkdir(mode=0o500),
+        }
+    for name, make_place in places.items():
+        if not os.path.lexists(folder / name):
+            make_place(folder / name)
 
 
 def prepare(base: Path) -> None:

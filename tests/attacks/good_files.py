@@ -220,7 +220,14 @@ def _do(*words: object) -> None:
     assert done.code == 0, done.err
 
 
-def restore(good: Path, folder: Path) -> None:
-    """Replace the folder by a copy of the good files."""
-    shutil.rmtree(folder, ignore_errors=True)
-    shutil.copytree(good, folder)
+def restore(good: Path, copy: Path) -> Path:
+    """Replace a damaged file or folder by a copy of the good one, if there is one, and return its path."""
+    if copy.is_dir() and not copy.is_symlink():
+        shutil.rmtree(copy)
+    else:
+        copy.unlink(missing_ok=True)
+    if good.is_dir():
+        shutil.copytree(good, copy)
+    elif good.exists():
+        shutil.copyfile(good, copy)
+    return copy
