@@ -32,7 +32,7 @@ def base(tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize("shard", some_of(range(12), every=6))
+@pytest.mark.parametrize("shard", some_of(range(12), every=6, sweep=2))
 def test_commands_keep_their_promises_under_attack(shard, base):
     attacker, ends, broken = Attacker(base, SEED, seconds=60), Counter(), []
     with memory_limited():

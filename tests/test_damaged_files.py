@@ -97,7 +97,7 @@ def good(tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize("seed", some_of(range(12), every=12))
+@pytest.mark.parametrize("seed", some_of(range(12), every=12, sweep=3))
 @pytest.mark.parametrize("item", OPENED)
 def test_opens_or_rejects_a_file_with_any_damage(item, seed, good, tmp_path):
     """Apply the mutations of the attacks, and read the files without a command."""
