@@ -18,7 +18,7 @@ from ..errors import FileFormatError, InputError
 from ..text.brief import brief
 from .decoder_config import check_overrides, decoder_config
 from .gguf import Strings, read_gguf_header
-from .model_file import check_tensors, in_halves, naming_file, our_tensors, rope_factors
+from .model_file import check_depth, check_tensors, in_halves, naming_file, our_tensors, rope_factors
 from .unsupported import obstacles, unsupported
 
 if TYPE_CHECKING:
@@ -129,6 +129,7 @@ def _config(
         "context_length": keys.require("context_length", WHOLE),
         "norm_eps": keys.require(architecture.gguf_eps, POSITIVE),
     }  # fmt: skip
+    check_depth(sizes["n_layer"], tensors)
     values = {theirs: sizes[own] for own, theirs in architecture.sizes.items()}
     values["tie_word_embeddings"] = "lm_head" not in tensors
     values[ROPE_FACTORS] = rope_factors(factors.get(FACTORS), head_dim)

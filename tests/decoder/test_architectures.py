@@ -25,6 +25,7 @@ from microgpt_trace.diagnosis.diagnose import diagnose
 from microgpt_trace.dumps.event_names import meaning_of
 from microgpt_trace.dumps.formats import open_recording
 from microgpt_trace.dumps.recorder import record
+from microgpt_trace.errors import MicrogptError
 
 torch = pytest.importorskip("torch", reason="the judge of architectures is transformers")
 transformers = pytest.importorskip("transformers")
@@ -273,3 +274,28 @@ def test_settings_that_a_config_lacks_are_the_defaults_of_transformers(name, mod
     bare = load(tmp_path)
     print(sorted(config.keys() - kept), bare.assumed)
     assert replace(bare.config, architecture="") == replace(ours.config, architecture="")
+
+
+HOSTILE = (None, True, -1, 0, 3, 2**40, 1e300, float("nan"), "x", [], [1], [None] * 4, {}, {"a": 1}, [[]] * 4)
+
+
+@pytest.mark.parametrize("name", some_of(MODELS, every=6))
+def test_every_setting_may_be_wrong(name, models, tmp_path):
+    """A wrong setting is refused in one line, or is not used."""
+    folder, _, _ = models(name)
+    config = json.loads((folder / "config.json").read_text())
+    nested = [(key, inner) for key, value in config.items() if isinstance(value, dict) for inner in value]
+    (tmp_path / "model.safetensors").symlink_to(folder / "model.safetensors")
+    messages = []
+    for place in (*((key,) for key in config), *nested):
+        for value in HOSTILE:
+            wrong = copy.deepcopy(config)
+            (wrong[place[0]] if len(place) > 1 else wrong)[place[-1]] = value
+            (tmp_path / "config.json").write_text(json.dumps(wrong))
+            try:
+                load(tmp_path).plan.shapes(3)
+            except MicrogptError as error:
+                messages.append(str(error))
+    print(name, len(messages), "refused")
+    assert len(messages) > 50
+    assert not [message for message in messages if "\n" in message]

@@ -113,7 +113,7 @@ MODELS = [
     ("--set architecture=", {"architecture": GONE, "model_type": "linear_regression"}),
     ("architecture: expected text", {"architecture": 3}),
     ("num_experts", {"num_experts": 8}),
-    ("hidden_act", {"hidden_act": "gelu"}),
+    ("hidden_act", {"hidden_act": "mish"}),
     ("partial_rotary_factor", {"partial_rotary_factor": 0.5}),
     ("rope_type 8", {"rope_type": 8}),
     ("has rope_type 0 (adjacent), but the RoPE pairs of a qwen2 are halves", {"rope_type": 0}),

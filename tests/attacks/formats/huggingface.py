@@ -38,7 +38,7 @@ CONFIGS = {
     "llama_gqa": [
         *((f"config.json: '{key}' is missing", {key: None}) for key in NEEDED),
         ("'gemma3' is not supported; supported: llama, mistral", {"model_type": "gemma3"}),
-        ("hidden_act 'gelu' is not supported; supported: silu, swish", {"hidden_act": "gelu"}),
+        ("hidden_act 'mish' is not supported; supported: silu, swish", {"hidden_act": "mish"}),
         ("the config requires a bias 'layer0.attn_bk', but the file has none", {"attention_bias": True}),
         ("expected true or false, found 'false'", {"tie_word_embeddings": "false"}),
         ("'dynamic' is not supported; supported: default", rope_5(10.0, "dynamic", factor=2.0)),
@@ -50,7 +50,7 @@ CONFIGS = {
         ("partial_rotary_factor 0.5", rope_5(10.0, partial_rotary_factor=0.5)),
         ("rope_theta: 10000.0 and 500.0 contradict each other", {"rope_theta": 500.0}),
         ("rope_scaling and rope_parameters contradict each other", LINEAR),
-        ("or llama's rules", {"layer_types": FIRST_WINDOWED, "sliding_window": 4}),
+        ("or the architecture's rules", {"layer_types": FIRST_WINDOWED, "sliding_window": 4}),
         ("expected shape [32, 32], found [16, 32]", {"num_key_value_heads": GONE}),
         ("2,000,000,000 heads of 2 channels need 4,000,000,000 rows of q", HEADS),
         ("", {"rms_norm_eps": 10**400}),
@@ -61,7 +61,7 @@ CONFIGS = {
     "llama_mha_bias": [("mentions no bias 'layer0.mlp_bdown', but the file has one", {"mlp_bias": False})],
     "mistral_window": [
         ("layers, found tensors of 2", {"num_hidden_layers": 2**31 - 1}),
-        ("or mistral's rules", {"layer_types": FIRST_WINDOWED}),
+        ("or the architecture's rules", {"layer_types": FIRST_WINDOWED}),
         ("sliding_window: expected a whole number above 0", {"sliding_window": 0}),
     ],
     "qwen2": [("contradict sliding_window or", {"layer_types": FIRST_WINDOWED})],
@@ -71,7 +71,7 @@ CONFIGS = {
         ("layer_types: expected 2 full", {"layer_types": FIRST_WINDOWED * 2}),
     ],
     "qwen3": [
-        ("'head_dim' is missing", {"head_dim": None}),
+        ("4 heads of 128 channels need 512 rows", {"head_dim": None}),
         ("cannot use full_attention", {"rope_parameters": {"full_attention": {"rope_theta": 1e4}}}),
         ("expected 2 full", {"layer_types": CHUNKED}),
     ],
