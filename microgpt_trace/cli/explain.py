@@ -11,7 +11,14 @@ from ..errors import InputError
 from ..text.printable import command, quoted
 from ..tracing.trace import trace
 from .exports import Exports, give
-from .named_model import is_there, model_and_text, model_before, model_from, refuse_other_family
+from .named_model import (
+    is_there,
+    model_and_text,
+    model_before,
+    model_from,
+    names_a_model,
+    refuse_other_family,
+)
 from .option_checks import RUN_PARAMETERS, command_line, given_words
 from .option_groups import argument, flag, group, option
 from .options import MICROGPT, FileSettings, HelpPanel, Source, text_argument, token_ids
@@ -109,6 +116,8 @@ def _request(choice: ElementChoice) -> tuple[Path | None, str, str | None]:
         raise InputError(f"{rest[0]!r} is a gradient: write {quoted(rest[0][2:])} and add --backward")
     if not rest:
         raise InputError(f"expected an element, for example {EXAMPLE}")
+    if len(rest) > 1 and path is None and names_a_model(rest[1]):
+        raise InputError(f"the model comes first: {rest[1]} {rest[0]!r}")
     if len(rest) > 2:
         raise InputError(f"expected [MODEL] ELEMENT [TEXT], found a further argument {rest[2]!r}")
     return path, rest[0], rest[1] if len(rest) == 2 else None

@@ -93,3 +93,11 @@ def test_an_unequal_result_exits_with_1(monkeypatch):
 
     monkeypatch.setattr(explaining, "worked_out", wrong)
     assert microgpt("explain", "layer0.attn.q[3,5]", "emma").code == 1
+
+
+def test_a_model_after_the_element_is_refused(checkpoints):
+    for text in ([], ["emma"]):
+        done = microgpt("explain", "logits[0,0]", checkpoints["trained"], *text)
+        print(done.err)
+        assert (done.code, done.out) == (2, "")
+        assert f"the model comes first: {checkpoints['trained']} 'logits[0,0]'" in done.err.replace("\n", "")

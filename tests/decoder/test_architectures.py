@@ -299,3 +299,32 @@ def test_every_setting_may_be_wrong(name, models, tmp_path):
     print(name, len(messages), "refused")
     assert len(messages) > 50
     assert not [message for message in messages if "\n" in message]
+
+
+def test_mask_buffers_of_old_files_are_skipped(models, tmp_path):
+    from safetensors.numpy import load_file, save_file
+
+    folder, _, ours = models("gpt_neox")
+    weights = load_file(folder / "model.safetensors")
+    buffers = {"attention.bias": np.ones((1, 1, 64, 64), np.uint8), "attention.masked_bias": np.zeros(1)}
+    layers = range(ours.config.n_layer)
+    old = {f"gpt_neox.layers.{i}.{name}": value for i in layers for name, value in buffers.items()}
+    save_file(weights | old, tmp_path / "model.safetensors")
+    shutil.copy(folder / "config.json", tmp_path)
+    assert load(tmp_path).tensors.keys() == ours.tensors.keys()
+
+
+def test_the_verdict_says_first_that_few_names_of_a_dump_are_known(models, tmp_path):
+    from safetensors.numpy import save_file
+
+    folder, _, ours = models("gpt_neox")
+    traced = trace(ours, tokens=IDS, positions="all", names=["*"], values=True)
+    known = {name: traced[name] for name in ("embed.tok", "final.norm")}
+    strange = {f"module {i}": np.zeros((19, 32), np.float32) for i in range(9)}
+    save_file(known | strange, tmp_path / "dump.safetensors")
+    for command in ("diff", "diagnose"):
+        words = (command, tmp_path / "dump.safetensors", folder, "--tokens", ",".join(map(str, IDS)))
+        done = microgpt(*words)
+        print(done.out, done.err)
+        assert done.code == 0
+        assert "Only 2 of 11 names in the dump are known. The 2 " in done.out.replace("\n", " ")
