@@ -25,6 +25,7 @@ event                 llama.cpp       TransformerLens       reference
 embed.tok             embd            hook_embed            embed
 embed.pos             pos_embd        hook_pos_embed        -
 embed.sum             inpL            -                     -
+embed.scaled          inp_scaled      -                     -
 attn.norm             attn_norm       -                     attn_norm
 attn.q                -               attn.hook_q           q_proj
 attn.k                -               attn.hook_k           k_proj
@@ -37,6 +38,7 @@ attn.scores           -               attn.hook_attn_scores -
 attn.weights          kq_soft_max     attn.hook_pattern     -
 attn.context          kqv_merged_cont attn.hook_z           attn
 attn.out              attn_out        hook_attn_out         o_proj
+attn.post_norm        attn_post_norm  -                     -
 attn.residual         ffn_inp         hook_resid_mid        attn_residual
 mlp.norm              ffn_norm        -                     ffn_norm
 mlp.gate              ffn_gate_b      -                     gate_proj
@@ -44,6 +46,7 @@ mlp.up                ffn_up_b        mlp.hook_pre_linear   up_proj
 mlp.act               ffn_silu        -                     -
 mlp.hidden            ffn_swiglu      -                     silu_mul
 mlp.down              ffn_out         hook_mlp_out          ffn_down
+mlp.post_norm         ffn_post_norm   -                     -
 mlp.residual          l_out           hook_resid_post       out
 final.norm            result_norm     -                     -
 logits                result_output   unembed.hook_out      -
@@ -56,6 +59,7 @@ _QKV = "layer#.attn.q layer#.attn.k layer#.attn.v"
 MORE_NAMES = {
     "model.layers.#.self_attn.qkv_proj": _QKV,  # Phi-3
     "model.layers.#.mlp.gate_up_proj": "layer#.mlp.gate layer#.mlp.up",
+    "sa_out-#": "layer#.attn.residual",  # Gemma
     "ffn_gelu-#": "layer#.mlp.act",
     "blocks.#.mlp.hook_pre": "layer#.mlp.gate | layer#.mlp.up",
     "blocks.#.mlp.hook_post": "layer#.mlp.hidden | layer#.mlp.act",

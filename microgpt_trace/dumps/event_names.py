@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from functools import cache
 
 from ..architecture.plans.plan import kind_of
-from ..decoder.catalogue import example, examples, families
+from ..decoder.catalogue import architecture_named, example, examples, families
 from ..hooks.names import ALIASES
 from .engine_names import (
     ADJACENT_NAMES,
@@ -229,6 +229,8 @@ def _table(architecture: str) -> dict[str, Meaning]:
     named |= {name: _meaning(text) for name, text in MORE_NAMES.items()}
     named |= {name: replace(_meaning(text), second=True) for name, text in SECOND_NAMES.items()}
     named |= {name: replace(_meaning(text), adjacent=True) for name, text in ADJACENT_NAMES.items()}
+    refused = architecture_named(architecture).refused_names
+    named |= {name: Meaning(reason=reason) for name, reason in refused.items()}
     named["kqv-#"] = Meaning(("layer#.attn.context",), layout="HTD", second=True)  # build_attn_mha
     clear = [name for name in named if _CLEAR_NAME.fullmatch(name)]
     named |= {name.replace("transformer.", ""): named[name] for name in clear}

@@ -115,7 +115,8 @@ MEANS = {
     "ffn_gate_par-2": "layer2.mlp.hidden", "pos_embd": "embed.pos", "inpL": "embed.sum", "wqkv_b-3": QKV,
     "blocks.0.hook_resid_pre": "embed.tok", "blocks.2.hook_resid_pre": "layer1.mlp.residual",
     "unembed.hook_out": "logits", "L0__q_proj": "layer0.attn.q", "L11__out": "layer11.mlp.residual",
-    "embed": "embed.tok",
+    "embed": "embed.tok", "inp_scaled": "embed.scaled", "attn_post_norm-3": "layer3.attn.post_norm",
+    "sa_out-3": "layer3.attn.residual", "ffn_post_norm-3": "layer3.mlp.post_norm",
 }  # fmt: skip
 REFUSED = (
     "layer-1/moe_router ffn_gate hidden_states hidden_states.1 norm model.layers.3.mlp.gate_proj.weight "
@@ -132,6 +133,8 @@ def test_knows_the_names_of_other_engines():
 
 
 def test_knows_names_that_cannot_be_compared():
+    assert meaning_of("ffn_out-3", "llama").events == ("layer3.mlp.down",)
+    assert meaning_of("ffn_out-3", "gpt_neox").events == ()
     assert {name: events(name) for name in REFUSED.split()} == dict.fromkeys(REFUSED.split(), ())
     assert {name: events(name) for name in UNKNOWN.split()} == dict.fromkeys(UNKNOWN.split())
 

@@ -88,6 +88,8 @@ NAMES = FileNames(
     skipped=("attention.bias", "attention.masked_bias", "rotary_emb.inv_freq"),
 )
 
+# llama.cpp gives this name to two tensors in turn, and a dump with one file per name keeps the second.
+_BOTH = "in parallel layers of llama.cpp, ffn_out includes the input of the layer; use --map"
 ARCHITECTURES = {
     "gpt_neox": Architecture(
         GPTNeoXConfig, NAMES, options, example={"rope": Rope(1e4)}, from_gguf=from_gguf,
@@ -95,6 +97,7 @@ ARCHITECTURES = {
             "emb_dropout": "embed.tok", "attention": "attn.out", "post_attention_dropout": "attn.out",
             "mlp": "mlp.down", "mlp.act": "mlp.act", "post_mlp_dropout": "mlp.down",
         },
+        refused_names={"ffn_out-#": _BOTH},
         sizes={own: key for own, key in SIZES.items() if own not in ("n_kv_head", "head_dim")}
         | {"norm_eps": "layer_norm_eps"},
         defaults={"norm_eps": 1e-5}, tied=False, gguf_eps="attention.layer_norm_epsilon",
