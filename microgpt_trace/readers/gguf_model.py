@@ -82,6 +82,14 @@ def _check_vocabulary(path: Path, metadata: Mapping[str, Any], rows: int) -> Non
             )
 
 
+def _divisors(tensor: StoredTensor, head_dim: int) -> tuple[float, ...]:
+    """Return the divisors of longrope. Raises InputError if there are more divisors than pairs in a head."""
+    if len(tensor.shape) != 1 or not 0 < tensor.shape[0] <= head_dim // 2:
+        found = list(tensor.shape)
+        raise InputError(f"tensor {tensor.name!r}: expected up to {head_dim // 2} numbers, found {found}")
+    return tuple(tensor.read().tolist())
+
+
 _NEUTRAL: dict[str, tuple[Any, ...]] = {  # keys, and the values that leave the computation unchanged
     "attention.causal": (True,),
     "attention.scale": (0,),
@@ -133,7 +141,7 @@ def _config(
     values = {theirs: sizes[own] for own, theirs in architecture.sizes.items()}
     values["tie_word_embeddings"] = "lm_head" not in tensors
     values[ROPE_FACTORS] = rope_factors(factors.get(FACTORS), head_dim)
-    long = {name: tuple(own.read().ravel().tolist()) for name, own in factors.items() if name != FACTORS}
+    long = {name: _divisors(own, head_dim) for name, own in factors.items() if name != FACTORS}
     assert architecture.from_gguf is not None
     values |= architecture.from_gguf(keys, sizes | long)
     _refuse_variants(keys)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from support import gguf_of_torch
 from support.backward_runs import Run
 from support.commands import microgpt
 from support.documents import valid
@@ -25,7 +26,7 @@ from microgpt_trace.diagnosis.diagnose import diagnose
 from microgpt_trace.dumps.event_names import meaning_of
 from microgpt_trace.dumps.formats import open_recording
 from microgpt_trace.dumps.recorder import record
-from microgpt_trace.errors import MicrogptError
+from microgpt_trace.errors import FileFormatError, MicrogptError
 
 torch = pytest.importorskip("torch", reason="the judge of architectures is transformers")
 transformers = pytest.importorskip("transformers")
@@ -134,6 +135,20 @@ def test_a_gguf_file_has_the_logits_of_transformers(name, fuse, tmp_path):
     error = np.linalg.norm(found - expected) / np.linalg.norm(expected)
     print(name, error, ours.assumed)
     assert error < 5e-6
+
+
+@pytest.mark.parametrize("kept", ["long", "short"])
+def test_a_gguf_file_with_half_of_the_divisors_of_longrope_is_refused(kept, tmp_path, monkeypatch):
+    both = gguf_of_torch.factors
+
+    def half(config):
+        return {name: value for name, value in both(config).items() if kept in name}
+
+    monkeypatch.setattr(gguf_of_torch, "factors", half)
+    path = write_gguf_of(torch_model("phi3_long"), tmp_path / "m.gguf")
+    words = {"long": "short_factor: expected", "short": "'rope_factors_short.weight' is not part"}[kept]
+    with pytest.raises(FileFormatError, match=words):
+        load(path)
 
 
 # --- Commands -------------------------------------------------------------------------------------

@@ -60,7 +60,7 @@ def from_gguf(keys: Settings, sizes: Mapping[str, Any]) -> dict[str, Any]:
     if LONG not in sizes:
         return values | gguf_rope(keys, sizes["head_dim"], partial=True)
     scaling = {
-        "rope_type": "longrope", "short_factor": sizes[SHORT], "long_factor": sizes[LONG],
+        "rope_type": "longrope", "short_factor": sizes.get(SHORT), "long_factor": sizes[LONG],
         "original_max_position_embeddings": keys.get("rope.scaling.original_context_length", WHOLE),
         "attention_factor": keys.get("rope.scaling.attn_factor", POSITIVE),
     }  # fmt: skip
