@@ -47,9 +47,9 @@ EXPLAINED = 0.5  # an offered precision must reduce an error to at most this sha
 STAGES: tuple[tuple[Generator, ...], ...] = (
     (
         output.nonfinite, output.zeros, entrance.embedding, entrance.positions, matrices.biases, rope.rope,
-        attention.scale, attention.scores_before_rope, attention.grouping, attention.mask, attention.softmax,
-        attention.context, scaling.factors, scaling.caps, output.numbers, norms.norms, norms.numbers,
-        norms.skipped_norms, norms.other_streams,
+        rope.rope_in_every_layer, attention.scale, attention.scores_before_rope, attention.grouping,
+        attention.mask, attention.softmax, attention.context, scaling.factors, scaling.caps, output.numbers,
+        norms.norms, norms.numbers, norms.skipped_norms, norms.other_streams,
         layers.activations, layers.gates, layers.sums,
         matrices.matrices,
     ),

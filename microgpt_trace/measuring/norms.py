@@ -36,7 +36,7 @@ class NormRows:
 
     @property
     def of(self) -> str:
-        return {True: "LayerNorm", False: "RMSNorm", None: "Norm"}[self.centred]
+        return {True: "LayerNorm", False: "RMSNorm", None: "LayerNorm or RMSNorm"}[self.centred]
 
     @property
     def worst(self) -> str:

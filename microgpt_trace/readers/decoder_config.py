@@ -52,7 +52,8 @@ def _sizes(settings: Settings, architecture: Architecture) -> dict[str, Any]:
     keys, sizes = architecture.sizes, dict[str, Any]()
 
     def read(name: str, kind: str = WHOLE, default: Any = None) -> None:
-        if name in architecture.defaults:
+        has_null = default is not None and name in keys and settings.has(keys[name])
+        if name in architecture.defaults and not has_null:
             default = architecture.defaults[name] * (sizes["n_embd"] if name == "n_inner" else 1)
             sizes[name] = settings.get_or_default(keys[name], kind, default)
         elif default is None:

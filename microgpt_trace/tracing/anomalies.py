@@ -89,7 +89,8 @@ def constant(flat: Sequence[str], events: int, unseen: str = "") -> Anomaly:
 
 
 def _norms(norms: NormRows) -> Anomaly:
-    identifier, title = norms.of.lower(), f"{norms.of} rows whose RMS is not 1, with the {norms.undone}"
+    identifier = norms.of.partition(" ")[0].lower()
+    title = f"{norms.of} rows whose RMS is not 1, with the {norms.undone}"
     if not norms.off:
         return Anomaly(identifier, title, None, None, OF_NORMS, "invariant", "no norm has a gain")
     name, off = norms.worst, norms.off[norms.worst]

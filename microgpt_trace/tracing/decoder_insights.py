@@ -34,7 +34,7 @@ def insights_of(
     plan, (_, *streams) = model.plan, model.plan.streams
     weights = plan.of_kind(Softmax)[max(layers, key=lambda row: row.sink or 0.0).layer].name
     predicates: dict[str, tuple[str, str, Callable[[], Outcome]]] = {  # title, event to look at, predicate
-        norms.of.lower(): (
+        norms.of.partition(" ")[0].lower(): (
             f"{norms.of} normalization", plan.of_kind(Norm)[0].name, lambda: _normalization(norms)
         ),
         "growth": (TITLES["growth"], streams[-1], lambda: growth([row.row_norm for row in layers])),

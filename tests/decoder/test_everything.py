@@ -167,6 +167,9 @@ FAULTS = {  # the plan of the engine, the first wrong event, and the id of its e
         turning((1e4, 4), (1e4, 4), None), "layer1.attn.q_rope", "rope-of-another-layer"
     ),
     "whole heads turned": (turning((1e4, 8), (1e2, 6), None), "layer0.attn.q_rope", "rope-partial"),
+    "RoPE in every layer": (
+        turning((1e4, 4), (1e2, 6), (1e4, 4)), "layer2.attn.scores", "rope-in-every-layer"
+    ),
     "post-norm missing": (without("attn.post_norm"), "layer0.attn.scaled", "norm-missing"),
     "norm of q per head": (
         rows_changed(layer0__attn__q_norm=by(per_head)), "layer0.attn.q_norm", "norm-of-head"

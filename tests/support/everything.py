@@ -31,8 +31,8 @@ def plan_of(config, without=(), turns=TURNS):
     tokens = Lookup("wte", "tokens", config.vocab_size, config.n_embd)
     stream = rows.add("embed.tok", tokens, expr="x = wte[tokens]", parameter="wte", overview=True)
     stream = rows.scaled("embed.scaled", stream, of("embed.scaled", EMBEDDING))
-    for i in range(config.n_layer):
-        rows.layer, parallel = i, i == 1
+    for i in rows.layers():
+        parallel = i == 1
         pre = {"centred": parallel, "eps": OTHER_EPS if parallel else None}
         normed = rows.norm("attn.norm", stream, "pre-attn", **pre)
         q, k, v = rows.queries_keys_values(normed)
@@ -55,7 +55,6 @@ def plan_of(config, without=(), turns=TURNS):
             down = rows.scaled("mlp.scaled", down, of("mlp.scaled", BRANCH), "mlp_out")
             down = rows.add("mlp.both", Add(), branch, down, expr="both = attn_out + mlp_out")
         stream = rows.add("mlp.residual", Add(), stream, down, expr="x = x_res + both [residual]")
-    rows.layer = None
     final = rows.norm("final.norm", stream, "final")
     return rows.predictions(final, factor=LOGITS, cap=LOGIT_CAP)
 

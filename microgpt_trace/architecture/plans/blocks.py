@@ -7,7 +7,7 @@ In the names of parameters, wq means the matrix of q and bq the bias of q.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from .kinds import (
@@ -99,6 +99,12 @@ class Blocks(RowBuilder):
     def __init__(self, config: Dimensions) -> None:
         super().__init__()
         self.config = config
+
+    def layers(self) -> Iterator[int]:
+        """Yield the number of each layer. Rows added meanwhile belong to this layer."""
+        for self.layer in range(self.config.n_layer):
+            yield self.layer
+        self.layer = None
 
     def norm(
         self, name: str, source: str, words: str = "", centred: bool = False,

@@ -19,8 +19,7 @@ def plan_of(config: Dimensions) -> Plan:
     add("embed.pos", positions, expr="pos_emb = one_hot(pos) @ wpe", parameter="wpe")
     add("embed.sum", Add(), "embed.tok", "embed.pos", expr="x = tok_emb + pos_emb")
     stream = add("embed.norm", norm, "embed.sum", expr="x = RMSNorm(x)")
-    for i in range(config.n_layer):
-        rows.layer = i
+    for _ in rows.layers():
         normed = add("attn.norm", norm, stream, expr="x_n = RMSNorm(x) [pre-attn]")
         q, k, v = rows.queries_keys_values(normed, "")
         out = rows.attention(q, k, v, overview=True, words=("", ""))
@@ -32,5 +31,4 @@ def plan_of(config: Dimensions) -> Plan:
         expr = "mlp_out = h @ w_fc2 [down project]"
         add("mlp.down", down, "mlp.act", expr=expr, parameter=f"w_fc2 = {down.weight}.T")
         stream = add("mlp.residual", Add(), stream, "mlp.down", expr="x = x_res + mlp_out [residual]")
-    rows.layer = None
     return rows.predictions(stream, read="x")

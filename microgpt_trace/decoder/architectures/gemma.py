@@ -27,8 +27,7 @@ def plan_of(config: GemmaConfig) -> Plan:
     """Return the plan of a Gemma 2 or Gemma 3."""
     rows, dim = Blocks(config), config.head_dim
     stream = rows.scaled("embed.scaled", rows.embedding(), config.n_embd**0.5)
-    for i in range(config.n_layer):
-        rows.layer = i
+    for i in rows.layers():
         rope = config.window_rope if i in config.windowed_layers and config.window_rope else config.rope
         q, k, v = rows.queries_keys_values(rows.norm("attn.norm", stream, "pre-attn"))
         if config.qk_norm:
@@ -38,7 +37,6 @@ def plan_of(config: GemmaConfig) -> Plan:
         stream = rows.add_branch("attn", stream, rows.norm("attn.post_norm", out, of="attn_out"))
         out = rows.gated_mlp(rows.norm("mlp.norm", stream, "pre-FFN"))
         stream = rows.add_branch("mlp", stream, rows.norm("mlp.post_norm", out, of="mlp_out"))
-    rows.layer = None
     final = rows.norm("final.norm", stream, "final")
     return rows.predictions(final, cap=config.final_logit_softcapping)
 
@@ -145,7 +143,7 @@ _like_gemma = partial(
     Architecture, GemmaConfig, NAMES, modules=MODULES, gains_less_one=True,
     unclear_modules=("model.embed_tokens",),
     optional_modules=("self_attn.q_norm", "self_attn.k_norm"), tied=True, flagged_biases=ATTENTION_BIASES,
-    defaults={"norm_eps": 1e-6, "head_dim": 256},
+    defaults={"norm_eps": 1e-6, "head_dim": 256, "n_kv_head": 4},
     example={
         "rope": Rope(1e4), "qk_norm": True, "attn_logit_softcapping": 50.0, "final_logit_softcapping": 30.0,
     },

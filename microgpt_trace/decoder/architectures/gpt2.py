@@ -27,15 +27,13 @@ def plan_of(config: DecoderConfig) -> Plan:
     rows.add("embed.pos", positions, expr="pos_emb = wpe[positions]", parameter="wpe", overview=True)
     expr = "x = tok_emb + pos_emb"
     stream = rows.add("embed.sum", Add(), "embed.tok", "embed.pos", expr=expr, overview=True)
-    for i in range(config.n_layer):
-        rows.layer = i
+    for i in rows.layers():
         normed = rows.norm("attn.norm", stream, "pre-attn", centred=True)
         q, k, v = rows.queries_keys_values(normed)
         scale = config.score_scales[i] if config.score_scales else None
         stream = rows.add_branch("attn", stream, rows.attention(q, k, v, scale))
         out = rows.plain_mlp(rows.norm("mlp.norm", stream, "pre-FFN", centred=True))
         stream = rows.add_branch("mlp", stream, out)
-    rows.layer = None
     return rows.predictions(rows.norm("final.norm", stream, "final", centred=True))
 
 

@@ -23,8 +23,7 @@ def plan_of(config: GPTNeoXConfig) -> Plan:
     """Return the plan of a GPT-NeoX. In a parallel layer, both norms read the input of the layer."""
     rows, channels = Blocks(config), config.rotary_dim
     stream = rows.embedding()
-    for i in range(config.n_layer):
-        rows.layer = i
+    for _ in rows.layers():
         normed = rows.norm("attn.norm", stream, "pre-attn", centred=True)
         q, k, v = rows.queries_keys_values(normed)
         q, k = rows.rotations(q, k, config.rope, channels)
@@ -35,7 +34,6 @@ def plan_of(config: GPTNeoXConfig) -> Plan:
         if config.parallel:
             mlp = rows.add("mlp.both", Add(), out, mlp, expr="both = attn_out + mlp_out")
         stream = rows.add_branch("mlp", stream, mlp)
-    rows.layer = None
     return rows.predictions(rows.norm("final.norm", stream, "final", centred=True))
 
 

@@ -22,15 +22,13 @@ def plan_of(config: GraniteConfig) -> Plan:
     """Return the plan of a Granite."""
     rows, rope, factor = Blocks(config), config.rope, config.residual_multiplier
     stream = rows.scaled("embed.scaled", rows.embedding(), config.embedding_multiplier)
-    for i in range(config.n_layer):
-        rows.layer = i
+    for _ in rows.layers():
         q, k, v = rows.queries_keys_values(rows.norm("attn.norm", stream, "pre-attn"))
         q, k = rows.rotations(q, k, rope)
         out = rows.attention(q, k, v, config.attention_multiplier)
         stream = rows.add_branch("attn", stream, rows.scaled("attn.scaled", out, factor, "attn_out"))
         out = rows.gated_mlp(rows.norm("mlp.norm", stream, "pre-FFN"))
         stream = rows.add_branch("mlp", stream, rows.scaled("mlp.scaled", out, factor, "mlp_out"))
-    rows.layer = None
     final = rows.norm("final.norm", stream, "final")
     return rows.predictions(final, factor=config.logits_multiplier)
 

@@ -24,8 +24,7 @@ def plan_of(config: DecoderConfig) -> Plan:
     normalised."""
     rows, dim = Blocks(config), config.head_dim
     stream = rows.embedding()
-    for i in range(config.n_layer):
-        rows.layer = i
+    for i in rows.layers():
         q, k, v = rows.queries_keys_values(rows.norm("attn.norm", stream, "pre-attn"))
         if config.qk_norm:
             q, k = rows.norms_of_queries_and_keys(q, k, dim)
@@ -33,7 +32,6 @@ def plan_of(config: DecoderConfig) -> Plan:
         stream = rows.add_branch("attn", stream, rows.attention(q, k, v, window=config.windows[i]))
         out = rows.gated_mlp(rows.norm("mlp.norm", stream, "pre-FFN"))
         stream = rows.add_branch("mlp", stream, out)
-    rows.layer = None
     return rows.predictions(rows.norm("final.norm", stream, "final"))
 
 
@@ -131,10 +129,12 @@ ARCHITECTURES = {
         options, flagged_biases=FLAGGED_BIASES, permuted=True,
     ),
     # In GGUF files, a mistral is called llama.
-    "mistral": _like_llama(partial(options, windows="all"), from_gguf=None),
-    "qwen2": _like_llama(partial(options, windows="last"), biases=QKV_BIASES),
+    "mistral": _like_llama(partial(options, windows="all"), from_gguf=None, defaults={"n_kv_head": 8}),
+    "qwen2": _like_llama(
+        partial(options, windows="last"), biases=QKV_BIASES, defaults={"n_kv_head": 32},
+    ),
     "qwen3": _like_llama(
         partial(options, windows="last", qk_norm=True),
-        flagged_biases=ATTENTION_BIASES, defaults={"head_dim": 128},
+        flagged_biases=ATTENTION_BIASES, defaults={"head_dim": 128, "n_kv_head": 32},
     ),
 }  # fmt: skip

@@ -24,8 +24,7 @@ def plan_of(config: DecoderConfig) -> Plan:
     """Return the plan of an OLMo 2."""
     rows = Blocks(config)
     stream = rows.embedding()
-    for i in range(config.n_layer):
-        rows.layer = i
+    for _ in rows.layers():
         q, k, v = rows.queries_keys_values(stream)
         q, k = rows.norms_of_queries_and_keys(q, k)
         q, k = rows.rotations(q, k, config.rope)
@@ -33,7 +32,6 @@ def plan_of(config: DecoderConfig) -> Plan:
         stream = rows.add_branch("attn", stream, rows.norm("attn.post_norm", out, of="attn_out"))
         out = rows.gated_mlp(stream)
         stream = rows.add_branch("mlp", stream, rows.norm("mlp.post_norm", out, of="mlp_out"))
-    rows.layer = None
     return rows.predictions(rows.norm("final.norm", stream, "final"))
 
 

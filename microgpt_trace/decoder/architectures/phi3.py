@@ -23,14 +23,12 @@ def plan_of(config: DecoderConfig) -> Plan:
     """Return the plan of a Phi-3."""
     rows, channels = Blocks(config), config.rotary_dim
     stream = rows.embedding()
-    for i in range(config.n_layer):
-        rows.layer = i
+    for i in rows.layers():
         q, k, v = rows.queries_keys_values(rows.norm("attn.norm", stream, "pre-attn"))
         q, k = rows.rotations(q, k, config.rope, channels)
         stream = rows.add_branch("attn", stream, rows.attention(q, k, v, window=config.windows[i]))
         out = rows.gated_mlp(rows.norm("mlp.norm", stream, "pre-FFN"))
         stream = rows.add_branch("mlp", stream, out)
-    rows.layer = None
     return rows.predictions(rows.norm("final.norm", stream, "final"))
 
 

@@ -23,8 +23,7 @@ def plan_of(config: SmolLM3Config) -> Plan:
     """Return the plan of a SmolLM3."""
     rows = Blocks(config)
     stream = rows.embedding()
-    for i in range(config.n_layer):
-        rows.layer = i
+    for i in rows.layers():
         q, k, v = rows.queries_keys_values(rows.norm("attn.norm", stream, "pre-attn"))
         if i not in config.layers_without_rope:
             q, k = rows.rotations(q, k, config.rope)
@@ -32,7 +31,6 @@ def plan_of(config: SmolLM3Config) -> Plan:
         stream = rows.add_branch("attn", stream, out)
         out = rows.gated_mlp(rows.norm("mlp.norm", stream, "pre-FFN"))
         stream = rows.add_branch("mlp", stream, out)
-    rows.layer = None
     return rows.predictions(rows.norm("final.norm", stream, "final"))
 
 
@@ -71,6 +69,6 @@ def from_gguf(keys: Settings, sizes: Mapping[str, Any]) -> dict[str, Any]:
 ARCHITECTURES = {
     "smollm3": Architecture(
         SmolLM3Config, NAMES, options, MODULES, example={"rope": Rope(1e4)}, from_gguf=from_gguf,
-        permuted=True, defaults={"norm_eps": 1e-6}, tied=True, flagged_biases=FLAGGED_BIASES,
+        permuted=True, defaults={"norm_eps": 1e-6, "n_kv_head": 4}, tied=True, flagged_biases=FLAGGED_BIASES,
     ),
 }  # fmt: skip

@@ -10,16 +10,18 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ...architecture.operations.by_kind import reference
 from ...architecture.operations.reference_inputs import ReferenceInputs
 from ...architecture.operations.rotation import frequencies_of, turn
 from ...architecture.plans.event_words import words_of_kind
-from ...architecture.plans.kinds import Rotation
+from ...architecture.plans.kinds import Rotation, Scores
 from ...architecture.plans.plan import Operation, Plan, kind_of
 from ...architecture.plans.rope import Rope
 from ...arrays.stats import Array
 from ...rounding.precision import NARROW, PRECISIONS
 from ..case import Case, Change
 from ..hypothesis import COMBINED, DESCRIBED, NUMBERED, PLAIN, Family, Hypothesis
+from .changes import computed
 
 BASES = (1e2, 5e2, 1e3, 1e4, 1e5, 1.5e5, 2.5e5, 5e5, 1e6, 5e6, 1e7)  # bases that models use
 FACTORS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 40.0)  # scaling factors that models use
@@ -93,6 +95,24 @@ def rope(case: Case) -> Iterator[Hypothesis | Family]:
         measured, family = _turns(case, kind, adjacent), bind(_family, case, adjacent)
         yield from _parameters(bind(_other, case, family), kind, measured)
         yield from _numbers(family, kind, own, measured)
+
+
+def rope_in_every_layer(case: Case) -> Iterator[Hypothesis]:
+    """Yield the hypothesis that q and k are rotated in layers without RoPE."""
+    rotations = case.plan.of_kind(Rotation)
+
+    def without(row: Operation) -> bool:
+        turned = [isinstance(case.plan[name].kind, Rotation) for name in row.inputs]
+        return isinstance(row.kind, Scores) and not any(turned)
+
+    def compute(row: Operation, given: ReferenceInputs, *inputs: Array) -> Array:
+        turned = (turning(rotations[0], given, x) for x in inputs)
+        return reference(replace(row, otherwise=None), given, *turned)
+
+    if rotations and any(map(without, case.rows)):
+        turning = Turning(*right_frequencies(case, rotations[0].kind))
+        claim = "q and k are rotated, although this layer has no RoPE"
+        yield Hypothesis("rope-in-every-layer", claim, computed(case.plan, without, compute))
 
 
 def _turns(case: Case, kind: Rotation, adjacent: bool) -> Turns | None:
