@@ -102,8 +102,9 @@ class Blocks(RowBuilder):
 
     def layers(self) -> Iterator[int]:
         """Yield the number of each layer. Rows added meanwhile belong to this layer."""
-        for self.layer in range(self.config.n_layer):
-            yield self.layer
+        for layer in range(self.config.n_layer):
+            self.layer = layer
+            yield layer
         self.layer = None
 
     def norm(
