@@ -7,6 +7,7 @@ not grow with the depth of the model, and two passes can use two cores.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from queue import Empty, Queue
 from threading import Event, Thread
 from typing import NamedTuple
@@ -41,13 +42,13 @@ class _Stopped(Exception):
     """The reader has closed the stream."""
 
 
-class EventStream:
+class EventStream(AbstractContextManager["EventStream"]):
     """The events `names` of one pass over the tokens, piece by piece in order of computation.
 
     The hooks of the model's bus, or of another `bus`, are called. A value is yielded after replacements by
     hooks. If `taps` is set, the stream runs `count` passes, whose taps `taps` returns. These taps put values
-    into the stream themselves, and the pieces come in any order. Close the stream, or use it as a context
-    manager, if you do not read it to the end.
+    into the stream themselves, and the pieces come in any order. Use the stream as a context manager:
+    leaving the context stops the pass.
     """
 
     def __init__(
@@ -57,8 +58,17 @@ class EventStream:
         self._queue: Queue[Piece | BaseException | None] = Queue(AHEAD * count)
         self._stop = Event()
         self._starts: dict[tuple[int, str], int] = {}
-        args = (model, inputs, names, model.hooks if bus is None else bus, taps, count)
-        self._thread = Thread(target=self._run, args=args, daemon=True)
+        own = model.hooks if bus is None else bus
+
+        def run() -> None:
+            if taps is not None:
+                model.run(inputs, taps(self._put), count)
+                return
+            observing = own.subscription(lambda event, value: self._put(event.name, value), *names)
+            tap = own.begin(after=[observing], keep=False).tap("forward")
+            model.run(inputs, lambda numbers: tap, 1)
+
+        self._thread = Thread(target=self._run, args=(run,), daemon=True)
         self._thread.start()
 
     def __iter__(self) -> Iterator[Piece]:
@@ -71,13 +81,7 @@ class EventStream:
                 raise piece
             yield piece
 
-    def __enter__(self) -> EventStream:
-        return self
-
     def __exit__(self, *unused: object) -> None:
-        self.close()
-
-    def close(self) -> None:
         self._stop.set()
         while self._thread.is_alive():
             try:
@@ -92,18 +96,10 @@ class EventStream:
         stop = self._starts[number, name] = start + (value.shape[-2] if value.ndim else 0)
         self._queue.put(Piece(name, value, range(start, stop)))
 
-    def _run(
-        self, model: LanguageModel, inputs: TraceInput, names: Sequence[str], bus: HookBus,
-        taps: Callable[[Put], TapOf] | None, count: int,
-    ) -> None:  # fmt: skip
+    def _run(self, run: Callable[[], None]) -> None:
         try:
             with np.errstate(all="ignore"):
-                if taps is not None:
-                    model.run(inputs, taps(self._put), count)
-                else:
-                    observing = bus.subscription(lambda event, value: self._put(event.name, value), *names)
-                    tap = bus.begin(after=[observing], keep=False).tap("forward")
-                    model.run(inputs, lambda numbers: tap, 1)
+                run()
         except _Stopped:
             pass
         except BaseException as error:
