@@ -59,9 +59,7 @@ class Site:
             None if text in ("", ":") else self._numbers(text, axis, name, shape, token_of, words)
             for axis, text in enumerate(self._axes(name, shape, words))
         ]
-        heads = chosen.pop(0) if len(shape) == 3 else None
-        positions = chosen.pop(0) if len(shape) > 1 else None
-        return Part(heads, positions, chosen.pop(0) if chosen else None)
+        return Part(*[None] * (3 - len(shape)), *chosen)
 
     def lone(self, shape: Sequence[int]) -> tuple[int, ...]:
         """Return the axes with a single index, which NumPy would remove."""
