@@ -169,10 +169,10 @@ class Judge:
                 break
             carried = self._carried(name, expected, noisy or output, draws)
             tolerances = np.maximum(tolerances, chance * carried)
-        factor = meter.result()
-        allowed = alike * float(np.nanmedian(tolerances)) + CHANCE * factor.error
+        factor, error = meter.result()
+        allowed = alike * float(np.nanmedian(tolerances)) + CHANCE * error
         allowed += factor_error(self.plain.precision, self.plain.spread(name), len(errors))
-        return JudgedRows(errors, tolerances, factor.value, allowed, differences)
+        return JudgedRows(errors, tolerances, factor, allowed, differences)
 
     def _carried(self, name: str, expected: Array, noisy: Callable[[Evaluation], Array], draws: int) -> Array:
         """Return the error of each row that errors of the inputs cause. The result is the RMS over several

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
-from typing import NamedTuple
 
 import numpy as np
 
@@ -148,14 +147,6 @@ def compare_rows(
     )  # fmt: skip
 
 
-class SharedFactor(NamedTuple):
-    """The share by which all rows of one tensor are longer than the rows of another tensor, and the share's
-    standard error."""
-
-    value: float
-    error: float
-
-
 class FactorMeter:
     """Measures the common factor between the rows of two tensors, a block of rows at a time.
 
@@ -183,16 +174,17 @@ class FactorMeter:
         self._rows.append(shares.sum(axis=1))
         self._columns = self._columns + np.stack([shares.sum(axis=0), (weights * a[there]).sum(axis=0)])
 
-    def result(self) -> SharedFactor:
+    def result(self) -> tuple[float, float]:
+        """Return the share by which all rows of b are longer than the rows of a, and its standard error."""
         rows = np.concatenate(self._rows)
         if not len(rows):
-            return SharedFactor(0.0, 0.0)
+            return 0.0, 0.0
         value = float(rows.mean())
         errors, weights = np.asarray(self._columns)
         if weights.sum() ** 2 < FEWEST * np.square(weights).sum():
-            return SharedFactor(value, np.inf)
+            return value, np.inf
         squares = np.square(rows - value).sum() + np.square(errors - value * weights).sum()
-        return SharedFactor(value, float(np.sqrt(squares)) / len(rows))
+        return value, float(np.sqrt(squares)) / len(rows)
 
 
 @np.errstate(all="ignore")

@@ -19,9 +19,9 @@ def measured(a, b, step=None):
 
 def test_a_factor_is_measured_the_same_in_blocks():
     a = RNG.standard_normal((12, 40))
-    found = measured(a, a * 1.003)
-    assert found.value == pytest.approx(0.003)
-    assert found.error == pytest.approx(0, abs=1e-12)
+    factor, error = measured(a, a * 1.003)
+    assert factor == pytest.approx(0.003)
+    assert error == pytest.approx(0, abs=1e-12)
     assert measured(a, a * 1.003 + 0.01, step=5) == pytest.approx(measured(a, a * 1.003 + 0.01))
 
 
@@ -34,8 +34,8 @@ def test_errors_common_to_rows_or_columns_are_not_a_factor(shared):
         off = RNG.standard_normal({"row": (8, 1), "column": (1, 64)}.get(shared, (8, 64)))
         if shared.startswith("one"):
             a[:], off[:] = a[0], off[0]
-        found = measured(a, a * (1 + 0.01 * off))
-        worst = max(worst, abs(found.value) / found.error)
+        factor, error = measured(a, a * (1 + 0.01 * off))
+        worst = max(worst, abs(factor) / error)
     print(shared, worst)
     assert worst < CHANCE
 
@@ -44,10 +44,10 @@ def test_a_massive_channel_neither_hides_nor_mimics_a_factor():
     a = RNG.standard_normal((8, 64))
     a[:, 5] = 3000.0
     noise = 1 + 0.002 * RNG.standard_normal(a.shape)
-    right, wrong = measured(a, a * noise), measured(a, a * noise * 1.005)
-    print(right, wrong)
-    assert abs(right.value) < CHANCE * right.error
-    assert wrong.value > CHANCE * wrong.error
+    (right, of_right), (wrong, of_wrong) = measured(a, a * noise), measured(a, a * noise * 1.005)
+    print(right, of_right, wrong, of_wrong)
+    assert abs(right) < CHANCE * of_right
+    assert wrong > CHANCE * of_wrong
 
 
 def test_a_row_of_one_element_may_have_a_larger_error():
