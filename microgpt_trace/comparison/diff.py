@@ -65,11 +65,9 @@ def diff(
     bands = [option for option, value in options.items() if value is not None]
     if len(bands) > 1:
         raise InputError(f"{' and '.join(bands)} cannot be combined: each sets the band")
-    for option, value in (("rtol", rtol), ("atol", atol)):
+    for option, value in (("rtol", rtol), ("atol", atol), ("factor", factor)):
         if value is not None and not 0 <= value < math.inf:
             raise InputError(f"{option}: expected a number of at least 0, found {value}")
-    if factor is not None and not 0 <= factor < math.inf:
-        raise InputError(f"factor: expected a number of at least 0, found {factor}")
     if factor is not None and compute is None and calibrate is None:
         raise InputError("factor multiplies the band that compute or calibrate measures: give one of them")
     sources = [a, b] if calibrate is None else [a, b, calibrate]
@@ -169,10 +167,8 @@ def _hint(dump: RecordedRun, tolerance: Tolerance) -> str:
     """Suggest --compute if the dump is rounded to a narrow type but was compared as float32."""
     if tolerance.kind != "float32":
         return ""
-    engine = precision_of(None, dump.whole_and_partial(dump.names)[0])
-    if not engine.precision.narrow:
-        return ""
-    return f"{dump.origin}: {engine.how}; compare with --compute {engine.precision.name}"
+    precision, how = precision_of(None, dump.whole_and_partial(dump.names)[0])
+    return f"{dump.origin}: {how}; compare with --compute {precision.name}" if precision.narrow else ""
 
 
 def _recorded(name: str, sides: Sequence[ComparedRun]) -> bool:

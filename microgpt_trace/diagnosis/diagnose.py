@@ -27,7 +27,7 @@ from ..errors import InputError
 from ..notebook import in_notebook
 from ..rounding.bands import RoundedPasses, tolerance_of
 from ..rounding.judging import OVER_THE_PASS, JudgedRun, OperationResult, Partial, Unseen, unseen
-from ..rounding.precision import PRECISIONS, EnginePrecision, Precision, precision_named, precision_of
+from ..rounding.precision import PRECISIONS, Precision, precision_named, precision_of
 from ..text.brief import frozen, one_line
 from ..text.json_writing import in_document
 from .case import Case, Generator
@@ -125,36 +125,36 @@ def diagnose_values(
     """
     run = _Diagnoser(model, tokens, values, partial)
     with one_blas_thread(), np.errstate(all="ignore"):
-        engine = precision_of(compute, run.values)
-        operations = list(run.operations(engine.precision))
+        precision, how = precision_of(compute, run.values)
+        operations = list(run.operations(precision))
         if not operations:
             raise InputError("no operation can be judged: the dump has no event of a pass over these tokens")
         if all(operation.error is None for operation in operations):
             raise InputError("no operation can be judged: all operations have NaN or infinite inputs")
-        known = compute is not None or engine.precision.name != "f32"
+        known = compute is not None or precision.name != "f32"
         offer = None if known else run.offer(operations)
-        findings, tried = ([], []) if offer and offer.shown else run.explain(engine.precision, operations)
+        findings, tried = ([], []) if offer and offer.shown else run.explain(precision, operations)
         if any(finding.explains for finding in findings):
             offer = None  # report the fault instead: rounding in several products can explain every error
         elif offer:
             findings, tried = [], []
     wrong = [operation.name for operation in operations if not operation.holds]
     return Diagnosis(
-        tuple(int(token) for token in tokens), engine.precision.name, run.how(engine, operations),
+        tuple(int(token) for token in tokens), precision.name, run.how(precision, how, operations),
         tuple(operations), (*entrance.token_findings(model, tokens, text_tokens), *findings),
         wrong[0] if wrong and not offer else None, tuple(run.untested(operations)), tuple(tried),
-        run.count(operations), offer, unseen(operations, engine.precision),
+        run.count(operations), offer, unseen(operations, precision),
     )  # fmt: skip
 
 
 class _Diagnoser(JudgedRun):
     """The judged operations of a dump, with methods that explain the first wrong operation."""
 
-    def how(self, engine: EnginePrecision, operations: Sequence[OperationResult]) -> str:
+    def how(self, precision: Precision, how: str, operations: Sequence[OperationResult]) -> str:
         """Describe where the precision comes from, and how the inputs of products are rounded."""
         rows = [self.plan[operation.name] for operation in operations]
-        ways = self.rounding.describe(rows) if engine.precision.into_products else ""
-        return f"{engine.how}; the inputs of products are {ways}" if ways else engine.how
+        ways = self.rounding.describe(rows) if precision.into_products else ""
+        return f"{how}; the inputs of products are {ways}" if ways else how
 
     def offer(self, operations: Sequence[OperationResult]) -> Offer | None:
         """Return a precision that rounds the inputs of products and explains most errors, or None."""

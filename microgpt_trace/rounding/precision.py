@@ -76,13 +76,6 @@ SAMPLED = 12  # the number of events whose values are examined
 ENOUGH = 16  # the fewest numbers of an array that are enough to recognise its precision
 
 
-class EnginePrecision(NamedTuple):
-    """The precision of an engine. `how` describes how the precision was determined."""
-
-    precision: Precision
-    how: str
-
-
 def precision_named(compute: str) -> Precision:
     """Return the precision of this name. Raises InputError for an unknown name."""
     if compute not in PRECISIONS:
@@ -90,19 +83,19 @@ def precision_named(compute: str) -> Precision:
     return PRECISIONS[compute]
 
 
-def precision_of(compute: str | None, values: Mapping[str, Array]) -> EnginePrecision:
-    """Return the precision named `compute`. If `compute` is None, recognise the precision from the values.
-    The embedding is left out, because embeddings are copies of weights, which may be bf16 in any engine."""
+def precision_of(compute: str | None, values: Mapping[str, Array]) -> tuple[Precision, str]:
+    """Return the precision named `compute`, or recognise the precision from the values, and say how. The
+    embedding is left out, because embeddings are copies of weights, which may be bf16 in any engine."""
     if compute is not None:
-        return EnginePrecision(precision_named(compute), "as requested")
+        return precision_named(compute), "as requested"
     names = [name for name in values if not name.startswith("embed.")]
     sample = names[:: max(1, len(names) // SAMPLED)][:SAMPLED]
     for kind, words in NARROW.items():
         fits = [fit for name in sample if (fit := representable(values[name], kind)) is not None]
         if fits and sum(fits) * 2 > len(fits):
             how = f"every value of {sum(fits)} of the {len(fits)} sampled events fits in {words}"
-            return EnginePrecision(PRECISIONS[kind], how)
-    return EnginePrecision(PRECISIONS["f32"], f"values of {len(sample)} sampled events need float32")
+            return PRECISIONS[kind], how
+    return PRECISIONS["f32"], f"values of {len(sample)} sampled events need float32"
 
 
 def representable(array: Array, kind: str) -> bool | None:
