@@ -26,7 +26,7 @@ from .engine_names import (
     UNCLEAR,
     UNNUMBERED,
 )
-from .module_names import LAST_OUTPUT, LAYER_INPUT, modules_of
+from .module_names import LAST_OUTPUT, LAYER_INPUT, modules_of, of_any_layer
 
 _SUFFIXES = (".npy", ".bin")
 _ALLOWED = re.compile(r"[A-Za-z0-9 ._/\\():-]+")
@@ -111,12 +111,7 @@ def is_event(name: str) -> bool:
     if "#" in name:
         return False
     pattern = re.sub(r"^layer(0|[1-9][0-9]{0,3})\.", "layer#.", name)
-    return re.sub(r"\.head[0-9]+$", ".head#", pattern) in _own_events()
-
-
-def known_events() -> list[str]:
-    """Return the names of all events. # stands for layer and head numbers."""
-    return list(_own_events())
+    return re.sub(r"\.head[0-9]+$", ".head#", pattern) in known_events()
 
 
 def _without_wrapping(words: list[str]) -> list[str]:
@@ -166,14 +161,10 @@ _APR_SECOND = ("qkv_matmul", "layer_output")  # second names; the first are qkv_
 
 
 @cache
-def _own_events() -> dict[str, None]:
+def known_events() -> dict[str, None]:
     """Return all forward events of microGPT and decoders. # stands for layer and head numbers."""
-    names = [_of_any_layer(name) for plan in examples() for name in plan]
+    names = [of_any_layer(name) for plan in examples() for name in plan]
     return dict.fromkeys(name.replace("head0", "head#") for name in names)
-
-
-def _of_any_layer(name: str) -> str:
-    return name.replace("layer0", "layer#")
 
 
 def _names_of(engine: str) -> Iterator[tuple[str, str]]:
@@ -222,7 +213,7 @@ def _module_names(architecture: str) -> Iterator[tuple[str, Meaning]]:
 def _table(architecture: str) -> dict[str, Meaning]:
     """Return the meaning of every known name, by normalised name. The modules are those of an
     architecture."""
-    named = {name: Meaning((name,)) for name in _own_events()}
+    named = {name: Meaning((name,)) for name in known_events()}
     named |= {name: Meaning(reason=reason) for name, reason in REFUSED.items()}
     named |= {name: Meaning((event,)) for engine in SPELLINGS for name, event in _names_of(engine)}
     named |= dict(_module_names(architecture))
@@ -238,11 +229,7 @@ def _table(architecture: str) -> dict[str, Meaning]:
         named |= _apr(stage)
     if "model.lm_head" in named:  # also a stage of apr, which knows no scaled or capped logits
         named["lm_head"] = named["model.lm_head"]
-    return {_key(name): meaning for name, meaning in named.items()}
-
-
-def _key(name: str) -> str:
-    return ".".join(_WORDS.findall(name.lower()))
+    return {".".join(_WORDS.findall(name.lower())): meaning for name, meaning in named.items()}
 
 
 def _meaning(text: str) -> Meaning:

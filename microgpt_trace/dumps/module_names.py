@@ -50,7 +50,7 @@ class ModuleNames:
             parts = [f"layer0.{part}" for part in FUSED.get(own, (own,))]
             if by_parameter.keys() >= set(parts):  # other architectures with these names have more parameters
                 result[f"{self.layers}.{path}"] = tuple(by_parameter[part] for part in parts)
-        return {path: _of_any_layer(events) for path, events in result.items()}
+        return {path: tuple(map(of_any_layer, events)) for path, events in result.items()}
 
     @cached_property
     def other(self) -> Mapping[str, Events]:
@@ -85,11 +85,12 @@ class ModuleNames:
             return LAYER_INPUT
         if not in_layer and name == self.plan.streams[-1]:
             return LAST_OUTPUT
-        return _of_any_layer((name,))[0]
+        return of_any_layer(name)
 
 
-def _of_any_layer(events: Events) -> Events:
-    return tuple(event.replace("layer0.", "layer#.") for event in events)
+def of_any_layer(event: str) -> str:
+    """Return the name of an event of layer 0 with # as the layer number."""
+    return event.replace("layer0.", "layer#.")
 
 
 @cache

@@ -15,7 +15,7 @@ from ..architecture.plans.plan import stage_of
 from ..decoder.catalogue import families
 from ..errors import InputError
 from .event_names import numbered
-from .module_names import LAST_OUTPUT, LAYER_INPUT, Events, ModuleNames, modules_of
+from .module_names import LAST_OUTPUT, LAYER_INPUT, Events, ModuleNames, modules_of, of_any_layer
 
 HEADS = ("lm_head", "embed_out")
 ROTARY = "apply_rotary_pos_emb"  # the function that rotates q and k, in the Python module of the attention
@@ -105,7 +105,7 @@ class TorchFamily:
     @cached_property
     def activation(self) -> str:
         """The event of the MLP's function, which is a module in some versions of transformers only."""
-        return self.names.plan.of_kind(Activation)[0].name.replace("layer0", "layer#")
+        return of_any_layer(self.names.plan.of_kind(Activation)[0].name)
 
     @cached_property
     def rotary(self) -> str:
