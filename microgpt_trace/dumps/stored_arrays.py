@@ -176,7 +176,9 @@ def _array(
         with reading(path), _as_file_error(where, "the array that its header describes"), open_file() as file:
             if read_header(file) != header:
                 raise ValueError("the header changed")
-            return _widened(header.array(read_data(file, header)))
+            array = header.array(read_data(file, header))
+            dtype = array.dtype.newbyteorder("=")  # this machine's byte order
+            return array.astype(np.float32 if dtype == np.float16 else dtype, copy=False)
 
     check_name(path, name)
     return StoredArray(name, header.shape, str(header.dtype), _kind(header.dtype), read)
@@ -207,12 +209,6 @@ def _kind(dtype: np.dtype[Any]) -> str:
     if dtype.kind == "f" and dtype.itemsize <= 8:
         return "floating"
     return "whole" if dtype.kind in "iub" else "other"
-
-
-def _widened(array: Array) -> Array:
-    """Convert to this machine's byte order, and float16 to float32. Copy the array only if needed."""
-    dtype = array.dtype.newbyteorder("=")
-    return array.astype(np.float32 if dtype == np.float16 else dtype, copy=False)
 
 
 def named_header(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
