@@ -29,14 +29,13 @@ from ..architecture.plans.plan import Plan, kind_of, over_tokens
 from ..arrays.logits import rows_of_a_part
 from ..arrays.stats import Array
 from ..errors import InputError
-from ..hooks.event import Phase, TraceEvent, differs
+from ..hooks.event import Phase, differs
 from ..rounding.invariants import sum_bound
+from ..tracing.collector import Collector
 from ..tracing.trace import trace
 from .elements import Shapes, find_element, place_of
 from .explanation import Explanation
 from .uses import gradient_uses, uses_of
-
-Computed = dict[tuple[Phase, str], Array]
 
 
 def explain(
@@ -159,18 +158,14 @@ def _needs_logits(plan: Plan, name: str) -> bool:
 
 
 @contextmanager
-def _as_computed(model: LanguageModel, names: Iterable[str]) -> Iterator[Computed]:
+def _as_computed(model: LanguageModel, names: Iterable[str]) -> Iterator[dict[tuple[Phase, str], Array]]:
     """Collect the values before hooks replace them. Collect nothing if there are no hooks."""
-    computed: Computed = {}
+    collector = Collector(names)
     if not len(model.hooks):
-        yield computed
+        yield collector.arrays
         return
-
-    def note(event: TraceEvent, value: Array) -> None:
-        computed[event.phase, event.name] = value.copy()
-
-    with model.hooks.subscribe(note, *names, phases=("forward", "backward"), first=True):
-        yield computed
+    with model.hooks.subscribe(collector, *names, phases=("forward", "backward"), first=True):
+        yield collector.arrays
 
 
 @np.errstate(all="ignore")  # NaN and infinity are shown as results
