@@ -213,10 +213,12 @@ def _of_blocks(name: str) -> Iterator[Misreading]:
     for step in () if codebook else (1, -1):
         yield Misreading("zero-point", f"the zero point is wrong by {-step:+d}", quants=bind(_moved, step))
     if name == "Q8_0":
-        yield Misreading("sign", "integers are read as unsigned integers", quants=_unsigned)
+        claim = "integers are read as unsigned integers"
+        yield Misreading("sign", claim, quants=lambda q: q._replace(q=q.q.view(np.uint8).astype(np.int16)))
     if ENCODINGS[name].minima:
         yield Misreading("minimum", "the minima are ignored", quants=lambda q: q._replace(m=None))
-        yield Misreading("minimum", "the minima have the wrong sign", quants=_minus_minima)
+        claim = "the minima have the wrong sign"
+        yield Misreading("minimum", claim, quants=lambda q: q._replace(m=None if q.m is None else -q.m))
     for step, which in ((-1, "next"), (1, "previous")):
         if name in SCALES:
             claim = f"every block is decoded with the scale of the {which} block"
@@ -253,14 +255,6 @@ def _moved(step: int, quants: Quants) -> Quants:
 
 def _without_codebook(codebook: tuple[int, ...], quants: Quants) -> Quants:
     return quants._replace(q=np.searchsorted(codebook, quants.q).astype(np.int16) - 8)
-
-
-def _unsigned(quants: Quants) -> Quants:
-    return quants._replace(q=quants.q.view(np.uint8).astype(np.int16))
-
-
-def _minus_minima(quants: Quants) -> Quants:
-    return quants._replace(m=None if quants.m is None else -quants.m)
 
 
 def _neighbour(step: int, quants: Quants) -> Quants:
