@@ -250,7 +250,9 @@ class PairKeeper:
         self._excess[a.name] = difference.excess if not math.isnan(difference.excess) else math.inf
         if self._first is None and not difference.holds:
             self._first = a.name
-        self._keep(a.name, _pair(a, b, common), difference)
+        of_a, of_b = (np.array(own.at(common) if own.value.ndim else own.value) for own in (a, b))
+        heads = tuple(range(len(of_a))) if of_a.ndim == 3 else None
+        self._keep(a.name, KeptPair(of_a, of_b, tuple(common), heads), difference)
 
     def _keep(self, name: str, pair: KeptPair, difference: EventDifference) -> None:
         earlier = self.pairs.get(name)
@@ -267,9 +269,3 @@ class PairKeeper:
         if self._first is None:
             return False, 0.0  # all events have the same worth, so the earliest is dropped
         return name in (self._first, *self.inputs_of(self._first)), self._excess[name]
-
-
-def _pair(a: Piece, b: Piece, positions: Sequence[int]) -> KeptPair:
-    values_a, values_b = (np.array(p.at(positions) if p.value.ndim else p.value) for p in (a, b))
-    heads = tuple(range(len(values_a))) if values_a.ndim == 3 else None
-    return KeptPair(values_a, values_b, tuple(positions), heads)
