@@ -50,16 +50,13 @@ class StreamMeter(Meter):
         if self._layer >= 0:
             growth = np.log(lengths / self._lengths) / 2
             cosine = _dots(value, self._before) / np.sqrt(lengths * self._lengths)
-            self._add(self._layer, growth, np.clip(cosine, -1, 1))
+            fine = np.isfinite(growth) & np.isfinite(cosine)
+            self._rows.numbers[self._layer] += np.count_nonzero(fine)
+            self._growth.append(np.where(fine, growth, 0))
+            self._cosine.append(np.where(fine, np.clip(cosine, -1, 1), 0))
             self._measure_peaks(self._layer, value)
         self._before, self._lengths = value.copy(), lengths
         self._layer += 1
-
-    def _add(self, layer: int, growth: Array, cosine: Array) -> None:
-        fine = np.isfinite(growth) & np.isfinite(cosine)
-        self._rows.numbers[layer] += np.count_nonzero(fine)
-        self._growth.append(np.where(fine, growth, 0))
-        self._cosine.append(np.where(fine, cosine, 0))
 
     def finish(self) -> None:
         """Sum the measurements of each document's rows, for all layers."""
