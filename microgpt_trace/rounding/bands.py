@@ -10,7 +10,6 @@ import math
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -247,17 +246,17 @@ class RoundedPasses:
         self._waiting: dict[tuple[str, Sequence[int]], list[Piece]] = {}
 
     def run(self, names: Sequence[str]) -> EventStream:
-        taps = partial(self._taps, frozenset(names))
+        """Start the passes, which call the model's hooks, and stream the events in `names`."""
+
+        def taps(put: Put) -> TapOf:
+            runs = [self.model.hooks.begin(keep=False) for _ in range(self.count)]
+            rounded = _rounded(self.model, self.compute)
+            tap = _RoundingTap(self.compute, rounded, frozenset(names), put, runs, ())
+            return lambda numbers: replace(tap, numbers=numbers)
+
         stream = EventStream(self.model, self.inputs, names, taps=taps, count=self.count)
         self._pieces, self._waiting = iter(stream), {}
         return stream
-
-    def _taps(self, names: frozenset[str], put: Put) -> TapOf:
-        """Return a function that creates the tap of one or more passes. The model's hooks are called in each
-        pass, and `put` receives the events in `names`."""
-        runs = [self.model.hooks.begin(keep=False) for _ in range(self.count)]
-        tap = _RoundingTap(self.compute, _rounded(self.model, self.compute), names, put, runs, ())
-        return lambda numbers: replace(tap, numbers=numbers)
 
     def take_all(self, piece: Piece) -> list[Piece]:
         """Return the piece of every pass that has the same event and positions as `piece`."""
