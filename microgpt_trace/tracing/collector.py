@@ -12,7 +12,7 @@ from ..arrays.logits import best_tokens, rank_of, used_losses
 from ..arrays.stats import Array
 from ..hooks.event import PHASES, Phase, TraceEvent
 from ..text.json_writing import plain
-from .result import Candidate, Prediction, Trace
+from .result import Prediction, Trace, candidate_of
 
 
 class Collector:
@@ -52,16 +52,12 @@ def predictions_of(
     losses = used_losses([0 if target is None else target for target in targets], logits, probs, replaced)
     for i, (position, target) in enumerate(zip(positions, targets, strict=True)):
         ranked, row = (probs if replaced else logits)[i], probs[i]
-
-        def candidate(token: int, row: Array = row) -> Candidate:
-            return Candidate(token, model.label(token, target=True), float(row[token]))
-
         finite = math.isfinite(float(row.sum()))
-        best = [candidate(token) for token in best_tokens(ranked, top_k)] if finite else []
+        best = [candidate_of(model, row, t, True) for t in (best_tokens(ranked, top_k) if finite else ())]
         yield Prediction(
             position=position,
             seen=model.seen(inputs, position),
-            target=None if target is None else candidate(target),
+            target=None if target is None else candidate_of(model, row, target, True),
             predicted=best[0] if best else None,
             rank=rank_of(ranked, target) if best and target is not None else None,
             loss=None if target is None else float(losses[i]),

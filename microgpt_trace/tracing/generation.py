@@ -22,7 +22,7 @@ from .anomalies import Steps
 from .collector import Collector
 from .findings import Check
 from .observers import Observers
-from .result import Candidate, GeneratedToken
+from .result import GeneratedToken, candidate_of
 
 CLAIM = "decode steps equal the rows of a full pass"
 
@@ -67,7 +67,7 @@ def continue_prompt(
     the token. A token that was predicted by the prompt's pass gets no events, because the Trace already has
     the events of this pass.
     """
-    rng, label = np.random.default_rng(sampling.seed), model.label
+    rng = np.random.default_rng(sampling.seed)
     done, streams, events = Continuation(), list[Array](), tuple[TraceEvent, ...]()
     ropes = [kind.rope for kind in model.plan.kinds(Rotation)]
     switches = {rope.original_context for rope in ropes if rope.kind == "longrope"}
@@ -95,9 +95,8 @@ def continue_prompt(
         row = _log_odds(last[1], step) if chosen_by_probs else last[0]
         ids.append(_sample(row, sampling.temperature, rng))
         best = [t for t in best_tokens(row, sampling.runners_up + 1) if t != ids[-1]]
-        chosen, *others = (
-            Candidate(t, label(t), float(last[1][t])) for t in (ids[-1], *best[: sampling.runners_up])
-        )
+        best = [ids[-1], *best[: sampling.runners_up]]
+        chosen, *others = (candidate_of(model, last[1], token) for token in best)
         done.tokens.append(GeneratedToken(step, len(ids) - 1, chosen, tuple(others), events))
         if model.vocabulary is not None and model.vocabulary.ends_text(ids[-1]):
             done.end = f"the model ended its text with {chosen.label}"

@@ -17,7 +17,7 @@ from ..arrays.stats import Array
 from ..decoder.model import Decoder
 from ..hooks.event import TraceEvent
 from ..running.token_names import blank_notes, token_of
-from .result import Candidate, LensRow, TargetRow
+from .result import Candidate, LensRow, TargetRow, candidate_of
 
 
 def streams_within(plan: Plan) -> list[list[str]]:
@@ -60,16 +60,13 @@ class Lens:
         for name, position, logits in self._logits():
             layer, probs = self._layer_of[name], softmax(logits)
             finite = math.isfinite(float(probs.sum()))
-
-            def candidate(token: int, probs: Array = probs) -> Candidate:
-                return Candidate(token, self._model.label(token), float(probs[token]))
-
             if name in self._leaving:
                 best = best_tokens(logits, self._depth) if finite else []
-                tops.setdefault(layer, []).append(tuple(map(candidate, best)))
+                tops.setdefault(layer, []).append(tuple(candidate_of(self._model, probs, t) for t in best))
             if self._target is not None and position in targeted:
                 rank = rank_of(logits, self._target) if finite else None
-                targets.append(TargetRow(layer, name, position, candidate(self._target), rank))
+                target = candidate_of(self._model, probs, self._target)
+                targets.append(TargetRow(layer, name, position, target, rank))
                 if name == self._last and not self.notes:
                     self.notes = blank_notes(self._model, self._named, [probs.item])
         positions = tuple(self._positions)

@@ -34,6 +34,11 @@ class Candidate:
     p: float
 
 
+def candidate_of(model: LanguageModel, probs: Array, token: int, target: bool = False) -> Candidate:
+    """Return a token with its label and its probability in `probs` [V]. A `target` may be EOS."""
+    return Candidate(token, model.label(token, target), float(probs[token]))
+
+
 @frozen
 class Prediction:
     """The model's prediction at one position. `rank` 1 is the most probable token. Equally probable tokens
