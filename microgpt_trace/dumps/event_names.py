@@ -92,11 +92,7 @@ def meaning_of(name: str, architecture: str = "") -> Meaning | None:
 def architecture_of(names: Iterable[str]) -> str:
     """Return the architecture that knows most of these names of a dump, or the first such architecture."""
     names = list(names)
-
-    def known(architecture: str) -> int:
-        return sum(meaning_of(name, architecture) is not None for name in names)
-
-    return max(families(), key=known)
+    return max(families(), key=lambda own: sum(meaning_of(name, own) is not None for name in names))
 
 
 def without_suffix(name: str) -> str:
