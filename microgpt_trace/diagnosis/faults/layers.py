@@ -88,12 +88,9 @@ def gates(case: Case) -> Iterator[Hypothesis]:
         if case.row is mlp.hidden:
             yield from _hidden(case, mlp, gate, up)
         for down in [row.name for row in case.rows_of(Linear) if hidden in row.inputs][:1]:
-            yield Hypothesis(
-                "down-of-act", f"the multiplication by {up} is missing", fed(plan, down, mlp.act)
-            )
-            yield Hypothesis(
-                "down-of-up", f"the multiplication by {gate} is missing", fed(plan, down, mlp.up)
-            )
+            for left, source, missing in (("act", mlp.act, up), ("up", mlp.up, gate)):
+                claim = f"the multiplication by {missing} is missing"
+                yield Hypothesis(f"down-of-{left}", claim, fed(plan, down, source))
 
 
 def _products(case: Case) -> list[Operation]:
