@@ -92,10 +92,8 @@ def _of_tokens(case: Case, tokens: Array) -> Plan:
     def compute(row: Operation, given: ReferenceInputs, *inputs: Array) -> Array:
         return reference(replace(row, otherwise=None), ReferenceInputs(given.model, tokens), *inputs)
 
-    def which(row: Operation) -> bool:
-        return looking_up("tokens")(row) or isinstance(row.kind, Loss)
-
-    return computed(case.plan, which, compute)
+    of_tokens = looking_up("tokens")
+    return computed(case.plan, lambda row: of_tokens(row) or isinstance(row.kind, Loss), compute)
 
 
 def nearest_tokens(case: Case) -> Array:

@@ -106,9 +106,8 @@ def numbers(case: Case) -> Iterator[Family]:
         own=kind.eps, starts=USUAL_EPS, usual=USUAL_EPS, pivot=kind.eps,
     )  # fmt: skip
     skipped = ("norm-skipped", "the norm applies only its gain")
-    skipped = (
-        ("norm-power", "the norm only subtracts the mean, and does not divide") if kind.centred else skipped
-    )
+    if kind.centred:
+        skipped = ("norm-power", "the norm only subtracts the mean, and does not divide")
     rootless = ("norm-power", "the norm divides by the mean square, without a square root")
     yield Family(
         "norm-power", lambda power: _divided(case.plan, _mean_of(power=power)),
