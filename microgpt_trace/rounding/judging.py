@@ -152,10 +152,7 @@ class Judge:
         `alike` of a row's tolerance. The effect of rounded inputs is measured only if errors exceed their
         plain tolerance but not `most`. All evaluations in `draws` are used only if the error is near the
         tolerance."""
-
-        def output(draw: Evaluation) -> Array:
-            return draw.output(name, positions)
-
+        output = noisy or (lambda draw: draw.output(name, positions))
         seen, meter = self.compared(name), FactorMeter()
         differences, concentration = compared_blocks(found, expected, seen, meter)
         errors, chance = errors_of(differences), np.ones(len(differences.d))
@@ -167,7 +164,7 @@ class Judge:
             ratio = np.nan_to_num(errors / tolerances, posinf=0.0)
             if ratio.max() <= 1 or ratio.max() > near or np.nanmax(np.where(ratio > 1, errors, 0)) > most:
                 break
-            carried = self._carried(name, expected, noisy or output, draws)
+            carried = self._carried(name, expected, output, draws)
             tolerances = np.maximum(tolerances, chance * carried)
         factor, error = meter.result()
         allowed = alike * float(np.nanmedian(tolerances)) + CHANCE * error
