@@ -105,9 +105,8 @@ class QuantisationDistance:
     ) -> None:
         self.shape, self.exact, self.block_factor, self.same_type = shape, exact, block_factor, same_type
         self.count = 0
-        self.aa = self.bb = self.ab = self.dd = self.ee = (
-            0.0  # sums of products; ee: sum of expected squared errors
-        )
+        # sums of products; ee: sum of expected squared errors
+        self.aa = self.bb = self.ab = self.dd = self.ee = 0.0
         self.shift = self.most_steps = 0.0  # sum of error / expected error; largest error in steps
         self.max_abs, self.worst_block = 0.0, 0.0
         self.values = (0.0, 0.0)
