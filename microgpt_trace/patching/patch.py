@@ -119,10 +119,8 @@ def patch_inputs(
     deviation, tolerance = abs((differences[0] - low) / span - 1), noise / abs(span)
     check = Check("embedding", CLAIM, deviation <= tolerance, deviation, tolerance)
     by_site = {p.spot.site: differences[number] for number, p in enumerate(changing, 1)}
-    cells = []
-    for point in points:  # a site that is equal in both runs has no edit
-        difference = by_site.get(point.spot.site, low)
-        cells.append(Patched(*point.spot.place, (difference - low) / span, difference))
+    found = [by_site.get(p.spot.site, low) for p in points]  # a site that is equal in both runs has no edit
+    cells = (Patched(*p.spot.place, (own - low) / span, own) for p, own in zip(points, found, strict=True))
     return PatchResult(contrast, runs[0], runs[1], check, model.origin, tuple(cells))
 
 
