@@ -1,5 +1,4 @@
-"""AttributionResult: the parts of predictions, their sums, and the roles of heads, as plain data. This module
-does not depend on a model."""
+"""AttributionResult: parts of predictions, their sums, and roles of heads. This module needs no model."""
 
 from __future__ import annotations
 

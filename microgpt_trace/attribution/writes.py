@@ -40,8 +40,7 @@ from .results import HeadRole, Kind, Look
 
 
 class Component(NamedTuple):
-    """A component that writes to the residual stream. `name` is the name of an event or of a bias
-    parameter."""
+    """A component that writes to the residual stream. `name` names an event or a bias parameter."""
 
     name: str
     kind: Kind
@@ -98,8 +97,7 @@ def observe(model: LanguageModel, inputs: TraceInput, rows: Sequence[int]) -> Ob
     queries, few_logits = Queries(np.array([inputs.tokens])), "prompts" in model.abilities
 
     def requested(event: TraceEvent, value: Array) -> Array:
-        """Return the rows at the requested positions. A decoder computes logits only at requested
-        positions."""
+        """Return the rows at the requested positions, the only positions with logits in a decoder."""
         return value.copy() if few_logits and over_tokens(event.name) else value[list(rows)]
 
     def before(event: TraceEvent, value: Array) -> None:

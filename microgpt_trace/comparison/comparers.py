@@ -196,8 +196,7 @@ Judge = Callable[[str], EventDifference]  # returns the current difference of an
 
 @dataclass(frozen=True, eq=False, repr=False)
 class KeptPair:
-    """The values of an event on both sides, at n positions: [n, W], or [H, n, S] for H heads, or [] for a
-    single number."""
+    """The values of an event on both sides, at n positions: [n, W], [H, n, S] for H heads, or []."""
 
     a: Array
     b: Array
@@ -220,8 +219,7 @@ class KeptPair:
         return self
 
     def joined(self, other: KeptPair) -> KeptPair:
-        """Append the values of `other`, at later positions. Return `other` alone if `other` has different
-        heads."""
+        """Append the values of `other`, at later positions, or return `other` alone if its heads differ."""
         if other.heads != self.heads:
             return other
         a, b = (np.concatenate(both, axis=-2) for both in ((self.a, other.a), (self.b, other.b)))

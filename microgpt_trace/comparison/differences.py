@@ -1,5 +1,4 @@
-"""The result of a comparison as plain data: the difference of each event, the first divergence, and the
-agreement of the predictions."""
+"""The result of a comparison as plain data: differences of events, and the agreement of predictions."""
 
 from __future__ import annotations
 
@@ -184,8 +183,7 @@ class Comparison:
         return len(self.tokens or ())
 
     def positions_of(self, event: EventDifference) -> int:
-        """Count the positions at which an event was compared. An event without positions, such as the loss,
-        counts for all positions."""
+        """Count the positions at which an event was compared. An event without positions counts for all."""
         return event.shape[-2] if len(event.shape) > 1 else self.length
 
     def event(self, name: str) -> EventDifference:

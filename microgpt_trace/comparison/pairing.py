@@ -152,8 +152,7 @@ def _layouts_by_name(layouts: Mapping[str, str], recordings: Sequence[Recording]
 
 
 def _shapes_of(models: Sequence[LanguageModel], recordings: Sequence[Recording], tokens: TokenIds) -> Shapes:
-    """Return the shapes of the events in the models, or else in the recordings. Raises InputError if two
-    models differ in a shape."""
+    """Return the shapes of the events in the models, which must agree, or else in the recordings."""
     length = len(tokens or ())
     if not models:
         return _shapes_between(recordings, length)

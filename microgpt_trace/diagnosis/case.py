@@ -21,8 +21,7 @@ ELEMENTWISE = (Activation, Multiply, Softmax, Probabilities)  # operations witho
 
 
 class OwnParameters(NamedTuple):
-    """A product with its matrix and bias, or a norm with its gain and bias. The names of parameters do not
-    contain the layer."""
+    """A product with its matrix and bias, or a norm with its gain and bias, by names without the layer."""
 
     row: Operation
     weight: str
@@ -136,8 +135,7 @@ class Case:
         return dict.fromkeys(names, lambda name: change(self.parameter(name)))
 
     def another(self, parameter: str) -> Callable[[str], Array]:
-        """Return a replacement that reads another parameter, in the operation's layer or outside the
-        layers."""
+        """Return a function that reads another parameter, in the operation's layer or outside layers."""
 
         def instead(name: str) -> Array:
             own = prefix_of(name) + parameter

@@ -192,8 +192,7 @@ class _Diagnoser(JudgedRun):
         return findings_of(case, outcomes, others, STAGES), tried
 
     def count(self, operations: Sequence[OperationResult]) -> int:
-        """Count the operations of a pass. Operations that need an extra computation count only if the dump
-        contains the values."""
+        """Count the operations of a pass. Extra operations count only if the dump contains their values."""
         own = {operation.name for operation in operations}
         return sum(name in own or not self.plan[name].extra for name in self.names)
 

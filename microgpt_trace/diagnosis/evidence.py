@@ -71,8 +71,7 @@ class Seen:
         return np.where(self._marks & np.isfinite(rows), rows, self.found)
 
     def of_rows(self, per_row: Array) -> Array:
-        """Return the numbers of the used rows, [R, 1]. `per_row` contains a number for each row of the
-        event."""
+        """Select the numbers of the used rows, [R, 1], from a number for each row of the event."""
         return np.asarray(per_row)[self._rows][:, None]
 
     def error(self, prediction: Array) -> float:
@@ -133,8 +132,7 @@ def best_of(family: Family, predict: Predict, seen: Seen, right: Array) -> float
 
 
 def _slope(family: Family, predict: Predict, value: float, rows: Array) -> Array | None:
-    """Return the derivative of the predicted rows by `family.step(number)`, or None if the rows are
-    constant."""
+    """Return the derivative of the predicted rows by `family.step(number)`, or None for constant rows."""
     at = family.step(value)
     if not math.isfinite(at):
         return None

@@ -80,8 +80,7 @@ class Family:
         return math.log(value + self.pivot) if value + self.pivot > 0 else -math.inf
 
     def value(self, step: float) -> float:
-        """Convert a value on the scale of the search to a number between `low` and `high`. This function
-        inverts `step`."""
+        """Invert `step`: return the number between `low` and `high` at a place on the scale of the search."""
         value = step if self.pivot is None else math.exp(min(step, 700.0)) - self.pivot
         return min(max(value, self.low), self.high)
 

@@ -222,8 +222,7 @@ def _entries(path: Path, manifest: Mapping[str, Any]) -> dict[str, Mapping[str, 
 
 
 def _check_entry(path: Path, file: str, stored: Recorded, entry: Mapping[str, Any], length: int) -> Recorded:
-    """Return the tensor of an entry. Raises FileFormatError if the entry contradicts the file or the
-    tokens."""
+    """Return the tensor of an entry. Raises FileFormatError unless the entry fits the file and the tokens."""
 
     def fail(key: str, expected: object) -> FileFormatError:
         return FileFormatError(f"{path}: {file}: {key}: expected {expected}, found {brief(entry.get(key))}")

@@ -207,8 +207,7 @@ def _module_names(architecture: str) -> Iterator[tuple[str, Meaning]]:
 
 @cache
 def _table(architecture: str) -> dict[str, Meaning]:
-    """Return the meaning of every known name, by normalised name. The modules are those of an
-    architecture."""
+    """Return the meaning of every known name of an architecture, by normalised name."""
     named = {name: Meaning((name,)) for name in known_events()}
     named |= {name: Meaning(reason=reason) for name, reason in REFUSED.items()}
     named |= {name: Meaning((event,)) for engine in SPELLINGS for name, event in _names_of(engine)}

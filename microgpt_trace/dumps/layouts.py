@@ -48,8 +48,7 @@ class Reading:
     last_of: int = 0  # T if the tensor contains only the last position, else 0
 
     def takes(self, stored: Shape, flat: bool) -> bool:
-        """Return True if this reading fits a stored shape. If `flat` is True, a shape with a single axis also
-        fits."""
+        """Return True if this reading fits a stored shape. With `flat`, a single axis fits too."""
         lengths = _without_ones(stored)
         return lengths == _without_ones(self.axes) or (flat and lengths == (math.prod(self.axes),))
 

@@ -37,8 +37,7 @@ class ModuleNames:
 
     @cached_property
     def returned(self) -> Mapping[str, Events]:
-        """The events of each module with parameters, by path. A fused product returns several events side by
-        side."""
+        """The events of each module with parameters, by path. A fused product returns several events."""
         by_parameter: dict[str, str] = {}
         for row in self.plan.values():
             if not (isinstance(row.kind, Linear) and row.kind.columns):

@@ -256,8 +256,7 @@ def worked_out(at: TracedElement) -> Worked:
 
 
 def gradient_worked_out(at: TracedElement) -> Worked:
-    """Compute the gradient of an element: a sum over its readers of the reader's gradient times the local
-    derivative."""
+    """Compute a gradient: the sum over readers of the reader's gradient times the local derivative."""
     name = f"d {at.element}"
     ways = Formulas.of(at.numbers).backward(at.name, at.index) or ()
     parts = [_gradient_part(at, way, name if len(ways) == 1 else f"by way of {way.reader}") for way in ways]

@@ -113,8 +113,7 @@ def _span(what: str, size: int) -> str:
 
 
 def describe_shape(name: str, shape: Sequence[int], words: Sequence[str] = ()) -> str:
-    """Describe a shape: "layer0.mlp.act is [5, 64], position and channel". `words` are the names of the
-    axes."""
+    """Describe a shape with words for its axes: "layer0.mlp.act is [5, 64], position and channel"."""
     if not shape:
         return f"{name} is one number"
     axes = f", {listed(words or AXES[len(shape)])}" * (len(shape) > 1)

@@ -28,8 +28,7 @@ WIDE = 1 << 10  # the number of elements in a wide row, which joins several rows
 
 
 class ChannelTallies:
-    """The tallies of each channel of an event. `nonfinite` counts the numbers that are not finite. All other
-    tallies are about the finite numbers."""
+    """The tallies of each channel of an event. Only `nonfinite` is about numbers that are not finite."""
 
     def __init__(self, channels: int) -> None:
         self.values = Counts(channels)

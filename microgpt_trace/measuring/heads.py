@@ -143,8 +143,7 @@ class Queries:
 def mean_shares(
     sums: Mapping[str, Array], queries: int, repeats: int, repeats_apart: int
 ) -> list[tuple[Attention, float]]:
-    """Divide the `sums` [H] by the numbers of queries. Return the mean shares and mean entropy of each
-    head."""
+    """Return the mean shares and the mean entropy of each head, from sums [H] and numbers of queries."""
     counts = {"repeat": repeats, "repeat_apart": repeats_apart}
     result = []
     for head in range(len(sums["entropy"])):

@@ -32,8 +32,7 @@ class Batch(NamedTuple):
 
 
 class Packer:
-    """A Packer makes batches for one model. A Packer caches one-hot rows, and the data that depend only on
-    the lengths of names."""
+    """Makes batches for one model, and caches one-hot rows and data that depend only on lengths of names."""
 
     def __init__(self, config: Config, dtype: DType = np.float32) -> None:
         self.config, self.dtype = config, dtype
@@ -47,8 +46,7 @@ class Packer:
         return Batch(tokens, self._tokens.take(tokens, 0), targets.take(ids[1:], 0), rows)
 
     def _add_length(self, length: int) -> tuple[PackedRows, Array]:
-        """Cache and return the rows for a name of this length, and the row of `targets` for each token,
-        [V]."""
+        """Cache and return the rows for a name of this length, and the `targets` of each token: [V, V]"""
         share = np.array(1 / length, self.dtype)
         positions_onehot = np.eye(length, self.config.block_size, dtype=self.dtype)
         rows = PackedRows(np.arange(length), positions_onehot, share, ())

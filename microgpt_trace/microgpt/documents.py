@@ -89,8 +89,7 @@ class Documents:
 
     @cached_property
     def fingerprint(self) -> str:
-        """A text that identifies the names and their order. A resumed run needs the same names in the same
-        order."""
+        """A text that identifies the names and their order, which a resumed run needs again."""
         return f"{len(self.names)} names, crc32 {zlib.crc32(chr(10).join(self.names).encode()):08x}"
 
     def __len__(self) -> int:
@@ -105,8 +104,7 @@ def held_out(name: str) -> bool:
 
 
 def encoded_names(names: Sequence[str], tokenizer: Tokenizer) -> Array:
-    """Encode names as one stream of ids: BOS name BOS name BOS. The vocabulary must have all characters of
-    the names."""
+    """Encode names as one stream of ids: BOS name BOS name BOS. All characters must be in the vocabulary."""
     chars = set[str]().union(*names)
     ids = {ord(c): tokenizer.chars.index(tokenizer.normalize(c)) + tokenizer.first_id for c in chars}
     between = next(point for point in count() if point not in ids)
@@ -118,8 +116,7 @@ def encoded_names(names: Sequence[str], tokenizer: Tokenizer) -> Array:
 
 
 class Encoded:
-    """Documents as one stream of ids. Each name, with the BOS before and after it, is a slice of the
-    stream."""
+    """Documents as one stream of ids. A slice of the stream is a name between two BOS."""
 
     def __init__(
         self, names: Sequence[str], tokenizer: Tokenizer, config: Config, dtype: DType = np.float32

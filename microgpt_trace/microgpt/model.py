@@ -45,8 +45,7 @@ def check_seed(seed: int) -> None:
 
 @dataclass(frozen=True)
 class Schedule:
-    """The settings of a training run. The learning rate of Adam falls linearly from `lr` to zero over
-    `steps`."""
+    """The settings of a training run. Adam's learning rate falls linearly from `lr` to zero over `steps`."""
 
     steps: int = 5000
     batch_size: int = 1

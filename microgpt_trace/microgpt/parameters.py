@@ -1,5 +1,4 @@
-"""Config: the dimensions of a microGPT. Parameters: the microGPT's parameters, as views of one flat
-vector."""
+"""Config: the dimensions of a microGPT. Parameters: its parameters, as views of one flat vector."""
 
 from __future__ import annotations
 
@@ -45,8 +44,7 @@ class Config(Dimensions):
         vars(self).update(derived, context_length=self.block_size, n_inner=self.n_inner or 4 * self.n_embd)
 
     def shapes(self) -> dict[str, tuple[int, int]]:
-        """Return the shape [out, in] of every parameter by its name. The order of the names is that of
-        microgpt.py."""
+        """Return the shape [out, in] of every parameter by its name, in the order of microgpt.py."""
         width, inner = self.n_embd, self.n_inner
         tables = {"wte": self.vocab_size, "wpe": self.block_size, "lm_head": self.vocab_size}
         layer_shapes = (*[(width, width)] * 4, (inner, width), (width, inner))
@@ -64,8 +62,7 @@ class Config(Dimensions):
 
 @frozen
 class LayerWeights:
-    """The parameters of a layer as views. The matrices of q, k and v are adjacent, so wqkv is one view of all
-    three matrices."""
+    """The parameters of a layer as views. wqkv is one view of the adjacent matrices of q, k and v."""
 
     wqkv: Array  # [3C, C]
     wo: Array  # [C, C]
@@ -110,8 +107,7 @@ class Parameters:
 
     @classmethod
     def random(cls, config: Config, seed: int = 42, dtype: DType = np.float32) -> Parameters:
-        """Draw parameters from N(0, 0.08). For one seed, the numbers are the same on every machine and in
-        both dtypes."""
+        """Draw parameters from N(0, 0.08). A seed gives equal numbers on every machine and in both dtypes."""
         numbers = np.random.default_rng(seed).normal(0, INIT_STD, config.parameter_count)
         return cls(config, aligned(numbers.astype(np.float32).astype(dtype)))
 

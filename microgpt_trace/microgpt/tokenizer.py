@@ -80,8 +80,7 @@ class Tokenizer:
         return "".join(self.chars[i - self.first_id] for i in ids if i != self.bos_id)
 
     def token(self, text: str) -> int:
-        """Return the token of a character (␣ is a space), of BOS or of EOS. Raises InputError if the text is
-        no such token."""
+        """Return the token of a character (␣ is a space), BOS or EOS. Raises InputError for another text."""
         if text in (BOS_LABEL, EOS_LABEL):
             return self.bos_id
         ids = self.encode(text if "␣" in self.chars else text.replace("␣", " "))
@@ -90,8 +89,7 @@ class Tokenizer:
         return ids[0]
 
     def name_of(self, tokens: Sequence[int]) -> str:
-        """Return the name that tokens spell. Raises InputError unless the tokens are BOS and then
-        characters."""
+        """Return the name that tokens spell. Raises InputError unless they are BOS and then characters."""
         bos, size = self.bos_id, self.vocab_size
         if not tokens or tokens[0] != bos or bos in tokens[1:] or not all(0 <= t < size for t in tokens):
             raise InputError(
@@ -100,8 +98,7 @@ class Tokenizer:
         return self.decode(list(tokens[1:]))
 
     def label(self, token: int, target: bool = False) -> str:
-        """Return the label of a token: its character, escaped if unprintable. As a target, BOS has the label
-        EOS."""
+        """Return the label of a token: BOS (EOS as a target), or its character, escaped if unprintable."""
         if token == self.bos_id:
             return EOS_LABEL if target else BOS_LABEL
         return on_one_line(self.chars[token - self.first_id])

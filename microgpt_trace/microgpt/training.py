@@ -72,8 +72,7 @@ class Adam:
 
     @np.errstate(all="ignore")  # the ratio of infinite parameters or updates is NaN
     def update_ratio(self) -> float:
-        """Return the L2 norm of the last update, divided by the L2 norm of the parameters before the
-        update."""
+        """Return |last update| / |parameters before the update|, where | | is the L2 norm."""
         before = self.params.flat - self.update.flat
         return float(np.linalg.norm(self.update.flat) / np.linalg.norm(before))
 

@@ -55,8 +55,7 @@ class Patched(Spot):
 
 @dataclass(frozen=True, slots=True)
 class MeanPatched(Spot):
-    """The mean and population std of `restored` over several pairs. `count` is the number of finite
-    values."""
+    """The mean and population std of the finite values of `restored` over `count` pairs."""
 
     mean: float | None
     spread: float | None

@@ -66,8 +66,7 @@ class Tolerance:
 
 
 class BandMeasure(NamedTuple):
-    """The distances of rows and their bands, by one measure. `words` is the name of the measure, or "" for
-    the usual relative distance."""
+    """The distances of rows and their bands, by the measure `words` ("" for the usual relative distance)."""
 
     words: str
     distances: Array

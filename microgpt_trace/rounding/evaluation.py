@@ -64,8 +64,7 @@ class Evaluation:
         return np.asarray(self.values[name], np.float64) if name in self.values else self.output(name)
 
     def output(self, name: str, rows: Sequence[int] | None = None) -> Array:
-        """Compute `name` from its inputs. With `rows`, compute only these rows from the same rows of the
-        inputs."""
+        """Compute `name` from its inputs. With `rows`, compute only these rows."""
         for missing in self.between(name, self._recomputed):
             (self._recomputed[missing],) = self._noisy(missing, [self._apply(missing)])
         return self._apply(name, rows)
@@ -114,8 +113,7 @@ class Evaluation:
         return row_error(self.precision, self.spread(name), len(self.given.tokens))
 
     def spread(self, name: str) -> Spread:
-        """Return the Spread of the operation in the model's own plan: how rounding spreads through the
-        operation."""
+        """Return how rounding spreads through the operation in the model's own plan."""
         return spread_of(self._own[name], self.given)
 
     def chain_floor(self, name: str) -> float:

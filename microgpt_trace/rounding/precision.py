@@ -99,8 +99,7 @@ def precision_of(compute: str | None, values: Mapping[str, Array]) -> tuple[Prec
 
 
 def representable(array: Array, kind: str) -> bool | None:
-    """Return True if a narrow type can store every finite number of an array, or None if the array has too
-    few numbers."""
+    """Return True if a narrow type can store all finite numbers of an array, or None for few numbers."""
     numbers = np.asarray(array, np.float64).ravel()
     numbers = numbers[np.isfinite(numbers) & (numbers != 0) & (np.abs(numbers) != 1)]
     if numbers.size < ENOUGH:

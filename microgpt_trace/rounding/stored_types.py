@@ -244,8 +244,7 @@ def measure(a: Values, b: Values, most: int | None = None) -> QuantisationDistan
 
 
 def rewritten_runs(a: StoredTensor, b: StoredTensor) -> int:
-    """Count the runs of elements that have equal scales and minima in two tensors of one type, but different
-    integers everywhere."""
+    """Count the runs with equal scales and minima, but different integers everywhere, in two tensors."""
     unpack, count = a.encoding.unpack, 0
     if unpack is None or a.stored.size != b.stored.size or not a.in_order_of(b):
         return 0

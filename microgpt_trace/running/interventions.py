@@ -270,8 +270,7 @@ def _values(
 
 
 def _rows_of(array: Array, available: Sequence[int] | None) -> Callable[[Sequence[int]], tuple[Array, Any]]:
-    """Return a function from positions to rows of [T, W] or [H, T, S], and to a mask of the available
-    rows."""
+    """Return a function from positions to rows of [T, W] or [H, T, S] and a mask of the available rows."""
     if available is None:
         return lambda positions: (array, True)
     row_of = {position: row for row, position in enumerate(available)}

@@ -1,5 +1,4 @@
-"""The findings of a run: checks, insights and anomalies, as plain data. The rules that compute findings are
-in other modules."""
+"""The findings of a run as plain data: checks, insights and anomalies. Other modules compute findings."""
 
 from __future__ import annotations
 

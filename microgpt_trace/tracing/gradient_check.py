@@ -192,15 +192,13 @@ def gradient_agreement(
 
 
 def _judged(detail: str, deviation: float | None = None, allowed: float = LEAST) -> Check:
-    """Return the check of a gradient. If the check was impossible, `deviation` is None, and `detail` is the
-    reason."""
+    """Return the check of a gradient. If the check was impossible, `detail` is the reason."""
     holds = None if deviation is None else deviation <= allowed
     return Check("gradient", CLAIM, holds, deviation, allowed, detail)
 
 
 def _moving(taps: Taps, noise: Noise) -> Taps:
-    """Return taps that add noise, possibly 0. A pass with the returned taps computes the same steps as a
-    trace with hooks."""
+    """Return taps that add noise, possibly 0. The pass computes the same steps as a trace with hooks."""
     return _Moving(taps[0], noise), _Moving(taps[1], noise)
 
 

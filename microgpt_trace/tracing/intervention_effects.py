@@ -51,8 +51,7 @@ class Baseline:
         self._pieces = iter(self.stream)
 
     def subscriptions(self, bus: HookBus) -> tuple[list[Subscription], list[Subscription]]:
-        """Return subscriptions that intervene, and subscriptions that compare events after all
-        interventions."""
+        """Return subscriptions that intervene, and subscriptions that compare events afterwards."""
         compared = [name for name in self._names if name not in _ENDS]
         comparing = [bus.subscription(self._compare, *compared)] if compared else []
         return self.editor.subscriptions(bus), comparing

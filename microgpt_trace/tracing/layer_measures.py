@@ -144,6 +144,5 @@ def row_norms(x: Array) -> Array:
 
 
 def typical_of_rows(x: Array) -> Array:
-    """Return the median magnitude of each row. A few massive elements do not change a median: [n, C] ->
-    [n]"""
+    """Return the median magnitude of each row, which few massive elements do not change: [n, C] -> [n]"""
     return row_medians(np.abs(x))

@@ -21,8 +21,7 @@ from .result import Candidate, LensRow, TargetRow, candidate_of
 
 
 def streams_within(plan: Plan) -> list[list[str]]:
-    """List the residual streams of each layer: the stream after attention (except in a parallel layer) and
-    the stream after the layer."""
+    """List the streams of each layer: after attention (except in a parallel layer) and after the layer."""
     sums = ([row.name for row in rows if row.name in plan.residuals] for rows in plan.layers)
     return [[*names[:-1], leaving] for names, leaving in zip(sums, plan.streams[1:], strict=True)]
 

@@ -1,5 +1,4 @@
-"""Trace: the result of a traced run, as plain data. A Trace keeps a reference to the model, but never runs
-the model."""
+"""Trace: the result of a traced run, as plain data. A Trace refers to the model, but never runs the model."""
 
 from __future__ import annotations
 

@@ -115,8 +115,7 @@ def nearest_tokens(case: Case) -> Array:
 
 
 def _other_tokens(case: Case, own: Array) -> Iterator[Hypothesis]:
-    """Yield the hypothesis that the dump's rows belong to the tokens `own`, if any token in `own` is
-    wrong."""
+    """Yield the hypothesis that the dump's rows belong to the tokens `own`, unless all tokens are right."""
     tokens, model = case.given.tokens, case.given.model
     wrong = np.flatnonzero(own != tokens)
     if not len(wrong):

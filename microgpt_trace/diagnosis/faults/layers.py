@@ -121,8 +121,7 @@ def _hidden(case: Case, mlp: Gated, gate: str, up: str) -> Iterator[Hypothesis]:
 
 
 def _parts(case: Case, row: Operation) -> tuple[str, str]:
-    """Name the two parts of a sum. The residual stream is called "stream", and other events have names such
-    as "MLP output"."""
+    """Name the two parts of a sum: "stream" for the residual stream, or names such as "MLP output"."""
     stream, _ = case.plan.residuals.get(row.name, ("", ""))
     first, second = ("stream" if n == stream else words_of_kind(kind_of(n)) for n in row.inputs)
     return first, second

@@ -220,8 +220,7 @@ def _normed_late(plan: Plan, row: Operation) -> Operation:
 
 
 def _rotated_early(plan: Plan, row: Operation) -> Operation:
-    """Compute a rotation before a norm of heads instead of after the norm. The row of the rotation returns
-    its input."""
+    """Compute a rotation before a norm of heads, and let the row of the rotation return its input."""
     if _head_norm(plan, row):
         return replace(row, otherwise=lambda row, given, x: x)
     readers = (plan[name] for name in plan.readers[row.name])
