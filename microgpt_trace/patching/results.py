@@ -85,12 +85,6 @@ class PatchedPair:
     corrupt: Unpatched
     check: Check
 
-    @property
-    def differing(self) -> tuple[int, ...]:
-        """The positions at which the two texts have different tokens."""
-        both = zip(self.clean.tokens, self.corrupt.tokens, strict=True)
-        return tuple(position for position, (a, b) in enumerate(both) if a != b)
-
 
 @dataclass(frozen=True, repr=False)
 class PatchResult(PatchedPair):

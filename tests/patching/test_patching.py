@@ -281,7 +281,7 @@ def france(smollm2):
 def test_the_answer_of_smollm2_moves_from_the_country_to_the_last_position(france):
     assert (france.contrast.target_label, france.contrast.against_label) == ("␣Paris", "␣Rome")
     assert france.clean.p_target == pytest.approx(0.7725, abs=5e-4)
-    assert france.differing == (3,)
+    assert np.flatnonzero(np.not_equal(france.clean.tokens, france.corrupt.tokens)).tolist() == [3]
     assert france.ok
     grid = np.array([cell.restored for cell in france.cells]).reshape(31, 5)
     print(grid.round(2))
