@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from ..architecture.plans.kinds import Softmax
 from ..arrays.stats import Array
 from ..decoder.catalogue import kind_named
-from ..dumps.layouts import Fitted, Recorded
+from ..dumps.layouts import Fitted, Positions, Recorded, Shapes
 from ..dumps.recording import Recording
 from ..errors import InputError
 from ..hooks.event import TraceEvent
@@ -24,13 +24,13 @@ from ..text.brief import frozen, one_line
 if TYPE_CHECKING:
     from ..architecture.model import LanguageModel, TraceInput
     from ..dumps.mapping import NameMap
+    from ..rounding.judging import Partial
 
 # Products that apr and llama.cpp save without a bias: patterns of their names, and the missing biases
 BEFORE_BIASES = (
     (re.compile("qkv_matmul"), {"attn_bq", "attn_bk", "attn_bv"}),
     (re.compile(r"ffn_(gate|up)-\d+"), {"mlp_bgate", "mlp_bup"}),
 )
-Shapes = Mapping[str, tuple[int, ...]]
 CACHED = 32  # the number of cached arrays: about as many as in a layer
 
 
@@ -138,11 +138,9 @@ class RecordedRun:
             self.notes.append(note)
         return fitted
 
-    def whole_and_partial(
-        self, names: Sequence[str]
-    ) -> tuple[RecordedEvents, dict[str, tuple[Array, tuple[int, ...] | None]]]:
+    def whole_and_partial(self, names: Sequence[str]) -> tuple[RecordedEvents, Partial]:
         """Return the events recorded at all positions, and the arrays and positions of other events."""
-        partial, recorded_names = dict[str, tuple[Array, tuple[int, ...] | None]](), set(self.names)
+        partial, recorded_names = dict[str, tuple[Array, Positions]](), set(self.names)
         names = [name for name in names if name in recorded_names]
         for name in names:
             recorded = self.recording.tensors[name]
