@@ -150,5 +150,4 @@ def scaled(values: Values, factor: float) -> Values:
 
 
 def shifted(values: Values, constant: float) -> Values:
-    """Add a constant to the values."""
     return replace(values, rows=lambda start, stop: values.rows(start, stop) + np.float64(constant))

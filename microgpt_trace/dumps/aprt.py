@@ -57,10 +57,7 @@ def is_aprt(folder: Path) -> bool:
 
 
 def open_aprt(folder: Path) -> Recording:
-    """Open the dumps in a folder without reading their elements. Raises FileFormatError.
-
-    A folder written by apr contains no manifest, so the shapes and tokens are unknown.
-    """
+    """Open the dumps in a folder without reading their elements. Raises FileFormatError."""
     with reading(folder):
         files = {path.relative_to(folder).as_posix(): _stored(path, folder) for path in _bin_files(folder)}
     if not files:
@@ -211,7 +208,6 @@ def _notes_of(path: Path, manifest: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def _entries(path: Path, manifest: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
-    """Return the entries of the manifest by file."""
     entries: dict[str, Mapping[str, Any]] = {}
     for entry in list_at(path, manifest, "files"):
         file = entry.get("file") if isinstance(entry, dict) else None

@@ -62,11 +62,7 @@ def is_recording(path: Path) -> bool:
 
 
 def _holds_values(header: Mapping[str, Any], metadata: Mapping[str, str]) -> bool:
-    """Return True if a safetensors file contains values of a run instead of parameters.
-
-    A file contains values if we wrote the file, if any name belongs to an event, or if no name belongs to a
-    parameter.
-    """
+    """Return True if a safetensors file contains values of a run instead of parameters."""
     if metadata.get("format") == ARRAYS_FORMAT:
         return True
     names = [name for name in header if name != "lm_head"]  # lm_head is also a parameter of microGPT
@@ -121,10 +117,7 @@ def _open_folder(path: Path, names: NameMap | None) -> Recording:
 
 
 def _npy_files(folder: Path) -> tuple[list[str], list[str]]:
-    """Return the paths of the .npy files in a folder, including subfolders, and the paths of all other files.
-
-    Raises FileFormatError if a subfolder cannot be read.
-    """
+    """Return the paths of the .npy files in a folder and its subfolders, and the paths of all other files."""
     names: tuple[list[str], list[str]] = [], []
 
     def refuse(error: OSError) -> None:

@@ -179,7 +179,6 @@ class TorchRecording:
         self.tokens = tuple(ids[0].tolist())
 
     def _check_tokens(self) -> None:
-        """Raise InputError if the embedding received no tokens."""
         if not self.tokens:
             raise InputError("record() expected input_ids as the model's input, found embeddings")
 
@@ -262,7 +261,6 @@ class TorchRecording:
 
 
 def _check_dropout(model: Any) -> None:
-    """Raise InputError if dropout is active."""
     for name, module in model.named_modules():
         if type(module).__name__ == "Dropout" and module.training and module.p:
             raise InputError(f"{name} is active dropout of {module.p:.0%}: call model.eval() first")

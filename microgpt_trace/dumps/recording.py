@@ -78,10 +78,7 @@ class Recording:
 
 
 def agreed(what: str, sources: Iterable[tuple[str, Sequence[int] | None]]) -> tuple[int, ...] | None:
-    """Return the tokens or positions on which all sources agree, or None if no source contains a list.
-
-    Raises InputError if two sources differ.
-    """
+    """Return the list on which all sources agree, if any. Raises InputError if two sources differ."""
     values = [(source, tuple(value)) for source, value in sources if value is not None]
     for source, value in values[1:]:
         if value != values[0][1]:

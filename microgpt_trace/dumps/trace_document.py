@@ -127,7 +127,6 @@ def _stats(where: str, record: Any, size: int) -> TensorStats:
 
 
 def _values(where: str, nested: Any, event: TraceEvent) -> Array:
-    """Convert nested lists to the array of the event."""
     if event.dtype not in ("float32", "float64"):
         raise FileFormatError(f"{where}: expected values of float32 or float64, found {brief(event.dtype)}")
     try:

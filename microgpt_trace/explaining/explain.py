@@ -88,7 +88,6 @@ def _check(model: LanguageModel, terms: int, backward: bool) -> None:
 
 
 def _shapes(model: LanguageModel, inputs: TraceInput) -> Shapes:
-    """Return the shapes of all events and parameters."""
     return {**model.plan.shapes(len(inputs.tokens)), **model.config.shapes()}
 
 

@@ -187,7 +187,6 @@ class Trainer:
         return total / len(indices) if len(indices) else None
 
     def _passes(self, indices: Array) -> Iterator[Pass]:
-        """Yield the forward passes over batches of names."""
         for start in range(0, len(indices), EVALUATION_BATCH):
             batch = self._encoded.several(indices[start : start + EVALUATION_BATCH])
             with np.errstate(all="ignore"):
