@@ -1,8 +1,4 @@
-"""Compare the values of two runs while the values are computed.
-
-RowComparer compares values row by row. StatisticsComparer is used if a side has only statistics. PairKeeper
-stores the values that a page shows.
-"""
+"""Compare the values of two runs while the values are computed."""
 
 from __future__ import annotations
 
@@ -113,8 +109,8 @@ class RowComparer:
 
 
 class StatisticsComparer:
-    """Compares statistics that were saved or are computed from values. The runs that determine the band are
-    compared with side `base`, 0 or 1."""
+    """Compares statistics, saved or computed from values, if a side has only statistics. The runs that
+    determine the band are compared with side `base`, 0 or 1."""
 
     def __init__(
         self, sides: Sequence[ComparedRun], specs: Mapping[str, EventSpec], bands: Bands, base: int = 0
@@ -227,7 +223,7 @@ class KeptPair:
 
 
 class PairKeeper:
-    """Stores at most `room` values of both sides during the comparison. The first event that differs and its
+    """Stores at most `room` values of both sides, which a page shows. The first event that differs and its
     inputs are dropped last. `inputs_of` returns the names of the inputs."""
 
     def __init__(self, room: int, inputs_of: Callable[[str], Sequence[str]]) -> None:

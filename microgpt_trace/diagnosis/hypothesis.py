@@ -1,6 +1,4 @@
-"""A hypothesis is a mistake in an engine. A family contains mistakes that differ in a number, such as an eps.
-The list of mistakes is in faults/.
-"""
+"""Hypotheses: mistakes in an engine, and families of mistakes with a number. faults/ lists the mistakes."""
 
 from __future__ import annotations
 

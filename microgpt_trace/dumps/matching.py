@@ -1,8 +1,7 @@
 """Score how well tensors of a recording match events, by shape and values. Choose pairs by the scores.
 
 Every tensor is loaded once. Only sketches stay in memory: small samples of the values of tensors and events.
-Shape letters: F is the number of recorded tensors, E of events, N of elements in a sketch, and R of rows in a
-sketch.
+Shape letters: F is the number of recorded tensors, E of events, N of elements and R of rows in a sketch.
 """
 
 from __future__ import annotations

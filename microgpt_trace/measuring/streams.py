@@ -23,8 +23,7 @@ FARTHEST = 3  # number of documents in the list of each layer
 class StreamMeter(Meter):
     """A meter of the residual stream. `streams` names the event before layer 0, then the event after each
     layer. For each layer, the tallies count the measurable rows and the documents with a massive activation,
-    and sum the measurements. `farthest` lists the documents with the largest magnitude, divided by the median
-    magnitude."""
+    sum the measurements, and list the documents whose magnitude is `farthest` from the median."""
 
     def __init__(self, streams: Sequence[str]) -> None:
         layers = len(streams) - 1

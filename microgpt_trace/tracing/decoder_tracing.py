@@ -1,5 +1,4 @@
-"""trace_decoder: trace a prompt through a production model. The memory for a trace does not grow with the
-model's depth."""
+"""trace_decoder: trace a prompt through a decoder. The memory for a trace does not grow with the depth."""
 
 from __future__ import annotations
 

@@ -1,5 +1,4 @@
-"""A hook that measures each layer of a decoder, for the overview, the insights and the anomaly rules. The
-hook keeps a few numbers per layer."""
+"""Measure each layer of a decoder by a few numbers, for the overview, the insights and the anomaly rules."""
 
 from __future__ import annotations
 

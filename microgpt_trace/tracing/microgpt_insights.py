@@ -1,6 +1,4 @@
-"""The insights of a microGPT's trace. Each insight is a sentence about a predicate on measured numbers. The
-words of the sentence depend on whether the predicate holds, does not hold, or could not be evaluated.
-"""
+"""The insights of a microGPT's trace. Each insight states whether a predicate holds for the run."""
 
 from __future__ import annotations
 
