@@ -242,11 +242,9 @@ def _apr(stage: str) -> dict[str, Meaning]:
     if stage == "embedding":  # apr writes this file in layer-0
         return dict.fromkeys(("embedding", "layer-#/embedding"), Meaning(events[:1]))
     if not events:
-        return dict.fromkeys((stage, f"layer-#/{stage}"), Meaning(reason=_NO_COUNTERPART))
+        reason = "a stage of apr trace that corresponds to none of our events"
+        return dict.fromkeys((stage, f"layer-#/{stage}"), Meaning(reason=reason))
     if "#" not in events[0]:
         return {stage: Meaning(events)}
     without_layer = {stage: Meaning(reason="a stage of apr trace without a layer number; use --map")}
     return without_layer | {f"layer-#/{stage}": Meaning(events, second=stage in _APR_SECOND)}
-
-
-_NO_COUNTERPART = "a stage of apr trace that corresponds to none of our events"
