@@ -44,19 +44,16 @@ _LEAST_STEP = {"F16": 2.0**-24, "BF16": 2.0**-126, "F32": 2.0**-126}
 
 def step_tensor(tensor: StoredTensor) -> StoredTensor:
     """Return a tensor with the grid step of each element of `tensor`."""
-    decode = _float_steps if tensor.encoding.name in _FRACTION_BITS else _quantised_steps
-    encoding = replace(tensor.encoding, decode=decode(tensor.encoding))
-    return replace(tensor, encoding=encoding, scale=abs(tensor.scale))
+    own = tensor.encoding
+    quantised = own.name not in _FRACTION_BITS
+    decode = _quantised_steps(own) if quantised else lambda blocks: float_steps(own.decode(blocks), own.name)
+    return replace(tensor, encoding=replace(own, decode=decode), scale=abs(tensor.scale))
 
 
 def float_steps(values: Array, type: str) -> Array:
     """Return the distance between each float32 value and the next value that its type can store."""
     powers = (np.ascontiguousarray(values, np.float32).view(np.uint32) & 0x7F800000).view(np.float32)
     return np.maximum(powers * np.float32(2.0 ** -_FRACTION_BITS[type]), np.float32(_LEAST_STEP[type]))
-
-
-def _float_steps(encoding: Encoding) -> Callable[[Array], Array]:
-    return lambda blocks: float_steps(encoding.decode(blocks), encoding.name)
 
 
 def _quantised_steps(encoding: Encoding) -> Callable[[Array], Array]:
