@@ -78,7 +78,7 @@ def gradcheck(model: Model, text: str = "emma") -> Iterator[GradientCheck]:
         traced, shown = _traced(params, batch)
         hooked = list(_hooked(params, batch))
     for name, array in params.items():
-        moved = partial(_with_parameter, array, partial(forward, params, batch))
+        moved = partial(_with_parameter, array, partial(forward, params, batch), 1.0)
         row = _compared(name, np.ones_like(array), [trained[name], traced[name]], done, moved)
         checks = [check for check in hooked if check.name == name]
         errors = [check.relative_error for check in checks if not (check.kinks or check.unsettled)]
@@ -144,9 +144,9 @@ def _unit(name: str, value: Array, targets: Array) -> Array:
     return np.where(targets > 0, value, 1) if finite else np.zeros_like(value)
 
 
-def _with_parameter(values: Array, run: Callable[[], Pass], change: Array) -> Pass:
+def _with_parameter(values: Array, run: Callable[[], Pass], along: Array | float, change: Array) -> Pass:
     before = values.copy()
-    values += change
+    values += change * along
     done = run()
     values[...] = before
     return done
@@ -250,12 +250,8 @@ def _along_directions(
     for name, grad in grads.items():
         along = rng.standard_normal(grad.shape) / math.sqrt(grad.size)
         size = float(np.linalg.norm(grad)) / math.sqrt(grad.size)
-        moved = partial(_along, along, partial(_with_parameter, params[name], run))
+        moved = partial(_with_parameter, params[name], run, along)
         yield _compared(name, np.ones(1), [(grad * along).sum()], middle, moved, size)
-
-
-def _along(direction: Array, moved: Moved, t: Array) -> Pass:
-    return moved(t * direction)
 
 
 @np.errstate(all="ignore")
