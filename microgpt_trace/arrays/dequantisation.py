@@ -196,6 +196,7 @@ def q6_k(blocks: Array) -> Quants:
 
 
 IQ4 = (-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113)  # code book of IQ4 types
+E2M1 = (0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12)  # code book of MXFP4: 2 times a 4-bit float
 
 
 def _from_codebook(codes: Array, codebook: tuple[int, ...]) -> Array:
@@ -204,17 +205,23 @@ def _from_codebook(codes: Array, codebook: tuple[int, ...]) -> Array:
     return np.frombuffer(bytearray(codes).translate(table), np.int8).reshape(codes.shape)
 
 
-def iq4_nl(blocks: Array) -> Quants:
-    """2 B d, 16 B codes c (4-bit by 16): d * IQ4[c]"""
-    return Quants(_from_codebook(_integers(blocks[:, 2:], 4, 16), IQ4), *_halves(blocks[:, :2]))
+def iq4_nl(blocks: Array, codebook: tuple[int, ...] = IQ4) -> Quants:
+    """2 B d, 16 B codes c (4-bit by 16): d * codebook[c]"""
+    return Quants(_from_codebook(_integers(blocks[:, 2:], 4, 16), codebook), *_halves(blocks[:, :2]))
 
 
-def iq4_xs(blocks: Array) -> Quants:
+def iq4_xs(blocks: Array, codebook: tuple[int, ...] = IQ4) -> Quants:
     """2 B d, 2 B high bits of scales s (2-bit by 1), 4 B low bits (4-bit by 1), 128 B codes c (4-bit by 16).
-    For each of 8 runs of 32: (d * (s - 32)) * IQ4[c]"""
+    For each of 8 runs of 32: (d * (s - 32)) * codebook[c]"""
     s = _join(_integers(blocks[:, 4:8], 4, 1), _integers(blocks[:, 2:4], 2, 1), 4)
     (d,) = _halves(blocks[:, :2])
-    return Quants(_from_codebook(_integers(blocks[:, 8:], 4, 16), IQ4), d * _centred(s, 32))
+    return Quants(_from_codebook(_integers(blocks[:, 8:], 4, 16), codebook), d * _centred(s, 32))
+
+
+def mxfp4(blocks: Array, codebook: tuple[int, ...] = E2M1) -> Quants:
+    """1 B exponent e, 16 B codes c (4-bit by 16): 2**(e - 128) * codebook[c]"""
+    d = np.ldexp(np.float32(1), blocks[:, :1].astype(np.int32) - 128)
+    return Quants(_from_codebook(_integers(blocks[:, 1:], 4, 16), codebook), d)
 
 
 def apr_q4(blocks: Array) -> Quants:

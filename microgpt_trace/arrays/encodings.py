@@ -29,21 +29,22 @@ class Encoding:
     `decode` converts blocks [N, B] uint8 to [N, S] float32. If S is 1, `decode` also takes strided blocks [N,
     M, B]. Quantised types have `unpack`, which takes [N, B, R] and returns integers, scales and minima
     separately. `minima` is the number of minima in a block. For a type with minima, `centre` is the middle of
-    the range of integers. With a `codebook`, the integers are the ascending numbers of this code book.
+    the range of integers. With a `codebook`, the integers are the numbers of this code book, in the order of
+    their codes, and `unpack` also takes another code book.
     """
 
     name: str
     block_size: int
     block_bytes: int
     decode: Callable[[Array], Array] = field(repr=False)
-    unpack: Callable[[Array], Quants] | None = field(repr=False, default=None)
+    unpack: Callable[..., Quants] | None = field(repr=False, default=None)
     minima: int = 0
     centre: int = 0
     codebook: tuple[int, ...] = field(repr=False, default=())
 
 
 def _quantised(
-    name: str, block_size: int, block_bytes: int, unpack: Callable[[Array], Quants], minima: int = 0,
+    name: str, block_size: int, block_bytes: int, unpack: Callable[..., Quants], minima: int = 0,
     centre: int = 0, codebook: tuple[int, ...] = (),
 ) -> Encoding:  # fmt: skip
     def decode(blocks: Array) -> Array:
@@ -72,6 +73,7 @@ ENCODINGS: dict[str, Encoding] = {
         _quantised("Q6_K", 256, 210, dequantisation.q6_k),
         _quantised("IQ4_NL", 32, 18, dequantisation.iq4_nl, codebook=dequantisation.IQ4),
         _quantised("IQ4_XS", 256, 136, dequantisation.iq4_xs, codebook=dequantisation.IQ4),
+        _quantised("MXFP4", 32, 17, dequantisation.mxfp4, codebook=dequantisation.E2M1),
     )
 }
 

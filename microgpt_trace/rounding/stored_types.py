@@ -25,19 +25,20 @@ FACTOR = 1.25
 _NEAREST, _CLIPPED, _OPTIMISED = 2.5, 4.0, 10.0
 _BLOCK_FACTORS = {
     **dict.fromkeys(("F64", "F32", "F16", "BF16", "Q8_0", "AprQ8"), _NEAREST),
-    **dict.fromkeys(("Q4_0", "Q4_1", "Q5_0", "Q5_1", "AprQ4"), _CLIPPED),
+    **dict.fromkeys(("Q4_0", "Q4_1", "Q5_0", "Q5_1", "AprQ4", "MXFP4"), _CLIPPED),
 }
 # Rounding leaves the mean of a tensor nearly unchanged. With llama.cpp's quantisers, the mean error was at
 # most 0.2 of the expected error, also for importance matrices and for sparse, positive or two-valued weights.
 SHIFTED = 0.3
-# Two quantisers of one type differ in more than the share FEW of the elements, or by at most one step.
-FEW, ONE_STEP = 0.01, 1.05
+# Two quantisers of one type differ in more than the share FEW of the elements, or by at most one step. In the
+# code book of MXFP4, two neighbours are up to 1.07 steps apart.
+FEW, ONE_STEP = 0.01, 1.075
 KINDS = 4  # fewest different pairs of integers in a rewritten run (ties or 16-bit sources cause fewer pairs)
 EXACT = ("F32", "F64")
 LIMIT = 1e-6  # allowed relative L2 distance of exact types, because of float32 arithmetic
 _CHUNK = 1 << 17  # elements compared at a time
-# The largest integer scale of a run, in types whose runs share one float16 unit
-_LARGEST_SCALE = {"Q2_K": 15, "Q3_K": 31, "Q4_K": 63, "Q5_K": 63, "Q6_K": 127, "IQ4_XS": 32}
+# The largest integer scale of a run, in types whose runs share one float16 unit. MXFP4 has no such unit.
+_LARGEST_SCALE = {"Q2_K": 15, "Q3_K": 31, "Q4_K": 63, "Q5_K": 63, "Q6_K": 127, "IQ4_XS": 32, "MXFP4": 0}
 _FRACTION_BITS = {"F16": 10, "BF16": 7, "F32": 23}
 _LEAST_STEP = {"F16": 2.0**-24, "BF16": 2.0**-126, "F32": 2.0**-126}
 
@@ -60,20 +61,23 @@ def _quantised_steps(encoding: Encoding) -> Callable[[Array], Array]:
     """Return a decoder for the step of each element: the scale, plus the error of the rounded scale. The
     scale may be off by half its unit, and the integers multiply this error. We assume that the integers are
     uniform over their range. If a scale was rounded to 0, the step is the error of the scale. With a code
-    book, the mean distance from the integer to its neighbours multiplies the scale."""
+    book, sqrt(l² - l * r + r²) multiplies the scale, for an integer with distances l and r to its neighbours.
+    The error is uniform from -l/2 to r/2, and has this step's mean square."""
     unpack, size = encoding.unpack, encoding.block_size
     if unpack is None:  # AprQ8: integers times the tensor's scale
         return lambda blocks: np.ones((*blocks.shape[:-1], size), np.float32)
     largest = _LARGEST_SCALE.get(encoding.name, 1)
-    book, rms = np.array(encoding.codebook), 2 ** (8 * encoding.block_bytes // size - 1) / math.sqrt(3)
+    book, rms = np.unique(encoding.codebook), 2 ** (8 * encoding.block_bytes // size - 1) / math.sqrt(3)
     if book.size:
         rms = math.sqrt(np.square(book).mean())
+        gaps = np.pad(np.diff(book), 1, mode="edge")
+        widths = np.sqrt(gaps[:-1] ** 2 - gaps[:-1] * gaps[1:] + gaps[1:] ** 2)
 
     def decode(blocks: Array) -> Array:
         quants = unpack(blocks[:, :, None])
         d, q = np.abs(quants.d), quants.runs()[..., 0]  # [N, k, 1], [N, k, S/k]
         unit = d.max(axis=1, keepdims=True) / (largest if largest > 1 else 1024) + largest * 2.0**-24
-        distances = np.gradient(book)[np.searchsorted(book, q)] if book.size else 1
+        distances = widths[np.searchsorted(book, q)] if book.size else 1
         steps = np.hypot(d * distances, unit * rms).astype(np.float32)
         return np.broadcast_to(steps, q.shape).reshape(len(blocks), size)
 

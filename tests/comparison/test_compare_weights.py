@@ -34,7 +34,7 @@ from microgpt_trace.errors import InputError
 from microgpt_trace.microgpt.parameters import Parameters
 from microgpt_trace.rounding.stored_types import FACTOR, Values, measure, step_tensor
 
-ROUNDING = ("F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1")
+ROUNDING = ("F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "MXFP4")
 K_TYPES = {"Q2_K": 16, "Q3_K": 16, "Q4_K": 32, "Q5_K": 32, "Q6_K": 16}  # elements that share a scale
 WIDE = tiny_config(intermediate_size=64, **rope_4())  # every row holds whole blocks of 32
 ATTN, MLP = "model.layers.0.self_attn.{}_proj.weight", "model.layers.0.mlp.{}_proj.weight"
@@ -113,7 +113,7 @@ def step_of_runs(blocks, run):
     return np.repeat(np.where(np.isfinite(steps), steps, 0), run).reshape(blocks.values().shape)
 
 
-@pytest.mark.parametrize("type", [*K_TYPES, "IQ4_NL", "IQ4_XS"])
+@pytest.mark.parametrize("type", [*K_TYPES, "IQ4_NL", "IQ4_XS", "MXFP4"])
 def test_the_steps_of_k_types_and_code_books_match_their_runs(tmp_path, type):
     config = tiny_config(hidden_size=256, intermediate_size=256, num_hidden_layers=1, **rope_4())
     blocks = random_quantised_weights(config, lambda name: type, type)
@@ -402,13 +402,16 @@ def test_a_scale_within_the_rounding_is_found(type, factor):
     assert not found.holds(0.0)
 
 
-@pytest.mark.parametrize("type", ["Q8_0", "Q4_1"])
+@pytest.mark.parametrize("type", ["Q8_0", "Q4_1", "MXFP4"])
 def test_a_wrong_block_in_a_large_tensor_is_found(type):
     array = np.random.default_rng(2).normal(size=(4096, 64))
     stored = rounded_to(array, type)
     block = stored.data.reshape(-1, stored.encoding.block_bytes)[8001]
     assert measure(values(tensor(array)), values(stored)).holds(0.0)
-    block[-32 if type == "Q8_0" else -16 :] = 0
+    if type == "MXFP4":
+        block[0] += 1  # twice the scale
+    else:
+        block[-32 if type == "Q8_0" else -16 :] = 0
     found = measure(values(tensor(array)), values(stored))
     assert not found.holds(0.0)
     assert (found.index(found.block_at), found.blocks_off) == ((4000, 32), 1)
@@ -418,14 +421,14 @@ INTEGERS = {  # type -> start and end of the low bits in a block, and a mask tha
     "Q4_0": (2, 18, 0x11), "Q4_1": (4, 20, 0x11), "Q5_0": (6, 22, 0x11), "Q5_1": (8, 24, 0x11),
     "Q8_0": (2, 34, 0x01), "AprQ4": (2, 18, 0x11), "Q2_K": (16, 80, 0x55), "Q3_K": (32, 96, 0x55),
     "Q4_K": (16, 144, 0x11), "Q5_K": (48, 176, 0x11), "Q6_K": (0, 128, 0x11),
-    "IQ4_NL": (2, 18, 0x11), "IQ4_XS": (8, 136, 0x11),
+    "IQ4_NL": (2, 18, 0x11), "IQ4_XS": (8, 136, 0x11), "MXFP4": (1, 17, 0x11),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("type", INTEGERS)
 def test_blocks_with_all_integers_off_by_one_are_found(type):
     start, stop, mask = INTEGERS[type]
-    if type.endswith("K") or type.startswith("IQ4"):
+    if type.endswith("K") or type.startswith(("IQ4", "MX")):
         blocks = random_blocks(type, (256, 1024), "rewritten").rows
     else:
         weights = {"w": np.random.default_rng(2).standard_normal((256, 1024)).astype(np.float32)}
@@ -481,6 +484,32 @@ def test_the_step_of_a_code_book_contains_the_rounding_of_scales():
     rounding = 0.5 * 67.438  # the RMS of the code book
     np.testing.assert_allclose(steps[:32], np.hypot(16 * 23, rounding), rtol=1e-4)
     np.testing.assert_allclose(steps[32:], rounding, rtol=1e-4)
+
+
+@pytest.mark.parametrize("exponent", [0, 1, 128, 253])
+def test_the_step_of_mxfp4_depends_only_on_the_distances_to_the_neighbours(exponent):
+    """Round numbers that are spread evenly between the middles around each number of the code book."""
+    block = np.array([exponent, *range(0x10, 0x20)], np.uint8)  # all codes, then ones
+    steps = step_tensor(StoredTensor("w", ENCODINGS["MXFP4"], (32,), block)).read()[:8]
+    positive = np.array([0, 1, 2, 3, 4, 6, 8, 12, 16.0])
+    for k, step in enumerate(steps):
+        low, high = positive[k - 1] if k else -1.0, positive[k + 1]
+        errors = np.linspace((low - positive[k]) / 2, (high - positive[k]) / 2, 100_001)
+        expected = np.sqrt(12 * np.square(errors).mean()) * 2.0 ** (exponent - 128)
+        np.testing.assert_allclose(step, expected, rtol=1e-4)
+
+
+def test_a_tie_of_mxfp4_is_not_damage():
+    """Each pair of neighbours is one step apart, so that another quantiser may take the other neighbour."""
+    blocks = random_blocks("MXFP4", (64, 1024), "ties").rows
+    for code in (*range(7), *range(8, 15)):
+        a, b = (StoredTensor("w", ENCODINGS["MXFP4"], (64, 1024), blocks.flatten()) for _ in range(2))
+        a.stored[1], b.stored[1] = code, code + 1
+        found = measure(values(a), values(b))
+        print(f"{code}: {found.most_steps:.3f} steps")
+        assert found.holds(0.0)
+    b.stored[1] = code - 5
+    assert not measure(values(a), values(b)).holds(0.0)
 
 
 def test_an_element_beyond_the_first_chunk_is_located():

@@ -135,7 +135,7 @@ def test_generic_faults_of_a_microgpt_are_named(every):
     assert unnamed(model, run, generic_faults(run(None))[::every], tokens) == set()
 
 
-@pytest.mark.parametrize("type", some_of(SCALES, every=5))
+@pytest.mark.parametrize("type", some_of((*SCALES, "MXFP4"), every=5))
 def test_misread_quantisation_is_named(tmp_path, type):
     """GGUF reorders the rows of q and k, so that their next block is another one."""
     config = CASES["llama_gqa"] | {"hidden_size": 256, "intermediate_size": 256, "num_hidden_layers": 1}

@@ -63,7 +63,7 @@ def test_reads_tiny_models_as_the_judge_does(case, path):
     assert_equal_to_judge(write_gguf(path, *tiny_model(case)))
 
 
-READ = ("F16", "BF16", "Q4_0", "Q5_1", "Q8_0", "Q2_K", "Q4_K", "Q6_K", "IQ4_NL", "IQ4_XS")
+READ = ("F16", "BF16", "Q4_0", "Q5_1", "Q8_0", "Q2_K", "Q4_K", "Q6_K", "IQ4_NL", "IQ4_XS", "MXFP4")
 
 
 @pytest.mark.parametrize("type", READ)

@@ -226,6 +226,7 @@ def generic_faults(events) -> list[Fault]:
 _NIBBLES = {
     "Q4_0": (2, 18, 16), "Q4_1": (4, 20, 16), "Q5_0": (6, 22, 16), "Q5_1": (8, 24, 16),
     "Q4_K": (16, 144, 32), "Q5_K": (48, 176, 32), "IQ4_NL": (2, 18, 16), "IQ4_XS": (8, 136, 16),
+    "MXFP4": (1, 17, 16),
 }  # fmt: skip
 _OFFSETS = ("Q4_1", "Q5_1", "Q2_K", "Q4_K", "Q5_K")  # their second scale belongs to the minimum
 _SYMMETRIC = {"Q4_0": 8, "Q5_0": 16}
@@ -236,8 +237,8 @@ def misreadings(kind):
     nibbles = ("nibbles_swapped", "nibbles_interleaved") if kind in _NIBBLES else ()
     minimum = ("minimum_ignored",) if kind in _OFFSETS else ()
     zero = ("zero_point_missing", "zero_point_off_by_one") if kind in _SYMMETRIC else ()
-    codes = ("codebook_ignored",) if kind.startswith("IQ4") else ()
-    return nibbles + minimum + zero + codes + (("scale_of_next_block",) if kind in SCALES else ())
+    codes = ("codebook_ignored",) if kind.startswith(("IQ4", "MX")) else ()
+    return nibbles + minimum + zero + codes + (("scale_of_next_block",) if kind in (*SCALES, "MXFP4") else ())
 
 
 def misread(blocks, how) -> np.ndarray:
@@ -256,7 +257,7 @@ def misread(blocks, how) -> np.ndarray:
     if how == "codebook_ignored":
         start, stop, half = _NIBBLES[blocks.type]
         codes = raw[:, start:stop].reshape(-1, 1, half) >> np.array([[0], [4]], np.uint8) & 15
-        raw[:, start:stop] = 0x88  # code 8 stands for 1, so that the values are the scales
+        raw[:, start:stop] = 0x88 if blocks.type != "MXFP4" else 0x11  # the code of 1, to read the scales
         scales = Blocks(blocks.type, raw.reshape(blocks.rows.shape)).values()
         return (scales * (codes.reshape(scales.shape) - 8.0)).astype(np.float32)
     if how == "nibbles_swapped":
@@ -265,6 +266,8 @@ def misread(blocks, how) -> np.ndarray:
     elif how == "minimum_ignored":
         at = SCALES[blocks.type][1]
         raw[:, at : at + 2] = 0
+    elif blocks.type == "MXFP4":
+        raw[:, 0] = np.roll(raw[:, 0], -1)
     else:
         for at in SCALES[blocks.type]:
             raw[:, at : at + 2] = np.roll(raw[:, at : at + 2], -1, 0)

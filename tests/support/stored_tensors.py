@@ -15,6 +15,8 @@ def random_blocks(name, count, seed=0):
     normal = rng.normal(size=(count, 1)).astype(np.float32)
     for at in HALVES.get(name, ()):
         blocks[:, at : at + 2] = rng.normal(size=(count, 1)).astype(np.float16).view(np.uint8)
+    if name == "MXFP4":
+        blocks[:, 0] = rng.integers(120, 136, count)
     plain = {"F32": normal, "F16": normal.astype(np.float16), "BF16": normal.view(np.uint16)[:, 1:]}
     return np.ascontiguousarray(plain[name]).view(np.uint8) if name in plain else blocks
 

@@ -208,8 +208,10 @@ def random_blocks(type, shape, seed):
     signed = rng.uniform(0.5, 1.0, (len(blocks), 2)) * rng.choice([-1, 1], (len(blocks), 2))
 
     def scaled(unit):
-        for at, column in zip(SCALES[type], signed.T, strict=False):
+        for at, column in zip(SCALES.get(type, ()), signed.T, strict=False):
             blocks[:, at : at + 2] = (column * unit).astype(np.float16)[:, None].view(np.uint8)
+        if type == "MXFP4":
+            blocks[:, 0] = 128 + np.rint(np.log2(np.abs(signed[:, 0] * unit)))
         return Blocks(type, blocks.reshape(rows, -1))
 
     return scaled(1.5 / math.sqrt(width) / scaled(1.0).values().std())

@@ -27,6 +27,7 @@ from .rope import in_halves, in_pairs
 NIBBLES = {  # type -> (first byte of a block's nibbles, byte after the nibbles, elements per run)
     "Q4_0": (2, 18, 16), "Q4_1": (4, 20, 16), "Q5_0": (6, 22, 16), "Q5_1": (8, 24, 16),
     "Q4_K": (16, 144, 32), "Q5_K": (48, 176, 32), "IQ4_NL": (2, 18, 16), "IQ4_XS": (8, 136, 16),
+    "MXFP4": (1, 17, 16),
 }  # fmt: skip
 SCALES = {  # type -> offsets of a block's float16 numbers: the scale, and the minimum if any
     "Q4_0": (0,), "Q4_1": (0, 2), "Q5_0": (0,), "Q5_1": (0, 2), "Q8_0": (0,), "AprQ4": (0,),
@@ -157,11 +158,13 @@ def _of_layer(case: Case, away: int, name: str) -> Array:
 
 class Misreading(NamedTuple):
     """A wrong way to read a stored matrix. `type` is the wrong type of the bytes. The other fields change a
-    step of decoding: bytes of blocks [N, B] (`raw`), integers and scales (`quants`), or values [N, S]."""
+    step of decoding: bytes of blocks [N, B] (`raw`), the code book, integers and scales (`quants`), or values
+    [N, S]."""
 
     id: str
     claim: str
     raw: Change | None = None
+    codebook: tuple[int, ...] = ()
     quants: Callable[[Quants], Quants] | None = None
     values: Change | None = None
     type: str | None = None
@@ -207,10 +210,10 @@ def _of_blocks(name: str) -> Iterator[Misreading]:
         yield Misreading("order", claim, values=bind(_reordered, (16, 2)))
     if zero := ZEROS.get(name):
         yield Misreading("zero-point", f"the zero point {zero} is not subtracted", quants=bind(_moved, zero))
-    if codebook := ENCODINGS[name].codebook:
+    if ENCODINGS[name].codebook:
         claim = "codes are read as integers from -8 to 7, not as places in the code book"
-        yield Misreading("code-book", claim, quants=bind(_without_codebook, codebook))
-    for step in () if codebook else (1, -1):
+        yield Misreading("code-book", claim, codebook=tuple(range(-8, 8)))
+    for step in () if ENCODINGS[name].codebook else (1, -1):
         yield Misreading("zero-point", f"the zero point is wrong by {-step:+d}", quants=bind(_moved, step))
     if name == "Q8_0":
         claim = "integers are read as unsigned integers"
@@ -253,10 +256,6 @@ def _moved(step: int, quants: Quants) -> Quants:
     return quants._replace(q=quants.q.astype(np.int16) + step)
 
 
-def _without_codebook(codebook: tuple[int, ...], quants: Quants) -> Quants:
-    return quants._replace(q=np.searchsorted(codebook, quants.q).astype(np.int16) - 8)
-
-
 def _neighbour(step: int, quants: Quants) -> Quants:
     d = quants.d
     return quants._replace(d=np.roll(d.reshape(-1, d.shape[2]), step, axis=0).reshape(d.shape))
@@ -272,8 +271,8 @@ def _decoded(tensor: StoredTensor, wrong: Misreading, raw: Array) -> Array:
     unpack = tensor.encoding.unpack
     assert unpack is not None
     blocks = raw.reshape(-1, tensor.encoding.block_bytes)
-    blocks = wrong.raw(blocks) if wrong.raw else blocks
-    quants = unpack(blocks[:, :, None])
+    blocks = (wrong.raw(blocks) if wrong.raw else blocks)[:, :, None]
+    quants = unpack(blocks, wrong.codebook) if wrong.codebook else unpack(blocks)
     values = (wrong.quants(quants) if wrong.quants else quants).values()[:, :, 0].astype(np.float32)
     values = wrong.values(values) if wrong.values else values
     return values.reshape(len(raw), -1)[:, : tensor.row_length] * np.float32(tensor.scale)
