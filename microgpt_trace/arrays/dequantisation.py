@@ -224,6 +224,20 @@ def mxfp4(blocks: Array, codebook: tuple[int, ...] = E2M1) -> Quants:
     return Quants(_from_codebook(_integers(blocks[:, 1:], 4, 16), codebook), d)
 
 
+def mxfp4_blocks(blocks: Array, scales: Array) -> Array:
+    """Return a matrix of gpt-oss as blocks of `mxfp4`. Hugging Face stores two tensors for this matrix: codes
+    with even elements in the low nibbles, and exponents. [..., C/32, 16], [..., C/32] -> [..., C/32, 17]
+
+    Example: `StoredTensor(name, ENCODINGS["MXFP4"], (rows, C), mxfp4_blocks(blocks, scales).reshape(-1))`.
+    """
+    first, last = blocks[..., :8], blocks[..., 8:]  # 16 elements each
+    packed = np.empty((*scales.shape, 17), np.uint8)
+    packed[..., 0] = scales
+    packed[..., 1::2] = first & 15 | last << 4
+    packed[..., 2::2] = first >> 4 | last & 240
+    return packed
+
+
 def apr_q4(blocks: Array) -> Quants:
     """2 B d, 16 B q (4-bit by 1: even elements in the low nibbles): d * (q - 8)
 

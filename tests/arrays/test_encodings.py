@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from support.stored_tensors import ONE_BY_ONE, PARTS, permutation, random_blocks, stored, transposed
 
-from microgpt_trace.arrays.dequantisation import widen_f16
+from microgpt_trace.arrays.dequantisation import mxfp4_blocks, widen_f16
 from microgpt_trace.arrays.encodings import CHUNK, ENCODINGS, StoredTensor
 from microgpt_trace.arrays.stats import TensorStats
 from microgpt_trace.errors import FileFormatError, InputError
@@ -66,6 +66,21 @@ def test_decodes_every_bit_as_gguf(name):
         found, expected = ENCODINGS[name].decode(raw), gguf.dequantize(raw, kind)
     assert (np.isinf if name == "MXFP4" else np.isnan)(expected).any()
     np.testing.assert_array_equal(found, expected)
+
+
+def test_repacks_mxfp4_of_hugging_face():
+    """The judges are gguf, and transformers for all exponents except 255, which means NaN there."""
+    gguf, torch = pytest.importorskip("gguf"), pytest.importorskip("torch")
+    judge = pytest.importorskip("transformers.integrations.mxfp4").convert_moe_packed_tensors
+    blocks = np.random.default_rng(3).integers(0, 256, (2, 51, 5, 16), np.uint8)
+    scales = (np.arange(510) % 255).astype(np.uint8).reshape(2, 51, 5)
+    packed = mxfp4_blocks(blocks, scales)
+    found = StoredTensor("w", ENCODINGS["MXFP4"], (2, 51, 160), packed.reshape(-1)).read()
+    expected = judge(torch.tensor(blocks), torch.tensor(scales), dtype=torch.float32).numpy()
+    print(found[1, 0, :4], expected[1, :4, 0])
+    np.testing.assert_array_equal(found.swapaxes(1, 2), expected)
+    with np.errstate(over="ignore"):
+        same_bits(found, gguf.dequantize(packed, gguf.GGMLQuantizationType.MXFP4).reshape(found.shape))
 
 
 def test_every_float16_widens_to_its_value():
