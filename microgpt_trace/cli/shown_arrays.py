@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ..architecture.model import LanguageModel
 from ..architecture.plans.plan import over_tokens
-from ..hooks.sites import Site, parse_site
+from ..arrays.stats import Array
+from ..hooks.event import Phase
+from ..hooks.sites import Part, Site, parse_site
 from ..render.arrays import MAX_ROWS, Selection, array_section
+from ..render.sections import Section
 from ..running.parts import part_of
-
-if TYPE_CHECKING:
-    from ..architecture.model import LanguageModel
-    from ..arrays.stats import Array
-    from ..hooks.event import Phase
-    from ..hooks.sites import Part
-    from ..render.sections import Section
-    from ..tracing.result import Trace
+from ..tracing.result import Trace
 
 
 def shown_events(model: LanguageModel, names: Sequence[str]) -> list[str]:

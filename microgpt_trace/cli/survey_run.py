@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from time import monotonic
-from typing import TYPE_CHECKING, NoReturn
+from typing import NoReturn
 
 from ..corpus.corpus import Corpus, CorpusSelection
 from ..errors import InputError, MicrogptError, RunError
@@ -41,9 +41,7 @@ from .option_checks import path_from
 from .options import FileSettings
 from .output import check_apart, check_file, note
 from .progress import rated_progress
-
-if TYPE_CHECKING:
-    from .survey_options import SurveyExecution, SurveyScope, SurveySource, SurveyTargets, SurveyTexts
+from .survey_options import SurveyExecution, SurveyScope, SurveySource, SurveyTargets, SurveyTexts
 
 COUNTING = 1.0  # seconds to spend on counting the documents for the progress line
 LONG = 1 << 22  # bytes: if texts are longer on average, skip the counting, because counting loads each text

@@ -5,12 +5,15 @@ This module is loaded only by a training run, after the options have been checke
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from time import monotonic
-from typing import TYPE_CHECKING, Any, NoReturn
+from types import FrameType
+from typing import Any, NoReturn
 
 from ..errors import DivergedError, FileFormatError, InputError, RunError
+from ..files import OwnFile
 from ..interrupt import EXIT_CODE
 from ..microgpt.checkpoint import load, save
 from ..microgpt.documents import Documents, default_data, read_lines
@@ -24,18 +27,11 @@ from ..signals import handled, uninterrupted
 from ..text.printable import command
 from ..text.wording import counted
 from ..timeline.log import watched_before
-from ..timeline.log_writing import LogError
+from ..timeline.log_writing import LogError, TrainingLog
 from ..tracing.trace import trace
 from .options import Vocab
 from .output import note, show
 from .progress import rewritten_line
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-    from types import FrameType
-
-    from ..files import OwnFile
-    from ..timeline.log_writing import TrainingLog
 
 WATCHED = "emma"
 SAMPLES = 20

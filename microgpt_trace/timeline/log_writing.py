@@ -8,23 +8,21 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, Any
 
 from ..architecture.plans.kinds import Softmax
+from ..arrays.stats import Array
 from ..errors import InputError, RunError
+from ..microgpt.training import Adam, StepRecord, Trainer
 from ..text.json_writing import dump
 from ..tracing.collector import event_record
 from ..tracing.microgpt_tracing import update_events
+from ..tracing.result import Trace
 from ..tracing.trace import trace
 from .log import LOG_SCHEMA, LogRecord, a_count, log_records
 
 DIGITS = 6  # significant digits of attention weights
 TOP = 5  # number of most likely tokens that are logged for a prediction
-
-if TYPE_CHECKING:
-    from ..arrays.stats import Array
-    from ..microgpt.training import Adam, StepRecord, Trainer
-    from ..tracing.result import Trace
 
 
 class LogError(RunError):

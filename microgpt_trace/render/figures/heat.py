@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from ..colors import SCALES, is_dark
+from ..colors import SCALES, Kind, is_dark
 from .panel import SMALL, TEXT, Panel
 
 if TYPE_CHECKING:
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from matplotlib.transforms import Bbox
 
     from ...arrays.stats import Array
-    from ..colors import Kind
 
 DOTS = 200  # pixels per inch in a file
 HATCHED = "0.85"  # the grey of the hatching
