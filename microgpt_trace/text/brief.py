@@ -6,7 +6,7 @@ from __future__ import annotations
 import reprlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
-from typing import TYPE_CHECKING, Any, TypeVar, overload
+from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
     from typing_extensions import dataclass_transform
@@ -61,14 +61,6 @@ def one_line(record: Any, **facts: Any) -> str:
             text = f"{text[: LINE - len(name) - 5]}..."
             break
     return f"{name}({' '.join(text.split())})" if "\n" in text else f"{name}({text})"
-
-
-@overload
-def frozen(cls: Class) -> Class: ...
-
-
-@overload
-def frozen(*, slots: bool = True, eq: bool = True) -> Callable[[Class], Class]: ...
 
 
 @dataclass_transform(frozen_default=True, field_specifiers=(field,))
