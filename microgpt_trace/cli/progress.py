@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from functools import cache
 from time import monotonic
 
 from ..signals import tidied
@@ -37,13 +38,12 @@ def rated_progress(
     `count` is called once and returns the total number of steps or None. The line shows the steps per second
     and the time left. If the total is None, the line shows the number of bytes read instead of the time left.
     """
-    start, totals = monotonic(), list[int | None]()
+    start, total_of = monotonic(), cache(count)
     done = now = read = 0
 
     def line() -> str:
-        if not totals:
-            totals.append(count())
-        rate, total = now / max(monotonic() - start, 1e-9), totals[0]
+        total = total_of()
+        rate = now / max(monotonic() - start, 1e-9)
         if total is None:
             return f"{noun} {done:,}, {rate:,.1f} per second, {read / 1e6:,.0f} MB read"
         if done >= total:

@@ -8,7 +8,6 @@ number linearly.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import pairwise
 from typing import Literal, NamedTuple
 
 
@@ -41,14 +40,9 @@ def color_at(stops: Sequence[str], place: float) -> Rgb:
     """Return the red, green and blue of a place from 0 (the first stop) to 1 (the last stop)."""
     at = min(max(place, 0.0), 1.0) * (len(stops) - 1)
     left = min(int(at), len(stops) - 2)
-    (r0, g0, b0), (r1, g1, b1) = map(_rgb, stops[left : left + 2])
+    (r0, g0, b0), (r1, g1, b1) = (bytes.fromhex(stop[1:]) for stop in stops[left : left + 2])
     part = at - left
     return round(r0 + (r1 - r0) * part), round(g0 + (g1 - g0) * part), round(b0 + (b1 - b0) * part)
-
-
-def _rgb(stop: str) -> Rgb:
-    red, green, blue = (int(stop[a:b], 16) for a, b in pairwise((1, 3, 5, 7)))
-    return red, green, blue
 
 
 def is_dark(color: Sequence[float]) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-from ...architecture.plans.plan import Operation
+from ...architecture.plans.plan import Operation, layer_of
 from ...hooks.event import EventSpec, TraceEvent
 from ...tracing.result import Candidate, EventChange, Intervened, LayerRow, Prediction, mean_of
 from ..characters import token_label
@@ -44,8 +44,7 @@ def change_column(intervened: Intervened) -> Column:
 
 def layer_change_column(intervened: Intervened, last: Mapping[int | None, str]) -> Column:
     """Return a column with the change of each layer's output. * marks a layer with an intervention."""
-    touched = {int(name[5:].partition(".")[0]) for a in intervened.interventions for name in a.events
-               if name.startswith("layer")}  # fmt: skip
+    touched = {layer_of(name) for applied in intervened.interventions for name in applied.events}
 
     def cell(row: LayerRow) -> str:
         text = _change(intervened.change_of(last[row.layer]))
