@@ -57,8 +57,7 @@ class Command(TyperCommand):
     @property
     def kinds(self) -> dict[str, tuple[Any, Any]]:
         """The value type and the Typer info of each parameter."""
-        kinds: dict[str, tuple[Any, Any]] = self.callback.kinds  # type: ignore[union-attr]
-        return kinds
+        return self.callback.kinds  # type: ignore[union-attr]
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         ctx.meta[_WORDS] = list(args)

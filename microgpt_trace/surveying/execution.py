@@ -108,8 +108,7 @@ class Crew:
 
     def result(self, future: Future[Any]) -> Measured:
         """Return the result of a task that is done."""
-        measured: Measured = future.result()
-        return measured
+        return future.result()
 
     def renew(self) -> None:
         """Replace the workers after one was lost. The current process cannot be lost, so in the base class
