@@ -55,8 +55,10 @@ def learn(context: typer.Context, *, lesson: Lesson, files: LessonFiles, bare: W
 
     The page begins with a tour. It needs no network.
     """
-    if lesson.class_ is not None:
-        _check_class(lesson, files)
+    if lesson.class_ is not None and lesson.name is not None:
+        raise InputError(f"--class reads the names from a file, and {lesson.name!r} is one more name")
+    if lesson.class_ is not None and files.out is None:
+        raise InputError("--class needs --out DIR, a folder for the pages")
     check_apart([("--out", files.out)], [lesson.model, lesson.class_])
     if lesson.class_ is None:
         check_file("--out", files.out, files.force)
@@ -86,13 +88,6 @@ def _page(model: "Model", path: Path, run: "Trace", line: str) -> str:
 
     again = {"before": [str(path)], "text": run.input.text, "after": []}
     return trace_page(run, model, sections_of(run, overview=True), line, again, start="&tour=1")
-
-
-def _check_class(lesson: Lesson, files: LessonFiles) -> None:
-    if lesson.name is not None:
-        raise InputError(f"--class reads the names from a file, and {lesson.name!r} is one more name")
-    if files.out is None:
-        raise InputError("--class needs --out DIR, a folder for the pages")
 
 
 def _write_class(model: "Model", path: Path, names: Path, files: LessonFiles) -> None:

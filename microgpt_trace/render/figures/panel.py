@@ -18,7 +18,6 @@ from ...text.wording import counted
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.ft2font import FT2Font
 
 COLUMN, PAGE = 3.4, 7.0  # width in inches of one column of a paper, and of both columns
 TEXT, SMALL = 8, 7  # points
@@ -223,17 +222,12 @@ def minus(text: str) -> str:
 
 
 def escaped(text: str) -> str:
-    """Replace characters that the font lacks by escapes such as \\u4e2d."""
+    """Replace characters that the font and its fallback fonts lack by escapes such as \\u4e2d."""
     if text.isascii():
         return text
-    fonts = _fonts()
-    drawable = {c for c in text if c == "\n" or any(font.get_char_index(ord(c)) for font in fonts)}
-    return "".join(c if c in drawable else c.encode("unicode_escape").decode() for c in text)
-
-
-def _fonts() -> list[FT2Font]:
-    """Return the fonts that matplotlib searches for characters, including fallback fonts."""
     from matplotlib.font_manager import FontProperties, findfont, get_font
 
     families = FontProperties().get_family()
-    return [get_font(findfont(FontProperties(family=[family]))) for family in families]
+    fonts = [get_font(findfont(FontProperties(family=[family]))) for family in families]
+    drawable = {c for c in text if c == "\n" or any(font.get_char_index(ord(c)) for font in fonts)}
+    return "".join(c if c in drawable else c.encode("unicode_escape").decode() for c in text)

@@ -27,7 +27,6 @@ _OURS = {
     "hatch.linewidth": 0.4,
     "axes.linewidth": 0.6,
 }
-SUFFIXES = tuple(_METADATA)
 
 
 def save_picture(picture: Picture, path: Path, overwrite: bool = False) -> None:

@@ -82,15 +82,11 @@ def names_in(sections: Sequence[Section]) -> Iterator[str]:
         if isinstance(block, Grid):
             yield from (name for row in block.about for name in row if name)
         elif isinstance(block, Table):
-            yield from _names_of(block)
-
-
-def _names_of(table: Table) -> Iterator[str]:
-    for row in table.rows:
-        if table.about and (name := table.about(row)):
-            yield name
-        cells = (column.cell(row) for column in table.columns)
-        yield from (cell.about for cell in cells if isinstance(cell, ElementCell) and cell.about)
+            for row in block.rows:
+                if block.about and (name := block.about(row)):
+                    yield name
+                cells = (column.cell(row) for column in block.columns)
+                yield from (cell.about for cell in cells if isinstance(cell, ElementCell) and cell.about)
 
 
 def maps_in(sections: Sequence[Section]) -> Iterator[dict[str, Any]]:

@@ -10,7 +10,7 @@ import numpy as np
 
 from ...architecture.model import LanguageModel
 from ...running.interventions import Intervention
-from ...tracing.result import Candidate, Trace
+from ...tracing.result import Trace
 from ...tracing.trace import trace
 from .markup import Markup, element
 from .page import page
@@ -87,10 +87,11 @@ def _questions(run: Trace, model: LanguageModel) -> Iterator[tuple[str, str]]:
     target, (best, *_) = prediction.target, prediction.top
     assert target is not None
     read = run.input.text[:at] or "the start"
-    yield f"After {read}, which letter does the model find likeliest, and how likely?", _with(best)
+    likeliest = f"{_letter(best.label)}, {_percent(best.p)}"
+    yield f"After {read}, which letter does the model find likeliest, and how likely?", likeliest
     yield (
         f"How likely does it find {_letter(target.label)}, which really follows?",
-        (f"{_percent(target.p)}, rank {prediction.rank}"),
+        f"{_percent(target.p)}, rank {prediction.rank}",
     )
     layers = picture_of(model.plan)["layers"]
     of = f" of layer {len(layers) - 1}" if len(layers) > 1 else ""
@@ -102,7 +103,7 @@ def _questions(run: Trace, model: LanguageModel) -> Iterator[tuple[str, str]]:
     place = f"at place {at}" if at else "at the start"
     yield (
         f"Where does head {head}{of} look most {place}, and how much?",
-        (f"{where}, {_percent(float(weights[head, key]))}"),
+        f"{where}, {_percent(float(weights[head, key]))}",
     )
     units = next(part["units"] for part in layers[-1]["parts"] if "units" in part)
     values = run.arrays["forward", units][at]
@@ -114,10 +115,6 @@ def _questions(run: Trace, model: LanguageModel) -> Iterator[tuple[str, str]]:
         f"Take head {head}{of} out. What becomes of the chance of {_letter(target.label)}?",
         f"{_percent(target.p)} → {_percent(changed.p)}",
     )
-
-
-def _with(candidate: Candidate) -> str:
-    return f"{_letter(candidate.label)}, {_percent(candidate.p)}"
 
 
 def _letter(label: str | None) -> str:

@@ -61,12 +61,6 @@ def pairs_sections(result: PairsResult) -> list[Section]:
     return [*sections, *_parts(result.cells, figures), _check(result.pairs)]
 
 
-def map_end(cells: Sequence[Any], value: Value) -> float:
-    """Return the end of the colour scale of a map: the largest absolute value in the map, but at least 1."""
-    values = (value(cell) for cell in cells if not cell.is_part)
-    return max([1.0, *(abs(number) for number in values if number is not None and math.isfinite(number))])
-
-
 def title_of(table: PatchTable[Any]) -> str:
     """Return the title of a map. The title says whether each site is one position or one head."""
     where = "at one position" if table.across == "position" else "of one head, at all positions"
@@ -134,7 +128,8 @@ def _tables(
     cells: Sequence[Any], title: str, value: Value, heads: Heads, findings: bool = True
 ) -> Iterator[Section]:
     """Return a grid for each kind of site. If `findings` is set, add sentences about the values."""
-    end = map_end(cells, value)
+    values = (value(cell) for cell in cells if not cell.is_part)
+    end = max([1.0, *(abs(number) for number in values if number is not None and math.isfinite(number))])
     for table in tables_of(cells):
         by_position = table.across == "position"
         lines: Heads = [(table.across, str), *(heads if by_position else [])]

@@ -222,7 +222,7 @@ def _events(report: SurveyReport, verbose: bool) -> Iterator[Section]:
     columns = [
         Column("event", name_of, whole=True),
         *fields(significant, {"mean": "mean", "std": "std", "least": "least", "largest": "largest"}),
-        *fields(_zeros, {"zeros": "zeros"}),
+        *fields(lambda share: "0" if share == 0 else percent(share), {"zeros": "zeros"}),
     ]
     more = []
     if len(shown) < len(report.events):
@@ -252,10 +252,6 @@ def _oddest(events: Sequence[SurveyedEvent]) -> list[SurveyedEvent]:
     far.sort(key=lambda event: -event.outliers[0].times_median)
     chosen = {event.name for event in [*odd[:ODDEST], *far[:ODDEST]]}
     return [event for event in events if event.name in chosen]
-
-
-def _zeros(share: float | None) -> str:
-    return "0" if share == 0 else percent(share)
 
 
 def _oddities(event: SurveyedEvent) -> str:

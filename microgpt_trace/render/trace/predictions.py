@@ -3,7 +3,7 @@ continuation."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from operator import attrgetter
 from typing import Any
@@ -153,8 +153,8 @@ def _target(trace: Trace, position: int, rows: Sequence[TargetRow]) -> Section:
     for kind in kinds:
         where = "layer" if kind == leaving else kind.partition(".")[0]
         columns += [
-            Column(f"P after {where}", partial(_p_of, kind=kind), right=True),
-            Column("rank", partial(_rank_of, kind=kind), right=True),
+            Column(f"P after {where}", _of_kind(kind, lambda row: _p(row.target)), right=True),
+            Column("rank", _of_kind(kind, lambda row: f"{row.rank:,}" if row.rank else "–"), right=True),
         ]
     blocks: list[Block] = [Table(columns, layers, about=lambda layer: layer[-1].event)]
     first = next((row for row in rows if row.rank == 1), None)
@@ -164,13 +164,9 @@ def _target(trace: Trace, position: int, rows: Sequence[TargetRow]) -> Section:
     return Section(blocks, f"Logit lens of {shown_token(rows[0].target.label)} {_after(trace, position)}")
 
 
-def _p_of(layer: Sequence[TargetRow], kind: str) -> str:
-    return "".join(_p(row.target) for row in layer if kind_of(row.event) == kind)
-
-
-def _rank_of(layer: Sequence[TargetRow], kind: str) -> str:
-    ranks = (row.rank for row in layer if kind_of(row.event) == kind)  # a parallel layer has no such row
-    return "".join("–" if rank is None else f"{rank:,}" for rank in ranks)
+def _of_kind(kind: str, form: Callable[[TargetRow], str]) -> Callable[[Sequence[TargetRow]], str]:
+    """Return a function that shows the row of a kind among a layer's rows. A parallel layer may lack it."""
+    return lambda layer: "".join(form(row) for row in layer if kind_of(row.event) == kind)
 
 
 def _after(trace: Trace, position: int) -> str:
