@@ -24,6 +24,12 @@ function filled(element, attributes, children) {
   return element;
 }
 
+/** A listener that calls `act` and keeps the event from the elements around it. */
+export const alone = (act) => (event) => {
+  event.stopPropagation();
+  act();
+};
+
 /** A number that is shown with few digits and copied with all of them. */
 export const number = (text, all, attributes = {}) => make("data", { ...attributes, value: all }, text);
 

@@ -1,7 +1,7 @@
 // What one more change would do to a prediction. The page runs the model again for each change.
 
 import { changesOf } from "./changes.js";
-import { nameOf } from "./elements.js";
+import { nameOf, partOf } from "./elements.js";
 
 /** The probabilities after a position: the softmax of its logits. */
 export function chancesAfter(page, run, position) {
@@ -28,11 +28,9 @@ export const chanceWith = (page, state, run, part, position) => chancesWith(page
 /** These probabilities at every position. */
 export function chancesWith(page, state, run, part) {
   const off = state.off.includes(part) ? state.off.filter((other) => other !== part) : [...state.off, part];
-  const changed = runWith(page, state, run, off, { event: eventOf(part), row: null });
+  const changed = runWith(page, state, run, off, { event: partOf(part).name, row: null });
   return run.targets.map((target, at) => chancesAfter(page, changed, at)[target]);
 }
-
-const eventOf = (part) => part.replace(/\[.*/, "");
 
 /** The lines of attention: each query with each key that it sees, in each head. `effect` is the change of log P of the
     token that follows the query if the weight alone becomes 0. The lines with the largest effects come first. */
@@ -47,16 +45,11 @@ export function linesOf(page, state, run, queries = run.tokens.keys()) {
         const share = weights[(head * run.length + query) * run.length + key];
         if (!wanted.has(query) || page.isMasked(attention, [head, query, key]) || run.targets[query] === null) return;
         const name = nameOf(attention, [head, query, key]);
-        const after = share === 0 ? null : cutIn({ page, state, run, name, attention, query });
+        const after = share === 0 ? null : chancesAfter(page, runWith(page, state, run, [...state.off, name], { event: attention, row: query }), query);
         const p = after ? after[run.targets[query]] : before[query];
         lines.push({ name, attention, layer, head, query, key, share, p, after, effect: Math.log(p / before[query]) || 0 });
       })));
     }
   }
   return lines.toSorted((a, b) => Math.abs(b.effect) - Math.abs(a.effect));
-}
-
-/** The probabilities after the query of a line if its weight becomes 0. Only the row of the query is computed. */
-function cutIn({ page, state, run, name, attention, query }) {
-  return chancesAfter(page, runWith(page, state, run, [...state.off, name], { event: attention, row: query }), query);
 }

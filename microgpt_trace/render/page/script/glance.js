@@ -68,7 +68,6 @@ export function glance(data) {
   const heads = Array.from({ length: data.columns }, (_, n) => String(n));
   const element = make("div", { class: "glances", onscroll: () => data.onscroll([element.scrollLeft, element.scrollTop]) }, ruler("across", heads), ruler("down", data.rowLabels), box, label, note, live);
   element.style.setProperty("--cell", `${size + GAP}px`);
-  element.mark = () => {};
   element.resized = () => {
     canvas.width = data.columns * (size + GAP) + 2;
     canvas.height = data.rows * (size + GAP) + 2;

@@ -31,7 +31,6 @@ export function modelOverviewOf(page, slot) {
     const picture = make("div", { class: "figure", id: "picture-box", tabindex: 0, role: "application", "aria-roledescription": "picture", "data-key": "picture", "aria-label": spoken(context), onkeydown: (event) => moved(event, context) });
     picture.resized = (width) => picture.replaceChildren(riverView({ ...context, width: document.body.classList.contains("presenting") ? PRESENTED : Math.max(LEAST, width) }));
     print = () => picture.resized(PRESENTED);
-    picture.mark = () => {};
     slot("picture").replaceChildren(make("div", { class: "plane" }, widget(picture)));
     slot("cards").replaceChildren(...[part && partCard(context), part && rankedCard(context), part && headCard({ page, run, weights: part.weights, head: part.head, position })].filter(Boolean));
     return part?.weights ? { position, layer: part.weights, head: part.head } : { position };

@@ -15,13 +15,10 @@ import { writeCard } from "./write_view.js";
 const [NARROW, PRESENTED] = [700, 1232]; // pixels; a presented picture is drawn in this width and enlarged
 const MANY = 9; // with more lanes, the printed picture is lower, because the table under it is longer
 
-/** Return true if the page has all arrays of the picture and can run the model. */
-const hasOverview = (page) => Boolean(page.tokenizer) && page.picture.tables.length > 0;
-
 /** The first screen: `show` shows it for a state, keeps the effects of changes until the run changes, and returns the chosen
     position, layer and head. Null if the page lacks the numbers. */
 export function overviewOf(page, slot) {
-  if (!hasOverview(page)) return null;
+  if (!page.tokenizer || !page.picture.tables.length) return null;
   let answers = new Map(); // the answers of the tour, by step
   let known = { key: null, lines: new Map(), parts: new Map(), run: null };
 
@@ -100,10 +97,7 @@ export function overviewOf(page, slot) {
     picture.resized = (width) => picture.replaceChildren((width < NARROW ? narrowView : pictureView)({
       page, run, position, line, width: isEnlarged() ? PRESENTED : width || 1000, select, chooseLine, off: state.off, layer: line?.layer ?? 0, heads: headsOf(effects.lines(position), line),
       candidates: (lane, count) => likeliest(page, chances(lane), run.targets[lane], count), before,
-      open: (event, name) => {
-        event.stopPropagation();
-        go(at({ name, index: [] }));
-      },
+      open: (name) => go(at({ name, index: [] })),
       openLayer: (layer) => chooseLine(effects.lines(position).find((each) => each.layer === layer)),
     }));
     const next = () => {
@@ -126,7 +120,6 @@ export function overviewOf(page, slot) {
       event.stopPropagation();
     };
     slot("picture").replaceChildren(make("div", { class: "plane" }, widget(picture)));
-    picture.mark = () => {};
     const tour = tourOf({ page, state, run: known.run, position, line, isTrained: page.trained }, set, go);
     Object.assign(picture.dataset, { tour: tour?.part ?? "", masked: tour?.isMasked ? "yes" : "" });
     picture.setAttribute("aria-label", spoken(run, position, tour?.isMasked ? null : line));

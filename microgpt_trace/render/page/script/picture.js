@@ -2,7 +2,7 @@
 // run from earlier lanes to the lane that reads them.
 
 import { scaleOf } from "./colors.js";
-import { draw } from "./dom.js";
+import { alone, draw } from "./dom.js";
 import { letterOf } from "./letters.js";
 import { percent } from "./numbers.js";
 import { layOut } from "./picture_layout.js";
@@ -62,7 +62,7 @@ function columnOf(scene, lane, column) {
   const inRow = column.kind === "units" ? Math.min(UNITS_IN_ROW, row.length) : row.length;
   const plus = column.plus && draw("g", { class: "plus" }, draw("circle", { cx: column.x - 12, cy: middle, r: 6 }), draw("path", { d: `M${column.x - 15} ${middle}h6m-3 -3v6` }));
   const caption = isChosen && draw("text", { class: "words", x: column.x + 1, y: column.kind === "units" || column.nth === 1 ? top + height + 12 : top - 5 }, column.kind === "units" ? onOf(run, column.name, lane.at) : scene.layout.width < WIDE && column.plus ? "" : column.caption);
-  return draw("g", { class: `strip ${column.kind}`, onclick: (event) => open(event, column.name) }, draw("title", {}, column.name), cellsOf(row, { x: column.x, y: top, width: column.width, height }, paint, inRow), plus, caption);
+  return draw("g", { class: `strip ${column.kind}`, onclick: alone(() => open(column.name)) }, draw("title", {}, column.name), cellsOf(row, { x: column.x, y: top, width: column.width, height }, paint, inRow), plus, caption);
 }
 
 function answersOf({ candidates, before, position, run }, lane, column) {
@@ -100,8 +100,5 @@ function headOf(scene, column) {
 /** A layer that is closed: a button that opens it. */
 function closedOf({ layout, openLayer }, column) {
   const top = layout.top - 26;
-  return draw("g", { class: "layer", onclick: (event) => {
-    event.stopPropagation();
-    openLayer(column.layer);
-  } }, draw("rect", { class: "box chosen", x: column.x, y: top, width: column.width, height: layout.height - 2 - top, rx: 7 }), draw("text", { class: "heading small middle", x: column.x + column.width / 2, y: layout.top - 8 }, `layer ${column.layer}`));
+  return draw("g", { class: "layer", onclick: alone(() => openLayer(column.layer)) }, draw("rect", { class: "box chosen", x: column.x, y: top, width: column.width, height: layout.height - 2 - top, rx: 7 }), draw("text", { class: "heading small middle", x: column.x + column.width / 2, y: layout.top - 8 }, `layer ${column.layer}`));
 }

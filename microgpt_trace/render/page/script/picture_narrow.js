@@ -1,7 +1,7 @@
 // The picture on a narrow screen: only the chosen lane, from top to bottom, and one head at a time.
 
 import { scaleOf } from "./colors.js";
-import { draw } from "./dom.js";
+import { alone, draw } from "./dom.js";
 import { letterOf } from "./letters.js";
 import { percent } from "./numbers.js";
 import { answerOf, bestKey, cellsOf, endsOf, keysOf, lineOf, onOf, rowOf, titleOf, UNITS_IN_ROW } from "./picture_parts.js";
@@ -17,7 +17,7 @@ export function narrowView(context) {
   const find = (kind) => parts.find((part) => part[kind]);
   const [{ attention, heads }, { units }, stream] = [find("attention"), find("units"), parts.findLast((part) => part.stream).stream];
   const ends = endsOf(run, [{ kind: "stream", name: first }, { kind: "stream", name: stream }, { kind: "units", name: units }]);
-  const strip = (name, y, kind) => draw("g", { class: `strip ${kind}`, onclick: (event) => open(event, name) }, draw("title", {}, name), cellsOf(rowOf(run, name, position, kind), { x: 1, y, width: width - 2, height: kind === "units" ? 52 : 26 }, kind === "units" ? scaleOf("share", ends.units) : scaleOf("signed", ends.stream), kind === "units" ? UNITS_IN_ROW : undefined));
+  const strip = (name, y, kind) => draw("g", { class: `strip ${kind}`, onclick: alone(() => open(name)) }, draw("title", {}, name), cellsOf(rowOf(run, name, position, kind), { x: 1, y, width: width - 2, height: kind === "units" ? 52 : 26 }, kind === "units" ? scaleOf("share", ends.units) : scaleOf("signed", ends.stream), kind === "units" ? UNITS_IN_ROW : undefined));
   const label = letterOf(run.labels[position]);
   const tabs = Math.ceil(heads.length / IN_ROW) * (TAB + 6);
   const attended = 92 + tabs;

@@ -1,7 +1,7 @@
 // The parts of the picture: strips of cells, lines of attention, and bars of the likeliest next tokens.
 
 import { scaleOf } from "./colors.js";
-import { draw } from "./dom.js";
+import { alone, draw } from "./dom.js";
 import { letterOf } from "./letters.js";
 import { percent } from "./numbers.js";
 
@@ -53,10 +53,7 @@ export function lineOf({ position, line, chooseLine, off }, { attention, head },
   const name = `${attention}[${head},${position},${key}]`;
   const kind = ["attends", line?.name === name ? "chosen" : "", off.includes(name) ? "cut" : ""].join(" ");
   const size = share || 0; // NaN has no width
-  const pick = (event) => {
-    event.stopPropagation();
-    chooseLine({ attention, head, query: position, key });
-  };
+  const pick = alone(() => chooseLine({ attention, head, query: position, key }));
   return draw("g", { class: kind, onclick: pick }, draw("title", {}, name), draw("path", { class: "touch", d: curve }),
     draw("path", { d: curve, stroke: `rgb(${scaleOf("share")(0.5 + size / 2).join(" ")})`, "stroke-width": Math.max(1, THICKEST * size).toFixed(1) }), draw("text", { class: "share", x, y }, percent(share) + unit));
 }

@@ -9,8 +9,8 @@ import { unpacked } from "./unpacking.js";
 
 const slot = (name) => document.getElementById(name);
 
-/** Start the page. viewOf(context) makes the view of its command, or null. A view has `resized()`, `show(place)` and
-    `keys`, which are pairs of a key and what the key does. */
+/** Start the page. viewOf(context) makes the view of its command, or null. A view has `show(place)`. It may have
+    `resized()` and `keys`, which are pairs of a key and what the key does. */
 export function start(viewOf = () => null) {
   const { document: content, arrays } = unpacked(globalThis.microgptContent);
   const [commands, facts] = [mapOf(content.commands), mapOf(content.facts)];
@@ -60,7 +60,7 @@ export function start(viewOf = () => null) {
       show();
     });
   }
-  for (const event of ["resize", "scheme"]) window.addEventListener(event, () => views.forEach((view) => view.resized()));
+  for (const event of ["resize", "scheme"]) window.addEventListener(event, () => views.forEach((view) => view.resized?.()));
   for (const line of document.querySelectorAll("p.command code")) line.replaceWith(copyable(line.textContent));
   switchTheme();
   document.body.classList.add("alive", "plain");

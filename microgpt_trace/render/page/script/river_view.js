@@ -4,7 +4,7 @@
 
 import { ordinal } from "./answer_view.js";
 import { scaleOf } from "./colors.js";
-import { draw } from "./dom.js";
+import { alone, draw } from "./dom.js";
 import { namedToken } from "./letters.js";
 import { chance, percent, short } from "./numbers.js";
 import { answerOf, titleOf } from "./picture_parts.js";
@@ -126,10 +126,7 @@ function lineOf({ part: chosen, lines, layout, choose }, part) {
   const y1 = layout.lanes.find(({ isAnswer }) => isAnswer).middle;
   const d = `M${x0} ${place}C${x0 + bend} ${place} ${x1 - bend} ${y1} ${x1} ${y1}`;
   const width = Math.max(1.5, (Math.min(7, step / 2) * sizeOf(part)) / most);
-  return draw("g", { class: part === chosen ? "moved chosen" : "moved", onclick: (event) => {
-    event.stopPropagation();
-    choose(part);
-  } }, draw("title", {}, part.words), draw("path", { class: "touch", d }), draw("path", { class: "casing", d, "stroke-width": width + 3 }), draw("path", { d, "stroke-width": width }), draw("circle", { cx: x0, cy: place, r: 3.5 }));
+  return draw("g", { class: part === chosen ? "moved chosen" : "moved", onclick: alone(() => choose(part)) }, draw("title", {}, part.words), draw("path", { class: "touch", d }), draw("path", { class: "casing", d, "stroke-width": width + 3 }), draw("path", { d, "stroke-width": width }), draw("circle", { cx: x0, cy: place, r: 3.5 }));
 }
 
 /** The height of the lane of a token, or of the gap between the lanes before and after it. */

@@ -14,7 +14,6 @@ export function switchTabs(list, { go, place }) {
   }, links[n]?.textContent ?? ALL));
   list.replaceChildren(...buttons);
   return {
-    resized() {},
     show({ name, settings }) {
       const request = settings.part ?? (parts.includes(name) ? name : parts.at(-1));
       const chosen = parts.includes(request) ? request : ALL;

@@ -190,7 +190,7 @@ export function start(overviewOf) {
   }
 
   function mark(position) {
-    for (const element of widgets) element.mark(position);
+    for (const element of widgets) element.mark?.(position);
   }
 
   const hint = () => make("section", { class: "explain hint", "aria-label": "Explanation" }, make("p", { class: "dim" }, "Choose a number in a matrix to see its arithmetic."));
