@@ -104,8 +104,10 @@ def _write_class(model: "Model", path: Path, names: Path, files: LessonFiles) ->
         pupils.append(Pupil(number, written, name, place, run))
     if not pupils:
         raise InputError(f"{names}: expected at least one name that the model can read, found none")
-    if not folder.is_dir():
-        _make(folder)
+    try:
+        folder.mkdir(exist_ok=True)
+    except OSError as error:
+        raise InputError(f"--out {folder}: cannot make the folder ({error.strerror})") from error
     pages = {folder / f"{title}.html": title for title in SHEETS}
     check_apart([("--out", target) for target in (*pages, *places.values())], [names, path])
     for target in (*pages, *places.values()):
@@ -120,13 +122,6 @@ def _write_class(model: "Model", path: Path, names: Path, files: LessonFiles) ->
     for target, title in pages.items():
         write_atomically(target, texts[title].encode(), files.force)
     note(f"saved {counted(len(places), 'page')}, a worksheet, its answers and an index to {folder}")
-
-
-def _make(folder: Path) -> None:
-    try:
-        folder.mkdir()
-    except OSError as error:
-        raise InputError(f"--out {folder}: cannot make the folder ({error.strerror})") from error
 
 
 def _readable(model: "Model", path: Path) -> Iterator[tuple[int, str, str]]:

@@ -30,16 +30,17 @@ text_argument = partial(
     argument, "[TEXT]", "Input text.",
     show_default='"emma", or "The capital of France is" for a production model',
 )  # fmt: skip
+model_option = partial(
+    option, "Model file, checkpoint or model folder, or small: the trained microGPT of this package.",
+    metavar="PATH", show_default="an untrained microGPT",
+)  # fmt: skip
 
 
 @group(HelpPanel.INPUT)
 class ModelChoice:
     """The model that a command runs."""
 
-    model: Path | None = option(
-        "Model file, checkpoint or model folder, or small: the trained microGPT of this package.",
-        metavar="PATH", show_default="an untrained microGPT",
-    )  # fmt: skip
+    model: Path | None = model_option()
     seed: int | None = option("Seed of the untrained microGPT.", min=0, show_default="42")
 
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from .option_groups import argument, flag, group, option
-from .options import PRODUCTION, HelpPanel
+from .options import PRODUCTION, HelpPanel, model_option
 from .output import Output
 
 
@@ -18,10 +18,7 @@ class SurveySource:
         "surveys, name only surveys.",
         show_default="an untrained microGPT, and the training names",
     )  # fmt: skip
-    model: Path | None = option(
-        "Model file, checkpoint or model folder, or small: the trained microGPT of this package.",
-        metavar="PATH", show_default="an untrained microGPT",
-    )  # fmt: skip
+    model: Path | None = model_option()
 
 
 @group("Corpus")

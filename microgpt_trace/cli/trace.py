@@ -153,7 +153,7 @@ def _needed(request: Request, names: list[str]) -> list[str]:
 
         needed += shown_events(model, shown.show_names)
     if written.save_aprt is not None:
-        needed += with_stages(model, names if shown.layer or request.layers else list(model.hooks.specs))
+        needed += with_stages(names if shown.layer or request.layers else list(model.hooks.specs))
     return needed
 
 

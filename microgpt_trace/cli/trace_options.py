@@ -271,7 +271,7 @@ class Request:
         return sum(of_phase[phase] for phase in {event.phase for event in result})
 
 
-def with_stages(model: "LanguageModel", names: list[str]) -> list[str]:
+def with_stages(names: list[str]) -> list[str]:
     """Return the names of events that are also stages of apr. Raises InputError if no event is a stage of
     apr."""
     stages = [glob_pattern(glob) for globs in ALIASES.values() for glob in globs]

@@ -10,7 +10,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from time import monotonic
 from types import FrameType
-from typing import Any, NoReturn
+from typing import Any
 
 from ..errors import DivergedError, FileFormatError, InputError, RunError
 from ..files import OwnFile
@@ -150,7 +150,12 @@ def train_and_report(
     if failed is not None:
         raise failed
     if interrupts.times and trainer.done < trainer.schedule.steps:
-        _end_interrupted(trainer, file.written)
+        again = command("train", (), ["--resume", str(file.written)])
+        note(
+            f"interrupted at step {trainer.done:,} of {trainer.schedule.steps:,}: saved to {file.written}; "
+            f"continue with `{again}`"
+        )
+        raise SystemExit(EXIT_CODE)
     seconds = monotonic() - start_time
     _print_summary(trainer, file.written, start, losses, watched, before, seconds)
     file.check()
@@ -212,15 +217,6 @@ def _save(trainer: Trainer, file: OwnFile, records: TrainingLog | None) -> None:
                 records.sync()
         finally:
             save(trainer.model(str(file.path)), file)
-
-
-def _end_interrupted(trainer: Trainer, target: Path) -> NoReturn:
-    again = command("train", (), ["--resume", str(target)])
-    note(
-        f"interrupted at step {trainer.done:,} of {trainer.schedule.steps:,}: saved to {target}; "
-        f"continue with `{again}`"
-    )
-    raise SystemExit(EXIT_CODE)
 
 
 def _measured(trainer: Trainer, watched: str) -> RunMeasures:

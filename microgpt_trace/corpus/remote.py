@@ -63,7 +63,13 @@ def remote_files(url: str) -> Sequence[CorpusFile]:
     if the file does not exist, and RunError if the transfer fails."""
     check_installed("fsspec", f"{url}: URLs need")
     with _transfer(url):
-        files, path = _file_system(url)
+        from fsspec.core import url_to_fs
+
+        options = {p: _http_options() for p in ("http", "https") if f"{p}://" in url}
+        try:
+            files, path = url_to_fs(url, **options)
+        except ValueError as error:
+            raise InputError(f"{url}: expected a URL that fsspec opens ({error})") from error
         if _has_protocol(files, "file"):
             return local_files(path)
         magic = "*[" if _has_protocol(files, "http") else "*[?"
@@ -85,19 +91,6 @@ def remote_files(url: str) -> Sequence[CorpusFile]:
 def _has_protocol(files: Any, protocol: str) -> bool:
     names = files.protocol
     return protocol in ((names,) if isinstance(names, str) else names)
-
-
-def _file_system(url: str) -> tuple[Any, str]:
-    """Return the file system and the path of a URL. Raises ImportError if a package is missing, and
-    InputError if fsspec does not support the protocol."""
-    from fsspec.core import url_to_fs
-
-    options = {p: _http_options() for p in ("http", "https") if f"{p}://" in url}
-    try:
-        files, path = url_to_fs(url, **options)
-    except ValueError as error:
-        raise InputError(f"{url}: expected a URL that fsspec opens ({error})") from error
-    return files, path
 
 
 def _http_options() -> dict[str, Any]:
