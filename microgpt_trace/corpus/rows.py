@@ -135,25 +135,16 @@ def parquet_rows(file: CorpusFile, ending: str, field: str, count: Callable[[int
     with _seekable(file, ending) as content, _parquet_errors(file.name):
         import pyarrow.parquet
 
-        with _system_memory_pool():
+        before = pyarrow.default_memory_pool()
+        pyarrow.set_memory_pool(pyarrow.system_memory_pool())  # frees a long text at once
+        try:
             parquet = pyarrow.parquet.ParquetFile(content, buffer_size=CHUNK, pre_buffer=False)
+        finally:
+            pyarrow.set_memory_pool(before)
         with parquet as table:
             _check_column(table.schema_arrow, field, file.name)
             batches = table.iter_batches(1, columns=[field], use_threads=False)
             yield from map(partial(_row, field, count), batches)
-
-
-@contextmanager
-def _system_memory_pool() -> Iterator[None]:
-    """Make pyarrow open files with the C library's allocator, which frees a long text at once."""
-    import pyarrow
-
-    before = pyarrow.default_memory_pool()
-    pyarrow.set_memory_pool(pyarrow.system_memory_pool())
-    try:
-        yield
-    finally:
-        pyarrow.set_memory_pool(before)
 
 
 @contextmanager
