@@ -32,8 +32,7 @@ def reading(path: Path) -> Iterator[None]:
 
 
 def check_regular(path: Path, expected: str = "a regular file") -> int:
-    """Return the size of a regular file in bytes. Raises FileFormatError if the path is not a regular
-    file."""
+    """Return the size of a regular file in bytes. Raises FileFormatError for any other path."""
     try:
         status = path.stat()
     except (FileNotFoundError, NotADirectoryError) as error:

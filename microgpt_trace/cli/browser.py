@@ -9,8 +9,7 @@ from .output import note
 
 
 def temporary_page(name: str) -> Path:
-    """Return the path of a page in a new folder among the temporary files. Raises RunError if no folder can
-    be made."""
+    """Return the path of a page in a new temporary folder. Raises RunError if no folder can be made."""
     import tempfile
 
     try:

@@ -35,8 +35,7 @@ EXAMPLE = "microgpt explain 'layer0.attn.scores[1,3,2]' emma"
 
 @group(HelpPanel.SHOWN)
 class ElementChoice(Source):
-    """The model, the element to explain and the input. `_request` decides which argument is the model, the
-    element or the text."""
+    """The model, the element and the input. `_request` decides which argument is which."""
 
     first: str | None = argument("[MODEL]", "Model file or folder.", show_default="an untrained microGPT")
     second: str | None = argument(
@@ -100,8 +99,7 @@ def _page_of_trace(
 
 
 def _request(choice: ElementChoice) -> tuple[Path | None, str, str | None]:
-    """Return the model's path, the element and the text. The element may be the first word, without a model
-    before it."""
+    """Return the model's path, the element and the text. The element may be the first word."""
     path, rest = choice.model, [w for w in (choice.first, choice.second, choice.third) if w is not None]
     if rest and not _is_element(rest[0]):
         if rest[0] == "small" and len(rest) > 1 and _is_element(rest[1]):

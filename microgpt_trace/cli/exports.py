@@ -93,8 +93,7 @@ class Exports:
             note(f"saved a page to {self.html}")
 
     def write(self, pictures: Sequence[tuple[Path, "Picture"]]) -> None:
-        """Write the figures. All figures are drawn before this call, so no file is written if a figure cannot
-        be drawn."""
+        """Write the figures. All are drawn already, so a figure that cannot be drawn leaves no file."""
         if not pictures:
             return
         from ..render.figures.saving import save_picture

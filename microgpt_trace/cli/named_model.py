@@ -71,8 +71,7 @@ def model_before(words: Sequence[str], model: Path | None) -> Path:
 
 
 def is_there(text: str) -> bool:
-    """Return True if a word names a file or folder that exists. The word "" names no file, although Path("")
-    exists."""
+    """Return True if a word names a file or folder that exists. "" names none, although Path("") exists."""
     try:
         return text != "" and Path(text).exists()
     except (OSError, ValueError):  # the text is too long for a file name, or has a null byte
@@ -173,8 +172,7 @@ class Opener:
     _opened: dict[str, Any] = field(default_factory=dict)
 
     def open(self, path: Path) -> "LanguageModel | Recording":
-        """Open a model or a recording. Raises FileFormatError for a file that is neither a model nor a
-        recording."""
+        """Open a model or a recording. Raises FileFormatError for any other file."""
         # The model of the package has no path. Path.resolve raises RuntimeError for a loop of links.
         key = "small" if str(path) == "small" else realpath(path)
         if key not in self._opened:

@@ -129,8 +129,7 @@ COUNTERPARTS = {
 
 
 def check_combination(command: str, names: Sequence[str]) -> None:
-    """Raise InputError if the given options break a rule of the command. `names` lists the spellings of the
-    given options."""
+    """Raise InputError if the options with the spellings `names` break a rule of the command."""
     _, choices = SCHEMAS.get(command, ("", {}))
     schema = Conflict((), ("--schema",), but_for=("--out", *choices, *FILES.get(command, ())))
     for rule in (schema, *RULES.get(command, ())):
@@ -147,8 +146,7 @@ def refuse(names: Mapping[str, str], beside: str, but_for: Collection[str]) -> N
 
 
 def requested_schema(command: str, names: Sequence[str]) -> str:
-    """Return the name of the document whose schema is printed. Return "" without --schema, or if the command
-    itself selects the schema."""
+    """Return the document whose schema is printed, or "" without --schema or if the command selects it."""
     if "--schema" not in names or command not in SCHEMAS or set(FILES.get(command, ())) & set(names):
         return ""
     own, others = SCHEMAS[command]

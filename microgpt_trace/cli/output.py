@@ -74,8 +74,7 @@ def put(pieces: Iterable[str], out: Path | None, overwrite: bool = False) -> Non
 
 
 def check_apart(written: Iterable[tuple[str, Path | None]], reads: Iterable[Path | None] = ()) -> None:
-    """Raise InputError if two options name the same file, or an option names a file that the command
-    reads."""
+    """Raise InputError if two options name one file, or an option names a file that the command reads."""
     read, names = {realpath(path) for path in reads if path is not None}, dict[str, str]()
     for name, path in written:
         if path is None:
@@ -168,8 +167,7 @@ def exit_code_of(command: Callable[[], Any]) -> int:
 
 
 def _fail_or_raise(error: Exception) -> int:
-    """Print an error of Click, or of Typer's copy of Click, on one line. Raise any other error, because other
-    errors are bugs."""
+    """Print an error of Click, or of Typer's copy of Click, on one line. Raise any other error as a bug."""
     if type(error).__name__ == "Abort":
         return EXIT_CODE
     message = getattr(error, "format_message", None)

@@ -95,8 +95,7 @@ EXAMPLES = (
 def _model_and_texts(
     arguments: Sequence[str], model: Path | None, pairs: Path | None
 ) -> tuple[Path | None, Sequence[str]]:
-    """Return the path of the model (if a model is named) and the two texts. With --pairs, no texts are
-    returned."""
+    """Return the path of the model, if one is named, and the two texts, or no texts with --pairs."""
     count = 2 if pairs is None else 0
     lone_model = len(arguments) == 2 and model_and_text(arguments[0], None, None)[0] is not None
     if len(arguments) == count + 1:

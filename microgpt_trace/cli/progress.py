@@ -68,8 +68,7 @@ def rated_progress(
 
 @contextmanager
 def rewritten_line() -> Iterator[Callable[[Callable[[], str]], None]]:
-    """Yield a function `write(line)`. `write` prints the text that `line()` returns, at most 10 times per
-    second."""
+    """Yield `write(line)`, which prints the text that `line()` returns, at most 10 times per second."""
     on_terminal, due, width = sys.stderr.isatty(), monotonic() + PATIENCE, 0
 
     def write(line: Callable[[], str]) -> None:

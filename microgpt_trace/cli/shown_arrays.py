@@ -30,8 +30,7 @@ def shown_events(model: LanguageModel, names: Sequence[str]) -> list[str]:
 
 
 def array_sections(result: Trace, model: LanguageModel, names: Sequence[str]) -> Iterator[Section]:
-    """Yield a section for each array in the order of `names`. The section of an array is followed by the
-    section of its gradient."""
+    """Yield a section for each array in the order of `names`, followed by the section of its gradient."""
     predicted, length = [prediction.position for prediction in result.predictions], len(result.input.tokens)
     for site, name in _sites(model, names):
         part = part_of(model, site, name, length, predicted)

@@ -29,8 +29,7 @@ class Results(io.TextIOWrapper):
 
 
 class Notes(io.TextIOWrapper):
-    """Standard error. `Notes` ignores errors, because a note that cannot be written must not stop the
-    command."""
+    """Standard error. Errors are ignored, because a note that cannot be written must not stop a command."""
 
     def write(self, text: str) -> int:
         with suppress(OSError, ValueError):

@@ -48,8 +48,7 @@ LONG = 1 << 22  # bytes: if texts are longer on average, skip the counting, beca
 
 
 def finished_surveys(arguments: Sequence[str]) -> list[Path]:
-    """Return the arguments if all arguments are finished surveys. Raises InputError if only some arguments
-    are surveys."""
+    """Return the arguments if all are finished surveys. Raises InputError if only some are surveys."""
     paths = [Path(each) for each in arguments if is_there(each) and is_survey(Path(each))]
     if paths and len(paths) < len(arguments):
         other = next(each for each in arguments if Path(each) not in paths)

@@ -82,8 +82,7 @@ EXAMPLES = (
 
 
 def _check_files(written: Written, exports: TraceExports, model: Path | None) -> None:
-    """Raise InputError for an output file that cannot be written. This check runs before the model is
-    loaded."""
+    """Raise InputError for an output file that cannot be written, before the model is loaded."""
     targets = {"--save": written.save, "--out": written.target, "--save-aprt": written.save_aprt}
     exports.check("trace", targets, [model])
     check_file("--save", written.save, exports.force)
@@ -133,8 +132,7 @@ def _validate(
     model: "LanguageModel", shown: Shown, written: Written, overwrite: bool, text: str | None,
     tokens: list[int] | None,
 ) -> None:  # fmt: skip
-    """Show, for each event, whether the computation uses the event. Exit with code 1 if the validation
-    fails."""
+    """Show for each event whether the computation uses it. Exit with code 1 if the validation fails."""
     from ..tracing.validation import validate
 
     with progress("layer") as report:

@@ -272,8 +272,7 @@ class Request:
 
 
 def with_stages(names: list[str]) -> list[str]:
-    """Return the names of events that are also stages of apr. Raises InputError if no event is a stage of
-    apr."""
+    """Return the names that are also stages of apr. Raises InputError if there are none."""
     stages = [glob_pattern(glob) for globs in ALIASES.values() for glob in globs]
     if result := [name for name in names if any(stage.fullmatch(name) for stage in stages)]:
         return result

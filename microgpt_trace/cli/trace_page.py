@@ -142,8 +142,7 @@ def explain_command(
 def arrays_of_figures(
     exports: Exports, model: LanguageModel, options: dict[str, Any], layers: Sequence[int]
 ) -> list[str]:
-    """Return the events whose arrays the figures need. Raises InputError for a figure that cannot be drawn
-    for this model or this run."""
+    """Return the events whose arrays the figures need. Raises InputError if a figure cannot be drawn."""
     needed = []
     for plot in exports.plots("trace"):
         name = plot.name or _default_figure(model)

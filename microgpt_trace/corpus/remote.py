@@ -50,8 +50,7 @@ class RemoteFile(CorpusFile):
         return {"size": self.size} if self.size and self._serves_ranges() else {"block_size": 0}
 
     def _serves_ranges(self) -> bool:
-        """Request one byte, and return True if the server sends only this byte. Many servers send the
-        complete file instead."""
+        """Request one byte, and return True if the server sends no more. Many servers send the whole file."""
         one_byte = {"block_size": 0, "size": 1, "headers": {"Range": "bytes=0-0"}}
         with self.files.open(self.path, "rb", **one_byte) as file:
             return bool(file.r.status == 206)

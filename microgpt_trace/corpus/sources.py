@@ -26,8 +26,7 @@ _MAGIC = re.compile(r"[*?[]")
 
 @dataclass
 class CorpusFile:
-    """A local file of documents. Error messages contain `name`. The extension of `path` determines the
-    format."""
+    """A local file of documents. Errors contain `name`. The extension of `path` determines the format."""
 
     name: str
     path: str
@@ -97,8 +96,7 @@ def unpacked(file: CorpusFile, ending: str) -> Iterator[bytes]:
 def _unpack(
     file: CorpusFile, form: str, decoder: Callable[[], Any], failure: type[Exception]
 ) -> Iterator[bytes]:
-    """Unpack all gzip members or Zstandard frames of a file. Raises FileFormatError if the file is damaged or
-    cut off."""
+    """Unpack all gzip members or Zstandard frames. Raises FileFormatError for a damaged or cut file."""
     member = None
     size = complete = 0
     for chunk in file.chunks():

@@ -61,8 +61,7 @@ def picture_of(result: Any, **options: Any) -> Picture:
 
 
 def view_of(result: Any, **options: Any) -> PageView:
-    """Return the view that the page of a result shows beside its sections. For most results, this view is
-    empty."""
+    """Return what the page of a result shows beside its sections, which is nothing for most results."""
     return _call("view", result, options)
 
 

@@ -202,7 +202,6 @@ def _notes(a: Survey, b: Survey, same_tokens: bool) -> Iterator[str]:
 
 
 def _entering(a: Survey, b: Survey, layer: int) -> str | None:
-    """Return the event of the residual stream before a layer, or None if the models name this event
-    differently."""
+    """Return the event of the residual stream before a layer, or None if its names in A and B differ."""
     one, two = (survey.model.streams[layer] for survey in (a, b))
     return one if one == two else None

@@ -39,8 +39,7 @@ _one_at_a_time = Lock()  # a worker has one model and one core, so that only one
 
 @dataclass(frozen=True)
 class ModelSource:
-    """The data for opening a model in a worker: path and options of `load`, or the seed of an untrained
-    microGPT."""
+    """What a worker opens as its model: path and options of `load`, or the seed of an untrained microGPT."""
 
     path: str | None
     options: tuple[tuple[str, Any], ...] = field(default=(), hash=False)  # a dict has no hash
@@ -71,8 +70,7 @@ Run = Callable[[Sequence[Block]], Measured]
 
 @dataclass(frozen=True)
 class Assignment:
-    """The data that every worker needs: the model, the measurements to make, and the required program
-    version."""
+    """What every worker needs: the model, the measurements to make, and the version of the program."""
 
     source: ModelSource
     fingerprint: str
@@ -124,8 +122,7 @@ def run_here(model: LanguageModel, order: SurveyOrder, blocks: Sequence[Block]) 
 
 
 def run_in_worker(assignment: Assignment, blocks: Sequence[Block]) -> Measured:
-    """Run blocks on one core. Raises InputError if the model or the program version differs from the
-    assignment."""
+    """Run blocks on one core. Raises InputError if the model or program is not the assigned one."""
     with _one_at_a_time, one_core():
         return run_here(_open(assignment), assignment.order, blocks)
 

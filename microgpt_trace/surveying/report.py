@@ -255,8 +255,7 @@ def _massive(layers: Sequence[SurveyedLayer]) -> Insight:
 
 
 def _sinks(heads: Sequence[SurveyedHead]) -> Insight:
-    """Judge attention sinks by the mean share of position 0 over the heads of each layer. Layers with an
-    attention window are left out."""
+    """Judge attention sinks by the mean share of position 0 over the heads of each layer without window."""
     by_layer = grouped((head for head in heads if head.window is None), lambda head: head.layer)
     shares = {layer: math.fsum(h.attention.first for h in own) / len(own) for layer, own in by_layer.items()}
     even = next((head.even.first for own in by_layer.values() for head in own), 0.0)

@@ -99,8 +99,7 @@ def surveyed_heads(survey: Survey) -> list[SurveyedHead]:
 
 
 def _shares(survey: Survey, name: str, counter: str) -> list[tuple[Attention, float]]:
-    """Return the mean shares and entropy of each head. `counter` names the tallies that counted the
-    queries."""
+    """Return the mean shares and entropy of each head. The tallies of `counter` counted the queries."""
     counts = [int(survey.tallies[f"{counter}/{key}"].values()[0]) for key in COUNTS]
     sums = {key: survey.tallies[f"{name}/{key}"].values() for key in SUMS}
     return mean_shares(sums, *counts)

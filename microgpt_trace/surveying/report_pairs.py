@@ -175,8 +175,7 @@ def event_pair(one: SurveyedEvent, two: SurveyedEvent, a: Survey, b: Survey, sam
 
 @NOT_FINITE
 def relative_distance(a: Array, b: Array, scale: Array) -> float:
-    """Return ||b - a|| / ||scale||, or 0 if a and b are equal. Each argument is a vector over channels,
-    [C]."""
+    """Return ||b - a|| / ||scale||, or 0 if a and b are equal: [C] each -> one number."""
     difference, size = float(np.linalg.norm(b - a)), float(np.linalg.norm(scale))
     return 0.0 if not difference else difference / size if size else math.inf
 
@@ -190,8 +189,7 @@ def normal_divergence(mean_a: Array, variance_a: Array, mean_b: Array, variance_
 
 
 def _changed(a: Array, b: Array, counted: Array) -> ChangedChannels:
-    """Return the channels that are in only one of the lists `a` and `b`. `counted` is True for channels with
-    values in both surveys."""
+    """Return the channels that only one of `a` and `b` lists, among those with values in both surveys."""
     in_a, in_b = ({*channels[counted[channels]].tolist()} for channels in (a, b))
     return ChangedChannels(tuple(sorted(in_b - in_a)), tuple(sorted(in_a - in_b)))
 

@@ -153,8 +153,7 @@ def survey_shard(model: LanguageModel, order: SurveyOrder, documents: Iterable[D
 def _read(
     model: LanguageModel, order: SurveyOrder, documents: Sequence[Document], unfit: dict[str, Unfit]
 ) -> list[tuple[ReadText, Document]]:
-    """Return the documents that fit the model, with their tokens, the shortest first. Documents that do not
-    fit are counted in `unfit`."""
+    """Return the documents that fit, with their tokens, the shortest first. Count the others in `unfit`."""
     most = None if order.max_tokens is None else order.max_tokens + 1  # plus 1 to detect longer texts
     fitting: list[tuple[ReadText, Document]] = []
     texts = model.read_many([document.text for document in documents], most, order.chat)

@@ -75,8 +75,7 @@ class SurveyedModel:
 
 @frozen
 class SurveyExample:
-    """A value and its place in a corpus. `place` is file and row, and `before` is the text before the
-    token."""
+    """A value at a token of a corpus. `place` is file and row, and `before` is the text before the token."""
 
     value: float
     place: str
@@ -160,8 +159,7 @@ def add_unfit(into: dict[str, Unfit], reason: str, more: Unfit) -> None:
 
 @dataclass(kw_only=True, eq=False, repr=False)
 class Survey(Measured):
-    """The measurements of a model over the corpus read so far, with descriptions of the model and the
-    corpus."""
+    """The measurements of a model over the corpus read so far, and descriptions of model and corpus."""
 
     model: SurveyedModel
     corpus: SurveyedCorpus
@@ -186,8 +184,7 @@ class Survey(Measured):
         return texts, tokens
 
     def channels(self, event: str) -> ChannelStatistics:
-        """Return the statistics of every channel or head of an event. Raises InputError if the survey did not
-        measure the event."""
+        """Return the statistics of each channel or head of a measured event, or raise InputError."""
         if event not in self.order.events:
             raise InputError(f"{event!r}: this survey did not measure the event")
         return channel_statistics(self.tallies, event, self.model.kinds[event])

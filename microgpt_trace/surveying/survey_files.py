@@ -134,8 +134,7 @@ def _record(kind: type[Record], value: Any) -> Record:
 
 
 def _as(hint: Any, value: Any) -> Any:
-    """Convert a JSON value to the type `hint`, for example a list to a tuple. Raises ValueError for a value
-    of another type."""
+    """Convert a JSON value to the type `hint`, such as a list to a tuple. Raises ValueError for others."""
     origin, args = get_origin(hint), get_args(hint)
     if origin is tuple and isinstance(value, list):
         hints = args[:1] * len(value) if args[-1] is ... else args

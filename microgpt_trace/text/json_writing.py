@@ -81,6 +81,5 @@ def marked(kind: type) -> tuple[str, ...]:
 
 @cache
 def members(kind: type) -> tuple[str, ...]:
-    """Return the names of a dataclass's members in JSON: the names of the fields and of the marked
-    properties."""
+    """Return the names of a dataclass's members in JSON: its fields and its marked properties."""
     return *(field.name for field in fields(kind)), *marked(kind)

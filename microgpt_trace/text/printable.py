@@ -45,8 +45,7 @@ def shown_token(text: str) -> str:
 
 
 def named_token(text: str, token: int) -> str:
-    """Return a token to print next to its id. Digits are quoted, so that a token of digits does not look like
-    an id."""
+    """Return a token to print next to its id. Quote a token of digits, which would look like an id."""
     shown = shown_token(text)
     return repr(shown) if shown.isdecimal() and shown != str(token) else shown
 

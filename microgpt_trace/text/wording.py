@@ -10,8 +10,7 @@ Form = Callable[[float, int], str]  # arguments: a number, and the number of dig
 
 
 def number(value: float) -> str:
-    """Write a number below 10,000 with four significant digits, and a larger number as an integer, such as
-    22,552."""
+    """Write a number with four significant digits, or from 10,000 on as an integer, such as 22,552."""
     return f"{value:,.0f}" if 1e4 <= abs(value) < 1e9 else f"{value:.4g}"
 
 

@@ -146,8 +146,7 @@ class TrainingPlan:
 
 @frozen
 class Timeline:
-    """The contents of a log. `absent` lists the values missing from the log, with reasons, and `notes` lists
-    problems of the file."""
+    """The contents of a log. `absent` lists missing values with reasons, and `notes` problems of the file."""
 
     SCHEMA = "microgpt.timeline/1"
 

@@ -113,8 +113,7 @@ class LogRecord:
 
 
 def _reader(expected: str, accepts: Callable[[Any], bool], convert: Callable[[Any], T]) -> Callable[[Any], T]:
-    """Return a function that converts a value, or raises ValueError(expected) if `accepts` rejects the
-    value."""
+    """Return a function that converts a value, or raises ValueError(expected) if `accepts` rejects it."""
 
     def read(value: Any) -> T:
         if not accepts(value):

@@ -162,8 +162,7 @@ class TrainingLog:
             )  # fmt: skip
 
     def _add_parameters(self, step: int, result: Trace, adam: Adam) -> None:
-        """Write the "parameter" records. As in a "step" record, update_ratio is |update| / |old
-        parameter|."""
+        """Write the "parameter" records. As in a "step" record, update_ratio is |update| / |old value|."""
         ratios = adam.update_ratios() if step else {}
         for row in result.parameters:
             update_l2, update_ratio = ratios.get(row.name, (None, None))

@@ -54,8 +54,7 @@ def read_timeline(path: Path) -> Timeline:
 
 
 def since_when(conditions: Mapping[int, bool]) -> int | None:
-    """Return the first step from which on the condition is always true, or None if the condition is false at
-    the end."""
+    """Return the first step from which on the condition is true, or None if it is false at the end."""
     since = None
     for step in sorted(conditions, reverse=True):
         if not conditions[step]:
@@ -101,8 +100,7 @@ class _Reader:
         self._runs.append(RunStart(start, record.get("held_out_loss", a_number_or_null)))
 
     def _drop_after(self, start: int) -> None:
-        """Drop the records after step `start`. The run was resumed at step `start`, and repeated the later
-        steps."""
+        """Drop the records after step `start`, at which the run was resumed to repeat the later steps."""
         by_step: tuple[dict[int, Any], ...] = (self._losses, *self._rows.values())
         for rows in by_step:
             for step in [step for step in rows if step > start]:
@@ -199,8 +197,7 @@ class _Reader:
         return [name for name in dict.fromkeys(names) if name not in activations]
 
     def _curves(self, kind: str, name: Any, *fields: str) -> list[Any]:
-        """Return the curve of each field over the traced steps. A curve has None at a step without a
-        value."""
+        """Return the curve of each field over the traced steps, with None at a step without a value."""
         by_step = self._rows.get((kind, name), {})
         rows = [by_step.get(step, {}) for step in self._steps]
         return [tuple(row.get(field) for row in rows) for field in fields]
@@ -266,8 +263,7 @@ class _Reader:
             yield "dead ReLU units: not measured, because no name is held out"
 
     def _cut_traces(self) -> Iterator[str]:
-        """Yield a note for each incomplete trace. A trace is incomplete if the run stopped while writing the
-        trace."""
+        """Yield a note for each trace that is incomplete, because the run stopped while writing the trace."""
         kinds = ("forward", "backward", "position")
         sizes = Counter(step for (kind, _), rows in self._rows.items() if kind in kinds for step in rows)
         most = max(sizes.values(), default=0)

@@ -96,8 +96,7 @@ def record(kind: type) -> dict[str, Any]:
 
 
 def closed_object(properties: dict[str, Any], optional: tuple[str, ...] = ()) -> dict[str, Any]:
-    """Return the schema of an object with exactly `properties`. All properties except `optional` are
-    required."""
+    """Return the schema of an object with exactly `properties`. Only `optional` properties may be missing."""
     required = [name for name in properties if name not in optional]
     return {"type": "object", "properties": properties, "required": required, "additionalProperties": False}
 
@@ -115,8 +114,7 @@ def document_schema() -> dict[str, Any]:
 
 
 def line_schema() -> dict[str, Any]:
-    """Return the schema of one line of `microgpt trace --jsonl`. The member `record` of a line determines the
-    line's other members."""
+    """Return the schema of a line of `microgpt trace --jsonl`. Its `record` determines its other members."""
     members, schemas = _members(), _definitions()
     _, optional = required_and_optional()
     single = {name: schema for name, schema in members.items() if name not in RECORDS}

@@ -70,8 +70,7 @@ def loss_picture(result: Trace | Timeline) -> Picture:
 
 
 def timeline_picture(timeline: Timeline, curves: bool = False) -> Picture:
-    """Return the figure. Raises InputError if the log lacks a requested curve, or if there are too many
-    curves."""
+    """Return the figure. Raises InputError if the log lacks a requested curve, or for too many curves."""
     panels = _norms(timeline) if curves else _overview(timeline)
 
     def draw(panel: Panel) -> None:

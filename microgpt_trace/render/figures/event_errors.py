@@ -128,8 +128,7 @@ def _picture(
 
 
 def _bounds(errors: Sequence[Error], residual: Sequence[float]) -> tuple[float, float]:
-    """Return the heights of plotted zeros (a tenth of the smallest error) and infinities (10 times the
-    largest)."""
+    """Return the heights of zeros (a tenth of the smallest error) and infinities (10 times the largest)."""
     sizes = [*residual, *(size for error in errors for size in (error.size, error.allowed))]
     finite = [size for size in sizes if 0 < size < math.inf] or [1e-8, 1.0]
     return min(finite) / 10, max(finite) * (10 if math.inf in sizes else 1)

@@ -84,8 +84,7 @@ class Panel:
     def ticks(
         self, axis: Literal["x", "y"], labels: Sequence[str], places: Sequence[float] | None = None
     ) -> None:
-        """Write tick labels at `places` (default: 0, 1, 2, ...). If labels are too close, write every n-th
-        label."""
+        """Write tick labels at `places` (default: 0, 1, 2, ...), or every n-th if they are too close."""
         places = range(len(labels)) if places is None else places
         step = label_step(len(labels), self.inches[axis == "y"])
         texts = [self.escaped(label) for label in labels[::step]]
@@ -130,8 +129,7 @@ class Panel:
 
 
 class Picture(NamedTuple):
-    """A figure that is not drawn yet: its width and height in inches, and the function that draws the
-    figure."""
+    """A figure that is not drawn yet: its width and height in inches, and the function that draws it."""
 
     width: float
     height: float
@@ -188,8 +186,7 @@ class SignedValue(NamedTuple):
 
 
 def draw_bars(panel: Panel, rows: Sequence[SignedValue], number: Callable[[float], str]) -> None:
-    """Draw horizontal bars from 0, and write the number of each bar beside the bar. A value that is not
-    finite has no bar."""
+    """Draw horizontal bars from 0 with their numbers. A value that is not finite has no bar."""
     values = [row.value if isfinite(row.value) else 0.0 for row in rows]
     colours = [DARK if row.is_sum else BLUE if row.value < 0 else ORANGE for row in rows]
     ax = panel.ax

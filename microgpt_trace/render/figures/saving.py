@@ -30,8 +30,7 @@ _OURS = {
 
 
 def save_picture(picture: Picture, path: Path, overwrite: bool = False) -> None:
-    """Draw a picture and write it to a file. The file extension selects the format. Raises RunError if
-    writing fails."""
+    """Draw a picture and write it in the format of the file extension. Raises RunError if writing fails."""
     write_atomically(path, content_of(picture, path.suffix.lower()), overwrite)
 
 

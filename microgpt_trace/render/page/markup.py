@@ -61,8 +61,7 @@ def _share_bar(share: float) -> Markup:
 
 
 def _signed_bar(value: float, scale: float) -> Markup:
-    """Draw a bar that starts in the middle. The bar for a positive value goes to the right, any other bar to
-    the left."""
+    """Draw a bar from the middle to the right for a positive value, or to the left for any other value."""
     if not (math.isfinite(value) and scale > 0):
         return Markup()
     part = 50 * clipped(abs(value) / scale)
@@ -89,8 +88,7 @@ def _sparkline(values: Sequence[float | None]) -> Markup:
 
 
 def _drawing(kind: str, box: str, shape: Markup) -> Markup:
-    """Return an SVG that fills its box. Screen readers skip the drawing, because its number is also in the
-    text."""
+    """Return an SVG that fills its box. Screen readers skip it, because its number is also in the text."""
     return element("svg", shape, class_=kind, viewBox=box, preserveAspectRatio="none", aria_hidden="true")
 
 
@@ -118,8 +116,7 @@ def _dots(plot: DotPlot) -> Markup:
 
 
 def _points(shares: Sequence[float | None], step: float) -> list[tuple[float, float] | None]:
-    """Return a point (x, share) for each share. Points are `step` apart. The point of a missing share is
-    None."""
+    """Return a point (x, share) for each share, `step` apart. The point of a missing share is None."""
     return [None if share is None or share != share else (step * n, share) for n, share in enumerate(shares)]
 
 

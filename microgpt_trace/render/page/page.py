@@ -26,8 +26,7 @@ from .markup import Markup, element
 def page(
     title: str, body: Sequence[Markup], document: dict[str, Any], arrays: Mapping[str, Array], main: str
 ) -> str:
-    """Return the HTML of a page with the given body. The script module `main` is called with `document` and
-    `arrays`."""
+    """Return the HTML of a page with this body. The script `main` is called with `document` and `arrays`."""
     starter, style = _source("script/starter.js"), _scales() + _source("style.css")
     more_style = _types_of_scales() + _source("views.css")
     code = f"{ADD_STYLE}({dump(more_style)});\n{script(main)}"
@@ -125,14 +124,12 @@ _INDENT = re.compile(r"^ +", re.MULTILINE)
 
 
 def _source(name: str) -> str:
-    """Return a script or style without comments on lines of their own and without indents, which a page does
-    not need."""
+    """Return a script or style without whole-line comments and indents, which a page does not need."""
     return _INDENT.sub("", _COMMENT.sub("", FOLDER.joinpath(name).read_text("utf-8")))
 
 
 def script(main: str) -> str:
-    """Join a module and the modules that it imports into one script. Each module becomes a function, placed
-    after the modules that it imports."""
+    """Join a module and its imports into one script. Each module becomes a function, after its imports."""
     sources = dict[str, str]()
 
     def add(name: str) -> None:

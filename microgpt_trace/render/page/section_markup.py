@@ -140,8 +140,7 @@ def classes(style: str) -> str | None:
 
 
 def _attention(block: AttentionMatrices, drawings: Drawings) -> Markup:
-    """Return a table of weights for each head. If there are too many heads, keep the first heads of
-    `block.order`."""
+    """Return a table of weights for each head, or for the first of `block.order` if there are too many."""
     labels, count = [shown_token(label) for label in block.labels], len(block.order)
     heads = sorted(block.order[: MOST_WEIGHTS // len(labels) ** 2])
     notes = [element("p", "Attention weights in percent, row = query, column = key", class_="is-dim")]

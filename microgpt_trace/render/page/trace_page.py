@@ -170,8 +170,7 @@ def _plan(trace: Trace, model: LanguageModel, arrays: Mapping[str, Array]) -> di
 
 
 def _statistics(stats: TensorStats) -> dict[str, Any]:
-    """Return the statistics of an array. The page needs the statistics of an array if the page does not
-    contain the whole array."""
+    """Return the statistics of an array, which the page needs if it does not contain the whole array."""
     return {
         "count": stats.finite_count, "l2": stats.l2_norm, "mean": stats.mean,
         "std": stats.std, "min": stats.min, "max": stats.max, "zeros": stats.zero_count,

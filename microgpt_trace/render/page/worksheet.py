@@ -27,8 +27,7 @@ EMPTY: dict[str, Any] = {
 
 
 class Pupil(NamedTuple):
-    """A name of a class: the line of its file, the name as written and as the model reads it, its page, and
-    the run."""
+    """A name of a class: its line, the name as written and as the model reads it, its page and its run."""
 
     line: int
     written: str

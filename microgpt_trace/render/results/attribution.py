@@ -38,8 +38,7 @@ OF_EACH_ROLE = 3  # number of heads to show per role in a large model
 
 
 def attribution_sections(result: AttributionResult, *, top: int = 20) -> list[Section]:
-    """Return the attribution, with the `top` largest parts at each position and the sum of the other
-    parts."""
+    """Return the attribution, with the `top` largest parts at each position and the sum of the others."""
     pairs = [
         ("model", result.model),
         ("tokens", tokens_line(result.tokens, result.labels)),
@@ -132,8 +131,7 @@ def _check(position: PositionAttribution, digits: int) -> Words:
 
 
 def _means(result: AttributionResult, top: int) -> Section:
-    """Return a table of the parts with their mean |difference|, and the change of the loss without each
-    part."""
+    """Return a table of the parts with their mean |difference|, and the loss change without each part."""
     count, digits = len(result.positions), _digits(result)
     changes = {removal.name: removal.loss_change for removal in result.removals}
     sizes = {

@@ -17,8 +17,7 @@ _STYLES = {"used": "green", "dead": "yellow", "failed": "bold red"}
 
 
 def validation_sections(validation: Validation, *, verbose: bool = False) -> list[Section]:
-    """Return a table with a row per event. Unless `verbose`, events that differ only in the layer share a
-    row."""
+    """Return a table of the events. Unless `verbose`, events that differ only in the layer share a row."""
     tokens = ", ".join(map(str, validation.tokens))
     columns = [
         Column("event", _name),

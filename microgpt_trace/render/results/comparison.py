@@ -70,8 +70,7 @@ def origin_of(side: SideSummary | RecordedRun) -> list[str]:
 
 
 def tokens_line(tokens: Sequence[int], labels: Sequence[str]) -> str:
-    """Return the number of tokens and the first tokens. If `labels` are given, each token is shown with its
-    text."""
+    """Return the number of tokens and the first tokens, with their texts if `labels` are given."""
     first = tokens[:MAX_TOKENS]
     named = with_ids(labels, first) if labels else " ".join(map(str, first))
     return f"{len(tokens):,}: {named}{' …' * (len(tokens) > MAX_TOKENS)}"

@@ -125,8 +125,7 @@ def _cause(row: WeightRow) -> str:
 
 
 def _farthest(result: WeightsComparison) -> list[WeightRow]:
-    """Return the FEW rows with the largest difference relative to the allowed difference, in the order of the
-    model."""
+    """Return the FEW rows with the largest multiples of the allowed difference, in the model's order."""
 
     def rank(row: WeightRow) -> tuple[bool, float]:
         return row.holds, -(row.relative_l2 or 0.0) / (row.expected or 1.0)

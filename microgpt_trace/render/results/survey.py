@@ -42,8 +42,7 @@ HEAD = Column("head", lambda head: f"layer{head.layer} head {head.head}", whole=
 def survey_sections(
     report: SurveyReport, *, verbose: bool = False, file: Path | None = None
 ) -> list[Section]:
-    """Describe a survey. Unless `verbose`, show only the most striking tokens, texts, heads, events and
-    units."""
+    """Describe a survey: unless `verbose`, only the most striking tokens, texts, heads, events and units."""
     sections = [_header(report, file), *_predictions(report, verbose)]
     if report.insights:
         sections.append(insights_section(report.insights, "What the survey reveals"))

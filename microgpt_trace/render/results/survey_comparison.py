@@ -50,8 +50,7 @@ Pair = TypeVar("Pair")
 
 
 def survey_comparison_sections(result: SurveyComparison, *, verbose: bool = False) -> list[Section]:
-    """Describe a comparison. Unless `verbose`, show only the tokens, events, channels and heads that differ
-    most."""
+    """Describe a comparison: unless `verbose`, only tokens, events, channels and heads that differ most."""
     sections = [_header(result), _verdict(result)]
     if not result.same:
         sections += _predictions(result.parts, verbose)

@@ -84,8 +84,7 @@ def _change(before: float | None, after: float | None) -> str:
 
 
 def timeline_sections(timeline: Timeline, *, curves: bool = False) -> list[Section]:
-    """Return the overview. If `curves` is set, return the curves of each event and parameter instead of the
-    overview."""
+    """Return the overview, or the curves of each event and parameter if `curves` is set."""
     parts = (_curves,) if curves else (_predictions, _dead_units, _norms, _loss)
     sections = [_head(timeline), *(section for part in parts for section in part(timeline))]
     if timeline.absent:

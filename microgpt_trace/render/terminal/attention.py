@@ -65,8 +65,7 @@ def print_attention(block: AttentionMatrices, screen: Screen) -> None:
 
 
 def _unit(cell: int, screen: Screen) -> str:
-    """Describe how weights are shown. A shade shows the square root of a weight, so that small weights can be
-    distinguished."""
+    """Describe how weights are shown. A shade shows the root of a weight, so that small weights differ."""
     if cell == FIGURES:
         return " in percent"
     if screen.many_colors:

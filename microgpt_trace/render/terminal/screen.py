@@ -40,8 +40,7 @@ class Screen(Console):
         super().__init__(markup=False, highlight=False, emoji=False, **options)
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
-        """Escape control characters in text, which may come from a file. Do not change control codes of
-        Rich."""
+        """Escape control characters in text, which may come from a file, but not control codes of Rich."""
         for segment in super().render(renderable, options):
             text, style, control = segment
             safe = control is not None or text.isprintable() or text == "\n"

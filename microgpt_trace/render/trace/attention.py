@@ -60,7 +60,6 @@ def _matrices(trace: Trace, name: str, sharing: int | None) -> AttentionMatrices
 
 
 def _ranked_heads(weights: Array) -> list[int]:
-    """Return the heads, sorted by each head's largest weight on a key after position 0. Heads with NaN come
-    first."""
+    """Return the heads by their largest weight on a key after position 0. Heads with NaN come first."""
     largest = weights[:, :, 1:].max(axis=(1, 2), initial=0.0)
     return np.argsort(-np.where(np.isnan(largest), np.inf, largest), kind="stable").tolist()

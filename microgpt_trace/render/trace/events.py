@@ -107,8 +107,7 @@ def _note(event: Any, trace: Trace, layers: Mapping[int | None, LayerRow]) -> st
 
 
 def backward_sections(trace: Trace) -> list[Section]:
-    """Return a table of the activations with their gradients, in the order of the backward pass, and a table
-    of the parameters."""
+    """Return a table of activations and gradients in order of the backward pass, and one of parameters."""
     activations: dict[str, Any] = {e.name: e.stats for e in trace.events if e.phase == "forward"}
     gradients = [e for e in trace.events if e.phase == "backward" and e.name in activations]
     columns = [

@@ -103,8 +103,7 @@ def _listed(candidates: Sequence[Candidate]) -> str:
 
 
 def generation_sections(trace: Trace, verbose: bool) -> Iterator[Section]:
-    """Return a table of the generated tokens with their P and the runners-up. `verbose` adds the events of
-    each step."""
+    """Return a table of the generated tokens and the runners-up. `verbose` adds the events of each step."""
     columns = [
         *fields(str, {"step": "step", "pos": "position"}),
         Column("token", lambda g: shown_token(g.token.label)),
@@ -144,8 +143,7 @@ def _top(row: LensRow, at: int) -> str:
 
 
 def _target(trace: Trace, position: int, rows: Sequence[TargetRow]) -> Section:
-    """Return P and rank of a token after each attention block and each layer, and where the token first has
-    rank 1."""
+    """Return P and rank of a token after each attention and layer, and where it first has rank 1."""
     leaving = kind_of(rows[-1].event)
     kinds = sorted({kind_of(row.event) for row in rows}, key=lambda kind: kind == leaving)
     layers = list(grouped(rows, attrgetter("layer")).values())

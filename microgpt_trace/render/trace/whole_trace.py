@@ -116,8 +116,7 @@ def describe_rope(model: dict[str, Any]) -> str:
 
 
 def describe_encodings(encodings: Sequence[dict[str, Any]]) -> str:
-    """Describe the stored types of a model, with the share of bytes of each type, such as "Q4_K 83% in 180
-    tensors"."""
+    """Describe the stored types with their shares of the bytes, such as "Q4_K 83% in 180 tensors"."""
     total = sum(e["bytes"] for e in encodings)
     return ", ".join(
         f"{e['type']} {_share(e['bytes'] / total)} in {e['tensors']} tensor{'s' * (e['tensors'] != 1)}"
