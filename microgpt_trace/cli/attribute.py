@@ -7,7 +7,7 @@ from .named_model import model_and_text, model_from, refuse_other_family
 from .option_checks import RUN_PARAMETERS, same_command
 from .option_groups import flag, group, option
 from .options import FileSettings, HelpPanel, Source, positions_of, token_ids
-from .output import Output, note
+from .output import Output, exit_unless, note
 from .progress import progress
 
 
@@ -62,8 +62,7 @@ def attribute(
         context, result, output, exports, result.text,
         lambda name: same_command(context, ["--show", name], only=only, of="trace"), view=top, figure=top,
     )  # fmt: skip
-    if not result.ok:
-        raise typer.Exit(1)
+    exit_unless(result.ok)
 
 
 EXAMPLES = (

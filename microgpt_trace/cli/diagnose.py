@@ -11,7 +11,7 @@ from .named_model import DumpNaming, Opener, Tokens
 from .option_checks import same_command
 from .option_groups import argument, flag, group, option
 from .options import FileSettings, HelpPanel, token_ids
-from .output import Output
+from .output import Output, exit_unless
 
 
 @group()
@@ -62,8 +62,7 @@ def diagnose(
         lambda name: same_command(context, ["--layer", name, "--verbose"], without=without, of="diff"),
         view={"verbose": judgement.verbose},
     )  # fmt: skip
-    if not result.diagnosis.clean:
-        raise typer.Exit(1)
+    exit_unless(result.diagnosis.clean)
 
 
 EXAMPLES = (

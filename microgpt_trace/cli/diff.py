@@ -15,7 +15,7 @@ from .option_checks import parameters_given, same_command
 from .option_groups import argument, flag, group, option
 from .option_rules import refuse
 from .options import EventChoice, FileSettings, HelpPanel, positions_of, token_ids
-from .output import Output, put, put_schema
+from .output import Output, exit_unless, put, put_schema
 from .progress import progress
 
 if TYPE_CHECKING:
@@ -121,8 +121,7 @@ def diff(
         lambda name: same_command(context, ["--layer", name, "--verbose"], without=["layer", "verbose"]),
         **shown,
     )  # fmt: skip
-    if not result.agree:
-        raise typer.Exit(1)
+    exit_unless(result.agree)
 
 
 EXAMPLES = (
@@ -157,8 +156,7 @@ def _diff_surveys(a: Path, b: Path, view: View, rtol: float | None, output: Outp
     called = (str(a), str(b))
     result = compare_surveys(read_survey(a), read_survey(b), names=view.layer or (), rtol=rtol, called=called)
     output.give(result, partial(survey_comparison_sections, result, verbose=view.verbose))
-    if not result.agree:
-        raise typer.Exit(1)
+    exit_unless(result.agree)
 
 
 # Each of these functions returns a result and the keyword arguments for showing the result.

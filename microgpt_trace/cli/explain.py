@@ -22,7 +22,7 @@ from .named_model import (
 from .option_checks import RUN_PARAMETERS, command_line, given_words
 from .option_groups import argument, flag, group, option
 from .options import MICROGPT, FileSettings, HelpPanel, Source, text_argument, token_ids
-from .output import Output
+from .output import Output, exit_unless
 from .trace_page import explain_command
 
 if TYPE_CHECKING:
@@ -74,8 +74,7 @@ def explain(
         context, result, output, exports, result.element, partial(again, gradient=backward),
         view={"command": again}, page=page if "gradients" in model.abilities else None,
     )  # fmt: skip
-    if not result.holds:
-        raise typer.Exit(1)
+    exit_unless(result.holds)
 
 
 EXAMPLES = (

@@ -1,11 +1,9 @@
 """microgpt gradcheck"""
 
-import typer
-
 from .named_model import microgpt_from
 from .option_groups import argument, group
 from .options import ModelChoice, WeightSettings
-from .output import show
+from .output import exit_unless, show
 
 
 @group()
@@ -27,8 +25,7 @@ def gradcheck(*, checked: GradcheckOptions, bare: WeightSettings) -> None:
     text = "emma" if text is None else text
     rows = list(check(model, text))
     show(gradcheck_sections(rows, text), None)
-    if not all(row.holds for row in rows):
-        raise typer.Exit(1)
+    exit_unless(all(row.holds for row in rows))
 
 
 EXAMPLES = ("microgpt gradcheck olivia", "microgpt gradcheck --model microgpt.safetensors")

@@ -6,6 +6,8 @@ from os.path import realpath  # unlike Path.resolve, realpath accepts a loop of 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import typer
+
 from ..errors import FileFormatError, InputError, MicrogptError, ReaderGone, RunError
 from ..files import check_target, write_atomically
 from ..interrupt import EXIT_CODE
@@ -133,6 +135,12 @@ def put_schema(name: str, out: Path | None) -> None:
     target = None if out == STDOUT else out
     check_file("--out", target, False, "choose another name")
     put([dump(schema_of_document(name), indent=2) + "\n"], target)
+
+
+def exit_unless(holds: bool) -> None:
+    """End the command with exit code 1 unless its result holds."""
+    if not holds:
+        raise typer.Exit(1)
 
 
 def note(text: str) -> None:

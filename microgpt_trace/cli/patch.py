@@ -13,7 +13,7 @@ from .named_model import model_and_text, model_before, model_from, refuse_other_
 from .option_checks import same_command
 from .option_groups import argument, group, option
 from .options import FileSettings, HelpPanel, ModelChoice
-from .output import Output
+from .output import Output, exit_unless
 from .progress import progress
 
 if TYPE_CHECKING:
@@ -80,8 +80,7 @@ def patch(
         context, result, output, exports, title,
         lambda site: same_command(context, ["--sites", site], without=["sites"]),
     )  # fmt: skip
-    if not result.ok:
-        raise typer.Exit(1)
+    exit_unless(result.ok)
 
 
 EXAMPLES = (

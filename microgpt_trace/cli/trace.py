@@ -17,7 +17,7 @@ from ..tracing.trace import trace as trace_text
 from .browser import open_page, temporary_page
 from .named_model import model_and_text, model_from, refuse_other_family
 from .options import FileSettings
-from .output import check_file, note, put, show
+from .output import check_file, exit_unless, note, put, show
 from .progress import progress
 from .trace_options import (
     Backward,
@@ -124,8 +124,7 @@ def _exit_if_wrong(result: "Trace", fail_on_anomaly: bool) -> None:
         for reason, rules in groupby(unjudged, key=lambda anomaly: anomaly.detail):
             note(f"--fail-on anomaly: {', '.join(rule.id for rule in rules)} not evaluated, {reason}")
     has_anomaly = any(anomaly.found for anomaly in result.anomalies)
-    if not result.ok or (fail_on_anomaly and has_anomaly):
-        raise typer.Exit(1)
+    exit_unless(result.ok and not (fail_on_anomaly and has_anomaly))
 
 
 def _validate(
@@ -138,8 +137,7 @@ def _validate(
     with progress("layer") as report:
         result = validate(model, text, tokens=tokens, names=shown.layer or [], report=report)
     written.give(result, partial(sections_of, result, verbose=shown.verbose), overwrite)
-    if not result.ok:
-        raise typer.Exit(1)
+    exit_unless(result.ok)
 
 
 def _needed(request: Request, names: list[str]) -> list[str]:
