@@ -12,7 +12,7 @@ for name in VARIABLES:  # one thread, as in the command; NumPy and PyTorch read 
 
 import numpy as np
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 from support.browser import axe, browser, page_file, page_of  # noqa: F401 (fixtures)
 from support.real_model import SMOLLM2
 from support.sweeps import in_sweep
@@ -26,9 +26,11 @@ from microgpt_trace import Model, init, load, save, train
 
 
 def pytest_configure(config):
-    """Let hypothesis try few examples every time, more in the sweep, and most in the full sweep."""
+    """Let hypothesis try few examples every time, more in the sweep, and most in the full sweep. A slow
+    machine never fails a test."""
     examples = {"not sweep": 20, "not rest": 100}.get(config.option.markexpr, 300)
-    settings.register_profile("searches", max_examples=examples)
+    slow = [HealthCheck.too_slow]
+    settings.register_profile("searches", max_examples=examples, deadline=None, suppress_health_check=slow)
     settings.load_profile("searches")
 
 

@@ -121,7 +121,7 @@ def close(found, expected, rtol=1e-7):
     return math.isclose(found, expected, rel_tol=rtol, abs_tol=0) or found == expected
 
 
-@settings(deadline=None, derandomize=True)
+@settings(derandomize=True)
 @given(st.lists(numbers, max_size=12), st.lists(numbers, max_size=12))
 def test_merged_statistics_are_those_of_both_arrays_together(a, b):
     stats = TensorStats.of(a)

@@ -9,7 +9,7 @@ from support.tiny_models import pair_neighbours
 from microgpt_trace.dumps.layouts import OWN, Recorded, fit, fits
 from microgpt_trace.errors import InputError
 
-fast = settings(deadline=None, derandomize=True)
+fast = settings(derandomize=True)
 lengths = st.integers(1, 4)
 Q, SCORES, UP = "layer0.attn.q", "layer0.attn.scores", "layer0.mlp.up"
 SHAPES = {

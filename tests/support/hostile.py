@@ -17,9 +17,7 @@ SLACK = 1 << 20  # bytes
 SECONDS = 5  # of CPU time
 
 fuzzing = settings(
-    deadline=None,
-    derandomize=True,
-    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+    derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 )
 
 
