@@ -72,10 +72,11 @@ def test_the_figures_of_the_lesson():
 @pytest.mark.sweep
 def test_the_recipe_makes_a_model_as_good_as_the_small_model():
     """6 s. Processors round differently, so the parameters may differ."""
-    model = run_path(str(ROOT / "docs" / "small_model.py"))["small_model"]()
+    model, small = run_path(str(ROOT / "docs" / "small_model.py"))["small_model"](), load("small")
+    assert (model.config, model.training.schedule) == (small.config, small.training.schedule)
     documents = Documents.fit(read_lines(default_data()), model.tokenizer, model.config.block_size)
     ours, packaged = (
-        Trainer(one, documents, Schedule(1, 1, 0.01, 0)).held_out_loss() for one in (model, load("small"))
+        Trainer(one, documents, Schedule(1, 1, 0.01, 0)).held_out_loss() for one in (model, small)
     )
     print(ours, packaged)
     assert abs(ours - packaged) < 0.005

@@ -104,7 +104,9 @@ def test_a_file_named_small_is_read_by_its_path(tmp_path, checkpoints):
 
 
 @pytest.mark.sweep
+@pytest.mark.rest
 def test_the_recipe_in_the_file_reproduces_the_model(tmp_path):
+    """test_lesson.py trains by the same recipe in the sweep, without the command."""
     model = load("small")
     recipe, config = model.training.schedule, model.config
     size = f"--n-embd {config.n_embd} --n-head {config.n_head} --batch-size {recipe.batch_size}"
