@@ -33,7 +33,7 @@ from microgpt_trace.errors import InputError
 from microgpt_trace.microgpt.parameters import Parameters
 
 ONE_ELEMENT = ("nan", "inf", "wrong_element")
-DECODERS = ("llama_gqa", "qwen2", "qwen3", "mistral_window", "llama_llama3")
+DECODERS = ("llama_gqa", "qwen2", "mistral_window", "qwen3", "llama_llama3")
 MICROGPTS = {"microgpt_1_layer": "default", "microgpt_2_layers": "2 layers, 2 heads"}
 
 
@@ -79,7 +79,7 @@ def microgpt_subject(name):
     return Subject(model, {"text": text}, tuple(ids[:-1]), run, microgpt_faults(params, heads))
 
 
-@pytest.fixture(scope="module", params=some_of([*DECODERS, *MICROGPTS], every=5, sweep=2))
+@pytest.fixture(scope="module", params=some_of([*DECODERS, *MICROGPTS], every=5, sweep=3))
 def subject(request, tmp_path_factory):
     if request.param in MICROGPTS:
         return microgpt_subject(MICROGPTS[request.param])
@@ -97,7 +97,7 @@ def test_an_engine_without_a_fault_agrees(subject):
     assert [event.name for event in found.events] == list(events)
 
 
-@pytest.mark.parametrize("turn", some_of(range(len(KINDS)), every=len(KINDS), sweep=3))
+@pytest.mark.parametrize("turn", some_of(range(len(KINDS)), every=len(KINDS), sweep=5))
 def test_an_altered_event_is_the_first_difference(subject, turn):
     """Each event has one kind of fault, and the next kind in the next turn."""
     right, wrong = subject.run(), []

@@ -2,7 +2,6 @@
 
 import json
 import sys
-from itertools import product
 
 import numpy as np
 import pytest
@@ -83,7 +82,7 @@ TEXTS = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("text", some_of(TEXTS, every=4), ids=lambda text: ascii(text[:12]))
+@pytest.mark.parametrize("text", some_of(TEXTS, every=4, sweep=2), ids=lambda text: ascii(text[:12]))
 def test_no_text_shows_an_anomaly(smollm2, text):
     """Massive activations are normal for this model, also in the only row of a short prompt."""
     assert anomalies_of(trace(smollm2, text, positions="last")) == []
@@ -104,10 +103,12 @@ def anomalies_of(traced):
 
 
 FAULTY = [(0, "mlp.down"), (28, "attn.out")]
-SWEPT = [fault for fault in product([0, 1, 15, 20, 28, 29], ["mlp.down", "attn.out"]) if fault not in FAULTY]
+SWEPT = [(0, "attn.out"), (1, "mlp.down"), (15, "attn.out"), (20, "mlp.down"), (29, "attn.out")]
+OTHERS = [(1, "attn.out"), (15, "mlp.down"), (20, "attn.out"), (28, "mlp.down"), (29, "mlp.down")]
+FAULTS = [*FAULTY, *map(in_sweep, SWEPT), *(in_sweep(fault, whole=True) for fault in OTHERS)]
 
 
-@pytest.mark.parametrize(("layer", "name"), [*FAULTY, *map(in_sweep, SWEPT)])
+@pytest.mark.parametrize(("layer", "name"), FAULTS)
 def test_a_fault_in_any_layer_is_an_anomaly(smollm2, layer, name):
     """Except in the attention output of layer 0, which the anomalies do not judge."""
     fault = Intervention("scale", f"layer{layer}.{name}", 50.0)
@@ -161,7 +162,7 @@ STORY, CODE = "Once upon a time, in a small village", "def add(a, b):\n    retur
 
 
 @pytest.mark.parametrize(
-    ("compute", "text"), [("bf16", STORY), in_sweep(("f16", CODE)), in_sweep(("q8", STORY))]
+    ("compute", "text"), [("bf16", STORY), in_sweep(("f16", CODE)), in_sweep(("q8", STORY), whole=True)]
 )
 def test_diff_rejects_capped_logits_in_any_precision(smollm2, compute, text, tmp_path):
     """They differ by less than such precisions may err, but predict other tokens."""

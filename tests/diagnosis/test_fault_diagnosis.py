@@ -96,7 +96,7 @@ RARE += [("qwen2", "bf16", BF16), ("qwen2", "f16", F16)]
 ENGINES = [
     ("llama_gqa", "f32", {}, 1), ("qwen2", "bf16", BF16, 4), ("qwen2", "f16", F16, 8),
     ("qwen2", "q8", {"inputs": "divided"}, 4),
-    *(in_sweep((*engine, 3)) for engine in SWEPT),
+    *(in_sweep((*engine, 8)) for engine in SWEPT),
     *(in_sweep((*engine, 1), whole=True) for engine in SWEPT + RARE),
 ]  # fmt: skip
 
@@ -118,8 +118,8 @@ def test_structural_faults_of_a_microgpt_are_named(name):
     assert unnamed(model, run, microgpt_faults(params, model.config.n_head), tokens) == set()
 
 
-# Of the nine kinds of faults at every event: another two kinds at each event, or all of them.
-EVERY_GENERIC = [in_sweep(4), in_sweep(1, whole=True)]
+# Of the nine kinds of faults at every event: another kind at each event, or all of them.
+EVERY_GENERIC = [in_sweep(8), in_sweep(1, whole=True)]
 
 
 @pytest.mark.parametrize("every", EVERY_GENERIC)
