@@ -1,12 +1,16 @@
 """The system's browser, and pages in it. A page fails its test if it has errors, sends requests, opens
 dialogs or violates its own content policy."""
 
+import os
+import shlex
 import shutil
 from contextlib import ExitStack, contextmanager
+from hashlib import sha256
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+from fasteners import InterProcessLock
 from support.commands import microgpt
 
 from microgpt_trace.render.page.page import script
@@ -68,17 +72,20 @@ def faults(axe, page, context=None, **options):
 
 @pytest.fixture(scope="session")
 def page_file(tmp_path_factory):
-    """A function that returns the page that a command writes. Each command runs once."""
-    paths, folder = {}, tmp_path_factory.mktemp("pages")
+    """A function that returns the page that a command writes. Each command runs once for all workers."""
+    own = tmp_path_factory.getbasetemp()
+    folder = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "pages"
+    folder.mkdir(exist_ok=True)
 
     def file(*words):
-        words = tuple(map(str, words))
-        if words not in paths:
-            path = folder / f"{len(paths)}.html"
-            done = microgpt(*words, "--html", path)
-            assert f"saved a page to {path}" in done.lines, done.err  # a failed check is in the page
-            paths[words] = path
-        return paths[words]
+        name = sha256(shlex.join(map(str, words)).encode()).hexdigest()[:20]
+        path, new = folder / f"{name}.html", folder / f"{name}.new.html"
+        with InterProcessLock(folder / f"{name}.lock"):
+            if not path.exists():
+                done = microgpt(*words, "--html", new)
+                assert f"saved a page to {new}" in done.lines, done.err  # a failed check is in the page
+                new.rename(path)
+        return path
 
     return file
 
