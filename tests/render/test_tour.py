@@ -8,8 +8,9 @@ from urllib.parse import unquote
 
 import numpy as np
 import pytest
-from support.browser import faults, follow, needs_browser
+from support.browser import CONTRAST, faults, follow, needs_browser, show_in
 from support.commands import microgpt
+from support.sweeps import in_sweep
 from support.tiny_microgpts import CASES
 
 from microgpt_trace import Model, init, load, save
@@ -40,6 +41,7 @@ RUNS = {
     "ties": (("ties", "emma"), "&position=2", ["Letters", "Places", "Why there?", "The MLP", "The answer"]),
     "not finite": (("broken", "emma"), "&position=3", ["No tour"]),
 }
+REST = ("trained", "longest", "other name")  # other runs have the same steps and kinds of words
 CARD = """() => {
   const card = document.querySelector(".tour");
   const text = (selector) => card.querySelector(selector)?.textContent ?? "";
@@ -251,7 +253,7 @@ OF_STEPS = (
 JUDGES = dict(zip(TITLES, OF_STEPS, strict=True))
 
 
-@pytest.mark.parametrize("name", RUNS)
+@pytest.mark.parametrize("name", [in_sweep(name, whole=True) if name in REST else name for name in RUNS])
 def test_every_number_of_the_tour_is_a_number_of_the_command(page_of, page_file, models, name):
     words, address, titles = RUNS[name]
     path = models.get(words[0], "small") if len(words) > 1 else None
@@ -342,13 +344,19 @@ def test_an_answer_belongs_to_its_question(page_of, page_file):
         assert_reads(option["shown"], float(cosines["abcdefghijklmnopqrstuvwxyz".index(option["words"]) + 1]))
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_axe_finds_no_fault_in_the_tour(page_of, page_file, axe, scheme):
-    page = page_of(page_file("trace", *SMALL), color_scheme=scheme)
+AXE = {"include": [[".tour"], ["#answer"], ["#picture"], ["#cards"]]}
+
+
+def test_axe_finds_no_fault_in_the_tour(page_of, page_file, axe):
+    page = page_of(page_file("trace", *SMALL))
     for width, step in ((400, 4), (1280, 6), (1280, 9)):
         page.set_viewport_size({"width": width, "height": 900})
         follow(page, f"#tour={step}")
-        for key in ("show", "option 0"):
-            assert page.evaluate("document.documentElement.scrollWidth") == width
-            assert faults(axe, page, {"include": [[".tour"], ["#answer"], ["#picture"], ["#cards"]]}) == []
-            page.locator(f"[data-key='{key}']").click()
+        assert page.evaluate("document.documentElement.scrollWidth") == width
+        assert faults(axe, page, AXE) == []
+        page.locator("[data-key=show]").click()
+        assert page.evaluate("document.documentElement.scrollWidth") == width
+        show_in(page, "dark")
+        assert faults(axe, page, AXE) == []
+        show_in(page, "light")
+        assert faults(axe, page, ".tour", runOnly=[CONTRAST]) == []
