@@ -141,7 +141,7 @@ VERDICTS = """(count) => {
 }"""
 
 
-@pytest.mark.parametrize("name", ["trained", "deep", in_sweep("untrained")])
+@pytest.mark.parametrize("name", ["trained", "deep", in_sweep("untrained", whole=True)])
 def test_the_arithmetic_of_every_array_gives_what_was_traced(page_at, checkpoints, name):
     verdicts = with_modules(page_at(*command(name, checkpoints))).evaluate(VERDICTS, 20)
     print(f"{verdicts['count']} elements explained, {verdicts['masked']} of them masked")

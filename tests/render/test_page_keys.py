@@ -46,11 +46,18 @@ def tab_stops(page):
     raise AssertionError("the focus never leaves the page")
 
 
+AT_THE_START = """() => {
+  document.body.tabIndex = -1;
+  document.body.focus();
+  document.body.removeAttribute("tabindex");
+}"""
+
+
 def test_every_matrix_is_one_tab_stop_in_the_order_of_the_page(page):
     go(page, "layer0.attn.scores")
     matrices = page.locator(".matrix").evaluate_all("(all) => all.map((each) => each.dataset.key)")
     assert len(matrices) == 9  # attention, and the scores of four heads with their gradients
-    tab_stops(page)  # leave the page first: after following an address, the browser starts somewhere inside
+    page.evaluate(AT_THE_START)  # after following an address, the browser starts somewhere inside
     stops = tab_stops(page)
     assert [key for key in stops if key in matrices] == matrices
     assert stops.index("text") < stops.index("search") < stops.index("glance") < stops.index(matrices[-1])
@@ -152,7 +159,7 @@ def test_enter_in_the_search_goes_to_the_first_array_or_the_element(page):
 
 
 MISSING = ["layer0.attn.q[0,99]", "&off=nonsense", "&set=wte[99,99]=3"]
-MISSING += map(in_sweep, ["&off=layer0.mlp.act[:,99]", "&set=wte[0,20]=3"])
+MISSING += [in_sweep("&off=layer0.mlp.act[:,99]"), in_sweep("&set=wte[0,20]=3", whole=True)]
 
 
 @pytest.mark.parametrize("part", MISSING)
@@ -205,7 +212,8 @@ def test_back_and_forward_restore_the_element_and_its_trail(page):
 ADDRESSES = [
     "#wte[13,4]&text=olivia&off=layer0.attn.head2&off=layer0.mlp.act[:,7]&set=wte[13,4]=-0.5",
     "#gradient+layer0.mlp.up[2,60]&position=1",
-    *map(in_sweep, ["#layer0.attn.scores[1,3,2]", "#update+lm_head[26,15]", "#&text="]),
+    in_sweep("#&text="),
+    *(in_sweep(address, whole=True) for address in ("#layer0.attn.scores[1,3,2]", "#update+lm_head[26,15]")),
 ]
 
 

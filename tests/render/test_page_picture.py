@@ -132,10 +132,10 @@ def test_the_first_screen_has_the_numbers_of_the_command(page_at, screen, name):
     check_screen(page_at(*words), words, model)
 
 
-@pytest.mark.parametrize("part", [in_sweep(part, whole=part > 0) for part in range(5)])
+@pytest.mark.parametrize("part", [in_sweep(part, whole=part > 0) for part in range(10)])
 def test_the_first_screen_has_the_numbers_of_the_command_for_other_names(page_at, screen, checkpoints, part):
     page, (_, model) = page_at("trace", checkpoints["trained"], "olivia"), screen("trained")
-    for name in some_names(50, seed=2)[part::5]:
+    for name in some_names(50, seed=2)[part::10]:
         page.fill("#text", name)
         check_screen(page, ("trace", checkpoints["trained"], name), model)
 
@@ -216,7 +216,10 @@ def effects_of(model, text):
     return effects
 
 
-@pytest.mark.parametrize("name", ["untrained", "trained", "two layers", in_sweep("the longest name")])
+STARTS = ["untrained", "trained", "two layers", in_sweep("the longest name", whole=True)]
+
+
+@pytest.mark.parametrize("name", STARTS)
 def test_the_line_chosen_at_the_start_moves_its_letter_most(page_at, screen, name):
     words, model = screen(name)
     shown = page_at(*words).evaluate(NUMBERS)
