@@ -75,7 +75,7 @@ def nonfinite(counts: Sequence[tuple[str, int]], events: int, unseen: str = "") 
 def _constant(events: Sequence[TraceEvent], unseen: str) -> Anomaly:
     """Judge the events with several values, except attention weights of a single key, which are always 1."""
     several = [e for e in events if e.stats is not None and e.stats.count > 1
-               and not (isinstance(kind_named(e.name), Softmax) and e.shape[-1] == 1)]  # fmt: skip
+               and not (e.shape[-1] == 1 and isinstance(kind_named(e.name), Softmax))]  # fmt: skip
     flat = [e.name for e in several if e.stats is not None and e.stats.std == 0]
     return constant(flat, len(several), unseen)
 
