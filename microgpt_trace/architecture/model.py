@@ -149,8 +149,8 @@ class LanguageModel(Protocol):
     def column(self, name: str, column: int) -> Array:
         """Return a column of a matrix: [out, in] -> [out]"""
 
-    def product(self, x: Array, name: str) -> Array:
-        """Return x @ W.T without a bias: [T, in] -> [T, out]"""
+    def product(self, x: Array, name: str, expert: int | None = None) -> Array:
+        """Return x @ W.T without a bias, where W may be the matrix of an expert: [T, in] -> [T, out]"""
 
     def logits(self, inputs: TraceInput, rows: Sequence[int], tap: Tap = SILENT) -> Array:
         """Run a forward pass. Return logits [n, V] of the positions `rows` after replacements by hooks."""

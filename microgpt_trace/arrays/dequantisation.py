@@ -55,6 +55,11 @@ def widen_f16(bits: Array) -> Array:
     return values
 
 
+def u8(blocks: Array) -> Array:
+    """Blocks of one byte."""
+    return blocks.astype(np.float32)
+
+
 def f32(blocks: Array) -> Array:
     """Blocks of one float32."""
     return blocks.view("<f4")

@@ -76,6 +76,7 @@ ENCODINGS: dict[str, Encoding] = {
         _quantised("MXFP4", 32, 17, dequantisation.mxfp4, codebook=dequantisation.E2M1),
     )
 }
+U8 = Encoding("U8", 1, 1, dequantisation.u8)  # bytes that belong to a tensor of another type
 
 
 @frozen(eq=False)
@@ -111,6 +112,11 @@ class StoredTensor:
         """`stored`, after `check`."""
         self.check()
         return self.stored
+
+    @property
+    def size_in_bytes(self) -> int:
+        """The number of bytes in the file."""
+        return self.data.size
 
     @property
     def row_length(self) -> int:
@@ -150,6 +156,12 @@ class StoredTensor:
         rows, columns = self.shape
         blocks = self.stored.reshape(rows, self.stride, self.encoding.block_bytes)[:, :columns]
         return replace(self, shape=(columns, rows), stored=blocks.swapaxes(0, 1), row_size=None)
+
+    def of_expert(self, expert: int) -> StoredTensor:
+        """Return the matrix of one expert, of a tensor [experts, out, in]. No bytes are read."""
+        size = self.stored.size // self.shape[0]
+        part = self.stored[expert * size : (expert + 1) * size]
+        return replace(self, shape=self.shape[1:], stored=part)
 
     def of_rows(self, index: npt.ArrayLike) -> StoredTensor:
         """Return a tensor of the rows `index`, such as all rows in another order, or a part of a fused
@@ -215,7 +227,8 @@ class StoredTensor:
     def take(self, ids: npt.ArrayLike) -> Array:
         """Return the rows with these indices as float32. Indices may repeat: [n] -> [n, in]"""
         indices = np.asarray(ids, np.intp)
-        return self._gather(indices if self.order is None else self.order[indices])
+        rows = self._gather(indices if self.order is None else self.order[indices])
+        return rows.reshape(-1, *self.shape[1:]) if len(self.shape) > 2 else rows
 
     def column(self, column: int) -> Array:
         """Return a column of a matrix as float32 [out]. Only one block of each row is decoded."""

@@ -42,7 +42,8 @@ class SurveyScope:
 
     events: list[str] | None = option(
         "Measure only the channels of these events.",
-        metavar="GLOB", show_default="all except logits, probs and events that need extra computation",
+        metavar="GLOB",
+        show_default="all except logits, probs, chosen experts and events that need extra computation",
     )  # fmt: skip
     histograms: list[str] | None = option(
         "Measure quantiles of the absolute values of these events.", metavar="GLOB"

@@ -12,6 +12,7 @@ from pathlib import Path
 from time import monotonic
 from typing import NoReturn
 
+from ..architecture.plans.kinds import Experts
 from ..corpus.corpus import Corpus, CorpusSelection
 from ..errors import InputError, MicrogptError, RunError
 from ..files import write_atomically
@@ -196,5 +197,7 @@ def _give(survey: Survey, output: SurveyTargets) -> None:
         write_imatrix(output.imatrix, imatrix_of(survey, output.imatrix_output), output.force)
         if not survey.whole:
             note(f"The survey and {output.imatrix} cover only a part of the corpus.")
+        if Experts.__name__ in survey.model.kinds.values():
+            note(f"{output.imatrix} has no experts, because a survey does not sum the inputs of each expert.")
     report = report_of(survey)
     output.give(report, partial(survey_sections, report, verbose=output.verbose, file=output.out))

@@ -103,7 +103,9 @@ def _run(context: typer.Context, path: Path | None, request: Request, options: d
             whole, recorded, result = traced_for_page(request, names, needed, options)
     result.arrays.update(weights)
     if layers:
-        result = replace(result, layers=tuple(row for row in result.layers if row.layer in layers))
+        rows = tuple(row for row in result.layers if row.layer in layers)
+        experts = tuple(row for row in result.experts if row.layer in layers)
+        result = replace(result, layers=rows, experts=experts)
     sections = [] if written.is_json else _sections(result, request)
     _save(result, request)
     exports.write(list(figures(exports, model, result, layers)))

@@ -15,6 +15,7 @@ import numpy as np
 from ..architecture.edits import Report, unreported
 from ..architecture.model import LanguageModel
 from ..arrays.encodings import StoredTensor
+from ..arrays.expert_tensor import in_pieces
 from ..arrays.stats import Array
 from ..errors import InputError
 from ..hooks.names import select_spelled
@@ -195,6 +196,10 @@ def _same_bytes(name_a: str, name_b: str, a: _Side, b: _Side) -> bool:
     left, right = a.stored.get(name_a), b.stored.get(name_b)
     if left is None or right is None:
         return False
+    return all(_same_blocks(*pair) for pair in in_pieces(left, right))
+
+
+def _same_blocks(left: StoredTensor, right: StoredTensor) -> bool:
     alike = (left.encoding, left.scale, left.stride) == (right.encoding, right.scale, right.stride)
     if not (alike and left.in_order_of(right)):
         return False

@@ -38,8 +38,9 @@ class Architecture:
       starts in the layer, or in the stack of layers if the event is an embedding. `optional_modules` are
       modules with parameters that some models lack. The event of `unclear_modules` depends on the version of
       transformers.
-    - `refused_names` maps names of tensors in dumps to the reason why they cannot be compared. In a name, #
-      stands for the layer number.
+    - `engine_names` maps names of tensors in dumps to events, if other architectures use these names for
+      other events. `refused_names` maps names to the reason why they cannot be compared. In a name, # stands
+      for the layer number.
     - Every file contains the biases in `biases`. If the config sets a flag of `flagged_biases`, the file also
       contains the biases of this flag. `flags` contains flags that are true by default.
     """
@@ -59,6 +60,7 @@ class Architecture:
     optional_modules: tuple[str, ...] = ()
     unclear_modules: tuple[str, ...] = ()
     refused_names: Mapping[str, str] = field(default_factory=dict)
+    engine_names: Mapping[str, str] = field(default_factory=dict)
     gains_less_one: bool = False
     gguf_eps: str = "attention.layer_norm_rms_epsilon"
     permuted: bool = False

@@ -15,8 +15,8 @@ from typing import Any
 
 from ..architecture.plans import microgpt
 from ..architecture.plans.blocks import BIASES
-from ..architecture.plans.kinds import Kind, Linear, Rotation
-from ..architecture.plans.plan import Operation, Plan, kind_of, layer_of
+from ..architecture.plans.kinds import Choice, Kind, Linear, Rotation
+from ..architecture.plans.plan import Operation, Plan, kind_of, layer_of, prefix_of
 from ..hooks.event import EventSpec
 from .architecture import Architecture
 
@@ -33,8 +33,15 @@ ARCHITECTURES: Mapping[str, str] = {  # the name in config.json -> the module
     "gemma3_text": "gemma",
     "phi3": "phi3",
     "granite": "granite",
+    "mixtral": "mixtral",
+    "qwen3_moe": "qwen3_moe",
+    "qwen2_moe": "qwen2_moe",
+    "gpt_oss": "gpt_oss",
 }
-GGUF_NAMES = {"gptneox": "gpt_neox", "gemma3": "gemma3_text"}  # names in GGUF files that differ
+GGUF_NAMES = {  # names in GGUF files that differ
+    "gptneox": "gpt_neox", "gemma3": "gemma3_text", "qwen3moe": "qwen3_moe", "qwen2moe": "qwen2_moe",
+    "gpt-oss": "gpt_oss", "llama with experts": "mixtral",
+}  # fmt: skip
 
 
 def architecture_named(name: str) -> Architecture:
@@ -130,6 +137,23 @@ def residual_kinds() -> frozenset[str]:
 def leaving_kinds() -> tuple[str, ...]:
     """Return the names, without a layer, of the events that contain the residual stream after a layer."""
     return tuple(dict.fromkeys(kind_of(plan.streams[-1]) for plan in examples()))
+
+
+@cache
+def _choices() -> Mapping[str, str]:
+    return {kind_of(name): kind_of(own) for plan in examples() for name, own in plan.chosen_by.items()}
+
+
+def choice_of(name: str) -> str | None:
+    """Return the event of chosen experts whose order the parts of an event follow, or None."""
+    choice = _choices().get(kind_of(name))
+    return None if choice is None else prefix_of(name) + choice
+
+
+@cache
+def routers() -> frozenset[str]:
+    """Return the names, without a layer, of the events of router logits."""
+    return frozenset(kind_of(row.inputs[0]) for plan in examples() for row in plan.of_kind(Choice))
 
 
 def place_of(name: str) -> tuple[float, int, str]:

@@ -10,7 +10,10 @@ from functools import cached_property
 FUSED = {  # fused matrices and biases, and their parts
     "attn_wqkv": ("attn_wq", "attn_wk", "attn_wv"), "attn_bqkv": ("attn_bq", "attn_bk", "attn_bv"),
     "mlp_wgate_up": ("mlp_wgate", "mlp_wup"), "mlp_bgate_up": ("mlp_bgate", "mlp_bup"),
+    "mlp_wgate_up_experts": ("mlp_wgate_experts", "mlp_wup_experts"),
+    "mlp_bgate_up_experts": ("mlp_bgate_experts", "mlp_bup_experts"),
 }  # fmt: skip
+_EXPERT = re.compile(r"\.(0|[1-9][0-9]{0,3})\.")
 GGUF_QKV = "attn_qkv"  # a GGUF file of any architecture may have q, k and v in one matrix
 
 
@@ -24,7 +27,10 @@ class FileNames:
     matrices in `transposed` as [in, out]. If `by_head` is true, the rows of fused matrices in Hugging Face
     files are q, k and v of the first head, then q, k and v of the next head. `aliases` maps other names in
     Hugging Face files to the names of `model`. Names that end with an entry of
-    `skipped` are ignored.
+    `skipped` are ignored. `more` maps further complete names in a layer, in any file, to our names. In names
+    of the tensors of a single expert, # stands for the number of the expert. If `experts_in_out` is true,
+    Hugging Face files store the matrices of all experts as [experts, in, out], and if `experts_in_pairs` is
+    true, with a row of gate before each row of up.
     """
 
     family: str  # "a Llama or Qwen2-class decoder"
@@ -37,6 +43,9 @@ class FileNames:
     by_head: bool = False
     aliases: Mapping[str, str] = field(default_factory=dict)
     skipped: tuple[str, ...] = ("rotary_emb.inv_freq", "masked_bias")
+    more: Mapping[str, str] = field(default_factory=dict)
+    experts_in_out: bool = False
+    experts_in_pairs: bool = False
 
     @cached_property
     def ours(self) -> Mapping[str, str]:
@@ -53,18 +62,21 @@ class FileNames:
             bias = bias_name(own)
             if bias and (self.vectors or ("." in name and "_w" in own)):
                 result[f"{name}.bias"] = bias
-        return result
+        more = self.more.items()
+        return result | {f"{of}.{name}": own for name, own in more for of in ("blk", self.blocks)}
 
     def our_name(self, name: str) -> str | None:
-        """Return our name for a tensor of a file, or None if the architecture lacks such a parameter."""
+        """Return our name for a tensor of a file, or None if the architecture lacks such a parameter. The
+        name of a tensor of expert 5 ends with #5."""
         name = name.removeprefix(self.outer)
         layered = re.fullmatch(rf"(blk|{re.escape(self.blocks)})\.(0|[1-9][0-9]{{0,3}})\.(.+)", name)
         if layered is None:
             ours = self.ours.get(name)
             return None if name.startswith(("blk.", f"{self.blocks}.")) else ours
         prefix, index, rest = layered.groups()
-        ours = self.ours.get(f"{prefix}.{rest}")
-        return f"layer{index}.{ours}" if ours else None
+        expert = _EXPERT.search(rest)
+        ours = self.ours.get(f"{prefix}.{_EXPERT.sub('.#.', rest, 1)}")
+        return f"layer{index}.{ours}" + (f"#{expert[1]}" if expert else "") if ours else None
 
     def gguf_name(self, own: str) -> str:
         """Return the name in GGUF of a matrix or gain, or of the fused matrix that contains the matrix.

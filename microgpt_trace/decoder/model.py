@@ -90,7 +90,7 @@ class Decoder:
         tensors, bytes_ = Counter[str](), Counter[str]()
         for tensor in self.tensors.values():
             tensors[tensor.encoding.name] += 1
-            bytes_[tensor.encoding.name] += tensor.data.size
+            bytes_[tensor.encoding.name] += tensor.size_in_bytes
         return {
             "family": self.family,
             "origin": self.origin,
@@ -174,8 +174,9 @@ class Decoder:
     def column(self, name: str, column: int) -> Array:
         return self.tensors[name].column(column)
 
-    def product(self, x: Array, name: str) -> Array:
-        return linear(x, self.tensors[name], min(2, available_cores()))
+    def product(self, x: Array, name: str, expert: int | None = None) -> Array:
+        tensor = self.tensors[name]
+        return linear(x, tensor if expert is None else tensor.of_expert(expert), min(2, available_cores()))
 
     def logits(self, inputs: TraceInput, rows: Sequence[int], tap: Tap = SILENT) -> Array:
         return logits_forward(self, inputs, rows, tap)

@@ -47,14 +47,19 @@ def _even(head_dim: int, share: float) -> int | None:
     return None if count == head_dim else count
 
 
-def read_rope(settings: Settings, theta: float = 10000.0, old_key: str = "", partial: bool = False) -> Rope:
+def read_rope(
+    settings: Settings, theta: float = 10000.0, old_key: str = "", partial: bool = False,
+    usual: Mapping[str, Any] = {},
+) -> Rope:  # fmt: skip
     """Build RoPE from the settings `rope_theta` and `rope_scaling`, or their union `rope_parameters`. `theta`
-    is the default of transformers for the base, and `old_key` its name in older configs. Unless `partial` is
-    true, RoPE must turn all channels of a head."""
-    old, new = (settings.get(key, OBJECT) or {} for key in ("rope_scaling", "rope_parameters"))
+    and the scaling `usual` are the defaults of transformers, and `old_key` is the name of the base in older
+    configs. Unless `partial` is true, RoPE must turn all channels of a head."""
+    old, new = (settings.get(key, OBJECT) for key in ("rope_scaling", "rope_parameters"))
     if old and new and old != new:
         raise InputError("rope_scaling and rope_parameters contradict each other")
-    scaling = {key: value for key, value in (new or old).items() if value is not None}
+    if usual and old is None and new is None:
+        new = settings.get_or_default("rope_parameters", OBJECT, usual)
+    scaling = {key: value for key, value in (new or old or {}).items() if value is not None}
     if old_key and settings.get(old_key, POSITIVE) is not None:
         scaling.setdefault("rope_theta", settings.get(old_key, POSITIVE))
     for key in ("rope_theta", _PARTIAL, _ORIGINAL):
@@ -147,12 +152,23 @@ def typed_layers(settings: Settings, n_layer: int) -> tuple[int, ...] | None:
     return tuple(i for i, kind in enumerate(kinds) if kind == "sliding_attention")
 
 
-def read_window(settings: Settings, layers: tuple[int, ...]) -> dict[str, Any]:
+def read_window(settings: Settings, layers: tuple[int, ...], usual: int = 4096) -> dict[str, Any]:
     """Return the size of the sliding window that `layers` use, as the options `window` and
-    `windowed_layers`."""
+    `windowed_layers`. `usual` is the default of transformers."""
     if not layers:
         return {}
     size = settings.get("sliding_window", WHOLE)
     if not settings.has("sliding_window"):
-        size = settings.get_or_default("sliding_window", WHOLE, 4096)
+        size = settings.get_or_default("sliding_window", WHOLE, usual)
     return {"window": size, "windowed_layers": layers} if size else {}
+
+
+def read_experts(settings: Settings, experts: int, used: int) -> dict[str, int]:
+    """Return the number of experts, and the number that each position uses. `experts` and `used` are the
+    defaults of transformers. Raises InputError if a position uses more experts than there are."""
+    key = "num_experts" if settings.raw("num_experts") is not None else "num_local_experts"
+    experts = settings.get_or_default(key, WHOLE, experts)
+    used = settings.get_or_default("num_experts_per_tok", WHOLE, used)
+    if used > experts:
+        raise InputError(f"num_experts_per_tok: expected at most {experts}, as in {key}, found {used}")
+    return {"experts": experts, "experts_used": used}

@@ -41,11 +41,15 @@ attn.out              attn_out        hook_attn_out         o_proj
 attn.post_norm        attn_post_norm  -                     -
 attn.residual         ffn_inp         hook_resid_mid        attn_residual
 mlp.norm              ffn_norm        -                     ffn_norm
+mlp.router            ffn_moe_logits  -                     -
+mlp.chosen            ffn_moe_topk    -                     -
+mlp.routing           ffn_moe_weights_norm -                -
 mlp.gate              ffn_gate_b      -                     gate_proj
 mlp.up                ffn_up_b        mlp.hook_pre_linear   up_proj
 mlp.act               ffn_silu        -                     -
 mlp.hidden            ffn_swiglu      -                     silu_mul
 mlp.down              ffn_out         hook_mlp_out          ffn_down
+mlp.mixture           ffn_moe_out     -                     -
 mlp.post_norm         ffn_post_norm   -                     -
 mlp.residual          l_out           hook_resid_post       out
 final.norm            result_norm     -                     -
@@ -61,6 +65,11 @@ MORE_NAMES = {
     "model.layers.#.mlp.gate_up_proj": "layer#.mlp.gate layer#.mlp.up",
     "sa_out-#": "layer#.attn.residual",  # Gemma
     "ffn_gelu-#": "layer#.mlp.act",
+    "ffn_moe_gate_biased-#": "layer#.mlp.gate",
+    "ffn_moe_up_biased-#": "layer#.mlp.up",
+    "ffn_moe_swiglu-#": "layer#.mlp.hidden",
+    "ffn_moe_swiglu_oai-#": "layer#.mlp.hidden",
+    "ffn_moe_down_biased-#": "layer#.mlp.down",
     "blocks.#.mlp.hook_pre": "layer#.mlp.gate | layer#.mlp.up",
     "blocks.#.mlp.hook_post": "layer#.mlp.hidden | layer#.mlp.act",
 }
@@ -86,6 +95,10 @@ SECOND_NAMES = {
     "kq_soft_max_ext-#": "layer#.attn.weights",  # llama.cpp used this name until 2025
     "ffn_gate-#": "layer#.mlp.gate",
     "ffn_up-#": "layer#.mlp.up",
+    "ffn_moe_weights-#": "layer#.mlp.routing",  # before the shares are normalised, if they are
+    "ffn_moe_gate-#": "layer#.mlp.gate",
+    "ffn_moe_up-#": "layer#.mlp.up",
+    "ffn_moe_down-#": "layer#.mlp.down",
     "ffn_gate_par-#": "layer#.mlp.hidden",  # used if SiLU and the product are separate steps
     "blocks.#.hook_resid_pre": LAYER_INPUT,
 }
@@ -94,6 +107,8 @@ SECOND_NAMES = {
 # RoPE, and the attention weights, which are the second output of eager attention.
 TURNED = ("layer#.attn.q_rope", "layer#.attn.k_rope")
 RETURNED_SECOND = "layer#.attn.weights"
+# A router returns its logits, and then the shares and the numbers of the chosen experts.
+ROUTER, ROUTED = "layer#.mlp.router", ("layer#.mlp.routing", "layer#.mlp.chosen")
 
 _NO_GAIN = "norm without its gain, which our events include"
 _HIDDEN_STATES = "hidden_states may be the output of a layer or of the final norm; use --map"

@@ -75,9 +75,6 @@ def meaning_of(name: str, architecture: str = "") -> Meaning | None:
     - The event of some names depends on the model, so these names have candidates. Examples are
       `mlp.hook_pre` and `mlp.hook_post` of TransformerLens, and `Qcur` and `Kcur` of llama.cpp.
     """
-    if not architecture:
-        found = (meaning_of(name, own) for own in families())
-        return next((meaning for meaning in found if meaning is not None), None)
     name = without_suffix(name)
     if name.endswith((".weight", ".bias")):
         return Meaning(reason="a parameter, not an activation")
@@ -86,7 +83,10 @@ def meaning_of(name: str, architecture: str = "") -> Meaning | None:
     words = _WORDS.findall(name.lower())
     if words[:1] in (["backward"], ["update"]):
         return Meaning(reason="gradients and updates are not compared")
-    return _look_up(words, architecture) or _look_up(_without_wrapping(words), architecture)
+    known = [architecture] if architecture else families()
+    unwrapped = _without_wrapping(words)
+    found = (_look_up(words, own) or _look_up(unwrapped, own) for own in known)
+    return next(filter(None, found), None)
 
 
 def architecture_of(names: Iterable[str]) -> str:
@@ -215,8 +215,9 @@ def _table(architecture: str) -> dict[str, Meaning]:
     named |= {name: _meaning(text) for name, text in MORE_NAMES.items()}
     named |= {name: replace(_meaning(text), second=True) for name, text in SECOND_NAMES.items()}
     named |= {name: replace(_meaning(text), adjacent=True) for name, text in ADJACENT_NAMES.items()}
-    refused = architecture_named(architecture).refused_names
-    named |= {name: Meaning(reason=reason) for name, reason in refused.items()}
+    own = architecture_named(architecture)
+    named |= {name: Meaning(reason=reason) for name, reason in own.refused_names.items()}
+    named |= {name: _meaning(text) for name, text in own.engine_names.items()}
     named["kqv-#"] = Meaning(("layer#.attn.context",), layout="HTD", second=True)  # build_attn_mha
     clear = [name for name in named if _CLEAR_NAME.fullmatch(name)]
     named |= {name.replace("transformer.", ""): named[name] for name in clear}

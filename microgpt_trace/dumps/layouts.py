@@ -16,7 +16,7 @@ from typing import Any
 
 from ..architecture.plans.plan import kind_of, over_tokens
 from ..arrays.stats import Array
-from ..decoder.catalogue import kinds_in_heads
+from ..decoder.catalogue import choice_of, kinds_in_heads
 from ..decoder.settings import is_count
 from ..errors import FileFormatError, InputError
 from ..text.brief import brief, frozen
@@ -129,7 +129,7 @@ def fits(name: str, recorded: Recorded, shapes: Shapes, head_dim: int | None = N
     if recorded.layout == OWN:
         rows = over_tokens(name) and recorded.shape[1:] == expected[1:] and recorded.shape[0] <= expected[0]
         return [OWN] if rows or recorded.shape == expected or _is_number(recorded, expected) else []
-    dims = _head_dims(name, recorded, expected, head_dim)
+    dims = _head_dims(name, recorded, shapes, head_dim)
     readings = readings_of(recorded.shape, expected, recorded.layout, dims)
     return [reading.letters for reading in readings]
 
@@ -153,7 +153,7 @@ def fit(
     if recorded.layout == OWN:
         reading, rows = _own(name, recorded, expected, positions)
     else:
-        dims = _head_dims(name, recorded, expected, head_dim)
+        dims = _head_dims(name, recorded, shapes, head_dim)
         reading = _the_reading(name, recorded, expected, dims)
         rows = (reading.last_of - 1,) if reading.last_of > 1 else None
     array, notes = reading.apply(recorded.read()), _reading_notes(recorded.shape, reading)
@@ -186,12 +186,15 @@ def _expected(name: str, recorded: Recorded, shapes: Shapes) -> Shape:
     return shapes[name][0], sum(shapes[event][1] for event in recorded.beside)
 
 
-def _head_dims(name: str, recorded: Recorded, expected: Shape, head_dim: int | None) -> Collection[int]:
-    """Return possible widths of a head. If `head_dim` is None, the length of any stored axis is possible."""
-    if not _has_heads(name, recorded):
+def _head_dims(name: str, recorded: Recorded, shapes: Shapes, head_dim: int | None) -> Collection[int]:
+    """Return possible widths of a head, or of a chosen expert's part. If `head_dim` is None, and for parts of
+    experts, the length of any stored axis is possible."""
+    of_experts = choice_of(name) in shapes
+    if not of_experts and not _has_heads(name, recorded):
         return ()
-    dims = {*recorded.shape} - {0, 1} if head_dim is None else {head_dim}
-    return [dim for dim in sorted(dims) if expected[1] % dim == 0]
+    dims = {*recorded.shape} - {0, 1} if head_dim is None or of_experts else {head_dim}
+    width = _expected(name, recorded, shapes)[1]
+    return [dim for dim in sorted(dims) if width % dim == 0]
 
 
 def _has_heads(name: str, recorded: Recorded) -> bool:

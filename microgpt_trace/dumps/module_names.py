@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache, cached_property
 
-from ..architecture.plans.kinds import Linear
-from ..architecture.plans.plan import Operation, Plan, kind_of, stage_of
+from ..architecture.plans.kinds import Experts, Linear, Mixture
+from ..architecture.plans.plan import Operation, Plan, kind_of, layer_of, stage_of
 from ..decoder.architecture import Architecture
 from ..decoder.catalogue import ARCHITECTURES, architecture_named, example
 from ..decoder.file_names import FUSED
@@ -41,15 +41,18 @@ class ModuleNames:
         by_parameter: dict[str, str] = {}
         for row in self.plan.values():
             if not (isinstance(row.kind, Linear) and row.kind.columns):
-                by_parameter |= {name: row.name for name in row.kind.names if name not in by_parameter}
+                for name in row.kind.names:
+                    by_parameter.setdefault(kind_of(name), of_any_layer(row.name))
         by_parameter["lm_head"] = self.plan.head[0].name  # the example's output matrix is the embedding
         names = self.architecture.names
         result: dict[str, Events] = {path: (by_parameter[own],) for own, (_, path) in names.model.items()}
         for own, (_, path) in names.layer.items():
-            parts = [f"layer0.{part}" for part in FUSED.get(own, (own,))]
+            if "#" in path:  # the parameters of experts belong to one module, which returns their sum
+                continue
+            parts = FUSED.get(own, (own,))
             if by_parameter.keys() >= set(parts):  # other architectures with these names have more parameters
                 result[f"{self.layers}.{path}"] = tuple(by_parameter[part] for part in parts)
-        return {path: tuple(map(of_any_layer, events)) for path, events in result.items()}
+        return result
 
     @cached_property
     def other(self) -> Mapping[str, Events]:
@@ -63,21 +66,32 @@ class ModuleNames:
     @cached_property
     def read(self) -> Mapping[str, str]:
         """The event that each module reads, by path. Modules that read several events are left out."""
-        every = {**self.returned, **self.other}
         returned = {event for events in self.returned.values() for event in events}
         result: dict[str, str] = {}
-        for path, events in every.items():
-            inside = [own for own in every if own.startswith(f"{path}.")] or [path]
-            inner = min(inside, key=lambda own: self.plan.order[self._row(every[own][0]).name])
-            row = self._row(every[inner][0])
-            if inner in self.other and (events[0] in returned or len(row.inputs) > 1):
+        for path, events in self._every.items():
+            inner = self.first_in(path)
+            row = self._rows[self._every[inner][0]]
+            if isinstance(row.kind, Mixture):  # a module of experts
+                result[path] = self._input(self.plan.of_kind(Experts)[0].inputs[0], True)
+            elif inner in self.other and (events[0] in returned or len(row.inputs) > 1):
                 result[path] = events[0]  # a dropout reads the event that it returns
             elif len(row.inputs) == 1:
                 result[path] = self._input(row.inputs[0], row.layer is not None)
         return result
 
-    def _row(self, event: str) -> Operation:
-        return self.plan[event.replace("#", "0", 1)]
+    @cached_property
+    def _every(self) -> Mapping[str, Events]:
+        return {**self.returned, **self.other}
+
+    @cached_property
+    def _rows(self) -> Mapping[str, Operation]:
+        """The first row of each event, by the event with # for the layer number."""
+        return {of_any_layer(row.name): row for row in [*self.plan.values()][::-1]}
+
+    def first_in(self, path: str) -> str:
+        """Return the path of the module inside of a module that computes first, or the path itself."""
+        inside = [own for own in self._every if own.startswith(f"{path}.")] or [path]
+        return min(inside, key=lambda own: self.plan.order[self._rows[self._every[own][0]].name])
 
     def _input(self, name: str, in_layer: bool) -> str:
         if in_layer and name == self.plan.streams[0]:
@@ -88,8 +102,8 @@ class ModuleNames:
 
 
 def of_any_layer(event: str) -> str:
-    """Return the name of an event of layer 0 with # as the layer number."""
-    return event.replace("layer0.", "layer#.")
+    """Return the name of an event with # as the layer number, if the event is in a layer."""
+    return event if layer_of(event) is None else f"layer#.{event.partition('.')[2]}"
 
 
 @cache

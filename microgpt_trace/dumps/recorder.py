@@ -19,7 +19,7 @@ import numpy as np
 from ..arrays.stats import Array
 from ..errors import InputError
 from ..files import check_target
-from .engine_names import RETURNED_SECOND, TURNED
+from .engine_names import RETURNED_SECOND, ROUTED, ROUTER, TURNED
 from .event_names import numbered
 from .stored_arrays import write_arrays
 from .torch_modules import TorchDecoder, expected_events, find_decoder, module_at
@@ -136,8 +136,9 @@ class TorchRecording:
 
     def _distinct(self, path: str) -> list[Any]:
         """Return the modules at a path in all layers. List a shared module only once."""
-        modules = [module_at(layer, path) for layer in self._decoder.layers]
-        return list({id(module): module for module in modules if module is not None}.values())
+        family, layers = self._decoder.family, self._decoder.layers
+        modules = [module_at(layer, path) for layer in layers if family.has(layer, path)]
+        return list({id(module): module for module in modules}.values())
 
     def _wrap_rotary(self, hooks: ExitStack) -> None:
         """Replace the global function that rotates q and k, in the Python module of the attention class."""
@@ -199,10 +200,14 @@ class TorchRecording:
         self._take_output(events, module, args, args[0])
 
     def _take_output(self, events: Sequence[str], module: Any, args: Any, output: Any) -> None:
-        """Save the output of a module, [1, T, width]. Split the output if it contains several events."""
+        """Save the output of a module, [1, T, width]. Split the output if it contains several events. A
+        router also returns the shares and the numbers of the chosen experts."""
         if self._layer is None:  # the module was called outside the layers
             return
-        for event, part in self._parts(events, _first(output)):
+        parts = list(self._parts(events, _first(output)))
+        if events == (ROUTER,) and isinstance(output, tuple) and len(output) == 1 + len(ROUTED):
+            parts += zip(ROUTED, output[1:], strict=True)
+        for event, part in parts:
             self._take(numbered(event, self._layer), module, args, part)
 
     def _parts(self, events: Sequence[str], tensor: Any) -> Iterator[tuple[str, Any]]:
@@ -248,6 +253,8 @@ class TorchRecording:
         """Save a module's output [1, T, ...], or the first item of a tuple of outputs, as rows [T, width]."""
         tensor = _first(output)
         length = len(self.positions if name == "logits" else self.tokens)
+        if tensor.ndim == 2:  # mixtures compute the positions of all texts side by side
+            tensor = tensor[None]
         if tensor.ndim == 4 and tensor.shape[2] == length != tensor.shape[1]:
             tensor = tensor.transpose(1, 2)  # [1, H, T, D]
         if tensor.shape[:2] != (1, length):

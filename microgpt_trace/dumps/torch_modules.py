@@ -69,8 +69,14 @@ class TorchFamily:
         """The events of each module in a layer, by path, without modules that only contain other modules or
         return their input."""
         returned = {event for events in self.names.returned.values() for event in events}
-        others = {path: own for path, own in self.names.other.items() if own[0] not in returned}
-        prefix, every = f"{self.names.layers}.", {**self.names.returned, **others}
+        others: dict[Events, str] = {}  # modules inside of modules are listed first
+        for path, own in sorted(self.names.other.items(), key=lambda item: -len(item[0])):
+            if own[0] not in returned:
+                others.setdefault(own, path)
+        prefix, every = (
+            f"{self.names.layers}.",
+            {**self.names.returned, **{path: own for own, path in others.items()}},
+        )
         return {path.removeprefix(prefix): own for path, own in every.items() if path.startswith(prefix)}
 
     @cached_property
@@ -95,6 +101,12 @@ class TorchFamily:
             *((path, True, (event,)) for event, path in read.items()),
             ("", False, layer),
         )
+
+    def has(self, layer: Any, path: str) -> bool:
+        """Return True if a layer has the module at a path, and the module inside that computes first."""
+        first = self.names.first_in(f"{self.names.layers}.{path}".rstrip("."))
+        paths = (path, first.removeprefix(f"{self.names.layers}.")) if path else ("",)
+        return all(module_at(layer, own) is not None for own in paths)
 
     @cached_property
     def attention(self) -> str:
@@ -126,7 +138,8 @@ class TorchFamily:
 
     def _unknown(self, layer: Any) -> Iterator[str]:
         for parent in self.parents:
-            for child, module in module_at(layer, parent)._modules.items():
+            inner = module_at(layer, parent)
+            for child, module in ({} if inner is None else inner._modules).items():
                 path = f"{parent}.{child}".lstrip(".")
                 expected = path in {*self.outputs, *self.parents}
                 if not expected and module is not None and any(True for _ in module.parameters()):
@@ -195,7 +208,7 @@ def expected_events(decoder: TorchDecoder) -> list[str]:
         numbered(event, i)
         for i, layer in enumerate(decoder.layers)
         for path, _, events in family.taps
-        if module_at(layer, path) is not None
+        if family.has(layer, path)
         for event in events
     ]
     return [*(family.outside[name] for name in family.embedding), *layers, family.outside[family.norm]]

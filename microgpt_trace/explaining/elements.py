@@ -10,7 +10,7 @@ from functools import partial
 from ..architecture.formulas.steps import element_name
 from ..architecture.formulas.traced_element import Element
 from ..architecture.model import LanguageModel, TraceInput
-from ..architecture.plans.kinds import Linear, Lookup
+from ..architecture.plans.kinds import Experts, Linear, Lookup
 from ..architecture.plans.plan import Plan, over_tokens
 from ..errors import InputError
 from ..hooks.sites import Site, describe_shape, parse_site
@@ -100,6 +100,11 @@ def _place_of_parameter(model: LanguageModel, element: Element) -> str:
         return f"a parameter: {token}, channel {index[1]}"
     if any(kind.table == element.name for kind in model.plan.kinds(Lookup)):
         return f"a parameter: position {index[0]}, channel {index[1]}"
+    experts = {name for kind in model.plan.kinds(Experts) for name in kind.names}
+    if element.name in experts:
+        *before, output = index[1:][::-1]
+        source = f"from input {before[0]} " if before else ""
+        return f"a parameter of expert {index[0]}: {source}to output {output}"
     if len(index) == 2:
         return f"a parameter: from input {index[1]} to output {index[0]}"
     return f"a parameter: channel {index[0]}"

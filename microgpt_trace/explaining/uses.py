@@ -25,7 +25,8 @@ from ..architecture.operations.linear import formula_of_parts
 from ..architecture.operations.plan_formulas import Formulas
 from ..architecture.operations.prediction import other_of
 from ..architecture.operations.softmax import window_of
-from ..architecture.plans.kinds import Probabilities
+from ..architecture.plans.kinds import Choice, Probabilities
+from ..architecture.plans.plan import Operation
 from ..arrays.stats import Array
 
 Places = dict[int, Array]  # number of an axis or range -> [n]
@@ -40,11 +41,22 @@ def uses_of(at: TracedElement) -> list[Use]:
         rows = (other_of(plan, at.row),)
     else:
         rows = tuple(plan[name] for name in plan.readers[at.name])
+    if at.name in plan and isinstance(at.row.kind, Choice):
+        return [_use_of_choice(at, row) for row in rows]
     uses = []
     for row in rows:
         formula = formula_of_parts(row, formulas) if at.name in row.parts else formulas.forward(row.name)
         uses += _ReadingArray(at, "forward", row.name, formula, row.expr).uses()
     return uses
+
+
+def _use_of_choice(at: TracedElement, row: Operation) -> Use:
+    """Return the first element that an expert computes. The number of the expert is no factor of a term."""
+    (position, place), width = at.index, at.numbers.shapes[row.name][1] // at.numbers.shapes[at.name][1]
+    index = position, place * width
+    value = at.numbers.value_if_kept(row.name, index)
+    words = f"selects the expert: {row.expr}"
+    return Use(element_name(row.name, index), "forward", value, None, width, words)
 
 
 def gradient_uses(at: TracedElement) -> list[Use]:
@@ -79,7 +91,9 @@ class _ReadingArray:
         count = len(np.unique(results))
         if not count:
             return []
-        index, adds, words = self.at.index, None, self.words
+        adds, words, shapes = None, self.words, self.at.numbers.shapes
+        alike = shapes[self.name] == shapes[self.at.name]
+        index = self.at.index if alike else self._index(results[-1])
         if count == 1 or len({step for step, *_ in readings}) == 1:
             best = 0
             if count > 1:

@@ -230,7 +230,7 @@ class Model:
     def column(self, name: str, column: int) -> Array:
         return self.params[name][:, column]
 
-    def product(self, x: Array, name: str) -> Array:
+    def product(self, x: Array, name: str, expert: int | None = None) -> Array:
         return x @ self.params[name].T
 
     def batch(self, inputs: TraceInput) -> Batch:

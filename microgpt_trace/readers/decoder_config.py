@@ -39,11 +39,25 @@ def decoder_config(
     return config, tensors
 
 
-def check_overrides(settings: Settings, overrides: Mapping[str, Any]) -> None:
-    """Note the settings that the user set. Raises InputError if the architecture does not read a setting."""
+def overridden(values: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings with the values that the user set. A key such as "rope_scaling.truncate" sets a
+    value within a setting. Raises InputError if such a setting has no values within."""
+    result = dict(values)
     for key, value in overrides.items():
-        if key not in settings.used:
+        outer, dot, inner = key.partition(".")
+        if dot and not isinstance(result.get(outer), dict):
+            raise InputError(f"--set {key}: expected values within {outer}, found {brief(result.get(outer))}")
+        result[outer] = overridden(result[outer], {inner: value}) if dot else value
+    return result
+
+
+def check_overrides(settings: Settings, overrides: Mapping[str, Any]) -> None:
+    """Note the settings that the user set, instead of notes on values that they replace. Raises InputError if
+    the architecture does not read a setting."""
+    for key, value in overrides.items():
+        if key.partition(".")[0] not in settings.used:
             raise InputError(f"--set {key}: expected one of {', '.join(sorted(settings.used))}")
+        settings.notes[:] = [note for note in settings.notes if not note.startswith(f"{key} = ")]
         settings.notes.append(f"{key} = {brief(value)} (--set)")
 
 
@@ -52,7 +66,7 @@ def _sizes(settings: Settings, architecture: Architecture) -> dict[str, Any]:
     keys, sizes = architecture.sizes, dict[str, Any]()
 
     def read(name: str, kind: str = WHOLE, default: Any = None) -> None:
-        has_null = default is not None and name in keys and settings.has(keys[name])
+        has_null = name == "n_kv_head" and name in keys and settings.has(keys[name])
         if name in architecture.defaults and not has_null:
             default = architecture.defaults[name] * (sizes["n_embd"] if name == "n_inner" else 1)
             sizes[name] = settings.get_or_default(keys[name], kind, default)

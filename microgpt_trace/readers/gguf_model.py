@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,10 +14,10 @@ from ..decoder.config import DecoderConfig
 from ..decoder.gguf_options import LONG, SHORT
 from ..decoder.model import Decoder
 from ..decoder.options import ROPE_FACTORS
-from ..decoder.settings import COUNT, POSITIVE, WHOLE, Settings
+from ..decoder.settings import POSITIVE, WHOLE, Settings, is_count
 from ..errors import FileFormatError, InputError
 from ..text.brief import brief
-from .decoder_config import check_overrides, decoder_config
+from .decoder_config import check_overrides, decoder_config, overridden
 from .gguf import Strings, read_gguf_header
 from .model_file import check_depth, check_tensors, in_halves, naming_file, our_tensors, rope_factors
 from .unsupported import obstacles, unsupported
@@ -43,6 +44,7 @@ def read_gguf(path: Path, overrides: Mapping[str, Any] = {}) -> Decoder:
         tensors = our_tensors(path, stored.values(), architecture.names)
         keys = Settings(header.metadata, notes, f"{header.metadata['general.architecture']}.")
         config, tensors = _config(name, architecture, keys, tensors, factors, overrides)
+    tensors = {name: _with_rows(own, config.shapes().get(name, ())) for name, own in tensors.items()}
     check_tensors(path, config, tensors)
     tensors = in_halves(config, tensors) if config.adjacent_pairs else tensors
 
@@ -60,6 +62,9 @@ def _architecture(metadata: Mapping[str, Any]) -> tuple[str, Architecture]:
     """Return the name in the catalogue, and the architecture. Raises InputError if GGUF files have no such
     architecture."""
     value = metadata.get("general.architecture")
+    experts = metadata.get("llama.expert_count")
+    if isinstance(value, str) and value == "llama" and is_count(experts) and experts:
+        value = "llama with experts"
     own = GGUF_NAMES.get(value, value) if isinstance(value, str) else ""
     if own in ARCHITECTURES and value not in GGUF_NAMES.values():
         found = architecture_named(own)
@@ -69,6 +74,11 @@ def _architecture(metadata: Mapping[str, Any]) -> tuple[str, Architecture]:
     names = [others.get(name, name) for name in ARCHITECTURES if architecture_named(name).from_gguf]
     unknown = obstacles(metadata, f"{value}.")
     raise InputError(unsupported(value, names, unknown, " (which includes mistral)"))
+
+
+def _with_rows(tensor: StoredTensor, shape: tuple[int, ...]) -> StoredTensor:
+    """Return a matrix of one row as a matrix. GGUF files store such a matrix as a vector."""
+    return replace(tensor, shape=shape) if shape == (1, *tensor.shape) else tensor
 
 
 def _check_vocabulary(path: Path, metadata: Mapping[str, Any], rows: int) -> None:
@@ -100,6 +110,9 @@ _NEUTRAL: dict[str, tuple[Any, ...]] = {  # keys, and the values that leave the 
     "residual_scale": (0, 1),
     "embedding_scale": (0, 1),
     "use_parallel_residual": (False,),
+    "expert_count": (0,),
+    "expert_weights_scale": (0, 1),
+    "expert_group_count": (0, 1),
 }
 
 
@@ -116,9 +129,6 @@ def _config(
     factors: Mapping[str, StoredTensor], overrides: Mapping[str, Any],
 ) -> tuple[DecoderConfig, dict[str, StoredTensor]]:  # fmt: skip
     """Return the config, and the tensors with fused qkv split into q, k and v."""
-    experts = keys.get("expert_count", COUNT)
-    if experts:
-        raise InputError(f"a mixture of {experts} experts is not supported")
     if "wte" not in tensors:
         raise InputError("tensor 'token_embd.weight' is missing")
     vocab_size = tensors["wte"].shape[0]
@@ -145,7 +155,7 @@ def _config(
     assert architecture.from_gguf is not None
     values |= architecture.from_gguf(keys, sizes | long)
     _refuse_variants(keys)
-    settings = Settings({**values, **overrides}, keys.notes)
+    settings = Settings(overridden(values, overrides), keys.notes)
     config, tensors = decoder_config(name, settings, tensors, architecture.permuted)
     check_overrides(settings, overrides)
     if factors and (config.rope is None or (long and config.rope.kind != "longrope")):

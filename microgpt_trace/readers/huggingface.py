@@ -16,7 +16,7 @@ from ..decoder.settings import FLAG, Settings
 from ..errors import FileFormatError, InputError
 from ..text.brief import brief
 from ..untrusted_files import folder_of, read_json, reading
-from .decoder_config import check_overrides, decoder_config
+from .decoder_config import check_overrides, decoder_config, overridden
 from .model_file import check_tensors, naming_file, our_tensors
 from .safetensors import read_safetensors
 from .unsupported import obstacles, unsupported
@@ -54,7 +54,7 @@ def read_huggingface(path: Path, overrides: Mapping[str, Any] = {}) -> Decoder:
         notes.append("the file stores gains less 1; they are shown with this 1")
         tensors |= {name: replace(own, plus=1.0) for name, own in tensors.items() if name.endswith("norm")}
     with naming_file(folder / CONFIG):
-        settings = Settings({**metadata, **overrides}, notes)
+        settings = Settings(overridden(metadata, overrides), notes)
         config, tensors = decoder_config(name, settings, tensors)
         check_overrides(settings, overrides)
         _check_biases(settings, architecture, config)

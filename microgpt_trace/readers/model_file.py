@@ -16,6 +16,7 @@ from ..decoder.config import DecoderConfig
 from ..decoder.file_names import FUSED, FileNames
 from ..errors import FileFormatError, InputError
 from ..text.brief import brief
+from .expert_tensors import join_experts
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -33,10 +34,10 @@ def naming_file(path: Path) -> Iterator[None]:
 
 
 def our_tensors(path: Path, tensors: Iterable[StoredTensor], names: FileNames) -> dict[str, StoredTensor]:
-    """Return the tensors under our names.
+    """Return the tensors under our names, with the tensors of the experts of a layer joined.
 
-    Raises FileFormatError if a name is unknown or repeated, or if a layer before the last layer has no
-    tensor.
+    Raises FileFormatError if a name is unknown or repeated, if a layer before the last layer has no tensor,
+    or if the tensors of experts do not match.
     """
     ours: dict[str, StoredTensor] = {}
     for tensor in tensors:
@@ -50,7 +51,8 @@ def our_tensors(path: Path, tensors: Iterable[StoredTensor], names: FileNames) -
     for i, number in enumerate(sorted(_layers_of(ours))):
         if i != number:
             raise FileFormatError(f"{path}: there are tensors of layer {number}, but none of layer {i}")
-    return ours
+    with naming_file(path):
+        return join_experts(ours, names)
 
 
 def _layers_of(tensors: Iterable[str]) -> set[int]:
@@ -88,17 +90,19 @@ def check_tensors(path: Path, config: DecoderConfig, tensors: Mapping[str, Store
             raise FileFormatError(f"{path}: tensor {name!r} is missing{nearest(name, tensors)}")
         tensor = tensors[name]
         if tensor.shape != shape:
-            order = -1 if tensor.by_columns else 1  # show the dimensions in the order of the file
-            raise FileFormatError(
-                f"{path}: tensor {tensor.name!r}: expected shape {list(shape)[::order]}, "
-                f"found {list(tensor.shape)[::order]}"
-            )
+            expected, found = (_in_file(tensor, own) for own in (shape, tensor.shape))
+            raise FileFormatError(f"{path}: tensor {tensor.name!r}: expected shape {expected}, found {found}")
     extra = [name for name in tensors if name not in shapes]
     if extra:
         raise FileFormatError(
             f"{path}: tensor {tensors[extra[0]].name!r} is not part of a {config.architecture} with "
             f"{config.n_layer} layers{nearest(extra[0], shapes)}"
         )
+
+
+def _in_file(tensor: StoredTensor, shape: tuple[int, ...]) -> list[int]:
+    """Return the dimensions of a shape in the order of the file."""
+    return [*shape[:-2], *shape[-2:][:: -1 if tensor.by_columns else 1]]
 
 
 def _check_heads(path: Path, config: DecoderConfig, tensors: Mapping[str, StoredTensor]) -> None:

@@ -9,13 +9,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from ..arrays.encodings import ENCODINGS, StoredTensor
+from ..arrays.encodings import ENCODINGS, U8, StoredTensor
 from ..errors import FileFormatError
 from ..text.brief import brief
 from ..untrusted_files import check_regular, json_object, reading
 from .mapped_file import MappedFile
 
 _DTYPES = ("F32", "F16", "BF16")
+_BYTES = ("_blocks", "_scales")  # the ends of names of tensors of bytes, which form tensors of MXFP4
 _MAX_DIMS = 8
 
 
@@ -55,9 +56,10 @@ def read_safetensors(path: Path, skipped: tuple[str, ...] = ()) -> list[StoredTe
 
 def _tensor(file: MappedFile, name: str, entry: dict[str, Any]) -> StoredTensor:
     dtype, shape = entry["dtype"], entry["shape"]
-    if dtype not in _DTYPES or len(shape) > _MAX_DIMS:
+    known = (*_DTYPES, *["U8"] * name.endswith(_BYTES))
+    if dtype not in known or len(shape) > _MAX_DIMS:
         raise FileFormatError(
             f"{file.path}: tensor {brief(name)}: expected {', '.join(_DTYPES)} of up to {_MAX_DIMS} "
             f"dimensions, found {brief(dtype)} of shape {brief(shape)}"
         )
-    return file.tensor(name, ENCODINGS[dtype], tuple(shape), *entry["data_offsets"])
+    return file.tensor(name, U8 if dtype == "U8" else ENCODINGS[dtype], tuple(shape), *entry["data_offsets"])

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from ..arrays.encodings import Encoding, StoredTensor
+from ..arrays.expert_tensor import ExpertTensor, in_pieces
 from ..arrays.stats import Array
 
 BLOCK = 32  # elements per block; the errors of each block and of the whole tensor are checked
@@ -45,6 +46,8 @@ _LEAST_STEP = {"F16": 2.0**-24, "BF16": 2.0**-126, "F32": 2.0**-126}
 
 def step_tensor(tensor: StoredTensor) -> StoredTensor:
     """Return a tensor with the grid step of each element of `tensor`."""
+    if isinstance(tensor, ExpertTensor):
+        return replace(tensor, part=lambda expert: step_tensor(tensor.of_expert(expert)))
     own = tensor.encoding
     quantised = own.name not in _FRACTION_BITS
     decode = _quantised_steps(own) if quantised else lambda blocks: float_steps(own.decode(blocks), own.name)
@@ -240,7 +243,7 @@ def measure(a: Values, b: Values, most: int | None = None) -> QuantisationDistan
         left, right = (side.rows(start, stop).ravel().astype(np.float64) for side in (a, b))
         distance.add(left, right, None if exact else _expected_squares(a, b, start, stop))
     if most is None and a.type == b.type and a.tensor and b.tensor:
-        distance.rewritten = rewritten_runs(a.tensor, b.tensor)
+        distance.rewritten = sum(rewritten_runs(*pair) for pair in in_pieces(a.tensor, b.tensor))
     return distance
 
 

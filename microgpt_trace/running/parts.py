@@ -11,7 +11,11 @@ from ..errors import InputError
 from ..hooks.sites import Part, Site, parse_site
 from .token_names import token_of
 
-AXES = {1: ("index",), 2: ("row", "column")}  # names of the axes of a parameter, by dimensions
+AXES = {
+    1: ("index",),
+    2: ("row", "column"),
+    3: ("expert", "row", "column"),
+}  # names of the axes of a parameter, by dimensions
 
 
 def events_named(model: LanguageModel, names: Sequence[str], length: int, rows: Sequence[int]) -> list[str]:

@@ -22,6 +22,7 @@ from ..tracing.anomalies import FAR, GROWTH, TURN, constant, nonfinite, odd_laye
 from ..tracing.decoder_insights import TITLES, growth, sinks, turn
 from ..tracing.findings import Anomaly, Insight
 from .predictions import Overfitting, SurveyedPart, overfitting, surveyed_parts
+from .report_experts import SurveyedRouter, surveyed_routers
 from .report_heads import HeadLooks, SurveyedHead, looks_of, surveyed_heads
 from .state import Survey, SurveyExample
 
@@ -130,6 +131,7 @@ class SurveyReport:
     layers: tuple[SurveyedLayer, ...]
     heads: tuple[SurveyedHead, ...]
     looks: tuple[HeadLooks, ...]
+    routers: tuple[SurveyedRouter, ...]
     insights: tuple[Insight, ...]
     anomalies: tuple[Anomaly, ...]
     events: tuple[SurveyedEvent, ...]
@@ -146,8 +148,8 @@ def report_of(survey: Survey) -> SurveyReport:
         survey.whole, model.origin, model.family, model.fingerprint, corpus.sources, corpus.documents,
         corpus.fingerprint, texts, tokens, survey.arithmetic, tuple(left_out), tuple(parts),
         overfitting(survey, parts), tuple(layers), tuple(heads), tuple(looks_of(survey, heads)),
-        tuple(insights_of(layers, heads)), tuple(anomalies_of(events, layers)), tuple(events),
-        tuple(unit_examples(survey)),
+        tuple(surveyed_routers(survey)), tuple(insights_of(layers, heads)),
+        tuple(anomalies_of(events, layers)), tuple(events), tuple(unit_examples(survey)),
     )  # fmt: skip
 
 

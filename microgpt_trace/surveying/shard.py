@@ -14,17 +14,18 @@ import numpy as np
 
 from ..architecture.model import LanguageModel
 from ..architecture.packs import ReadText, passes
-from ..architecture.plans.kinds import Linear, Softmax
+from ..architecture.plans.kinds import Choice, Linear, Softmax
 from ..architecture.plans.plan import Plan, over_tokens
 from ..arrays.stats import Array
 from ..arrays.threads import keep_freed_memory
 from ..errors import InputError
 from ..hooks.names import select_names
-from ..measuring.channels import ChannelMeter, HistogramMeter, TopMeter
+from ..measuring.channels import UNITS, ChannelMeter, HistogramMeter, TopMeter
 from ..measuring.head_tokens import HeadTokenMeter
 from ..measuring.heads import AttentionMeter
 from ..measuring.meter import Meter, PackLayout
 from ..measuring.predictions import PredictionMeter
+from ..measuring.routers import RouterMeter
 from ..measuring.streams import StreamMeter
 from ..measuring.tallies import Counts
 from ..text.brief import brief
@@ -33,6 +34,7 @@ from .state import CUT, READ, Measured, SurveyOrder, Unfit, add_unfit
 if TYPE_CHECKING:
     from ..corpus.corpus import Document
 
+NO_UNITS = "top: expected a model with MLP units outside experts, found none"
 MOST_EXAMPLES = 10_000  # largest number of examples of a unit. An example takes about 100 bytes.
 
 
@@ -42,15 +44,16 @@ def order_for(
 ) -> SurveyOrder:  # fmt: skip
     """Build the order of a survey. `events` and `histograms` are names or globs.
 
-    By default, measure all events except events that need extra computation or have a channel for each token.
-    The channels of the events in `histograms` are also measured. If `top` is set, list the largest values of
-    the MLP units among the measured events.
+    By default, measure all events except the numbers of chosen experts, and events that need extra
+    computation or have a channel for each token. The channels of the events in `histograms` are also
+    measured. If `top` is set, list the largest values of the MLP units among the measured events.
 
     Raises InputError if a name matches no event of the model, or if `top` or `max_tokens` is out of range.
     """
     plan = model.plan
     names = [name for name in plan if plan.open_shapes[name]]  # all except the loss, which has no channels
-    default = [name for name in names if not plan[name].extra and not over_tokens(name)]
+    usual = (name for name in names if not plan[name].extra and not over_tokens(name))
+    default = [name for name in usual if not isinstance(plan[name].kind, Choice)]
     counted = select_names(histograms, names) if histograms else []
     chosen = [name for name in names if name in {*default, *counted}]
     if events:
@@ -61,24 +64,28 @@ def order_for(
         raise InputError(f"max_tokens: expected 1 or more, found {max_tokens}")
     units = [name for name in units_of(plan) if name in chosen] if top else []
     if top and not units:
-        raise InputError(f"top: expected --events to include units, such as {', '.join(units_of(plan)[:3])}")
+        such = ", ".join(units_of(plan)[:3])
+        raise InputError(f"top: expected --events to include units, such as {such}" if such else NO_UNITS)
     return SurveyOrder(tuple(chosen), tuple(counted), tuple(units), top, max_tokens, chat)
 
 
 def units_of(plan: Plan) -> list[str]:
-    """Return the events of MLP units: the input of the last product of each layer's MLP."""
-    products = (row for rows in plan.layers for row in rows if isinstance(row.kind, Linear))
-    return list({row.layer: row.inputs[0] for row in products if row.stage == "mlp"}.values())
+    """Return the events of MLP units: the activations that the last product of each layer's MLP reads. The
+    units of experts are left out, because each position has other experts."""
+    products = (row for row in plan.of_kind(Linear) if row.stage == "mlp")
+    read = {row.layer: row.inputs[0] for row in products if type(plan[row.inputs[0]].kind).__name__ in UNITS}
+    return list(read.values())
 
 
 def meters_of(
     order: SurveyOrder, channels: Mapping[str, int], windows: Mapping[str, int | None],
-    streams: Sequence[str], vocab_size: int, parts: Sequence[str], causal: Collection[str] = (),
+    routers: Mapping[str, str], streams: Sequence[str], vocab_size: int, parts: Sequence[str],
+    causal: Collection[str] = (),
 ) -> list[Meter]:  # fmt: skip
     """Return the meters for the measurements in an order. `channels` has the number of channels (or heads) of
-    each event. `windows` has the attention window of each event of attention weights. `streams` are the
-    events of the residual stream, `parts` are the parts of the corpus, and `causal` are the events that are
-    measured per head."""
+    each event. `windows` has the attention window of each event of attention weights. `routers` maps each
+    event of a router's logits to the event of the chosen experts. `streams` are the events of the residual
+    stream, `parts` are the parts of the corpus, and `causal` are the events that are measured per head."""
     meters: list[Meter] = [ChannelMeter(channels, causal)]
     if order.histograms:
         meters.append(HistogramMeter(order.histograms, causal))
@@ -87,6 +94,8 @@ def meters_of(
     if windows:
         heads = {name: channels[name] for name in windows}
         meters += [AttentionMeter(heads, windows), HeadTokenMeter(heads, windows, vocab_size)]
+    if routers:
+        meters.append(RouterMeter(routers, channels))
     if set(streams) <= set(order.events):
         meters.append(StreamMeter(streams))
     meters.append(PredictionMeter(vocab_size, parts))
@@ -100,8 +109,10 @@ def _meters(model: LanguageModel, order: SurveyOrder) -> list[Meter]:
     channels = {name: shapes[name][0 if name in causal else -1] for name in order.events}
     rows = [row for row in plan.of_kind(Softmax) if row.name in order.events]
     windows = {row.name: row.kind.window for row in rows if isinstance(row.kind, Softmax)}
+    choices = ((row.inputs[0], row.name) for row in plan.of_kind(Choice))
+    routers = {logits: chosen for logits, chosen in choices if logits in order.events}
     return meters_of(
-        order, channels, windows, plan.streams, model.config.vocab_size, model.corpus_parts, causal
+        order, channels, windows, routers, plan.streams, model.config.vocab_size, model.corpus_parts, causal
     )
 
 

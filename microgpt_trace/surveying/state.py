@@ -14,6 +14,7 @@ import numpy as np
 from ..architecture.model import LanguageModel
 from ..architecture.plans.kinds import Linear, Softmax
 from ..arrays.encodings import StoredTensor
+from ..arrays.expert_tensor import ExpertTensor
 from ..decoder.catalogue import architecture_named
 from ..errors import InputError
 from ..measuring.channels import ChannelStatistics, channel_statistics
@@ -272,6 +273,9 @@ def fingerprint_of(model: LanguageModel) -> str:
 
 
 def _sample(tensor: StoredTensor) -> bytes:
+    if isinstance(tensor, ExpertTensor):
+        experts = sorted({0, tensor.shape[0] // 2, tensor.shape[0] - 1})
+        return b"".join(_sample(tensor.of_expert(expert)) for expert in experts)
     data = tensor.data
     places = (0, len(data) // 2, max(0, len(data) - SAMPLED))
     return b"".join(data[place : place + SAMPLED].tobytes() for place in places)

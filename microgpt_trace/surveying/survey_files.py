@@ -209,8 +209,10 @@ def _meters(survey: Survey, tensors: Mapping[str, Array]) -> list[Meter]:
     weights = [name for name in events if model.kinds[name] == "Softmax"]
     windows = {name: model.windows[layer_of(name)] for name in weights}  # type: ignore[index]
     stored = {name.rpartition("/")[0] for name in tensors if name.endswith("/token_loss.sum")}
+    routed = (name for name in events if f"{name}/routed.count" in tensors and layer_of(name) is not None)
+    routers = dict.fromkeys(routed, "")  # no events of choices, because these meters measure nothing
     parts = [own for own in PARTS if stored == {f"{PREDICTIONS}{'.' * bool(part)}{part}" for part in own}]
-    meters = meters_of(survey.order, channels, windows, model.streams, len(model.labels), parts[0])
+    meters = meters_of(survey.order, channels, windows, routers, model.streams, len(model.labels), parts[0])
     by_token = any(name.endswith("/from.count") for name in tensors)
     return [meter for meter in meters if by_token or not isinstance(meter, HeadTokenMeter)]
 

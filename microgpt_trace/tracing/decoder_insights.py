@@ -8,7 +8,18 @@ from itertools import pairwise
 
 from ..architecture.model import TraceInput
 from ..architecture.plans.event_words import words_of_kind
-from ..architecture.plans.kinds import Activation, Cap, Linear, Multiply, Norm, Rotation, Scale, Softmax
+from ..architecture.plans.kinds import (
+    Activation,
+    Cap,
+    Choice,
+    Experts,
+    Linear,
+    Multiply,
+    Norm,
+    Rotation,
+    Scale,
+    Softmax,
+)
 from ..architecture.plans.plan import Operation, Plan, kind_of
 from ..decoder.model import Decoder
 from ..measuring.definitions import GROWN, MASSIVE, SINK, STILL
@@ -241,7 +252,12 @@ def _differences(model: Decoder) -> Iterator[str]:
     of_heads = [row.kind.head_dim for row in norms if row.name in plan.heads]
     yield ("a norm of each head's q and k" if all(of_heads) else "a norm of q and k") * bool(of_heads)
     yield "biases" if any(row.bias for row in plan.of_kind(Linear)) else ""
-    for name, kind in {kind_of(row.name): row.kind for row in plan.of_kind(Scale, Cap)}.items():
+    experts = [kind.experts for kind in plan.kinds(Experts)]
+    yield f"{plan.kinds(Choice)[0].count} of {experts[0]} experts for each position" if experts else ""
+    yield "attention sinks" if any(kind.sinks for kind in plan.kinds(Softmax)) else ""
+    inside = plan.chosen_by  # the factors and limits inside experts belong to the function of the MLP
+    scaled = [row for row in plan.of_kind(Scale, Cap) if row.name not in inside]
+    for name, kind in {kind_of(row.name): row.kind for row in scaled}.items():
         ended = "capped " if isinstance(kind, Cap) else "scaled "
         words = ended * (name == "logits") + words_of_kind(name)
         yield words if words.endswith("s") else f"a {words}"

@@ -20,6 +20,7 @@ from ..errors import InputError
 from ..hooks.bus import PartsTap, Run, Tap
 from ..hooks.event import differs
 from ..hooks.names import select_names
+from ..measuring.experts import ExpertMeter
 from ..running.token_names import chosen_positions
 from .anomalies import anomalies_of
 from .checks import UNTRACED, untraced, untraced_check
@@ -60,8 +61,9 @@ def trace_decoder(
     head = partial(head_forward, model)
     untouched = baseline_of(model, inputs, rows, interventions, shown, top_k or TOP, head)
     with one_blas_thread(), np.errstate(all="ignore"), untouched as baseline:
-        overview = Overview(model.plan, model.parameter, inputs.tokens)
-        watching = [(hook, hook.names) for hook in (overview, lens_hook) if hook is not None]
+        overview, experts = Overview(model.plan, model.parameter, inputs.tokens), ExpertMeter(model.plan)
+        hooks = [hook for hook in (overview, experts, lens_hook) if hook is not None]
+        watching = [(hook, hook.names) for hook in hooks if hook.names]
         observers = Observers(model, {*everything, *shown}, shown, kept, watching, baseline)
         cache = KVCache(len(inputs.tokens) + generate) if generate else None
         run = observers.begin(time, keep=recheck)
@@ -74,12 +76,15 @@ def trace_decoder(
                 model, inputs, final, predicted.last, cache, sampling, observers, run.replaced
             )
             checks.append(check)
-        return _traced(model, inputs, predicted, checks, continuation, observers, overview, lens_hook)
+        return _traced(
+            model, inputs, predicted, checks, continuation, observers, overview, experts, lens_hook
+        )
 
 
 def _traced(
     model: Decoder, inputs: TraceInput, predicted: Predicted, checks: Sequence[Check],
-    continuation: Continuation, observers: Observers, overview: Overview, lens: Lens | None,
+    continuation: Continuation, observers: Observers, overview: Overview, experts: ExpertMeter,
+    lens: Lens | None,
 ) -> Trace:  # fmt: skip
     events, baseline = observers.collector.events, observers.baseline
     layers, changed = overview.rows(events), baseline.editor.names if baseline is not None else ()
@@ -92,6 +97,7 @@ def _traced(
         insights_of(model, layers, norms, inputs),
         "none of the chosen events is computed in this run: the last position has no loss",
         layers=layers,
+        experts=tuple(experts.choices),
         anomalies=tuple(anomalies_of(events, continuation.steps, changed, layers, norms, activation)),
         lens=lens_rows,
         lens_target=target_rows,

@@ -73,7 +73,7 @@ def inspect_decoder(
     for name in names:
         report(len(rows), len(names))
         tensor = model.tensors[name]
-        size, statistics = tensor.data.size, tensor_stats(tensor) if stats else None
+        size, statistics = tensor.size_in_bytes, tensor_stats(tensor) if stats else None
         rows.append(StoredParameter(name, tensor.name, tensor.encoding.name, tensor.shape, size, statistics))
     entries = {key: _brief(value) for key, value in model.metadata.items()} if metadata else None
     return Inspection(model.describe(), tuple(rows), entries)

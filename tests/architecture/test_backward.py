@@ -6,7 +6,7 @@ from support import everything
 from support.backward_runs import TARGETS, Run
 from support.judges import agree, torch_grad
 from support.judges_decoder import rope_frequencies
-from support.other_plans import in_float64, odd_plan, random_model
+from support.other_plans import in_float64, odd_plan, random_model, routed_plan
 from support.tiny_models import TOKENS
 
 from microgpt_trace.architecture.interpreter import backward as generic
@@ -17,7 +17,8 @@ from microgpt_trace.microgpt import forward_backward as by_hand
 
 DECODERS = ("llama_gqa", "llama_mha_bias", "llama_tied", "mistral_window", "qwen2", "qwen3")
 OTHER, EVERYTHING = "unlike any", "everything"
-PLANS = {OTHER: odd_plan(), EVERYTHING: everything.OWN.plan}
+ROUTED = "routed"
+PLANS = {OTHER: odd_plan(), EVERYTHING: everything.OWN.plan, ROUTED: routed_plan()}
 
 
 @pytest.fixture
@@ -55,13 +56,36 @@ def torch_value(torch, row, w, x, config, tokens):
     if isinstance(kind, kinds.Softmax):
         back = torch.arange(len(tokens))[:, None] - torch.arange(len(tokens))
         seen = (back >= 0) & (back < (kind.window or len(tokens)))
-        return x[0].masked_fill(~seen, -torch.inf).softmax(-1)
+        scores = x[0].masked_fill(~seen, -torch.inf)
+        if kind.sinks:
+            sinks = w[kind.sinks][:, None, None].expand(*scores.shape[:2], 1)
+            return torch.cat([scores, sinks], -1).softmax(-1)[..., :-1]
+        return scores.softmax(-1)
     if isinstance(kind, kinds.Context):
         v = x[1].unflatten(-1, (-1, kind.head_dim)).transpose(0, 1)
         return (x[0] @ v[list(kind.group)]).transpose(0, 1).flatten(1)
     if isinstance(kind, kinds.Activation):
-        by_name = {"SiLU": F.silu, "GELU": F.gelu, "GELU by tanh": lambda a: F.gelu(a, approximate="tanh")}
+        by_name = {
+            "sigmoid": torch.sigmoid,
+            "SiLU": F.silu,
+            "GELU": F.gelu,
+            "GELU by tanh": lambda a: F.gelu(a, approximate="tanh"),
+        }
         return by_name[kind.function](x[0])
+    if isinstance(kind, kinds.Clip):
+        return x[0].clamp(kind.low, kind.high) + kind.plus
+    if isinstance(kind, kinds.Choice):
+        return x[0].topk(kind.count).indices + 0 * x[0][:, : kind.count]
+    if isinstance(kind, kinds.Routing):
+        own = x[0].gather(1, x[1].long())
+        return own.softmax(-1) if kind.normalised else (own - x[0].logsumexp(1, keepdim=True)).exp()
+    if isinstance(kind, kinds.Experts):
+        parts = x[0].unflatten(1, (x[1].shape[1], -1)) if kind.beside else x[0][:, None]
+        matrices, bias = w[kind.weight][x[1].long()], w.get(kind.bias)
+        y = (matrices @ parts[..., None])[..., 0] + (0 if bias is None else bias[x[1].long()])
+        return (y + 0 * x[1][..., None]).flatten(1)
+    if isinstance(kind, kinds.Mixture):
+        return (x[0].unflatten(1, (x[1].shape[1], -1)) * x[1][..., None]).sum(1)
     if isinstance(kind, kinds.Scale):
         return x[0] * kind.factor
     if isinstance(kind, kinds.Cap):

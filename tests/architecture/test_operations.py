@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from support import everything
 from support.explanations import check_steps, check_uses
-from support.other_plans import odd_plan, random_model
+from support.other_plans import odd_plan, random_model, routed_plan
 from support.row_numbers import PlanRun
 from support.sweeps import in_sweep
 from support.tiny_models import TOKENS
@@ -24,7 +24,7 @@ from microgpt_trace.architecture.formulas.traced_element import Element, TracedE
 from microgpt_trace.architecture.operations.by_kind import reference
 from microgpt_trace.architecture.operations.elementwise import erfc
 from microgpt_trace.architecture.operations.plan_formulas import Formulas
-from microgpt_trace.architecture.plans.kinds import Loss, Scores, Softmax
+from microgpt_trace.architecture.plans.kinds import Choice, Loss, Scores, Softmax
 from microgpt_trace.explaining.explain import gradient_worked_out, worked_out
 from microgpt_trace.explaining.uses import gradient_uses, uses_of
 
@@ -35,6 +35,13 @@ CASES = [*PLANS, "llama_yarn_attention", *map(in_sweep, ["qwen3", "llama_mha_bia
 @pytest.fixture(scope="module", params=CASES)
 def numbers(request, decoders):
     plan = PLANS.get(request.param)
+    return PlanRun(random_model(plan) if plan else decoders(request.param)[0], TOKENS)
+
+
+@pytest.fixture(scope="module", params=[*CASES, "routed"])
+def values(request, decoders):
+    """The numbers of a case. The formulas of a routed plan describe no gradients."""
+    plan = routed_plan() if request.param == "routed" else PLANS.get(request.param)
     return PlanRun(random_model(plan) if plan else decoders(request.param)[0], TOKENS)
 
 
@@ -63,10 +70,10 @@ def slope(of, array, index, h=1e-5):
     return (ends[0] - ends[1]) / (2 * h)
 
 
-def test_every_element_equals_the_reference(numbers):
-    for at in places(numbers, numbers.plan):
+def test_every_element_equals_the_reference(values):
+    for at in places(values, values.plan):
         worked = worked_out(at)
-        expected = numbers.value(at.name, at.index)
+        expected = values.value(at.name, at.index)
         assert abs(worked.value - expected) <= 1e-12 * worked.magnitude, (str(at.element), worked)
         check(worked, at)
 
@@ -113,9 +120,10 @@ def check_uses_of(numbers, at, phase, uses):
     check_uses(explanation, partial(explained, numbers))
 
 
-def test_a_use_of_an_element_has_it_as_a_term(numbers):
-    for at in places(numbers, numbers.plan):
-        check_uses_of(numbers, at, "forward", uses_of(at))
+def test_a_use_of_an_element_has_it_as_a_term(values):
+    names = [name for name, row in values.plan.items() if not isinstance(row.kind, Choice)]
+    for at in places(values, names):
+        check_uses_of(values, at, "forward", uses_of(at))
 
 
 def test_queries_and_keys_are_used_in_visible_scores(numbers):

@@ -354,7 +354,7 @@ FOREIGN = {
     "other norms": (
         lambda: of_transformers("Glm4", **SMALL),
         r"model\.layers\.0: (expected a module|the module) \w+.* (found none|is not part of a Llama)"),
-    "experts": (lambda: of_transformers("Mixtral", **SMALL), "layers.0: expected a module mlp.gate_proj"),
+    "experts": (lambda: of_transformers("GraniteMoe", **SMALL), r"expected a module (mlp|block)"),
     "another text": (
         lambda: of_transformers("GPT2", "LMHeadModel", **SMALL_GPT2, add_cross_attention=True),
         r"transformer\.h\.0: the module \w+ is not part of a GPT-2"),

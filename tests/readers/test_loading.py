@@ -101,6 +101,8 @@ def test_settings_replace_those_of_a_folder_or_gguf_file(folder, tmp_path):
         assert model.assumed[-2:] == ("hidden_act = 'gelu_new' (--set)", "rms_norm_eps = 0.5 (--set)")
         with pytest.raises(FileFormatError, match="--set num_heads: expected one of head_dim, hidden_act"):
             load(path, settings={"num_heads": 4})
+        with pytest.raises(FileFormatError, match="expected values within hidden_act, found"):
+            load(path, settings={"hidden_act.x": 4})
 
 
 OBSTACLES = {

@@ -10,6 +10,8 @@ from support.foreign_dumps import write_dump
 from support.result_files import write_result_files
 from support.sweeps import some_of
 from support.terminal import rendered
+from support.tiny_experts import write_experts
+from support.tiny_tokenizer import write_tokenizer
 
 from microgpt_trace import Config, Model, Tokenizer, load, save, trace
 from microgpt_trace.microgpt.parameters import Parameters
@@ -33,6 +35,7 @@ def place(tmp_path_factory, decoder_folder):
     save(Model(params, Tokenizer(CHARS), "test"), folder / "wide.safetensors")
     for case in ("llama_gqa", "qwen3"):
         (folder / case).symlink_to(decoder_folder(case, template="{{ messages[0]['content'] }}"))
+    write_tokenizer(write_experts(folder / "experts"))
     run = trace(load(folder / "qwen3"), "Ann ran", values=True)
     events = {name: array + np.float32(0.1) for (_, name), array in run.arrays.items()}
     write_dump(folder / "dump", events, "ours")
@@ -57,6 +60,8 @@ LINES = (
     f"trace {TEXT} {WIDE} --validate -v",
     f"trace {TEXT} {WIDE} --show wte --show logits --show layer0.attn.weights --backward",
     "trace llama_gqa 'Ann ran'",
+    "trace experts 'Ann ran'",
+    "survey experts prompts.txt",
     "trace qwen3 'Ann ran' -v --time --lens --generate 3 --top-k 9 --recheck",
     "trace qwen3 'Ann ran' --chat --positions last",
     "trace qwen3 'Ann ran' -v --lens --ablate layer0.attn.out --generate 2",

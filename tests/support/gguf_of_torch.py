@@ -6,12 +6,17 @@ import numpy as np
 import pytest
 from support.tiny_models import pair_neighbours
 
-NAMES = {"gpt_neox": "gptneox", "gemma3_text": "gemma3"}
-ADJACENT = ("granite", "smollm3")  # the converter puts the rows of each RoPE pair side by side
+NAMES = {
+    "gpt_neox": "gptneox", "gemma3_text": "gemma3", "mixtral": "llama", "qwen3_moe": "qwen3moe",
+    "qwen2_moe": "qwen2moe", "gpt_oss": "gpt-oss",
+}  # fmt: skip
+ADJACENT = ("granite", "smollm3", "mixtral")  # the converter puts the rows of each RoPE pair side by side
 
 
-def write_gguf_of(theirs, path, fuse=False):
-    """Write a model of transformers. If `fuse` is true, q, k and v become one matrix."""
+def write_gguf_of(theirs, path, form="", type="F32"):
+    """Write a model of transformers. The form "fused" has q, k and v, and gate and up of all experts, in one
+    matrix each. The form "single" has a matrix for each expert. `type` is the type of the matrices of experts
+    in other forms."""
     gguf = pytest.importorskip("gguf", reason="the package gguf writes the files")
     config = theirs.config
     kind = config.model_type
@@ -19,15 +24,21 @@ def write_gguf_of(theirs, path, fuse=False):
     for key, value in fields(config).items():
         if value is not None:
             getattr(writer, f"add_{key}")(value)
-    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH[writer.arch.upper()], config.num_hidden_layers)
+    architecture = gguf.MODEL_ARCH[writer.arch.upper().replace("-", "_")]
+    names = gguf.get_tensor_name_map(architecture, config.num_hidden_layers)
     tensors = {}
-    for name, parameter in theirs.named_parameters():
-        hf_name = name.replace("lm_head", "embed_out") if kind == "gpt_neox" else name
-        own = names.get_name(hf_name, try_suffixes=(".weight", ".bias"))
-        tensors[own] = in_gguf(kind, name, parameter.detach().numpy(), config)
+    for whole, parameter in theirs.named_parameters():
+        for name, rows in experts(kind, whole, parameter.detach().numpy()).items():
+            hf_name = name.replace("lm_head", "embed_out") if kind == "gpt_neox" else name
+            own = names.get_name(hf_name, try_suffixes=(".weight", ".bias"))
+            tensors[own] = in_gguf(kind, name, rows, config)
     tensors |= factors(config)
-    for name, rows in (fused(tensors) if fuse else tensors).items():
-        writer.add_tensor(name, np.ascontiguousarray(rows, np.float32))
+    tensors = {"": dict, "fused": fused, "single": single}[form](tensors)
+    for name, rows in tensors.items():
+        own = gguf.GGMLQuantizationType[type if name.endswith("_exps.weight") else "F32"]
+        writer.add_tensor(
+            name, gguf.quants.quantize(np.ascontiguousarray(rows, np.float32), own), raw_dtype=own
+        )
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -35,8 +46,25 @@ def write_gguf_of(theirs, path, fuse=False):
     return path
 
 
+def experts(kind, name, rows):
+    """Return the parameters that the converter writes for a parameter, by their names of modules: one for
+    gate and one for up, [experts, out, in]."""
+    if ".experts." not in name:
+        return {f"{name}.weight" if name.endswith("sinks") else name: rows}
+    if kind == "gpt_oss":
+        rows = rows.swapaxes(1, 2) if rows.ndim == 3 else rows
+        gate, up = rows[:, ::2], rows[:, 1::2]  # only used for gate_up
+    else:
+        gate, up = rows[:, : rows.shape[1] // 2], rows[:, rows.shape[1] // 2 :]
+    name = name.replace("_bias", ".bias") if name.endswith("_bias") else f"{name}.weight"
+    if "gate_up" not in name:
+        return {name: rows}
+    return {name.replace("gate_up", "gate"): gate, name.replace("gate_up", "up"): up}
+
+
 def in_gguf(kind, name, rows, config):
     """Return a parameter as the converter stores it."""
+    rows = rows[0] if "shared_expert_gate" in name else rows  # the converter drops dimensions of 1
     heads = config.num_attention_heads
     if kind.startswith("gemma") and "norm" in name:
         return rows + 1
@@ -49,12 +77,23 @@ def in_gguf(kind, name, rows, config):
 
 
 def fused(tensors):
-    """Return the tensors with q, k and v in one matrix, as `--fuse-qkv` of the converter writes them."""
-    result = {name: rows for name, rows in tensors.items() if not re.search(r"attn_[qkv]\.", name)}
-    for name in tensors:
-        if ".attn_q." in name:
-            parts = [tensors[name.replace("attn_q.", f"attn_{n}.")] for n in "qkv"]
-            result[name.replace("attn_q.", "attn_qkv.")] = np.concatenate(parts)
+    """Return the tensors with q, k and v in one matrix, and with gate and up of all experts in one tensor, as
+    `--fuse-qkv` and `--fuse-gate-up-exps` of the converter write them."""
+    wholes = {"attn_qkv.": ("attn_q.", "attn_k.", "attn_v.")}
+    wholes["ffn_gate_up_exps."] = ("ffn_gate_exps.", "ffn_up_exps.")
+    result = dict(tensors)
+    for whole, (first, *others) in wholes.items():
+        for name in [name for name in tensors if first in name]:
+            own = [result.pop(name.replace(first, part)) for part in (first, *others)]
+            result[name.replace(first, whole)] = np.concatenate(own, axis=int("exps" in whole))
+    return result
+
+
+def single(tensors):
+    """Return the tensors with a matrix for each expert, as in Mixtral files of 2023."""
+    result = {name: rows for name, rows in tensors.items() if "_exps" not in name}
+    for name in tensors.keys() - result.keys():
+        result |= {name.replace("_exps", f".{e}"): rows for e, rows in enumerate(tensors[name])}
     return result
 
 
@@ -87,21 +126,31 @@ def fields(config):
         "rope_freq_base": rope["rope_theta"] if kind != "gpt_neox" else None,
         "rope_dimension_count": int(dim * rope.get("partial_rotary_factor", 1)),
         "key_length": dim, "value_length": dim,
+        "expert_used_count": getattr(config, "num_experts_per_tok", None),
+        "expert_count": getattr(config, "num_local_experts", getattr(config, "num_experts", None)),
+        "expert_feed_forward_length": getattr(config, "moe_intermediate_size", None),
+        "expert_shared_feed_forward_length": getattr(config, "shared_expert_intermediate_size", None),
     }  # fmt: skip
     if kind == "granite":
         values |= {
             "attention_scale": config.attention_multiplier, "embedding_scale": config.embedding_multiplier,
             "residual_scale": config.residual_multiplier, "logit_scale": config.logits_scaling,
         }  # fmt: skip
+    if kind == "gpt_oss":
+        values |= {"expert_feed_forward_length": config.intermediate_size}
     if kind == "gpt_neox":
         values |= {"parallel_residual": config.use_parallel_residual}
-    if kind.startswith("gemma") or kind == "phi3":
+    if kind.startswith("gemma") or kind in ("phi3", "gpt_oss"):
         values |= {"sliding_window": config.sliding_window}
     if kind == "gemma2":
         caps = ("attn_logit_softcapping", "final_logit_softcapping")
         values |= {key: getattr(config, key) for key in caps}
     if rope["rope_type"] == "linear":
         values |= {"rope_scaling_type": gguf.RopeScalingType.LINEAR, "rope_scaling_factor": rope["factor"]}
+    if rope["rope_type"] == "yarn":
+        values |= {f"rope_scaling_yarn_{own}": rope[own] for own in ("beta_fast", "beta_slow")}
+        values |= {"rope_scaling_type": gguf.RopeScalingType.YARN, "rope_scaling_factor": rope["factor"]}
+        values |= {"rope_scaling_orig_ctx_len": rope["original_max_position_embeddings"]}
     if rope["rope_type"] == "longrope":
         values |= {"rope_scaling_orig_ctx_len": rope["original_max_position_embeddings"]}
         values |= {"rope_scaling_attn_factors": rope.get("attention_factor")}

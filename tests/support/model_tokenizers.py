@@ -43,6 +43,7 @@ O200K = (
     r"|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
     r"|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
+QWEN2 = CL100K.replace("{1,3}", "")
 BYTES = pre_tokenizers.ByteLevel(add_prefix_space=False)  # with GPT-2's pattern
 GEMMA = (
     "{{ bos_token }}{% for m in messages %}{{ '<start_of_turn>' + m['role'] + '\n' + m['content'] | trim }}"
@@ -54,9 +55,25 @@ CHATML = (
     "{%- endgeneration -%}{%- endfor %}{% if add_generation_prompt %}<|im_start|>assistant{% endif %}"
 )
 HARMONY = (
-    "{%- macro system() -%}{{- 'Date: ' + strftime_now('%Y') }}{{- tools | tojson }}{%- endmacro -%}"
+    "{%- macro system() -%}{{- 'Date: ' + strftime_now('%Y') }}{{- tools | tojson }}"
+    "{%- if reasoning_effort is not defined %}{%- set reasoning_effort = 'medium' %}{%- endif %}"
+    "{{- '\n\nReasoning: ' + reasoning_effort }}{%- endmacro -%}"
     "{{- '<|start|>system<|message|>' + system() + '<|end|>' }}{%- for m in messages -%}"
     "{{- '<|start|>' + m.role + '<|message|>' + m.content + '<|end|>' }}{%- endfor -%}"
+)
+THINKING = (
+    "{%- set ns = namespace(last=0) %}{%- for m in messages[::-1] %}{%- if m.content is string and not "
+    "m.content.startswith('<tool') %}{%- set ns.last = messages | length - 1 - loop.index0 %}{%- endif %}"
+    "{%- endfor %}{%- for m in messages %}{{- '<|im_start|>' + m.role + '\n' + ns.last | string }}"
+    "{{- m.content.split('</think>')[-1].lstrip('\n') + '<|im_end|>\n' }}{%- endfor %}"
+    "{%- if add_generation_prompt %}{{- '<|im_start|>assistant\n' }}{%- if enable_thinking is defined and "
+    "enable_thinking is false %}{{- '<think>' }}{%- endif %}{%- endif %}"
+)
+INST = (
+    "{{ bos_token }}{% for m in messages %}{% if (m['role'] == 'user') != (loop.index0 % 2 == 0) %}"
+    "{{ raise_exception('Roles must alternate') }}{% endif %}{% if m['role'] == 'user' %}"
+    "{{ '[INST] ' + m['content'] + ' [/INST]' }}{% else %}{{ m['content'] + eos_token }}{% endif %}"
+    "{% endfor %}"
 )
 PHI3 = "{{ bos_token }}{% for m in messages %}<|user|>\n{{ m.content }}<|end|>\n<|assistant|>\n{% endfor %}"
 
@@ -103,8 +120,16 @@ KINDS = {
         normalizer=normalizers.NFC(), tokenizer_class="GPTNeoXTokenizer",
     ),
     "phi-4": Kind("phi3", (*CHAT, "<|im_sep|>"), "dbrx", split(CL100K), template=CHATML),
+    "mixtral": Kind(
+        "mixtral", ("<s>", "<unk>", "</s>"), template=INST, normalizer=PREFIXED, adds_bos=True,
+        tokenizer_class="LlamaTokenizer",
+    ),
     "gemma-3": Kind("gemma3_text", user_defined=(*RUNS, "[multimodal]", "<h1>"), **GEMMAS),
     "olmo-2": Kind("olmo2", CHAT, "dbrx", split(CL100K), ("|||IP_ADDRESS|||",), CHATML),
+    "qwen-3-moe": Kind(
+        "qwen3_moe", CHAT, "qwen2", split(QWEN2), ("<think>", "</think>", "<tool_call>"), THINKING,
+        normalizers.NFC(), tokenizer_class="Qwen2Tokenizer",
+    ),
     "granite": Kind("granite", ("<|end_of_text|>", "<|start_of_role|>"), "refact", DIGITS),
     "phi-3": Kind(
         "phi3", ("<s>", "<unk>", "<|endoftext|>", *PHI), user_defined=("</s>",), template=PHI3,

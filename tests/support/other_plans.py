@@ -11,12 +11,17 @@ from microgpt_trace.architecture.plans.blocks import RowBuilder
 from microgpt_trace.architecture.plans.kinds import (
     Activation,
     Add,
+    Choice,
+    Clip,
     Context,
+    Experts,
     Linear,
     Lookup,
     Loss,
+    Mixture,
     Norm,
     Probabilities,
+    Routing,
     Scores,
     Softmax,
 )
@@ -86,6 +91,42 @@ def odd_plan():
     return Plan(rows.rows)
 
 
+def routed_plan():
+    """Return a plan with sinks and two mixtures of experts. The second mixture reads clipped values, does not
+    normalise the shares, and has biases and a shared part."""
+    rows, width, dim, experts, count, inner = RowBuilder(), 12, 4, 5, 2, 6
+    add, name = partial(rows.add, expr=""), rows.name
+    stream = add("embed.tok", Lookup("wte", "tokens", 61, width))
+    rows.layer = 0
+    q, k, v = (add(f"attn.{n}", Linear(name(f"attn_w{n}"), 12), stream) for n in "qkv")
+    scores = add("attn.scores", Scores(dim, (0, 1, 2), 0.5), q, k)
+    weights = add("attn.weights", Softmax(4, name("attn_sinks")), scores)
+    stream = add("attn.residual", Add(), stream, add("attn.context", Context(dim, (0, 1, 2)), weights, v))
+    for layer in range(2):
+        rows.layer, later = layer, layer == 1
+        router = add("mlp.router", Linear(name("mlp_wrouter"), experts), stream)
+        chosen = add("mlp.chosen", Choice(count), router)
+        routing = add("mlp.routing", Routing(not later), router, chosen)
+        bias = name("mlp_bup_experts") if later else None
+        up = add("mlp.up", Experts(name("mlp_wup_experts"), experts, inner, bias), stream, chosen)
+        up = add("mlp.clipped", Clip(-1.5, 2.0, 1.0), up) if later else up
+        bias = name("mlp_bdown_experts") if later else None
+        down = Experts(name("mlp_wdown_experts"), experts, width, bias, beside=True)
+        out = add("mlp.mixture", Mixture(), add("mlp.down", down, up, chosen), routing)
+        if later:
+            share = add(
+                "mlp.share", Activation("sigmoid"), add("mlp.gate", Linear(name("mlp_wg"), 1), stream)
+            )
+            shared = add("mlp.product", Linear(name("mlp_ws"), width), stream)
+            out = add("mlp.both", Add(), out, add("mlp.shared", Mixture(), shared, share))
+        stream = add("mlp.residual", Add(), stream, out)
+    rows.layer = None
+    head = add("logits", Linear("wte", 61), add("final.norm", Norm(1e-3), stream))
+    add("probs", Probabilities(), head)
+    add("loss", Loss(), head)
+    return Plan(rows.rows)
+
+
 def model_of(plan, parameters):
     """Return a model with these parameters in float64."""
     arrays = {name: np.array(value, np.float64) for name, value in parameters.items()}
@@ -93,8 +134,8 @@ def model_of(plan, parameters):
     def parameter(name, rows=None):
         return arrays[name] if rows is None else arrays[name][rows]
 
-    def product(x, name):
-        return x @ arrays[name].T
+    def product(x, name, expert=None):
+        return x @ (arrays[name] if expert is None else arrays[name][expert]).T
 
     return SimpleNamespace(
         plan=plan, tensors={}, dtype="float64", parameter=parameter, product=product, arrays=arrays,

@@ -9,6 +9,7 @@ from support.faulty_engine import Fault, decoder_run
 from support.foreign_dumps import write_dump
 from support.pages import ROOT, Example
 from support.real_model import SMOLLM2
+from support.tiny_experts import write_experts
 from support.tiny_models import TOKENS, rope_5, tiny_config, tiny_model, write_folder
 
 from microgpt_trace import load
@@ -77,6 +78,7 @@ FILES = OF_SMOLLM2 | {
     "small-port": write_small_port,
     "model": lambda folder: write_folder(folder, *tiny_model("qwen2")),
     "converted": write_converted,
+    "tiny-experts": write_experts,
     "prompts.txt": lambda path: path.write_text("The capital of Italy is\n[504, 3575, 282]\n"),
     "facts.txt": lambda path: path.write_text(f"{FACTS}Two and two make four.\n"),
     "names.txt": lambda path: path.symlink_to(ROOT / "names.txt"),

@@ -22,6 +22,16 @@ LONGROPE = {
     "rope_type": "longrope", "rope_theta": 1e4, "partial_rotary_factor": 0.75,
     "short_factor": [1.0, 1.1, 1.3], "long_factor": [1.2, 2.5, 4.0],
 }  # fmt: skip
+MIXTURE = GROUPED | {
+    "num_experts": 6, "num_experts_per_tok": 3, "moe_intermediate_size": 14,
+}  # fmt: skip
+OSS = {
+    "num_local_experts": 6, "num_experts_per_tok": 3, "head_dim": 12, "sliding_window": 5,
+    "rope_parameters": {
+        "rope_type": "yarn", "rope_theta": 10.0, "factor": 4.0, "beta_fast": 2.0, "beta_slow": 1.0,
+        "truncate": False, "original_max_position_embeddings": 16,  # the ramp has two pairs between its ends
+    },
+}  # fmt: skip
 MODELS = {  # type and settings
     "llama": ("llama", GROUPED), "qwen2": ("qwen2", GROUPED), "qwen3": ("qwen3", GROUPED | {"head_dim": 12}),
     "mistral": ("mistral", GROUPED | {"sliding_window": 5}),
@@ -60,9 +70,32 @@ MODELS = {  # type and settings
         "head_dim": 12, "attention_bias": True, "mlp_bias": True, "tie_word_embeddings": True,
         "residual_multiplier": 0.7,
     }),
+    "mixtral": ("mixtral", GROUPED | {"num_local_experts": 6, "num_experts_per_tok": 3, "head_dim": 12}),
+    "mixtral_window": ("mixtral", GROUPED | {
+        "num_local_experts": 4, "num_experts_per_tok": 2, "sliding_window": 5, "tie_word_embeddings": True,
+    }),
+    "qwen3_moe": ("qwen3_moe", MIXTURE | {
+        "head_dim": 12, "norm_topk_prob": True, "mlp_only_layers": [1], "attention_bias": True,
+    }),
+    "qwen3_moe_sparse": ("qwen3_moe", MIXTURE | {
+        "head_dim": 12, "decoder_sparse_step": 2, "use_sliding_window": True, "sliding_window": 5,
+    }),
+    "qwen2_moe": ("qwen2_moe", MIXTURE | {
+        "shared_expert_intermediate_size": 20, "use_sliding_window": True, "sliding_window": 5,
+        "max_window_layers": 3, "decoder_sparse_step": 1,
+    }),
+    "qwen2_moe_own": ("qwen2_moe", MIXTURE | {
+        "shared_expert_intermediate_size": 20, "norm_topk_prob": True, "qkv_bias": False,
+        "mlp_only_layers": [0],
+    }),
+    "gpt_oss": ("gpt_oss", GROUPED | OSS),
+    "gpt_oss_plain": ("gpt_oss", GROUPED | OSS | {
+        "attention_bias": False, "rope_parameters": {"rope_type": "default", "rope_theta": 1e4},
+        "layer_types": ["full_attention", "sliding_attention"] * 2, "swiglu_limit": 0.05, "swiglu_alpha": 3.0,
+    }),
 }  # fmt: skip
-# A GGUF file does not store all settings: the layers without RoPE or with a window, the scale of Gemma's
-# scores, and the function of GPT-NeoX's MLP.
+# A GGUF file does not store all settings: the layers without RoPE, without experts or with a window, the
+# scale of Gemma's scores, the function of GPT-NeoX's MLP, and whether the shares of experts add up to 1.
 IN_GGUF = {
     "qwen2": {},
     "qwen3": {},
@@ -78,6 +111,14 @@ IN_GGUF = {
     "phi3_long": {},
     "granite": {},
     "granite_tied": {"head_dim": 8},
+    "mixtral": {},
+    "mixtral_window": {"sliding_window": None},
+    "qwen3_moe": {"mlp_only_layers": []},
+    "qwen3_moe_sparse": {"decoder_sparse_step": 1, "use_sliding_window": False, "norm_topk_prob": True},
+    "qwen2_moe": {"use_sliding_window": False},
+    "qwen2_moe_own": {"norm_topk_prob": False, "mlp_only_layers": []},
+    "gpt_oss": {},
+    "gpt_oss_plain": {"layer_types": None, "swiglu_limit": 7.0, "swiglu_alpha": 1.702},
 }  # fmt: skip
 
 
@@ -87,7 +128,9 @@ def torch_model(name, changes=None, seed=1):
     kind, settings = MODELS[name]
     settings = deepcopy(settings) | (changes or {})  # transformers changes the settings of RoPE
     config = transformers.AutoConfig.for_model(kind, **settings)
-    model = transformers.AutoModelForCausalLM.from_config(config, attn_implementation="eager").eval()
+    model = transformers.AutoModelForCausalLM.from_config(
+        config, attn_implementation="eager", experts_implementation="eager"
+    ).eval()
     rng = np.random.default_rng(seed)
     for key, parameter in model.named_parameters():
         size = 0.3 if parameter.ndim == 1 else 1.5 / parameter.shape[-1] ** 0.5

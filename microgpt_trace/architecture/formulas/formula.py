@@ -19,7 +19,7 @@ from ..plans.kinds import Length, Shape
 from ..plans.plan import Plan
 from .steps import IDENTITY, Function, Pass
 
-Table = str | tuple[int, ...]  # "tokens", "targets", or a table of numbers
+Table = str | tuple[int, ...]  # "tokens", "targets", an event of whole numbers, or a table of numbers
 Of = Literal["all", "vocabulary", "keys", "queries", "tokens", "itself", "known"]
 Prefix = Literal["", "-", "1/", "-1/"]
 
@@ -33,17 +33,20 @@ class FactorOf:
 @frozen
 class PlaceAlong:
     """A place along an axis of an array, computed from places along axes of the formula: `offset` + the sum
-    of stride * place over `axes` + stride * entry, if there is a `table`."""
+    of stride * place over `axes` + stride * entry, if there is a `table`. An event is a table of its flat
+    elements."""
 
     axes: tuple[tuple[int, int], ...]  # pairs of an axis and a stride
     offset: int = 0
     table: Table = ()
-    by: tuple[int, int] = (0, 1)  # the axis that selects the entry of the table, and the stride
+    by: tuple[int | PlaceAlong, int] = (0, 1)  # what selects the entry of the table, and the stride
 
     @property
     def along(self) -> set[int]:
         """The axes that the place depends on."""
-        return {axis for axis, _ in self.axes} | ({self.by[0]} if self.table else set())
+        by = self.by[0]
+        table = by.along if isinstance(by, PlaceAlong) else {by}
+        return {axis for axis, _ in self.axes} | (table if self.table else set())
 
 
 @frozen
@@ -166,7 +169,7 @@ def as_data(part: Any) -> Any:
     """Return a formula or a part of a formula as JSON data with short keys. Empty values are left out."""
     match part:
         case PlaceAlong(axes, offset, table, by):
-            return [offset, *map(list, axes), *([[*by, table]] if table else [])]
+            return [offset, *map(list, axes), *([[as_data(by[0]), by[1], table]] if table else [])]
         case ElementAt(name, index, phase, less):
             backward = 1 if phase == "backward" else None
             return {"of": name, "at": list(map(as_data, index)), **_filled(d=backward, less=less)}

@@ -147,9 +147,11 @@ class _Writer:
     def _spot(self, spot: int | PlaceAlong, places: Places) -> str:
         """Write a place along an axis of an array, such as 3, c or c + 8."""
         spot = PlaceAlong(((spot, 1),)) if isinstance(spot, int) else spot
-        row = places[spot.by[0]] if spot.table else 0
-        if isinstance(row, _Letter):
-            return f"target at {row.letter}"
+        by = spot.by[0] if spot.table else PlaceAlong(())
+        rows = [places[axis] for axis, _ in by.axes] if isinstance(by, PlaceAlong) else [places[by]]
+        if any(isinstance(row, _Letter) for row in rows):
+            index = ",".join(row.letter if isinstance(row, _Letter) else str(row) for row in rows)
+            return f"target at {index}" if spot.table == "targets" else f"{short(str(spot.table))}[{index}]"
         start, letters = self._start(spot, places), list[str]()
         for axis, stride in spot.axes:
             place = places[axis]
@@ -164,11 +166,11 @@ class _Writer:
         """Return the place along an axis if every letter is 0."""
         numbers = ((places[axis], stride) for axis, stride in spot.axes)
         start = spot.offset + sum(place * stride for place, stride in numbers if isinstance(place, int))
-        row = places[spot.by[0]]
+        by, times = spot.by
+        row = self._start(by, places) if isinstance(by, PlaceAlong) else places[by]
         if not spot.table or isinstance(row, _Letter):
             return start
-        table = self._at.numbers.inputs.tokens if isinstance(spot.table, str) else spot.table
-        return start + table[row] * spot.by[1]
+        return start + int(self._at.entries(spot.table)[row]) * times
 
     def _along(self, term: TermOf, over: Over, n: int) -> int | _Letter:
         """Return the letter of a range and store a description, or return the place if no letter is

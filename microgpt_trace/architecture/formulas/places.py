@@ -12,7 +12,7 @@ import numpy as np
 from ...arrays.stats import Array
 from ...text.printable import shown_token
 from ..plans.kinds import Length
-from .formula import ElementAt, Formula, Over, PlaceAlong, TermOf
+from .formula import ElementAt, Formula, Over, PlaceAlong, Table, TermOf
 from .traced_element import KnownTarget, RunValues
 
 At = Sequence[int | Array]  # places along the axes, then places along the ranges
@@ -144,10 +144,18 @@ class ElementPlaces:
             place = place + at[axis] * stride
         if not spot.table:
             return place
-        axis, stride = spot.by
-        table = self._tables[spot.table] if isinstance(spot.table, str) else np.array(spot.table)
-        entry = table[at[axis]]
-        return place + (entry if isinstance(entry, np.ndarray) else int(entry)) * stride
+        by, stride = spot.by
+        entry = self.entries(spot.table)[self.spot(by, at)]
+        entry = entry if isinstance(entry, np.ndarray) else int(entry)
+        return place + entry * stride
+
+    def entries(self, table: Table) -> Array:
+        """Return the whole numbers of a table."""
+        if not isinstance(table, str):
+            return np.array(table)
+        if table not in self._tables:
+            self._tables[table] = np.rint(self.numbers.array(table)).astype(np.intp).ravel()
+        return self._tables[table]
 
     def counted(self, over: Over, at: SomeAt, places: Array) -> Array:
         """Return a mask of the places along a range that belong to the sum."""

@@ -125,6 +125,9 @@ class RunValues:
             array, spots = self.model.parameter(name, slice(spots[0], spots[0] + 1))[0], spots[1:]
         elif len(spots) == 1:
             array = self.model.parameter(name)
+        elif len(spots) > 2 or not isinstance(spots[1], int):  # the parameters of several experts
+            experts, places = np.unique(spots[0], return_inverse=True)
+            array, spots = self.model.parameter(name, experts), (places, *spots[1:])
         else:
             array, spots = self.model.column(name, spots[1]), spots[:1]
         return array[tuple(spots)].astype(np.float64)

@@ -11,7 +11,21 @@ from ...arrays.stats import Array
 from ..plans import kinds
 from ..plans.kinds import Kind
 from ..plans.plan import Operation
-from . import context, elementwise, linear, lookup, norm, prediction, rotation, scores, softmax
+from . import (
+    choice,
+    context,
+    elementwise,
+    experts,
+    linear,
+    lookup,
+    mixture,
+    norm,
+    prediction,
+    rotation,
+    routing,
+    scores,
+    softmax,
+)
 from .reference_inputs import ReferenceInputs, Spread
 
 ARITHMETIC: dict[type[Kind], Any] = {
@@ -27,6 +41,11 @@ ARITHMETIC: dict[type[Kind], Any] = {
     kinds.Add: elementwise,
     kinds.Scale: elementwise,
     kinds.Cap: elementwise,
+    kinds.Clip: elementwise,
+    kinds.Choice: choice,
+    kinds.Routing: routing,
+    kinds.Experts: experts,
+    kinds.Mixture: mixture,
     kinds.Probabilities: prediction,
     kinds.Loss: prediction,
 }

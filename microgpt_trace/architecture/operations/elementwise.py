@@ -1,4 +1,4 @@
-"""Activation, Multiply, Add, Scale and Cap, the operations that compute each element separately."""
+"""Activation, Multiply, Add, Scale, Cap and Clip, the operations that compute each element separately."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ...arrays.stats import Array
 from ..formulas.formula import Constant, ElementAt, Formula, ResultOf, Setting, StepOf, TermOf, one_step
 from ..formulas.steps import ABOVE_ZERO, RELU, SIGMOID, Function, X, element_name
 from ..formulas.traced_element import TracedElement
-from ..plans.kinds import Activation, Add, Cap, Kind, Multiply, Scale
+from ..plans.kinds import Activation, Add, Cap, Clip, Kind, Multiply, Scale
 from ..plans.plan import Operation
 from .pass_state import Gradients, PassState
 from .reference_inputs import ReferenceInputs, Spread
@@ -29,6 +29,8 @@ def forward(row: Operation, run: PassState, *inputs: Array) -> Array:
         return np.tanh(x / kind.limit) * kind.limit
     if isinstance(kind, Scale):
         return x * kind.factor
+    if isinstance(kind, Clip):
+        return np.clip(x, kind.low, kind.high) + x.dtype.type(kind.plus)
     return x * others[0] if isinstance(kind, Multiply) else x + others[0]
 
 
@@ -41,6 +43,8 @@ def backward(row: Operation, run: PassState, dy: Array, y: Array, *inputs: Array
         return Gradients((dy * cap_slope(x / kind.limit),))
     if isinstance(kind, Scale):
         return Gradients((dy * kind.factor,))
+    if isinstance(kind, Clip):
+        return Gradients((dy * ((x >= kind.low) & (x <= kind.high)),))
     return Gradients((dy * others[0], dy * x) if isinstance(kind, Multiply) else (dy, dy))
 
 
@@ -54,6 +58,11 @@ def silu_slope(x: Array) -> Array:
     """Return the slope of SiLU: s + x s (1 - s), where s is the sigmoid of x."""
     s = 1 / (1 + np.exp(-x))
     return s * (1 + x * (1 - s))
+
+
+def sigmoid_slope(x: Array) -> Array:
+    """Return the slope of the sigmoid s of x: s (1 - s)."""
+    return 1 / ((1 + np.exp(-x)) * (1 + np.exp(x)))
 
 
 def normal_cdf(x: Array) -> Array:
@@ -98,12 +107,14 @@ FORWARD: dict[str, Callable[[Array], Array]] = {
     # GELU and its approximation: Hendrycks and Gimpel, "Gaussian Error Linear Units" (2016).
     "GELU": lambda x: x * normal_cdf(x),
     "GELU by tanh": lambda x: x * (1 + np.tanh(tanh_argument(x))) / 2,
+    "sigmoid": lambda x: 1 / (1 + np.exp(-x)),
 }
 SLOPES: dict[str, Callable[[Array], Array]] = {
     "SiLU": silu_slope,
     "ReLU": lambda x: (x > 0).astype(x.dtype),
     "GELU": gelu_slope,
     "GELU by tanh": gelu_by_tanh_slope,
+    "sigmoid": sigmoid_slope,
 }
 
 
@@ -116,6 +127,8 @@ def reference(row: Operation, ref: ReferenceInputs, *inputs: Array) -> Array:
         return capped(x, kind.limit)
     if isinstance(kind, Scale):
         return kind.factor * x
+    if isinstance(kind, Clip):
+        return np.minimum(np.maximum(x, kind.low), kind.high) + kind.plus
     return x * others[0] if isinstance(kind, Multiply) else x + others[0]
 
 
@@ -180,6 +193,7 @@ FORMS = {
             beside=_ONE_AND_X,
         ),
     ),
+    "sigmoid": Form(SIGMOID, Function("1/((1 + exp(-x))*(1 + exp(x)))", sigmoid_slope)),
 }
 
 
@@ -205,9 +219,15 @@ def _factor(kind: Scale) -> Constant:
 
 
 def _form(kind: Kind) -> Form:
-    """Return the form of an activation or a cap."""
+    """Return the form of an activation, a cap or a clip."""
     if isinstance(kind, Activation):
         return FORMS[kind.function]
+    if isinstance(kind, Clip):
+        low, high, plus = kind.low, kind.high, kind.plus
+        text = f"min(max(x, {low!r}), {high!r})" if math.isfinite(low) else f"min(x, {high!r})"
+        clip = Function(text + f" + {plus:g}" * bool(plus), lambda x: np.clip(x, low, high) + plus)
+        inside = f"({high!r} > x)" + f"*(x > {low!r})" * math.isfinite(low)
+        return Form(clip, Function(inside, lambda x: np.where((x >= low) & (x <= high), 1.0, 0.0)))
     assert isinstance(kind, Cap)
     limit, u, words = kind.limit, f"x/{kind.limit!r}", f"x/{kind.limit:.6g}"
     cap = Function(f"{limit!r}*tanh({u})", lambda x: capped(x, limit), f"{limit:.6g} × tanh({words})")

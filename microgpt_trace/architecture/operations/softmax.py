@@ -20,24 +20,35 @@ def forward(row: Operation[Softmax], run: PassState, scores: Array) -> Array:
     kind = row.kind
     length, keys = scores.shape[1:]
     seen = run.once(("seen", kind.window), lambda: seen_keys(length, keys, kind.window))
-    return softmax_forward(scores, seen, run.attention_workers)
+    sinks = None if kind.sinks is None else np.tile(run.model.parameter(kind.sinks), run.n)
+    return softmax_forward(scores, seen, run.attention_workers, sinks)
 
 
 def backward(row: Operation, run: PassState, dy: Array, y: Array, scores: Array) -> Gradients:
     """dscores = w * (dw - sum(w * dw)) over the visible keys, 0 for other keys: [n*H, T, T] -> [n*H, T, T]"""
-    weighted = y * dy
-    return Gradients((weighted - y * weighted.sum(axis=-1, keepdims=True),))
+    weighted, sinks = y * dy, getattr(row.kind, "sinks", None)
+    total, parameters = weighted.sum(axis=-1, keepdims=True), dict[str, Array]()
+    if sinks in run.wanted:
+        by_head = ((1 - y.sum(axis=-1)) * -total[..., 0]).sum(axis=-1)
+        parameters[str(sinks)] = by_head.reshape(run.n, -1).sum(axis=0)
+    return Gradients((weighted - y * total,), parameters)
 
 
-def softmax_forward(scores: Array, seen: Array, workers: int) -> Array:
-    """Compute the softmax over visible keys, and 0 for other keys: [H, T, S], [T, S] -> [H, T, S]"""
+def softmax_forward(scores: Array, seen: Array, workers: int, sinks: Array | None = None) -> Array:
+    """Compute the softmax over visible keys, and 0 for other keys: [H, T, S], [T, S] -> [H, T, S]. `sinks`
+    [H] has a score without a key for each head."""
     weights, lowest = np.empty_like(scores), scores.dtype.type(-np.inf)
 
     def fill(part: slice) -> None:
         z = np.where(seen, scores[part], lowest)
-        z -= z.max(axis=-1, keepdims=True)
+        most = z.max(axis=-1, keepdims=True)
+        if sinks is not None:
+            sink = sinks[part, None, None]
+            most = np.maximum(most, sink)
+        z -= most
         np.exp(z, out=z)
-        np.divide(z, z.sum(axis=-1, keepdims=True), out=weights[part])
+        total = z.sum(axis=-1, keepdims=True)
+        np.divide(z, total if sinks is None else total + np.exp(sink - most), out=weights[part])
 
     share_heads(fill, len(scores), workers)
     return weights
@@ -53,8 +64,11 @@ def reference(row: Operation[Softmax], ref: ReferenceInputs, scores: Array) -> A
     """Compute the softmax over the visible keys, and 0 for other keys: [H, T, T] -> [H, T, T]"""
     kind = row.kind
     masked = np.where(visible(kind, scores.shape[-1]), scores, -np.inf)
+    if kind.sinks is not None:
+        sinks = ref.parameter(row, kind.sinks)[:, None, None]
+        masked = np.concatenate([masked, np.broadcast_to(sinks, (*scores.shape[:2], 1))], axis=-1)
     exp = np.exp(masked - masked.max(axis=-1, keepdims=True))
-    return exp / exp.sum(axis=-1, keepdims=True)
+    return (exp / exp.sum(axis=-1, keepdims=True))[..., : scores.shape[-1]]
 
 
 def visible(kind: Softmax, length: int) -> Array:
@@ -101,14 +115,18 @@ def formula(row: Operation, setting: Setting) -> Formula:
     (scores,), shape, window = row.inputs, setting.shapes[row.name], window_of(setting.plan, row)
     keys = Over(shape[2], "keys", QUERY, window)
     each, one = ElementAt(scores, (0, QUERY, OVER)), ElementAt(scores, (0, QUERY, KEY))
-    return Formula(shape, softmax_steps(each, one, keys), (QUERY, KEY, window))
+    sinks = getattr(row.kind, "sinks", None)
+    sink = [ElementAt(sinks, (0,))] if sinks else []
+    return Formula(shape, softmax_steps(each, one, keys, *sink), (QUERY, KEY, window))
 
 
-def softmax_steps(each: ElementAt, one: ElementAt, over: Over) -> tuple[StepOf, ...]:
-    """Return the steps of exp(one) / sum of exp(each). If exp would overflow, first subtract the maximum."""
+def softmax_steps(each: ElementAt, one: ElementAt, over: Over, *more: ElementAt) -> tuple[StepOf, ...]:
+    """Return the steps of exp(one) / sum of exp(each). The sum also contains exp of `more`. If exp would
+    overflow, first subtract the maximum."""
+    others = (TermOf((element,), (), EXP, less=0) for element in more)
     return (
         StepOf((TermOf((each,), (over,)),), "largest", guard=True),
-        StepOf((TermOf((each,), (over,), EXP, less=0),), "sum of exponentials"),
+        StepOf((TermOf((each,), (over,), EXP, less=0), *others), "sum of exponentials"),
         StepOf((TermOf((one,), (), EXP, less=0),), "own exponential"),
         StepOf((TermOf((ResultOf(2), ResultOf(1, "1/"))),)),
     )

@@ -14,15 +14,19 @@ from .kinds import (
     Activation,
     Add,
     Cap,
+    Choice,
     Context,
+    Experts,
     Kind,
     Linear,
     Lookup,
     Loss,
+    Mixture,
     Multiply,
     Norm,
     Probabilities,
     Rotation,
+    Routing,
     Scale,
     Scores,
     Softmax,
@@ -33,8 +37,8 @@ if TYPE_CHECKING:
     from .rope import Rope
 
 BIASES = (  # the biases that a layer may have
-    "attn_bq", "attn_bk", "attn_bv", "attn_bo", "mlp_bgate", "mlp_bup", "mlp_bdown", "attn_bnorm",
-    "mlp_bnorm",
+    "attn_bq", "attn_bk", "attn_bv", "attn_bo", "mlp_brouter", "mlp_bgate", "mlp_bup", "mlp_bdown",
+    "mlp_bgate_experts", "mlp_bup_experts", "mlp_bdown_experts", "attn_bnorm", "mlp_bnorm",
 )  # fmt: skip
 
 
@@ -184,6 +188,42 @@ class Blocks(RowBuilder):
         hidden = self.add("mlp.act", Activation(act), up, expr=f"act = {act}(up)")
         return self.product("mlp.down", "wdown", hidden, self.config.n_embd, "mlp_out = act", "ffn_down")
 
+    def route(self, source: str, experts: int, count: int, normalised: bool) -> tuple[str, str]:
+        """Add the router, which chooses `count` of the experts for each position. Return the rows of the
+        chosen experts and of their shares."""
+        router = self.product("mlp.router", "wrouter", source, experts, "router = x_n")
+        expr = f"chosen = the {count} largest of router"
+        chosen = self.add("mlp.chosen", Choice(count), router, expr=expr)
+        expr = f"routing = softmax(router) over {'chosen' if normalised else 'all experts, of chosen'}"
+        return chosen, self.add("mlp.routing", Routing(normalised), router, chosen, expr=expr)
+
+    def expert_product(
+        self, name: str, matrix: str, source: str, chosen: str, experts: int, width: int, left: str,
+        beside: bool = False,
+    ) -> str:  # fmt: skip
+        """Add x @ W[e].T for each chosen expert e, plus a bias if the config lists the bias."""
+        half, vector = name.partition(".")[0], f"{matrix.replace('w', 'b', 1)}_experts"
+        bias = self.name(f"{half}_{vector}") if f"{half}_{vector}" in self.config.biases else None
+        kind = Experts(self.name(f"{half}_{matrix}_experts"), experts, width, bias, beside)
+        expr = f"{left} @ {matrix}[chosen]" + f" + {vector.removesuffix('_experts')}[chosen]" * bool(bias)
+        parameter = f"{matrix} = {kind.weight}" + f", {vector.removesuffix('_experts')} = {bias}" * bool(bias)
+        return self.add(name, kind, source, chosen, expr=expr, parameter=parameter)
+
+    def mixture(self, source: str, chosen: str, routing: str, experts: int, inner: int) -> str:
+        """Add the gated MLPs of the chosen experts, and the sum of their outputs times their shares."""
+        act = self.config.activation
+        gate = self.expert_product("mlp.gate", "wgate", source, chosen, experts, inner, "gate = x_n")
+        up = self.expert_product("mlp.up", "wup", source, chosen, experts, inner, "up = x_n")
+        self.add("mlp.act", Activation(act), gate, expr=f"act = {act}(gate)")
+        hidden = self.add("mlp.hidden", Multiply(), "mlp.act", up, expr="hidden = act * up")
+        return self.mixed(hidden, chosen, routing, experts)
+
+    def mixed(self, hidden: str, chosen: str, routing: str, experts: int) -> str:
+        """Add the last products of the chosen experts, and the sum of the results times their shares."""
+        width = self.config.n_embd
+        down = self.expert_product("mlp.down", "wdown", hidden, chosen, experts, width, "down = hidden", True)
+        return self.add("mlp.mixture", Mixture(), down, routing, expr="mlp_out = sum of routing * down")
+
     def product(
         self, name: str, matrix: str, source: str, width: int, left: str,
         words: str = "", parts: Sequence[str] = (),
@@ -210,12 +250,12 @@ class Blocks(RowBuilder):
     def attention(
         self, q: str, k: str, v: str, scale: float | None = None,
         window: int | None = None, cap: float | None = None, overview: bool = False,
-        words: Sequence[str] = (" [attn]", "o_proj"),
+        words: Sequence[str] = (" [attn]", "o_proj"), sinks: bool = False,
     ) -> str:  # fmt: skip
         """Add the rows of attention, starting with the scores.
 
         By default, `scale` is 1/sqrt(head_dim), a query sees all earlier positions, and the scores have no
-        cap.
+        cap. With `sinks`, each head has a score without a key.
         """
         config = self.config
         dim, width, queries, keys = config.head_dim, config.n_embd, config.n_head, config.n_kv_head
@@ -226,8 +266,10 @@ class Blocks(RowBuilder):
         scores = self.add("attn.scores", Scores(dim, group, scale), q, k, expr=f"scores = q @ k.T {by}")
         scores = self.capped("attn.capped", scores, cap, "scores")
         mask = "mask" if window is None else f"mask + window {window}"
-        expr = f"weights = softmax(scores + {mask})"
-        self.add("attn.weights", Softmax(window), scores, expr=expr, overview=overview)
+        expr = f"weights = softmax(scores + {mask}{', and sinks' * sinks})"
+        kind = Softmax(window, self.name("attn_sinks") if sinks else None)
+        parameter = f"sinks = {kind.sinks}" if sinks else ""
+        self.add("attn.weights", kind, scores, expr=expr, parameter=parameter, overview=overview)
         expr = f"context = weights @ v{words[0]}"
         context = self.add("attn.context", Context(dim, group), "attn.weights", v, expr=expr)
         weight, heads = self.name("attn_wo"), []

@@ -42,7 +42,7 @@ class Kind:
     @property
     def names(self) -> tuple[str, ...]:
         """The names of the parameters."""
-        names = (getattr(self, attribute, None) for attribute in ("table", "weight", "gain", "bias"))
+        names = (getattr(self, attribute, None) for attribute in ("table", "weight", "gain", "sinks", "bias"))
         return tuple(name for name in names if name is not None)
 
     def parameters(self, inputs: Sequence[Shape]) -> dict[str, Shape]:
@@ -138,11 +138,16 @@ class Scores(Kind):
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Softmax(Kind):
-    """The softmax of the scores over the keys that a query sees. A window hides keys that are far back."""
+    """The softmax of the scores over the keys that a query sees. A window hides keys that are far back. With
+    `sinks` [H], each head has one more score without a key, so that a row of weights sums to less than 1."""
 
     causal: ClassVar[bool] = True
     mixes_positions: ClassVar[bool] = True
     window: int | None = None  # the number of positions that a query sees, or None for all
+    sinks: str | None = None
+
+    def parameters(self, inputs: Sequence[Shape]) -> dict[str, Shape]:
+        return dict.fromkeys(self.names, inputs[0][:1])
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -188,6 +193,65 @@ class Cap(Elementwise):
     """y = limit * tanh(x / limit), element by element. Every element of y lies between -limit and limit."""
 
     limit: float
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Clip(Elementwise):
+    """y = min(max(x, low), high) + plus, element by element."""
+
+    low: float
+    high: float
+    plus: float = 0.0
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Choice(Kind):
+    """The numbers of the `count` experts with the largest logits in each row, the largest first."""
+
+    count: int
+
+    def shape(self, inputs: Sequence[Shape], length: int) -> Shape:
+        return (length, self.count)
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Routing(Kind):
+    """The share of each chosen expert: the softmax of the logits over the chosen experts. Unless `normalised`
+    is true, the softmax is over all experts, and the shares of a row sum to less than 1."""
+
+    normalised: bool
+
+    def shape(self, inputs: Sequence[Shape], length: int) -> Shape:
+        return inputs[1]
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Experts(Kind):
+    """y = x @ W[e].T + b[e] for each chosen expert e, with the results side by side. W is [experts, width,
+    in]. If `beside` is true, x also has a part for each chosen expert, else all experts read the same x."""
+
+    weight: str
+    experts: int
+    width: int
+    bias: str | None = None
+    beside: bool = False
+
+    def shape(self, inputs: Sequence[Shape], length: int) -> Shape:
+        return (length, inputs[1][1] * self.width)
+
+    def parameters(self, inputs: Sequence[Shape]) -> dict[str, Shape]:
+        (_, wide), (_, count) = inputs
+        shapes: dict[str, Shape] = {
+            self.weight: (self.experts, self.width, wide // (count if self.beside else 1))
+        }
+        return shapes if self.bias is None else {**shapes, self.bias: (self.experts, self.width)}
+
+
+class Mixture(Kind):
+    """The sum of parts of equal width, each multiplied by its share: [T, k*C], [T, k] -> [T, C]"""
+
+    def shape(self, inputs: Sequence[Shape], length: int) -> Shape:
+        return (length, inputs[0][1] // inputs[1][1])
 
 
 class Probabilities(Kind):

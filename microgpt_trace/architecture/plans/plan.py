@@ -20,7 +20,23 @@ from ...arrays.stats import Array
 from ...grouping import grouped
 from ...hooks.event import EventSpec
 from ...text.brief import one_line
-from .kinds import Add, Context, Kind, Length, Linear, Norm, Probabilities, Rotation, Scores, Shape
+from .kinds import (
+    Add,
+    Choice,
+    Context,
+    Elementwise,
+    Experts,
+    Kind,
+    Length,
+    Linear,
+    Mixture,
+    Norm,
+    Probabilities,
+    Rotation,
+    Routing,
+    Scores,
+    Shape,
+)
 
 NOTHING: Mapping[str, Any] = MappingProxyType({})
 _LAYER = re.compile(r"layer([0-9]+)\.")
@@ -56,7 +72,7 @@ class Operation(EventSpec, Generic[OfKind]):
     @property
     def bias(self) -> str | None:
         """The name of the bias, or None."""
-        return self.kind.bias if isinstance(self.kind, Linear | Norm) else None
+        return self.kind.bias if isinstance(self.kind, Linear | Norm | Experts) else None
 
     def read(self, name: str) -> Callable[[str], Array] | None:
         """Return the function that returns faulty values of a parameter, or None."""
@@ -181,9 +197,10 @@ class Plan(Mapping[str, Operation]):
         return result
 
     def product_of(self, branch: str) -> Operation:
-        """Return the product that a branch norms, scales or adds, such as mlp.down for mlp.post_norm."""
+        """Return the product or mixture that a branch norms, scales or adds, such as mlp.down for
+        mlp.post_norm."""
         row = self[branch]
-        while not isinstance(row.kind, Linear):
+        while not isinstance(row.kind, Linear | Mixture):
             row = self[row.inputs[0]]
         return row
 
@@ -207,6 +224,19 @@ class Plan(Mapping[str, Operation]):
             for name, used in ((queries, tuple(range(len(group)))), (row.inputs[1], group)):
                 for source in self.behind(name):
                     result.setdefault(source.name, Heads(dim, used))
+        return result
+
+    @cached_property
+    def chosen_by(self) -> Mapping[str, str]:
+        """For each event with a part for each chosen expert, the event of the choice."""
+        result: dict[str, str] = {}
+        for row in self.values():
+            if isinstance(row.kind, Choice):
+                result[row.name] = row.name
+            elif isinstance(row.kind, Routing | Experts):
+                result[row.name] = row.inputs[1]
+            elif isinstance(row.kind, Elementwise) and row.inputs[0] in result:
+                result[row.name] = result[row.inputs[0]]
         return result
 
     @cached_property

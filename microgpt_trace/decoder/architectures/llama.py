@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cached_property, partial
 from typing import Any, Literal
 
@@ -19,9 +19,9 @@ from ..options import read_activation, read_rope, read_window, typed_layers
 from ..settings import COUNT, FLAG, WHOLE, Settings
 
 
-def plan_of(config: DecoderConfig) -> Plan:
+def plan_of(config: DecoderConfig, mlp: Callable[[Blocks, str], str] = Blocks.gated_mlp) -> Plan:
     """Return the plan of a decoder. The config determines the biases, the windows, and whether q and k are
-    normalised."""
+    normalised. `mlp` adds the rows of an MLP that reads a row."""
     rows, dim = Blocks(config), config.head_dim
     stream = rows.embedding()
     for i in rows.layers():
@@ -30,7 +30,7 @@ def plan_of(config: DecoderConfig) -> Plan:
             q, k = rows.norms_of_queries_and_keys(q, k, dim)
         q, k = rows.rotations(q, k, config.rope)
         stream = rows.add_branch("attn", stream, rows.attention(q, k, v, window=config.windows[i]))
-        out = rows.gated_mlp(rows.norm("mlp.norm", stream, "pre-FFN"))
+        out = mlp(rows, rows.norm("mlp.norm", stream, "pre-FFN"))
         stream = rows.add_branch("mlp", stream, out)
     return rows.predictions(rows.norm("final.norm", stream, "final"))
 

@@ -169,6 +169,10 @@ def _scalings(case: Case, kind: Rotation, own: Turning) -> Iterator[Mistake]:
             claim = f"all frequencies are divided by {rope.factor:g} (linear scaling), not scaled by {words}"
             linear = {"frequencies": plain / rope.factor, "factor": 1.0}
             yield "rope-scaling-linear", claim, linear, PLAIN
+    if rope.kind == "yarn":
+        ramp, _ = right_frequencies(case, kind, rope=replace(rope, truncate=not rope.truncate))
+        claim = f"the bounds of YaRN's ramp are {'not ' * rope.truncate}rounded"
+        yield "rope-yarn-truncate", claim, {"frequencies": ramp}, PLAIN
     bare = replace(rope, factors=())
     counts = dict.fromkeys(int(dim * share) // 2 for share in (*PARTS, 1.0))
     for count in [count for count in counts if count not in (0, kind.channels // 2)]:

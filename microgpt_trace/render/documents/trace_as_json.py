@@ -13,7 +13,7 @@ from ...tracing.result import SCHEMA_ID, Trace
 
 # The lists of a document. In JSON Lines, each item of a list is a record with this name.
 RECORDS = {
-    "events": "event", "layers": "layer", "predictions": "prediction", "lens": "lens",
+    "events": "event", "layers": "layer", "experts": "experts", "predictions": "prediction", "lens": "lens",
     "lens_target": "lens_target", "generation": "token", "parameters": "parameter", "insights": "insight",
     "anomalies": "anomaly", "checks": "check",
 }  # fmt: skip

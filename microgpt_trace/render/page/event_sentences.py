@@ -11,14 +11,20 @@ from ...architecture.plans.kinds import (
     Activation,
     Add,
     Cap,
+    Choice,
+    Clip,
     Context,
+    Experts,
+    Kind,
     Linear,
     Lookup,
     Loss,
+    Mixture,
     Multiply,
     Norm,
     Probabilities,
     Rotation,
+    Routing,
     Scale,
     Scores,
     Shape,
@@ -57,7 +63,10 @@ def event_sentence(plan: Plan, row: Operation, shapes: Mapping[str, Shape], thin
             fits = f"How well what one {thing} looks for fits what an earlier {thing} offers."
             return f"{fits} A higher score draws more attention."
         case Softmax():
-            return f"The scores as shares of 100 %: where each {thing} looks. Later {thing}s are hidden."
+            sink = " A sink takes the rest of the 100 %." * (row.kind.sinks is not None)
+            return (
+                f"The scores as shares of 100 %: where each {thing} looks. Later {thing}s are hidden.{sink}"
+            )
         case Context():
             return f"What each {thing} has collected: the values handed over, mixed by the shares."
         case Activation(nonnegative=True):
@@ -66,6 +75,8 @@ def event_sentence(plan: Plan, row: Operation, shapes: Mapping[str, Shape], thin
             return "The same numbers, with what is below 0 pushed towards 0."
         case Multiply():
             return "What each unit says, multiplied by how far its gate is open."
+        case Choice() | Routing() | Experts() | Mixture() | Clip():
+            return _of_experts(row.kind, thing)
         case Probabilities():
             return "The scores as chances that sum to 100 %."
         case Scale(factor=factor):
@@ -79,20 +90,42 @@ def event_sentence(plan: Plan, row: Operation, shapes: Mapping[str, Shape], thin
     return ""
 
 
+def _of_experts(kind: Kind, thing: str) -> str:
+    match kind:
+        case Choice(count=count):
+            return f"The {counted(count, 'expert')} that fit each {thing} best, by their numbers."
+        case Routing():
+            return "How much of each chosen expert's answer counts, in shares of 100 %."
+        case Experts(width=width):
+            return f"What the chosen experts compute, side by side: {width:,} numbers for each expert."
+        case Mixture():
+            return "What the experts add to each row: their answers, mixed by the shares."
+        case Clip(low=low, high=high, plus=plus):
+            what = f"no number above {high:g}" + f" or below {low:g}" * math.isfinite(low)
+            return f"The same numbers, but {what}{f', plus {plus:g}' * bool(plus)}."
+    return ""
+
+
 def _of_sum(plan: Plan, row: Operation, shape: Shape, thing: str) -> str:
     if row.name == plan.streams[-1]:
         return (
             f"The final row of each place: all that is known about what comes next, in {shape[-1]:,} numbers."
         )
-    both = "attention and the MLP add"
+    stages = {plan[name].stage for name in row.inputs}
+    both = "attention and the MLP add" if len(stages) > 1 else "the chosen experts and the shared expert add"
     if row.name not in plan.residuals:
         what = f"{thing.capitalize()} plus place" if row.layer is None else f"What {both}"
         tail = " From here on, each place has one row." if row.layer is None else ""
         return f"{what}, added number by number.{tail}"
     _, branch = plan.residuals[row.name]
     adds = "attention adds" if plan[branch].stage == "attention" else "the MLP adds"
-    adds = both if isinstance(plan[branch].kind, Add) else adds
+    adds = "attention and the MLP add" if _is_parallel(plan, branch) else adds
     return f"The row as it was, plus what {adds}. Nothing is overwritten."
+
+
+def _is_parallel(plan: Plan, branch: str) -> bool:
+    """Return True if a branch is the sum of the outputs of attention and of the MLP."""
+    return {plan[name].stage for name in plan[branch].inputs} == {"attention", "mlp"}
 
 
 def _of_norm(plan: Plan, row: Operation[Any]) -> str:

@@ -19,6 +19,7 @@ from ...surveying.report import (
     UnitExamples,
     report_of,
 )
+from ...surveying.report_experts import SurveyedRouter
 from ...surveying.report_heads import OFTEN, HeadLooks, SurveyedHead, SurveyedLook
 from ...surveying.state import CUT, Survey, SurveyExample
 from ...text.printable import shown_token
@@ -33,7 +34,7 @@ HARDEST = 8  # number of hardest tokens to show
 EXAMPLES, UNITS = 5, 8  # largest number of examples and units that are shown without --verbose
 ODDEST = 10  # largest number of events with dead channels, and of events with outliers, to show
 NAMED = 4  # largest number of channels that a cell names
-MOST_LOOKS = 3  # largest number of tokens and of examples of a head that are shown without --verbose
+MOST_LOOKS = 3  # largest number of a head's tokens and examples, or of experts, shown without --verbose
 LOOKS = "What does this head do?"
 OLDER = "not measured, because an older version surveyed a part of the corpus; run the survey again"
 HEAD = Column("head", lambda head: f"layer{head.layer} head {head.head}", whole=True)
@@ -48,7 +49,7 @@ def survey_sections(
         sections.append(insights_section(report.insights, "What the survey reveals"))
     if report.anomalies:
         sections.append(anomalies_section(report.anomalies))
-    sections += [*_layers(report.layers), *_heads(report, verbose)]
+    sections += [*_layers(report.layers), *_heads(report, verbose), *_experts(report.routers, verbose)]
     return [*sections, *_events(report, verbose), *_units(report.units, verbose)]
 
 
@@ -200,6 +201,31 @@ def _looks(heads: Sequence[HeadLooks], verbose: bool) -> Iterator[Section]:
     rows = [(own, example) for own in heads for example in own.examples[:most]]
     legend = "the largest multiples on keys after position 0, one of each text: ‹ › is the key, [ ] the query"
     yield from table_section("Where heads look most", columns, rows, legend, about=lambda row: row[0].event)
+
+
+def _experts(routers: Sequence[SurveyedRouter], verbose: bool) -> list[Section]:
+    most = None if verbose else MOST_LOOKS
+
+    def loads(own: SurveyedRouter) -> str:
+        order = sorted(range(len(own.load)), key=lambda expert: -own.load[expert])
+        return ", ".join(f"{expert} {own.shares[expert]:.1%}" for expert in order[:most])
+
+    def never(own: SurveyedRouter) -> str:
+        names = ", ".join(map(str, own.never[:most])) + ", …" * (len(own.never) > len(own.never[:most]))
+        return f"{len(own.never)} of {len(own.load)}" + f": {names}" * bool(own.never)
+
+    columns = [
+        *fields(str, {"layer": "layer"}),
+        Column("largest loads", loads, wrap=True),
+        Column("never used", never, wrap=True),
+        *fields("{:.2f}".format, {"load": "load_entropy", "router": "routing_entropy"}),
+        *fields("{:.2f}".format, {"token": "token_entropy", "equal": "most_entropy"}),
+    ]
+    legend = (
+        "largest loads: experts with their shares of all choices; entropies in bits: of these shares (load), "
+        "of the router's mean probabilities, of its probabilities for one token (mean), and of equal shares"
+    )
+    return table_section("Experts", columns, routers, legend, about=attrgetter("event"))
 
 
 def _even_attention(heads: Sequence[SurveyedHead]) -> str:

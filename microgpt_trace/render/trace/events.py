@@ -1,5 +1,5 @@
-"""Tables of a trace: the events of each stage, the backward pass, and the layers of a production model.
-All numbers in these tables are fields of the Trace."""
+"""Tables of a trace: the events of each stage, the backward pass, and the layers and experts of a production
+model. All numbers in these tables are fields of the Trace."""
 
 from __future__ import annotations
 
@@ -7,12 +7,16 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import groupby
+from operator import attrgetter
 from typing import Any
 
 from ...architecture.plans.kinds import Activation, Norm
 from ...arrays.stats import TensorStats
 from ...hooks.event import EventSpec, TraceEvent
+from ...measuring.expert_choices import ExpertChoices
+from ...text.wording import counted
 from ...tracing.result import LayerRow, ParameterRow, Trace
+from ..characters import token_label
 from ..numbers import figure, four_decimals, ratio, significant
 from ..sections import Column, Section, Table, Words, fields, name_of, table_section, words
 from .attention import attention_sections, kind_in
@@ -184,3 +188,41 @@ def _legend(trace: Trace) -> Iterator[Words]:
     )
     wide = "cosine: between the layer's output and input; sink: attention on position 0"
     yield words(f"{wide} (cosine and sink need a terminal of {WIDE} columns)", "dim")
+
+
+MOST_LOADED = 2  # number of experts to name
+EXPERTS = (
+    "used: chosen by a position; entropy: of the experts' shares of all choices / of equal shares, in bits",
+    "margin: the logit of the last chosen expert minus the logit of the best other expert (median and "
+    "smallest). If a margin is small, rounding can change the choice, and another engine may use the other "
+    "expert. bf16: positions whose margin is 0 in bfloat16, which rounds a logit by up to 0.4 %",
+)
+
+
+def experts_sections(trace: Trace, brief: bool) -> list[Section]:
+    """Return a table of the experts that the positions choose in each layer, or [] without experts. Unless
+    `brief`, a legend explains the columns."""
+
+    def most_loaded(own: ExpertChoices) -> str:
+        order = sorted(range(len(own.load)), key=lambda expert: -own.load[expert])[:MOST_LOADED]
+        return ", ".join(f"{expert} ×{own.load[expert]:,}" for expert in order if own.load[expert])
+
+    def smallest_margin(own: ExpertChoices) -> str:
+        if (at := own.closest) is None:
+            return "–"
+        token = token_label(trace.input.labels[at.position])
+        return f"{ratio(at.margin)} @{at.position} {token}: {at.chosen} over {at.other}"
+
+    columns = [
+        *fields(str, {"layer": "layer"}),
+        Column("used", lambda own: f"{own.used}/{len(own.load)}", right=True),
+        Column("most loaded", most_loaded, wrap=True),
+        Column("entropy", lambda own: f"{own.load_entropy:.2f}/{own.most_entropy:.2f}", right=True),
+        *fields(ratio, {"median": "median_margin"}),
+        Column("smallest margin", smallest_margin, wrap=True),
+        Column("bf16", lambda own: "–" if own.tied_in_bf16 is None else str(own.tied_in_bf16), right=True),
+    ]
+    each = (f"{counted(own.positions, 'position')}, {own.count} experts for each" for own in trace.experts)
+    aside = " or ".join(dict.fromkeys(each))
+    legend = () if brief else EXPERTS
+    return table_section("Experts", columns, trace.experts, *legend, about=attrgetter("event"), aside=aside)

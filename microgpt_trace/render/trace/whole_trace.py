@@ -14,7 +14,7 @@ from ...tracing.findings import TOO_FEW, Anomaly, Check, Insight
 from ...tracing.result import Trace
 from ..numbers import exponent
 from ..sections import Labelled, Section, Words, facts, indented, words
-from .events import backward_sections, layers_section, stage_sections
+from .events import backward_sections, experts_sections, layers_section, stage_sections
 from .interventions import before_and_after_section, interventions_section
 from .predictions import generation_sections, lens_sections, prediction_sections
 
@@ -87,11 +87,24 @@ def model_facts(model: dict[str, Any]) -> list[tuple[str, str]]:
         ("vocabulary", model["vocabulary"] or "the file has no vocabulary, so tokens are shown as numbers"),
         ("model", f"{model['origin']} ({model['format']}), {model['parameters']:,} parameters"),
         ("", f"{config['architecture']}: {layers}, width {config['n_embd']}, {heads},"),
-        ("", f"FFN {config['n_inner']:,}, {tied}, context {config['context_length']:,}"),
+        ("", f"{describe_mlp(config)}, {tied}, context {config['context_length']:,}"),
         *([("RoPE", describe_rope(model))] if config["rope"] else [("positions", "learned")]),
         ("stored", describe_encodings(model["encodings"])),
         *(("assumed", text) for text in model["assumed"]),
     ]
+
+
+def describe_mlp(config: dict[str, Any]) -> str:
+    """Describe the inner width of the MLPs, and the experts if there are any."""
+    width = f"FFN {config['n_inner']:,}"
+    if "experts" not in config:
+        return width
+    inner = config.get("expert_inner", config["n_inner"])
+    text = f"{config['experts_used']} of {config['experts']} experts of FFN {inner:,}"
+    if config.get("shared_inner"):
+        text += f" and a shared expert of FFN {config['shared_inner']:,}"
+    dense = config.get("dense_layers")
+    return text + (f" ({width} in layer{'s' * (len(dense) != 1)} {ranges(dense)})" if dense else "")
 
 
 def describe_rope(model: dict[str, Any]) -> str:
@@ -149,6 +162,8 @@ def _body(trace: Trace, verbose: bool, overview: bool, brief: bool) -> Iterator[
         yield from stage_sections(trace, [e for e in outside if e.stage == "head"], verbose)
     else:
         yield from stage_sections(trace, trace.events, verbose)
+    if overview or not brief:
+        yield from experts_sections(trace, brief)
     yield from prediction_sections(trace)
     if trace.intervened is not None:
         yield from before_and_after_section(trace.intervened, trace.predictions, trace.loss)

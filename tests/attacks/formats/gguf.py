@@ -84,7 +84,7 @@ PARTS = [
 LINEAR = {"qwen2.rope.scaling.type": "linear"}
 FACTOR = {"qwen2.rope.scaling.attn_factor": 1.2}
 MODELS = [
-    ("a mixture of 8 experts", {"qwen2.expert_count": 8}),
+    ("qwen2.expert_count = 8 is not supported", {"qwen2.expert_count": 8}),
     ("'gemma3n' is not supported; supported: llama, qwen2", {"general.architecture": "gemma3n"}),
     ("rope.dimension_count 4 differs from the 8 channels of a head", {"qwen2.rope.dimension_count": 4}),
     ("attention.value_length 4 differs from the 8 channels of a head", {"qwen2.attention.value_length": 4}),

@@ -2,7 +2,7 @@
 // precedence are those of Python. The text is never run as JavaScript.
 
 const CONSTANTS = { pi: Math.PI };
-const FUNCTIONS = { exp: Math.exp, log: Math.log, sqrt: Math.sqrt, tanh: Math.tanh, cos: Math.cos, sin: Math.sin, max: Math.max, erf };
+const FUNCTIONS = { exp: Math.exp, log: Math.log, sqrt: Math.sqrt, tanh: Math.tanh, cos: Math.cos, sin: Math.sin, max: Math.max, min: Math.min, erf };
 const TOKEN = /\s*(?:(\d+(?:\.\d*)?(?:e[-+]?\d+)?)|([a-z]+)|(\*\*|[-+*/(),>]))/gy;
 const SIGN = 4; // precedence of a minus sign before a number
 // For each binary operator: its precedence, the lowest precedence in its right operand, and its function.

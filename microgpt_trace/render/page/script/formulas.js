@@ -232,10 +232,14 @@ export function spotOf(spot, at, run) {
   if (typeof spot === "number") return at[spot];
   let place = spot[0];
   for (const [axis, stride, table] of spot.slice(1)) {
-    place += (table === undefined ? at[axis] : (run[table] ?? table)[at[axis]]) * stride;
+    const entry = spotOf(axis, at, run);
+    place += (table === undefined ? entry : entriesOf(table, run)[entry]) * stride;
   }
   return place;
 }
+
+/** The entries of a table: numbers, the tokens or targets of the run, or the elements of an event. */
+const entriesOf = (table, run) => (typeof table === "string" ? (run[table] ?? arrayOf(table, false, run)) : table);
 
 /** The magnitude of f(x), for its rounding error: |f(x)|, or |slope| * magnitude of x if this is larger. */
 function sizeOf(term, x, value, magnitude) {

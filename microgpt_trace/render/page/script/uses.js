@@ -65,7 +65,7 @@ function scaleOf(formula, worked, at) {
 
 /** Return true if the output at `place` may read the element at `index`. Any index may lie in the range of a sum. */
 function mayRead(formula, place, name, gradient, index, run) {
-  const axesOf = (spot) => (typeof spot === "number" ? [spot] : spot.slice(1).map(([axis]) => axis));
+  const axesOf = (spot) => (typeof spot === "number" ? [spot] : spot.slice(1).flatMap(([axis]) => axesOf(axis)));
   const fits = (spot, at) => axesOf(spot).some((axis) => axis >= place.length) || spotOf(spot, place, run) === at;
   return formula.steps.some((step) => step.t.some((term) => term.x.some((x) => x.of === name && (x.d === 1) === gradient && x.at.every((spot, axis) => fits(spot, index[axis])))));
 }

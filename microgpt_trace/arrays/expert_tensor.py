@@ -1,0 +1,68 @@
+"""ExpertTensor: the matrices or biases of all experts of a layer, which a file stores in several pieces."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import field
+
+import numpy as np
+
+from ..text.brief import frozen
+from .encodings import StoredTensor
+from .stats import Array
+
+NONE = np.empty(0, np.uint8)
+
+
+def _missing(expert: int) -> StoredTensor:
+    raise NotImplementedError
+
+
+@frozen(eq=False)
+class ExpertTensor(StoredTensor):
+    """The matrices [experts, out, in] or the biases [experts, out] of a layer. `part` returns the tensor of
+    an expert, without reading its bytes. `stored` is empty."""
+
+    part: Callable[[int], StoredTensor] = field(repr=False, default=_missing)
+
+    @classmethod
+    def of(cls, name: str, experts: int, part: Callable[[int], StoredTensor]) -> ExpertTensor:
+        """Return the tensor of `experts` parts, which have equal shapes and encodings."""
+        first = part(0)
+        return cls(name, first.encoding, (experts, *first.shape), NONE, part=part)
+
+    def of_expert(self, expert: int) -> StoredTensor:
+        return self.part(expert)
+
+    @property
+    def data(self) -> Array:
+        raise NotImplementedError  # the bytes lie in several places: see `of_expert`
+
+    @property
+    def size_in_bytes(self) -> int:
+        return math.prod(self.shape) // self.encoding.block_size * self.encoding.block_bytes
+
+    @property
+    def by_columns(self) -> bool:
+        return self.part(0).by_columns
+
+    def column(self, column: int) -> Array:
+        return self.read()[:, column]
+
+    def _decode(self, start: int, stop: int) -> Array:
+        return self._gather(np.arange(start, stop))
+
+    def _gather(self, indices: Array) -> Array:
+        rows = [self.part(int(e)).read().reshape(1, -1) for e in indices]
+        return np.concatenate(rows) if rows else np.empty((0, self.row_length), np.float32)
+
+
+def in_pieces(*tensors: StoredTensor) -> Iterator[tuple[StoredTensor, ...]]:
+    """Yield tensors of equal shapes together. If the bytes of a tensor lie in several pieces, yield the
+    tensors of each expert together."""
+    if not any(isinstance(tensor, ExpertTensor) for tensor in tensors):
+        yield tensors
+        return
+    for expert in range(tensors[0].shape[0]):
+        yield tuple(tensor.of_expert(expert) for tensor in tensors)

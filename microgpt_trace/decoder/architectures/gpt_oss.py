@@ -1,0 +1,140 @@
+"""gpt-oss: attention with sinks and windows, and mixtures of experts with clipped gates and biases."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import cached_property
+from typing import Any
+
+from ...architecture.plans.blocks import Blocks
+from ...architecture.plans.kinds import Activation, Clip, Multiply, Scale
+from ...architecture.plans.plan import Plan
+from ...architecture.plans.rope import Rope
+from ...text.brief import frozen
+from ..architecture import Architecture
+from ..config import DecoderConfig
+from ..gguf_options import gguf_rope
+from ..options import read_experts, read_rope, read_window, typed_layers
+from ..settings import COUNT, POSITIVE, WHOLE, Settings
+from .llama import ATTENTION_BIASES
+from .llama import NAMES as LLAMA
+from .mixtral import DENSE, EXPERTS, gguf_experts
+
+BIASES = ("mlp_brouter", "mlp_bgate_experts", "mlp_bup_experts", "mlp_bdown_experts")
+
+
+def plan_of(config: GptOssConfig) -> Plan:
+    """Return the plan of a gpt-oss."""
+    rows = Blocks(config)
+    stream = rows.embedding()
+    for i in rows.layers():
+        q, k, v = rows.queries_keys_values(rows.norm("attn.norm", stream, "pre-attn"))
+        q, k = rows.rotations(q, k, config.rope)
+        stream = rows.add_branch(
+            "attn", stream, rows.attention(q, k, v, window=config.windows[i], sinks=True)
+        )
+        stream = rows.add_branch("mlp", stream, _mlp(rows, rows.norm("mlp.norm", stream, "pre-FFN"), config))
+    return rows.predictions(rows.norm("final.norm", stream, "final"))
+
+
+def _mlp(rows: Blocks, source: str, config: GptOssConfig) -> str:
+    """Add the experts: (clipped up + 1) * g * sigmoid(alpha * g), where g is the clipped gate."""
+    experts, inner, limit, alpha = config.experts, config.n_inner, config.swiglu_limit, config.swiglu_alpha
+    chosen, routing = rows.route(source, experts, config.experts_used, normalised=True)
+    gate = rows.expert_product("mlp.gate", "wgate", source, chosen, experts, inner, "gate = x_n")
+    up = rows.expert_product("mlp.up", "wup", source, chosen, experts, inner, "up = x_n")
+    expr = f"up = min(max(up, -{limit:g}), {limit:g}) + 1"
+    up = rows.add("mlp.up_clipped", Clip(-limit, limit, 1.0), up, expr=expr)
+    expr = f"gate = min(gate, {limit:g})"
+    gate = rows.add("mlp.gate_clipped", Clip(float("-inf"), limit), gate, expr=expr)
+    gate = rows.add("mlp.gate_scaled", Scale(alpha), gate, expr=f"gate = gate * {alpha:g}")
+    act = rows.add("mlp.act", Activation(config.activation), gate, expr=f"act = {config.activation}(gate)")
+    act = rows.add("mlp.act_scaled", Scale(1 / alpha), act, expr=f"act = act / {alpha:g}")
+    hidden = rows.add("mlp.hidden", Multiply(), act, up, expr="hidden = act * up")
+    return rows.mixed(hidden, chosen, routing, experts)
+
+
+@frozen(slots=False)
+class GptOssConfig(DecoderConfig):
+    """The config of a gpt-oss."""
+
+    plan = cached_property(plan_of)
+    experts: int = 1
+    experts_used: int = 1  # for each position
+    swiglu_limit: float = 7.0
+    swiglu_alpha: float = 1.702
+
+
+def options(settings: Settings, sizes: Mapping[str, Any]) -> dict[str, Any]:
+    """Read RoPE, the window, which every second layer has, the numbers of experts, and the gate."""
+    typed = typed_layers(settings, sizes["n_layer"])
+    layers = tuple(range(0, sizes["n_layer"], 2)) if typed is None else typed
+    gate = {key: settings.get_or_default(key, POSITIVE, usual) for key, usual in GATE.items()}
+    return {
+        "rope": read_rope(settings, 150000.0, usual=YARN), "activation": "SiLU", **gate,
+        **read_window(settings, layers, 128), **read_experts(settings, 128, 4),
+    }  # fmt: skip
+
+
+GATE = {"swiglu_limit": 7.0, "swiglu_alpha": 1.702}
+YARN = {
+    "rope_type": "yarn", "factor": 32.0, "beta_fast": 32.0, "beta_slow": 1.0, "truncate": False,
+    "original_max_position_embeddings": 4096,
+}  # fmt: skip
+
+
+def from_gguf(keys: Settings, sizes: Mapping[str, Any]) -> dict[str, Any]:
+    """Translate RoPE, the window and the experts. Only llama.cpp rounds the bounds of YaRN's ramp."""
+    rope = gguf_rope(keys, sizes["head_dim"])
+    if rope["rope_scaling"].get("type") == "yarn":
+        rope["rope_scaling"]["truncate"] = False
+        why = "as in the models; llama.cpp rounds the bounds of YaRN's ramp"
+        keys.notes.append(f"rope_scaling.truncate = false ({why})")
+    return {
+        "intermediate_size": keys.get("expert_feed_forward_length", WHOLE) or sizes["n_inner"],
+        "sliding_window": keys.require("attention.sliding_window", COUNT) or None,
+        **GATE, **gguf_experts(keys), **rope,
+    }  # fmt: skip
+
+
+NAMES = replace(
+    LLAMA,
+    family="a gpt-oss",
+    layer={own: names for own, names in LLAMA.layer.items() if own not in (*DENSE, "mlp_norm")}
+    | {
+        **EXPERTS,
+        "mlp_norm": ("post_attention_norm", "post_attention_layernorm"),
+        "mlp_wrouter": ("ffn_gate_inp", "mlp.router"),
+    },
+    more={
+        "attn_sinks.weight": "attn_sinks",
+        "ffn_gate_up_exps.weight": "mlp_wgate_up_experts",
+        "ffn_gate_up_exps.bias": "mlp_bgate_up_experts",
+        "self_attn.sinks": "attn_sinks",
+        "mlp.experts.gate_up_proj": "mlp_wgate_up_experts",
+        "mlp.experts.gate_up_proj_blocks": "mlp_wgate_up_experts.blocks",
+        "mlp.experts.gate_up_proj_scales": "mlp_wgate_up_experts.scales",
+        "mlp.experts.gate_up_proj_bias": "mlp_bgate_up_experts",
+        "mlp.experts.down_proj": "mlp_wdown_experts",
+        "mlp.experts.down_proj_blocks": "mlp_wdown_experts.blocks",
+        "mlp.experts.down_proj_scales": "mlp_wdown_experts.scales",
+        "mlp.experts.down_proj_bias": "mlp_bdown_experts",
+    },
+    experts_in_out=True,
+    experts_in_pairs=True,
+)
+ARCHITECTURES = {
+    "gpt_oss": Architecture(
+        GptOssConfig, NAMES, options,
+        {"self_attn": "attn.out", "mlp": "mlp.mixture", "mlp.experts": "mlp.mixture"},
+        from_gguf=from_gguf, tied=False, biases=BIASES, flagged_biases=ATTENTION_BIASES,
+        flags={"attention_bias": True}, example={"rope": Rope(1e4), "experts": 2},
+        defaults={"norm_eps": 1e-5, "n_kv_head": 8, "head_dim": 64},
+        engine_names={"ffn_moe_probs-#": "layer#.mlp.router", "attn_post_norm-#": "layer#.mlp.norm"},
+        refused_names={
+            "ffn_moe_logits-#": "the router logits without their bias",
+            "ffn_moe_weights-#": "the logits of the chosen experts, before the softmax",
+        },
+    ),
+}  # fmt: skip

@@ -1,0 +1,93 @@
+"""Mixtral: a Llama whose MLPs are mixtures of experts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import cached_property
+from typing import Any
+
+from ...architecture.plans.blocks import Blocks
+from ...architecture.plans.plan import Plan
+from ...architecture.plans.rope import Rope
+from ...text.brief import frozen
+from ..architecture import Architecture
+from ..config import DecoderConfig
+from ..options import read_activation, read_experts, read_rope, read_window
+from ..settings import COUNT, WHOLE, Settings
+from . import llama
+from .llama import NAMES as LLAMA
+from .llama import plan_of
+
+
+@frozen(slots=False)
+class MixtralConfig(DecoderConfig):
+    """The config of a Mixtral."""
+
+    experts: int = 1
+    experts_used: int = 1  # for each position
+
+    @cached_property
+    def plan(self) -> Plan:
+        return plan_of(self, self._mlp)
+
+    def _mlp(self, rows: Blocks, source: str) -> str:
+        chosen, routing = rows.route(source, self.experts, self.experts_used, normalised=True)
+        return rows.mixture(source, chosen, routing, self.experts, self.n_inner)
+
+
+def options(settings: Settings, sizes: Mapping[str, Any]) -> dict[str, Any]:
+    """Read RoPE, the function of the MLPs, the numbers of experts, and the window of all layers."""
+    windowed = tuple(range(sizes["n_layer"])) if settings.get("sliding_window", COUNT) else ()
+    return {
+        "rope": read_rope(settings, 1e6), "activation": read_activation(settings, "hidden_act", "silu"),
+        **read_experts(settings, 8, 2), **read_window(settings, windowed),
+    }  # fmt: skip
+
+
+def from_gguf(keys: Settings, sizes: Mapping[str, Any]) -> dict[str, Any]:
+    """Translate as for a Llama, and the numbers of experts."""
+    return llama.from_gguf(keys, sizes) | gguf_experts(keys)
+
+
+def gguf_experts(keys: Settings) -> dict[str, Any]:
+    """Translate the numbers of experts of any architecture."""
+    used = keys.require("expert_used_count", WHOLE)
+    return {"num_local_experts": keys.require("expert_count", WHOLE), "num_experts_per_tok": used}
+
+
+EXPERTS = {  # the names of experts in GGUF and Hugging Face files
+    "mlp_wrouter": ("ffn_gate_inp", "mlp.gate"),
+    "mlp_wgate_experts": ("ffn_gate_exps", "mlp.experts.#.gate_proj"),
+    "mlp_wup_experts": ("ffn_up_exps", "mlp.experts.#.up_proj"),
+    "mlp_wdown_experts": ("ffn_down_exps", "mlp.experts.#.down_proj"),
+}
+MORE_EXPERTS = {
+    "mlp.experts.gate_up_proj": "mlp_wgate_up_experts",
+    "mlp.experts.down_proj": "mlp_wdown_experts",
+    "ffn_gate_up_exps.weight": "mlp_wgate_up_experts",
+    "ffn_gate.#.weight": "mlp_wgate_experts",
+    "ffn_up.#.weight": "mlp_wup_experts",
+    "ffn_down.#.weight": "mlp_wdown_experts",
+}
+DENSE = ("mlp_wgate", "mlp_wup", "mlp_wdown")
+OLD = "block_sparse_moe"
+NAMES = replace(
+    LLAMA,
+    family="a Mixtral",
+    layer={own: names for own, names in LLAMA.layer.items() if own not in DENSE} | EXPERTS,
+    more=MORE_EXPERTS
+    | {
+        f"{OLD}.gate.weight": "mlp_wrouter",
+        f"{OLD}.experts.#.w1.weight": "mlp_wgate_experts",
+        f"{OLD}.experts.#.w3.weight": "mlp_wup_experts",
+        f"{OLD}.experts.#.w2.weight": "mlp_wdown_experts",
+    },
+)
+MODULES = {"self_attn": "attn.out", "mlp.experts": "mlp.mixture", "mlp": "mlp.mixture"}
+ARCHITECTURES = {
+    "mixtral": Architecture(
+        MixtralConfig, NAMES, options, MODULES, from_gguf=from_gguf, permuted=True, tied=False,
+        example={"rope": Rope(1e4), "experts": 2}, defaults={"norm_eps": 1e-5, "n_kv_head": 8},
+    ),
+}  # fmt: skip

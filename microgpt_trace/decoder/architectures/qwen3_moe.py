@@ -1,0 +1,97 @@
+"""Qwen3-MoE: a Qwen3 with mixtures of experts in all layers or in some layers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import cached_property
+from typing import Any
+
+from ...architecture.plans.blocks import Blocks
+from ...architecture.plans.plan import Plan
+from ...architecture.plans.rope import Rope
+from ...errors import InputError
+from ...text.brief import brief, frozen
+from ..architecture import Architecture
+from ..config import DecoderConfig
+from ..gguf_options import gguf_rope
+from ..options import read_activation, read_experts, read_rope, read_window
+from ..settings import FLAG, WHOLE, Settings, is_count
+from .llama import ATTENTION_BIASES, plan_of
+from .llama import NAMES as LLAMA
+from .mixtral import EXPERTS, MORE_EXPERTS, gguf_experts
+
+
+@frozen(slots=False)
+class Qwen3MoeConfig(DecoderConfig):
+    """The config of a Qwen with mixtures of experts."""
+
+    experts: int = 1
+    experts_used: int = 1  # for each position
+    expert_inner: int = 1  # the inner width of an expert
+    dense_layers: tuple[int, ...] = ()  # the layers without experts
+    normalised: bool = False  # True if the shares of the chosen experts add up to 1
+
+    @cached_property
+    def plan(self) -> Plan:
+        return plan_of(self, self.mlp)
+
+    def mlp(self, rows: Blocks, source: str) -> str:
+        """Add the rows of an MLP with or without experts."""
+        if rows.layer in self.dense_layers:
+            return rows.gated_mlp(source)
+        chosen, routing = rows.route(source, self.experts, self.experts_used, self.normalised)
+        return rows.mixture(source, chosen, routing, self.experts, self.expert_inner)
+
+
+def options(settings: Settings, sizes: Mapping[str, Any]) -> dict[str, Any]:
+    """Read the options of all Qwens with experts, the norms of q and k, and the window of all layers."""
+    used = settings.get_or_default("use_sliding_window", FLAG, False)
+    windowed = tuple(range(sizes["n_layer"])) if used else ()
+    experts = read_mixture(settings, sizes, 128, 8, 768)
+    return {"qk_norm": True, **experts, **read_window(settings, windowed)}
+
+
+def read_mixture(
+    settings: Settings, sizes: Mapping[str, Any], experts: int, used: int, inner: int
+) -> dict[str, Any]:
+    """Read RoPE, the function of the MLPs, and the experts. `experts`, `used` and `inner` are the defaults of
+    transformers."""
+    return {
+        "rope": read_rope(settings), "activation": read_activation(settings, "hidden_act", "silu"),
+        **read_experts(settings, experts, used),
+        "expert_inner": settings.get_or_default("moe_intermediate_size", WHOLE, inner),
+        "dense_layers": _dense_layers(settings, sizes["n_layer"]),
+        "normalised": settings.get_or_default("norm_topk_prob", FLAG, False),
+    }  # fmt: skip
+
+
+def _dense_layers(settings: Settings, n_layer: int) -> tuple[int, ...]:
+    listed, step = settings.raw("mlp_only_layers") or [], settings.get("decoder_sparse_step", WHOLE) or 1
+    if not isinstance(listed, list) or not all(map(is_count, listed)):
+        raise InputError(f"mlp_only_layers: expected numbers of layers, found {brief(listed)}")
+    return tuple(i for i in range(n_layer) if i in listed or (i + 1) % step)
+
+
+def from_gguf(keys: Settings, sizes: Mapping[str, Any], normalised: bool = True) -> dict[str, Any]:
+    """Translate RoPE and the experts. Files do not store whether the shares are normalised. As in llama.cpp,
+    those of a qwen3_moe are."""
+    keys.notes.append(f"norm_topk_prob = {str(normalised).lower()} (as in llama.cpp; files do not store it)")
+    experts, inner = gguf_experts(keys), keys.get("expert_feed_forward_length", WHOLE)
+    return {
+        "hidden_act": "silu", "norm_topk_prob": normalised, "use_sliding_window": False,
+        "moe_intermediate_size": inner or sizes["n_inner"] // experts["num_experts_per_tok"],
+        **experts, **gguf_rope(keys, sizes["head_dim"]),
+    }  # fmt: skip
+
+
+NAMES = replace(LLAMA, family="a Qwen3-MoE", layer={**LLAMA.layer, **EXPERTS}, more=MORE_EXPERTS)
+OF_SOME_LAYERS = ("mlp.gate", "mlp.experts", "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj")
+EXAMPLE = {"rope": Rope(1e4), "experts": 2, "n_layer": 2, "dense_layers": (1,)}
+ARCHITECTURES = {
+    "qwen3_moe": Architecture(
+        Qwen3MoeConfig, NAMES, options, {"self_attn": "attn.out", "mlp.experts": "mlp.mixture"},
+        from_gguf=from_gguf, tied=False, flagged_biases=ATTENTION_BIASES, optional_modules=OF_SOME_LAYERS,
+        example={**EXAMPLE, "qk_norm": True}, defaults={"norm_eps": 1e-6, "n_kv_head": 4},
+    ),
+}  # fmt: skip

@@ -1,0 +1,131 @@
+"""Join the tensors of the experts of a layer. A file stores the matrices of all experts as one tensor, or
+each matrix as a tensor, perhaps with gate and up in one matrix, or in Hugging Face's form of MXFP4."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from functools import partial
+
+import numpy as np
+
+from ..arrays.dequantisation import mxfp4_blocks
+from ..arrays.encodings import ENCODINGS, StoredTensor
+from ..arrays.expert_tensor import NONE, ExpertTensor
+from ..arrays.stats import Array
+from ..decoder.file_names import FUSED, FileNames
+from ..errors import InputError
+from ..grouping import grouped
+
+BLOCKS, SCALES = ".blocks", ".scales"  # the ends of our names for the two parts of an MXFP4 tensor
+_PIECE = re.compile(rf"#[0-9]+|{BLOCKS}|{SCALES}")
+
+
+def join_experts(tensors: Mapping[str, StoredTensor], names: FileNames) -> dict[str, StoredTensor]:
+    """Return the tensors with the experts of each layer joined. Raises InputError if a part is missing, if
+    parts have different shapes, or if two tensors contain the same parameter."""
+    result = dict[str, StoredTensor]()
+    for name, of_name in grouped(tensors, lambda name: _PIECE.sub("", name)).items():
+        parts = {own: tensors[own] for own in of_name}
+        if name.endswith("_experts"):
+            parts = _joined(name, {own.removeprefix(name): tensor for own, tensor in parts.items()}, names)
+        if both := sorted(parts.keys() & result):
+            first = tensors[of_name[0]].name
+            raise InputError(f"tensor {first!r} and another tensor both contain {both[0]}")
+        result |= parts
+    return result
+
+
+def _joined(name: str, pieces: Mapping[str, StoredTensor], names: FileNames) -> dict[str, StoredTensor]:
+    """Return the matrices [experts, out, in] or biases [experts, out] of a layer, by name. The keys of
+    `pieces` are "", or BLOCKS and SCALES, or #0, #1 and so on."""
+    first, *others = (pieces[key] for key in sorted(pieces))
+    for tensor in pieces.values():
+        if 0 in tensor.shape:
+            found = list(tensor.shape)
+            raise InputError(f"tensor {tensor.name!r}: expected numbers, found shape {found}")
+    if "" in pieces and others:
+        raise InputError(f"tensors {first.name!r} and {others[0].name!r} both contain {name}")
+    if BLOCKS in pieces or SCALES in pieces:
+        return _mxfp4(name, pieces)
+    tensor = first if "" in pieces else _of_experts(name, {int(n[1:]): own for n, own in pieces.items()})
+    in_folder = not tensor.name.startswith("blk.")
+    if names.experts_in_out and in_folder and len(tensor.shape) == 3:
+        tensor = ExpertTensor.of(tensor.name, tensor.shape[0], partial(_turned, tensor))
+    fused = name.rpartition(".")[2] in FUSED
+    return _split(tensor, name, names.experts_in_pairs and in_folder) if fused else {name: tensor}
+
+
+def _of_experts(name: str, numbered: Mapping[int, StoredTensor]) -> ExpertTensor:
+    ordered = [numbered[e] for e in range(len(numbered)) if e in numbered]
+    if len(ordered) < len(numbered):
+        missing = next(e for e in range(len(numbered)) if e not in numbered)
+        raise InputError(f"{name}: there are tensors of expert {max(numbered)}, but none of expert {missing}")
+    first = ordered[0]
+    for other in ordered:
+        if (other.shape, other.encoding) != (first.shape, first.encoding):
+            raise InputError(
+                f"tensor {other.name!r}: expected {first.encoding.name} of shape {list(first.shape)}, as of "
+                f"{first.name!r}, found {other.encoding.name} of {list(other.shape)}"
+            )
+    before, _, after = first.name.rpartition(".0.")
+    return ExpertTensor.of(f"{before}.*.{after}", len(ordered), ordered.__getitem__)
+
+
+def _turned(tensor: StoredTensor, expert: int) -> StoredTensor:
+    return tensor.of_expert(expert).transposed()
+
+
+def _split(tensor: StoredTensor, name: str, in_pairs: bool) -> dict[str, StoredTensor]:
+    """Split a tensor of gate and up into its two parts. With `in_pairs`, their rows alternate, else all rows
+    of gate come first."""
+    prefix, _, own = name.rpartition(".")
+    rows = tensor.shape[1] if len(tensor.shape) > 1 else 0
+    _check_rows(tensor, rows)
+    orders = np.arange(rows).reshape(-1, 2).T if in_pairs else np.arange(rows).reshape(2, -1)
+    shape, result = (tensor.shape[0], rows // 2, *tensor.shape[2:]), dict[str, StoredTensor]()
+    for part, order in zip(FUSED[own], orders, strict=True):
+        of_part = partial(_rows_of, tensor, order)
+        result[f"{prefix}.{part}"] = ExpertTensor(tensor.name, tensor.encoding, shape, NONE, part=of_part)
+    return result
+
+
+def _check_rows(tensor: StoredTensor, rows: int) -> None:
+    if not rows or rows % 2:
+        raise InputError(f"tensor {tensor.name!r}: expected as many rows of up as of gate, found {rows}")
+
+
+def _rows_of(tensor: StoredTensor, order: Array, expert: int) -> StoredTensor:
+    return tensor.of_expert(expert).of_rows(order)
+
+
+def _mxfp4(name: str, pieces: Mapping[str, StoredTensor]) -> dict[str, StoredTensor]:
+    """Return the tensors that Hugging Face stores as blocks [E, rows, n, 16] and scales [E, rows, n]. In a
+    tensor of gate and up, their rows alternate."""
+    if pieces.keys() != {BLOCKS, SCALES}:
+        found = ", ".join(repr(tensor.name) for tensor in pieces.values())
+        raise InputError(f"{name}: expected one tensor of blocks and one of scales, found {found}")
+    blocks, scales = pieces[BLOCKS], pieces[SCALES]
+    of_blocks = (*blocks.shape[:3], 16)
+    for tensor, expected in ((blocks, of_blocks), (scales, of_blocks[:-1])):
+        if tensor.shape != expected or len(of_blocks) != 4 or tensor.encoding.name != "U8":
+            found = f"{tensor.encoding.name} of shape {list(tensor.shape)}"
+            raise InputError(f"tensor {tensor.name!r}: expected U8 of shape {list(expected)}, found {found}")
+    prefix, _, own = name.rpartition(".")
+    parts, (experts, rows, count, _) = FUSED.get(own, (own,)), blocks.shape
+    if len(parts) > 1:
+        _check_rows(blocks, rows)
+    stored_as, shape = blocks.name.removesuffix("_blocks"), (experts, rows // len(parts), count * 32)
+    result = dict[str, StoredTensor]()
+    for i, part in enumerate(parts):
+        of_part = partial(_packed, blocks, scales, slice(i, None, len(parts)), shape[1:])
+        result[f"{prefix}.{part}"] = ExpertTensor(stored_as, ENCODINGS["MXFP4"], shape, NONE, part=of_part)
+    return result
+
+
+def _packed(
+    blocks: StoredTensor, scales: StoredTensor, rows: slice, shape: tuple[int, ...], expert: int
+) -> StoredTensor:
+    """Return the matrix of an expert, of some rows of the file. The bytes of these rows are copied."""
+    own = [tensor.of_expert(expert).data.reshape(tensor.shape[1:])[rows] for tensor in (blocks, scales)]
+    return StoredTensor(blocks.name, ENCODINGS["MXFP4"], shape, mxfp4_blocks(*own).reshape(-1))
