@@ -22,6 +22,7 @@ from ..rounding.row_differences import RowDifferences, compare_rows, join, with_
 from ..running.event_stream import Piece
 from .compared_runs import ComparedRun, RecordedRun
 from .differences import AgreementMeter, EventDifference, difference
+from .routing import RoutingComparer
 
 
 class _ComparedRows(NamedTuple):
@@ -41,7 +42,7 @@ class RowComparer:
     def __init__(
         self, specs: Mapping[str, EventSpec], bands: Bands, model: LanguageModel | None, base: int = 0
     ) -> None:
-        self.agreement = AgreementMeter()
+        self.agreement, self.routing = AgreementMeter(), RoutingComparer(base)
         self._specs, self._bands, self._model, self._base = specs, bands, model, base
         self._parts: dict[str, list[_ComparedRows]] = {}
 
@@ -57,7 +58,7 @@ class RowComparer:
         if self._model is None and len(common) < min(len(a.positions), len(rest[0].positions)):
             positions = f"{list(a.positions)} in A and {list(rest[0].positions)} in B"
             raise InputError(f"{a.name}: expected the same positions on both sides, found {positions}")
-        at = [piece.at(common) for piece in (a, *rest)]
+        at = self.routing.aligned(a.name, common, [piece.at(common) for piece in (a, *rest)])
         bias = self._bias(spec, common)
         options: dict[str, Any] = {"bias": bias, "outliers": not is_peaked(spec)}
         options["seen"] = causal_mask(*at[0].shape[-2:]) if spec.causal else None
@@ -102,7 +103,18 @@ class RowComparer:
             shape = parts[0].shape
             if len(parts) > 1:
                 shape = (len(positions), *shape[1:])
+            self.routing.note(name, bands[0].band)
             yield difference(spec, shape, rows, bands, positions, self._bands.atol)
+
+    def consequences(self, events: Sequence[EventDifference]) -> tuple[str, ...]:
+        """Return the events that only differ where other experts were chosen before."""
+        flips, found = tuple(self.routing.flips()), []
+        for event in events if flips else ():
+            clear = self.routing.unaffected(event.name, event.positions, flips)
+            off = np.array(event.by_position)
+            if not event.holds and not clear.all() and (off[clear] <= event.tolerance).all():
+                found.append(event.name)
+        return tuple(found)
 
 
 # --- Statistics alone -------------------------------------------------------------------------------

@@ -126,8 +126,15 @@ def compare(
         positions=tuple(chosen_positions(positions, length)) if length else (),
         left_out=left_out, of_statistics=isinstance(comparer, StatisticsComparer),
         hint=_hint(dump, tolerance) if first and model and dump else "",
-        unseen=unseen(operations, tolerance.precision),
+        unseen=unseen(operations, tolerance.precision), **_routing(comparer, events),
     )  # fmt: skip
+
+
+def _routing(comparer: RowComparer | StatisticsComparer, events: Sequence[EventDifference]) -> dict[str, Any]:
+    """Return where the runs choose different experts, and the events that differ only as a consequence."""
+    if isinstance(comparer, StatisticsComparer):
+        return {}
+    return {"routing": tuple(comparer.routing.flips()), "consequences": comparer.consequences(events)}
 
 
 def _side_by_side(

@@ -18,6 +18,7 @@ from ..rounding.row_differences import RowDifferences, element_index
 from ..text.brief import frozen, one_line
 from ..text.json_writing import in_document
 from .compared_runs import Unpaired
+from .routing import RoutingFlip
 
 GIVEN = "given its own inputs"
 
@@ -148,6 +149,8 @@ class Comparison:
     of_statistics: bool  # True if only statistics were compared, because a side has no values
     hint: str = ""  # suggests --compute
     unseen: Unseen | None = None  # the differences that the requested precision hides
+    routing: tuple[RoutingFlip, ...] = ()  # the positions where the runs choose different experts
+    consequences: tuple[str, ...] = ()  # the events that only differ where other experts were chosen before
 
     _repr_html_ = in_notebook
 

@@ -11,6 +11,7 @@ from operator import itemgetter
 from ...architecture.plans.kinds import Scores
 from ...comparison.compared_runs import RecordedRun, Unpaired
 from ...comparison.differences import GIVEN, Agreement, Comparison, EventDifference, SideSummary
+from ...comparison.routing import RoutingFlip
 from ...decoder.catalogue import kind_named
 from ...dumps.layouts import NO_EVENT
 from ...grouping import grouped
@@ -43,7 +44,7 @@ def comparison_sections(
     result: Comparison, *, verbose: bool = False, by_position: bool = False
 ) -> list[Section]:
     """Return the two sides, the verdict with the first divergence, tables, and what was not compared."""
-    sections = [Section([_sides(result)]), _verdict(result)]
+    sections = [Section([_sides(result)]), *_routing(result), _verdict(result)]
     differ = any(event.max_abs != 0 for event in result.compared)
     if verbose or (differ and len(result.events) <= FEW):
         sections.append(_table_of("Events in order of computation", result.events))
@@ -90,6 +91,44 @@ def _verdict(result: Comparison) -> Section:
         blocks.append(indented(result.hint))
     few = few_names(len(result.events), *(side.unpaired for side in (result.a, result.b)))
     return Section(blocks, few + title, style="bold yellow" if few and result.agree else style)
+
+
+def _routing(result: Comparison) -> Iterator[Section]:
+    """Yield a section about the positions where the runs choose different experts."""
+    flips, positions = result.routing, {flip.position for flip in result.routing}
+    if not flips:
+        return
+    where = f"{counted(len(positions), 'position')}, in {counted(len({f.layer for f in flips}), 'layer')}"
+    lines = [_flip(flip, result) for flip in flips[:MAX_LISTED]]
+    if len(flips) > MAX_LISTED:
+        explained = sum(flip.by_rounding for flip in flips)
+        lines.append(f"in all {len(flips):,} such choices, of which rounding explains {explained:,}")
+    after = merged_layers(result.consequences)
+    if after:
+        lines.append(f"differ only where other experts were chosen before: {abridged(after, MAX_LISTED)}")
+    yield Section(list(map(indented, lines)), f"Routing: other experts at {where}", style="bold yellow")
+
+
+def _flip(flip: RoutingFlip, result: Comparison) -> str:
+    """Describe the experts, the margin, and whether rounding explains the flip."""
+    token = f" ({shown_token(result.labels[flip.position])})" if flip.position < len(result.labels) else ""
+    a, b = (" and ".join(map(str, own)) or "no other" for own in (flip.only_a, flip.only_b))
+    pair = len(flip.only_a) == len(flip.only_b) == 1
+    what = f"experts {a} and {b} change places" if pair else f"A chooses {a}, B chooses {b}"
+    start = f"layer {flip.layer}, position {flip.position}{token}: {what}"
+    if flip.margin is None:
+        return f"{start}; the router logits were not compared"
+    if not flip.follows:
+        return f"{start}; the experts of B do not have the largest logits of B"
+    kind = result.tolerance.kind
+    means = {"given": "the given tolerance", "calibrated": "the calibration run"}.get(
+        kind, f"{kind} rounding"
+    )
+    margin = f"{start}; margin {distance(flip.margin)}"
+    if flip.explained is None:
+        return margin
+    limit = f"the {distance(flip.explained)} that {means} explains"
+    return f"{margin}, beneath {limit}" if flip.by_rounding else f"{margin}, above {limit}"
 
 
 def few_names(known: int, *sides: Sequence[Unpaired]) -> str:

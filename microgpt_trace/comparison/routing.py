@@ -1,0 +1,143 @@
+"""Compare the experts that two runs choose.
+
+Other experts at one position change many later values. So the values of experts are compared in the order of
+the first run, and the comparison can tell which rows follow from the choice of other experts.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from ..architecture.plans.kinds import Choice
+from ..architecture.plans.plan import kind_of, layer_of, prefix_of
+from ..arrays.stats import Array
+from ..decoder.catalogue import choice_of, kind_named, known_row, place_of, routers
+from ..rounding.precision import CHANCE
+from ..text.brief import frozen
+
+
+@frozen
+class RoutingFlip:
+    """A position where two runs choose different experts.
+
+    - `only_a`, `only_b`: the experts that only one run chooses.
+    - `margin`: the smallest router logit of `only_a` minus the largest of `only_b`, in run a.
+    - `explained`: the largest margin that rounding explains: CHANCE standard deviations of the difference of
+      two logits. The RMS of the logits' errors is measured in the passes that determine the band, or else is
+      the band times the RMS of the row.
+    - `follows`: True if the logits of `only_b` are the larger ones in run b.
+
+    `margin`, `explained` and `follows` are None if the router logits were not compared.
+    """
+
+    name: str
+    layer: int
+    position: int
+    only_a: tuple[int, ...]
+    only_b: tuple[int, ...]
+    margin: float | None
+    explained: float | None
+    follows: bool | None
+
+    @property
+    def by_rounding(self) -> bool:
+        """True if rounding explains that other experts were chosen."""
+        if self.margin is None or self.explained is None or not self.follows:
+            return False
+        return self.margin <= self.explained
+
+
+class _BothRuns(NamedTuple):
+    """An event of both runs at n positions: [n, E] or [n, k]."""
+
+    positions: Sequence[int]
+    a: Array
+    b: Array
+
+
+class RoutingComparer:
+    """Receives the values of all runs, event by event, in order of computation. The runs that determine the
+    band are compared with run `base`, 0 or 1."""
+
+    def __init__(self, base: int = 0) -> None:
+        self._base = base
+        self._routers: dict[str, _BothRuns] = {}
+        self._errors: dict[str, Array] = {}  # the RMS of the errors of each row of router logits
+        self._choices: dict[str, _BothRuns] = {}
+        self._orders: dict[str, list[Array]] = {}  # the order of the experts of each run after the first
+
+    def aligned(self, name: str, positions: Sequence[int], values: list[Array]) -> list[Array]:
+        """Return the values of an event with the parts of experts in the order of the first run."""
+        kind = kind_named(name)
+        if isinstance(kind, Choice):
+            first, *others = (np.rint(value).astype(np.int64) for value in values)
+            self._choices[name] = _BothRuns(positions, first, others[0])
+            self._orders[name] = [_order(first, own) for own in others]
+        elif kind_of(name) in routers():
+            self._routers[name] = _BothRuns(positions, values[0], values[1])
+            if len(values) > 2:
+                errors = [third.astype(np.float64) - values[self._base] for third in values[2:]]
+                self._errors[name] = np.sqrt(np.mean(np.square(errors), axis=(0, 2)))
+        orders = self._orders.get(choice_of(name) or "")
+        if orders is None or any(len(order) != len(values[0]) for order in orders):
+            return values
+        return [values[0], *map(_reordered, values[1:], orders)]
+
+    def note(self, name: str, band: Array) -> None:
+        """Store the band of each row of router logits, if no pass measured the errors."""
+        if name in self._routers and name not in self._errors:
+            rms = np.sqrt(np.mean(np.square(self._routers[name].a, dtype=np.float64), axis=1))
+            self._errors[name] = band * rms
+
+    def flips(self) -> Iterator[RoutingFlip]:
+        """Yield the positions whose experts differ, layer by layer."""
+        for name, own in self._choices.items():
+            for at, (a, b) in enumerate(zip(own.a, own.b, strict=True)):
+                only_a, only_b = (tuple(np.setdiff1d(*both).tolist()) for both in ((a, b), (b, a)))
+                if only_a or only_b:
+                    numbers = self._margin(name, own.positions[at], only_a, only_b)
+                    yield RoutingFlip(name, layer_of(name) or 0, own.positions[at], only_a, only_b, *numbers)
+
+    def _margin(
+        self, name: str, position: int, only_a: tuple[int, ...], only_b: tuple[int, ...]
+    ) -> tuple[float | None, float | None, bool | None]:
+        router = prefix_of(name) + kind_of(known_row(name).inputs[0])  # type: ignore[union-attr]
+        logits = self._routers.get(router)
+        if logits is None or position not in logits.positions or not (only_a and only_b):
+            return None, None, None
+        at = logits.positions.index(position)
+        a, b = logits.a[at].astype(np.float64), logits.b[at].astype(np.float64)
+        own, other = list(only_a), list(only_b)
+        margin, follows = float(a[own].min() - a[other].max()), bool(b[other].min() >= b[own].max())
+        errors = self._errors.get(router)
+        explained = None if errors is None else CHANCE * math.sqrt(2) * float(errors[at])
+        return margin, explained, follows
+
+    def unaffected(self, name: str, positions: Sequence[int], flips: Sequence[RoutingFlip]) -> Array:
+        """Return a mask of the positions whose values cannot depend on other experts."""
+        at, layer, place = np.array(positions), layer_of(name), place_of(name)
+        before = [flip for flip in flips if place_of(flip.name) < place]
+        here = [flip.position for flip in before if flip.layer == layer]
+        first = min((flip.position for flip in before if flip.layer != layer), default=math.inf)
+        return (at < first) & ~np.isin(at, here)
+
+
+def _order(first: Array, other: Array) -> Array:
+    """Return the order in which `other` lists the experts of `first`. Experts that only one of the rows has
+    keep their order: [n, k], [n, k] -> [n, k]"""
+    orders = np.tile(np.arange(first.shape[1]), (len(first), 1))
+    for order, a, b in zip(orders, first.tolist(), other.tolist(), strict=True):
+        if a != b:
+            rest = iter([i for i, expert in enumerate(b) if expert not in a])
+            order[:] = [b.index(expert) if expert in b else next(rest) for expert in a]
+    return orders
+
+
+def _reordered(value: Array, order: Array) -> Array:
+    """Return a value with the parts of each row in another order: [n, k*C], [n, k] -> [n, k*C]"""
+    parts = value.reshape(*order.shape, -1)
+    return np.take_along_axis(parts, order[:, :, None], axis=1).reshape(value.shape)

@@ -1,0 +1,119 @@
+"""Routing of two runs: other experts, margins and consequences, and the same experts in another order."""
+
+import pytest
+from support.commands import microgpt
+from support.torch_models import torch_model, written
+
+from microgpt_trace import load, trace
+from microgpt_trace.comparison.diff import diff
+from microgpt_trace.dumps.recorder import record
+from microgpt_trace.dumps.stored_arrays import write_arrays
+
+torch = pytest.importorskip("torch", reason="the models are made by transformers")
+IDS = [17, 3, 44, 3, 60, 0, 29, 8, 5]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    path = tmp_path_factory.mktemp("mixtral")
+    written("mixtral", path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def narrow(tmp_path_factory):
+    """A recording of the model in bfloat16 by PyTorch. Two logits of a router are nearly equal."""
+    model, path = (
+        torch_model("mixtral").to(torch.bfloat16),
+        tmp_path_factory.mktemp("d") / "narrow.safetensors",
+    )
+    with record(model, path), torch.no_grad():
+        model(torch.tensor([IDS]))
+    return path
+
+
+@pytest.fixture(scope="module")
+def arrays(folder):
+    """The values of a run of our own."""
+    run = trace(load(folder), tokens=IDS, positions="all", names=["*"], values=True)
+    return {event.name: run[event.name] for event in run if ".head" not in event.name}
+
+
+def saved(path, arrays):
+    write_arrays(
+        path, arrays, text="", tokens=tuple(IDS), positions=tuple(range(len(IDS))), model={}, overwrite=True
+    )
+    return path
+
+
+def test_rounding_explains_a_flip_of_a_router_in_bfloat16(narrow, folder, arrays):
+    wide = diff(narrow, folder, compute="bf16")
+    (flip,) = wide.routing
+    logits = arrays[f"layer{flip.layer}.mlp.router"][flip.position]
+    ours, theirs = (logits[list(own)] for own in (flip.only_b, flip.only_a))
+    print(flip, ours - theirs)
+    assert 0 <= float(ours[0] - theirs[0]) < flip.explained < 1
+    assert flip.follows
+    assert flip.by_rounding
+    assert wide.first == f"layer{flip.layer}.mlp.chosen"
+    exact = diff(narrow, folder)
+    assert not exact.routing[0].by_rounding
+    assert exact.routing[0].margin == pytest.approx(flip.margin)
+    assert exact.routing[0].explained < flip.margin < flip.explained
+
+
+def test_events_after_a_flip_are_its_consequences(narrow, folder):
+    result = diff(narrow, folder, rtol=0.05)
+    (flip,) = result.routing
+    beyond = [event.name for event in result.events if not event.holds and event.name != result.first]
+    print(beyond, result.consequences)
+    assert list(result.consequences) == beyond != []
+    assert all(f"layer{flip.layer}.mlp." in name for name in beyond)
+    done = microgpt("diff", narrow, folder, "--rtol", "0.05")
+    assert done.code == 1
+    text = " ".join(done.out.split())
+    assert f"layer {flip.layer}, position {flip.position}: experts" in text
+    assert "that the given tolerance explains" in text
+    assert f"only where other experts were chosen before: {beyond[0]}" in text
+
+
+def test_a_fault_elsewhere_is_no_consequence(narrow, folder, arrays, tmp_path):
+    """An error at a position before the flip, in an event after the flip."""
+    result = diff(narrow, folder, rtol=0.05)
+    changed = {name: value.copy() for name, value in arrays.items()}
+    flip = result.routing[0]
+    chosen = changed[f"layer{flip.layer}.mlp.chosen"]
+    chosen[flip.position, -1] = flip.only_a[0]
+    mixture = changed[f"layer{flip.layer}.mlp.mixture"]
+    mixture[flip.position] += 1
+    spoiled = diff(saved(tmp_path / "d.safetensors", changed), folder)
+    assert spoiled.consequences == (f"layer{flip.layer}.mlp.mixture",)
+    mixture[0] += 1
+    assert diff(saved(tmp_path / "d.safetensors", changed), folder).consequences == ()
+
+
+def test_the_same_experts_in_another_order_agree(folder, arrays, tmp_path):
+    swapped, order = dict(arrays), [1, 0, 2]
+    for name, value in arrays.items():
+        last = name.rpartition(".")[2]
+        if ".mlp." in name and last in ("chosen", "routing", "gate", "up", "act", "hidden", "down"):
+            swapped[name] = value.reshape(len(IDS), 3, -1)[:, order].reshape(value.shape)
+    result = diff(saved(tmp_path / "d.safetensors", swapped), folder)
+    print(result.first, result.routing)
+    assert result.agree
+    assert not result.routing
+
+
+def test_a_choice_that_does_not_follow_from_the_logits_is_said(folder, arrays, tmp_path):
+    changed = {name: value.copy() for name, value in arrays.items()}
+    router, chosen = (changed[f"layer1.mlp.{name}"] for name in ("router", "chosen"))
+    worst = int(router[4].argmin())
+    chosen[4, 0] = worst
+    path = saved(tmp_path / "d.safetensors", changed)
+    (flip,) = diff(path, folder).routing
+    print(flip)
+    assert (flip.layer, flip.position, flip.only_a, flip.follows) == (1, 4, (worst,), True)
+    (flip,) = diff(folder, path).routing
+    assert (flip.only_b, flip.follows, flip.by_rounding) == ((worst,), False, False)
+    done = microgpt("diff", folder, path)
+    assert "the experts of B do not have the largest logits of B" in " ".join(done.out.split())
