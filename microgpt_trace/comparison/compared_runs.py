@@ -108,6 +108,12 @@ class RecordedRun:
         if recorded.beside and name not in self.shapes:
             others = ", ".join(event for event in recorded.beside if event != name)
             return Unpaired(name, f"in one tensor with {others}; without a model the widths are unknown")
+        choice = None if self.model is None else self.model.plan.chosen_by.get(name)
+        if choice and recorded.shape[:1] == self.shapes[name][:1]:
+            used = self.shapes[choice][1]
+            found, rest = divmod(used * math.prod(recorded.shape), math.prod(self.shapes[name]))
+            if found != used and not rest:
+                return Unpaired(name, f"recorded for {found} experts at each position, the model uses {used}")
         biases = set(self.model.config.biases) if self.model is not None else set()
         stem = Path(recorded.source).stem
         if any(pattern.fullmatch(stem) and biases & missing for pattern, missing in BEFORE_BIASES):

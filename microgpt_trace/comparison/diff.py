@@ -14,7 +14,7 @@ import numpy as np
 
 from ..architecture.edits import Report, unreported
 from ..architecture.model import LanguageModel
-from ..architecture.plans.kinds import Scores
+from ..architecture.plans.kinds import Choice, Scores
 from ..arrays.threads import one_blas_thread
 from ..decoder.catalogue import kind_named
 from ..dumps.recording import Recording
@@ -219,7 +219,8 @@ def _judged(
         return []
     run = JudgedRun(model.model, model.inputs.tokens, *dump.whole_and_partial(model.names))
     first = next((event.name for event in events if not event.holds), None)
-    operations = run.operations(precision, {event.name for event in events})
+    names = {event.name for event in events if not isinstance(kind_named(event.name), Choice)}
+    operations = run.operations(precision, names)
     return list(operations if precision.coarse else takewhile(lambda own: own.name != first, operations))
 
 

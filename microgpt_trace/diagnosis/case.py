@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..architecture.operations.reference_inputs import ReferenceInputs
-from ..architecture.plans.kinds import Activation, Linear, Multiply, Norm, Probabilities, Softmax
+from ..architecture.plans.kinds import Activation, Experts, Linear, Multiply, Norm, Probabilities, Softmax
 from ..architecture.plans.plan import K, Operation, Plan, kind_of, layer_of, prefix_of
 from ..arrays.stats import Array
 from ..rounding.judging import Judge, compared_blocks, errors_of
@@ -18,6 +18,7 @@ from .evidence import Seen
 from .hypothesis import Family, Hypothesis
 
 ELEMENTWISE = (Activation, Multiply, Softmax, Probabilities)  # operations without terms that cancel
+Parametric = type[Linear] | type[Norm] | type[Experts]
 
 
 class OwnParameters(NamedTuple):
@@ -111,7 +112,7 @@ class Case:
         rows, _ = compared_blocks(self.found, self.expected, self.judge.compared(self.name))
         return float(np.nanmax(errors_of(rows), initial=0))
 
-    def parameters(self, *kinds: type[Linear] | type[Norm]) -> list[OwnParameters]:
+    def parameters(self, *kinds: Parametric) -> list[OwnParameters]:
         """Return the parameters of the `rows` of these kinds. List each matrix or gain once."""
         parameters: dict[str, OwnParameters] = {}
         for row in self.rows_of(*kinds):
@@ -120,31 +121,32 @@ class Case:
                 parameters.setdefault(weight, OwnParameters(row, weight, next(names, None)))
         return list(parameters.values())
 
-    def biases(self, *kinds: type[Linear] | type[Norm]) -> list[str]:
+    def biases(self, *kinds: Parametric) -> list[str]:
         """Return the names of the biases of the `rows` of these kinds, without the layer."""
         return list(dict.fromkeys(own.bias for own in self.parameters(*kinds) if own.bias is not None))
 
     def bias_beside(self, parameter: str) -> str | None:
         """Return the name of the bias that belongs to a matrix or gain, or None. The name contains the layer
         if `parameter` contains the layer."""
-        rows = [(row.kind.names[0], row.bias) for row in self.plan.of_kind(Linear, Norm) if row.bias]
+        rows = [(r.kind.names[0], r.bias) for r in self.plan.of_kind(Linear, Norm, Experts) if r.bias]
         return next((of(bias) for own, bias in rows for of in (str, kind_of) if of(own) == parameter), None)
 
-    def changed(self, names: Iterable[str], change: Change) -> dict[str, Callable[[str], Array]]:
+    def changed(self, names: Iterable[str], change: Change) -> dict[str, Callable[..., Array]]:
         """Return replacements for `with_instead`: the values of the named parameters after `change`."""
-        return dict.fromkeys(names, lambda name: change(self.parameter(name)))
+        return dict.fromkeys(names, lambda name, experts=None: change(self.parameter(name, experts)))
 
-    def another(self, parameter: str) -> Callable[[str], Array]:
+    def another(self, parameter: str) -> Callable[..., Array]:
         """Return a function that reads another parameter, in the operation's layer or outside layers."""
 
-        def instead(name: str) -> Array:
+        def instead(name: str, experts: Array | None = None) -> Array:
             own = prefix_of(name) + parameter
-            return self.parameter(own if own in self.shapes else parameter)
+            return self.parameter(own if own in self.shapes else parameter, experts)
 
         return instead
 
-    def parameter(self, name: str) -> Array:
-        return self.given.model.parameter(name)
+    def parameter(self, name: str, experts: Array | None = None) -> Array:
+        """Return a parameter, or the parameters of these experts."""
+        return self.given.model.parameter(name, experts)
 
     @cached_property
     def shapes(self) -> Mapping[str, tuple[int, ...]]:

@@ -30,8 +30,9 @@ from ..rounding.judging import OVER_THE_PASS, JudgedRun, OperationResult, Partia
 from ..rounding.precision import PRECISIONS, Precision, precision_named, precision_of
 from ..text.brief import frozen, one_line
 from ..text.json_writing import in_document
+from ..text.wording import counted
 from .case import Case, Generator
-from .faults import attention, layers, norms, output, rope, scaling
+from .faults import attention, experts, layers, norms, output, rope, scaling
 from .faults import input as entrance
 from .faults import weights as matrices
 from .finding import Finding, findings_of, try_all
@@ -48,7 +49,8 @@ STAGES: tuple[tuple[Generator, ...], ...] = (
     (
         output.nonfinite, output.zeros, entrance.embedding, entrance.positions, matrices.biases, rope.rope,
         rope.rope_in_every_layer, attention.scale, attention.scores_before_rope, attention.grouping,
-        attention.mask, attention.softmax, attention.context, scaling.factors, scaling.caps, output.numbers,
+        attention.mask, attention.softmax, attention.context, scaling.factors, scaling.caps,
+        scaling.clips, scaling.steepness, experts.choices, experts.shares, experts.orders, output.numbers,
         norms.norms, norms.numbers, norms.skipped_norms, norms.other_streams,
         layers.activations, layers.gates, layers.sums,
         matrices.matrices,
@@ -207,6 +209,9 @@ class _Diagnoser(JudgedRun):
             elif name in judged and judged[name].unjudged:
                 elements = f"{judged[name].unjudged:,} of {judged[name].count:,} elements"
                 yield name, f"{elements}: the values computed from the inputs are not finite"
+            if ties := judged[name].ties if name in judged else ():
+                at = f"{counted(len(ties), 'position')}, such as position {ties[0]}"
+                yield name, f"rounding decides between two experts (a near tie) at {at}"
             if name in judged and name in self.partial:
                 count = len(self.partial[name][1] or ())
                 yield name, f"the dump contains only {count:,} of {len(self.given.tokens):,} positions"

@@ -15,7 +15,16 @@ from typing import NamedTuple
 import numpy as np
 
 from ..architecture.model import LanguageModel, TapOf, TraceInput
-from ..architecture.plans.kinds import Linear, Loss, Probabilities, Scores, Softmax
+from ..architecture.plans.kinds import (
+    Choice,
+    Experts,
+    Linear,
+    Loss,
+    Probabilities,
+    Routing,
+    Scores,
+    Softmax,
+)
 from ..arrays.rounding import BLOCK
 from ..arrays.stats import Array, causal_mask, median
 from ..decoder.catalogue import kind_named
@@ -164,8 +173,8 @@ def _reach(runs: Sequence[Array], least: Array, least_median: float) -> _Reach:
 
 
 def is_peaked(spec: EventSpec) -> bool:
-    """Return True if the values are computed from exponentials: attention weights, probs, loss."""
-    return isinstance(kind_named(spec), Softmax | Probabilities | Loss)
+    """Return True if the values are computed from exponentials: attention weights, shares, probs, loss."""
+    return isinstance(kind_named(spec), Softmax | Routing | Probabilities | Loss)
 
 
 def tolerance_of(
@@ -267,14 +276,16 @@ class RoundedPasses:
 
 
 def _rounded(model: LanguageModel, compute: Precision) -> dict[str, int]:
-    """Return the events to round, with their block sizes: all events, or only the inputs of products."""
+    """Return the events to round, with their block sizes: all events except the numbers of experts, or only
+    the inputs of products."""
     if not compute.into_products:
-        return dict.fromkeys(model.plan, BLOCK)
+        return {name: BLOCK for name, row in model.plan.items() if not isinstance(row.kind, Choice)}
     blocks: dict[str, int] = {}
-    for row in model.plan.of_kind(Linear):
+    for row in model.plan.of_kind(Linear, Experts):
         name = row.inputs[0]
-        if row.kind.columns is not None or name in model.plan.streams:
+        if getattr(row.kind, "columns", None) is not None or name in model.plan.streams:
             continue  # products do not round the residual stream itself
+        assert isinstance(row.kind, Linear | Experts)
         block = block_of(model.tensors[row.kind.weight].encoding.name) if model.tensors else BLOCK
         blocks[name] = max(blocks.get(name, 0), block)
     return blocks

@@ -9,7 +9,7 @@ import numpy as np
 
 from ..architecture.operations.by_kind import reference, spread_of
 from ..architecture.operations.reference_inputs import ReferenceInputs, Spread
-from ..architecture.plans.kinds import Linear
+from ..architecture.plans.kinds import Experts, Linear
 from ..architecture.plans.plan import Plan, layer_of
 from ..arrays.stats import Array
 from .precision import Precision, ProductInputs, row_error
@@ -66,7 +66,7 @@ class Evaluation:
     def output(self, name: str, rows: Sequence[int] | None = None) -> Array:
         """Compute `name` from its inputs. With `rows`, compute only these rows."""
         for missing in self.between(name, self._recomputed):
-            (self._recomputed[missing],) = self._noisy(missing, [self._apply(missing)])
+            (self._recomputed[missing],) = self._noisy(missing, [self._apply(missing)], [missing])
         return self._apply(name, rows)
 
     def _apply(self, name: str, rows: Sequence[int] | None = None) -> Array:
@@ -74,32 +74,43 @@ class Evaluation:
         inputs = [self.value(own) for own in row.inputs]
         if rows is not None:
             inputs = [own[list(rows)] for own in inputs]
-        if self.rounding is None or not isinstance(row.kind, Linear):
-            value = reference(row, self.given, *self._noisy(name, inputs))
+        if self.rounding is None or not isinstance(row.kind, Linear | Experts):
+            value = reference(row, self.given, *self._noisy(name, inputs, row.inputs))
             return value if inputs or rows is None else value[list(rows)]
         nudge = 0.0 if self._noise is None else self._nudge
-        rounded = self._noisy(name, [self.rounding.round(row, inputs[0], nudge)])
-        return reference(row, self.given, *rounded) + self._sum_error(name, inputs[0])
+        rounded = [self.rounding.round(row, inputs[0], nudge), *inputs[1:]]
+        value = reference(row, self.given, *self._noisy(name, rounded, row.inputs))
+        return value + self._sum_error(name, inputs)
 
-    def _sum_error(self, name: str, x: Array) -> Array | float:
+    def noisy_input(self, name: str) -> Array:
+        """Return the first input of an operation, with the noise of the operation."""
+        first = self.plan[name].inputs[0]
+        return self._noisy(name, [self.value(first)], [first])[0]
+
+    def _sum_error(self, name: str, inputs: Sequence[Array]) -> Array | float:
         """Return the error that rounded sums of blocks cause in a product. If the plan replaces the model's
         matrix, only the size of the error is known. The result is then random if the evaluation has noise,
         and otherwise 0."""
         row = self.plan[name]
         assert self.rounding is not None
-        assert isinstance(row.kind, Linear)
+        assert isinstance(row.kind, Linear | Experts)
         if row.read(row.kind.weight) is None:
-            return self.rounding.sum_error(row, x)
+            return self.rounding.sum_error(row, inputs)
         if self._noise is None:
             return 0.0
-        return self.rounding.sum_error(row, x) * self._noise.uniform(-1, 1, (len(x), 1))
+        return self.rounding.sum_error(row, inputs) * self._noise.uniform(-1, 1, (len(inputs[0]), 1))
 
-    def _noisy(self, name: str, values: list[Array]) -> list[Array]:
-        """Add random noise to the values, up to a share of the error that the operation may have."""
+    def _noisy(self, name: str, values: list[Array], of: Sequence[str]) -> list[Array]:
+        """Add random noise to the values of the events `of`, up to a share of the error that the operation
+        may have. The numbers of chosen experts have no rounding errors."""
         if self._noise is None:
             return values
-        by = self.floor(name) * NOISE
-        return [value * (1 + by * self._noise.uniform(-1, 1, value.shape)) for value in values]
+        by, noise = self.floor(name) * NOISE, self._noise
+        return [
+            value if False
+            else value * (1 + by * noise.uniform(-1, 1, value.shape))
+            for value, own in zip(values, of, strict=True)
+        ]  # fmt: skip
 
     def forget_before(self, layer: int) -> None:
         """Drop the recomputed values of the layers before `layer - 1`."""

@@ -12,7 +12,7 @@ import numpy as np
 from ..architecture.model import LanguageModel
 from ..architecture.operations.reference_inputs import ReferenceInputs
 from ..architecture.operations.softmax import visible, window_of
-from ..architecture.plans.kinds import Linear, Softmax
+from ..architecture.plans.kinds import Choice, Experts, Linear, Softmax
 from ..architecture.plans.plan import Operation, layer_of
 from ..arrays.stats import Array
 from ..text.brief import frozen
@@ -20,11 +20,13 @@ from ..text.wording import nonfinite_name
 from .evaluation import CARRIED, Evaluation
 from .precision import CHANCE, PRECISIONS, Precision, ProductInputs, beyond_usual, factor_error
 from .row_differences import FactorMeter, RowDifferences, compare_rows, element_index, join
+from .ties import with_ties
 
 BLOCK = 1 << 21  # elements compared at a time
 SHARED = 0.15  # allowed factor of all rows, as a share of a row's tolerance; correct engines reach 0.07
 DRAWS, FEW_DRAWS = 24, 4  # the number of evaluations with random noise
 NEAR = 4.0  # an error up to this multiple of its tolerance is measured with DRAWS evaluations
+EXACT = 1e-6  # tolerance of whole numbers, such as the numbers of chosen experts
 IN_LENGTH, OVER_THE_PASS = "in length of all rows", "over the whole pass"
 
 
@@ -42,6 +44,8 @@ class OperationResult:
     - `nonfinite`: why no row could be judged, or a note that an output is not finite although its inputs are.
     - `found`, `expected`: the values at `element`, the element that differs most in the worst row.
     - `count`: the number of elements. `unjudged`: the number of elements whose expected value is not finite.
+    - `ties`: the positions where rounding of the logits decides between two experts. The dump's own choice is
+      used there.
     """
 
     name: str
@@ -61,6 +65,7 @@ class OperationResult:
     unjudged: int = 0
     measured: str = ""
     factor_tolerance: float | None = None
+    ties: tuple[int, ...] = ()
 
 
 @frozen(slots=False)
@@ -153,16 +158,23 @@ class Judge:
         plain tolerance but not `most`. All evaluations in `draws` are used only if the error is near the
         tolerance."""
         output = noisy or (lambda draw: draw.output(name, positions))
+        expected, _ = with_ties(self.plain, self.draws[:FEW_DRAWS], name, found, expected, positions)
         seen, meter = self.compared(name), FactorMeter()
         differences, concentration = compared_blocks(found, expected, seen, meter)
         errors, chance = errors_of(differences), np.ones(len(differences.d))
         if self.plain.precision.coarse:
             of_keys = self.plain.given.model.plan[name].causal  # equal keys cause equal errors
             chance = beyond_usual(np.ones(len(errors)) if of_keys else concentration)
-        tolerances = chance * self.plain.chain_floor(name)
+        exact = isinstance(self.plain.plan[name].kind, Choice)
+        tolerances = chance * (EXACT if exact else self.plain.chain_floor(name))
         for draws, near in ((FEW_DRAWS, math.inf), (DRAWS, NEAR)):
             ratio = np.nan_to_num(errors / tolerances, posinf=0.0)
-            if ratio.max() <= 1 or ratio.max() > near or np.nanmax(np.where(ratio > 1, errors, 0)) > most:
+            if (
+                exact
+                or ratio.max() <= 1
+                or ratio.max() > near
+                or np.nanmax(np.where(ratio > 1, errors, 0)) > most
+            ):
                 break
             carried = self._carried(name, expected, output, draws)
             tolerances = np.maximum(tolerances, chance * carried)
@@ -185,12 +197,14 @@ class Judge:
     def judge(self, name: str, found: Array, positions: Sequence[int] | None = None) -> OperationResult:
         """Judge an event of the dump at all positions, or only at `positions`."""
         expected = self.plain.output(name, positions)
+        expected, ties = with_ties(self.plain, self.draws[:FEW_DRAWS], name, found, expected, positions)
         rows = self.rows(name, found, expected, positions)
         differences, own = rows.differences, self.plain.given.model.plan[name]
         result = OperationResult(
             name, layer_of(name), own.expr, self.plain.sources(name), tuple(self.plain.between(name)),
             None, self.plain.chain_floor(name), True, None, (), None, None,
             count=int(differences.count.sum()), unjudged=int(differences.alike.sum()),
+            ties=tuple(int(at if positions is None else positions[at]) for at in ties),
         )  # fmt: skip
         if np.isnan(rows.errors).all():
             return replace(result, nonfinite="not judged: the inputs are not finite")
@@ -300,9 +314,9 @@ class JudgedRun:
         """The engine's rounding of the inputs of products, as recognised from the dump."""
         rounding, plain = ProductInputs(self.given), self.plain
 
-        def read(name: str) -> tuple[Array, Array]:
-            x = plain.value(plain.plan[name].inputs[0])
-            return np.asarray(x, np.float32), np.asarray(self.values[name], np.float64)
+        def read(name: str) -> tuple[Sequence[Array], Array]:
+            inputs = [np.asarray(plain.value(own), np.float32) for own in plain.plan[name].inputs]
+            return inputs, np.asarray(self.values[name], np.float64)
 
         known = [name for name in self.names if name in self.values]
         alone = [name for name in known if self.products(name) == [self.plan[name]]]
@@ -312,4 +326,4 @@ class JudgedRun:
     def products(self, name: str) -> list[Operation]:
         """Return the products among an event and the events that must be recomputed before this event."""
         rows = [self.plan[own] for own in (*self.plain.between(name), name)]
-        return [row for row in rows if isinstance(row.kind, Linear)]
+        return [row for row in rows if isinstance(row.kind, Linear | Experts)]

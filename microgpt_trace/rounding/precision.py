@@ -14,13 +14,14 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 
 from ..architecture.operations.by_kind import reference
 from ..architecture.operations.reference_inputs import ReferenceInputs, Spread
-from ..architecture.plans.kinds import Linear
+from ..architecture.plans.kinds import Experts, Linear
 from ..architecture.plans.plan import Operation, kind_of
 from ..arrays.encodings import StoredTensor
 from ..arrays.rounding import BLOCK, WIDE_BLOCK, q8_blocks, to_bf16, to_f16, to_q8
@@ -101,7 +102,7 @@ def precision_of(compute: str | None, values: Mapping[str, Array]) -> tuple[Prec
 def representable(array: Array, kind: str) -> bool | None:
     """Return True if a narrow type can store all finite numbers of an array, or None for few numbers."""
     numbers = np.asarray(array, np.float64).ravel()
-    numbers = numbers[np.isfinite(numbers) & (numbers != 0) & (np.abs(numbers) != 1)]
+    numbers = numbers[np.isfinite(numbers) & (numbers != np.rint(numbers))]  # experts have whole numbers
     if numbers.size < ENOUGH:
         return None
     return bool((PRECISIONS[kind].round(numbers) == numbers).all())
@@ -185,6 +186,9 @@ LEARNED_FROM = 3  # the number of products of each kind that are examined
 FAR_LESS = 0.5  # a way explains a product if it leaves less than this share of the error of other ways
 
 
+Read = Callable[[str], tuple[Sequence[Array], Array]]  # the name of a product -> its inputs and output
+
+
 class ProductInputs:
     """Rounds the inputs of products, by a Way for each kind of product and stored type of its matrix."""
 
@@ -192,10 +196,12 @@ class ProductInputs:
         self._given = given
         self._ways: dict[tuple[str, str], str] = {}
         self._of_types: dict[str, str] = dict(OF_TYPES)
+        if any(tensor.encoding.block_size > 1 for tensor in given.model.tensors.values()):
+            self._of_types["F32"] = "f32"  # such as the matrices of routers in a quantised file
 
     def key(self, row: Operation) -> tuple[str, str]:
         """Return the product's name without its layer, and the type of its matrix."""
-        assert isinstance(row.kind, Linear)
+        assert isinstance(row.kind, Linear | Experts)
         stored = self._given.model.tensors.get(row.kind.weight)
         return kind_of(row.name), "F32" if stored is None else stored.encoding.name
 
@@ -206,23 +212,35 @@ class ProductInputs:
 
     def round(self, row: Operation, x: Array, nudge: float = 0.0) -> Array:
         """Change the input of this product by the share `nudge`, and round: [T, K] -> [T, K] float32."""
-        return self.way(row).round(np.asarray(x, np.float32), nudge)
+        return self._round(row, x, self.way(row), nudge)
 
-    def sum_error(self, row: Operation, x: Array, way: Way | None = None) -> Array | float:
+    def _round(self, row: Operation, x: Array, way: Way, nudge: float = 0.0) -> Array:
+        rows = np.asarray(x, np.float32).reshape(-1, self._width(row))
+        return way.round(rows, nudge).reshape(x.shape)
+
+    def _width(self, row: Operation) -> int:
+        """Return the width of the rows that an engine rounds. Experts may read parts of x side by side."""
+        assert isinstance(row.kind, Linear | Experts)
+        return self._given.model.plan.parameters[row.kind.weight][-1]
+
+    def sum_error(self, row: Operation, inputs: Sequence[Array], way: Way | None = None) -> Array | float:
         """Return the error in this product that the rounded sums of blocks cause: [T, K] -> [T, out]. The
         engine multiplies the rounded sums by the minimum of each block in the matrix. The error is 0 if the
         engine does not round sums, or if the blocks have no minimum."""
         if not (way or self.way(row)).sums or self.key(row)[1] not in WITH_MINIMA:
             return 0.0
-        quants, scale = q8_blocks(np.asarray(x, np.float32))
+        x, width = inputs[0], self._width(row)
+        quants, scale = q8_blocks(np.asarray(x, np.float32).reshape(-1, width))
         total = quants.sum(axis=-1, keepdims=True)
         off = to_f16(total * scale) - total * to_f16(scale)  # [T, n, 1], then shared by 32 elements
-        shared = np.broadcast_to(off / BLOCK, quants.shape).reshape(len(x), -1)[:, : x.shape[-1]]
-        assert isinstance(row.kind, Linear)
-        return shared @ minimum_tensor(self._given.model.tensors[row.kind.weight]).read().T
+        shared = np.broadcast_to(off / BLOCK, quants.shape).reshape(len(quants), -1)[:, :width]
+        assert isinstance(row.kind, Linear | Experts)
+        minima = partial(_minima, self._given.model.tensors[row.kind.weight])
+        of_minima = replace(row, kind=replace(row.kind, bias=None), instead={row.kind.weight: minima})
+        return reference(of_minima, self._given, shared.reshape(x.shape), *inputs[1:])
 
-    def learn(self, rows: Sequence[Operation], read: Callable[[str], tuple[Array, Array]]) -> None:
-        """Recognise the ways from a few products of each kind. `read` returns the input and output of a
+    def learn(self, rows: Sequence[Operation], read: Read) -> None:
+        """Recognise the ways from a few products of each kind. `read` returns the inputs and output of a
         product. If no way matches, perhaps because the products are wrong, use the usual way of other
         products, preferably with the same type of matrix."""
         votes = {key: self._votes(own, read) for key, own in grouped(rows, self.key).items()}
@@ -234,16 +252,16 @@ class ProductInputs:
             if of_type:
                 self._of_types[key[1]] = max(of_type, key=lambda way: (of_type[way], usual[way]))
 
-    def _votes(self, rows: Sequence[Operation], read: Callable[[str], tuple[Array, Array]]) -> Counter[str]:
+    def _votes(self, rows: Sequence[Operation], read: Read) -> Counter[str]:
         """Count, for each way, the products where this way leaves far less error than other ways. Omit ways
         that are not far better in most products."""
         sample = rows[:: max(1, len(rows) // LEARNED_FROM)][:LEARNED_FROM]
         votes = Counter(way for row in sample for way in self._far_best(row, *read(row.name)))
         return Counter({way: count for way, count in votes.items() if 2 * count > len(sample)})
 
-    def _far_best(self, row: Operation, x: Array, y: Array) -> list[str]:
+    def _far_best(self, row: Operation, inputs: Sequence[Array], y: Array) -> list[str]:
         """Return the ways that leave far less error in this product than all other ways."""
-        errors = {key: self._error(row, way, x, y) for key, way in WAYS.items()}
+        errors = {key: self._error(row, way, inputs, y) for key, way in WAYS.items()}
         best = min(errors, key=lambda key: errors[key])
         alike = ALIKE if best in ALIKE else [key for key in errors if errors[key] == errors[best]]
         others = [errors[key][0] for key in errors if key not in alike]
@@ -251,24 +269,31 @@ class ProductInputs:
         least = min(errors[key][1] for key in alike)
         return [key for key in alike if errors[key][1] == least] if clear else []
 
-    def _error(self, row: Operation, way: Way, x: Array, y: Array) -> tuple[float, float]:
-        """Round x in one way, compute the product, and return the median and the mean of the relative L2
-        errors of its rows: [T, K], [T, out]."""
-        rounded = way.round(x, 0.0).astype(np.float64)
-        expected = reference(row, self._given, rounded) + self.sum_error(row, x, way)
+    def _error(self, row: Operation, way: Way, inputs: Sequence[Array], y: Array) -> tuple[float, float]:
+        """Round the first input in one way, compute the product, and return the median and the mean of the
+        relative L2 errors of its rows: [T, K], [T, out]."""
+        rounded = self._round(row, inputs[0], way).astype(np.float64)
+        expected = reference(row, self._given, rounded, *inputs[1:]) + self.sum_error(row, inputs, way)
         size = np.linalg.norm(expected, axis=1)
         errors = np.nan_to_num(np.linalg.norm(y - expected, axis=1) / np.where(size > 0, size, 1), nan=np.inf)
         return float(np.median(errors)), float(errors.mean())
 
     def describe(self, rows: Iterable[Operation]) -> str:
         """List the ways of rounding for the products among these rows, the most frequent way first."""
-        counts = Counter(self.way(row).words for row in rows if isinstance(row.kind, Linear))
+        counts = Counter(self.way(row).words for row in rows if isinstance(row.kind, Linear | Experts))
         return ", ".join(f"{words} ({count})" for words, count in counts.most_common())
 
 
 def block_of(type: str) -> int:
     """Return the size of the input blocks in a product with a matrix of this stored type."""
     return WIDE_BLOCK if type in OF_WIDE_BLOCKS else BLOCK
+
+
+def _minima(tensor: StoredTensor, name: str, experts: Array | None = None) -> Array:
+    """Return the minima of a matrix [out, in], or of the matrices of `experts`: [n, out, in]."""
+    if experts is None:
+        return minimum_tensor(tensor).read()
+    return np.stack([minimum_tensor(tensor.of_expert(int(e))).read() for e in experts])
 
 
 def minimum_tensor(tensor: StoredTensor) -> StoredTensor:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 
 from ...arrays.stats import Array
@@ -27,6 +29,45 @@ def backward(row: Operation[Choice], run: PassState, dy: Array, y: Array, logits
 def numbers(chosen: Array, experts: int) -> Array:
     """Return the chosen experts as integers from 0 to `experts` - 1. Hooks may have set other values."""
     return np.clip(np.nan_to_num(np.rint(chosen)), 0, experts - 1).astype(np.intp)
+
+
+def follows(chosen: Array, logits: Array, within: Array) -> Array:
+    """Return True for each position whose experts are, one after another, the best of the rest. The logit of
+    a better expert may be larger by `within`, because of rounding: [T, k], [T, E], [T, 1] -> [T]"""
+    ids, rest = numbers(chosen, logits.shape[1]), np.array(logits, np.float64)
+    right = (ids == chosen).all(axis=1)
+    for expert in ids.T[:, :, None]:
+        right &= (np.take_along_axis(rest, expert, 1) >= rest.max(axis=1, keepdims=True) - within)[:, 0]
+        np.put_along_axis(rest, expert, -np.inf, 1)  # a later choice of the same expert is wrong
+    return right
+
+
+class NearestTie(NamedTuple):
+    """For each position, the two neighbours in the ranking of the experts whose logits differ least. At least
+    one of the two is chosen. `other` is the choice if the two are exchanged."""
+
+    chosen: Array  # [T, k]
+    pair: Array  # [T, 2]
+    margin: Array  # [T, 1], the difference of the two logits
+    other: Array  # [T, k]
+
+
+def nearest_tie(logits: Array, count: int) -> NearestTie:
+    """Find the nearest tie of each position, where `count` of the experts are chosen: [T, E]"""
+    logits = np.append(logits, np.full((len(logits), 1), -np.inf), axis=1)  # there may be only one expert
+    ranking = np.argsort(-logits, axis=1, kind="stable")[:, : count + 1]
+    margins = -np.diff(np.take_along_axis(logits, ranking, 1), axis=1)
+    places = margins.argmin(axis=1)[:, None] + [0, 1]
+    pair, other = np.take_along_axis(ranking, places, 1), ranking.copy()
+    np.put_along_axis(other, places, pair[:, ::-1], 1)
+    return NearestTie(ranking[:, :count], pair, margins.min(axis=1, keepdims=True), other[:, :count])
+
+
+def otherwise(within: Array, row: Operation[Choice], ref: ReferenceInputs, logits: Array) -> Array:
+    """Return the choice with nearest ties decided otherwise, if their margin is at most `within`, [T, 1]: [T,
+    E] -> [T, k]"""
+    tie = nearest_tie(logits, row.kind.count)
+    return np.where(tie.margin <= within, tie.other, tie.chosen).astype(np.float64)
 
 
 def reference(row: Operation[Choice], ref: ReferenceInputs, logits: Array) -> Array:

@@ -38,7 +38,7 @@ class ReferenceInputs:
     def parameter(self, row: Operation, name: str, rows: Array | None = None) -> Array:
         """Return a parameter [out, in] or [out], or its rows `rows`. A simulated fault may change values."""
         if other := row.read(name):
-            return other(name) if rows is None else other(name)[rows]
+            return other(name) if rows is None else other(name, rows)
         if rows is not None:
             return self.model.parameter(name, rows)
         if self._last is None or self._last[0] != name:  # all heads of a layer read the same matrix

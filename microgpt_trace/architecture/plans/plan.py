@@ -63,7 +63,7 @@ class Operation(EventSpec, Generic[OfKind]):
     kind: OfKind = Kind()  # type: ignore[assignment]  # noqa: RUF009
     inputs: tuple[str, ...] = ()
     parts: tuple[str, ...] = ()
-    instead: Mapping[str, Callable[[str], Array]] | None = None
+    instead: Mapping[str, Callable[..., Array]] | None = None
     otherwise: Callable[..., Array] | None = None
 
     __eq__ = object.__eq__
@@ -74,8 +74,9 @@ class Operation(EventSpec, Generic[OfKind]):
         """The name of the bias, or None."""
         return self.kind.bias if isinstance(self.kind, Linear | Norm | Experts) else None
 
-    def read(self, name: str) -> Callable[[str], Array] | None:
-        """Return the function that returns faulty values of a parameter, or None."""
+    def read(self, name: str) -> Callable[..., Array] | None:
+        """Return the function that returns faulty values of a parameter, or None. The function is called with
+        the parameter's name and, if only some experts are read, with their numbers."""
         return None if self.instead is None else self.instead.get(name)
 
 

@@ -146,7 +146,11 @@ def _softmax(
     def compute(row: Operation[Softmax], given: ReferenceInputs, scores: Array) -> Array:
         back = np.arange(scores.shape[-1])[:, None] - np.arange(scores.shape[-1])
         seen = (back >= -ahead) & (back < (row.kind.window or len(back)))
-        return shares(np.where(seen, scores * times, -np.inf))
+        masked = np.where(seen, scores * times, -np.inf)
+        if row.kind.sinks is None:
+            return shares(masked)
+        sinks = given.parameter(row, row.kind.sinks)[:, None, None] + np.zeros((*scores.shape[:2], 1))
+        return shares(np.concatenate([masked, sinks], axis=-1))[..., : scores.shape[-1]]
 
     return computed(with_attributes(case.plan, Softmax, **attributes), of_kind(Softmax), compute)
 
@@ -169,6 +173,10 @@ def softmax(case: Case) -> Iterator[Hypothesis | Family]:
     if not case.rows_of(Softmax):
         return
     other, alone = bind(_other_softmax, case), isinstance(case.row.kind, Softmax) and case.alone
+    if any(kind.sinks for kind in case.kinds(Softmax)):
+        yield other(
+            "sinks-missing", "the softmax has no sinks, so that a row of weights sums to 1", sinks=None
+        )
     yield other("softmax-axis", "softmax sums over queries, not over keys", shares=bind(_shares, axis=-2))
     yield other("softmax-axis", "softmax sums over heads, not over keys", shares=bind(_shares, axis=0))
     yield Family(

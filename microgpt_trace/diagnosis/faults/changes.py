@@ -12,13 +12,13 @@ from typing import Any
 
 from ...architecture.operations.by_kind import reference
 from ...architecture.operations.reference_inputs import ReferenceInputs
-from ...architecture.plans.kinds import Kind, Linear, Norm
+from ...architecture.plans.kinds import Experts, Kind, Linear, Norm
 from ...architecture.plans.plan import Operation, Plan, kind_of, prefix_of
 from ...arrays.stats import Array
 
 Which = Callable[[Operation], bool]
 Compute = Callable[..., Array]  # (row, ReferenceInputs, *inputs) -> output
-Instead = Mapping[str, Callable[[str], Array]]  # name without layer -> function of the full name
+Instead = Mapping[str, Callable[..., Array]]  # name without layer -> function of the full name (and experts)
 
 
 def of_kind(*kinds: type[Kind]) -> Which:
@@ -71,7 +71,7 @@ def with_instead(plan: Plan, instead: Instead) -> Plan:
     """Return the plan with replaced values of matrices, biases and gains."""
 
     def change(row: Operation) -> Operation:
-        if not isinstance(row.kind, Linear | Norm):
+        if not isinstance(row.kind, Linear | Norm | Experts):
             return row
         own = {name: instead[kind_of(name)] for name in row.kind.names if kind_of(name) in instead}
         return replace(row, instead={**(row.instead or {}), **own}) if own else row

@@ -13,7 +13,7 @@ from ...architecture.operations.by_kind import reference
 from ...architecture.operations.elementwise import ACTIVATIONS
 from ...architecture.operations.reference_inputs import ReferenceInputs
 from ...architecture.plans.event_words import words_of_kind
-from ...architecture.plans.kinds import Activation, Add, Linear, Multiply, Norm
+from ...architecture.plans.kinds import Activation, Add, Experts, Linear, Multiply, Norm
 from ...architecture.plans.plan import Operation, Plan, kind_of, prefix_of
 from ...arrays.stats import Array
 from ..case import Case
@@ -87,10 +87,12 @@ def gates(case: Case) -> Iterator[Hypothesis]:
             yield Hypothesis("hidden-without-activation", claim, fed(plan, hidden, mlp.gate, mlp.up))
         if case.row is mlp.hidden:
             yield from _hidden(case, mlp, gate, up)
-        for down in [row.name for row in case.rows_of(Linear) if hidden in row.inputs][:1]:
+        for down in [
+            row for row in case.rows if isinstance(row.kind, Linear | Experts) and hidden in row.inputs
+        ]:
             for left, source, missing in (("act", mlp.act, up), ("up", mlp.up, gate)):
                 claim = f"the multiplication by {missing} is missing"
-                yield Hypothesis(f"down-of-{left}", claim, fed(plan, down, source))
+                yield Hypothesis(f"down-of-{left}", claim, fed(plan, down.name, source, *down.inputs[1:]))
 
 
 def _products(case: Case) -> list[Operation]:
@@ -195,11 +197,12 @@ def _scaled(case: Case, row: Operation, first: float, second: float) -> Plan:
 
 def _scaled_parts(case: Case, row: Operation) -> Iterator[Family]:
     """Yield hypotheses: a part of a sum is multiplied by a number."""
+    where = "residual sum" if row.name in case.plan.residuals else "sum"
     ways = (lambda factor: _scaled(case, row, factor, 1.0), lambda factor: _scaled(case, row, 1.0, factor))
     for part, at in zip(_parts(case, row), ways, strict=True):
         yield multiplied(
-            "part", at, f"the {part}", "is multiplied by {} in the residual sum",
-            "is missing from the residual sum", "is added twice (residual)", "is subtracted",
+            "part", at, f"the {part}", f"is multiplied by {{}} in the {where}",
+            f"is missing from the {where}", "is added twice (residual)", "is subtracted",
             usual=(0.5, 0.25),
         )  # fmt: skip
 

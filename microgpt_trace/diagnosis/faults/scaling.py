@@ -1,9 +1,10 @@
-"""Mistakes in factors and caps: a missing or wrong factor or limit, and a cap after the mask."""
+"""Mistakes in factors, caps and clips: a missing or wrong factor or limit, and a cap after the mask."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
+from dataclasses import replace
 from functools import partial as bind
 
 import numpy as np
@@ -11,12 +12,12 @@ import numpy as np
 from ...architecture.operations.reference_inputs import ReferenceInputs
 from ...architecture.operations.softmax import visible
 from ...architecture.plans.event_words import words_of_kind
-from ...architecture.plans.kinds import Cap, Scale, Softmax
-from ...architecture.plans.plan import Operation, kind_of
+from ...architecture.plans.kinds import Activation, Cap, Clip, Scale, Softmax
+from ...architecture.plans.plan import Operation, Plan, kind_of
 from ...arrays.stats import Array
 from ..case import Case
 from ..hypothesis import Family, Hypothesis
-from .changes import called, computed, of_kind, with_attributes
+from .changes import Which, called, computed, of_kind, with_attributes
 
 CAPS = (50.0, 30.0, 20.0)  # caps that models use
 
@@ -54,6 +55,61 @@ def caps(case: Case) -> Iterator[Hypothesis | Family]:
             claim = f"the cap is applied after the mask, so hidden keys have the score -{cap.limit:.6g}"
             late = computed(case.plan, of_kind(Softmax), bind(_with_hidden, -cap.limit))
             yield Hypothesis("cap-after-mask", claim, late)
+
+
+def clips(case: Case) -> Iterator[Hypothesis | Family]:
+    """Yield hypotheses: a clip is missing, has another limit or another side, or does not add its number."""
+    rows = list({kind_of(row.name): row for row in case.rows_of(Clip)}.values())
+    for row in rows:
+        words, (low, high, plus) = (
+            words_of_kind(kind_of(row.inputs[0])),
+            (row.kind.low, row.kind.high, row.kind.plus),
+        )
+        sides = ("not", -math.inf) if math.isfinite(low) else ("also", -high)
+        other = with_attributes(case.plan, called(row.name), low=sides[1])
+        yield Hypothesis("clip-sides", f"{words} is {sides[0]} clipped at {-high:.6g}", other)
+        if plus:
+            without = with_attributes(case.plan, called(row.name), plus=0.0)
+            yield Hypothesis("plus-missing", f"{plus:.6g} is not added to {words}", without)
+    for chosen in (*([row] for row in rows), *([rows] if len(rows) > 1 else [])):
+        at, own = bind(_clipped, case.plan, {kind_of(row.name) for row in chosen}), chosen[0].kind.high
+        words = " and ".join(words_of_kind(kind_of(row.inputs[0])) for row in chosen)
+        are = "are" if len(chosen) > 1 else "is"
+        yield Hypothesis("clip-missing", f"{words} {are} not clipped at {own:.6g}", at(math.inf))
+        yield Family(
+            "clip", at, f"{words} {are} clipped at {{}}, not at {own:.6g}".format,
+            own=own, starts=(own / 2, 2 * own), low=1e-3 * own, high=16 * own,
+        )  # fmt: skip
+
+
+def _clipped(plan: Plan, names: Collection[str], limit: float) -> Plan:
+    """Return the plan with another limit of the clips with these names, on each side that has a limit."""
+
+    def change(row: Operation) -> Operation:
+        if not isinstance(row.kind, Clip) or kind_of(row.name) not in names:
+            return row
+        low = -limit if math.isfinite(row.kind.low) else row.kind.low
+        return replace(row, kind=replace(row.kind, low=low, high=limit))
+
+    return plan.changed(change)
+
+
+def steepness(case: Case) -> Iterator[Family]:
+    """Yield hypotheses: x * sigmoid(alpha * x), computed as SiLU(alpha * x) / alpha, has another alpha."""
+    for row in case.rows_of(Activation):
+        before, after = case.plan[row.inputs[0]], case.plan[case.plan.readers[row.name][0]]
+        if isinstance(before.kind, Scale) and isinstance(after.kind, Scale):
+            own = before.kind.factor
+            claim = f"the activation is x * sigmoid(x), not x * sigmoid({own:.6g} x)"
+            yield Family(
+                "steepness", bind(_steep, case.plan, called(before.name), called(after.name)),
+                f"the activation is x * sigmoid({{}} x), not x * sigmoid({own:.6g} x)".format,
+                own=own, special={1.0: ("steepness-missing", claim)}, usual=(1.702,), low=1e-2,
+            )  # fmt: skip
+
+
+def _steep(plan: Plan, before: Which, after: Which, alpha: float) -> Plan:
+    return with_attributes(with_attributes(plan, before, factor=alpha), after, factor=1 / alpha)
 
 
 def _with_hidden(score: float, row: Operation[Softmax], given: ReferenceInputs, scores: Array) -> Array:

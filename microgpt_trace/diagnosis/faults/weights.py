@@ -12,7 +12,7 @@ import numpy as np
 
 from ...architecture.model import LanguageModel
 from ...architecture.operations.reference_inputs import ReferenceInputs
-from ...architecture.plans.kinds import Linear, Lookup, Norm
+from ...architecture.plans.kinds import Experts, Linear, Lookup, Norm
 from ...architecture.plans.plan import Operation, Plan, kind_of, layer_of
 from ...arrays.dequantisation import Quants
 from ...arrays.encodings import ENCODINGS, StoredTensor
@@ -47,7 +47,7 @@ ORDERS = (
 
 def biases(case: Case) -> Iterator[Family]:
     """Yield hypotheses: a bias is missing, added twice, subtracted or scaled."""
-    own = case.biases(Linear, Norm)
+    own = case.biases(Linear, Norm, Experts)
     for chosen in (*([bias] for bias in own), *([own] if len(own) > 1 else [])):
 
         def at(factor: float, chosen: list[str] = chosen) -> Plan:
@@ -61,11 +61,11 @@ def biases(case: Case) -> Iterator[Family]:
 
 def _others(case: Case) -> Iterator[Hypothesis]:
     """Yield hypotheses: the operation uses the matrix, gain or bias of another operation."""
-    matrices, gains = ([own.weight for own in case.parameters(kind)] for kind in (Linear, Norm))
+    matrices, gains = ([own.weight for own in case.parameters(*of)] for of in ((Linear, Experts), (Norm,)))
     for id, what, names in (
         ("another-weight", "matrix", matrices),
         ("gain-of-another-norm", "gain", gains),
-        ("bias-of-another", "bias", case.biases(Linear, Norm)),
+        ("bias-of-another", "bias", case.biases(Linear, Norm, Experts)),
     ):
         for name, other in ((own, other) for own in names for other in _alike(case, own)):
             instead = {name: case.another(other)}
@@ -103,8 +103,8 @@ def _alike(case: Case, parameter: str) -> Iterator[str]:
 
 def matrices(case: Case) -> Iterator[Hypothesis]:
     """Yield hypotheses: a matrix is transposed or exchanged, or the order of rows is wrong."""
-    for row, weight, _ in case.parameters(Linear):
-        out, width = case.shapes[case.whole_name(weight)]
+    for row, weight, _ in case.parameters(Linear, Experts):
+        *_, out, width = case.shapes[case.whole_name(weight)]
         if row.name == case.plan.head[0].name and out > 8 * width:
             continue  # output matrices are rarely transposed, and slow to test
         words = "is transposed" if out == width else f"[{out}, {width}] is read as [{width}, {out}]"
@@ -120,7 +120,7 @@ def _orders(case: Case) -> Iterator[Hypothesis]:
     of_heads = [own for own in case.parameters(Linear) if own.row.name in case.plan.heads]
     for id, words, order in ORDERS:
         for chosen in (*([one] for one in of_heads), *([of_heads[:2]] if len(of_heads) > 1 else [])):
-            instead: dict[str, Callable[[str], Array]] = {}
+            instead: dict[str, Callable[..., Array]] = {}
             for row, *names in chosen:
                 dim = case.plan.heads[row.name].dim
                 change = lambda w, order=order, dim=dim: order(w.T, dim).T  # noqa: E731
@@ -130,8 +130,10 @@ def _orders(case: Case) -> Iterator[Hypothesis]:
 
 
 def _transposed(weight: Array) -> Array:
-    """Return W.T of a square matrix. A matrix that is not square is read as [in, out] and then transposed."""
-    return weight.T if weight.shape[0] == weight.shape[1] else weight.reshape(weight.shape[::-1]).T
+    """Return W.T of a square matrix. A matrix that is not square is read as [in, out] and then transposed.
+    There may be a first axis of experts."""
+    *experts, out, width = weight.shape
+    return (weight if out == width else weight.reshape(*experts, width, out)).swapaxes(-1, -2)
 
 
 def layers(case: Case) -> Iterator[Hypothesis]:
@@ -139,7 +141,7 @@ def layers(case: Case) -> Iterator[Hypothesis]:
     own, count = case.layer, len(case.plan.layers)
     if own is None or case.judge.plain.between(case.name):
         return
-    for _, weight, bias in case.parameters(Linear, Norm):
+    for _, weight, bias in case.parameters(Linear, Norm, Experts):
         for names in ((weight,), (weight, bias), (bias,)) if bias else ((weight,),):
             words = " and ".join(f"the bias {name}" if name == bias else name for name in names)
             words += " come" if len(names) > 1 else " comes"
@@ -149,11 +151,11 @@ def layers(case: Case) -> Iterator[Hypothesis]:
                 yield Hypothesis("another-layer", claim, with_instead(case.plan, instead))
 
 
-def _of_layer(case: Case, away: int, name: str) -> Array:
+def _of_layer(case: Case, away: int, name: str, experts: Array | None = None) -> Array:
     """Return the parameter of the layer `away` layers later (or earlier, if `away` is negative). If that
     layer has no such parameter, return the layer's own."""
     other = f"layer{((layer_of(name) or 0) + away) % len(case.plan.layers)}.{kind_of(name)}"
-    return case.parameter(other if case.shapes.get(other) == case.shapes[name] else name)
+    return case.parameter(other if case.shapes.get(other) == case.shapes[name] else name, experts)
 
 
 class Misreading(NamedTuple):
@@ -180,8 +182,9 @@ def quants(case: Case) -> Iterator[Hypothesis]:
         for wrong in misreadings(tensor.encoding.name) if tensor.encoding.unpack else ():
             plan = computed(case.plan, looking_up("tokens"), bind(_rows, tensor, wrong))
             yield Hypothesis(wrong.id, wrong.claim.format(table), plan)
-    for weight in (own.weight for own in case.parameters(Linear)):
+    for weight in (own.weight for own in case.parameters(Linear, Experts)):
         tensor = model.tensors[case.whole_name(weight)]
+        tensor = tensor.of_expert(0) if len(tensor.shape) > 2 else tensor
         if tensor.row_length * tensor.shape[0] <= LARGEST:
             for wrong in misreadings(tensor.encoding.name):
                 plan = with_instead(case.plan, {weight: bind(_matrix, model, wrong)})
@@ -287,10 +290,17 @@ def _rows(tensor: StoredTensor, wrong: Misreading, row: Operation, given: Refere
     return _decoded(tensor, wrong, raw)[np.searchsorted(around, tokens)].astype(np.float64)
 
 
-def _matrix(model: LanguageModel, wrong: Misreading, name: str) -> Array:
+def _matrix(model: LanguageModel, wrong: Misreading, name: str, experts: Array | None = None) -> Array:
+    """Decode a matrix, or the matrices of these experts, in the wrong way."""
+    tensor = model.tensors[name]
+    if experts is None:
+        return _decoded_matrix(tensor, wrong)
+    return np.stack([_decoded_matrix(tensor.of_expert(int(expert)), wrong) for expert in experts])
+
+
+def _decoded_matrix(tensor: StoredTensor, wrong: Misreading) -> Array:
     """Decode a matrix in the wrong way, and keep the tensor's order of rows. Store the result by columns, so
     that products have the same bits as the model's products."""
-    tensor = model.tensors[name]
     stored = tensor.as_stored()
     if wrong.type:
         matrix = replace(stored, encoding=ENCODINGS[wrong.type]).read()
