@@ -8,16 +8,26 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from ..architecture.operations.choice import follows
 from ..architecture.plans.kinds import Choice
 from ..architecture.plans.plan import kind_of, layer_of, prefix_of
 from ..arrays.stats import Array
 from ..decoder.catalogue import choice_of, kind_named, known_row, place_of, routers
+from ..hooks.event import EventSpec
 from ..rounding.precision import CHANCE
 from ..text.brief import frozen
+
+if TYPE_CHECKING:
+    from ..architecture.model import LanguageModel
+    from .compared_runs import RecordedRun
+
+TIE = 0.01  # the largest difference, as a share of the largest logit, that rounding to any precision causes
 
 
 @frozen
@@ -124,6 +134,26 @@ class RoutingComparer:
         here = [flip.position for flip in before if flip.layer == layer]
         first = min((flip.position for flip in before if flip.layer != layer), default=math.inf)
         return (at < first) & ~np.isin(at, here)
+
+
+@contextmanager
+def following(model: LanguageModel, dump: RecordedRun) -> Iterator[None]:
+    """Let the model choose the dump's experts inside the with block, where this choice follows from the
+    dump's logits. Rounding decides near ties, and two experts have unrelated outputs."""
+    with ExitStack() as stack:
+        for row in model.plan.of_kind(Choice):
+            if {row.name, *row.inputs} <= {*dump.names}:
+                found, logits = (dump.fitted(name).array for name in (row.name, row.inputs[0]))
+                hook = partial(_chosen_in, found, logits)
+                stack.enter_context(model.hooks.subscribe(hook, row.name))
+        yield
+
+
+def _chosen_in(found: Array, logits: Array, event: EventSpec, chosen: Array) -> Array | None:
+    if found.shape != chosen.shape or len(logits) != len(chosen):
+        return None
+    right = follows(found, logits, TIE * np.abs(logits).max(axis=1, keepdims=True))
+    return np.where(right[:, None], found, chosen).astype(chosen.dtype)
 
 
 def _order(first: Array, other: Array) -> Array:

@@ -22,6 +22,7 @@ from ..comparison.compared_runs import ModelRun, RecordedRun, Unpaired
 from ..comparison.diff import compare
 from ..comparison.pairing import labels_of, open_all, prepare_sides
 from ..comparison.read_tokens import with_tokens
+from ..comparison.routing import following
 from ..dumps.recording import Recording
 from ..errors import InputError
 from ..notebook import in_notebook
@@ -314,7 +315,7 @@ def _over_the_pass(diagnosis: Diagnosis, dumped: RecordedRun, ours: ModelRun) ->
     passes = RoundedPasses(ours.model, ours.inputs, precision) if precision.coarse else None
     tolerance = tolerance_of(passes.compute, passes=passes.count) if passes else tolerance_of()
     try:
-        with one_blas_thread(), np.errstate(all="ignore"):
+        with one_blas_thread(), np.errstate(all="ignore"), following(ours.model, dumped):
             events = compare([ours, dumped], (), tolerance, passes, judge=False).events
     except InputError:  # the dump and the model's pass have no finite element in common
         return diagnosis

@@ -9,7 +9,7 @@ import numpy as np
 
 from ..architecture.operations.by_kind import reference, spread_of
 from ..architecture.operations.reference_inputs import ReferenceInputs, Spread
-from ..architecture.plans.kinds import Experts, Linear
+from ..architecture.plans.kinds import Choice, Experts, Linear
 from ..architecture.plans.plan import Plan, layer_of
 from ..arrays.stats import Array
 from .precision import Precision, ProductInputs, row_error
@@ -107,7 +107,7 @@ class Evaluation:
             return values
         by, noise = self.floor(name) * NOISE, self._noise
         return [
-            value if False
+            value if isinstance(self.plan[own].kind, Choice)
             else value * (1 + by * noise.uniform(-1, 1, value.shape))
             for value, own in zip(values, of, strict=True)
         ]  # fmt: skip

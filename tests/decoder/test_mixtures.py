@@ -12,6 +12,7 @@ from support.torch_models import torch_model, written
 
 from microgpt_trace import load, trace
 from microgpt_trace.architecture.formulas.steps import element_name
+from microgpt_trace.dumps.recorder import record
 from microgpt_trace.explaining.explain import explain_in, keep_run
 
 torch = pytest.importorskip("torch", reason="the models are made by transformers")
@@ -108,6 +109,16 @@ def test_an_expert_without_a_share_adds_nothing(folders):
     with model.hooks.subscribe(zero, "layer2.mlp.routing"):
         found = trace(model, tokens=TOKENS, positions="all", names=["logits"], values=True)["logits"]
     agree(found, expected, rtol=1e-4, atol=1e-4, what="logits")
+
+
+@pytest.mark.parametrize("name", ["mixtral", "qwen3_moe"])
+def test_a_recording_in_bfloat16_is_clean(name, folders, tmp_path):
+    """Its router may choose other experts than a pass in float32."""
+    with record(model := torch_model(name).to(torch.bfloat16), tmp_path / "d.safetensors"), torch.no_grad():
+        model(torch.tensor([TOKENS]))
+    done = microgpt("diagnose", tmp_path / "d.safetensors", folders(name), "--compute", "bf16")
+    print(done.out[-1500:])
+    assert done.code == 0
 
 
 @pytest.mark.parametrize("name", ["gpt_oss", "qwen3_moe", "qwen2_moe"])

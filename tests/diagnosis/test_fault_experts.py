@@ -379,9 +379,10 @@ def test_numbers_of_experts_are_exact_in_bfloat16(tmp_path):
     diagnosis = diagnose_values(model, IDS, values | {name: wrong}, compute="bf16")
     print(values[name][at], wrong[at], diagnosis.first_wrong)
     assert diagnosis.first_wrong == name
-    few = {name: x for name, x in values.items() if own_name(name) not in INSIDE}
-    scaled = diagnose_values(model, IDS, few | {MIXTURE: to_bf16(values[MIXTURE] * 1.03)}, compute="bf16")
-    assert told(scaled) == (MIXTURE, ["times"])
+    for scaled in ("layer1.mlp.routing", "layer1.mlp.mixture"):  # at the position with the largest number
+        row = {scaled: np.where(np.arange(len(IDS))[:, None] == at, values[scaled] * 1.2, values[scaled])}
+        kept = {name: x for name, x in values.items() if own_name(name) not in INSIDE}
+        assert told(diagnose_values(model, IDS, kept | row, compute="bf16")) == (scaled, ["one-position"])
     assert "layer0.mlp.chosen" not in _rounded(model, PRECISIONS["bf16"])
     assert representable(values[name], "bf16") is None  # whole numbers do not show the precision
 

@@ -61,16 +61,13 @@ def clips(case: Case) -> Iterator[Hypothesis | Family]:
     """Yield hypotheses: a clip is missing, has another limit or another side, or does not add its number."""
     rows = list({kind_of(row.name): row for row in case.rows_of(Clip)}.values())
     for row in rows:
-        words, (low, high, plus) = (
-            words_of_kind(kind_of(row.inputs[0])),
-            (row.kind.low, row.kind.high, row.kind.plus),
-        )
-        sides = ("not", -math.inf) if math.isfinite(low) else ("also", -high)
-        other = with_attributes(case.plan, called(row.name), low=sides[1])
-        yield Hypothesis("clip-sides", f"{words} is {sides[0]} clipped at {-high:.6g}", other)
-        if plus:
+        words, kind = words_of_kind(kind_of(row.inputs[0])), row.kind
+        side, low = ("not", -math.inf) if math.isfinite(kind.low) else ("also", -kind.high)
+        other = with_attributes(case.plan, called(row.name), low=low)
+        yield Hypothesis("clip-sides", f"{words} is {side} clipped at {-kind.high:.6g}", other)
+        if kind.plus:
             without = with_attributes(case.plan, called(row.name), plus=0.0)
-            yield Hypothesis("plus-missing", f"{plus:.6g} is not added to {words}", without)
+            yield Hypothesis("plus-missing", f"{kind.plus:.6g} is not added to {words}", without)
     for chosen in (*([row] for row in rows), *([rows] if len(rows) > 1 else [])):
         at, own = bind(_clipped, case.plan, {kind_of(row.name) for row in chosen}), chosen[0].kind.high
         words = " and ".join(words_of_kind(kind_of(row.inputs[0])) for row in chosen)
