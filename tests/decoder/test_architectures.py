@@ -226,7 +226,7 @@ TEMPLATE = "{% for message in messages %}{{ message.content }}{% endfor %}"
 FIRST = {kind: name for name, (kind, _) in reversed(MODELS.items())}
 
 
-@pytest.mark.parametrize("kind", some_of(FIRST, every=4))
+@pytest.mark.parametrize("kind", some_of(FIRST, every=4, sweep=2))
 def test_every_command_works(kind, models, tmp_path):
     folder, theirs, _ = models(FIRST[kind])
     write_tokenizer(folder, TEMPLATE)
@@ -369,7 +369,7 @@ def test_the_number_of_key_value_heads_that_a_config_lacks(kind, tmp_path):
 HOSTILE = (None, True, -1, 0, 3, 2**40, 1e300, float("nan"), "x", [], [1], [None] * 4, {}, {"a": 1}, [[]] * 4)
 
 
-@pytest.mark.parametrize("name", some_of(MODELS, every=6))
+@pytest.mark.parametrize("name", some_of(MODELS, every=6, sweep=3))
 def test_every_setting_may_be_wrong(name, models, tmp_path):
     """A wrong setting is refused in one line, or is not used."""
     folder, _, _ = models(name)

@@ -9,6 +9,7 @@ import pytest
 from support.commands import microgpt
 from support.ggml_inputs import EightBit
 from support.other_plans import in_float64, values_of
+from support.sweeps import some_of
 from support.tiny_models import Blocks
 from support.torch_models import torch_model, written
 
@@ -336,7 +337,7 @@ def test_a_right_dump_is_clean(name, folders, tmp_path):
 
 
 @pytest.mark.parametrize("times", [1.0, 1.004])
-@pytest.mark.parametrize("name", ["mixtral", "qwen2_moe", "gpt_oss"])
+@pytest.mark.parametrize("name", some_of(["mixtral", "qwen2_moe", "gpt_oss"], every=3, sweep=3))
 def test_experts_that_round_their_inputs_to_8_bits_are_right(name, times, folders):
     """The engine multiplies experts' inputs in blocks of 32, as ggml does, and other products too."""
     model, dumped = load(folders(name)), {}
