@@ -106,16 +106,6 @@ class RowComparer:
             self.routing.note(name, bands[0].band)
             yield difference(spec, shape, rows, bands, positions, self._bands.atol)
 
-    def consequences(self, events: Sequence[EventDifference]) -> tuple[str, ...]:
-        """Return the events that only differ where other experts were chosen before."""
-        flips, found = tuple(self.routing.flips()), []
-        for event in events if flips else ():
-            clear = self.routing.unaffected(event.name, event.positions, flips)
-            off = np.array(event.by_position)
-            if not event.holds and not clear.all() and (off[clear] <= event.tolerance).all():
-                found.append(event.name)
-        return tuple(found)
-
 
 # --- Statistics alone -------------------------------------------------------------------------------
 

@@ -30,6 +30,7 @@ from .compared_runs import ComparedRun, ModelRun, RecordedRun, Unpaired, first_m
 from .comparers import RowComparer, StatisticsComparer
 from .differences import GIVEN, Comparison, EventDifference, SideSummary, jump_of
 from .pairing import event_specs_of, labels_of, paired_names, prepare_sides
+from .routing import consequences
 
 if TYPE_CHECKING:
     from ..dumps.mapping import NameMap
@@ -118,6 +119,7 @@ def compare(
     left_out = tuple(name for name in every if name not in chosen)
     since, between, missed = _gap(events, first, list(specs), left_out)
     length = len(a.tokens or b.tokens or ())
+    flips = tuple(comparer.routing.flips()) if isinstance(comparer, RowComparer) else ()
     return Comparison(
         a=_summary(a, b, paired, specs), b=_summary(b, a, paired, specs), tokens=a.tokens or b.tokens,
         labels=labels_of(model.inputs) if model is not None else (), tolerance=tolerance, events=events,
@@ -126,15 +128,9 @@ def compare(
         positions=tuple(chosen_positions(positions, length)) if length else (),
         left_out=left_out, of_statistics=isinstance(comparer, StatisticsComparer),
         hint=_hint(dump, tolerance) if first and model and dump else "",
-        unseen=unseen(operations, tolerance.precision), **_routing(comparer, events),
+        unseen=unseen(operations, tolerance.precision), routing=flips,
+        consequences=tuple(consequences(events, flips)),
     )  # fmt: skip
-
-
-def _routing(comparer: RowComparer | StatisticsComparer, events: Sequence[EventDifference]) -> dict[str, Any]:
-    """Return where the runs choose different experts, and the events that differ only as a consequence."""
-    if isinstance(comparer, StatisticsComparer):
-        return {}
-    return {"routing": tuple(comparer.routing.flips()), "consequences": comparer.consequences(events)}
 
 
 def _side_by_side(

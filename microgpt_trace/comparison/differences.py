@@ -18,7 +18,6 @@ from ..rounding.row_differences import RowDifferences, element_index
 from ..text.brief import frozen, one_line
 from ..text.json_writing import in_document
 from .compared_runs import Unpaired
-from .routing import RoutingFlip
 
 GIVEN = "given its own inputs"
 
@@ -78,6 +77,37 @@ class EventDifference:
         if self.tolerance > 0:
             return self.relative / self.tolerance
         return math.inf if self.relative > 0 else 0.0
+
+
+@frozen
+class RoutingFlip:
+    """A position where two runs choose different experts.
+
+    - `only_a`, `only_b`: the experts that only one run chooses.
+    - `margin`: the smallest router logit of `only_a` minus the largest of `only_b`, in run a.
+    - `explained`: the largest margin that rounding explains: CHANCE standard deviations of the difference of
+      two logits. The RMS of the logits' errors is measured in the passes that determine the band, or else is
+      the band times the RMS of the row.
+    - `follows`: True if the logits of `only_b` are the larger ones in run b.
+
+    `margin`, `explained` and `follows` are None if the router logits were not compared.
+    """
+
+    name: str
+    layer: int
+    position: int
+    only_a: tuple[int, ...]
+    only_b: tuple[int, ...]
+    margin: float | None
+    explained: float | None
+    follows: bool | None
+
+    @property
+    def by_rounding(self) -> bool:
+        """True if rounding explains that other experts were chosen."""
+        if self.margin is None or self.explained is None or not self.follows:
+            return False
+        return self.margin <= self.explained
 
 
 @frozen

@@ -7,7 +7,7 @@ the first run, and the comparison can tell which rows follow from the choice of 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
@@ -19,46 +19,16 @@ from ..architecture.plans.kinds import Choice
 from ..architecture.plans.plan import kind_of, layer_of, prefix_of
 from ..arrays.stats import Array
 from ..decoder.catalogue import choice_of, kind_named, known_row, place_of, routers
+from ..grouping import grouped
 from ..hooks.event import EventSpec
 from ..rounding.precision import CHANCE
-from ..text.brief import frozen
+from .differences import EventDifference, RoutingFlip
 
 if TYPE_CHECKING:
     from ..architecture.model import LanguageModel
     from .compared_runs import RecordedRun
 
 TIE = 0.01  # the largest difference, as a share of the largest logit, that rounding to any precision causes
-
-
-@frozen
-class RoutingFlip:
-    """A position where two runs choose different experts.
-
-    - `only_a`, `only_b`: the experts that only one run chooses.
-    - `margin`: the smallest router logit of `only_a` minus the largest of `only_b`, in run a.
-    - `explained`: the largest margin that rounding explains: CHANCE standard deviations of the difference of
-      two logits. The RMS of the logits' errors is measured in the passes that determine the band, or else is
-      the band times the RMS of the row.
-    - `follows`: True if the logits of `only_b` are the larger ones in run b.
-
-    `margin`, `explained` and `follows` are None if the router logits were not compared.
-    """
-
-    name: str
-    layer: int
-    position: int
-    only_a: tuple[int, ...]
-    only_b: tuple[int, ...]
-    margin: float | None
-    explained: float | None
-    follows: bool | None
-
-    @property
-    def by_rounding(self) -> bool:
-        """True if rounding explains that other experts were chosen."""
-        if self.margin is None or self.explained is None or not self.follows:
-            return False
-        return self.margin <= self.explained
 
 
 class _BothRuns(NamedTuple):
@@ -106,11 +76,12 @@ class RoutingComparer:
     def flips(self) -> Iterator[RoutingFlip]:
         """Yield the positions whose experts differ, layer by layer."""
         for name, own in self._choices.items():
-            for at, (a, b) in enumerate(zip(own.a, own.b, strict=True)):
-                only_a, only_b = (tuple(np.setdiff1d(*both).tolist()) for both in ((a, b), (b, a)))
-                if only_a or only_b:
-                    numbers = self._margin(name, own.positions[at], only_a, only_b)
-                    yield RoutingFlip(name, layer_of(name) or 0, own.positions[at], only_a, only_b, *numbers)
+            differ = (np.sort(own.a, axis=1) != np.sort(own.b, axis=1)).any(axis=1)
+            for at in np.flatnonzero(differ).tolist():
+                both = (own.a[at], own.b[at]), (own.b[at], own.a[at])
+                only_a, only_b = (tuple(np.setdiff1d(*pair).tolist()) for pair in both)
+                numbers = self._margin(name, own.positions[at], only_a, only_b)
+                yield RoutingFlip(name, layer_of(name) or 0, own.positions[at], only_a, only_b, *numbers)
 
     def _margin(
         self, name: str, position: int, only_a: tuple[int, ...], only_b: tuple[int, ...]
@@ -127,13 +98,26 @@ class RoutingComparer:
         explained = None if errors is None else CHANCE * math.sqrt(2) * float(errors[at])
         return margin, explained, follows
 
-    def unaffected(self, name: str, positions: Sequence[int], flips: Sequence[RoutingFlip]) -> Array:
-        """Return a mask of the positions whose values cannot depend on other experts."""
-        at, layer, place = np.array(positions), layer_of(name), place_of(name)
-        before = [flip for flip in flips if place_of(flip.name) < place]
-        here = [flip.position for flip in before if flip.layer == layer]
-        first = min((flip.position for flip in before if flip.layer != layer), default=math.inf)
-        return (at < first) & ~np.isin(at, here)
+
+def consequences(events: Sequence[EventDifference], flips: Sequence[RoutingFlip]) -> Iterator[str]:
+    """Yield the events that differ only where other experts were chosen before."""
+    by_choice = grouped(flips, lambda flip: flip.name)
+    positions = {name: [flip.position for flip in own] for name, own in by_choice.items()}
+    for event in events if flips else ():
+        if not event.holds:
+            clear = _unaffected(event, positions)
+            if not clear.all() and (np.array(event.by_position)[clear] <= event.tolerance).all():
+                yield event.name
+
+
+def _unaffected(event: EventDifference, flips: Mapping[str, Sequence[int]]) -> Array:
+    """Return a mask of the positions whose values cannot depend on other experts. `flips` has the positions
+    where other experts were chosen, by the event of the choice."""
+    at, place = np.array(event.positions), place_of(event.name)
+    before = {choice: own for choice, own in flips.items() if place_of(choice) < place}
+    here = [position for choice, own in before.items() if layer_of(choice) == event.layer for position in own]
+    earlier = [min(own) for choice, own in before.items() if layer_of(choice) != event.layer]
+    return (at < min(earlier, default=math.inf)) & ~np.isin(at, here)
 
 
 @contextmanager

@@ -10,8 +10,7 @@ from operator import itemgetter
 
 from ...architecture.plans.kinds import Scores
 from ...comparison.compared_runs import RecordedRun, Unpaired
-from ...comparison.differences import GIVEN, Agreement, Comparison, EventDifference, SideSummary
-from ...comparison.routing import RoutingFlip
+from ...comparison.differences import GIVEN, Agreement, Comparison, EventDifference, RoutingFlip, SideSummary
 from ...decoder.catalogue import kind_named
 from ...dumps.layouts import NO_EVENT
 from ...grouping import grouped
