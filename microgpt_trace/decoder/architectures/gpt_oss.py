@@ -13,57 +13,42 @@ from ...architecture.plans.plan import Plan
 from ...architecture.plans.rope import Rope
 from ...text.brief import frozen
 from ..architecture import Architecture
-from ..config import DecoderConfig
 from ..gguf_options import gguf_rope
 from ..options import read_experts, read_rope, read_window, typed_layers
 from ..settings import COUNT, POSITIVE, WHOLE, Settings
-from .llama import ATTENTION_BIASES
-from .llama import NAMES as LLAMA
-from .mixtral import DENSE, EXPERTS, gguf_experts
+from .llama import ATTENTION_BIASES, plan_of
+from .mixtral import NAMES as MIXTRAL
+from .mixtral import MixtralConfig, gguf_experts
 
 BIASES = ("mlp_brouter", "mlp_bgate_experts", "mlp_bup_experts", "mlp_bdown_experts")
 
 
-def plan_of(config: GptOssConfig) -> Plan:
-    """Return the plan of a gpt-oss."""
-    rows = Blocks(config)
-    stream = rows.embedding()
-    for i in rows.layers():
-        q, k, v = rows.queries_keys_values(rows.norm("attn.norm", stream, "pre-attn"))
-        q, k = rows.rotations(q, k, config.rope)
-        stream = rows.add_branch(
-            "attn", stream, rows.attention(q, k, v, window=config.windows[i], sinks=True)
-        )
-        stream = rows.add_branch("mlp", stream, _mlp(rows, rows.norm("mlp.norm", stream, "pre-FFN"), config))
-    return rows.predictions(rows.norm("final.norm", stream, "final"))
-
-
-def _mlp(rows: Blocks, source: str, config: GptOssConfig) -> str:
-    """Add the experts: (clipped up + 1) * g * sigmoid(alpha * g), where g is the clipped gate."""
-    experts, inner, limit, alpha = config.experts, config.n_inner, config.swiglu_limit, config.swiglu_alpha
-    chosen, routing = rows.route(source, experts, config.experts_used, normalised=True)
-    gate = rows.expert_product("mlp.gate", "wgate", source, chosen, experts, inner, "gate = x_n")
-    up = rows.expert_product("mlp.up", "wup", source, chosen, experts, inner, "up = x_n")
-    expr = f"up = min(max(up, -{limit:g}), {limit:g}) + 1"
-    up = rows.add("mlp.up_clipped", Clip(-limit, limit, 1.0), up, expr=expr)
-    expr = f"gate = min(gate, {limit:g})"
-    gate = rows.add("mlp.gate_clipped", Clip(float("-inf"), limit), gate, expr=expr)
-    gate = rows.add("mlp.gate_scaled", Scale(alpha), gate, expr=f"gate = gate * {alpha:g}")
-    act = rows.add("mlp.act", Activation(config.activation), gate, expr=f"act = {config.activation}(gate)")
-    act = rows.add("mlp.act_scaled", Scale(1 / alpha), act, expr=f"act = act / {alpha:g}")
-    hidden = rows.add("mlp.hidden", Multiply(), act, up, expr="hidden = act * up")
-    return rows.mixed(hidden, chosen, routing, experts)
-
-
 @frozen(slots=False)
-class GptOssConfig(DecoderConfig):
+class GptOssConfig(MixtralConfig):
     """The config of a gpt-oss."""
 
-    plan = cached_property(plan_of)
-    experts: int = 1
-    experts_used: int = 1  # for each position
     swiglu_limit: float = 7.0
     swiglu_alpha: float = 1.702
+
+    @cached_property
+    def plan(self) -> Plan:
+        return plan_of(self, self.mlp, sinks=True)
+
+    def mlp(self, rows: Blocks, source: str) -> str:
+        """Add the experts: (clipped up + 1) * g * sigmoid(alpha * g), where g is the clipped gate."""
+        experts, inner, limit, alpha = self.experts, self.n_inner, self.swiglu_limit, self.swiglu_alpha
+        chosen, routing = rows.route(source, experts, self.experts_used, normalised=True)
+        gate = rows.expert_product("mlp.gate", "wgate", source, chosen, experts, inner, "gate = x_n")
+        up = rows.expert_product("mlp.up", "wup", source, chosen, experts, inner, "up = x_n")
+        expr = f"up = min(max(up, -{limit:g}), {limit:g}) + 1"
+        up = rows.add("mlp.up_clipped", Clip(-limit, limit, 1.0), up, expr=expr)
+        expr = f"gate = min(gate, {limit:g})"
+        gate = rows.add("mlp.gate_clipped", Clip(float("-inf"), limit), gate, expr=expr)
+        gate = rows.add("mlp.gate_scaled", Scale(alpha), gate, expr=f"gate = gate * {alpha:g}")
+        act = rows.add("mlp.act", Activation(self.activation), gate, expr=f"act = {self.activation}(gate)")
+        act = rows.add("mlp.act_scaled", Scale(1 / alpha), act, expr=f"act = act / {alpha:g}")
+        hidden = rows.add("mlp.hidden", Multiply(), act, up, expr="hidden = act * up")
+        return rows.mixed(hidden, chosen, routing, experts)
 
 
 def options(settings: Settings, sizes: Mapping[str, Any]) -> dict[str, Any]:
@@ -99,11 +84,10 @@ def from_gguf(keys: Settings, sizes: Mapping[str, Any]) -> dict[str, Any]:
 
 
 NAMES = replace(
-    LLAMA,
+    MIXTRAL,
     family="a gpt-oss",
-    layer={own: names for own, names in LLAMA.layer.items() if own not in (*DENSE, "mlp_norm")}
-    | {
-        **EXPERTS,
+    layer={
+        **MIXTRAL.layer,
         "mlp_norm": ("post_attention_norm", "post_attention_layernorm"),
         "mlp_wrouter": ("ffn_gate_inp", "mlp.router"),
     },

@@ -19,9 +19,11 @@ from ..options import read_activation, read_rope, read_window, typed_layers
 from ..settings import COUNT, FLAG, WHOLE, Settings
 
 
-def plan_of(config: DecoderConfig, mlp: Callable[[Blocks, str], str] = Blocks.gated_mlp) -> Plan:
+def plan_of(
+    config: DecoderConfig, mlp: Callable[[Blocks, str], str] = Blocks.gated_mlp, sinks: bool = False
+) -> Plan:
     """Return the plan of a decoder. The config determines the biases, the windows, and whether q and k are
-    normalised. `mlp` adds the rows of an MLP that reads a row."""
+    normalised. `mlp` adds the rows of an MLP that reads a row. With `sinks`, attention has sinks."""
     rows, dim = Blocks(config), config.head_dim
     stream = rows.embedding()
     for i in rows.layers():
@@ -29,7 +31,9 @@ def plan_of(config: DecoderConfig, mlp: Callable[[Blocks, str], str] = Blocks.ga
         if config.qk_norm:
             q, k = rows.norms_of_queries_and_keys(q, k, dim)
         q, k = rows.rotations(q, k, config.rope)
-        stream = rows.add_branch("attn", stream, rows.attention(q, k, v, window=config.windows[i]))
+        stream = rows.add_branch(
+            "attn", stream, rows.attention(q, k, v, window=config.windows[i], sinks=sinks)
+        )
         out = mlp(rows, rows.norm("mlp.norm", stream, "pre-FFN"))
         stream = rows.add_branch("mlp", stream, out)
     return rows.predictions(rows.norm("final.norm", stream, "final"))

@@ -29,9 +29,10 @@ class MixtralConfig(DecoderConfig):
 
     @cached_property
     def plan(self) -> Plan:
-        return plan_of(self, self._mlp)
+        return plan_of(self, self.mlp)
 
-    def _mlp(self, rows: Blocks, source: str) -> str:
+    def mlp(self, rows: Blocks, source: str) -> str:
+        """Add the rows of a mixture of experts that reads a row."""
         chosen, routing = rows.route(source, self.experts, self.experts_used, normalised=True)
         return rows.mixture(source, chosen, routing, self.experts, self.n_inner)
 
@@ -70,12 +71,12 @@ MORE_EXPERTS = {
     "ffn_up.#.weight": "mlp_wup_experts",
     "ffn_down.#.weight": "mlp_wdown_experts",
 }
-DENSE = ("mlp_wgate", "mlp_wup", "mlp_wdown")
+_DENSE = ("mlp_wgate", "mlp_wup", "mlp_wdown")
 OLD = "block_sparse_moe"
 NAMES = replace(
     LLAMA,
     family="a Mixtral",
-    layer={own: names for own, names in LLAMA.layer.items() if own not in DENSE} | EXPERTS,
+    layer={own: names for own, names in LLAMA.layer.items() if own not in _DENSE} | EXPERTS,
     more=MORE_EXPERTS
     | {
         f"{OLD}.gate.weight": "mlp_wrouter",

@@ -4,37 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from functools import cached_property
 from typing import Any
 
 from ...architecture.plans.blocks import Blocks
-from ...architecture.plans.plan import Plan
 from ...architecture.plans.rope import Rope
 from ...errors import InputError
 from ...text.brief import brief, frozen
 from ..architecture import Architecture
-from ..config import DecoderConfig
 from ..gguf_options import gguf_rope
 from ..options import read_activation, read_experts, read_rope, read_window
 from ..settings import FLAG, WHOLE, Settings, is_count
-from .llama import ATTENTION_BIASES, plan_of
+from .llama import ATTENTION_BIASES
 from .llama import NAMES as LLAMA
-from .mixtral import EXPERTS, MORE_EXPERTS, gguf_experts
+from .mixtral import EXPERTS, MORE_EXPERTS, MixtralConfig, gguf_experts
 
 
 @frozen(slots=False)
-class Qwen3MoeConfig(DecoderConfig):
+class Qwen3MoeConfig(MixtralConfig):
     """The config of a Qwen with mixtures of experts."""
 
-    experts: int = 1
-    experts_used: int = 1  # for each position
     expert_inner: int = 1  # the inner width of an expert
     dense_layers: tuple[int, ...] = ()  # the layers without experts
     normalised: bool = False  # True if the shares of the chosen experts add up to 1
-
-    @cached_property
-    def plan(self) -> Plan:
-        return plan_of(self, self.mlp)
 
     def mlp(self, rows: Blocks, source: str) -> str:
         """Add the rows of an MLP with or without experts."""
