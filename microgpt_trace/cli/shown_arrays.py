@@ -60,9 +60,9 @@ def _sites(model: LanguageModel, names: Sequence[str]) -> Iterator[tuple[Site, s
 def _of_parameter(model: LanguageModel, name: str, part: Part, place: str) -> Selection:
     """Return the selected rows of a parameter. Only the selected rows are read from the model file."""
     shape = model.config.shapes()[name]
-    indices = part.indices(shape, range(shape[0]))
+    indices = part.indices(shape, range(shape[-2:][0]))
     if len(shape) == 1:
         return Selection(model.parameter(name)[np.array(indices[0])], shape, indices, place)
     first = np.array(indices[0][:MAX_ROWS])
     rows: Array = model.parameter(name, first) if model.tensors else model.parameter(name)[first]
-    return Selection(rows[:, indices[1]], shape, indices, place)
+    return Selection(rows[np.ix_(range(len(rows)), *indices[1:])], shape, indices, place)

@@ -41,8 +41,9 @@ def array_section(
     is_parameter = name in model.config.shapes() and not title
     more = "" if is_parameter else f"; --layer {name} --save FILE saves the whole array"
     values = np.atleast_2d(array)[..., :MAX_ROWS, :]
-    heads = selection.indices[0] if array.ndim == 3 else ()
-    return Section([Figures(values, rows[:MAX_ROWS], columns, len(rows), more, heads)], heading, aside)
+    what = "expert" if is_parameter else "head"
+    captions = [f"{what} {number}" for number in selection.indices[0]] if array.ndim == 3 else []
+    return Section([Figures(values, rows[:MAX_ROWS], columns, len(rows), more, captions)], heading, aside)
 
 
 def _axis_labels(

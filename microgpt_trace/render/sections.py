@@ -124,16 +124,16 @@ class Grid(NamedTuple):
 
 
 class Figures(NamedTuple):
-    """The numbers of a matrix [R, C] with labelled rows and columns, or of a matrix for each head [H, R, C].
-    `row_count` counts all rows, even if `values` contains only the first rows. `more` explains how to see the
-    rest."""
+    """The numbers of a matrix [R, C] with labelled rows and columns, or of several matrices [N, R, C] with
+    captions. `row_count` counts all rows, even if `values` contains only the first rows. `more` explains how
+    to see the rest."""
 
     values: Array
     rows: Sequence[str]
     columns: Sequence[str]
     row_count: int
     more: str = ""
-    heads: Sequence[int] = ()
+    captions: Sequence[str] = ()
 
 
 class DotPlot(NamedTuple):

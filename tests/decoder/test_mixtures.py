@@ -63,6 +63,21 @@ def test_the_number_of_an_expert_says_what_it_selects(folders):
         assert not explain_in(run, f"layer1.mlp_wgate_experts[{expert},2,7]").uses
 
 
+@pytest.mark.parametrize("place", [(-1, 20, 3), (2, slice(20, 22), slice(0, 4)), (slice(1, 3), 20)])
+def test_a_part_of_the_matrices_of_experts_can_be_shown(place, folders):
+    """Row 20 has a larger number than any expert."""
+    words = [f"{i.start}:{i.stop}" if isinstance(i, slice) else str(i) for i in place]
+    name = f"layer0.mlp_wgate_experts[{','.join(words)}]"
+    folder = folders("mixtral")
+    out = microgpt("trace", folder, "--tokens", IDS, "--show", name, "--brief").out
+    matrices = load(folder).parameter("layer0.mlp_wgate_experts")
+    first = np.ravel(np.arange(6)[place[0]]).tolist()
+    assert f"expert {first[0]}\n" in out
+    assert "head" not in out.split("Stage")[0]
+    for value in np.ravel(matrices[place])[:8]:
+        assert f"{value:.3f}" in out
+
+
 ON_THE_PAGE = (
     "layer0.mlp.router[3,2]", "layer1.mlp.chosen[3,1]", "layer1.mlp.routing[4,2]", "layer1.mlp.gate[2,70]",
     "layer2.mlp.up_clipped[5,3]", "layer2.mlp.hidden[5,100]", "layer0.mlp.down[8,40]",

@@ -198,9 +198,9 @@ def _share(value: float | None, about: str, drawings: Drawings) -> Markup:
 
 
 def _figures(block: Figures, drawings: Drawings) -> Markup:
-    """Return a table with the numbers of a matrix, or one table for each head."""
-    matrices = list(block.values) if block.heads else [block.values]
-    captions = [f"head {head}" for head in block.heads] or ["values"]
+    """Return a table with the numbers of a matrix, or one table for each caption."""
+    matrices = list(block.values) if block.captions else [block.values]
+    captions = block.captions or ["values"]
     columns = block.columns[:MOST_COLUMNS]
     tables = []
     for caption, matrix in zip(captions, matrices, strict=True):

@@ -74,10 +74,10 @@ def _print_blocks(matrix: _Matrix, blocks: Sequence[Sequence[int]], screen: Scre
 
 def print_figures(block: Figures, screen: Screen) -> None:
     """Print matrices in blocks of columns. Also print how many rows and columns are not shown."""
-    matrices = list(block.values) if block.heads else [block.values]
+    matrices = list(block.values) if block.captions else [block.values]
     for number, values in enumerate(matrices):
-        if block.heads:
-            screen.print(Text(f"head {block.heads[number]}", "dim"))
+        if block.captions:
+            screen.print(Text(block.captions[number], "dim"))
         matrix = _of_figures(values, block.rows, block.columns, screen)
         blocks = _blocks(matrix, screen, range(len(block.columns)))
         columns_left = _print_blocks(matrix, blocks, screen)
