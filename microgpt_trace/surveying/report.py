@@ -18,7 +18,7 @@ from ..measuring.streams import STREAMS
 from ..text.brief import frozen
 from ..text.printable import shown_token
 from ..text.wording import counted, fixed, value_and_limit
-from ..tracing.anomalies import FAR, GROWTH, TURN, constant, nonfinite, odd_layer, too_few_layers
+from ..tracing.anomalies import FAR, GROWTH, TURN, can_vary, constant, nonfinite, odd_layer, too_few_layers
 from ..tracing.decoder_insights import TITLES, growth, sinks, turn
 from ..tracing.findings import Anomaly, Insight
 from .predictions import Overfitting, SurveyedPart, overfitting, surveyed_parts
@@ -273,7 +273,7 @@ def anomalies_of(events: Sequence[SurveyedEvent], layers: Sequence[SurveyedLayer
     """Evaluate the anomaly rules that need only statistics. Each layer's numbers are means over all texts."""
     if events:
         yield nonfinite([(event.name, event.nonfinite) for event in events], len(events))
-        several = [event for event in events if event.count > 1]
+        several = [event for event in events if event.count > 1 and can_vary(event.name, event.channels)]
         yield constant([event.name for event in several if event.least == event.largest], len(several))
     if not layers:
         return

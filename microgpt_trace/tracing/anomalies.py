@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import combinations, takewhile
 
-from ..architecture.plans.kinds import Softmax
+from ..architecture.plans.kinds import Choice, Routing, Softmax
 from ..architecture.plans.plan import layer_of
 from ..arrays.stats import median
 from ..decoder.catalogue import kind_named
@@ -73,11 +73,15 @@ def nonfinite(counts: Sequence[tuple[str, int]], events: int, unseen: str = "") 
 
 
 def _constant(events: Sequence[TraceEvent], unseen: str) -> Anomaly:
-    """Judge the events with several values, except attention weights of a single key, which are always 1."""
-    several = [e for e in events if e.stats is not None and e.stats.count > 1
-               and not (e.shape[-1] == 1 and isinstance(kind_named(e.name), Softmax))]  # fmt: skip
-    flat = [e.name for e in several if e.stats is not None and e.stats.std == 0]
+    measured = [(e, e.stats) for e in events if e.stats is not None]
+    several = [(e.name, own) for e, own in measured if own.count > 1 and can_vary(e.name, e.shape[-1])]
+    flat = [name for name, own in several if own.std == 0]
     return constant(flat, len(several), unseen)
+
+
+def can_vary(name: str, width: int) -> bool:
+    """Return False for the weight of a single key, and for the number or the share of a single expert."""
+    return width > 1 or not isinstance(kind_named(name), Softmax | Choice | Routing)
 
 
 def constant(flat: Sequence[str], events: int, unseen: str = "") -> Anomaly:

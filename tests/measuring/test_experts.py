@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -48,6 +49,17 @@ def test_the_choices_of_a_prompt(traced):
         assert (closest.margin, closest.position, closest.chosen, closest.other) == min(rows)
         assert own.median_margin == np.median([margin for margin, *_ in rows])
         assert own.tied_in_bf16 == len(tied)
+
+
+def test_a_router_that_chooses_one_expert_is_no_anomaly(folder, tmp_path):
+    """The share of a single expert is always 1, and all positions may choose the same expert."""
+    one = tmp_path / "one"
+    shutil.copytree(folder, one)
+    config = json.loads((one / "config.json").read_text())
+    (one / "config.json").write_text(json.dumps(config | {"num_experts_per_tok": 1}))
+    done = microgpt("trace", one, "--tokens", "5,5,5", "--fail-on", "anomaly")
+    assert done.code == 0, done.out
+    assert "Experts  3 positions, 1 expert for each" in done.out
 
 
 LOGITS = [

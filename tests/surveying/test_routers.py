@@ -133,3 +133,9 @@ def test_units_of_experts_are_no_units_of_an_mlp(model, folder, tmp_path):
     (tmp_path / "a.txt").write_text("abc\n")
     options = ("--events", "layer0.*", "--top", "2")
     assert "such as layer1.mlp.hidden" in refusal("survey", folder, tmp_path / "a.txt", *options)
+
+
+def test_the_share_of_a_single_expert_is_no_anomaly(folder, tmp_path):
+    one = load(folder, settings={"num_experts_per_tok": 1})
+    own = surveyed(one, TEXTS, tmp_path)
+    assert not [anomaly for anomaly in report_of(own).anomalies if anomaly.found]

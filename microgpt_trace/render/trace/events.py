@@ -222,7 +222,7 @@ def experts_sections(trace: Trace, brief: bool) -> list[Section]:
         Column("smallest margin", smallest_margin, wrap=True),
         Column("bf16", lambda own: "–" if own.tied_in_bf16 is None else str(own.tied_in_bf16), right=True),
     ]
-    each = (f"{counted(own.positions, 'position')}, {own.count} experts for each" for own in trace.experts)
-    aside = " or ".join(dict.fromkeys(each))
+    sizes = dict.fromkeys((own.positions, own.count) for own in trace.experts)
+    aside = " or ".join(f"{counted(n, 'position')}, {counted(k, 'expert')} for each" for n, k in sizes)
     legend = () if brief else EXPERTS
     return table_section("Experts", columns, trace.experts, *legend, about=attrgetter("event"), aside=aside)
