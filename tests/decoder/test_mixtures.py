@@ -52,7 +52,11 @@ def test_the_number_of_an_expert_says_what_it_selects(folders):
     second = int(np.argsort(-router)[1])
     print(told.value, second, told.notes, [use.name for use in told.uses])
     assert told.value == second
-    assert f"{router[second]:.6g}, the logit of expert {second}, is number 2 of the logits" in told.notes[0]
+    logit = f"layer1.mlp.router[3,{second}] = {router[second]:.6g} is number 2 of the logits"
+    assert logit in told.notes[0]
+    out = microgpt("explain", folders("mixtral"), "layer1.mlp.chosen[3,1]", "--tokens", IDS).out
+    assert "Came from" not in out  # no element comes from itself
+    assert "Next:" not in out
     assert [use.name for use in told.uses][1] == "layer1.mlp.gate[3,48]"
     weight = explain_in(run, f"layer1.mlp_wgate_experts[{second},2,7]")
     assert f"parameter of expert {second}: from input 7 to output 2" in weight.place

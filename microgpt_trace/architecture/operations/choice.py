@@ -8,6 +8,7 @@ import numpy as np
 
 from ...arrays.stats import Array
 from ..formulas.formula import ElementAt, Formula, Setting, TermOf, one_step
+from ..formulas.steps import element_name
 from ..formulas.traced_element import TracedElement
 from ..plans.kinds import Choice
 from ..plans.plan import Operation
@@ -83,9 +84,10 @@ def formula(row: Operation[Choice], setting: Setting) -> Formula:
 
 
 def notes(at: TracedElement[Choice]) -> tuple[str, ...]:
-    """Return a note that says how large the logit of the expert is."""
+    """Return a note that names the logit of the expert, and its rank among the logits."""
     position, place = at.index
     expert = int(at.numbers.value(at.name, at.index))
-    logit = at.numbers.value(at.row.inputs[0], (position, expert))
-    rank = f"number {place + 1} of the logits" if place else "the largest logit"
-    return (f"selected, not computed: {logit:.6g}, the logit of expert {expert}, is {rank}",)
+    logit = element_name(at.row.inputs[0], (position, expert))
+    value = at.numbers.value(at.row.inputs[0], (position, expert))
+    rank = f"number {place + 1} of the logits in descending order" if place else "the largest logit"
+    return (f"selected, not computed: {logit} = {value:.6g} is {rank}",)

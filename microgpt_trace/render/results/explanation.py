@@ -192,13 +192,14 @@ def _sources(explanation: Explanation) -> list[Section]:
 def sources_of(explanation: Explanation) -> list[tuple[Factor, str]]:
     """Return one factor for each event that the formula reads, with a note on the sum that contains the
     factor. If several sums read the event, the factor is from the largest term of the shortest sum."""
-    read = []
+    read, itself = [], (explanation.phase, explanation.element)
     for step in explanation.steps:
         most = max((len(term.factors) for term in step.terms), default=0)
         for term in step.terms:
             count = step.count if len(term.factors) == most else 1  # the bias of a sum is added once
             size = abs(term.value) if math.isfinite(term.value) else math.inf
-            read += [(count, size, factor) for factor in term.factors if factor.kind != "constant"]
+            own = (f for f in term.factors if f.kind != "constant" and (f.kind, f.name) != itself)
+            read += [(count, size, factor) for factor in own]
     sources = []
     for group in grouped(read, lambda entry: _event_of(entry[2])).values():
         count, _, factor = max(group, key=lambda entry: (-entry[0], entry[1]))
