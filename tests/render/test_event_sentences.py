@@ -5,6 +5,7 @@ import re
 
 import numpy as np
 import pytest
+from support.other_plans import routed_plan
 from support.tiny_microgpts import CASES as MICROGPTS
 from support.tiny_models import CASES
 
@@ -83,3 +84,14 @@ def test_every_array_of_a_decoder_has_a_sentence_that_counts_its_heads(decoders,
 def test_every_array_of_gpt2_has_a_sentence(gpt2):
     said = check(gpt2()[1].plan)
     assert said["layer0.mlp.act"] == "The same numbers, with what is below 0 pushed towards 0."
+
+
+def test_the_arrays_of_a_mixture_are_told_apart():
+    """The second mixture has a shared part, whose share is the sigmoid of one number."""
+    said = sentences(routed_plan())
+    names = ("router", "mixture", "gate", "share", "product", "shared", "both")
+    own = {name: said[f"layer1.mlp.{name}"] for name in names}
+    assert len({*own.values()}) == len(names)
+    assert own["router"] == "One score for each of 5 experts: how well the expert fits each letter."
+    assert "share between 0 and 100 %" in own["share"]
+    assert [name for name, words in own.items() if "chosen" in words] == ["mixture", "both"]

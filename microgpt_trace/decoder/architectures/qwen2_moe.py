@@ -36,7 +36,7 @@ class Qwen2MoeConfig(Qwen3MoeConfig):
         logit = rows.product("mlp.shared_router", "wrouter_shared", source, 1, "router = x_n")
         share = rows.add("mlp.shared_routing", Activation("sigmoid"), logit, expr="share = sigmoid(router)")
         shared = rows.add("mlp.shared", Mixture(), down, share, expr="shared = share * down")
-        return rows.add("mlp.both", Add(), mixture, shared, expr="both = mlp_out + shared")
+        return rows.add("mlp.both", Add(), mixture, shared, expr="mlp_out = mlp_out + shared")
 
 
 def options(settings: Settings, sizes: Mapping[str, Any]) -> dict[str, Any]:

@@ -15,7 +15,6 @@ from ...architecture.plans.kinds import (
     Clip,
     Context,
     Experts,
-    Kind,
     Linear,
     Lookup,
     Loss,
@@ -71,12 +70,14 @@ def event_sentence(plan: Plan, row: Operation, shapes: Mapping[str, Shape], thin
             return f"What each {thing} has collected: the values handed over, mixed by the shares."
         case Activation(nonnegative=True):
             return "The same numbers, with every no set to 0. A unit is on if its number is above 0."
+        case Activation(function="sigmoid"):
+            return "How much of the shared expert's answer counts: a share between 0 and 100 %."
         case Activation():
             return "The same numbers, with what is below 0 pushed towards 0."
         case Multiply():
             return "What each unit says, multiplied by how far its gate is open."
         case Choice() | Routing() | Experts() | Mixture() | Clip():
-            return _of_experts(row.kind, thing)
+            return _of_experts(plan, row, thing)
         case Probabilities():
             return "The scores as chances that sum to 100 %."
         case Scale(factor=factor):
@@ -90,16 +91,18 @@ def event_sentence(plan: Plan, row: Operation, shapes: Mapping[str, Shape], thin
     return ""
 
 
-def _of_experts(kind: Kind, thing: str) -> str:
-    match kind:
+def _of_experts(plan: Plan, row: Operation, thing: str) -> str:
+    match row.kind:
         case Choice(count=count):
-            return f"The {counted(count, 'expert')} that fit each {thing} best, by their numbers."
+            return f"The numbers of the {counted(count, 'expert')} with the largest scores for each {thing}."
         case Routing():
             return "How much of each chosen expert's answer counts, in shares of 100 %."
         case Experts(width=width):
             return f"What the chosen experts compute, side by side: {width:,} numbers for each expert."
+        case Mixture() if not isinstance(plan[row.inputs[1]].kind, Routing):
+            return "What the shared expert adds to each row: its answer, multiplied by its share."
         case Mixture():
-            return "What the experts add to each row: their answers, mixed by the shares."
+            return "What the chosen experts add to each row: their answers, mixed by the shares."
         case Clip(low=low, high=high, plus=plus):
             what = f"no number above {high:g}" + f" or below {low:g}" * math.isfinite(low)
             return f"The same numbers, but {what}{f', plus {plus:g}' * bool(plus)}."
@@ -153,8 +156,15 @@ def _of_product(plan: Plan, row: Operation, width: int, thing: str) -> str:
         return f"What the {counted(len(row.parts), 'head')} add to each row, all together."
     if row in map(plan.product_of, plan.branches):
         return "What the units add to each row, all together."
-    if any(isinstance(plan[name].kind, Activation) for name in plan.readers[row.name]):
-        return f"{width:,} questions put to each row. A number above 0 means yes, and how much."
+    match plan[plan.readers[row.name][0]].kind:
+        case Choice():
+            return f"One score for each of {counted(width, 'expert')}: how well the expert fits each {thing}."
+        case Mixture():
+            return "The answer of the shared expert to each row."
+        case Activation(function="sigmoid"):
+            return "One score for each row: how much the shared expert's answer counts."
+        case Activation():
+            return f"{width:,} questions put to each row. A number above 0 means yes, and how much."
     return f"What each of the {width:,} units says." if row.stage == "mlp" else ""
 
 
