@@ -155,6 +155,7 @@ DAMAGE = [  # the kind, the form, settings, tensors, and words of the error
     ("qwen3_moe", "hub", {"num_experts": 2**31 - 1}, {}, "expected shape [2147483647, 32], found [6, 32]"),
     ("qwen3_moe", "hub", {"num_experts_per_tok": 0}, {}, "per_tok: expected a whole number above"),
     ("qwen3_moe", "hub", {"num_experts_per_tok": 7}, {}, "expected at most 6, as in num_local_experts"),
+    ("qwen3_moe", "hub", {"mlp_only_layers": 0}, {}, "mlp_only_layers: expected numbers of layers, found 0"),
     ("qwen3_moe", "hub", {"num_experts_per_tok": 2**31 - 1, "num_experts": 2**31 - 1}, {}, "found [6, 32]"),
     ("qwen3_moe", "merged", {}, {ALL + UP: SMALL}, "as many rows of up as of gate, found 63"),
     ("qwen3_moe", "merged", {}, {ALL + UP: SMALL[0, 0]}, "as many rows of up as of gate, found 0"),

@@ -58,7 +58,8 @@ def read_mixture(
 
 
 def _dense_layers(settings: Settings, n_layer: int) -> tuple[int, ...]:
-    listed, step = settings.raw("mlp_only_layers") or [], settings.get("decoder_sparse_step", WHOLE) or 1
+    listed, step = settings.raw("mlp_only_layers"), settings.get("decoder_sparse_step", WHOLE) or 1
+    listed = [] if listed is None else listed
     if not isinstance(listed, list) or not all(map(is_count, listed)):
         raise InputError(f"mlp_only_layers: expected numbers of layers, found {brief(listed)}")
     return tuple(i for i in range(n_layer) if i in listed or (i + 1) % step)
