@@ -90,7 +90,8 @@ class RoutingFlip:
       the band times the RMS of the row.
     - `follows`: True if the logits of `only_b` are the larger ones in run b.
 
-    `margin`, `explained` and `follows` are None if the router logits were not compared.
+    `margin`, `explained` and `follows` are None if the logits of these experts are missing or not
+    finite.
     """
 
     name: str
@@ -107,7 +108,7 @@ class RoutingFlip:
         """True if rounding explains that other experts were chosen."""
         if self.margin is None or self.explained is None or not self.follows:
             return False
-        return self.margin <= self.explained
+        return abs(self.margin) <= self.explained
 
 
 @frozen

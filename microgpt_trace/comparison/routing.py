@@ -54,7 +54,7 @@ class RoutingComparer:
         """Return the values of an event with the parts of experts in the order of the first run."""
         kind = kind_named(name)
         if isinstance(kind, Choice):
-            first, *others = (np.rint(value).astype(np.int64) for value in values)
+            first, *others = map(_whole, values)
             self._choices[name] = _BothRuns(positions, first, others[0])
             self._orders[name] = [_order(first, own) for own in others]
         elif kind_of(name) in routers():
@@ -93,10 +93,14 @@ class RoutingComparer:
         at = logits.positions.index(position)
         a, b = logits.a[at].astype(np.float64), logits.b[at].astype(np.float64)
         own, other = list(only_a), list(only_b)
-        margin, follows = float(a[own].min() - a[other].max()), bool(b[other].min() >= b[own].max())
+        if not all(0 <= expert < len(a) for expert in own + other):
+            return None, None, None
+        margin, margin_b = float(a[own].min() - a[other].max()), float(b[other].min() - b[own].max())
+        if not math.isfinite(margin + margin_b):
+            return None, None, None
         errors = self._errors.get(router)
         explained = None if errors is None else CHANCE * math.sqrt(2) * float(errors[at])
-        return margin, explained, follows
+        return margin, explained, margin_b >= 0
 
 
 def consequences(events: Sequence[EventDifference], flips: Sequence[RoutingFlip]) -> Iterator[str]:
@@ -140,14 +144,21 @@ def _chosen_in(found: Array, logits: Array, event: EventSpec, chosen: Array) -> 
     return np.where(right[:, None], found, chosen).astype(chosen.dtype)
 
 
+def _whole(chosen: Array) -> Array:
+    """Return the numbers of experts as integers. A wrong run may store other values."""
+    return np.clip(np.nan_to_num(np.rint(chosen), nan=-1), -1, 2**31).astype(np.int64)
+
+
 def _order(first: Array, other: Array) -> Array:
     """Return the order in which `other` lists the experts of `first`. Experts that only one of the rows has
     keep their order: [n, k], [n, k] -> [n, k]"""
     orders = np.tile(np.arange(first.shape[1]), (len(first), 1))
     for order, a, b in zip(orders, first.tolist(), other.tolist(), strict=True):
         if a != b:
-            rest = iter([i for i, expert in enumerate(b) if expert not in a])
-            order[:] = [b.index(expert) if expert in b else next(rest) for expert in a]
+            places = {expert: i for i, expert in enumerate(b)}
+            own = [places.pop(expert, None) for expert in a]  # a wrong run may choose an expert twice
+            rest = iter([i for i in range(len(b)) if i not in own])
+            order[:] = [next(rest) if i is None else i for i in own]
     return orders
 
 

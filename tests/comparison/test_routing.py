@@ -1,5 +1,6 @@
 """Routing of two runs: other experts, margins and consequences, and the same experts in another order."""
 
+import numpy as np
 import pytest
 from support.commands import microgpt
 from support.torch_models import torch_model, written
@@ -114,7 +115,29 @@ def test_a_choice_that_does_not_follow_from_the_logits_is_said(folder, arrays, t
     (flip,) = diff(path, folder).routing
     print(flip)
     assert (flip.layer, flip.position, flip.only_a, flip.follows) == (1, 4, (worst,), True)
+    assert not flip.by_rounding
+    done = microgpt("diff", path, folder)
+    assert "the experts of A do not have the largest logits of A" in " ".join(done.out.split())
     (flip,) = diff(folder, path).routing
     assert (flip.only_b, flip.follows, flip.by_rounding) == ((worst,), False, False)
     done = microgpt("diff", folder, path)
     assert "the experts of B do not have the largest logits of B" in " ".join(done.out.split())
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        ([0, 0, 0], "an expert twice"),
+        ([99, -3, 2], "the logits of these experts are missing or not finite"),
+        ([np.nan] * 3, "chooses -1"),
+    ],
+)
+def test_a_choice_that_no_router_makes_is_no_crash(wrong, words, folder, arrays, tmp_path):
+    changed = {name: value.copy() for name, value in arrays.items()}
+    changed["layer1.mlp.chosen"][4] = wrong
+    path = saved(tmp_path / "d.safetensors", changed)
+    for pair in ((folder, path), (path, folder)):
+        done = microgpt("diff", *pair)
+        assert done.code == 1
+        assert "First divergence: layer 1, layer1.mlp.chosen, position 4" in done.out
+        assert words in " ".join(done.out.split())

@@ -16,7 +16,7 @@ from ...dumps.layouts import NO_EVENT
 from ...grouping import grouped
 from ...rounding.judging import IN_LENGTH, OperationResult
 from ...text.printable import shown_token, with_ids
-from ...text.wording import abridged, counted
+from ...text.wording import abridged, counted, listed
 from ..numbers import distance, two_apart
 from ..sections import (
     WIDE,
@@ -111,19 +111,22 @@ def _routing(result: Comparison) -> Iterator[Section]:
 def _flip(flip: RoutingFlip, result: Comparison) -> str:
     """Describe the experts, the margin, and whether rounding explains the flip."""
     token = f" ({shown_token(result.labels[flip.position])})" if flip.position < len(result.labels) else ""
-    a, b = (" and ".join(map(str, own)) or "no other" for own in (flip.only_a, flip.only_b))
+    a, b = (listed([*map(str, own)] or ["no other"]) for own in (flip.only_a, flip.only_b))
     pair = len(flip.only_a) == len(flip.only_b) == 1
     what = f"experts {a} and {b} change places" if pair else f"A chooses {a}, B chooses {b}"
     start = f"layer {flip.layer}, position {flip.position}{token}: {what}"
+    if not (flip.only_a and flip.only_b):
+        return f"{start}; {'A' if flip.only_b else 'B'} chooses an expert twice"
     if flip.margin is None:
-        return f"{start}; the router logits were not compared"
-    if not flip.follows:
-        return f"{start}; the experts of B do not have the largest logits of B"
+        return f"{start}; the logits of these experts are missing or not finite"
+    wrong = "A" if flip.margin < 0 and not flip.by_rounding else "" if flip.follows else "B"
+    if wrong:
+        return f"{start}; the experts of {wrong} do not have the largest logits of {wrong}"
     kind = result.tolerance.kind
     means = {"given": "the given tolerance", "calibrated": "the calibration run"}.get(
         kind, f"{kind} rounding"
     )
-    margin = f"{start}; margin {distance(flip.margin)}"
+    margin = f"{start}; margin {distance(abs(flip.margin))}"
     if flip.explained is None:
         return margin
     limit = f"the {distance(flip.explained)} that {means} explains"
