@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from itertools import pairwise
+from itertools import groupby, pairwise
 
 from ..architecture.model import TraceInput
 from ..architecture.plans.event_words import words_of_kind
@@ -14,6 +14,7 @@ from ..architecture.plans.kinds import (
     Choice,
     Experts,
     Linear,
+    Mixture,
     Multiply,
     Norm,
     Rotation,
@@ -209,7 +210,7 @@ PATTERN = ("norm", "attn", "residual", "norm", "ffn", "residual")  # a layer of 
 def _pattern(model: Decoder) -> Outcome:
     """Compare the layers of the model with a layer of microGPT."""
     plan, depth = model.plan, len(model.plan.layers)
-    patterns = [tuple(_steps(plan, rows)) for rows in plan.layers]
+    patterns = [tuple(step for step, _ in groupby(_steps(plan, rows))) for rows in plan.layers]
     others = [pattern for pattern in patterns if pattern != PATTERN]
     lead = f"microGPT runs the same pattern: {' → '.join(PATTERN)}. This model has"
     if others:
@@ -252,8 +253,10 @@ def _differences(model: Decoder) -> Iterator[str]:
     of_heads = [row.kind.head_dim for row in norms if row.name in plan.heads]
     yield ("a norm of each head's q and k" if all(of_heads) else "a norm of q and k") * bool(of_heads)
     yield "biases" if any(row.bias for row in plan.of_kind(Linear)) else ""
-    experts = [kind.experts for kind in plan.kinds(Experts)]
-    yield f"{plan.kinds(Choice)[0].count} of {experts[0]} experts for each position" if experts else ""
+    experts, mixed = [kind.experts for kind in plan.kinds(Experts)], len(plan.of_kind(Choice))
+    shared = " and a shared expert" * (len(plan.of_kind(Mixture)) > mixed)
+    where = f"{shared} for each position" + f" in {mixed} of {depth} layers" * (mixed < depth)
+    yield f"{plan.kinds(Choice)[0].count} of {experts[0]} experts{where}" if experts else ""
     yield "attention sinks" if any(kind.sinks for kind in plan.kinds(Softmax)) else ""
     inside = plan.chosen_by  # the factors and limits inside experts belong to the function of the MLP
     scaled = [row for row in plan.of_kind(Scale, Cap) if row.name not in inside]

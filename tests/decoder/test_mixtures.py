@@ -146,3 +146,19 @@ def test_a_cache_changes_no_token(name, folders):
     print(done.out[-900:])
     assert done.code == 0
     assert "decode steps equal the rows of a full pass" in " ".join(done.out.split())
+
+
+@pytest.mark.parametrize(
+    ("changes", "size", "steps", "words"),
+    [
+        ({}, "3 of 6 experts of FFN 14", "experts → shared_expert → residual", "experts and a shared expert"),
+        ({"decoder_sparse_step": 2}, "3 of 6 experts", "ffn_down → residual", "for each position in 2 of 4"),
+        ({"mlp_only_layers": [0, 1, 2, 3]}, "key-value heads, FFN 48,", "ffn_down → residual", "biases."),
+    ],
+)
+def test_the_header_describes_the_layers_that_have_experts(changes, size, steps, words, tmp_path):
+    """A shared expert is no second step of a layer, since both read the same norm."""
+    torch_model("qwen2_moe", changes).save_pretrained(tmp_path / "model")
+    out = " ".join(microgpt("trace", tmp_path / "model", "--tokens", IDS).out.split())
+    for expected in (size, steps, words, "same pattern: norm → attn → residual → norm → ffn → residual."):
+        assert expected in out

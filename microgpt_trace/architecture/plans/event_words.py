@@ -50,7 +50,7 @@ _WORDS = {  # a description of the event, and its name in `apr trace` or ""
     "mlp.shared_down": ("output of the shared expert", ""),
     "mlp.shared_router": ("logit of the shared expert", ""),
     "mlp.shared_routing": ("share of the shared expert", ""),
-    "mlp.shared": ("output of the shared expert times its share", ""),
+    "mlp.shared": ("output of the shared expert times its share", "shared_expert"),
     "mlp.post_norm": ("norm of the MLP output", ""),
     "mlp.scaled": ("scaled MLP output", ""),
     "mlp.both": ("sum of two outputs", ""),
@@ -80,8 +80,9 @@ def words_of_kind(kind: str) -> str:
 
 def steps_of(rows: Iterable[Operation]) -> tuple[str, ...]:
     """Return the names of a layer's steps in `apr trace`: attn_norm, q_proj, ..."""
+    own = [(row.kind, kind_of(row.name)) for row in rows]
     steps = (
-        row.kind.function if isinstance(row.kind, Activation) else _WORDS.get(kind_of(row.name), ("", ""))[1]
-        for row in rows
+        kind.function if isinstance(kind, Activation) and name == "mlp.act" else _WORDS.get(name, ("", ""))[1]
+        for kind, name in own
     )
     return tuple(filter(None, steps))

@@ -97,13 +97,13 @@ def model_facts(model: dict[str, Any]) -> list[tuple[str, str]]:
 def describe_mlp(config: dict[str, Any]) -> str:
     """Describe the inner width of the MLPs, and the experts if there are any."""
     width = f"FFN {config['n_inner']:,}"
-    if "experts" not in config:
+    dense = config.get("dense_layers", ())
+    if "experts" not in config or len(dense) == config["n_layer"]:
         return width
     inner = config.get("expert_inner", config["n_inner"])
     text = f"{config['experts_used']} of {config['experts']} experts of FFN {inner:,}"
     if config.get("shared_inner"):
         text += f" and a shared expert of FFN {config['shared_inner']:,}"
-    dense = config.get("dense_layers")
     return text + (f" ({width} in layer{'s' * (len(dense) != 1)} {ranges(dense)})" if dense else "")
 
 
