@@ -31,7 +31,7 @@ from ..rounding.judging import OVER_THE_PASS, JudgedRun, OperationResult, Partia
 from ..rounding.precision import PRECISIONS, Precision, precision_named, precision_of
 from ..text.brief import frozen, one_line
 from ..text.json_writing import in_document
-from ..text.wording import counted
+from ..text.wording import abridged
 from .case import Case, Generator
 from .faults import attention, experts, layers, norms, output, rope, scaling
 from .faults import input as entrance
@@ -211,7 +211,7 @@ class _Diagnoser(JudgedRun):
                 elements = f"{judged[name].unjudged:,} of {judged[name].count:,} elements"
                 yield name, f"{elements}: the values computed from the inputs are not finite"
             if ties := judged[name].ties if name in judged else ():
-                at = f"{counted(len(ties), 'position')}, such as position {ties[0]}"
+                at = f"position{'s' * (len(ties) > 1)} {abridged([*map(str, ties)])}"
                 yield name, f"rounding decides between two experts (a near tie) at {at}"
             if name in judged and name in self.partial:
                 count = len(self.partial[name][1] or ())

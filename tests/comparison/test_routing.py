@@ -75,6 +75,7 @@ def test_events_after_a_flip_are_its_consequences(narrow, folder):
     text = " ".join(done.out.split())
     assert f"layer {flip.layer}, position {flip.position}: experts" in text
     assert "that the given tolerance explains" in text
+    assert "Routing: A and B choose different experts at 1 position, in 1 layer" in text
     assert f"only where other experts were chosen before: {beyond[0]}" in text
 
 

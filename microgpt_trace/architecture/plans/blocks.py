@@ -194,7 +194,7 @@ class Blocks(RowBuilder):
         router = self.product("mlp.router", "wrouter", source, experts, "router = x_n")
         expr = f"chosen = the {count} largest of router"
         chosen = self.add("mlp.chosen", Choice(count), router, expr=expr)
-        expr = f"routing = softmax(router) over {'chosen' if normalised else 'all experts, of chosen'}"
+        expr = f"routing = softmax(router{'[chosen])' if normalised else ')[chosen]'}"
         return chosen, self.add("mlp.routing", Routing(normalised), router, chosen, expr=expr)
 
     def expert_product(

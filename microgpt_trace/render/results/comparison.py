@@ -101,11 +101,13 @@ def _routing(result: Comparison) -> Iterator[Section]:
     lines = [_flip(flip, result) for flip in flips[:MAX_LISTED]]
     if len(flips) > MAX_LISTED:
         explained = sum(flip.by_rounding for flip in flips)
-        lines.append(f"in all {len(flips):,} such choices, of which rounding explains {explained:,}")
+        lines.append(f"{len(flips):,} such choices in all; rounding explains {explained:,} of them")
     after = merged_layers(result.consequences)
     if after:
-        lines.append(f"differ only where other experts were chosen before: {abridged(after, MAX_LISTED)}")
-    yield Section(list(map(indented, lines)), f"Routing: other experts at {where}", style="bold yellow")
+        before = f"where other experts were chosen before: {abridged(after, MAX_LISTED)}"
+        lines.append(f"these events differ only {before}")
+    title = f"Routing: A and B choose different experts at {where}"
+    yield Section(list(map(indented, lines)), title, style="bold yellow")
 
 
 def _flip(flip: RoutingFlip, result: Comparison) -> str:

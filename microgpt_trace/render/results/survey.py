@@ -222,8 +222,9 @@ def _experts(routers: Sequence[SurveyedRouter], verbose: bool) -> list[Section]:
         *fields("{:.2f}".format, {"token": "token_entropy", "equal": "most_entropy"}),
     ]
     legend = (
-        "largest loads: experts with their shares of all choices; entropies in bits: of these shares (load), "
-        "of the router's mean probabilities, of its probabilities for one token (mean), and of equal shares"
+        "largest loads: experts with their shares of all choices. Entropies in bits: load: of these shares; "
+        "router: of the router's mean probabilities; token: of its probabilities for one token, as a mean; "
+        "equal: of equal shares, the largest possible entropy"
     )
     return table_section("Experts", columns, routers, legend, about=attrgetter("event"))
 
