@@ -141,6 +141,7 @@ def _chosen_in(found: Array, logits: Array, event: EventSpec, chosen: Array) -> 
     if found.shape != chosen.shape or len(logits) != len(chosen):
         return None
     right = follows(found, logits, TIE * np.abs(logits).max(axis=1, keepdims=True))
+    right |= np.isnan(logits).any(axis=1)  # no choice among NaN is wrong
     return np.where(right[:, None], found, chosen).astype(chosen.dtype)
 
 

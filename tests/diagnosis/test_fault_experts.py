@@ -336,6 +336,20 @@ def test_a_right_dump_is_clean(name, folders, tmp_path):
     assert "times" in told(diagnose_values(load(model), IDS, wrong))[1]
 
 
+@pytest.mark.parametrize("count", [1, 3])
+def test_a_choice_among_logits_that_are_nan_is_not_judged(count, folders, tmp_path):
+    """Experts of layer 0 return NaN. Libraries sort NaN differently."""
+    theirs = torch_model("mixtral", {"num_experts_per_tok": count})
+    theirs.model.layers[0].mlp.experts.down_proj.data[:] = np.nan
+    theirs.save_pretrained(tmp_path / "model")
+    with record(theirs, tmp_path / "run.safetensors"), torch.no_grad():
+        theirs(torch.tensor([IDS]))
+    diagnosis = diagnose(tmp_path / "run.safetensors", tmp_path / "model").diagnosis
+    assert told(diagnosis) == (None, [])
+    reasons = dict(diagnosis.untested)
+    assert reasons["layer1.mlp.chosen"] == "not judged: the inputs are not finite"
+
+
 @pytest.mark.parametrize("times", [1.0, 1.004])
 @pytest.mark.parametrize("name", some_of(["mixtral", "qwen2_moe", "gpt_oss"], every=3, sweep=3))
 def test_experts_that_round_their_inputs_to_8_bits_are_right(name, times, folders):

@@ -72,10 +72,12 @@ def otherwise(within: Array, row: Operation[Choice], ref: ReferenceInputs, logit
 
 
 def reference(row: Operation[Choice], ref: ReferenceInputs, logits: Array) -> Array:
-    """Sort the experts by their logits, and return the first experts: [T, E] -> [T, k]"""
+    """Sort the experts by their logits, and return the first experts, or NaN if a logit is NaN: [T, E] -> [T,
+    k]"""
     experts, count = range(logits.shape[1]), row.kind.count
     ranked = [sorted(experts, key=lambda e: -x[e])[:count] for x in logits.tolist()]
-    return np.array(ranked, np.float64).reshape(-1, count)
+    chosen = np.array(ranked, np.float64).reshape(-1, count)
+    return np.where(np.isnan(logits).any(axis=1, keepdims=True), np.nan, chosen)
 
 
 def formula(row: Operation[Choice], setting: Setting) -> Formula:

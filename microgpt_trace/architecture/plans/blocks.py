@@ -192,7 +192,7 @@ class Blocks(RowBuilder):
         """Add the router, which chooses `count` of the experts for each position. Return the rows of the
         chosen experts and of their shares."""
         router = self.product("mlp.router", "wrouter", source, experts, "router = x_n")
-        expr = f"chosen = the {count} largest of router"
+        expr = f"chosen = the {f'{count} ' * (count > 1)}largest of router"
         chosen = self.add("mlp.chosen", Choice(count), router, expr=expr)
         expr = f"routing = softmax(router{'[chosen])' if normalised else ')[chosen]'}"
         return chosen, self.add("mlp.routing", Routing(normalised), router, chosen, expr=expr)
