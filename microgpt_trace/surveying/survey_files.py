@@ -178,7 +178,8 @@ def _tallies(survey: Survey, tensors: Mapping[str, Array]) -> dict[str, Tally]:
         names = {part: _tensor(name, tally, part) for part in parts}
         arrays = {part: tensors[own] for part, own in names.items() if part != REST or own in tensors}
         _check(name, tally, arrays)
-        tallies[name] = tally.of(arrays)
+        tally.restore(arrays)
+        tallies[name] = tally
         unused -= {*names.values()}
     if unused:
         raise ValueError(f"the tensor {min(unused)} does not belong to the survey")
