@@ -193,13 +193,9 @@ class Trainer:
                 done = forward(self.params, batch)
             yield done
 
-    def dead_units(self) -> list[list[int]] | None:
-        """Return, for each layer, the ReLU units that are zero at every position of every held-out name.
-        Return None if no name is held out."""
-        return self.held_out_loss_and_dead_units()[1]
-
     def held_out_loss_and_dead_units(self) -> tuple[float | None, list[list[int]] | None]:
-        """Return the results of `held_out_loss` and `dead_units`, from one run of the held-out names."""
+        """Return `held_out_loss`, and for each layer the ReLU units that are zero at every position of every
+        held-out name. Both are None if no name is held out."""
         config = self.params.config
         alive = np.zeros((config.n_layer, config.n_inner), bool)
 
