@@ -14,6 +14,7 @@ from ..arrays.stats import Array
 from ..grouping import grouped
 from ..measuring.channels import ChannelStatistics, quantiles
 from ..measuring.definitions import MASSIVE
+from ..measuring.expert_choices import entropy
 from ..measuring.streams import STREAMS
 from ..text.brief import frozen
 from ..text.printable import shown_token
@@ -22,7 +23,6 @@ from ..tracing.anomalies import FAR, GROWTH, TURN, constant, nonfinite, odd_laye
 from ..tracing.decoder_insights import TITLES, growth, sinks, turn
 from ..tracing.findings import Anomaly, Insight
 from .predictions import Overfitting, SurveyedPart, overfitting, surveyed_parts
-from .report_experts import SurveyedRouter, surveyed_routers
 from .report_heads import HeadLooks, SurveyedHead, looks_of, surveyed_heads
 from .state import Survey, SurveyExample
 
@@ -87,6 +87,30 @@ class SurveyedLayer:
     documents: int
     massive: int
     farthest: SurveyExample | None
+
+
+@frozen
+class SurveyedRouter:
+    """The choices of experts in a layer. The event `event` has the logits of the router, and the router's
+    probabilities are their softmax over all experts.
+
+    For each expert, `load` counts the tokens that chose the expert, `shares` has the expert's share of all
+    choices, and `routing` has the mean probability. `never` lists the experts that no token chose. Entropies
+    are in bits: `load_entropy` of the shares, `routing_entropy` of the mean probabilities, and
+    `token_entropy` of the probabilities for one token, as a mean. Equal shares have `most_entropy`.
+    """
+
+    layer: int
+    event: str
+    tokens: int
+    load: tuple[int, ...]
+    shares: tuple[float, ...]
+    routing: tuple[float, ...]
+    never: tuple[int, ...]
+    load_entropy: float
+    routing_entropy: float
+    token_entropy: float
+    most_entropy: float
 
 
 @frozen
@@ -200,6 +224,24 @@ def surveyed_layers(survey: Survey) -> list[SurveyedLayer]:
         event = survey.model.streams[layer + 1]
         layers.append(SurveyedLayer(layer, event, rows, mean_growth, cosine, documents, massive, farthest))
     return layers
+
+
+def surveyed_routers(survey: Survey) -> Iterator[SurveyedRouter]:
+    """Yield the choices of every layer with experts whose router was measured."""
+    for event in survey.order.events:
+        routed = survey.tallies.get(f"{event}/routed")
+        if routed is None or not (tokens := int(routed.values()[0])):
+            continue
+        load = survey.tallies[f"{event}/load"].values()
+        routing = survey.tallies[f"{event}/routing"].values() / tokens
+        total, layer = survey.tallies[f"{event}/routing_entropy"].values(), layer_of(event)
+        assert layer is not None  # a router belongs to a layer
+        shares = load / max(load.sum(), 1)
+        yield SurveyedRouter(
+            layer, event, tokens, tuple(load.tolist()), tuple(shares.tolist()), tuple(routing.tolist()),
+            tuple((load == 0).nonzero()[0].tolist()), float(entropy(shares)), float(entropy(routing)),
+            float(total[0]) / tokens, math.log2(len(load)),
+        )  # fmt: skip
 
 
 def unit_examples(survey: Survey) -> list[UnitExamples]:
