@@ -123,8 +123,14 @@ class Corpus:
 
     @cached_property
     def files(self) -> list[CorpusFile]:
-        """The files of all sources, in order. Raises the errors of `find_files`."""
-        return find_files(self.selection.sources)
+        """The files of all sources, in order, which are not opened here. Raises InputError or FileFormatError
+        if a file does not exist, and InputError if a package is missing."""
+        files = [file for source in self.selection.sources for file in _files_of(source)]
+        for file in files:
+            for extension in extensions(file.path):
+                if extension in _NEEDS:
+                    check_installed(_NEEDS[extension], f"{file.name}: {extension} needs")
+        return files
 
     def __iter__(self) -> Iterator[Document]:
         self._reset()
@@ -198,17 +204,6 @@ def _sample_mask(total: int, size: int, seed: int) -> Iterator[bool]:
 
 
 # --- Files and their rows ---------------------------------------------------------------------
-
-
-def find_files(sources: Sequence[str]) -> list[CorpusFile]:
-    """Return the files of all sources, in order, without opening them. Raises InputError or FileFormatError
-    if a file does not exist, and InputError if a package is missing."""
-    files = [file for source in sources for file in _files_of(source)]
-    for file in files:
-        for extension in extensions(file.path):
-            if extension in _NEEDS:
-                check_installed(_NEEDS[extension], f"{file.name}: {extension} needs")
-    return files
 
 
 def _files_of(source: str) -> Sequence[CorpusFile]:
