@@ -21,8 +21,6 @@ def on_one_line(text: str) -> str:
 
 def in_lines(text: str) -> str:
     """Escape every unprintable character except line ends."""
-    if text.isprintable() or text.replace("\n", "").isprintable():
-        return text
     return "\n".join(map(on_one_line, text.split("\n")))
 
 
