@@ -231,13 +231,9 @@ def _check(name: str, tally: Tally, arrays: Arrays) -> None:
     elif isinstance(tally, Ranges) and any(np.isnan(ends).any() for ends in arrays.values()):
         raise ValueError(f"{name}: a smallest or largest value is not a number")
     elif isinstance(tally, TopList):
-        _check_list(name, arrays)
-
-
-def _check_list(name: str, arrays: Arrays) -> None:
-    if (arrays["document"] < NOBODY).any() or np.isnan(arrays["value"]).any():
-        raise ValueError(f"{name}: an entry has no document or no value")
-    if any((arrays[place] < 0).any() for place in ("row", "position", "channel")):
-        raise ValueError(f"{name}: the row, position or channel of an entry is below 0")
-    for excerpt in arrays["excerpt"].reshape(-1, arrays["excerpt"].shape[-1]):
-        excerpt.tobytes().decode()
+        if (arrays["document"] < NOBODY).any() or np.isnan(arrays["value"]).any():
+            raise ValueError(f"{name}: an entry has no document or no value")
+        if any((arrays[place] < 0).any() for place in ("row", "position", "channel")):
+            raise ValueError(f"{name}: the row, position or channel of an entry is below 0")
+        for excerpt in arrays["excerpt"].reshape(-1, arrays["excerpt"].shape[-1]):
+            excerpt.tobytes().decode()
