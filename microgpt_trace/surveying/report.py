@@ -164,7 +164,7 @@ class SurveyReport:
 
 def report_of(survey: Survey) -> SurveyReport:
     texts, tokens = survey.read
-    parts, layers, heads = surveyed_parts(survey), surveyed_layers(survey), surveyed_heads(survey)
+    parts, layers, heads = surveyed_parts(survey), [*surveyed_layers(survey)], [*surveyed_heads(survey)]
     events, model, corpus = surveyed_events(survey), survey.model, survey.corpus
     left_out = [LeftOut(reason, *skipped) for reason, skipped in corpus.skipped.items()]
     left_out += [LeftOut(reason, own.texts, own.place) for reason, own in sorted(survey.unfit.items())]
@@ -211,19 +211,18 @@ def _weighted_mean(values: Array, count: Array) -> float | None:
     return math.fsum((values[counted] * count[counted]).tolist()) / total if total else None
 
 
-def surveyed_layers(survey: Survey) -> list[SurveyedLayer]:
-    """Return the effect of every layer, or an empty list if the residual stream was not measured."""
+def surveyed_layers(survey: Survey) -> Iterator[SurveyedLayer]:
+    """Yield the effect of every layer, or nothing if the residual stream was not measured."""
     if f"{STREAMS}/rows" not in survey.tallies:
-        return []
+        return
     keys = ("rows", "growth", "cosine", "documents", "massive")
     sums = [survey.tallies[f"{STREAMS}/{key}"].values().tolist() for key in keys]
-    top, layers = survey.tallies[f"{STREAMS}/farthest"], []
+    top = survey.tallies[f"{STREAMS}/farthest"]
     for layer, (rows, logs, cosines, documents, massive) in enumerate(zip(*sums, strict=True)):
         mean_growth, cosine = (math.exp(logs / rows), cosines / rows) if rows else (None, None)
         farthest = next(iter(survey.corpus.examples(top, layer)), None)
         event = survey.model.streams[layer + 1]
-        layers.append(SurveyedLayer(layer, event, rows, mean_growth, cosine, documents, massive, farthest))
-    return layers
+        yield SurveyedLayer(layer, event, rows, mean_growth, cosine, documents, massive, farthest)
 
 
 def surveyed_routers(survey: Survey) -> Iterator[SurveyedRouter]:
