@@ -135,8 +135,7 @@ class Queries:
     def _by_text(self, repeats: Array) -> Array:
         """Sum the weights of the repeats in each text: [R, H] -> [n, H]"""
         sums = np.zeros((self.texts, repeats.shape[1]))
-        if len(repeats):
-            sums[self._text[self._firsts]] = np.add.reduceat(repeats, self._firsts, axis=0)
+        sums[self._text[self._firsts]] = np.add.reduceat(repeats, self._firsts, axis=0)
         return sums
 
 
