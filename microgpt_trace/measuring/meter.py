@@ -81,10 +81,7 @@ class PackLayout(Pack):
 
     def excerpts(self, rows: Array) -> Array:
         """Return the token of each row, with the text before the token: [n] -> [n, EXCERPT]"""
-        for row in dict.fromkeys(rows.tolist()):
-            if row not in self._excerpt_at:
-                self._excerpt_at[row] = self._excerpt(int(self.text_at[row]), int(self.positions[row]))
-        return _as_bytes([self._excerpt_at[row] for row in rows.tolist()])
+        return _as_bytes([*map(self._excerpt, rows.tolist())])
 
     def beginnings(self, documents: Array) -> Array:
         """Return the beginning of each document's text: [n] -> [n, EXCERPT]"""
@@ -113,11 +110,14 @@ class PackLayout(Pack):
             self._pair_at[row, key] = text.encode().ljust(PAIR, b"\0")
         return self._pair_at[row, key]
 
-    def _excerpt(self, document: int, position: int) -> bytes:
-        tokens = self.texts[document].tokens[max(0, position - EXCERPT // 2) : position + 1]
-        token = f"{MARK}{self._model.label(int(tokens[-1]))}".encode()[:EXCERPT]
-        before = self._model.spelled([own for own in tokens[:-1].tolist() if own != self._bos]).encode()
-        return _fitting(before[max(0, len(before) + len(token) - EXCERPT) :] + token)
+    def _excerpt(self, row: int) -> bytes:
+        if row not in self._excerpt_at:
+            position = int(self.positions[row])
+            tokens = self.texts[self.text_at[row]].tokens[max(0, position - EXCERPT // 2) : position + 1]
+            token = f"{MARK}{self._model.label(int(tokens[-1]))}".encode()[:EXCERPT]
+            before = self._model.spelled([own for own in tokens[:-1].tolist() if own != self._bos]).encode()
+            self._excerpt_at[row] = _fitting(before[max(0, len(before) + len(token) - EXCERPT) :] + token)
+        return self._excerpt_at[row]
 
 
 class Meter:
