@@ -4,28 +4,23 @@ extension of a file decides how its rows are read.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from hashlib import blake2b
 from itertools import compress, count, islice
-from pathlib import PurePosixPath
 from random import Random
 from typing import NamedTuple
-from urllib.parse import urlsplit
 
 from ..errors import FileFormatError, InputError, RunError, check_installed
 from ..text.brief import brief, one_line
 from ..text.wording import abridged, counted
 from .remote import remote_files
-from .rows import BLANK, NoText, Row, json_rows, parquet_rows, text_rows
-from .sources import STDIN, CorpusFile, StandardInput, local_files, unpacked
+from .rows import BLANK, NoText, Row, rows_of
+from .sources import STDIN, CorpusFile, StandardInput, extensions, local_files
 
 MOST = (1 << 63) - 1  # largest value of limit, sample and seed
-_PACKED = (".gz", ".zst")
-_JSON = (".jsonl", ".ndjson")
-_PARQUET = ".parquet"
-_NEEDS = {_PARQUET: "pyarrow", ".zst": "zstandard"}  # extension -> the package that reads it
+_NEEDS = {".parquet": "pyarrow", ".zst": "zstandard"}  # extension -> the package that reads it
 ReportBytes = Callable[[int], object]  # called with the number of bytes read so far
 
 
@@ -123,8 +118,14 @@ class Corpus:
 
     @cached_property
     def files(self) -> list[CorpusFile]:
-        """The files of all sources, in order. Raises the errors of `find_files`."""
-        return find_files(self.selection.sources)
+        """The files of all sources, in order, which are not opened here. Raises InputError or FileFormatError
+        if a file does not exist, and InputError if a package is missing."""
+        files = [file for source in self.selection.sources for file in _files_of(source)]
+        for file in files:
+            for extension in extensions(file.path):
+                if extension in _NEEDS:
+                    check_installed(_NEEDS[extension], f"{file.name}: {extension} needs")
+        return files
 
     def __iter__(self) -> Iterator[Document]:
         self._reset()
@@ -197,43 +198,7 @@ def _sample_mask(total: int, size: int, seed: int) -> Iterator[bool]:
         yield take
 
 
-# --- Files and their rows ---------------------------------------------------------------------
-
-
-def find_files(sources: Sequence[str]) -> list[CorpusFile]:
-    """Return the files of all sources, in order, without opening them. Raises InputError or FileFormatError
-    if a file does not exist, and InputError if a package is missing."""
-    files = [file for source in sources for file in _files_of(source)]
-    for file in files:
-        for extension in extensions(file.path):
-            if extension in _NEEDS:
-                check_installed(_NEEDS[extension], f"{file.name}: {extension} needs")
-    return files
-
-
 def _files_of(source: str) -> Sequence[CorpusFile]:
     if source == STDIN:
         return [StandardInput(STDIN, STDIN)]
     return remote_files(source) if "://" in source else local_files(source)
-
-
-def rows_of(file: CorpusFile, field: str, count: Callable[[int], None]) -> Iterator[Row]:
-    """Return the rows of a file in order. `count` is called with the size of each piece that is read."""
-    kind, packed = extensions(file.path)
-    if kind == _PARQUET:
-        return parquet_rows(file, packed, field, count)
-    chunks = _counted(unpacked(file, packed), count)
-    return json_rows(chunks, field) if kind in _JSON else text_rows(chunks)
-
-
-def _counted(chunks: Iterable[bytes], count: Callable[[int], None]) -> Iterator[bytes]:
-    for chunk in chunks:
-        count(len(chunk))
-        yield chunk
-
-
-def extensions(path: str) -> tuple[str, str]:
-    """Return the file extensions for format and compression in a path or URL: (".jsonl", ".gz")."""
-    name = urlsplit(path).path if "://" in path else path
-    *_, kind, last = ["", "", *PurePosixPath(name.lower()).suffixes]
-    return (kind, last) if last in _PACKED else (last, "")

@@ -16,11 +16,12 @@ from ..errors import FileFormatError, RunError
 from ..text.brief import brief
 from ..text.json_reading import from_json
 from ..text.wording import abridged
-from .sources import CHUNK, CorpusFile, unpacked
+from .sources import CHUNK, CorpusFile, extensions, unpacked
 
 LONGEST = 1 << 26  # largest number of bytes of a line or text
 LARGEST_COPY = 1 << 34  # largest number of bytes of a temporary file
 _BOM = b"\xef\xbb\xbf"  # the byte order mark
+_JSON = (".jsonl", ".ndjson")
 
 
 def lines_of(chunks: Iterable[bytes]) -> Iterator[bytes | None]:
@@ -70,14 +71,19 @@ TOO_LONG = NoText(
 BLANK = NoText("blank", "expected a text, found a blank row")
 
 
-def text_rows(chunks: Iterable[bytes]) -> Iterator[Row]:
-    """Return the lines of a text file as rows."""
-    return map(_decode, lines_of(chunks))
+def rows_of(file: CorpusFile, field: str, count: Callable[[int], None]) -> Iterator[Row]:
+    """Return the rows of a file in order. `count` is called with the size of each piece that is read."""
+    kind, packed = extensions(file.path)
+    if kind == ".parquet":
+        return _parquet_rows(file, packed, field, count)
+    lines = lines_of(_counted(unpacked(file, packed), count))
+    return map(partial(_field_of_record, field=field), lines) if kind in _JSON else map(_decode, lines)
 
 
-def json_rows(chunks: Iterable[bytes], field: str) -> Iterator[Row]:
-    """Return one field of each record in a JSON Lines file."""
-    return map(partial(_field_of_record, field=field), lines_of(chunks))
+def _counted(chunks: Iterable[bytes], count: Callable[[int], None]) -> Iterator[bytes]:
+    for chunk in chunks:
+        count(len(chunk))
+        yield chunk
 
 
 def _decode(content: Any) -> Row:
@@ -128,7 +134,7 @@ def _field_of_record(line: bytes | None, field: str) -> Row:
 # --- Parquet ----------------------------------------------------------------------------------
 
 
-def parquet_rows(file: CorpusFile, ending: str, field: str, count: Callable[[int], None]) -> Iterator[Row]:
+def _parquet_rows(file: CorpusFile, ending: str, field: str, count: Callable[[int], None]) -> Iterator[Row]:
     """Yield the rows of the column `field`. `count` is called with the size of each row. A compressed file,
     or a file on a server without byte ranges, is first copied to a temporary file. Raises FileFormatError if
     the file is not Parquet or has no text column of this name."""

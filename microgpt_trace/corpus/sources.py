@@ -13,8 +13,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from glob import glob
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
+from urllib.parse import urlsplit
 
 from ..errors import FileFormatError, InputError
 from ..untrusted_files import check_regular, reading
@@ -22,6 +23,7 @@ from ..untrusted_files import check_regular, reading
 STDIN = "-"
 CHUNK = 1 << 20  # largest number of bytes to read at a time
 _MAGIC = re.compile(r"[*?[]")
+_PACKED = (".gz", ".zst")
 
 
 @dataclass
@@ -75,6 +77,13 @@ def local_files(source: str) -> list[CorpusFile]:
     for name in names:
         check_regular(Path(name), "a file of documents")
     return [CorpusFile(name, name) for name in names]
+
+
+def extensions(path: str) -> tuple[str, str]:
+    """Return the file extensions for format and compression in a path or URL: (".jsonl", ".gz")."""
+    name = urlsplit(path).path if "://" in path else path
+    *_, kind, last = ["", "", *PurePosixPath(name.lower()).suffixes]
+    return (kind, last) if last in _PACKED else (last, "")
 
 
 PIECE = 1 << 8  # bytes to unpack at a time, which become at most 256 KB (gzip) or 8 MB (Zstandard)

@@ -162,20 +162,6 @@ class Run:
         """Start the clock of the next value."""
         self.resumed = perf_counter()
 
-    def take_part(self, name: str, part: Array) -> Array:
-        """Record and return some rows [n, ...] of a forward value that is computed in parts."""
-        seconds, stats = perf_counter() - self.resumed, TensorStats.of(part)
-        shape, event = part.shape, self.parts.get(name)
-        if event is None:
-            event = self._event("forward", name, shape, name_of(part.dtype), None)
-        else:
-            assert event.stats is not None  # statistics exist for every part
-            shape = (event.shape[0] + len(part), *shape[1:])
-            seconds, stats = seconds + (event.seconds or 0.0), event.stats.merge(stats)
-        self.parts[name] = replace(event, shape=shape, stats=stats, seconds=seconds)
-        self.resumed = perf_counter()
-        return part
-
     def announce_parts(self) -> None:
         """Call the hooks for the values that came in parts, with an empty value."""
         for name, event in self.parts.items():
@@ -184,9 +170,10 @@ class Run:
                 subscription.hook(event, np.empty(0, event.dtype))
         self.resumed = perf_counter()
 
-    def _event(
+    def event(
         self, phase: Phase, name: str, shape: tuple[int, ...], dtype: str, seconds: float | None
     ) -> TraceEvent:
+        """Return the next event of the run, without statistics."""
         spec = self.specs[name]
         expr = spec.expr if phase == "forward" else f"{_SYMBOL[phase]}{name}"
         event = TraceEvent(self.seq, phase, spec.stage, spec.layer, name, expr, shape, dtype, None, seconds)
@@ -204,7 +191,7 @@ class Run:
         return value
 
     def _through_hooks(self, phase: Phase, name: str, value: Array, seconds: float | None) -> Array:
-        event = with_stats = self._event(phase, name, value.shape, name_of(value.dtype), seconds)
+        event = with_stats = self.event(phase, name, value.shape, name_of(value.dtype), seconds)
         for subscription in self.listeners(phase, name):
             with read_only(value) as view:
                 if subscription.stats and with_stats is event:
@@ -247,7 +234,18 @@ class _BusTap:
 
 
 class PartsTap(_BusTap):
-    """The tap of forward values that a model computes in parts."""
+    """The tap of forward values that a model computes in parts, some rows [n, ...] at a time."""
 
     def emit(self, name: str, value: Array) -> Array:
-        return self.run.take_part(name, value)
+        run = self.run
+        seconds, stats = perf_counter() - run.resumed, TensorStats.of(value)
+        shape, event = value.shape, run.parts.get(name)
+        if event is None:
+            event = run.event("forward", name, shape, name_of(value.dtype), None)
+        else:
+            assert event.stats is not None  # statistics exist for every part
+            shape = (event.shape[0] + len(value), *shape[1:])
+            seconds, stats = seconds + (event.seconds or 0.0), event.stats.merge(stats)
+        run.parts[name] = replace(event, shape=shape, stats=stats, seconds=seconds)
+        run.resume()
+        return value

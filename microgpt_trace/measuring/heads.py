@@ -8,7 +8,7 @@ document's weights in a layer are not all finite, the tallies of the layer leave
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -135,25 +135,22 @@ class Queries:
     def _by_text(self, repeats: Array) -> Array:
         """Sum the weights of the repeats in each text: [R, H] -> [n, H]"""
         sums = np.zeros((self.texts, repeats.shape[1]))
-        if len(repeats):
-            sums[self._text[self._firsts]] = np.add.reduceat(repeats, self._firsts, axis=0)
+        sums[self._text[self._firsts]] = np.add.reduceat(repeats, self._firsts, axis=0)
         return sums
 
 
 def mean_shares(
     sums: Mapping[str, Array], queries: int, repeats: int, repeats_apart: int
-) -> list[tuple[Attention, float]]:
-    """Return the mean shares and the mean entropy of each head, from sums [H] and numbers of queries."""
+) -> Iterator[tuple[Attention, float]]:
+    """Yield the mean shares and the mean entropy of each head, from sums [H] and numbers of queries."""
     counts = {"repeat": repeats, "repeat_apart": repeats_apart}
-    result = []
     for head in range(len(sums["entropy"])):
         mean: dict[str, Any] = {
             name: float(own[head]) / counts.get(name, queries) if counts.get(name, 1) else None
             for name, own in sums.items()
         }
         entropy = mean.pop("entropy")
-        result.append((Attention(**mean), entropy))
-    return result
+        yield Attention(**mean), entropy
 
 
 def even_weights(length: int, window: int | None) -> Array:

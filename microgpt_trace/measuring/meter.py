@@ -6,7 +6,7 @@ float64 and in order of position. Adding the sums of several documents is exact.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
@@ -18,6 +18,7 @@ from ..text.printable import on_one_line
 from .tallies import ENTRY, Tally, TopList
 
 if TYPE_CHECKING:
+    from ..architecture.model import LanguageModel
     from ..corpus.corpus import Document
 
 EXCERPT = 64  # bytes of UTF-8: a token and the text before it
@@ -32,12 +33,11 @@ class PackLayout(Pack):
     of the corpus that each document belongs to."""
 
     def __init__(
-        self, texts: Sequence[ReadText], documents: Sequence[Document], parts: Sequence[int],
-        label: Callable[[int], str], spelled: Callable[[Sequence[int]], str], bos: int | None,
-    ) -> None:  # fmt: skip
+        self, model: LanguageModel, texts: Sequence[ReadText], documents: Sequence[Document]
+    ) -> None:
         super().__init__(texts)
-        self._label, self._spelled, self._bos = label, spelled, bos
-        self._documents, self.parts = documents, np.array(parts)
+        self._model, self._bos, self._documents = model, model.bos, documents
+        self.parts = np.array([model.corpus_part(document.text) for document in documents])
         self._excerpt_at: dict[int, bytes] = {}  # row -> excerpt, since many units can quote one row
         self._pair_at: dict[tuple[int, int], bytes] = {}  # (row, key) -> pair
         self._numbers = np.array([document.number for document in documents], np.int64)
@@ -81,10 +81,7 @@ class PackLayout(Pack):
 
     def excerpts(self, rows: Array) -> Array:
         """Return the token of each row, with the text before the token: [n] -> [n, EXCERPT]"""
-        for row in dict.fromkeys(rows.tolist()):
-            if row not in self._excerpt_at:
-                self._excerpt_at[row] = self._excerpt(int(self.text_at[row]), int(self.positions[row]))
-        return _as_bytes([self._excerpt_at[row] for row in rows.tolist()])
+        return _as_bytes([*map(self._excerpt, rows.tolist())])
 
     def beginnings(self, documents: Array) -> Array:
         """Return the beginning of each document's text: [n] -> [n, EXCERPT]"""
@@ -102,22 +99,25 @@ class PackLayout(Pack):
             tokens, query = self.texts[self.text_at[row]].tokens, self.positions[row]
             before = [own for own in tokens[max(0, key - SIDE // 2) : key].tolist() if own != self._bos]
             inner, half = tokens[key + 1 : query].tolist(), SIDE // 2 + 1
-            texts = [self._label(int(tokens[at])) for at in (key, query)]
-            texts.append(self._spelled(inner[:half] + inner[half:][-half:]))  # more is left out anyway
+            texts = [self._model.label(int(tokens[at])) for at in (key, query)]
+            texts.append(self._model.spelled(inner[:half] + inner[half:][-half:]))  # more is left out anyway
             of_key, of_query, between = (
                 text if len(text) <= SIDE else f"{text[: SIDE // 2]}…{text[1 - SIDE // 2 :]}"
                 for text in texts
             )
             rest = f"‹{of_key}›{between}[{of_query}]" if key < query else f"[‹{of_key}›]"
-            text = self._spelled(before)[-SIDE:] + rest
+            text = self._model.spelled(before)[-SIDE:] + rest
             self._pair_at[row, key] = text.encode().ljust(PAIR, b"\0")
         return self._pair_at[row, key]
 
-    def _excerpt(self, document: int, position: int) -> bytes:
-        tokens = self.texts[document].tokens[max(0, position - EXCERPT // 2) : position + 1]
-        token = f"{MARK}{self._label(int(tokens[-1]))}".encode()[:EXCERPT]
-        before = self._spelled([own for own in tokens[:-1].tolist() if own != self._bos]).encode()
-        return _fitting(before[max(0, len(before) + len(token) - EXCERPT) :] + token)
+    def _excerpt(self, row: int) -> bytes:
+        if row not in self._excerpt_at:
+            position = int(self.positions[row])
+            tokens = self.texts[self.text_at[row]].tokens[max(0, position - EXCERPT // 2) : position + 1]
+            token = f"{MARK}{self._model.label(int(tokens[-1]))}".encode()[:EXCERPT]
+            before = self._model.spelled([own for own in tokens[:-1].tolist() if own != self._bos]).encode()
+            self._excerpt_at[row] = _fitting(before[max(0, len(before) + len(token) - EXCERPT) :] + token)
+        return self._excerpt_at[row]
 
 
 class Meter:

@@ -27,7 +27,7 @@ class StreamMeter(Meter):
 
     def __init__(self, streams: Sequence[str]) -> None:
         layers = len(streams) - 1
-        self.names = list(streams)
+        self.names: list[str] = list(streams)
         self._rows, self._documents, self._massive = Counts(layers), Counts(layers), Counts(layers)
         self._growths, self._cosines = Sums(layers), Sums(layers)
         self._farthest = TopList(layers, FARTHEST, EXCERPT)
@@ -39,23 +39,21 @@ class StreamMeter(Meter):
 
     def begin(self, layout: PackLayout) -> None:
         super().begin(layout)
-        self._layer = -1
         self._growth, self._cosine = list[Array](), list[Array]()
         self._before = self._lengths = np.empty(0)
 
     @NOT_FINITE
     def __call__(self, name: str, value: Array) -> None:
-        lengths = _dots(value, value)
-        if self._layer >= 0:
+        lengths, layer = _dots(value, value), self.names.index(name) - 1
+        if layer >= 0:
             growth = np.log(lengths / self._lengths) / 2
             cosine = _dots(value, self._before) / np.sqrt(lengths * self._lengths)
             fine = np.isfinite(growth) & np.isfinite(cosine)
-            self._rows.numbers[self._layer] += np.count_nonzero(fine)
+            self._rows.numbers[layer] += np.count_nonzero(fine)
             self._growth.append(np.where(fine, growth, 0))
             self._cosine.append(np.where(fine, np.clip(cosine, -1, 1), 0))
-            self._measure_peaks(self._layer, value)
+            self._measure_peaks(layer, value)
         self._before, self._lengths = value.copy(), lengths
-        self._layer += 1
 
     def finish(self) -> None:
         """Sum the measurements of each document's rows, for all layers."""

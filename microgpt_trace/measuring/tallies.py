@@ -6,16 +6,13 @@ Merging is exact, so a result has the same bits however the corpus was divided. 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 
 from ..arrays.exact_sum import ExactSum
 from ..arrays.stats import Array
 from ..text.brief import one_line
-
-if TYPE_CHECKING:
-    from typing_extensions import Self
 
 NOBODY = -1  # the document number of an empty entry
 ENTRY = np.dtype([
@@ -26,23 +23,26 @@ Record = TypeVar("Record")
 Excerpts = Callable[[Array], Array]  # indices of entries [n] -> their excerpts [n, bytes]
 
 
-class Tally(Protocol):
+class Tally:
     """A mergeable statistic of numbers."""
 
     KIND: ClassVar[str]
 
     def merge(self, other: Any) -> None:
         """Add the numbers of another tally of the same kind and size."""
+        raise NotImplementedError
 
     def arrays(self) -> dict[str, Array]:
         """Return the state as arrays by name. The order of the added numbers does not change the arrays."""
+        raise NotImplementedError
 
-    @classmethod
-    def of(cls, arrays: Mapping[str, Array]) -> Self:
-        """Restore the tally from its arrays."""
+    def restore(self, arrays: Mapping[str, Array]) -> None:
+        """Copy the arrays of another tally of the same kind and size into a tally without numbers."""
+        for part, own in self.arrays().items():
+            own[...] = arrays[part]
 
 
-class Sums:
+class Sums(Tally):
     """Exact sums of float64 numbers, one for each element of `shape`."""
 
     KIND: ClassVar[str] = "sum"
@@ -69,16 +69,13 @@ class Sums:
         more = {"rest": np.array(rest).reshape(len(rest), *self.shape)} if rest else {}
         return {"": first.reshape(self.shape)} | more
 
-    @classmethod
-    def of(cls, arrays: Mapping[str, Array]) -> Sums:
-        own = cls(*arrays[""].shape)
-        own.add(arrays[""][None])
+    def restore(self, arrays: Mapping[str, Array]) -> None:
+        self.add(arrays[""][None])
         if "rest" in arrays:
-            own.add(arrays["rest"])
-        return own
+            self.add(arrays["rest"])
 
 
-class Counts:
+class Counts(Tally):
     """Exact sums of integers."""
 
     KIND: ClassVar[str] = "count"
@@ -98,14 +95,8 @@ class Counts:
     def arrays(self) -> dict[str, Array]:
         return {"": self.numbers}
 
-    @classmethod
-    def of(cls, arrays: Mapping[str, Array]) -> Counts:
-        own = cls()
-        own.numbers = arrays[""].astype(np.int64)
-        return own
 
-
-class Ranges:
+class Ranges(Tally):
     """The least and the largest number of each element, or inf and -inf for an element without numbers."""
 
     KIND: ClassVar[str] = "range"
@@ -127,14 +118,8 @@ class Ranges:
     def arrays(self) -> dict[str, Array]:
         return {"least": self.least, "largest": self.largest}
 
-    @classmethod
-    def of(cls, arrays: Mapping[str, Array]) -> Ranges:
-        own = cls()
-        own.least, own.largest = (arrays[part].astype(np.float64) for part in ("least", "largest"))
-        return own
 
-
-class TopList:
+class TopList(Tally):
     """The `most` largest numbers of each unit, the largest first, with their places and excerpts of text. An
     excerpt has `excerpt` bytes of UTF-8, padded with zeros. Equal numbers are ordered by document, then by
     position."""
@@ -178,16 +163,7 @@ class TopList:
             self.add(np.nonzero(filled)[0], other.entries[filled], lambda chosen: texts[chosen])
 
     def arrays(self) -> dict[str, Array]:
-        fields = {name: np.ascontiguousarray(self.entries[name]) for name in ENTRY.names or ()}
-        return fields | {"excerpt": self.excerpt}
-
-    @classmethod
-    def of(cls, arrays: Mapping[str, Array]) -> TopList:
-        own = cls(*arrays["excerpt"].shape)
-        for name in ENTRY.names or ():
-            own.entries[name] = arrays[name]
-        own.excerpt[...] = arrays["excerpt"]
-        return own
+        return {name: self.entries[name] for name in ENTRY.names or ()} | {"excerpt": self.excerpt}
 
 
 def named(records: Mapping[str, Mapping[str, Tally]]) -> dict[str, Tally]:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..architecture.packs import EqualLengths, Pack, equal_lengths
+from ..architecture.packs import EqualLengths, equal_lengths
 from ..arrays.stats import Array, DType
 from .parameters import Config
 
@@ -53,26 +53,15 @@ class Packer:
         self._by_length[length] = result = rows, self._tokens * share
         return result
 
-    def packed(self, pack: Pack) -> Batch:
-        """Make a batch from a pack of texts."""
-        return self._batch(pack.tokens, pack.targets, pack.positions, pack.lengths, pack.groups)
-
-    def several(self, padded: Array, lengths: Array) -> Batch:
-        """Make a batch of B names from their ids, padded to [B, block_size + 1], and their lengths [B]."""
-        order = np.argsort(lengths, kind="stable")
-        padded, lengths = padded[order], lengths[order]
-        inside = np.arange(self.config.block_size) < lengths[:, None]
-        tokens, targets, positions = padded[:, :-1][inside], padded[:, 1:][inside], np.nonzero(inside)[1]
-        return self._batch(tokens, targets, positions, lengths, equal_lengths(lengths))
-
-    def _batch(
-        self, tokens: Array, target: Array, positions: Array, lengths: Array, groups: tuple[EqualLengths, ...]
-    ) -> Batch:
+    def several(self, tokens: Array, next_tokens: Array, lengths: Array) -> Batch:
+        """Make a batch of B names from the ids of their rows [N], the ids after each row [N] and the numbers
+        of rows [B]. The shortest name comes first."""
         rows = np.arange(len(tokens))
+        positions = rows - np.repeat(lengths.cumsum() - lengths, lengths)
         share = np.repeat(1 / (len(lengths) * lengths), lengths).astype(self.dtype)
         targets = np.zeros((len(rows), self.config.vocab_size), self.dtype)
-        targets[rows, target] = share
+        targets[rows, next_tokens] = share
         positions_onehot = np.zeros((len(rows), self.config.block_size), self.dtype)
         positions_onehot[rows, positions] = 1
-        packed_rows = PackedRows(positions, positions_onehot, share[:, None], groups)
+        packed_rows = PackedRows(positions, positions_onehot, share[:, None], equal_lengths(lengths))
         return Batch(tokens, self._tokens.take(tokens, 0), targets, packed_rows)

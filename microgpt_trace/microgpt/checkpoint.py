@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, replace
 from itertools import count
-from os.path import lexists
 from pathlib import Path
 from typing import Literal
 
@@ -91,8 +90,6 @@ def load(
 def _read(path: Path) -> tuple[dict[str, Array], dict[str, str]]:
     from safetensors import SafetensorError, safe_open
 
-    if not lexists(path):
-        raise FileFormatError(f"{path}: no such file")
     size = check_regular(path, "a checkpoint file")
     if size > MAX_BYTES:
         raise FileFormatError(f"{path}: expected a checkpoint of at most {MAX_BYTES:,} bytes, found {size:,}")

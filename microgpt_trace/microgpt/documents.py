@@ -124,13 +124,15 @@ class Encoded:
         self.stream = encoded_names(names, tokenizer)
         self.lengths = np.fromiter((len(name) + 1 for name in names), np.intp, len(names))
         self.starts = np.concatenate(([0], self.lengths.cumsum()))
-        self._packer, self._offsets = Packer(config, dtype), np.arange(config.block_size + 1)
+        self._packer = Packer(config, dtype)
         self._starts = self.starts.tolist()  # slicing is faster with Python integers
 
     def one(self, index: int) -> Batch:
         return self._packer.one(self.stream[self._starts[index] : self._starts[index + 1] + 1])
 
     def several(self, indices: Array) -> Batch:
-        places = self.starts[indices][:, None] + self._offsets
-        padded = self.stream.take(places, mode="clip")  # the packer drops the ids after a name
-        return self._packer.several(padded, self.lengths[indices])
+        shortest_first = indices[np.argsort(self.lengths[indices], kind="stable")]
+        lengths = self.lengths[shortest_first]
+        rows_before = lengths.cumsum() - lengths
+        places = np.repeat(self.starts[shortest_first] - rows_before, lengths) + np.arange(lengths.sum())
+        return self._packer.several(self.stream[places], self.stream[places + 1], lengths)

@@ -208,7 +208,8 @@ class Model:
         return PACK * self.config.block_size
 
     def run_pack(self, pack: Pack, tap: Tap) -> None:
-        forward(self.params, Packer(self.config, self.params.dtype).packed(pack), tap)
+        packer = Packer(self.config, self.params.dtype)
+        forward(self.params, packer.several(pack.tokens, pack.targets, pack.lengths), tap)
 
     def seen(self, inputs: TraceInput, position: int) -> str:
         return inputs.text[:position]

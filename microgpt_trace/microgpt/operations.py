@@ -92,6 +92,7 @@ class HeadConstants:
     ones: Array  # [T, T]
 
     @classmethod
+    @lru_cache(maxsize=64)
     def of(cls, length: int, n_head: int, width: int, dtype: DType) -> HeadConstants:
         head_dim = width // n_head
         rows, channels = np.arange(length), np.arange(width)

@@ -17,7 +17,6 @@ from . import operations
 
 INIT_STD = 0.08
 CACHE_LINE = 64  # bytes
-MAX_LENGTHS = 64  # largest number of name lengths whose attention constants are cached
 LAYER_PARAMETERS = ("attn_wq", "attn_wk", "attn_wv", "attn_wo", "mlp_fc1", "mlp_fc2")
 
 
@@ -101,7 +100,6 @@ class Parameters:
         self.layers = tuple(self._layer(i) for i in range(config.n_layer))
         self.norm = operations.NormConstants.of(config.n_embd, self.dtype)
         self.zero = np.zeros((), self.dtype)
-        self._heads: dict[int, operations.HeadConstants] = {}
         size = config.vocab_size
         self.ones = np.ones((size, size), self.dtype)  # a product with this matrix sums rows
 
@@ -121,13 +119,7 @@ class Parameters:
 
     def heads(self, length: int) -> operations.HeadConstants:
         """Return the arrays of attention that depend only on the length of a name, such as the mask."""
-        heads = self._heads.get(length)
-        if heads is None:
-            if len(self._heads) >= MAX_LENGTHS:
-                self._heads.clear()
-            heads = operations.HeadConstants.of(length, self.config.n_head, self.config.n_embd, self.dtype)
-            self._heads[length] = heads
-        return heads
+        return operations.HeadConstants.of(length, self.config.n_head, self.config.n_embd, self.dtype)
 
     def __repr__(self) -> str:
         return one_line(self, config=self.config, flat=self.flat)

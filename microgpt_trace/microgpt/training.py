@@ -168,23 +168,28 @@ class Trainer:
     def held_out_loss(self) -> float | None:
         """Return the mean loss of the held-out names, or None if no name is held out. All names have the same
         weight in this mean."""
-        return self._mean_loss(self.documents.held_out)
+        return self._evaluated(self.documents.held_out)[0]
 
     def train_loss(self) -> float | None:
         """Return the mean loss of evenly spaced training names. The number of names equals the number of
         held-out names, but is at least 1,000 (or all names if there are fewer)."""
         train = self.documents.train
         count = min(max(len(self.documents.held_out), 1000), len(train))
-        return self._mean_loss(train[np.arange(count) * len(train) // count])
+        return self._evaluated(train[np.arange(count) * len(train) // count])[0]
 
     @np.errstate(all="ignore")
-    def _mean_loss(self, indices: Array, on_pass: Callable[[Pass], None] = lambda _: None) -> float | None:
-        total = 0.0
+    def _evaluated(self, indices: Array) -> tuple[float | None, list[list[int]] | None]:
+        """Return the mean loss of names, and for each layer the ReLU units that are zero in all names."""
+        config, total = self.params.config, 0.0
+        alive = np.zeros((config.n_layer, config.n_inner), bool)
         for done in self._passes(indices):
-            on_pass(done)
             losses = losses_of(done.logits, done.batch.targets.argmax(axis=1))
             total += sum(float(losses[g.rows].sum()) / g.length for g in done.batch.rows.groups)
-        return total / len(indices) if len(indices) else None
+            for layer, relu in enumerate(done.relus):  # [N, F]
+                alive[layer] |= (relu != 0).any(axis=0)
+        if not len(indices):
+            return None, None
+        return total / len(indices), [np.flatnonzero(~row).tolist() for row in alive]
 
     def _passes(self, indices: Array) -> Iterator[Pass]:
         for start in range(0, len(indices), EVALUATION_BATCH):
@@ -193,22 +198,10 @@ class Trainer:
                 done = forward(self.params, batch)
             yield done
 
-    def dead_units(self) -> list[list[int]] | None:
-        """Return, for each layer, the ReLU units that are zero at every position of every held-out name.
-        Return None if no name is held out."""
-        return self.held_out_loss_and_dead_units()[1]
-
     def held_out_loss_and_dead_units(self) -> tuple[float | None, list[list[int]] | None]:
-        """Return the results of `held_out_loss` and `dead_units`, from one run of the held-out names."""
-        config = self.params.config
-        alive = np.zeros((config.n_layer, config.n_inner), bool)
-
-        def find_alive(done: Pass) -> None:
-            for layer, relu in enumerate(done.relus):  # [N, F]
-                alive[layer] |= (relu != 0).any(axis=0)
-
-        loss = self._mean_loss(self.documents.held_out, find_alive)
-        return loss, None if loss is None else [np.flatnonzero(~row).tolist() for row in alive]
+        """Return `held_out_loss`, and for each layer the ReLU units that are zero at every position of every
+        held-out name. Both are None if no name is held out."""
+        return self._evaluated(self.documents.held_out)
 
     def _diagnosis(self, step: int, loss: float, batch: Batch) -> str:
         """Name the first event that is not finite, and the name in whose trace the event is."""

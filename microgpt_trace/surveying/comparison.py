@@ -122,6 +122,7 @@ def compare_surveys(
         raise InputError(f"{called[1]}: expected an event of {called[0]} with the same size, found none")
     layers = paired(surveyed_layers(a), surveyed_layers(b), lambda layer: (layer.layer, layer.event))
     heads = paired(surveyed_heads(a), surveyed_heads(b), lambda head: (head.event, head.head))
+    entering = [one if one == two else "" for one, two in zip(a.model.streams, b.model.streams, strict=False)]
     differing = (own.name for own in events.values()
                  if not own.same and (rtol is None or own.distance > rtol))  # fmt: skip
     one, two = (
@@ -135,7 +136,7 @@ def compare_surveys(
         not (changed & chosen if names else changed),
         next(differing, None),
         tuple(part_pair(*pair) for pair in parts),
-        tuple(layer_pair(*pair, _entering(a, b, pair[0].layer), events) for pair in layers
+        tuple(layer_pair(*pair, entering[pair[0].layer], events) for pair in layers
               if pair[0].event in events),
         tuple(head_pair(*pair) for pair in heads if pair[0].event in events),
         tuple(events.values()), tuple(not_compared), tuple(_notes(a, b, same_tokens)),
@@ -199,9 +200,3 @@ def _notes(a: Survey, b: Survey, same_tokens: bool) -> Iterator[str]:
         yield "both surveys are of the same model: the fingerprints of the parameters are equal"
     if a.arithmetic != b.arithmetic:
         yield f"the libraries differ: {', '.join(a.arithmetic)} in A, {', '.join(b.arithmetic)} in B"
-
-
-def _entering(a: Survey, b: Survey, layer: int) -> str | None:
-    """Return the event of the residual stream before a layer, or None if its names in A and B differ."""
-    one, two = (survey.model.streams[layer] for survey in (a, b))
-    return one if one == two else None

@@ -178,11 +178,7 @@ class Tasks:
 
     def __init__(self, blocks: Iterator[Block], crew: Crew) -> None:
         self._blocks, self._crew = blocks, crew
-        self._seconds = SECONDS  # seconds per block, a guess until the first result arrives
-
-    def learn(self, result: Measured) -> None:
-        """Compute the time per block from the result of a finished task."""
-        self._seconds = result.seconds / len(result.blocks)
+        self.seconds = SECONDS  # seconds per block, a guess until the first result arrives
 
     def __iter__(self) -> Iterator[list[Block]]:
         ahead, held = deque[Block](), 0
@@ -193,7 +189,7 @@ class Tasks:
                 held += block.size
             if not ahead:
                 return
-            enough = int(SECONDS * count / max(self._seconds, 1e-9))
+            enough = int(SECONDS * count / max(self.seconds, 1e-9))
             size = max(1, min(MOST_BLOCKS, enough, len(ahead) // (SHARES * count)))
             task = [ahead.popleft() for _ in range(min(len(ahead), size * self._crew.parts))]
             held -= sum(block.size for block in task)
@@ -226,7 +222,7 @@ def run_tasks(blocks: Iterator[Block], crew: Crew, note: Note) -> Generator[Meas
                 crew.renew()
                 break
             del running[future]
-            tasks.learn(result)
+            tasks.seconds = result.seconds / len(result.blocks)
             yield result
 
 

@@ -14,6 +14,7 @@ from ..arrays.stats import Array
 from ..grouping import grouped
 from ..measuring.channels import ChannelStatistics, quantiles
 from ..measuring.definitions import MASSIVE
+from ..measuring.expert_choices import entropy
 from ..measuring.streams import STREAMS
 from ..text.brief import frozen
 from ..text.printable import shown_token
@@ -22,7 +23,6 @@ from ..tracing.anomalies import FAR, GROWTH, TURN, can_vary, constant, nonfinite
 from ..tracing.decoder_insights import TITLES, growth, sinks, turn
 from ..tracing.findings import Anomaly, Insight
 from .predictions import Overfitting, SurveyedPart, overfitting, surveyed_parts
-from .report_experts import SurveyedRouter, surveyed_routers
 from .report_heads import HeadLooks, SurveyedHead, looks_of, surveyed_heads
 from .state import Survey, SurveyExample
 
@@ -90,6 +90,30 @@ class SurveyedLayer:
 
 
 @frozen
+class SurveyedRouter:
+    """The choices of experts in a layer. The event `event` has the logits of the router, and the router's
+    probabilities are their softmax over all experts.
+
+    For each expert, `load` counts the tokens that chose the expert, `shares` has the expert's share of all
+    choices, and `routing` has the mean probability. `never` lists the experts that no token chose. Entropies
+    are in bits: `load_entropy` of the shares, `routing_entropy` of the mean probabilities, and
+    `token_entropy` of the probabilities for one token, as a mean. Equal shares have `most_entropy`.
+    """
+
+    layer: int
+    event: str
+    tokens: int
+    load: tuple[int, ...]
+    shares: tuple[float, ...]
+    routing: tuple[float, ...]
+    never: tuple[int, ...]
+    load_entropy: float
+    routing_entropy: float
+    token_entropy: float
+    most_entropy: float
+
+
+@frozen
 class UnitExamples:
     """The places of a corpus where a unit of an MLP is most active."""
 
@@ -140,7 +164,7 @@ class SurveyReport:
 
 def report_of(survey: Survey) -> SurveyReport:
     texts, tokens = survey.read
-    parts, layers, heads = surveyed_parts(survey), surveyed_layers(survey), surveyed_heads(survey)
+    parts, layers, heads = surveyed_parts(survey), [*surveyed_layers(survey)], [*surveyed_heads(survey)]
     events, model, corpus = surveyed_events(survey), survey.model, survey.corpus
     left_out = [LeftOut(reason, *skipped) for reason, skipped in corpus.skipped.items()]
     left_out += [LeftOut(reason, own.texts, own.place) for reason, own in sorted(survey.unfit.items())]
@@ -187,19 +211,36 @@ def _weighted_mean(values: Array, count: Array) -> float | None:
     return math.fsum((values[counted] * count[counted]).tolist()) / total if total else None
 
 
-def surveyed_layers(survey: Survey) -> list[SurveyedLayer]:
-    """Return the effect of every layer, or an empty list if the residual stream was not measured."""
+def surveyed_layers(survey: Survey) -> Iterator[SurveyedLayer]:
+    """Yield the effect of every layer, or nothing if the residual stream was not measured."""
     if f"{STREAMS}/rows" not in survey.tallies:
-        return []
+        return
     keys = ("rows", "growth", "cosine", "documents", "massive")
     sums = [survey.tallies[f"{STREAMS}/{key}"].values().tolist() for key in keys]
-    top, layers = survey.tallies[f"{STREAMS}/farthest"], []
+    top = survey.tallies[f"{STREAMS}/farthest"]
     for layer, (rows, logs, cosines, documents, massive) in enumerate(zip(*sums, strict=True)):
         mean_growth, cosine = (math.exp(logs / rows), cosines / rows) if rows else (None, None)
         farthest = next(iter(survey.corpus.examples(top, layer)), None)
         event = survey.model.streams[layer + 1]
-        layers.append(SurveyedLayer(layer, event, rows, mean_growth, cosine, documents, massive, farthest))
-    return layers
+        yield SurveyedLayer(layer, event, rows, mean_growth, cosine, documents, massive, farthest)
+
+
+def surveyed_routers(survey: Survey) -> Iterator[SurveyedRouter]:
+    """Yield the choices of every layer with experts whose router was measured."""
+    for event in survey.order.events:
+        routed = survey.tallies.get(f"{event}/routed")
+        if routed is None or not (tokens := int(routed.values()[0])):
+            continue
+        load = survey.tallies[f"{event}/load"].values()
+        routing = survey.tallies[f"{event}/routing"].values() / tokens
+        total, layer = survey.tallies[f"{event}/routing_entropy"].values(), layer_of(event)
+        assert layer is not None  # a router belongs to a layer
+        shares = load / max(load.sum(), 1)
+        yield SurveyedRouter(
+            layer, event, tokens, tuple(load.tolist()), tuple(shares.tolist()), tuple(routing.tolist()),
+            tuple((load == 0).nonzero()[0].tolist()), float(entropy(shares)), float(entropy(routing)),
+            float(total[0]) / tokens, math.log2(len(load)),
+        )  # fmt: skip
 
 
 def unit_examples(survey: Survey) -> list[UnitExamples]:

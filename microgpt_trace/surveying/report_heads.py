@@ -79,9 +79,8 @@ class HeadLooks:
     examples: tuple[HeadExample, ...]
 
 
-def surveyed_heads(survey: Survey) -> list[SurveyedHead]:
-    """Return the statistics of every head with at least one measured query."""
-    heads = []
+def surveyed_heads(survey: Survey) -> Iterator[SurveyedHead]:
+    """Yield the statistics of every head with at least one measured query."""
     for event in survey.order.events:
         counts = survey.tallies.get(f"{event}/queries")
         if counts is None or not counts.values()[0]:
@@ -92,13 +91,10 @@ def surveyed_heads(survey: Survey) -> list[SurveyedHead]:
         (even, even_entropy), *_ = _shares(survey, f"{EVENLY}.{window or 'all'}", EVENLY)
         for head, (attention, entropy) in enumerate(_shares(survey, event, event)):
             role = role_of(attention, even)
-            heads.append(
-                SurveyedHead(layer, head, event, window, attention, even, entropy, even_entropy, role)
-            )
-    return heads
+            yield SurveyedHead(layer, head, event, window, attention, even, entropy, even_entropy, role)
 
 
-def _shares(survey: Survey, name: str, counter: str) -> list[tuple[Attention, float]]:
+def _shares(survey: Survey, name: str, counter: str) -> Iterator[tuple[Attention, float]]:
     """Return the mean shares and entropy of each head. The tallies of `counter` counted the queries."""
     counts = [int(survey.tallies[f"{counter}/{key}"].values()[0]) for key in COUNTS]
     sums = {key: survey.tallies[f"{name}/{key}"].values() for key in SUMS}

@@ -195,9 +195,10 @@ def _changed(a: Array, b: Array, counted: Array) -> ChangedChannels:
 
 
 def layer_pair(
-    a: SurveyedLayer, b: SurveyedLayer, entering: str | None, events: Mapping[str, EventPair]
+    a: SurveyedLayer, b: SurveyedLayer, entering: str, events: Mapping[str, EventPair]
 ) -> LayerPair:
-    leaving, before = events[a.event], events.get(entering or "")
+    """Pair a layer. `entering` is the event of the residual stream before it, or "" if A and B differ."""
+    leaving, before = events[a.event], events.get(entering)
     inside = (pair for pair in events.values() if pair.a.layer == a.layer and pair is not leaving)
     compared = (pair for pair in inside if pair.kl is not None)
     farthest = max(compared, key=lambda pair: pair.kl or 0.0, default=None)

@@ -184,5 +184,4 @@ def _passes(model: LanguageModel, pack: Sequence[tuple[ReadText, Document]]) -> 
     """Divide the texts of a pack into passes that the model runs one by one."""
     texts, documents = [read for read, _ in pack], [document for _, document in pack]
     for rows in passes(texts, model.pass_rows):
-        parts = [model.corpus_part(document.text) for document in documents[rows]]
-        yield PackLayout(texts[rows], documents[rows], parts, model.label, model.spelled, model.bos)
+        yield PackLayout(model, texts[rows], documents[rows])

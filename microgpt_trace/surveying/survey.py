@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import zlib
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext, suppress
 from dataclasses import replace
 from functools import partial
@@ -169,10 +169,9 @@ def _survey_into(
     if survey.corpus.fingerprint is not None and STDIN not in corpus.selection.sources:
         deque(corpus, maxlen=0)  # read the corpus to its end
         _check_unchanged(survey, corpus)
-    notes = _CorpusNotes(model)
-    blocks = _unread(survey, notes.blocks(_blocks(corpus, survey.block_size, model)), shard)
+    reader = _BlockReader(corpus, survey.block_size, model)
     before, done = len(survey.blocks) * survey.block_size, 0
-    with crew as workers, closing(run_tasks(blocks, workers, note)) as results:
+    with crew as workers, closing(run_tasks(_unread(survey, reader, shard), workers, note)) as results:
         for result in results:
             with uninterrupted():
                 survey.merge(result)
@@ -183,7 +182,7 @@ def _survey_into(
     survey.corpus = replace(
         survey.corpus, documents=corpus.documents, fingerprint=corpus.fingerprint,
         skipped={reason: (rows, first) for reason, (rows, first) in sorted(corpus.skipped.items())},
-        files=notes.first_documents(), data=_data(survey, corpus.selection, model) or notes.data,
+        files=reader.first_documents(), data=_data(survey, corpus.selection, model) or reader.data,
     )  # fmt: skip
 
 
@@ -195,7 +194,7 @@ def _data(survey: Survey, selection: CorpusSelection, model: LanguageModel) -> s
     takes_all = selection.limit is None and selection.sample is None
     if names is None or takes_all or STDIN in selection.sources:
         return ""
-    notes, most = _CorpusNotes(model), CHUNK + NAME_BYTES * int(names[0])
+    most = CHUNK + NAME_BYTES * int(names[0])
 
     def check(size: int) -> None:
         if size > most:
@@ -203,8 +202,9 @@ def _data(survey: Survey, selection: CorpusSelection, model: LanguageModel) -> s
 
     with suppress(MicrogptError):
         corpus = Corpus(replace(selection, limit=None, sample=None), check)
-        deque(notes.blocks(_blocks(corpus, survey.block_size, model)), maxlen=0)
-        return notes.data
+        reader = _BlockReader(corpus, survey.block_size, model)
+        deque(reader, maxlen=0)
+        return reader.data
     return ""
 
 
@@ -235,17 +235,6 @@ def _crew_for(
     return in_processes(assignment, processes)
 
 
-def _blocks(corpus: Corpus, size: int, model: LanguageModel) -> Iterator[Block]:
-    """Yield the documents of a corpus in blocks of `size`."""
-    remaining = iter(corpus)
-    while True:
-        digest, documents = blake2b(digest_size=8), list[Document]()
-        documents += map(partial(_without_long_text, model, digest), islice(remaining, size))
-        if not documents:
-            return
-        yield Block(documents[0].number // size, documents, digest.hexdigest())
-
-
 def _without_long_text(model: LanguageModel, digest: blake2b, document: Document) -> Document:
     """Add a document to the hash of its block. If the text is too long for the model, return a document with
     the reason and a shorter text. The shorter text is the name that training would read."""
@@ -257,13 +246,14 @@ def _without_long_text(model: LanguageModel, digest: blake2b, document: Document
     return document._replace(text="".join(model.training_texts([document.text])), unfit=str(reason))
 
 
-class _CorpusNotes:
-    """Collect the first document of each file, and a checksum of the names, while documents pass through. The
-    checksum identifies the training data of a microGPT."""
+class _BlockReader:
+    """The documents of a corpus in blocks of `size`. While reading, it collects the first document of each
+    file, and a checksum of the names, which identifies the training data of a microGPT."""
 
-    def __init__(self, model: LanguageModel) -> None:
+    def __init__(self, corpus: Corpus, size: int, model: LanguageModel) -> None:
+        self._corpus, self._size, self._model = corpus, size, model
         self.files: dict[str, int] = {}
-        self._training_texts, self._names, self._crc = model.training_texts, 0, 0
+        self._names = self._crc = 0
 
     @property
     def data(self) -> str:
@@ -275,18 +265,23 @@ class _CorpusNotes:
         names = short if len({*short}) == len(short) else self.files
         return tuple(zip(names, self.files.values(), strict=True))
 
-    def blocks(self, blocks: Iterator[Block]) -> Iterator[Block]:
-        for block in blocks:
-            for document in block.documents:
+    def __iter__(self) -> Iterator[Block]:
+        remaining = iter(self._corpus)
+        while True:
+            digest, documents = blake2b(digest_size=8), list[Document]()
+            documents += map(partial(_without_long_text, self._model, digest), islice(remaining, self._size))
+            if not documents:
+                return
+            for document in documents:
                 self.files.setdefault(document.file, document.number)
-            if names := self._training_texts([document.text for document in block.documents]):
+            if names := self._model.training_texts([document.text for document in documents]):
                 joined = "\n" * bool(self._names) + "\n".join(names)
                 self._crc = zlib.crc32(joined.encode(), self._crc)
                 self._names += len(names)
-            yield block
+            yield Block(documents[0].number // self._size, documents, digest.hexdigest())
 
 
-def _unread(survey: Survey, blocks: Iterator[Block], shard: tuple[int, int]) -> Iterator[Block]:
+def _unread(survey: Survey, blocks: Iterable[Block], shard: tuple[int, int]) -> Iterator[Block]:
     """Yield the blocks of a shard that the survey has not read. Raises InputError if a block has changed."""
     for block in blocks:
         digest = survey.blocks.get(block.number)

@@ -11,11 +11,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, is_dataclass
 from hashlib import blake2b
 from pathlib import Path
 from types import UnionType
-from typing import Any, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any, get_args, get_origin, get_type_hints
 
 import numpy as np
 
@@ -46,7 +46,6 @@ MOST = 2.0**62  # upper limit of the sum of a tally's counts
 TOTAL = 1e150  # largest sum of values, because the square of a sum must fit in float64
 GROWTH = 700.0  # largest logarithm of a norm's growth, because exp(710) overflows in float64
 Arrays = dict[str, Array]
-Record = TypeVar("Record")
 
 
 # --- Writing ----------------------------------------------------------------------------------
@@ -115,8 +114,8 @@ def read_survey(path: str | Path) -> Survey:
 def _survey(metadata: Mapping[str, Any], tensors: Mapping[str, Array]) -> Survey:
     """Build the survey. Raises ValueError, TypeError, LookupError or AttributeError for invalid contents."""
     survey = Survey(
-        model=_record(SurveyedModel, metadata["model"]), corpus=_record(SurveyedCorpus, metadata["corpus"]),
-        order=_record(SurveyOrder, metadata["order"]), block_size=_as(int, metadata["block_size"]),
+        model=_as(SurveyedModel, metadata["model"]), corpus=_as(SurveyedCorpus, metadata["corpus"]),
+        order=_as(SurveyOrder, metadata["order"]), block_size=_as(int, metadata["block_size"]),
         unfit=_as(Mapping[str, Unfit], metadata["unfit"]),
         arithmetic=_as(tuple[str, ...], metadata["arithmetic"]),
     )  # fmt: skip
@@ -125,16 +124,14 @@ def _survey(metadata: Mapping[str, Any], tensors: Mapping[str, Array]) -> Survey
     return survey
 
 
-def _record(kind: type[Record], value: Any) -> Record:
-    """Build a dataclass of type `kind` from a JSON object with exactly the same fields and types."""
-    hints = get_type_hints(kind)
-    if not isinstance(value, dict) or value.keys() != hints.keys():
-        raise ValueError(f"expected {', '.join(hints)}, found {brief(value)}")
-    return kind(**{name: _as(hint, value[name]) for name, hint in hints.items()})
-
-
 def _as(hint: Any, value: Any) -> Any:
-    """Convert a JSON value to the type `hint`, such as a list to a tuple. Raises ValueError for others."""
+    """Convert a JSON value to the type `hint`, such as a list to a tuple. For a dataclass, the value is an
+    object with exactly the same fields. Raises ValueError for other values."""
+    if isinstance(hint, type) and is_dataclass(hint):
+        fields = get_type_hints(hint)
+        if not isinstance(value, dict) or value.keys() != fields.keys():
+            raise ValueError(f"expected {', '.join(fields)}, found {brief(value)}")
+        return hint(**{name: _as(kind, value[name]) for name, kind in fields.items()})
     origin, args = get_origin(hint), get_args(hint)
     if origin is tuple and isinstance(value, list):
         hints = args[:1] * len(value) if args[-1] is ... else args
@@ -178,7 +175,8 @@ def _tallies(survey: Survey, tensors: Mapping[str, Array]) -> dict[str, Tally]:
         names = {part: _tensor(name, tally, part) for part in parts}
         arrays = {part: tensors[own] for part, own in names.items() if part != REST or own in tensors}
         _check(name, tally, arrays)
-        tallies[name] = tally.of(arrays)
+        tally.restore(arrays)
+        tallies[name] = tally
         unused -= {*names.values()}
     if unused:
         raise ValueError(f"the tensor {min(unused)} does not belong to the survey")
@@ -233,13 +231,9 @@ def _check(name: str, tally: Tally, arrays: Arrays) -> None:
     elif isinstance(tally, Ranges) and any(np.isnan(ends).any() for ends in arrays.values()):
         raise ValueError(f"{name}: a smallest or largest value is not a number")
     elif isinstance(tally, TopList):
-        _check_list(name, arrays)
-
-
-def _check_list(name: str, arrays: Arrays) -> None:
-    if (arrays["document"] < NOBODY).any() or np.isnan(arrays["value"]).any():
-        raise ValueError(f"{name}: an entry has no document or no value")
-    if any((arrays[place] < 0).any() for place in ("row", "position", "channel")):
-        raise ValueError(f"{name}: the row, position or channel of an entry is below 0")
-    for excerpt in arrays["excerpt"].reshape(-1, arrays["excerpt"].shape[-1]):
-        excerpt.tobytes().decode()
+        if (arrays["document"] < NOBODY).any() or np.isnan(arrays["value"]).any():
+            raise ValueError(f"{name}: an entry has no document or no value")
+        if any((arrays[place] < 0).any() for place in ("row", "position", "channel")):
+            raise ValueError(f"{name}: the row, position or channel of an entry is below 0")
+        for excerpt in arrays["excerpt"].reshape(-1, arrays["excerpt"].shape[-1]):
+            excerpt.tobytes().decode()

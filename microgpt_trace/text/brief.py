@@ -54,12 +54,10 @@ _brief_field: Callable[[Any], str] = _BriefField().repr
 def one_line(record: Any, **facts: Any) -> str:
     """Return a one-line repr of a record: the name of the class, and `facts` or (by default) all fields."""
     values = facts or {name: getattr(record, name) for name in _fields(record)}
-    name, text = type(record).__name__, ""
-    for key, value in values.items():
-        text += f", {key}={_brief_field(value)}" if text else f"{key}={_brief_field(value)}"
-        if len(name) + len(text) + 2 > LINE:
-            text = f"{text[: LINE - len(name) - 5]}..."
-            break
+    name = type(record).__name__
+    text = ", ".join(f"{key}={_brief_field(value)}" for key, value in values.items())
+    if len(name) + len(text) + 2 > LINE:
+        text = f"{text[: LINE - len(name) - 5]}..."
     return f"{name}({' '.join(text.split())})" if "\n" in text else f"{name}({text})"
 
 

@@ -21,22 +21,15 @@ def on_one_line(text: str) -> str:
 
 def in_lines(text: str) -> str:
     """Escape every unprintable character except line ends."""
-    if text.isprintable() or text.replace("\n", "").isprintable():
-        return text
     return "\n".join(map(on_one_line, text.split("\n")))
 
 
 def as_message(text: str) -> str:
-    """Return a note or an error on one line of bounded length."""
-    return shortened(on_one_line(text.strip()))
-
-
-def shortened(text: str) -> str:
-    """Return the text. Leave out the middle of a text that is longer than LONGEST."""
-    if len(text) <= LONGEST:
-        return text
-    kept = LONGEST // 2
-    return f"{text[:kept]} ... ({len(text) - 2 * kept:,} characters left out) ... {text[-kept:]}"
+    """Return a note or an error on one line, without the middle of a line that is longer than LONGEST."""
+    line, kept = on_one_line(text.strip()), LONGEST // 2
+    if len(line) <= LONGEST:
+        return line
+    return f"{line[:kept]} ... ({len(line) - 2 * kept:,} characters left out) ... {line[-kept:]}"
 
 
 def shown_token(text: str) -> str:

@@ -147,7 +147,7 @@ class TrainingLog:
         for name in weights:
             self._write("attention", step=step, name=name, weights=_rounded(result.arrays["forward", name]))
         self._add_parameters(step, result, trainer.adam)
-        dead = trainer.dead_units()
+        _, dead = trainer.held_out_loss_and_dead_units()
         for layer in range(model.config.n_layer):
             units = None if dead is None else dead[layer]
             self._write("relu", step=step, layer=layer, units=model.config.n_inner, dead=units)

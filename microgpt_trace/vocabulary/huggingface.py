@@ -177,8 +177,7 @@ def _added_ends(
 
 def _surroundings(post_processor: Any, path: Path) -> tuple[list[str], list[str]]:
     """Return the special tokens that a post-processor puts before and after a text."""
-    before: list[str] = []
-    after: list[str] = []
+    before, after = list[str](), list[str]()
     try:
         for part in _nested(post_processor, path):
             if part.get("type") == "TemplateProcessing":

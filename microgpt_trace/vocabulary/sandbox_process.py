@@ -36,7 +36,8 @@ def serve() -> None:
         _limit(request["seconds"], request["memory"])
         answers.write(_answer(request) + b"\n")
         answers.flush()
-        _stop_clock()
+        if hasattr(signal, "setitimer"):
+            signal.setitimer(signal.ITIMER_REAL, 0)  # stop the clock
     os._exit(0)  # ends without running destructors of foreign code
 
 
@@ -72,8 +73,3 @@ def _limit(seconds: float, memory: int) -> None:
         bounds = [bound for bound in (most, soft, hard) if bound != resource.RLIM_INFINITY]
         with suppress(ValueError, OSError):  # macOS refuses to limit the address space
             resource.setrlimit(kind, (min(bounds), hard))
-
-
-def _stop_clock() -> None:
-    if hasattr(signal, "setitimer"):
-        signal.setitimer(signal.ITIMER_REAL, 0)

@@ -27,12 +27,9 @@ def render(template: str, text: str, tokens: Mapping[str, str]) -> str:
     the message, and FileFormatError if its syntax is wrong."""
     try:
         program = _environment().from_string(template)
+        messages = [{"role": "user", "content": text}]
         return program.render(
-            **tokens,
-            messages=[{"role": "user", "content": text}],
-            add_generation_prompt=True,
-            tools=None,
-            documents=None,
+            **tokens, messages=messages, add_generation_prompt=True, tools=None, documents=None
         )
     except TemplateSyntaxError as error:
         raise FileFormatError(f"line {error.lineno} of its chat template: {one_line(error)}") from error

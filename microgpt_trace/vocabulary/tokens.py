@@ -126,9 +126,7 @@ class Vocabulary:
         template = pick_template(self.templates, self.path)
         check_installed("jinja2", "chat templates need")
         ends = {"bos_token": self.bos_id, "eos_token": self.eos_id}
-        spelled = {
-            name: "" if i is None else self.piece(i).decode("utf-8", "replace") for name, i in ends.items()
-        }
+        spelled = {name: "" if i is None else self.decode([i]) for name, i in ends.items()}
         tokens = spelled if self.template_tokens is None else dict(self.template_tokens)
         rendered: str = self.template_process(self.path, template, text, tokens)
         return rendered

@@ -16,10 +16,9 @@ def one_name(ids, config, dtype=np.float64):
 
 def packed_names(names, config, dtype=np.float64):
     """Return a batch of several names, each as its ids with both BOS."""
-    padded = np.zeros((len(names), config.block_size + 1), int)
-    for row, ids in zip(padded, names, strict=True):
-        row[: len(ids)] = ids
-    return Packer(config, dtype).several(padded, np.array([len(ids) - 1 for ids in names]))
+    names = sorted(names, key=len)
+    tokens, targets = (np.concatenate(own) for own in ([n[:-1] for n in names], [n[1:] for n in names]))
+    return Packer(config, dtype).several(tokens, targets, np.array([len(ids) - 1 for ids in names]))
 
 
 @dataclass(frozen=True)

@@ -209,7 +209,7 @@ def test_documents_with_nan_weights_do_not_change_the_heads(name, row, lost, mon
 def test_a_text_with_one_nan_weight_is_left_out(place):
     texts = [ReadText(np.array([1, 2, 1, 3]))] * 2
     meter = AttentionMeter({"w": 2}, {"w": None})
-    meter.begin(PackLayout(texts, [SimpleNamespace(number=0, row=0)] * 2, [0, 0], str, str, None))
+    meter.begin(PackLayout(init(), texts, [SimpleNamespace(number=0, row=0, text="")] * 2))
     weights = np.tile(np.tri(3, dtype=np.float32) / [[1], [2], [3]], (2, 2, 1, 1)).astype(np.float32)
     weights[0, 1][place] = np.nan
     meter("w", weights)

@@ -238,7 +238,9 @@ def changed(survey, name, channel, value):
     tally = survey.tallies[name]
     values = tally.values().copy()
     values[slice(channel, None if channel is None else channel + 1)] = value
-    return replace(survey, tallies=survey.tallies | {name: type(tally).of({"": values})})
+    new = type(tally)(*values.shape)
+    new.restore({"": values})
+    return replace(survey, tallies=survey.tallies | {name: new})
 
 
 def test_the_tolerance_applies_to_losses_in_either_direction(surveys):

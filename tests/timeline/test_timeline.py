@@ -170,11 +170,11 @@ def test_parameters_and_updates_agree_with_a_second_run(timeline, weights):
 def test_dead_units_do_not_depend_on_the_size_of_batches(monkeypatch):
     trainer = new_trainer()
     list(trainer.run())
-    in_one_batch = trainer.dead_units()
+    in_one_batch = trainer.held_out_loss_and_dead_units()[1]
     monkeypatch.setattr("microgpt_trace.microgpt.training.EVALUATION_BATCH", 2)
     print(len(trainer.documents.held_out), in_one_batch)
     assert len(trainer.documents.held_out) > 9
-    assert trainer.dead_units() == in_one_batch
+    assert trainer.held_out_loss_and_dead_units()[1] == in_one_batch
     assert any(in_one_batch)
 
 
@@ -438,7 +438,7 @@ def test_the_command_names_values_that_an_earlier_version_did_not_log(tmp_path):
 def test_dead_units_need_held_out_names(tmp_path):
     names = [name for name in NAMES if not held_out(name)]
     trainer, path = new_trainer(names), tmp_path / "run.jsonl"
-    assert trainer.dead_units() is None
+    assert trainer.held_out_loss_and_dead_units()[1] is None
     write_log(path, trainer, steps=10)
     timeline = read_timeline(path)
     assert timeline.absent == ("dead ReLU units: not measured, because no name is held out",)

@@ -15,11 +15,11 @@ from ...surveying.predictions import SurveyedPart
 from ...surveying.report import (
     SurveyedEvent,
     SurveyedLayer,
+    SurveyedRouter,
     SurveyReport,
     UnitExamples,
     report_of,
 )
-from ...surveying.report_experts import SurveyedRouter
 from ...surveying.report_heads import OFTEN, HeadLooks, SurveyedHead, SurveyedLook
 from ...surveying.state import CUT, Survey, SurveyExample
 from ...text.printable import shown_token
