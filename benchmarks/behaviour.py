@@ -35,7 +35,7 @@ SHOWN, WIDEST = 12, 160  # largest number of lines to print of a difference, and
 VARIES = (  # parts of the output that change from run to run
     (re.compile(rb"[\d.,]+ \S{1,2}s for (?=[\d,]+ steps)"), b"TIME for "),
     (re.compile(rb"[\d.,]+ \S+ for (?=[\d,]+ steps)"), b"TIME for "),
-    (re.compile(rb"[\d.,]+ \S+ a step"), b"TIME a step"),
+    (re.compile(rb"[\d.,]+ \S+ (?:a|per) step"), b"TIME a step"),
     (re.compile(rb"[\d.,]+ steps/s"), b"RATE steps/s"),
     (re.compile(rb'(run_id\\?": \\?")[0-9a-f]{16}'), rb"\1RUN"),
 )
