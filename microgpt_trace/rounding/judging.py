@@ -17,10 +17,9 @@ from ..architecture.plans.plan import Operation, layer_of
 from ..arrays.stats import Array
 from ..text.brief import frozen
 from ..text.wording import nonfinite_name
-from .evaluation import CARRIED, Evaluation
+from .evaluation import CARRIED, Evaluation, with_ties
 from .precision import CHANCE, PRECISIONS, Precision, ProductInputs, beyond_usual, factor_error
 from .row_differences import FactorMeter, RowDifferences, compare_rows, element_index, join
-from .ties import with_ties
 
 BLOCK = 1 << 21  # elements compared at a time
 SHARED = 0.15  # allowed factor of all rows, as a share of a row's tolerance; correct engines reach 0.07
