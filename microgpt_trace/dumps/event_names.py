@@ -28,7 +28,6 @@ from .engine_names import (
 )
 from .module_names import LAST_OUTPUT, LAYER_INPUT, modules_of, of_any_layer
 
-_SUFFIXES = (".npy", ".bin")
 _ALLOWED = re.compile(r"[A-Za-z0-9 ._/\\():-]+")
 _WORDS = re.compile(r"[a-z]+|[0-9]+|#")
 _MAX_DIGITS, _MAX_NUMBERS = 4, 8
@@ -97,9 +96,7 @@ def architecture_of(names: Iterable[str]) -> str:
 
 def without_suffix(name: str) -> str:
     """Return a tensor's name without the extension of its file."""
-    for suffix in _SUFFIXES:
-        name = name.removesuffix(suffix)
-    return name
+    return name.removesuffix(".npy").removesuffix(".bin")
 
 
 def is_event(name: str) -> bool:

@@ -135,14 +135,9 @@ def fits(name: str, recorded: Recorded, shapes: Shapes, head_dim: int | None = N
 
 
 def fit(
-    name: str,
-    recorded: Recorded,
-    shapes: Shapes,
-    *,
-    head_dim: int | None = None,
-    order: Array | None = None,
-    positions: Positions = None,
-) -> Fitted:
+    name: str, recorded: Recorded, shapes: Shapes, *, head_dim: int | None = None,
+    order: Array | None = None, positions: Positions = None,
+) -> Fitted:  # fmt: skip
     """Return a recorded tensor in the shape of the event `name`. `shapes` maps all events to shapes.
 
     `positions` lists the position of each row of logits and probs, if the tensor is in our order. `order`

@@ -73,16 +73,9 @@ class TorchFamily:
         for path, own in sorted(self.names.other.items(), key=lambda item: -len(item[0])):
             if own[0] not in returned:
                 others.setdefault(own, path)
-        prefix, every = (
-            f"{self.names.layers}.",
-            {**self.names.returned, **{path: own for own, path in others.items()}},
-        )
+        every = {**self.names.returned, **{path: own for own, path in others.items()}}
+        prefix = f"{self.names.layers}."
         return {path.removeprefix(prefix): own for path, own in every.items() if path.startswith(prefix)}
-
-    @cached_property
-    def parents(self) -> tuple[str, ...]:
-        """The path of the parent of each module in `outputs`. The path "" is the layer itself."""
-        return tuple(dict.fromkeys(path.rpartition(".")[0] for path in self.outputs))
 
     @cached_property
     def taps(self) -> tuple[tuple[str, bool, Events], ...]:
@@ -137,11 +130,12 @@ class TorchFamily:
         return next((f"the module {path} is not part of {family}" for path in self._unknown(layer)), "")
 
     def _unknown(self, layer: Any) -> Iterator[str]:
-        for parent in self.parents:
+        parents = dict.fromkeys(path.rpartition(".")[0] for path in self.outputs)  # "" is the layer itself
+        for parent in parents:
             inner = module_at(layer, parent)
             for child, module in ({} if inner is None else inner._modules).items():
                 path = f"{parent}.{child}".lstrip(".")
-                expected = path in {*self.outputs, *self.parents}
+                expected = path in {*self.outputs, *parents}
                 if not expected and module is not None and any(True for _ in module.parameters()):
                     yield path
 

@@ -109,14 +109,10 @@ class JudgedRows:
         return int(np.nanargmax(self.errors / self.tolerances))
 
     @property
-    def rows_hold(self) -> bool:
-        """True if no error exceeds its tolerance."""
-        return not bool((self.errors > self.tolerances).any())
-
-    @property
     def in_length(self) -> bool:
         """True if only the common factor of the rows exceeds its tolerance."""
-        return self.rows_hold and abs(self.factor) > self.factor_tolerance
+        rows_hold = not (self.errors > self.tolerances).any()
+        return rows_hold and abs(self.factor) > self.factor_tolerance
 
     @property
     def error(self) -> float:
@@ -129,7 +125,7 @@ class JudgedRows:
 
     @property
     def holds(self) -> bool:
-        return self.rows_hold and not self.in_length
+        return self.error <= self.tolerance
 
 
 class Judge:
