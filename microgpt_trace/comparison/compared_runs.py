@@ -117,9 +117,8 @@ class RecordedRun:
         biases = set(self.model.config.biases) if self.model is not None else set()
         stem = Path(recorded.source).stem
         if any(pattern.fullmatch(stem) and biases & missing for pattern, missing in BEFORE_BIASES):
-            return Unpaired(
-                f"{name} in {recorded.source}", "recorded without the bias, which our event includes"
-            )
+            reason = "recorded without the bias, which our event includes"
+            return Unpaired(f"{name} in {recorded.source}", reason)
         return None
 
     def pieces(self, names: Sequence[str]) -> Iterator[Piece]:

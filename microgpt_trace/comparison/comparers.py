@@ -68,9 +68,8 @@ class RowComparer:
         if a.name == "logits":
             self.agreement.add(at[0], at[1], common)
             if len(thirds) > 1:
-                rows, *thirds = with_predictions(
-                    [rows, *thirds], at[self._base], [at[1 - self._base], *at[2:]]
-                )
+                others = [at[1 - self._base], *at[2:]]
+                rows, *thirds = with_predictions([rows, *thirds], at[self._base], others)
         part = _ComparedRows(rows, thirds, common, at[0].shape)
         self._parts.setdefault(a.name, []).append(part)
 
@@ -157,8 +156,7 @@ class StatisticsComparer:
                 shapes = f"{list(shape)} in {first} and {list(other)} in {second}"
                 raise InputError(f"{name}: expected statistics of the same shape, found {shapes}")
             rows, statistic = statistics_rows(a, b)
-            base = (a, b)[self._base]
-            thirds = [statistics_rows(base, third)[0] for third, _ in others]
+            thirds = [statistics_rows((a, b)[self._base], third)[0] for third, _ in others]
             bands = self._bands.of(self._specs[name], rows, thirds)
             yield difference(self._specs[name], shape, rows, bands, (), self._bands.atol, statistic)
 

@@ -290,16 +290,15 @@ def diagnose(
     dumped, ours = prepare_sides(sides, text if known is None else None, known, map, layouts or {})
     assert isinstance(dumped, RecordedRun)
     assert isinstance(ours, ModelRun)
-    names = [name for name in ours.names if name in set(dumped.names)]
     lacking = [name for name in dumped.names if name not in set(ours.names)]
     dumped.unpaired += [Unpaired(name, f"not in {ours.origin}") for name in lacking]
     if dumped.statistics:
         raise InputError(f"{dumped.origin} has only statistics: a diagnosis needs the values of operations")
-    if not names:
+    values, partial = dumped.whole_and_partial(ours.names)
+    if not values and not partial:
         raise InputError(
             f"{dumped.origin} has no event of {ours.origin}; draft a map with `microgpt diff --suggest-map`"
         )
-    values, partial = dumped.whole_and_partial(names)
     diagnosis = diagnose_values(
         opened_model, ours.inputs.tokens, values, partial, compute=compute, text_tokens=expected
     )

@@ -65,8 +65,7 @@ def write_aprt(trace: Trace, folder: Path) -> int:
     with write_folder(folder) as temporary:
         for entry in entries:
             _write_entry(temporary, entry, arrays)
-        text = json.dumps(manifest, indent=1)
-        (temporary / MANIFEST).write_text(text + "\n", encoding="utf-8")
+        (temporary / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
     return len(entries)
 
 

@@ -130,8 +130,7 @@ def fits(name: str, recorded: Recorded, shapes: Shapes, head_dim: int | None = N
         rows = over_tokens(name) and recorded.shape[1:] == expected[1:] and recorded.shape[0] <= expected[0]
         return [OWN] if rows or recorded.shape == expected or _is_number(recorded, expected) else []
     dims = _head_dims(name, recorded, shapes, head_dim)
-    readings = readings_of(recorded.shape, expected, recorded.layout, dims)
-    return [reading.letters for reading in readings]
+    return [reading.letters for reading in readings_of(recorded.shape, expected, recorded.layout, dims)]
 
 
 def fit(
@@ -148,8 +147,7 @@ def fit(
     if recorded.layout == OWN:
         reading, rows = _own(name, recorded, expected, positions)
     else:
-        dims = _head_dims(name, recorded, shapes, head_dim)
-        reading = _the_reading(name, recorded, expected, dims)
+        reading = _the_reading(name, recorded, expected, _head_dims(name, recorded, shapes, head_dim))
         rows = (reading.last_of - 1,) if reading.last_of > 1 else None
     array, notes = reading.apply(recorded.read()), _reading_notes(recorded.shape, reading)
     if recorded.by_head:

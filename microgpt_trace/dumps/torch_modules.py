@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain
 from typing import Any
 
 from ..architecture.plans.kinds import Activation, Lookup, Rotation
@@ -198,14 +199,11 @@ def _fitting(stack: Any, name: str, families: Sequence[TorchFamily]) -> tuple[To
 def expected_events(decoder: TorchDecoder) -> list[str]:
     """Return the events that a complete forward pass computes, in the order of the modules."""
     family = decoder.family
-    layers = [
-        numbered(event, i)
-        for i, layer in enumerate(decoder.layers)
-        for path, _, events in family.taps
-        if family.has(layer, path)
-        for event in events
-    ]
-    return [*(family.outside[name] for name in family.embedding), *layers, family.outside[family.norm]]
+    expected = [family.outside[name] for name in family.embedding]
+    for i, layer in enumerate(decoder.layers):
+        taken = [events for path, _, events in family.taps if family.has(layer, path)]
+        expected += [numbered(event, i) for event in chain(*taken)]
+    return [*expected, family.outside[family.norm]]
 
 
 def module_at(layer: Any, path: str) -> Any:

@@ -164,15 +164,9 @@ class Judge:
         tolerances = chance * (EXACT if exact else self.plain.chain_floor(name))
         for draws, near in ((FEW_DRAWS, math.inf), (DRAWS, NEAR)):
             ratio = np.nan_to_num(errors / tolerances, posinf=0.0)
-            if (
-                exact
-                or ratio.max() <= 1
-                or ratio.max() > near
-                or np.nanmax(np.where(ratio > 1, errors, 0)) > most
-            ):
+            if exact or not 1 < ratio.max() <= near or np.nanmax(np.where(ratio > 1, errors, 0)) > most:
                 break
-            carried = self._carried(name, expected, output, draws)
-            tolerances = np.maximum(tolerances, chance * carried)
+            tolerances = np.maximum(tolerances, chance * self._carried(name, expected, output, draws))
         factor, error = meter.result()
         allowed = alike * float(np.nanmedian(tolerances)) + CHANCE * error
         allowed += factor_error(self.plain.precision, self.plain.spread(name), len(errors))

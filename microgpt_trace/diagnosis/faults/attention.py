@@ -174,9 +174,8 @@ def softmax(case: Case) -> Iterator[Hypothesis | Family]:
         return
     other, alone = bind(_other_softmax, case), isinstance(case.row.kind, Softmax) and case.alone
     if any(kind.sinks for kind in case.kinds(Softmax)):
-        yield other(
-            "sinks-missing", "the softmax has no sinks, so that a row of weights sums to 1", sinks=None
-        )
+        claim = "the softmax has no sinks, so that a row of weights sums to 1"
+        yield other("sinks-missing", claim, sinks=None)
     yield other("softmax-axis", "softmax sums over queries, not over keys", shares=bind(_shares, axis=-2))
     yield other("softmax-axis", "softmax sums over heads, not over keys", shares=bind(_shares, axis=0))
     yield Family(

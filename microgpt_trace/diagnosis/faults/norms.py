@@ -49,11 +49,8 @@ def norms(case: Case) -> Iterator[Hypothesis | Family]:
     if centred:
         yield Hypothesis("norm-skipped", f"the norm applies only its {what}", kept)
         yield divided("norm-unbiased", UNBIASED, _sum_over(lambda n: max(1, n - 1)))
-    yield divided(
-        "norm-summed",
-        "the norm divides by the root of the sum of squares, not of the mean of squares",
-        _sum_over(lambda n: 1),
-    )
+    claim = "the norm divides by the root of the sum of squares, not of the mean of squares"
+    yield divided("norm-summed", claim, _sum_over(lambda n: 1))
     if any(kind.head_dim for kind in kinds):
         claim = "the norm is computed over the whole row, not over each head"
         yield Hypothesis("norm-of-row", claim, _divided(case.plan, _mean_of(), lambda row: None))
