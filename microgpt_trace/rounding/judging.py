@@ -102,6 +102,7 @@ class JudgedRows:
     factor: float
     factor_tolerance: float
     differences: RowDifferences
+    ties: Array  # the rows where rounding decides between two experts
 
     @property
     def worst(self) -> int:
@@ -153,7 +154,7 @@ class Judge:
         plain tolerance but not `most`. All evaluations in `draws` are used only if the error is near the
         tolerance."""
         output = noisy or (lambda draw: draw.output(name, positions))
-        expected, _ = with_ties(self.plain, self.draws[:FEW_DRAWS], name, found, expected, positions)
+        expected, ties = with_ties(self.plain, self.draws[:FEW_DRAWS], name, found, expected, positions)
         seen, meter = self.compared(name), FactorMeter()
         differences, concentration = compared_blocks(found, expected, seen, meter)
         errors, chance = errors_of(differences), np.ones(len(differences.d))
@@ -170,7 +171,7 @@ class Judge:
         factor, error = meter.result()
         allowed = alike * float(np.nanmedian(tolerances)) + CHANCE * error
         allowed += factor_error(self.plain.precision, self.plain.spread(name), len(errors))
-        return JudgedRows(errors, tolerances, factor, allowed, differences)
+        return JudgedRows(errors, tolerances, factor, allowed, differences, ties)
 
     def _carried(self, name: str, expected: Array, noisy: Callable[[Evaluation], Array], draws: int) -> Array:
         """Return the error of each row that errors of the inputs cause. The result is the RMS over several
@@ -186,14 +187,13 @@ class Judge:
     def judge(self, name: str, found: Array, positions: Sequence[int] | None = None) -> OperationResult:
         """Judge an event of the dump at all positions, or only at `positions`."""
         expected = self.plain.output(name, positions)
-        expected, ties = with_ties(self.plain, self.draws[:FEW_DRAWS], name, found, expected, positions)
         rows = self.rows(name, found, expected, positions)
         differences, own = rows.differences, self.plain.given.model.plan[name]
         result = OperationResult(
             name, layer_of(name), own.expr, self.plain.sources(name), tuple(self.plain.between(name)),
             None, self.plain.chain_floor(name), True, None, (), None, None,
             count=int(differences.count.sum()), unjudged=int(differences.alike.sum()),
-            ties=tuple(int(at if positions is None else positions[at]) for at in ties),
+            ties=tuple(int(at if positions is None else positions[at]) for at in rows.ties),
         )  # fmt: skip
         if np.isnan(rows.errors).all():
             return replace(result, nonfinite="not judged: the inputs are not finite")
