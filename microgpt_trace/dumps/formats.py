@@ -205,9 +205,8 @@ def _token_ids(array: StoredArray) -> tuple[int, ...] | None:
     """Return the token ids of an array [T] or [1, T] with a name like "ids", or None for other arrays."""
     name = re.split(r"[./]", without_suffix(array.name).lower())[-1]
     length = array.shape[-1] if array.shape else 0
-    if name not in _TOKENS or array.kind != "whole" or array.shape not in ((length,), (1, length)):
-        return None
-    if not 0 < length <= _MAX_TOKENS:
+    is_list = array.kind == "whole" and array.shape in ((length,), (1, length))
+    if name not in _TOKENS or not is_list or not 0 < length <= _MAX_TOKENS:
         return None
     ids = array.read().reshape(-1).tolist()
     return tuple(ids) if all(type(i) is int and 0 <= i < 2**31 for i in ids) else None

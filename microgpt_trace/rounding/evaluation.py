@@ -34,7 +34,7 @@ class Evaluation:
         self.given, self.plan, self.values = given, plan, values
         self.precision, self.rounding, self._seed, self._own = precision, rounding, noise, given.model.plan
         self._noise = None if noise is None else np.random.default_rng(noise)
-        self._nudge = -FLOAT32 if noise and noise % 2 else FLOAT32  # round all ties up, or all down
+        self._nudge = 0.0 if noise is None else -FLOAT32 if noise % 2 else FLOAT32  # round ties up, or down
         self._recomputed: dict[str, Array] = {}
 
     def under(self, plan: Plan) -> Evaluation:
@@ -83,8 +83,7 @@ class Evaluation:
         if self.rounding is None or not isinstance(row.kind, Linear | Experts):
             value = reference(row, self.given, *self._noisy(name, inputs, row.inputs))
             return value if inputs or rows is None else value[list(rows)]
-        nudge = 0.0 if self._noise is None else self._nudge
-        rounded = [self.rounding.round(row, inputs[0], nudge), *inputs[1:]]
+        rounded = [self.rounding.round(row, inputs[0], self._nudge), *inputs[1:]]
         value = reference(row, self.given, *self._noisy(name, rounded, row.inputs))
         return value + self._sum_error(name, inputs)
 

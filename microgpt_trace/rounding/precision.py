@@ -152,11 +152,6 @@ class Way(NamedTuple):
     compute: str = "q8"
     sums: bool = False
 
-    @property
-    def inputs(self) -> str:
-        """A name for inputs that are rounded in this way."""
-        return "8-bit inputs" if self.compute == "q8" else f"{self.words} inputs"
-
 
 def _blocks(size: int | None, half: bool = False, early: bool = False) -> Callable[[Array, float], Array]:
     """Return a function that rounds blocks of this size, or whole rows if `size` is None."""
