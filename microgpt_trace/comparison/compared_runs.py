@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections import UserDict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
@@ -173,27 +174,18 @@ def _without_padding(name: str, recorded: Recorded, shape: tuple[int, ...]) -> R
     return replace(recorded, shape=(*recorded.shape[:-1], keys), read=read)
 
 
-class RecordedEvents(Mapping[str, Array]):
+class RecordedEvents(UserDict[str, Any]):
     """The events of a recording that cover all positions, in order of computation. The last arrays are
     cached, because each event is read as an output and again as an input."""
 
     def __init__(self, side: RecordedRun, names: Sequence[str]) -> None:
-        self._names = dict.fromkeys(names)
+        super().__init__(dict.fromkeys(names))
         self._read = lru_cache(CACHED)(lambda name: side.fitted(name).array)
 
     def __getitem__(self, name: str) -> Array:
-        if name not in self._names:
+        if name not in self:
             raise KeyError(name)
         return self._read(name)
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._names)
-
-    def __len__(self) -> int:
-        return len(self._names)
-
-    def __contains__(self, name: object) -> bool:
-        return name in self._names
 
 
 ComparedRun = ModelRun | RecordedRun

@@ -74,8 +74,7 @@ def _stage_of(file: str) -> tuple[str, int | None]:
 def _in_order(file: str) -> tuple[bool, int, int]:
     """Return a sort key for files: by layer, and by apr's order of stages. Files without a layer are last."""
     stage, layer = _stage_of(file)
-    rank = [*ALIASES].index(stage) if stage in ALIASES else len(ALIASES)
-    return layer is None, layer or 0, rank
+    return layer is None, layer or 0, [*ALIASES].index(stage) if stage in ALIASES else len(ALIASES)
 
 
 def _bin_files(folder: Path) -> list[Path]:

@@ -8,8 +8,8 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -24,8 +24,7 @@ Arrays = Mapping[str, Array]  # by event
 _BIASED = {"attn_bq", "attn_bk", "attn_bv"}
 
 
-@dataclass(frozen=True, slots=True)
-class StageFile:
+class StageFile(NamedTuple):
     """An entry of the manifest: one file."""
 
     file: str
@@ -59,12 +58,19 @@ def write_aprt(trace: Trace, folder: Path) -> int:
         "positions": next((entry.positions for entry in entries if entry.stage == "lm_head"), None),
         "model": trace.model,
         "notes": list(_notes(arrays, entries)),
-        "files": [asdict(entry) for entry in entries],
+        "files": [entry._asdict() for entry in entries],
         "left_out": [{"name": name, "reason": reason} for name, reason in left_out.items()],
     }
     with write_folder(folder) as temporary:
         for entry in entries:
-            _write_entry(temporary, entry, arrays)
+            path, layer = temporary / entry.file, WHOLE_MODEL if entry.layer is None else entry.layer
+            path.parent.mkdir(exist_ok=True)
+            array = np.concatenate([arrays[event] for event in entry.events], axis=-1)
+            with np.errstate(all="ignore"):
+                values = np.ascontiguousarray(array, "<f4")
+            with path.open("xb") as file:
+                file.write(HEADER.pack(MAGIC, layer, values.size))
+                file.write(values.data)
         (temporary / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
     return len(entries)
 
@@ -128,14 +134,3 @@ def _notes(arrays: Arrays, entries: Sequence[StageFile]) -> Iterator[str]:
     rounded = {str(arrays[event].dtype) for entry in entries for event in entry.events} - {"float32"}
     if rounded:
         yield f"{', '.join(sorted(rounded))} was rounded to float32"
-
-
-def _write_entry(folder: Path, entry: StageFile, arrays: Arrays) -> None:
-    array = np.concatenate([arrays[event] for event in entry.events], axis=-1)
-    path = folder / entry.file
-    path.parent.mkdir(exist_ok=True)
-    with np.errstate(all="ignore"):
-        values = np.ascontiguousarray(array, "<f4")
-    with path.open("xb") as file:
-        file.write(HEADER.pack(MAGIC, WHOLE_MODEL if entry.layer is None else entry.layer, values.size))
-        file.write(values.data)

@@ -109,8 +109,7 @@ class TensorPart(NamedTuple):
     split: int = 0  # the number of the entry of `fused` that defines the slices; 0 for the whole tensor
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class EventGroup:
+class EventGroup(NamedTuple):
     """All events with one shape and one list of possible layouts."""
 
     columns: Array  # the columns of these events in the score table

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, NamedTuple
 from weakref import finalize
 
 import numpy as np
@@ -43,8 +43,7 @@ _LENGTH_BYTES = {b"\1\0": 2, b"\2\0": 4}
 _LONG = re.compile(r"(?<=[0-9])L(?=[,)])")  # Python 2 wrote the integer 3 as 3L
 
 
-@dataclass(frozen=True, slots=True)
-class NpyHeader:
+class NpyHeader(NamedTuple):
     """The header of a .npy array."""
 
     shape: tuple[int, ...]
