@@ -99,9 +99,7 @@ class RowComparer:
             thirds = [join(of_run) for of_run in zip(*(part.thirds for part in parts), strict=True)]
             bands = self._bands.of(spec, rows, thirds)
             positions = [position for part in parts for position in part.positions]
-            shape = parts[0].shape
-            if len(parts) > 1:
-                shape = (len(positions), *shape[1:])
+            shape = parts[0].shape if len(parts) == 1 else (len(positions), *parts[0].shape[1:])
             self.routing.note(name, bands[0].band)
             yield difference(spec, shape, rows, bands, positions, self._bands.atol)
 

@@ -103,9 +103,7 @@ def representable(array: Array, kind: str) -> bool | None:
     """Return True if a narrow type can store all finite numbers of an array, or None for few numbers."""
     numbers = np.asarray(array, np.float64).ravel()
     numbers = numbers[np.isfinite(numbers) & (numbers != np.rint(numbers))]  # experts have whole numbers
-    if numbers.size < ENOUGH:
-        return None
-    return bool((PRECISIONS[kind].round(numbers) == numbers).all())
+    return None if numbers.size < ENOUGH else bool((PRECISIONS[kind].round(numbers) == numbers).all())
 
 
 def roundings(spread: Spread, length: int) -> float:
