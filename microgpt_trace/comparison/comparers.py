@@ -59,8 +59,7 @@ class RowComparer:
             positions = f"{list(a.positions)} in A and {list(rest[0].positions)} in B"
             raise InputError(f"{a.name}: expected the same positions on both sides, found {positions}")
         at = self.routing.aligned(a.name, common, [piece.at(common) for piece in (a, *rest)])
-        bias = self._bias(spec, common)
-        options: dict[str, Any] = {"bias": bias, "outliers": not is_peaked(spec)}
+        options: dict[str, Any] = {"bias": self._bias(spec, common), "outliers": not is_peaked(spec)}
         options["seen"] = causal_mask(*at[0].shape[-2:]) if spec.causal else None
         options["zero_elsewhere"] = isinstance(kind_named(spec), Softmax)
         rows = compare_rows(at[0], at[1], **options)
@@ -70,8 +69,7 @@ class RowComparer:
             if len(thirds) > 1:
                 others = [at[1 - self._base], *at[2:]]
                 rows, *thirds = with_predictions([rows, *thirds], at[self._base], others)
-        part = _ComparedRows(rows, thirds, common, at[0].shape)
-        self._parts.setdefault(a.name, []).append(part)
+        self._parts.setdefault(a.name, []).append(_ComparedRows(rows, thirds, common, at[0].shape))
 
     def _bias(self, spec: EventSpec, positions: Sequence[int]) -> Array | None:
         """Return the bias [K] that a product added to every row, or None. After RoPE, return the rotated bias

@@ -8,7 +8,7 @@ maps normalised names, with # for the layer number, to events.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 
@@ -88,9 +88,8 @@ def meaning_of(name: str, architecture: str = "") -> Meaning | None:
     return next(filter(None, found), None)
 
 
-def architecture_of(names: Iterable[str]) -> str:
+def architecture_of(names: Sequence[str]) -> str:
     """Return the architecture that knows most of these names of a dump, or the first such architecture."""
-    names = list(names)
     return max(families(), key=lambda own: sum(meaning_of(name, own) is not None for name in names))
 
 

@@ -148,8 +148,7 @@ def _open_safetensors(path: Path, names: NameMap | None) -> Recording:
     left_out = model.get("left_out", []) if isinstance(model, dict) else []  # set by `record`
     missing = [f"left out: {s}" for s in sentences(f"{path}: metadata model: left_out", left_out)]
     notes = sentences(f"{path}: metadata notes", _from_json(metadata.get("notes", "[]")))
-    positions = stored.get("positions")
-    return replace(recording, positions=positions, notes=(*missing, *notes), read_as=None)
+    return replace(recording, positions=stored.get("positions"), notes=(*missing, *notes), read_as=None)
 
 
 def _from_json(text: str) -> Any:
@@ -179,7 +178,7 @@ def _recording(
     if not arrays:
         raise FileFormatError(f"{path}: expected a dump of tensors, found none")
     read_as = partial(_recording, path, kind, arrays, names, layout=layout, tokens=tokens, notes=notes)
-    architecture = architecture or architecture_of(array.name for array in arrays)
+    architecture = architecture or architecture_of([array.name for array in arrays])
     token_sources: list[tuple[str, Sequence[int] | None]] = [(str(path), tokens)]
     if names is not None:
         token_sources.append((names.origin, names.tokens))

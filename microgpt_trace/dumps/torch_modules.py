@@ -105,8 +105,7 @@ class TorchFamily:
     @cached_property
     def attention(self) -> str:
         """The path of the attention in a layer."""
-        modules = self.names.architecture.modules.items()
-        return next(path for path, event in modules if event == "attn.out")
+        return next(path for path, event in self.names.architecture.modules.items() if event == "attn.out")
 
     @cached_property
     def activation(self) -> str:

@@ -216,8 +216,7 @@ def context(case: Case) -> Iterator[Hypothesis]:
         for name in dict.fromkeys((case.plan.source(k), k, case.plan.source(q), q)):
             if case.judge.plain.value(name).shape == case.inputs[1].shape:
                 claim = f"your context is computed from {name.rpartition('.')[2]}, not from v"
-                other = fed(case.plan, case.name, case.row.inputs[0], name)
-                yield Hypothesis("other-values", claim, other)
+                yield Hypothesis("other-values", claim, fed(case.plan, case.name, case.row.inputs[0], name))
 
 
 def _swapped(axis: int, case: Case, expected: Array) -> Array:

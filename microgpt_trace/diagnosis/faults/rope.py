@@ -132,10 +132,8 @@ def _directions(case: Case, own: Turning) -> Iterator[Mistake]:
     for name, words in NARROW.items():
         claim = f"the frequencies of RoPE are rounded to {words}"
         yield "rope-frequencies-rounded", claim, {"round": PRECISIONS[name].round}, PLAIN
-    missing = {"frequencies": f * 0, "factor": 1.0}
-    yield "rope-missing", f"{subject} not rotated at all", missing, PLAIN
-    twice = {"frequencies": f * 2, "factor": own.factor**2}
-    yield "rope-twice", f"{subject} rotated twice", twice, PLAIN
+    yield "rope-missing", f"{subject} not rotated at all", {"frequencies": f * 0, "factor": 1.0}, PLAIN
+    yield "rope-twice", f"{subject} rotated twice", {"frequencies": f * 2, "factor": own.factor**2}, PLAIN
     claim = f"{subject} rotated in the other direction (sin negated)"
     yield "rope-direction", claim, {"frequencies": -f}, PLAIN
 
@@ -156,8 +154,7 @@ def _scalings(case: Case, kind: Rotation, own: Turning) -> Iterator[Mistake]:
         yield "rope-scaling-missing", f"the scaling ({words}) is missing", missing, PLAIN
         if rope.factor != 1 and words != "linear":
             claim = f"all frequencies are divided by {rope.factor:g} (linear scaling), not scaled by {words}"
-            linear = {"frequencies": plain / rope.factor, "factor": 1.0}
-            yield "rope-scaling-linear", claim, linear, PLAIN
+            yield "rope-scaling-linear", claim, {"frequencies": plain / rope.factor, "factor": 1.0}, PLAIN
     if rope.kind == "yarn":
         ramp, _ = right_frequencies(case, kind, rope=replace(rope, truncate=not rope.truncate))
         claim = f"the bounds of YaRN's ramp are {'not ' * rope.truncate}rounded"
