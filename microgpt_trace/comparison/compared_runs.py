@@ -159,11 +159,10 @@ class RecordedRun:
 def _without_padding(name: str, recorded: Recorded, shape: tuple[int, ...]) -> Recorded:
     """Remove the padding from llama.cpp's attention weights: zeros for unused slots of the KV cache. Reading
     the result raises InputError if the padding is not all zeros."""
-    if not isinstance(kind_named(name), Softmax) or not Path(recorded.source).stem.startswith("kq_soft_max"):
+    padded = isinstance(kind_named(name), Softmax) and Path(recorded.source).stem.startswith("kq_soft_max")
+    if not padded or recorded.shape[-1] <= shape[-1]:
         return recorded
     keys = shape[-1]
-    if recorded.shape[-1] <= keys:
-        return recorded
 
     def read() -> Array:
         values = recorded.read()
