@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections import UserDict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
@@ -117,9 +118,8 @@ class RecordedRun:
         biases = set(self.model.config.biases) if self.model is not None else set()
         stem = Path(recorded.source).stem
         if any(pattern.fullmatch(stem) and biases & missing for pattern, missing in BEFORE_BIASES):
-            return Unpaired(
-                f"{name} in {recorded.source}", "recorded without the bias, which our event includes"
-            )
+            reason = "recorded without the bias, which our event includes"
+            return Unpaired(f"{name} in {recorded.source}", reason)
         return None
 
     def pieces(self, names: Sequence[str]) -> Iterator[Piece]:
@@ -159,11 +159,10 @@ class RecordedRun:
 def _without_padding(name: str, recorded: Recorded, shape: tuple[int, ...]) -> Recorded:
     """Remove the padding from llama.cpp's attention weights: zeros for unused slots of the KV cache. Reading
     the result raises InputError if the padding is not all zeros."""
-    if not isinstance(kind_named(name), Softmax) or not Path(recorded.source).stem.startswith("kq_soft_max"):
+    padded = isinstance(kind_named(name), Softmax) and Path(recorded.source).stem.startswith("kq_soft_max")
+    if not padded or recorded.shape[-1] <= shape[-1]:
         return recorded
     keys = shape[-1]
-    if recorded.shape[-1] <= keys:
-        return recorded
 
     def read() -> Array:
         values = recorded.read()
@@ -174,27 +173,18 @@ def _without_padding(name: str, recorded: Recorded, shape: tuple[int, ...]) -> R
     return replace(recorded, shape=(*recorded.shape[:-1], keys), read=read)
 
 
-class RecordedEvents(Mapping[str, Array]):
+class RecordedEvents(UserDict[str, Any]):
     """The events of a recording that cover all positions, in order of computation. The last arrays are
     cached, because each event is read as an output and again as an input."""
 
     def __init__(self, side: RecordedRun, names: Sequence[str]) -> None:
-        self._names = dict.fromkeys(names)
+        super().__init__(dict.fromkeys(names))
         self._read = lru_cache(CACHED)(lambda name: side.fitted(name).array)
 
     def __getitem__(self, name: str) -> Array:
-        if name not in self._names:
+        if name not in self:
             raise KeyError(name)
         return self._read(name)
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._names)
-
-    def __len__(self) -> int:
-        return len(self._names)
-
-    def __contains__(self, name: object) -> bool:
-        return name in self._names
 
 
 ComparedRun = ModelRun | RecordedRun

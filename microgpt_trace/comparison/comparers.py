@@ -59,8 +59,7 @@ class RowComparer:
             positions = f"{list(a.positions)} in A and {list(rest[0].positions)} in B"
             raise InputError(f"{a.name}: expected the same positions on both sides, found {positions}")
         at = self.routing.aligned(a.name, common, [piece.at(common) for piece in (a, *rest)])
-        bias = self._bias(spec, common)
-        options: dict[str, Any] = {"bias": bias, "outliers": not is_peaked(spec)}
+        options: dict[str, Any] = {"bias": self._bias(spec, common), "outliers": not is_peaked(spec)}
         options["seen"] = causal_mask(*at[0].shape[-2:]) if spec.causal else None
         options["zero_elsewhere"] = isinstance(kind_named(spec), Softmax)
         rows = compare_rows(at[0], at[1], **options)
@@ -68,11 +67,9 @@ class RowComparer:
         if a.name == "logits":
             self.agreement.add(at[0], at[1], common)
             if len(thirds) > 1:
-                rows, *thirds = with_predictions(
-                    [rows, *thirds], at[self._base], [at[1 - self._base], *at[2:]]
-                )
-        part = _ComparedRows(rows, thirds, common, at[0].shape)
-        self._parts.setdefault(a.name, []).append(part)
+                others = [at[1 - self._base], *at[2:]]
+                rows, *thirds = with_predictions([rows, *thirds], at[self._base], others)
+        self._parts.setdefault(a.name, []).append(_ComparedRows(rows, thirds, common, at[0].shape))
 
     def _bias(self, spec: EventSpec, positions: Sequence[int]) -> Array | None:
         """Return the bias [K] that a product added to every row, or None. After RoPE, return the rotated bias
@@ -100,9 +97,7 @@ class RowComparer:
             thirds = [join(of_run) for of_run in zip(*(part.thirds for part in parts), strict=True)]
             bands = self._bands.of(spec, rows, thirds)
             positions = [position for part in parts for position in part.positions]
-            shape = parts[0].shape
-            if len(parts) > 1:
-                shape = (len(positions), *shape[1:])
+            shape = parts[0].shape if len(parts) == 1 else (len(positions), *parts[0].shape[1:])
             self.routing.note(name, bands[0].band)
             yield difference(spec, shape, rows, bands, positions, self._bands.atol)
 
@@ -157,8 +152,7 @@ class StatisticsComparer:
                 shapes = f"{list(shape)} in {first} and {list(other)} in {second}"
                 raise InputError(f"{name}: expected statistics of the same shape, found {shapes}")
             rows, statistic = statistics_rows(a, b)
-            base = (a, b)[self._base]
-            thirds = [statistics_rows(base, third)[0] for third, _ in others]
+            thirds = [statistics_rows((a, b)[self._base], third)[0] for third, _ in others]
             bands = self._bands.of(self._specs[name], rows, thirds)
             yield difference(self._specs[name], shape, rows, bands, (), self._bands.atol, statistic)
 

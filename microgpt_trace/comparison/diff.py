@@ -95,7 +95,8 @@ def compare(
     with_band = [name for name in paired if all(name in side.names for side in third)]
     lacking = [name for name in paired if name not in with_band]
     a.unpaired += [Unpaired(name, f"not in {third[0].origin}, which sets the band") for name in lacking]
-    usual = [name for name in with_band if not specs[name].extra or _recorded(name, sides)]
+    recorded = {name for side in (a, b) if isinstance(side, RecordedRun) for name in side.names}
+    usual = [name for name in with_band if not specs[name].extra or name in recorded]
     chosen = select_names(names, with_band) if names else usual
     if not chosen:
         raise InputError(f"{third[0].origin}, which sets the band, contains none of the events to compare")
@@ -172,10 +173,6 @@ def _hint(dump: RecordedRun, tolerance: Tolerance) -> str:
         return ""
     precision, how = precision_of(None, dump.whole_and_partial(dump.names)[0])
     return f"{dump.origin}: {how}; compare with --compute {precision.name}" if precision.narrow else ""
-
-
-def _recorded(name: str, sides: Sequence[ComparedRun]) -> bool:
-    return any(isinstance(side, RecordedRun) and name in side.names for side in sides[:2])
 
 
 def _rounded_passes(sides: Sequence[ComparedRun], compute: Precision) -> RoundedPasses:

@@ -49,12 +49,10 @@ def prepare_sides(
     agreed("positions of logits", [(r.origin, r.positions) for r in recordings if "logits" in r.statistics])
     layouts = _layouts_by_name(layouts, recordings)
     shapes = _shapes_of(models, recordings, tokens)
-    model, remaining = models[0] if models else None, iter(inputs)
+    model, runs = models[0] if models else None, map(ModelRun, models, inputs)
     return [
-        RecordedRun(source, shapes, tokens, layouts, model)
-        if isinstance(source, Recording)
-        else ModelRun(source, next(remaining))
-        for source in sources
+        RecordedRun(one, shapes, tokens, layouts, model) if isinstance(one, Recording) else next(runs)
+        for one in sources
     ]
 
 
@@ -171,8 +169,7 @@ def event_specs_of(sides: Sequence[ComparedRun]) -> dict[str, EventSpec]:
     """Return the events of the first model, or else of all recordings, in order of computation."""
     model = first_model(sides)
     if model is not None:
-        specs = model.model.hooks.specs
-        return {name: spec for name, spec in specs.items() if name in model.shapes}
+        return {name: spec for name, spec in model.model.hooks.specs.items() if name in model.shapes}
     names = sorted({name for side in sides for name in side.names}, key=place_of)
     rows = ((name, known_row(name)) for name in names)
     return {n: EventSpec(n, row.stage, layer_of(n), "", causal=row.causal) for n, row in rows if row}

@@ -41,8 +41,7 @@ def tokens_of(recording: Recording, model: LanguageModel, expected: TokenIds = N
 
 def embedding_of(model: LanguageModel) -> tuple[str, str]:
     """Return the event of the token embedding and the name of its table."""
-    rows = model.plan.of_kind(Lookup)
-    return next((row.name, row.kind.table) for row in rows if row.kind.by == "tokens")
+    return next((row.name, row.kind.table) for row in model.plan.of_kind(Lookup) if row.kind.by == "tokens")
 
 
 def with_tokens(recording: Recording, model: LanguageModel, expected: TokenIds = None) -> Recording:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import starmap
 from typing import Any
 
 import numpy as np
@@ -106,11 +107,10 @@ class WeightsComparison:
 
 @dataclass(frozen=True)
 class _Side:
-    """The parameters of a model by name, in order of use. `stored` maps names to the tensors in a file."""
+    """The parameters of a model by name, in order of use."""
 
     origin: str
     values: Mapping[str, Values]
-    stored: Mapping[str, StoredTensor]
     head_dim: int
     tied: bool
 
@@ -119,7 +119,8 @@ class _Side:
         return "wte" if name == "lm_head" and self.tied else name
 
     def file_name(self, name: str) -> str:
-        return self.stored[name].name if name in self.stored else name
+        stored = self.values[name].tensor if name in self.values else None
+        return name if stored is None else stored.name
 
 
 def compare_weights(
@@ -174,7 +175,7 @@ def _row(name: str, a: _Side, b: _Side, rtol: float | None) -> WeightRow:
     facts = (name, name_b, left.shape, right.shape, left.type, right.type)
     if left.shape != right.shape:
         return WeightRow(*facts, holds=False, cause="shapes differ")
-    if _same_bytes(name_a, name_b, a, b):
+    if left.tensor and right.tensor and all(starmap(_same_blocks, in_pieces(left.tensor, right.tensor))):
         return WeightRow(*facts, holds=True, relative_l2=0.0, unequal=0, nowhere=0, max_abs=0.0, scale=1.0)
     distance = measure(left, right)
     holds = distance.holds(0.0, rtol)
@@ -191,15 +192,8 @@ def _row(name: str, a: _Side, b: _Side, rtol: float | None) -> WeightRow:
     return WeightRow(*facts, holds, cause, **measures)
 
 
-def _same_bytes(name_a: str, name_b: str, a: _Side, b: _Side) -> bool:
-    """Return True if two stored tensors have the same bytes and decode the bytes in the same way."""
-    left, right = a.stored.get(name_a), b.stored.get(name_b)
-    if left is None or right is None:
-        return False
-    return all(_same_blocks(*pair) for pair in in_pieces(left, right))
-
-
 def _same_blocks(left: StoredTensor, right: StoredTensor) -> bool:
+    """Return True if two stored tensors have the same bytes and decode the bytes in the same way."""
     alike = (left.encoding, left.scale, left.stride) == (right.encoding, right.scale, right.stride)
     if not (alike and left.in_order_of(right)):
         return False
@@ -207,19 +201,18 @@ def _same_blocks(left: StoredTensor, right: StoredTensor) -> bool:
 
 
 def _side(model: LanguageModel) -> _Side:
-    names, stored = list(model.config.shapes()), dict(model.tensors)
-    values = {n: _of_tensor(stored[n]) if n in stored else _of_array(model.parameter(n)) for n in names}
-    return _Side(model.origin, values, stored, model.config.head_dim, tied="lm_head" not in names)
+    values = {name: _values_of(model, name) for name in model.config.shapes()}
+    return _Side(model.origin, values, model.config.head_dim, tied="lm_head" not in values)
 
 
-def _of_array(array: Array) -> Values:
+def _values_of(model: LanguageModel, name: str) -> Values:
+    tensor = model.tensors.get(name)
+    if tensor is not None:
+        return Values(tensor.encoding.name, tensor.shape, tensor.rows, step_tensor(tensor).rows, tensor)
+    array = model.parameter(name)
     type = "F64" if array.dtype == np.float64 else "F32"
 
     def steps(start: int, stop: int) -> Array:
         return float_steps(array[start:stop], "F32") if type == "F32" else np.zeros_like(array[start:stop])
 
     return Values(type, array.shape, lambda start, stop: array[start:stop], steps)
-
-
-def _of_tensor(tensor: StoredTensor) -> Values:
-    return Values(tensor.encoding.name, tensor.shape, tensor.rows, step_tensor(tensor).rows, tensor)

@@ -86,8 +86,7 @@ class Case:
     @cached_property
     def inputs(self) -> tuple[Array, ...]:
         """The inputs of the operation in the dump, in float64. `alone` must be True."""
-        values = self.judge.plain.values
-        return tuple(np.asarray(values[name], np.float64) for name in self.row.inputs)
+        return tuple(np.asarray(self.judge.plain.values[name], np.float64) for name in self.row.inputs)
 
     @property
     def heads_axis(self) -> int | None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from functools import partial as bind
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -23,6 +23,7 @@ from ..comparison.diff import compare
 from ..comparison.pairing import labels_of, open_all, prepare_sides
 from ..comparison.read_tokens import with_tokens
 from ..comparison.routing import following
+from ..dumps.mapping import NameMap
 from ..dumps.recording import Recording
 from ..errors import InputError
 from ..notebook import in_notebook
@@ -37,9 +38,6 @@ from .faults import attention, experts, layers, norms, output, rope, scaling
 from .faults import input as entrance
 from .faults import weights as matrices
 from .finding import Finding, findings_of, try_all
-
-if TYPE_CHECKING:
-    from ..dumps.mapping import NameMap
 
 NONE: Partial = MappingProxyType({})
 MOST_PRODUCTS = 0.8  # an engine may round the inputs of products if this share of the products is wrong
@@ -173,7 +171,8 @@ class _Diagnoser(JudgedRun):
             return None
         ways = Counter(self.rounding.way(own) for name in explained for own in products[name][-1:])
         way = ways.most_common(1)[0][0]
-        return Offer(way.compute, f"rounding of {way.inputs}", len(explained), len(errors), bool(shown))
+        looks_like = f"rounding of {'8-bit' if way.compute == 'q8' else way.words} inputs"
+        return Offer(way.compute, looks_like, len(explained), len(errors), bool(shown))
 
     def case(self, precision: Precision, operation: OperationResult) -> Case:
         judge, own = self.judge(precision), self.own(operation.name)
@@ -290,16 +289,15 @@ def diagnose(
     dumped, ours = prepare_sides(sides, text if known is None else None, known, map, layouts or {})
     assert isinstance(dumped, RecordedRun)
     assert isinstance(ours, ModelRun)
-    names = [name for name in ours.names if name in set(dumped.names)]
     lacking = [name for name in dumped.names if name not in set(ours.names)]
     dumped.unpaired += [Unpaired(name, f"not in {ours.origin}") for name in lacking]
     if dumped.statistics:
         raise InputError(f"{dumped.origin} has only statistics: a diagnosis needs the values of operations")
-    if not names:
+    values, partial = dumped.whole_and_partial(ours.names)
+    if not values and not partial:
         raise InputError(
             f"{dumped.origin} has no event of {ours.origin}; draft a map with `microgpt diff --suggest-map`"
         )
-    values, partial = dumped.whole_and_partial(names)
     diagnosis = diagnose_values(
         opened_model, ours.inputs.tokens, values, partial, compute=compute, text_tokens=expected
     )

@@ -45,9 +45,8 @@ class Seen:
     ) -> None:
         width = found.shape[-1] if found.ndim else 1
         rows = found.reshape(-1, width)
-        self._rows = np.unique(
-            np.linspace(0, len(rows) - 1, max(1, min(len(rows), MOST // width))).astype(int)
-        )
+        count = max(1, min(len(rows), MOST // width))
+        self._rows = np.unique(np.linspace(0, len(rows) - 1, count).astype(int))
         self._shape = found.shape
         marks = np.isfinite(rows[self._rows])
         if compared is not None:
@@ -204,5 +203,4 @@ def common(ranges: Sequence[Range]) -> Range | None:
     if not ranges:
         return None
     low, high = max(r.low for r in ranges), min(r.high for r in ranges)
-    best = ranges[0].best
-    return Range(low, min(max(best, low), high), high) if low <= high else None
+    return Range(low, min(max(ranges[0].best, low), high), high) if low <= high else None

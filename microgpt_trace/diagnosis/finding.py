@@ -82,17 +82,13 @@ def try_all(case: Case, stages: Stages) -> tuple[list[Outcome], list[str]]:
     outcomes, tried = list[Outcome](), list[str]()
     enough = len(stages) - 1  # the last stage only describes wrong values
     for number, stage in enumerate(stages, 1):
-        for proposal in proposals(case, stage):
+        for proposal in chain.from_iterable(generator(case) for generator in stage):
             tried += proposal.ids if isinstance(proposal, Family) else [proposal.id]
             outcome = _fit(case, proposal) if isinstance(proposal, Family) else assess(case, proposal)
             outcomes += [outcome] if outcome else []
         if any(o.clearly or (o.explains and number == enough) for o in outcomes):
             break
     return outcomes, list(dict.fromkeys(tried))
-
-
-def proposals(case: Case, stage: Sequence[Generator]) -> Iterator[Hypothesis | Family]:
-    return chain.from_iterable(generator(case) for generator in stage)
 
 
 def assess(case: Case, hypothesis: Hypothesis) -> Outcome:
@@ -208,14 +204,15 @@ def unbeaten(case: Case, explaining: Sequence[Outcome]) -> list[Outcome]:
 
 
 def _not_beaten(case: Case, outcomes: Collection[Outcome]) -> list[Outcome]:
-    return [o for o in outcomes if not any(_beats(case, other, o) for other in outcomes if other is not o)]
+    prefers = case.seen.prefers
 
+    def beats(one: Outcome, other: Outcome) -> bool:
+        assert one.evidence is not None
+        assert other.evidence is not None
+        (first, of_first), (second, of_second) = one.evidence, other.evidence
+        return prefers(first, second, of_first) and not prefers(second, first, of_second)
 
-def _beats(case: Case, one: Outcome, other: Outcome) -> bool:
-    assert one.evidence is not None
-    assert other.evidence is not None
-    (first, of_first), (second, of_second), prefers = one.evidence, other.evidence, case.seen.prefers
-    return prefers(first, second, of_first) and not prefers(second, first, of_second)
+    return [o for o in outcomes if not any(beats(other, o) for other in outcomes if other is not o)]
 
 
 def _narrow(case: Case, best: Sequence[Outcome], others: Others) -> list[Outcome]:
@@ -263,7 +260,7 @@ def _also_explained(explaining: Sequence[Hypothesis], others: Others, stages: St
 def _alike(case: Case, hypothesis: Hypothesis, stages: Stages) -> Iterator[Hypothesis]:
     """Yield the hypotheses about the operation of `case` with the id and number of `hypothesis`."""
     try:
-        for proposal in (proposal for stage in stages for proposal in proposals(case, stage)):
+        for proposal in chain.from_iterable(generator(case) for stage in stages for generator in stage):
             if isinstance(proposal, Family):
                 if hypothesis.value is not None and hypothesis.id in proposal.ids:
                     yield proposal.hypothesis(hypothesis.value)

@@ -13,7 +13,6 @@ import re
 import struct
 from collections.abc import Mapping
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -75,8 +74,7 @@ def _stage_of(file: str) -> tuple[str, int | None]:
 def _in_order(file: str) -> tuple[bool, int, int]:
     """Return a sort key for files: by layer, and by apr's order of stages. Files without a layer are last."""
     stage, layer = _stage_of(file)
-    rank = [*ALIASES].index(stage) if stage in ALIASES else len(ALIASES)
-    return layer is None, layer or 0, rank
+    return layer is None, layer or 0, [*ALIASES].index(stage) if stage in ALIASES else len(ALIASES)
 
 
 def _bin_files(folder: Path) -> list[Path]:
@@ -96,9 +94,7 @@ def _stored(path: Path, folder: Path) -> Recorded:
         if match is None:
             raise FileFormatError(f"{folder}: expected layer-0, layer-1 ..., found {brief(path.parent.name)}")
         layer = int(match[1])
-    with reading(path):
-        size = check_regular(path, "a file of APRT")
-        head = _head(path)
+    size, head = check_regular(path, "a file of APRT"), _head(path)
     if len(head) < HEADER.size or head[:4] != MAGIC:
         raise FileFormatError(f"{path}: expected a header of 12 bytes that begins with APRT, found {head!r}")
     _, number, count = HEADER.unpack(head)
@@ -108,17 +104,15 @@ def _stored(path: Path, folder: Path) -> Recorded:
     expected = HEADER.size + 4 * count
     if size != expected:
         raise FileFormatError(f"{path}: expected {expected:,} bytes for {count:,} elements, found {size:,}")
-    file = path.relative_to(folder).as_posix()
-    return Recorded(readable(file), (count,), partial(_read, path, count))
 
+    def read() -> Array:  # every bit is unchanged
+        with reading(path):
+            values = np.fromfile(path, "<f4", count, offset=HEADER.size)
+        if values.size != count:
+            raise FileFormatError(f"{path}: expected {count:,} elements, found {values.size:,}")
+        return values.astype(np.float32, copy=False)
 
-def _read(path: Path, count: int) -> Array:
-    """Return the float32 elements of a file, with every bit unchanged."""
-    with reading(path):
-        values = np.fromfile(path, "<f4", count, offset=HEADER.size)
-    if values.size != count:
-        raise FileFormatError(f"{path}: expected {count:,} elements, found {values.size:,}")
-    return values.astype(np.float32, copy=False)
+    return Recorded(readable(path.relative_to(folder).as_posix()), (count,), read)
 
 
 def _without_manifest(folder: Path, files: Mapping[str, Recorded]) -> Recording:
@@ -135,7 +129,8 @@ def _without_manifest(folder: Path, files: Mapping[str, Recorded]) -> Recording:
         elif events[0] in tensors:
             reason = f"{events[0]} is read from {tensors[events[0]].source}"
         else:
-            tensor = replace(files[file], layout=LAST if stage == "lm_head" else "", beside=_beside(events))
+            beside = events if len(events) > 1 else ()
+            tensor = replace(files[file], layout=LAST if stage == "lm_head" else "", beside=beside)
             tensors |= {event: replace(tensor, adjacent=kind_of(event) in turned_names()) for event in events}
             continue
         leftovers.append(Leftover(files[file], reason))
@@ -143,10 +138,6 @@ def _without_manifest(folder: Path, files: Mapping[str, Recorded]) -> Recording:
     unbiased = {layer for stage, layer in map(_stage_of, files) if stage == "qkv_matmul"} - biased
     notes = (note,) if unbiased else ()
     return Recording(str(folder), KIND, tensors, leftovers=tuple(leftovers), notes=notes)
-
-
-def _beside(events: tuple[str, ...]) -> tuple[str, ...]:
-    return events if len(events) > 1 else ()
 
 
 def _no_event(stage: str, layer: int | None) -> str:
@@ -239,5 +230,5 @@ def _check_entry(path: Path, file: str, stored: Recorded, entry: Mapping[str, An
         raise fail("positions", rows or "null, which means all positions")
     return replace(
         stored, shape=shape, read=lambda: stored.read().reshape(shape), layout=LAST if rows else OWN,
-        beside=_beside(tuple(events)),
+        beside=tuple(events) if len(events) > 1 else (),
     )  # fmt: skip

@@ -8,8 +8,8 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -24,8 +24,7 @@ Arrays = Mapping[str, Array]  # by event
 _BIASED = {"attn_bq", "attn_bk", "attn_bv"}
 
 
-@dataclass(frozen=True, slots=True)
-class StageFile:
+class StageFile(NamedTuple):
     """An entry of the manifest: one file."""
 
     file: str
@@ -45,7 +44,10 @@ def write_aprt(trace: Trace, folder: Path) -> int:
     RunError if the system cannot write the folder.
     """
     arrays = {name: array for (phase, name), array in trace.arrays.items() if phase == "forward"}
-    entries, left_out = _plan_files(trace, arrays)
+    positions, last = [one.position for one in trace.predictions], len(trace.input.tokens) - 1
+    if "logits" in arrays and last in positions:
+        arrays["logits"] = arrays["logits"][[positions.index(last)]]  # as in apr
+    entries, left_out = _plan_files(trace, arrays, last in positions)
     if not entries:
         raise InputError(f"{folder}: the trace has no array of a stage of apr; choose arrays with `values`")
     check_new_folder(folder)
@@ -56,19 +58,26 @@ def write_aprt(trace: Trace, folder: Path) -> int:
         "positions": next((entry.positions for entry in entries if entry.stage == "lm_head"), None),
         "model": trace.model,
         "notes": list(_notes(arrays, entries)),
-        "files": [asdict(entry) for entry in entries],
+        "files": [entry._asdict() for entry in entries],
         "left_out": [{"name": name, "reason": reason} for name, reason in left_out.items()],
     }
     with write_folder(folder) as temporary:
         for entry in entries:
-            _write_entry(temporary, entry, trace, arrays)
-        text = json.dumps(manifest, indent=1)
-        (temporary / MANIFEST).write_text(text + "\n", encoding="utf-8")
+            path, layer = temporary / entry.file, WHOLE_MODEL if entry.layer is None else entry.layer
+            path.parent.mkdir(exist_ok=True)
+            array = np.concatenate([arrays[event] for event in entry.events], axis=-1)
+            with np.errstate(all="ignore"):
+                values = np.ascontiguousarray(array, "<f4")
+            with path.open("xb") as file:
+                file.write(HEADER.pack(MAGIC, layer, values.size))
+                file.write(values.data)
+        (temporary / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
     return len(entries)
 
 
-def _plan_files(trace: Trace, arrays: Arrays) -> tuple[list[StageFile], dict[str, str]]:
-    """Return the files to write, and the reason for each omitted array."""
+def _plan_files(trace: Trace, arrays: Arrays, has_last: bool) -> tuple[list[StageFile], dict[str, str]]:
+    """Return the files to write, and the reason for each omitted array. `has_last` is True if the trace has
+    the logits of the last position."""
     left_out = dict.fromkeys(arrays, "apr has no such stage")
     entries = []
     for stage, layer in _stages(trace):
@@ -79,7 +88,7 @@ def _plan_files(trace: Trace, arrays: Arrays) -> tuple[list[StageFile], dict[str
         if missing:
             reason = f"{stage} also needs {', '.join(missing)}"
             left_out |= {event: reason for event in events if event in arrays}
-        elif stage == "lm_head" and len(trace.input.tokens) - 1 not in _positions(trace):
+        elif stage == "lm_head" and not has_last:
             left_out["logits"] = "lm_head needs the logits of the last position"
         elif events:
             entries.append(_entry(stage, layer, events, trace, arrays))
@@ -105,19 +114,12 @@ def _stages(trace: Trace) -> Iterator[tuple[str, int | None]]:
 
 def _entry(stage: str, layer: int | None, events: tuple[str, ...], trace: Trace, arrays: Arrays) -> StageFile:
     file = f"{stage}.bin" if layer is None else f"layer-{layer}/{stage}.bin"
-    shape, positions = arrays[events[0]].shape, None
-    if len(events) > 1:
-        shape = (*shape[:-1], sum(arrays[event].shape[-1] for event in events))
-    if stage == "lm_head":
-        shape, positions = (1, *shape[1:]), (len(trace.input.tokens) - 1,)
+    *leading, _ = arrays[events[0]].shape
+    shape = (*leading, sum(arrays[event].shape[-1] for event in events))
     if math.prod(shape) > WHOLE_MODEL:
         raise InputError(f"{file}: expected at most {WHOLE_MODEL:,} elements, found {math.prod(shape):,}")
+    positions = (len(trace.input.tokens) - 1,) if stage == "lm_head" else None
     return StageFile(file, stage, layer, events, shape, positions)
-
-
-def _positions(trace: Trace) -> list[int]:
-    """Return the position of each row of logits."""
-    return [prediction.position for prediction in trace.predictions]
 
 
 def _notes(arrays: Arrays, entries: Sequence[StageFile]) -> Iterator[str]:
@@ -132,16 +134,3 @@ def _notes(arrays: Arrays, entries: Sequence[StageFile]) -> Iterator[str]:
     rounded = {str(arrays[event].dtype) for entry in entries for event in entry.events} - {"float32"}
     if rounded:
         yield f"{', '.join(sorted(rounded))} was rounded to float32"
-
-
-def _write_entry(folder: Path, entry: StageFile, trace: Trace, arrays: Arrays) -> None:
-    array = np.concatenate([arrays[event] for event in entry.events], axis=-1)
-    if entry.positions is not None:
-        array = array[[_positions(trace).index(position) for position in entry.positions]]
-    path = folder / entry.file
-    path.parent.mkdir(exist_ok=True)
-    with np.errstate(all="ignore"):
-        values = np.ascontiguousarray(array, "<f4")
-    with path.open("xb") as file:
-        file.write(HEADER.pack(MAGIC, WHOLE_MODEL if entry.layer is None else entry.layer, values.size))
-        file.write(values.data)

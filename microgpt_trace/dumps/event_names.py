@@ -8,27 +8,16 @@ maps normalised names, with # for the layer number, to events.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 
 from ..architecture.plans.plan import kind_of
 from ..decoder.catalogue import architecture_named, example, examples, families
 from ..hooks.names import ALIASES
-from .engine_names import (
-    ADJACENT_NAMES,
-    ENTRANCES,
-    MORE_NAMES,
-    NAMES,
-    REFUSED,
-    SECOND_NAMES,
-    SPELLINGS,
-    UNCLEAR,
-    UNNUMBERED,
-)
+from . import engine_names
 from .module_names import LAST_OUTPUT, LAYER_INPUT, modules_of, of_any_layer
 
-_SUFFIXES = (".npy", ".bin")
 _ALLOWED = re.compile(r"[A-Za-z0-9 ._/\\():-]+")
 _WORDS = re.compile(r"[a-z]+|[0-9]+|#")
 _MAX_DIGITS, _MAX_NUMBERS = 4, 8
@@ -89,17 +78,14 @@ def meaning_of(name: str, architecture: str = "") -> Meaning | None:
     return next(filter(None, found), None)
 
 
-def architecture_of(names: Iterable[str]) -> str:
+def architecture_of(names: Sequence[str]) -> str:
     """Return the architecture that knows most of these names of a dump, or the first such architecture."""
-    names = list(names)
     return max(families(), key=lambda own: sum(meaning_of(name, own) is not None for name in names))
 
 
 def without_suffix(name: str) -> str:
     """Return a tensor's name without the extension of its file."""
-    for suffix in _SUFFIXES:
-        name = name.removesuffix(suffix)
-    return name
+    return name.removesuffix(".npy").removesuffix(".bin")
 
 
 def is_event(name: str) -> bool:
@@ -141,7 +127,7 @@ def _for_layer(meaning: Meaning, layer: int, architecture: str) -> Meaning:
     if meaning.events == (LAYER_INPUT,):
         streams, layer = example(architecture).streams, layer - 1
         if layer < 0:
-            return replace(meaning, events=streams[:1], candidates=ENTRANCES)
+            return replace(meaning, events=streams[:1], candidates=engine_names.ENTRANCES)
         meaning = replace(meaning, events=(f"layer#.{kind_of(streams[-1])}",))
     candidates = tuple(numbered(event, layer) for event in meaning.candidates)
     events = tuple(numbered(event, layer) for event in meaning.events)
@@ -163,15 +149,16 @@ def known_events() -> dict[str, None]:
     return dict.fromkeys(name.replace("head0", "head#") for name in names)
 
 
-def _names_of(engine: str) -> Iterator[tuple[str, str]]:
-    """Yield each name in the table of an engine, with the event."""
-    engines, *rows = (line.split() for line in NAMES.strip().split("\n"))
-    in_layer, in_model, after = SPELLINGS[engine]
-    for event, name in ((row[0], row[engines.index(engine)]) for row in rows):
-        if name != "-" and event.startswith(("attn.", "mlp.")):
-            yield f"{in_layer}{name}{after}", f"layer#.{event}"
-        elif name != "-":
-            yield in_model + name, event
+def _names_in_engines() -> Iterator[tuple[str, str]]:
+    """Yield each name in the table of engines, with the event."""
+    (_, *engines), *rows = (line.split() for line in engine_names.NAMES.strip().split("\n"))
+    for event, *names in rows:
+        for engine, name in zip(engines, names, strict=True):
+            in_layer, in_model, after = engine_names.SPELLINGS[engine]
+            if name != "-" and event.startswith(("attn.", "mlp.")):
+                yield f"{in_layer}{name}{after}", f"layer#.{event}"
+            elif name != "-":
+                yield in_model + name, event
 
 
 def _module_names(architecture: str) -> Iterator[tuple[str, Meaning]]:
@@ -189,7 +176,7 @@ def _module_names(architecture: str) -> Iterator[tuple[str, Meaning]]:
         if event == LAYER_INPUT and path not in (first, modules.layers):
             continue  # in some models, a later module reads the stream after attention
         if event == LAST_OUTPUT:
-            yield f"{spelled(path)}.input", Meaning(reason=UNNUMBERED)
+            yield f"{spelled(path)}.input", Meaning(reason=engine_names.UNNUMBERED)
         else:
             second = event in returned or event == LAYER_INPUT or path in modules.other
             yield f"{spelled(path)}.input", Meaning((event,), second=second)
@@ -202,19 +189,19 @@ def _module_names(architecture: str) -> Iterator[tuple[str, Meaning]]:
             continue
         yield spelled(path), Meaning(events, by_head=modules.architecture.names.by_head and len(events) > 1)
     for path in modules.architecture.unclear_modules:
-        yield spelled(path), Meaning(reason=UNCLEAR)
+        yield spelled(path), Meaning(reason=engine_names.UNCLEAR)
 
 
 @cache
 def _table(architecture: str) -> dict[str, Meaning]:
     """Return the meaning of every known name of an architecture, by normalised name."""
     named = {name: Meaning((name,)) for name in known_events()}
-    named |= {name: Meaning(reason=reason) for name, reason in REFUSED.items()}
-    named |= {name: Meaning((event,)) for engine in SPELLINGS for name, event in _names_of(engine)}
+    named |= {name: Meaning(reason=reason) for name, reason in engine_names.REFUSED.items()}
+    named |= {name: Meaning((event,)) for name, event in _names_in_engines()}
     named |= dict(_module_names(architecture))
-    named |= {name: _meaning(text) for name, text in MORE_NAMES.items()}
-    named |= {name: replace(_meaning(text), second=True) for name, text in SECOND_NAMES.items()}
-    named |= {name: replace(_meaning(text), adjacent=True) for name, text in ADJACENT_NAMES.items()}
+    named |= {name: _meaning(text) for name, text in engine_names.MORE_NAMES.items()}
+    named |= {name: _meaning(text, second=True) for name, text in engine_names.SECOND_NAMES.items()}
+    named |= {name: _meaning(text, adjacent=True) for name, text in engine_names.ADJACENT_NAMES.items()}
     own = architecture_named(architecture)
     named |= {name: Meaning(reason=reason) for name, reason in own.refused_names.items()}
     named |= {name: _meaning(text) for name, text in own.engine_names.items()}
@@ -228,11 +215,12 @@ def _table(architecture: str) -> dict[str, Meaning]:
     return {".".join(_WORDS.findall(name.lower())): meaning for name, meaning in named.items()}
 
 
-def _meaning(text: str) -> Meaning:
+def _meaning(text: str, second: bool = False, adjacent: bool = False) -> Meaning:
     """Parse text from engine_names.py: spaces separate events, and | separates candidates."""
     first, *others = text.split(" | ")
     events = (first,) if first == LAYER_INPUT else tuple(first.split())
-    return Meaning(events, candidates=(first, *others) if others else ())
+    candidates = (first, *others) if others else ()
+    return Meaning(events, second=second, adjacent=adjacent, candidates=candidates)
 
 
 def _apr(stage: str) -> dict[str, Meaning]:

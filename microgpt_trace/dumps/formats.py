@@ -148,8 +148,7 @@ def _open_safetensors(path: Path, names: NameMap | None) -> Recording:
     left_out = model.get("left_out", []) if isinstance(model, dict) else []  # set by `record`
     missing = [f"left out: {s}" for s in sentences(f"{path}: metadata model: left_out", left_out)]
     notes = sentences(f"{path}: metadata notes", _from_json(metadata.get("notes", "[]")))
-    positions = stored.get("positions")
-    return replace(recording, positions=positions, notes=(*missing, *notes), read_as=None)
+    return replace(recording, positions=stored.get("positions"), notes=(*missing, *notes), read_as=None)
 
 
 def _from_json(text: str) -> Any:
@@ -179,7 +178,7 @@ def _recording(
     if not arrays:
         raise FileFormatError(f"{path}: expected a dump of tensors, found none")
     read_as = partial(_recording, path, kind, arrays, names, layout=layout, tokens=tokens, notes=notes)
-    architecture = architecture or architecture_of(array.name for array in arrays)
+    architecture = architecture or architecture_of([array.name for array in arrays])
     token_sources: list[tuple[str, Sequence[int] | None]] = [(str(path), tokens)]
     if names is not None:
         token_sources.append((names.origin, names.tokens))
@@ -205,9 +204,8 @@ def _token_ids(array: StoredArray) -> tuple[int, ...] | None:
     """Return the token ids of an array [T] or [1, T] with a name like "ids", or None for other arrays."""
     name = re.split(r"[./]", without_suffix(array.name).lower())[-1]
     length = array.shape[-1] if array.shape else 0
-    if name not in _TOKENS or array.kind != "whole" or array.shape not in ((length,), (1, length)):
-        return None
-    if not 0 < length <= _MAX_TOKENS:
+    is_list = array.kind == "whole" and array.shape in ((length,), (1, length))
+    if name not in _TOKENS or not is_list or not 0 < length <= _MAX_TOKENS:
         return None
     ids = array.read().reshape(-1).tolist()
     return tuple(ids) if all(type(i) is int and 0 <= i < 2**31 for i in ids) else None

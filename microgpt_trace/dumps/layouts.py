@@ -47,14 +47,6 @@ class Reading:
     shape: Shape
     last_of: int = 0  # T if the tensor contains only the last position, else 0
 
-    def takes(self, stored: Shape, flat: bool) -> bool:
-        """Return True if this reading fits a stored shape. With `flat`, a single axis fits too."""
-        lengths = _without_ones(stored)
-        return lengths == _without_ones(self.axes) or (flat and lengths == (math.prod(self.axes),))
-
-    def apply(self, array: Array) -> Array:
-        return array.reshape(self.axes).transpose(self.order).reshape(self.shape)
-
     @property
     def in_words(self) -> str:
         """The layout in words, such as "[T, H, D]", "the last row" or "one number"."""
@@ -87,10 +79,12 @@ def readings_of(stored: Shape, expected: Shape, layout: str, head_dims: Collecti
     is read in our order. `head_dims` lists possible widths of a head, and is empty if rows contain no heads.
     """
     distinct: dict[tuple[tuple[int, int], ...], Reading] = {}
+    lengths = _without_ones(stored)
     for reading in _candidates(expected, head_dims):
-        requested = layout == reading.letters
-        flat = requested or reading.letters in ("TC", "HTS", LAST)
-        if (requested or not layout) and reading.takes(stored, flat):
+        requested, possible = layout == reading.letters, [_without_ones(reading.axes)]
+        if requested or reading.letters in ("TC", "HTS", LAST):
+            possible.append((math.prod(reading.axes),))  # a single axis fits too
+        if (requested or not layout) and lengths in possible:
             distinct.setdefault(reading.moves, reading)
     return list(distinct.values())
 
@@ -130,19 +124,13 @@ def fits(name: str, recorded: Recorded, shapes: Shapes, head_dim: int | None = N
         rows = over_tokens(name) and recorded.shape[1:] == expected[1:] and recorded.shape[0] <= expected[0]
         return [OWN] if rows or recorded.shape == expected or _is_number(recorded, expected) else []
     dims = _head_dims(name, recorded, shapes, head_dim)
-    readings = readings_of(recorded.shape, expected, recorded.layout, dims)
-    return [reading.letters for reading in readings]
+    return [reading.letters for reading in readings_of(recorded.shape, expected, recorded.layout, dims)]
 
 
 def fit(
-    name: str,
-    recorded: Recorded,
-    shapes: Shapes,
-    *,
-    head_dim: int | None = None,
-    order: Array | None = None,
-    positions: Positions = None,
-) -> Fitted:
+    name: str, recorded: Recorded, shapes: Shapes, *, head_dim: int | None = None,
+    order: Array | None = None, positions: Positions = None,
+) -> Fitted:  # fmt: skip
     """Return a recorded tensor in the shape of the event `name`. `shapes` maps all events to shapes.
 
     `positions` lists the position of each row of logits and probs, if the tensor is in our order. `order`
@@ -153,10 +141,10 @@ def fit(
     if recorded.layout == OWN:
         reading, rows = _own(name, recorded, expected, positions)
     else:
-        dims = _head_dims(name, recorded, shapes, head_dim)
-        reading = _the_reading(name, recorded, expected, dims)
+        reading = _the_reading(name, recorded, expected, _head_dims(name, recorded, shapes, head_dim))
         rows = (reading.last_of - 1,) if reading.last_of > 1 else None
-    array, notes = reading.apply(recorded.read()), _reading_notes(recorded.shape, reading)
+    array = recorded.read().reshape(reading.axes).transpose(reading.order).reshape(reading.shape)
+    notes = _reading_notes(recorded.shape, reading)
     if recorded.by_head:
         if head_dim is None:
             raise InputError(f"{recorded.source}: only a model can split q, k and v of each head")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property, lru_cache, partial
+from functools import cache, cached_property, lru_cache
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -109,8 +109,7 @@ class TensorPart(NamedTuple):
     split: int = 0  # the number of the entry of `fused` that defines the slices; 0 for the whole tensor
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class EventGroup:
+class EventGroup(NamedTuple):
     """All events with one shape and one list of possible layouts."""
 
     columns: Array  # the columns of these events in the score table
@@ -185,11 +184,10 @@ def compare(
     no = np.zeros(size, bool)
     table = ScoreTable(layouts, no, distances, zeros, no.copy(), zeros.copy())
     for row, part in enumerate(parts):
-        array = None
+        read = cache(part.recorded.read)
         for group in groups:
             for layout in fits(group.example, part.recorded, shapes, head_dim):
-                array = np.asarray(part.recorded.read()) if array is None else array
-                once = replace(part.recorded, read=partial(np.asarray, array), layout=layout)
+                once = replace(part.recorded, read=read, layout=layout)
                 value = fit(group.example, once, shapes, head_dim=head_dim).array
                 if value.shape not in group.stacks:
                     continue

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
-from itertools import islice
+from itertools import chain, islice
 from typing import NamedTuple
 
 import numpy as np
@@ -97,19 +97,12 @@ def suggest(
     table = compare(parts, groups, shapes, model.config.head_dim)
     series = list(find_series(parts, table, [layer_of(name) for name in names]))
     places = _placed(series, names, table, _scores(table, names, recording.tensors))
-    suggestions = [
-        suggestion
-        for one, columns in places
-        for suggestion in _of_series(one, columns, parts, names, table)
-        if suggestion.event not in recording.tensors
-    ]
-    suggestions.sort(key=lambda one: names.index(one.event))
+    found = chain.from_iterable(_of_series(one, columns, parts, names, table) for one, columns in places)
+    unknown = [suggestion for suggestion in found if suggestion.event not in recording.tensors]
+    suggestions = sorted(unknown, key=lambda one: names.index(one.event))
     placed = {one.source for one in suggestions}
-    unplaced = [
-        Unplaced(source_name(left.recorded), left.recorded.shape, 1, left.reason)
-        for left in recording.leftovers
-        if not left.readable
-    ]
+    refused = [(left.recorded, left.reason) for left in recording.leftovers if not left.readable]
+    unplaced = [Unplaced(source_name(one), one.shape, 1, reason) for one, reason in refused]
     for one in series:
         rest = [row for row in one.rows.values() if parts[row].name not in placed]
         if rest:

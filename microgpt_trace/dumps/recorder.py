@@ -101,37 +101,37 @@ class TorchRecording:
     def listen(self, hooks: ExitStack) -> None:
         """Add hooks to the decoder. Closing `hooks` removes all hooks."""
 
-        def before(module: Any, hook: Callable[..., None]) -> None:
+        def before(module: Any, hook: Callable[[Any, Any, Any], None]) -> None:
             hooks.callback(module.register_forward_pre_hook(hook, with_kwargs=True).remove)
 
-        def after(module: Any, hook: Callable[..., None]) -> None:
-            hooks.callback(module.register_forward_hook(hook).remove)
+        def reads(module: Any, take: Callable[[Any], None]) -> None:
+            before(module, lambda module, args, kwargs: take(args[0] if args else kwargs["input"]))
+
+        def returns(module: Any, take: Callable[[Any], None]) -> None:
+            hooks.callback(module.register_forward_hook(lambda module, args, output: take(output)).remove)
 
         decoder, family = self._decoder, self._decoder.family
         before(decoder.stack, _check_mask)
-        before(getattr(decoder.stack, family.embedding[0]), self._note_tokens)
+        reads(getattr(decoder.stack, family.embedding[0]), self._note_tokens)
         if family.positions:
-            before(getattr(decoder.stack, family.positions), self._note_positions)
+            reads(getattr(decoder.stack, family.positions), self._note_positions)
         for name in family.embedding:
             module = getattr(decoder.stack, name)
             scales = hasattr(module, "embed_scale")  # newer versions of Gemma's embedding multiply
-            after(module, partial(self._take, "embed.scaled" if scales else family.outside[name]))
+            returns(module, partial(self._take, "embed.scaled" if scales else family.outside[name]))
         for path, of_input, events in family.taps:
             for module in self._distinct(path):
-                if of_input:
-                    before(module, partial(self._take_input, events))
-                else:
-                    after(module, partial(self._take_output, events))
+                (reads if of_input else returns)(module, partial(self._take_output, events))
         for index, layer in enumerate(decoder.layers):
             before(layer, partial(self._enter_layer, index))
-            after(layer, self._leave_layer)
+            returns(layer, self._leave_layer)
         for module in self._distinct(family.attention):
-            after(module, self._take_weights)
-        after(getattr(decoder.stack, family.norm), partial(self._take, family.outside[family.norm]))
+            returns(module, self._take_weights)
+        returns(getattr(decoder.stack, family.norm), partial(self._take, family.outside[family.norm]))
         if decoder.head is not None:
-            before(decoder.head, self._take_positions)
-            after(decoder.head, partial(self._take, "logits"))
-            after(decoder.whole, self._take_final_logits)
+            reads(decoder.head, self._take_positions)
+            returns(decoder.head, partial(self._take, "logits"))
+            returns(decoder.whole, self._take_final_logits)
         self._wrap_rotary(hooks)
 
     def _distinct(self, path: str) -> list[Any]:
@@ -159,19 +159,18 @@ class TorchRecording:
                 heads = kwargs.get("unsqueeze_dim", 1)  # 1 for [1, H, T, D], 2 for [1, T, H, D]
                 for name, tensor in zip(TURNED, rotated, strict=True):
                     rows = tensor.transpose(1, 2) if heads == 1 else tensor
-                    self._take(numbered(name, self._layer), None, None, rows)
+                    self._take(numbered(name, self._layer), rows)
             return rotated
 
         return wrapped
 
-    def _note_tokens(self, module: Any, args: Any, kwargs: Any) -> None:
+    def _note_tokens(self, ids: Any) -> None:
         """Save the tokens, which are the input of the embedding."""
         if self.tokens:
             raise InputError(
                 "record() expected one forward pass, found a second pass: call model(tokens) once, or"
                 " generate with max_new_tokens=1"
             )
-        ids = args[0] if args else kwargs["input"]
         if ids.ndim != 2 or ids.shape[0] != 1 or not ids.shape[1] or ids.is_floating_point():
             raise InputError(
                 f"input_ids: expected one text, whole numbers of shape (1, T), found {_dtype(ids)} of shape"
@@ -183,9 +182,9 @@ class TorchRecording:
         if not self.tokens:
             raise InputError("record() expected input_ids as the model's input, found embeddings")
 
-    def _note_positions(self, module: Any, args: Any, kwargs: Any) -> None:
+    def _note_positions(self, ids: Any) -> None:
         self._check_tokens()
-        self._position_ids = args[0] if args else kwargs["input"]
+        self._position_ids = ids
 
     def _enter_layer(self, index: int, module: Any, args: Any, kwargs: Any) -> None:
         self._layer = index
@@ -193,22 +192,19 @@ class TorchRecording:
         if index == 0:
             _check_start(args, kwargs, self._position_ids, len(self.tokens))
 
-    def _leave_layer(self, module: Any, args: Any, output: Any) -> None:
+    def _leave_layer(self, output: Any) -> None:
         self._layer = None
 
-    def _take_input(self, events: Sequence[str], module: Any, args: Any, kwargs: Any) -> None:
-        self._take_output(events, module, args, args[0])
-
-    def _take_output(self, events: Sequence[str], module: Any, args: Any, output: Any) -> None:
-        """Save the output of a module, [1, T, width]. Split the output if it contains several events. A
-        router also returns the shares and the numbers of the chosen experts."""
+    def _take_output(self, events: Sequence[str], output: Any) -> None:
+        """Save the output (or the input) of a module, [1, T, width]. Split the output if it contains several
+        events. A router also returns the shares and the numbers of the chosen experts."""
         if self._layer is None:  # the module was called outside the layers
             return
         parts = list(self._parts(events, _first(output)))
         if events == (ROUTER,) and isinstance(output, tuple) and len(output) == 1 + len(ROUTED):
             parts += zip(ROUTED, output[1:], strict=True)
         for event, part in parts:
-            self._take(numbered(event, self._layer), module, args, part)
+            self._take(numbered(event, self._layer), part)
 
     def _parts(self, events: Sequence[str], tensor: Any) -> Iterator[tuple[str, Any]]:
         """Yield the part of each event. A fused product contains q, k and v or gate and up."""
@@ -225,31 +221,31 @@ class TorchRecording:
             tensor = tensor.unflatten(-1, (heads[0], len(events), width)).transpose(-3, -2).flatten(-3)
         yield from zip(events, tensor.split([count * width for count in heads], -1), strict=True)
 
-    def _take_weights(self, module: Any, args: Any, output: Any) -> None:
+    def _take_weights(self, output: Any) -> None:
         """Save the attention weights [1, H, T, T], the second output of eager attention."""
         weights, length = (output[1] if isinstance(output, tuple) else None), len(self.tokens)
         shape = tuple(getattr(weights, "shape", ()))
         if self._layer is not None and shape[-2:] == (length, length):
             self._keep(numbered(RETURNED_SECOND, self._layer), _values(weights)[0])
 
-    def _take_positions(self, module: Any, args: Any, kwargs: Any) -> None:
+    def _take_positions(self, normed: Any) -> None:
         """Find the positions of the logits: all positions or the last N, as in the input of the head."""
-        normed = self._decoder.family.outside[self._decoder.family.norm]
-        if normed not in self.arrays:
+        norm = self._decoder.family.outside[self._decoder.family.norm]
+        if norm not in self.arrays:
             raise InputError("record() expected the decoder to run before the head")
-        rows, stream = _values(args[0])[0], self.arrays[normed]
+        rows, stream = _values(normed)[0], self.arrays[norm]
         if not np.array_equal(rows, stream[len(stream) - len(rows) :], equal_nan=True):
             raise InputError("logits_to_keep: expected all positions or the last N, found other positions")
         self.positions = tuple(range(len(stream) - len(rows), len(stream)))
 
-    def _take_final_logits(self, module: Any, args: Any, output: Any) -> None:
+    def _take_final_logits(self, output: Any) -> None:
         """Rename the output of the head to logits.raw if the model scales or caps the logits."""
         logits, raw = getattr(output, "logits", None), self.arrays.get("logits")
         final = None if logits is None else _values(logits)[0]
         if raw is not None and final is not None and not np.array_equal(final, raw, equal_nan=True):
             self.arrays |= {"logits.raw": raw, "logits": final}
 
-    def _take(self, name: str, module: Any, args: Any, output: Any) -> None:
+    def _take(self, name: str, output: Any) -> None:
         """Save a module's output [1, T, ...], or the first item of a tuple of outputs, as rows [T, width]."""
         tensor = _first(output)
         length = len(self.positions if name == "logits" else self.tokens)

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, NamedTuple
 from weakref import finalize
 
 import numpy as np
@@ -43,8 +43,7 @@ _LENGTH_BYTES = {b"\1\0": 2, b"\2\0": 4}
 _LONG = re.compile(r"(?<=[0-9])L(?=[,)])")  # Python 2 wrote the integer 3 as 3L
 
 
-@dataclass(frozen=True, slots=True)
-class NpyHeader:
+class NpyHeader(NamedTuple):
     """The header of a .npy array."""
 
     shape: tuple[int, ...]
@@ -56,10 +55,6 @@ class NpyHeader:
     def size(self) -> int:
         """The size of the file in bytes."""
         return self.offset + math.prod(self.shape) * self.dtype.itemsize
-
-    def array(self, data: Array) -> Array:
-        """Return the array as a view of `data`, the bytes after the header."""
-        return data.view(self.dtype).reshape(self.shape, order="F" if self.by_columns else "C")
 
 
 def read_header(file: IO[bytes]) -> NpyHeader:
@@ -176,7 +171,8 @@ def _array(
         with reading(path), _as_file_error(where, "the array that its header describes"), open_file() as file:
             if read_header(file) != header:
                 raise ValueError("the header changed")
-            array = header.array(read_data(file, header))
+            values = read_data(file, header).view(header.dtype)
+            array = values.reshape(header.shape, order="F" if header.by_columns else "C")
             dtype = array.dtype.newbyteorder("=")  # this machine's byte order
             return array.astype(np.float32 if dtype == np.float16 else dtype, copy=False)
 
@@ -197,10 +193,9 @@ def _as_file_error(where: str, expected: str) -> Iterator[None]:
     """Convert errors that NumPy or zipfile raises for damaged bytes to FileFormatError."""
     try:
         yield
-    except FileFormatError:
-        raise
     except Exception as error:
-        if isinstance(error, OSError) and error.strerror:  # an error of the operating system, not of zipfile
+        of_system = isinstance(error, OSError) and error.strerror  # zipfile's own errors have no strerror
+        if of_system or isinstance(error, FileFormatError):
             raise
         raise FileFormatError(f"{where}: expected {expected}, found other or damaged bytes") from error
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain
 from typing import Any
 
 from ..architecture.plans.kinds import Activation, Lookup, Rotation
@@ -73,16 +74,9 @@ class TorchFamily:
         for path, own in sorted(self.names.other.items(), key=lambda item: -len(item[0])):
             if own[0] not in returned:
                 others.setdefault(own, path)
-        prefix, every = (
-            f"{self.names.layers}.",
-            {**self.names.returned, **{path: own for own, path in others.items()}},
-        )
+        every = {**self.names.returned, **{path: own for own, path in others.items()}}
+        prefix = f"{self.names.layers}."
         return {path.removeprefix(prefix): own for path, own in every.items() if path.startswith(prefix)}
-
-    @cached_property
-    def parents(self) -> tuple[str, ...]:
-        """The path of the parent of each module in `outputs`. The path "" is the layer itself."""
-        return tuple(dict.fromkeys(path.rpartition(".")[0] for path in self.outputs))
 
     @cached_property
     def taps(self) -> tuple[tuple[str, bool, Events], ...]:
@@ -111,8 +105,7 @@ class TorchFamily:
     @cached_property
     def attention(self) -> str:
         """The path of the attention in a layer."""
-        modules = self.names.architecture.modules.items()
-        return next(path for path, event in modules if event == "attn.out")
+        return next(path for path, event in self.names.architecture.modules.items() if event == "attn.out")
 
     @cached_property
     def activation(self) -> str:
@@ -137,11 +130,12 @@ class TorchFamily:
         return next((f"the module {path} is not part of {family}" for path in self._unknown(layer)), "")
 
     def _unknown(self, layer: Any) -> Iterator[str]:
-        for parent in self.parents:
+        parents = dict.fromkeys(path.rpartition(".")[0] for path in self.outputs)  # "" is the layer itself
+        for parent in parents:
             inner = module_at(layer, parent)
             for child, module in ({} if inner is None else inner._modules).items():
                 path = f"{parent}.{child}".lstrip(".")
-                expected = path in {*self.outputs, *self.parents}
+                expected = path in {*self.outputs, *parents}
                 if not expected and module is not None and any(True for _ in module.parameters()):
                     yield path
 
@@ -204,14 +198,11 @@ def _fitting(stack: Any, name: str, families: Sequence[TorchFamily]) -> tuple[To
 def expected_events(decoder: TorchDecoder) -> list[str]:
     """Return the events that a complete forward pass computes, in the order of the modules."""
     family = decoder.family
-    layers = [
-        numbered(event, i)
-        for i, layer in enumerate(decoder.layers)
-        for path, _, events in family.taps
-        if family.has(layer, path)
-        for event in events
-    ]
-    return [*(family.outside[name] for name in family.embedding), *layers, family.outside[family.norm]]
+    expected = [family.outside[name] for name in family.embedding]
+    for i, layer in enumerate(decoder.layers):
+        taken = [events for path, _, events in family.taps if family.has(layer, path)]
+        expected += [numbered(event, i) for event in chain(*taken)]
+    return [*expected, family.outside[family.norm]]
 
 
 def module_at(layer: Any, path: str) -> Any:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
 from dataclasses import fields
 from functools import partial
 from pathlib import Path
@@ -20,7 +19,7 @@ from ..text.json_reading import MANY_VALUES
 from ..tracing.result import SCHEMA_ID
 from ..untrusted_files import read_json
 from .event_names import is_event
-from .layouts import OWN, Leftover, Recorded, list_at, readable, whole_numbers
+from .layouts import NO_EVENT, OWN, Leftover, Recorded, list_at, readable, whole_numbers
 from .recording import Recording
 from .stored_arrays import check_name
 
@@ -46,9 +45,11 @@ def open_document(path: Path) -> Recording:
         if event.name in statistics or event.name in leftovers:
             raise FileFormatError(f"{path}: {brief(event.name)} occurs twice")
         has_values = "values" in record
-        recorded = Recorded(event.name, event.shape, _reading(path, event, record), OWN)
+        where = f"{path}: {readable(event.name)}"
+        values = _values(where, record["values"], event) if has_values else None
+        recorded = Recorded(event.name, event.shape, partial(_stored, where, values), OWN)
         if not is_event(event.name):
-            leftovers[event.name] = Leftover(recorded, "no event has that name", has_values)
+            leftovers[event.name] = Leftover(recorded, NO_EVENT, has_values)
             continue
         statistics[event.name] = event
         if has_values:
@@ -62,16 +63,10 @@ def open_document(path: Path) -> Recording:
     return Recording(str(path), kind, tensors, tokens, positions, statistics, tuple(leftovers.values()))
 
 
-def _reading(path: Path, event: TraceEvent, record: Mapping[str, Any]) -> Callable[[], Array]:
-    """Return a function that loads the array of an event, or raises InputError for a missing array."""
-    where = f"{path}: {readable(event.name)}"
-    if "values" in record:
-        return partial(np.asarray, _values(where, record["values"], event))
-
-    def refuse() -> Array:
+def _stored(where: str, values: Array | None) -> Array:
+    if values is None:
         raise InputError(f"{where}: expected values, found only statistics; write the document with --values")
-
-    return refuse
+    return values
 
 
 def _event(where: str, record: Any) -> TraceEvent:

@@ -15,16 +15,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ..architecture.model import LanguageModel, TapOf, TraceInput
-from ..architecture.plans.kinds import (
-    Choice,
-    Experts,
-    Linear,
-    Loss,
-    Probabilities,
-    Routing,
-    Scores,
-    Softmax,
-)
+from ..architecture.plans.kinds import Choice, Experts, Linear, Loss, Probabilities, Routing, Scores, Softmax
 from ..arrays.rounding import BLOCK
 from ..arrays.stats import Array, causal_mask, median
 from ..decoder.catalogue import kind_named

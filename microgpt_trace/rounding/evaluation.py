@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 
 import numpy as np
 
 from ..architecture.operations.by_kind import reference, spread_of
+from ..architecture.operations.choice import follows, otherwise
 from ..architecture.operations.reference_inputs import ReferenceInputs, Spread
 from ..architecture.plans.kinds import Choice, Experts, Linear
 from ..architecture.plans.plan import Plan, layer_of
 from ..arrays.stats import Array
-from .precision import Precision, ProductInputs, row_error
+from .precision import CHANCE, Precision, ProductInputs, row_error
 
 NOISE = 1 / 3  # largest noise on inputs, as a share of the operation's own error
 CARRIED = 3**0.5 / NOISE  # converts the RMS effect of uniform noise to the effect of a full error
@@ -31,14 +34,17 @@ class Evaluation:
         self.given, self.plan, self.values = given, plan, values
         self.precision, self.rounding, self._seed, self._own = precision, rounding, noise, given.model.plan
         self._noise = None if noise is None else np.random.default_rng(noise)
-        self._nudge = -FLOAT32 if noise and noise % 2 else FLOAT32  # round all ties up, or all down
+        self._nudge = 0.0 if noise is None else -FLOAT32 if noise % 2 else FLOAT32  # round ties up, or down
         self._recomputed: dict[str, Array] = {}
 
     def under(self, plan: Plan) -> Evaluation:
         """Return an evaluation with another plan. Reuse recomputed values that are equal in both plans."""
         other = Evaluation(self.given, plan, self.values, self.precision, self._seed, self.rounding)
-        same = unchanged(self.plan, plan, self._recomputed, self.values)
-        other._recomputed = {name: self._recomputed[name] for name in same}
+        equal = other._recomputed
+        for name, value in self._recomputed.items():  # in order of computation
+            row = plan[name]
+            if row is self.plan[name] and all(own in self.values or own in equal for own in row.inputs):
+                equal[name] = value
         return other
 
     def between(self, name: str, *known: Container[str]) -> list[str]:
@@ -77,8 +83,7 @@ class Evaluation:
         if self.rounding is None or not isinstance(row.kind, Linear | Experts):
             value = reference(row, self.given, *self._noisy(name, inputs, row.inputs))
             return value if inputs or rows is None else value[list(rows)]
-        nudge = 0.0 if self._noise is None else self._nudge
-        rounded = [self.rounding.round(row, inputs[0], nudge), *inputs[1:]]
+        rounded = [self.rounding.round(row, inputs[0], self._nudge), *inputs[1:]]
         value = reference(row, self.given, *self._noisy(name, rounded, row.inputs))
         return value + self._sum_error(name, inputs)
 
@@ -132,12 +137,42 @@ class Evaluation:
         return math.hypot(*(self.floor(own) for own in (*self.between(name), name)))
 
 
-def unchanged(plan: Plan, other: Plan, names: Iterable[str], fixed: Container[str]) -> set[str]:
-    """Return the events of `names` that have equal values in both plans, if the `fixed` events have equal
-    values. `names` must be in order of computation."""
-    same = set[str]()
-    for name in names:
-        row = other[name]
-        if row is plan[name] and all(source in fixed or source in same for source in row.inputs):
-            same.add(name)
-    return same
+# --- Near ties between experts, which correct engines may decide differently because of rounding ---
+
+
+def with_ties(
+    plain: Evaluation, draws: Sequence[Evaluation], name: str, found: Array, expected: Array,
+    positions: Sequence[int] | None,
+) -> tuple[Array, Array]:  # fmt: skip
+    """Return the expected values of an event, and the rows where a near tie is decided as in the dump.
+
+    In a choice of experts, these are the rows where the dump's choice follows from the logits within their
+    rounding error. Without the choice in the dump, these are the rows that agree better with the dump after
+    the nearest tie of the position is decided otherwise.
+    """
+    rows = [plain.plan[own] for own in (*plain.between(name), name)]
+    choices = [row for row in rows if isinstance(row.kind, Choice) and row.otherwise is None]
+    none = expected, np.empty(0, np.intp)
+    if not choices or not expected.ndim:
+        return none
+    if choices[-1].name == name:
+        at = slice(None) if positions is None else list(positions)
+        right = follows(found, plain.value(choices[-1].inputs[0])[at], _within(draws, name)[at])
+        tied, other = (found != expected).any(axis=1, keepdims=True) & right[:, None], found
+    else:
+        error = np.linalg.norm(found - expected, axis=-1, keepdims=True)
+        tied = error > plain.chain_floor(name) * np.linalg.norm(expected, axis=-1, keepdims=True)
+        if not tied.any():
+            return none
+        ties = {
+            row.name: replace(row, otherwise=partial(otherwise, _within(draws, row.name))) for row in choices
+        }
+        other = plain.under(plain.plan.changed(lambda row: ties.get(row.name, row))).output(name, positions)
+        tied &= np.linalg.norm(found - other, axis=-1, keepdims=True) < error
+    return np.where(tied, other, expected), np.unique(np.nonzero(tied)[-2])
+
+
+def _within(draws: Sequence[Evaluation], name: str) -> Array:
+    """Return the difference between the logits of experts that rounding explains: [T, 1]"""
+    moved = np.std([draw.noisy_input(name) for draw in draws], axis=0, ddof=1)
+    return CHANCE * CARRIED * np.sqrt(np.square(moved).mean(axis=1, keepdims=True))

@@ -17,10 +17,9 @@ from ..architecture.plans.plan import Operation, layer_of
 from ..arrays.stats import Array
 from ..text.brief import frozen
 from ..text.wording import nonfinite_name
-from .evaluation import CARRIED, Evaluation
+from .evaluation import CARRIED, Evaluation, with_ties
 from .precision import CHANCE, PRECISIONS, Precision, ProductInputs, beyond_usual, factor_error
 from .row_differences import FactorMeter, RowDifferences, compare_rows, element_index, join
-from .ties import with_ties
 
 BLOCK = 1 << 21  # elements compared at a time
 SHARED = 0.15  # allowed factor of all rows, as a share of a row's tolerance; correct engines reach 0.07
@@ -103,6 +102,7 @@ class JudgedRows:
     factor: float
     factor_tolerance: float
     differences: RowDifferences
+    ties: Array  # the rows where rounding decides between two experts
 
     @property
     def worst(self) -> int:
@@ -110,14 +110,10 @@ class JudgedRows:
         return int(np.nanargmax(self.errors / self.tolerances))
 
     @property
-    def rows_hold(self) -> bool:
-        """True if no error exceeds its tolerance."""
-        return not bool((self.errors > self.tolerances).any())
-
-    @property
     def in_length(self) -> bool:
         """True if only the common factor of the rows exceeds its tolerance."""
-        return self.rows_hold and abs(self.factor) > self.factor_tolerance
+        rows_hold = not (self.errors > self.tolerances).any()
+        return rows_hold and abs(self.factor) > self.factor_tolerance
 
     @property
     def error(self) -> float:
@@ -130,7 +126,7 @@ class JudgedRows:
 
     @property
     def holds(self) -> bool:
-        return self.rows_hold and not self.in_length
+        return self.error <= self.tolerance
 
 
 class Judge:
@@ -158,7 +154,7 @@ class Judge:
         plain tolerance but not `most`. All evaluations in `draws` are used only if the error is near the
         tolerance."""
         output = noisy or (lambda draw: draw.output(name, positions))
-        expected, _ = with_ties(self.plain, self.draws[:FEW_DRAWS], name, found, expected, positions)
+        expected, ties = with_ties(self.plain, self.draws[:FEW_DRAWS], name, found, expected, positions)
         seen, meter = self.compared(name), FactorMeter()
         differences, concentration = compared_blocks(found, expected, seen, meter)
         errors, chance = errors_of(differences), np.ones(len(differences.d))
@@ -169,19 +165,13 @@ class Judge:
         tolerances = chance * (EXACT if exact else self.plain.chain_floor(name))
         for draws, near in ((FEW_DRAWS, math.inf), (DRAWS, NEAR)):
             ratio = np.nan_to_num(errors / tolerances, posinf=0.0)
-            if (
-                exact
-                or ratio.max() <= 1
-                or ratio.max() > near
-                or np.nanmax(np.where(ratio > 1, errors, 0)) > most
-            ):
+            if exact or not 1 < ratio.max() <= near or np.nanmax(np.where(ratio > 1, errors, 0)) > most:
                 break
-            carried = self._carried(name, expected, output, draws)
-            tolerances = np.maximum(tolerances, chance * carried)
+            tolerances = np.maximum(tolerances, chance * self._carried(name, expected, output, draws))
         factor, error = meter.result()
         allowed = alike * float(np.nanmedian(tolerances)) + CHANCE * error
         allowed += factor_error(self.plain.precision, self.plain.spread(name), len(errors))
-        return JudgedRows(errors, tolerances, factor, allowed, differences)
+        return JudgedRows(errors, tolerances, factor, allowed, differences, ties)
 
     def _carried(self, name: str, expected: Array, noisy: Callable[[Evaluation], Array], draws: int) -> Array:
         """Return the error of each row that errors of the inputs cause. The result is the RMS over several
@@ -197,14 +187,13 @@ class Judge:
     def judge(self, name: str, found: Array, positions: Sequence[int] | None = None) -> OperationResult:
         """Judge an event of the dump at all positions, or only at `positions`."""
         expected = self.plain.output(name, positions)
-        expected, ties = with_ties(self.plain, self.draws[:FEW_DRAWS], name, found, expected, positions)
         rows = self.rows(name, found, expected, positions)
         differences, own = rows.differences, self.plain.given.model.plan[name]
         result = OperationResult(
             name, layer_of(name), own.expr, self.plain.sources(name), tuple(self.plain.between(name)),
             None, self.plain.chain_floor(name), True, None, (), None, None,
             count=int(differences.count.sum()), unjudged=int(differences.alike.sum()),
-            ties=tuple(int(at if positions is None else positions[at]) for at in ties),
+            ties=tuple(int(at if positions is None else positions[at]) for at in rows.ties),
         )  # fmt: skip
         if np.isnan(rows.errors).all():
             return replace(result, nonfinite="not judged: the inputs are not finite")

@@ -14,7 +14,6 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -24,6 +23,7 @@ from ..architecture.operations.reference_inputs import ReferenceInputs, Spread
 from ..architecture.plans.kinds import Experts, Linear
 from ..architecture.plans.plan import Operation, kind_of
 from ..arrays.encodings import StoredTensor
+from ..arrays.expert_tensor import ExpertTensor
 from ..arrays.rounding import BLOCK, WIDE_BLOCK, q8_blocks, to_bf16, to_f16, to_q8
 from ..arrays.stats import Array
 from ..errors import InputError
@@ -103,9 +103,7 @@ def representable(array: Array, kind: str) -> bool | None:
     """Return True if a narrow type can store all finite numbers of an array, or None for few numbers."""
     numbers = np.asarray(array, np.float64).ravel()
     numbers = numbers[np.isfinite(numbers) & (numbers != np.rint(numbers))]  # experts have whole numbers
-    if numbers.size < ENOUGH:
-        return None
-    return bool((PRECISIONS[kind].round(numbers) == numbers).all())
+    return None if numbers.size < ENOUGH else bool((PRECISIONS[kind].round(numbers) == numbers).all())
 
 
 def roundings(spread: Spread, length: int) -> float:
@@ -151,11 +149,6 @@ class Way(NamedTuple):
     round: Callable[[Array, float], Array]
     compute: str = "q8"
     sums: bool = False
-
-    @property
-    def inputs(self) -> str:
-        """A name for inputs that are rounded in this way."""
-        return "8-bit inputs" if self.compute == "q8" else f"{self.words} inputs"
 
 
 def _blocks(size: int | None, half: bool = False, early: bool = False) -> Callable[[Array, float], Array]:
@@ -210,13 +203,10 @@ class ProductInputs:
         key = self.key(row)
         return WAYS[self._ways.get(key) or self._of_types.get(key[1], "Q8_0")]
 
-    def round(self, row: Operation, x: Array, nudge: float = 0.0) -> Array:
+    def round(self, row: Operation, x: Array, nudge: float = 0.0, way: Way | None = None) -> Array:
         """Change the input of this product by the share `nudge`, and round: [T, K] -> [T, K] float32."""
-        return self._round(row, x, self.way(row), nudge)
-
-    def _round(self, row: Operation, x: Array, way: Way, nudge: float = 0.0) -> Array:
         rows = np.asarray(x, np.float32).reshape(-1, self._width(row))
-        return way.round(rows, nudge).reshape(x.shape)
+        return (way or self.way(row)).round(rows, nudge).reshape(x.shape)
 
     def _width(self, row: Operation) -> int:
         """Return the width of the rows that an engine rounds. Experts may read parts of x side by side."""
@@ -235,8 +225,12 @@ class ProductInputs:
         off = to_f16(total * scale) - total * to_f16(scale)  # [T, n, 1], then shared by 32 elements
         shared = np.broadcast_to(off / BLOCK, quants.shape).reshape(len(quants), -1)[:, :width]
         assert isinstance(row.kind, Linear | Experts)
-        minima = partial(_minima, self._given.model.tensors[row.kind.weight])
-        of_minima = replace(row, kind=replace(row.kind, bias=None), instead={row.kind.weight: minima})
+        minima = minimum_tensor(self._given.model.tensors[row.kind.weight])
+
+        def read(name: str, experts: Array | None = None) -> Array:
+            return minima.read() if experts is None else minima.take(experts)
+
+        of_minima = replace(row, kind=replace(row.kind, bias=None), instead={row.kind.weight: read})
         return reference(of_minima, self._given, shared.reshape(x.shape), *inputs[1:])
 
     def learn(self, rows: Sequence[Operation], read: Read) -> None:
@@ -272,7 +266,7 @@ class ProductInputs:
     def _error(self, row: Operation, way: Way, inputs: Sequence[Array], y: Array) -> tuple[float, float]:
         """Round the first input in one way, compute the product, and return the median and the mean of the
         relative L2 errors of its rows: [T, K], [T, out]."""
-        rounded = self._round(row, inputs[0], way).astype(np.float64)
+        rounded = self.round(row, inputs[0], way=way).astype(np.float64)
         expected = reference(row, self._given, rounded, *inputs[1:]) + self.sum_error(row, inputs, way)
         size = np.linalg.norm(expected, axis=1)
         errors = np.nan_to_num(np.linalg.norm(y - expected, axis=1) / np.where(size > 0, size, 1), nan=np.inf)
@@ -289,15 +283,10 @@ def block_of(type: str) -> int:
     return WIDE_BLOCK if type in OF_WIDE_BLOCKS else BLOCK
 
 
-def _minima(tensor: StoredTensor, name: str, experts: Array | None = None) -> Array:
-    """Return the minima of a matrix [out, in], or of the matrices of `experts`: [n, out, in]."""
-    if experts is None:
-        return minimum_tensor(tensor).read()
-    return np.stack([minimum_tensor(tensor.of_expert(int(e))).read() for e in experts])
-
-
 def minimum_tensor(tensor: StoredTensor) -> StoredTensor:
     """Return a tensor in which each element of `tensor` is replaced by the minimum that its block stores."""
+    if isinstance(tensor, ExpertTensor):
+        return replace(tensor, part=lambda expert: minimum_tensor(tensor.of_expert(expert)))
     encoding, unpack = tensor.encoding, tensor.encoding.unpack
     assert unpack is not None
 

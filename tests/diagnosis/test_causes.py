@@ -16,7 +16,7 @@ from microgpt_trace import load
 from microgpt_trace.diagnosis.diagnose import diagnose_values
 from microgpt_trace.diagnosis.evidence import Seen, best_of, common, range_of
 from microgpt_trace.diagnosis.hypothesis import Family, Range, named
-from microgpt_trace.rounding import evaluation
+from microgpt_trace.rounding.evaluation import Evaluation
 
 UNIT = {"bf16": 2.0**-8, "f16": 2.0**-11}
 NORM, Q_ROPE, ACT = "layer0.attn.norm", "layer0.attn.q_rope", "layer0.mlp.act"
@@ -237,7 +237,11 @@ def test_sharing_unchanged_values_changes_no_finding(decoders, monkeypatch, chan
     values = decoder_run(config, weights, TOKENS, Fault("fault", "", (), 0, change))
     values = {n: v for n, v in values.items() if n in ("embed.tok", "logits") or n.endswith("mlp.residual")}
     shared = diagnose_values(model, TOKENS, values)
-    monkeypatch.setattr(evaluation, "unchanged", lambda *_: set())
+
+    def under(own, plan):
+        return Evaluation(own.given, plan, own.values, own.precision, own._seed, own.rounding)
+
+    monkeypatch.setattr(Evaluation, "under", under)
     alone = diagnose_values(model, TOKENS, values)
     assert [f.claim for f in shared.findings] == [f.claim for f in alone.findings]
     assert [f.residual for f in shared.findings] == pytest.approx([f.residual for f in alone.findings])

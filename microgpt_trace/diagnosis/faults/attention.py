@@ -174,9 +174,8 @@ def softmax(case: Case) -> Iterator[Hypothesis | Family]:
         return
     other, alone = bind(_other_softmax, case), isinstance(case.row.kind, Softmax) and case.alone
     if any(kind.sinks for kind in case.kinds(Softmax)):
-        yield other(
-            "sinks-missing", "the softmax has no sinks, so that a row of weights sums to 1", sinks=None
-        )
+        claim = "the softmax has no sinks, so that a row of weights sums to 1"
+        yield other("sinks-missing", claim, sinks=None)
     yield other("softmax-axis", "softmax sums over queries, not over keys", shares=bind(_shares, axis=-2))
     yield other("softmax-axis", "softmax sums over heads, not over keys", shares=bind(_shares, axis=0))
     yield Family(
@@ -213,17 +212,11 @@ def context(case: Case) -> Iterator[Hypothesis]:
         yield Hypothesis(id, claim, bind(_swapped, axis))
     if case.alone:
         yield Hypothesis("weights-transposed", "your context is weights.T @ v, not weights @ v", _transposed)
-        weights = case.row.inputs[0]
-        for name in _like_values(case, weights):
-            claim = f"your context is computed from {name.rpartition('.')[2]}, not from v"
-            yield Hypothesis("other-values", claim, fed(case.plan, case.name, weights, name))
-
-
-def _like_values(case: Case, weights: str) -> list[str]:
-    """Return the events of q and k (before and after norm and RoPE) that have the shape of v."""
-    q, k = next(row for row in case.plan.layers[case.layer or 0] if isinstance(row.kind, Scores)).inputs
-    names = dict.fromkeys(name for side in (k, q) for name in (case.plan.source(side), side))
-    return [name for name in names if case.judge.plain.value(name).shape == case.inputs[1].shape]
+        q, k = next(row for row in case.plan.layers[case.layer or 0] if isinstance(row.kind, Scores)).inputs
+        for name in dict.fromkeys((case.plan.source(k), k, case.plan.source(q), q)):
+            if case.judge.plain.value(name).shape == case.inputs[1].shape:
+                claim = f"your context is computed from {name.rpartition('.')[2]}, not from v"
+                yield Hypothesis("other-values", claim, fed(case.plan, case.name, case.row.inputs[0], name))
 
 
 def _swapped(axis: int, case: Case, expected: Array) -> Array:

@@ -32,8 +32,7 @@ def activations(case: Case) -> Iterator[Hypothesis | Family]:
     plan, own = case.plan, kind.function
     for name, function in ACTIVATIONS.items():
         if name != own:
-            claim = f"the activation is {name}, not {own}"
-            yield Hypothesis("activation", claim, _activated(plan, function))
+            yield Hypothesis("activation", f"the activation is {name}, not {own}", _activated(plan, function))
     yield Hypothesis("activation", f"the activation ({own}) is missing", _activated(plan, lambda x: x))
     yield Family(
         "activation", lambda slope: _activated(plan, lambda x: np.where(x > 0, x, slope * x)),
@@ -87,9 +86,7 @@ def gates(case: Case) -> Iterator[Hypothesis]:
             yield Hypothesis("hidden-without-activation", claim, fed(plan, hidden, mlp.gate, mlp.up))
         if case.row is mlp.hidden:
             yield from _hidden(case, mlp, gate, up)
-        for down in [
-            row for row in case.rows if isinstance(row.kind, Linear | Experts) and hidden in row.inputs
-        ]:
+        for down in [row for row in case.rows_of(Linear, Experts) if hidden in row.inputs]:
             for left, source, missing in (("act", mlp.act, up), ("up", mlp.up, gate)):
                 claim = f"the multiplication by {missing} is missing"
                 yield Hypothesis(f"down-of-{left}", claim, fed(plan, down.name, source, *down.inputs[1:]))
@@ -164,9 +161,8 @@ def _other_streams(case: Case, row: Operation) -> Iterator[Hypothesis]:
         yield Hypothesis("sum-of-earlier-stream", claim, earlier)
     elif row is case.row and isinstance(plan[stream].kind, Norm):
         unnormed = reading(plan, lambda own: own is row, lambda own: (plan[stream].inputs[0], branch))
-        yield Hypothesis(
-            "sum-of-unnormed", "the sum adds the embedding instead of the norm of the embedding", unnormed
-        )
+        claim = "the sum adds the embedding instead of the norm of the embedding"
+        yield Hypothesis("sum-of-unnormed", claim, unnormed)
 
 
 def _post_norms(case: Case) -> Iterator[Hypothesis]:

@@ -43,25 +43,21 @@ def norms(case: Case) -> Iterator[Hypothesis | Family]:
     other = with_attributes(case.plan, Norm, centred=not centred)
     yield Hypothesis("layernorm", f"the mean is {words}", other)
 
-    def divided(id: str, claim: str, size: Size) -> Hypothesis:
-        return Hypothesis(id, claim, _divided(case.plan, size))
+    def divided(id: str, claim: str, size: Size, *width: Width) -> Hypothesis:
+        return Hypothesis(id, claim, _divided(case.plan, size, *width))
 
     if centred:
         yield Hypothesis("norm-skipped", f"the norm applies only its {what}", kept)
         yield divided("norm-unbiased", UNBIASED, _sum_over(lambda n: max(1, n - 1)))
-    yield divided(
-        "norm-summed",
-        "the norm divides by the root of the sum of squares, not of the mean of squares",
-        _sum_over(lambda n: 1),
-    )
+    claim = "the norm divides by the root of the sum of squares, not of the mean of squares"
+    yield divided("norm-summed", claim, _sum_over(lambda n: 1))
     if any(kind.head_dim for kind in kinds):
         claim = "the norm is computed over the whole row, not over each head"
-        yield Hypothesis("norm-of-row", claim, _divided(case.plan, _mean_of(), lambda row: None))
+        yield divided("norm-of-row", claim, _mean_of(), lambda row: None)
     heads = {name: own.dim for name, own in case.plan.heads.items()}
     if any(row.name in heads for row in case.rows_of(Norm)) and None in [kind.head_dim for kind in kinds]:
         claim = "the norm is computed over each head, not over the whole row"
-        each = _divided(case.plan, _mean_of(), lambda row: heads.get(row.name))
-        yield Hypothesis("norm-of-head", claim, each)
+        yield divided("norm-of-head", claim, _mean_of(), lambda row: heads.get(row.name))
     claim = f"eps {kinds[0].eps:g} is added outside the square root"
     yield divided("eps-outside", claim, lambda x, eps: _mean_of()(x, 0.0) + eps)
 

@@ -106,23 +106,18 @@ def _rounded(precision: str, case: Case, expected: Array) -> Array:
 
 
 def heads(case: Case) -> Iterator[Hypothesis]:
-    order = head_order(case)
-    if order is not None:
-        claim = f"your heads, in order, are the right heads [{first_of(order, 16)}]"
-        yield Hypothesis("heads-permuted", claim, bind(_ordered, order))
-
-
-def head_order(case: Case) -> list[int] | None:
-    """Return for each head of the dump the most similar right head, or None if the order is right."""
+    """Yield the hypothesis that each head of the dump is the most similar right head."""
     if case.heads_axis is None or case.positions is not None:
-        return None
+        return
     heads, right = (
         np.nan_to_num(case.by_head(np.where(_comparable(case), of, 0).astype(np.float64)))
         for of in (case.found, case.expected)
     )
     distances = np.square(right).sum(axis=1) - 2 * heads @ right.T
-    order = [int(i) for i in distances.argmin(axis=1)]
-    return order if order != list(range(len(order))) and len(set(order)) > 1 else None
+    order = distances.argmin(axis=1).tolist()
+    if order != [*range(len(order))] and len(set(order)) > 1:
+        claim = f"your heads, in order, are the right heads [{first_of(order, 16)}]"
+        yield Hypothesis("heads-permuted", claim, bind(_ordered, order))
 
 
 def _ordered(order: list[int], case: Case, expected: Array) -> Array:

@@ -21,7 +21,7 @@ from ...arrays.stats import Array
 from ...rounding.precision import NARROW, PRECISIONS
 from ..case import Case, Change
 from ..hypothesis import COMBINED, DESCRIBED, NUMBERED, PLAIN, Family, Hypothesis
-from .changes import computed
+from .changes import computed, of_kind
 
 BASES = (1e2, 5e2, 1e3, 1e4, 1e5, 1.5e5, 2.5e5, 5e5, 1e6, 5e6, 1e7)  # bases that models use
 FACTORS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 40.0)  # scaling factors that models use
@@ -74,13 +74,14 @@ def in_pairs(x: Array, dim: int) -> Array:
 def turning_by(case: Case, round: Change | None = None, **changes: Any) -> Plan:
     """Return the plan with another RoPE. `changes` replace fields of the `Turning`, and `round` rounds
     frequencies."""
-    plan, by_kind = case.plan, dict[Rotation, Turning]()
-    for kind in dict.fromkeys(plan.kinds(Rotation)):
-        turning = replace(Turning(*right_frequencies(case, kind)), **changes)
+
+    def compute(row: Operation[Rotation], given: ReferenceInputs, x: Array) -> Array:
+        turning = replace(Turning(*right_frequencies(case, row.kind)), **changes)
         if round is not None:
             turning = replace(turning, frequencies=round(turning.frequencies).astype(np.float64))
-        by_kind[kind] = turning
-    return plan.changed(lambda row: replace(row, otherwise=by_kind[row.kind]) if row.kind in by_kind else row)
+        return turning(row, given, x)
+
+    return computed(case.plan, of_kind(Rotation), compute)
 
 
 def rope(case: Case) -> Iterator[Hypothesis | Family]:
@@ -92,8 +93,8 @@ def rope(case: Case) -> Iterator[Hypothesis | Family]:
     for id, claim, changes, rank in (*_directions(case, own), *_scalings(case, kind, own)):
         yield Hypothesis(id, claim, turning_by(case, **changes), rank)
     for adjacent in (False, True):
-        measured, family = _turns(case, kind, adjacent), bind(_family, case, adjacent)
-        yield from _parameters(bind(_other, case, family), kind, measured)
+        measured, family = measure(case, kind, adjacent), bind(_family, case, adjacent)
+        yield from _parameters(case, family, kind, measured)
         yield from _numbers(family, kind, own, measured)
 
 
@@ -115,19 +116,15 @@ def rope_in_every_layer(case: Case) -> Iterator[Hypothesis]:
         yield Hypothesis("rope-in-every-layer", claim, computed(case.plan, without, compute))
 
 
-def _turns(case: Case, kind: Rotation, adjacent: bool) -> Turns | None:
-    """Measure the rotation from the input to the output, if the dump contains these two events."""
-    if not case.alone or len(case.found) < 2:
-        return None
-    return measure(case.inputs[0], case.found.astype(np.float64), kind, adjacent)
-
-
 Mistake = tuple[str, str, dict[str, Any], int]  # id, claim, changed fields of a Turning, rank
 
 
 def _directions(case: Case, own: Turning) -> Iterator[Mistake]:
     """Yield mistakes: other pairs, another direction, rounded frequencies, no rotation, or two rotations."""
-    subject, f = _subject(case), own.frequencies
+    subject, f = "your values follow from q and k", own.frequencies
+    if isinstance(case.row.kind, Rotation):
+        source = words_of_kind(kind_of(case.row.inputs[0]))
+        subject = f"your values are {'your own ' * case.alone}{source}"
     paired = f"{subject} rotated in interleaved pairs"
     yield "rope-interleaved", paired, {"adjacent": True}, PLAIN
     claim = f"{paired} and in the other direction"
@@ -135,20 +132,10 @@ def _directions(case: Case, own: Turning) -> Iterator[Mistake]:
     for name, words in NARROW.items():
         claim = f"the frequencies of RoPE are rounded to {words}"
         yield "rope-frequencies-rounded", claim, {"round": PRECISIONS[name].round}, PLAIN
-    missing = {"frequencies": f * 0, "factor": 1.0}
-    yield "rope-missing", f"{subject} not rotated at all", missing, PLAIN
-    twice = {"frequencies": f * 2, "factor": own.factor**2}
-    yield "rope-twice", f"{subject} rotated twice", twice, PLAIN
+    yield "rope-missing", f"{subject} not rotated at all", {"frequencies": f * 0, "factor": 1.0}, PLAIN
+    yield "rope-twice", f"{subject} rotated twice", {"frequencies": f * 2, "factor": own.factor**2}, PLAIN
     claim = f"{subject} rotated in the other direction (sin negated)"
     yield "rope-direction", claim, {"frequencies": -f}, PLAIN
-
-
-def _subject(case: Case) -> str:
-    """Return the words before "rotated ..." in a claim, such as "your values are your own q"."""
-    if not isinstance(case.row.kind, Rotation):
-        return "your values follow from q and k"
-    (source,) = case.row.inputs
-    return f"your values are {'your own ' * case.alone}{words_of_kind(kind_of(source))}"
 
 
 def _scalings(case: Case, kind: Rotation, own: Turning) -> Iterator[Mistake]:
@@ -167,8 +154,7 @@ def _scalings(case: Case, kind: Rotation, own: Turning) -> Iterator[Mistake]:
         yield "rope-scaling-missing", f"the scaling ({words}) is missing", missing, PLAIN
         if rope.factor != 1 and words != "linear":
             claim = f"all frequencies are divided by {rope.factor:g} (linear scaling), not scaled by {words}"
-            linear = {"frequencies": plain / rope.factor, "factor": 1.0}
-            yield "rope-scaling-linear", claim, linear, PLAIN
+            yield "rope-scaling-linear", claim, {"frequencies": plain / rope.factor, "factor": 1.0}, PLAIN
     if rope.kind == "yarn":
         ramp, _ = right_frequencies(case, kind, rope=replace(rope, truncate=not rope.truncate))
         claim = f"the bounds of YaRN's ramp are {'not ' * rope.truncate}rounded"
@@ -205,36 +191,31 @@ def _family(
     )  # fmt: skip
 
 
-def _parameters(other: Callable[..., Family], kind: Rotation, measured: Turns | None) -> Iterator[Family]:
+def _parameters(
+    case: Case, family: Callable[..., Family], kind: Rotation, measured: Turns | None
+) -> Iterator[Family]:
     """Yield families of mistakes: another base, or another factor of the scaling."""
+
+    def other(id: str, field: str, usual: Sequence[float], words: str, rope: Rope, **options: Any) -> Family:
+        def changes(number: float) -> dict[str, Any]:
+            turns, size = right_frequencies(case, kind, rope=replace(rope, **{field: number}))  # type: ignore[arg-type]
+            return {"frequencies": turns, "factor": size}
+
+        own, starts = getattr(rope, field), usual
+        if measured is not None:
+            starts = [nearest(measured.frequencies, own, lambda number: changes(number)["frequencies"])]
+        return family(id, words, changes, own=own, starts=starts, usual=usual, **options)
+
     rope = kind.rope
     words = f"the base is {{}}, the model says {rope.theta:,.6g}"
-    bases = bind(other, "rope-base", kind, measured, "theta", BASES, low=1.01, high=1e15)
+    bases = bind(other, "rope-base", "theta", BASES, low=1.01, high=1e15)
     yield bases(words, rope)
     if rope.kind != "default" or rope.factors:
         yield bases(f"{words}, and the scaling of RoPE is missing", Rope(rope.theta), rank=COMBINED)
     if rope.kind != "default":
         words = f"the factor of the {rope.kind} scaling is {{}}, the model says {rope.factor:.6g}"
-        yield other(
-            "rope-scaling-factor", kind, measured, "factor", FACTORS, words, rope,
-            low=0.01, high=1e4, silent=(1.0,),
-        )  # fmt: skip
-
-
-def _other(
-    case: Case, family: Callable[..., Family], id: str, kind: Rotation, measured: Turns | None, field: str,
-    usual: Sequence[float], words: str, rope: Rope, **options: Any,
-) -> Family:  # fmt: skip
-    """Return the family of mistakes that replace the number in one `field` of a Rope."""
-
-    def changes(number: float) -> dict[str, Any]:
-        turns, size = right_frequencies(case, kind, rope=replace(rope, **{field: number}))  # type: ignore[arg-type]
-        return {"frequencies": turns, "factor": size}
-
-    own, starts = getattr(rope, field), usual
-    if measured is not None:
-        starts = [nearest(measured.frequencies, own, lambda number: changes(number)["frequencies"])]
-    return family(id, words, changes, own=own, starts=starts, usual=usual, **options)
+        limits = {"low": 0.01, "high": 1e4, "silent": (1.0,)}
+        yield other("rope-scaling-factor", "factor", FACTORS, words, rope, **limits)
 
 
 def _numbers(
@@ -269,7 +250,7 @@ def frequencies(case: Case) -> Iterator[Hypothesis]:
     """Yield hypotheses: some pairs are rotated at other frequencies, without a common factor."""
     kind = case.kind(Rotation)
     for adjacent in (False, True):
-        turns = None if kind is None else _turns(case, kind, adjacent)
+        turns = None if kind is None else measure(case, kind, adjacent)
         if kind is None or turns is None:
             continue
         right, _ = right_frequencies(case, kind)
@@ -301,9 +282,11 @@ class Turns(NamedTuple):
         return np.square(np.abs(self.turns - self.factor * np.exp(1j * angles))).sum(axis=0)
 
 
-def measure(x: Array, y: Array, kind: Rotation, adjacent: bool) -> Turns:
-    """Measure the rotation from x to y. Both arrays are [T, H*D], and T must be at least 2."""
-    a, b = _pairs(x, kind, adjacent), _pairs(y, kind, adjacent)
+def measure(case: Case, kind: Rotation, adjacent: bool) -> Turns | None:
+    """Measure the rotation from the input to the output, both [T, H*D], if the dump contains these events."""
+    if not case.alone or len(case.found) < 2:
+        return None
+    a, b = (_pairs(x, kind, adjacent) for x in (case.inputs[0], case.found.astype(np.float64)))
     turns = (b * a.conj()).sum(axis=1) / np.maximum((np.abs(a) ** 2).sum(axis=1), 1e-300)  # [T, D/2]
     turns = np.nan_to_num(turns)
     steps = np.angle((turns[1:] * turns[:-1].conj()).sum(axis=0))
