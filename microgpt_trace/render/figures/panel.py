@@ -25,11 +25,6 @@ LINE = 8.5 / 72  # height of a line of small text, in inches
 CHARACTER = 0.062  # width of a letter of small text, in inches
 BAR = 0.19  # distance from one bar to the next, in inches
 BLUE, ORANGE, GREY, DARK = "#0072b2", "#d55e00", "#999999", "#333333"  # safe for colour-blind readers
-LINES = (
-    (BLUE, "-"), (ORANGE, "--"), ("#009e73", "-."), ("#cc79a7", ":"), ("#e69f00", "-"), ("#56b4e9", "--"),
-    (DARK, "-."), (GREY, ":"),
-)  # fmt: skip
-MARKERS = "os^Dv<>P"
 
 Series = Sequence[float | None]  # None stands for a missing value
 
@@ -169,12 +164,6 @@ def not_finite(values: Series, noun: str) -> str:
     """Return how many values are not finite, as in "not finite: 2 of 5 positions", or "" for 0."""
     count = sum(map(isnan, gaps(values)))
     return f"not finite: {count:,} of {counted(len(values), noun)}" if count else ""
-
-
-def draw_line(panel: Panel, places: Sequence[float], values: Series, *style: str, **more: Any) -> None:
-    """Draw a line with gaps at missing values. The x axis covers all `places`, even if no value is finite."""
-    panel.ax.plot(places, gaps(values), *style, **more)
-    panel.ax.dataLim.update_from_data_x(places, ignore=False)
 
 
 class SignedValue(NamedTuple):

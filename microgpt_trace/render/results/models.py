@@ -12,19 +12,7 @@ from ...grouping import grouped
 from ...rounding.stored_types import BLOCK
 from ...text.wording import counted
 from ..numbers import distance, exponent, two_apart
-from ..sections import (
-    WIDE,
-    Column,
-    Labelled,
-    Section,
-    Table,
-    Words,
-    alarm,
-    fields,
-    indented,
-    name_of,
-    words,
-)
+from ..sections import WIDE, Column, Labelled, Section, Table, Words, alarm, fields, indented, name_of, words
 
 FEW = 40  # a longer table is shortened without --verbose
 

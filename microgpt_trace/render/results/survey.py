@@ -12,13 +12,7 @@ from ...measuring.definitions import ROLES
 from ...measuring.head_tokens import TOKENS
 from ...surveying.imatrix import ImatrixReport
 from ...surveying.predictions import SurveyedPart
-from ...surveying.report import (
-    SurveyedEvent,
-    SurveyedLayer,
-    SurveyReport,
-    UnitExamples,
-    report_of,
-)
+from ...surveying.report import SurveyedEvent, SurveyedLayer, SurveyReport, UnitExamples, report_of
 from ...surveying.report_experts import SurveyedRouter
 from ...surveying.report_heads import OFTEN, HeadLooks, SurveyedHead, SurveyedLook
 from ...surveying.state import CUT, Survey, SurveyExample
