@@ -137,8 +137,12 @@ a_count = _reader("a whole number of at least 0", _is_count, int)
 a_number = _reader("a number", _is_number, float)  # NaN and infinities included
 
 
-def a_number_or_null(value: Any) -> float | None:
-    return None if value is None else a_number(value)
+def or_null(read: Callable[[Any], T]) -> Callable[[Any], T | None]:
+    """Return a reader that also accepts null."""
+    return lambda value: None if value is None else read(value)
+
+
+a_number_or_null = or_null(a_number)
 
 
 def one_of(texts: Sequence[str]) -> Callable[[Any], str]:
@@ -146,23 +150,20 @@ def one_of(texts: Sequence[str]) -> Callable[[Any], str]:
     return _reader(f"one of {', '.join(texts)}", lambda value: value in texts, str)
 
 
-def counts_below(most: int) -> Callable[[Any], frozenset[int] | None]:
-    """Return a reader of a list of whole numbers below `most`, or null."""
+def counts_below(most: int) -> Callable[[Any], frozenset[int]]:
+    """Return a reader of a list of whole numbers below `most`."""
 
     def are_counts(value: Any) -> bool:
-        return value is None or (isinstance(value, list) and all(_is_count(n) and n < most for n in value))
+        return isinstance(value, list) and all(_is_count(n) and n < most for n in value)
 
-    return _reader(
-        f"whole numbers below {most:,}", are_counts, lambda value: None if value is None else frozenset(value)
-    )
+    return _reader(f"whole numbers below {most:,}", are_counts, frozenset)
 
 
 def labelled_numbers(value: Any) -> list[tuple[str, float]]:
     """Read a list of pairs of a text and a number."""
-    pairs: list[Any] = value if isinstance(value, list) else [None]
-    if not all(isinstance(pair, list) and len(pair) == 2 for pair in pairs):
+    if not (isinstance(value, list) and all(isinstance(pair, list) and len(pair) == 2 for pair in value)):
         raise ValueError("pairs of a text and a number")
-    return [(a_text(label), a_number(number)) for label, number in pairs]
+    return [(a_text(label), a_number(number)) for label, number in value]
 
 
 def causal_weights(heads: int) -> Callable[[Any], Weights]:
