@@ -12,7 +12,7 @@ from ...errors import InputError
 from ...text.printable import shown_token
 from ...timeline.curves import Curve, EventCurve, ParameterCurve, Timeline
 from ...tracing.result import Trace
-from .panel import BLUE, COLUMN, DARK, GREY, ORANGE, PAGE, Panel, Picture, gaps, not_finite, on_axes, stacked
+from .panel import BLUE, COLUMN, DARK, GREY, ORANGE, PAGE, Panel, Picture, gaps, not_finite, on_axes
 from .predictions import loss_by_position
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ def timeline_picture(timeline: Timeline, curves: bool = False) -> Picture:
     panels = _norms(timeline) if curves else _overview(timeline)
 
     def draw(panel: Panel) -> None:
-        for place, draw_one in zip(stacked(panel, [(1, 0.45)] * len(panels)), panels, strict=True):
+        for place, draw_one in zip(panel.stacked([(1, 0.45)] * len(panels)), panels, strict=True):
             draw_one(place)
 
     return Picture(PAGE * 0.75, 2.2 * len(panels) + 0.4, draw)
@@ -142,7 +142,7 @@ def stream_picture(trace: Trace) -> Picture:
     nonfinite = not_finite([row.row_norm + row.attention_share + row.mlp_share for row in rows], "layer")
 
     def draw(panel: Panel) -> None:
-        above, below = stacked(panel, [(1, 0.3)] * 2)
+        above, below = panel.stacked([(1, 0.3)] * 2)
         _draw_line(above, numbers, norms, "o-", color=DARK, markersize=3, linewidth=1)
         title = "residual stream after each layer" + f", {nonfinite}" * bool(nonfinite)
         above.label(title, y="L2 norm of a row")

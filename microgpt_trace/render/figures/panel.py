@@ -116,6 +116,17 @@ class Panel:
         self.ax.set_axis_off()
         return Panel(self.ax.inset_axes((left, bottom, width, height)), self.escapes)
 
+    def stacked(self, rooms: Sequence[tuple[float, float]]) -> list[Panel]:
+        """Return panels from top to bottom. `rooms` are pairs of the height of a panel and the margin below
+        the panel. The margin below the last panel is not used."""
+        if len(rooms) == 1:
+            return [self]
+        total, top, panels = sum(map(sum, rooms)) - rooms[-1][1], 0.0, list[Panel]()
+        for height, margin in rooms:
+            panels.append(self.inset(0, 1 - (top + height) / total, 1, height / total))
+            top += height + margin
+        return panels
+
     @property
     def inches(self) -> tuple[float, float]:
         """The width and height in inches, which are an estimate before the figure is laid out."""
@@ -141,18 +152,6 @@ def on_axes(picture: Picture, ax: Axes | None) -> Axes:
         ax = figure.add_subplot()
     picture.draw(Panel(ax))
     return ax
-
-
-def stacked(panel: Panel, rooms: Sequence[tuple[float, float]]) -> list[Panel]:
-    """Return panels from top to bottom. `rooms` are pairs of the height of a panel and the margin below the
-    panel. The margin below the last panel is not used."""
-    if len(rooms) == 1:
-        return [panel]
-    total, top, panels = sum(map(sum, rooms)) - rooms[-1][1], 0.0, list[Panel]()
-    for height, margin in rooms:
-        panels.append(panel.inset(0, 1 - (top + height) / total, 1, height / total))
-        top += height + margin
-    return panels
 
 
 def gaps(values: Series) -> list[float]:
