@@ -8,12 +8,13 @@ import { headCard } from "./head_card.js";
 import { partCard, rankedCard } from "./model_cards.js";
 import { chance } from "./numbers.js";
 import { riverView } from "./river_view.js";
+import { start } from "./trace_page.js";
 
 const TOP = 5; // bars of the answer bar, and parts of the ranking
 const [LEAST, PRESENTED] = [280, 1232]; // pixels; a presented or printed picture is drawn in the width PRESENTED and enlarged
 
 /** The first screen, or null if the page has no logit lens. */
-export function modelOverviewOf(page, slot) {
+function modelOverviewOf(page, slot) {
   if (!page.lens?.rows.length) return null;
   const parts = partsOf(page);
   let print = () => {};
@@ -93,3 +94,5 @@ function spoken({ page, run, position, part }) {
   const lane = `Logit lens of ${page.lens.positions.length} positions. Position ${position}, ${run.labels[position]}, is chosen.`;
   return part ? `${lane} ${part.words}${part.without === null ? "" : `, ${page.effects.label} without it ${chance(part.without)}`}. Arrow keys choose a layer, a head or an MLP, Enter explains it.` : lane;
 }
+
+start(modelOverviewOf);

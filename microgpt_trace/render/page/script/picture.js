@@ -8,7 +8,6 @@ import { percent } from "./numbers.js";
 import { layOut } from "./picture_layout.js";
 import { answerOf, bestKey, cellsOf, endsOf, keysOf, lineOf, onOf, rowOf, titleOf, UNITS_IN_ROW } from "./picture_parts.js";
 
-
 const WIDE = 1100; // pixels; a narrower picture has shorter words
 
 /** The picture of a run. `line` is the chosen line of attention, `candidates(position)` are the likeliest tokens after a
