@@ -11,6 +11,20 @@ from ...architecture.plans import kinds
 from ...architecture.plans.plan import Operation, Plan
 from ...text.wording import counted
 
+# The sentences of kinds that depend on no other row.
+SENTENCES: dict[type, str] = {
+    kinds.Scores: "How well what one {thing} looks for fits what an earlier {thing} offers. A higher score "
+    "draws more attention.",
+    kinds.Context: "What each {thing} has collected: the values handed over, mixed by the shares.",
+    kinds.Multiply: "What each unit says, multiplied by how far its gate is open.",
+    kinds.Scale: "The same numbers, multiplied by {kind.factor:.6g}.",
+    kinds.Cap: "The same numbers, bent so that none is below -{kind.limit:.6g} or above {kind.limit:.6g}.",
+    kinds.Routing: "How much of each chosen expert's answer counts, in shares of 100 %.",
+    kinds.Experts: "What the chosen experts compute, side by side: {kind.width:,} numbers for each expert.",
+    kinds.Mixture: "What the experts add to each row: their answers, mixed by the shares.",
+    kinds.Probabilities: "The scores as chances that sum to 100 %.",
+}
+
 
 def event_sentence(plan: Plan, row: Operation, shapes: Mapping[str, kinds.Shape], thing: str) -> str:
     """Return a sentence about the array of a row, or "" if no sentence fits. `thing` is what a token is:
@@ -37,51 +51,25 @@ def event_sentence(plan: Plan, row: Operation, shapes: Mapping[str, kinds.Shape]
             return f"{words}, turned by an angle that depends on the place. The others pass unchanged."
         case kinds.Rotation():
             return "The same numbers, turned by an angle that depends on the place."
-        case kinds.Scores():
-            fits = f"How well what one {thing} looks for fits what an earlier {thing} offers."
-            return f"{fits} A higher score draws more attention."
         case kinds.Softmax():
             sink = " A sink takes the rest of the 100 %." * (row.kind.sinks is not None)
             return (
                 f"The scores as shares of 100 %: where each {thing} looks. Later {thing}s are hidden.{sink}"
             )
-        case kinds.Context():
-            return f"What each {thing} has collected: the values handed over, mixed by the shares."
         case kinds.Activation(nonnegative=True):
             return "The same numbers, with every no set to 0. A unit is on if its number is above 0."
         case kinds.Activation():
             return "The same numbers, with what is below 0 pushed towards 0."
-        case kinds.Multiply():
-            return "What each unit says, multiplied by how far its gate is open."
-        case kinds.Choice() | kinds.Routing() | kinds.Experts() | kinds.Mixture() | kinds.Clip():
-            return _of_experts(row.kind, thing)
-        case kinds.Probabilities():
-            return "The scores as chances that sum to 100 %."
-        case kinds.Scale(factor=factor):
-            return f"The same numbers, multiplied by {factor:.6g}."
-        case kinds.Cap(limit=limit):
-            return f"The same numbers, bent so that none is below -{limit:.6g} or above {limit:.6g}."
+        case kinds.Choice(count=count):
+            return f"The {counted(count, 'expert')} that fit each {thing} best, by their numbers."
+        case kinds.Clip(low=low, high=high, plus=plus):
+            what = f"no number above {high:g}" + f" or below {low:g}" * math.isfinite(low)
+            return f"The same numbers, but {what}{f', plus {plus:g}' * bool(plus)}."
         case kinds.Loss():
             size = shapes[plan.head[0].name][-1]
             surprise = f"How surprised the model is by the {thing}s that really follow, on average."
             return f"{surprise} Sure and right gives 0, blind guessing ln {size:,} = {math.log(size):.3f}."
-    return ""
-
-
-def _of_experts(kind: kinds.Kind, thing: str) -> str:
-    match kind:
-        case kinds.Choice(count=count):
-            return f"The {counted(count, 'expert')} that fit each {thing} best, by their numbers."
-        case kinds.Routing():
-            return "How much of each chosen expert's answer counts, in shares of 100 %."
-        case kinds.Experts(width=width):
-            return f"What the chosen experts compute, side by side: {width:,} numbers for each expert."
-        case kinds.Mixture():
-            return "What the experts add to each row: their answers, mixed by the shares."
-        case kinds.Clip(low=low, high=high, plus=plus):
-            what = f"no number above {high:g}" + f" or below {low:g}" * math.isfinite(low)
-            return f"The same numbers, but {what}{f', plus {plus:g}' * bool(plus)}."
-    return ""
+    return SENTENCES.get(type(row.kind), "").format(kind=row.kind, thing=thing)
 
 
 def _of_sum(plan: Plan, row: Operation, shape: kinds.Shape, thing: str) -> str:

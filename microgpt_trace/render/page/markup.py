@@ -55,11 +55,6 @@ class Drawings(NamedTuple):
     reference: Callable[[str, str], Markup]
 
 
-def _share_bar(share: float) -> Markup:
-    """Draw a bar for a share between 0 and 1."""
-    return _bar(0, 100 * clipped(share), "own")
-
-
 def _signed_bar(value: float, scale: float) -> Markup:
     """Draw a bar from the middle to the right for a positive value, or to the left for any other value."""
     if not (math.isfinite(value) and scale > 0):
@@ -120,8 +115,10 @@ def _points(shares: Sequence[float | None], step: float) -> list[tuple[float, fl
     return [None if share is None or share != share else (step * n, share) for n, share in enumerate(shares)]
 
 
-def _link(label: str, name: str) -> Markup:
-    return element("a", label, href=f"#{name}")
-
-
-ON_PAGE = Drawings(_share_bar, _signed_bar, _sparkline, _dots, _link)
+ON_PAGE = Drawings(
+    share_bar=lambda share: _bar(0, 100 * clipped(share), "own"),
+    signed_bar=_signed_bar,
+    sparkline=_sparkline,
+    dots=_dots,
+    reference=lambda label, name: element("a", label, href=f"#{name}"),
+)

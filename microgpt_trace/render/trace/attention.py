@@ -8,7 +8,6 @@ import numpy as np
 
 from ...architecture.plans.kinds import Kind, Softmax
 from ...architecture.plans.plan import Operation
-from ...arrays.stats import Array
 from ...hooks.event import EventSpec, TraceEvent
 from ...tracing.result import Trace
 from ..sections import AttentionMatrices, Section, words
@@ -51,15 +50,10 @@ def kind_in(specs: Mapping[str, EventSpec], name: str) -> Kind | None:
 
 def _matrices(trace: Trace, name: str, sharing: int | None) -> AttentionMatrices:
     weights = trace[name]
-    order = _ranked_heads(weights)
+    largest = weights[:, :, 1:].max(axis=(1, 2), initial=0.0)  # of each head; heads with NaN come first
+    order = np.argsort(-np.where(np.isnan(largest), np.inf, largest), kind="stable").tolist()
     more = f"the heads with the largest weight after position 0; --show '{name}[{order[-1]}]' prints another "
     more += "head" + ", --verbose prints all" * trace.specs[name].overview
     in_figures = f"; --show '{name}[{order[0]}]' prints a whole head"
     in_file = f"; --layer {name} --save FILE saves all weights"
     return AttentionMatrices(weights, trace.input.labels, order, more, sharing, in_figures, in_file)
-
-
-def _ranked_heads(weights: Array) -> list[int]:
-    """Return the heads by their largest weight on a key after position 0. Heads with NaN come first."""
-    largest = weights[:, :, 1:].max(axis=(1, 2), initial=0.0)
-    return np.argsort(-np.where(np.isnan(largest), np.inf, largest), kind="stable").tolist()

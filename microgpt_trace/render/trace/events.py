@@ -11,6 +11,7 @@ from operator import attrgetter
 from typing import Any
 
 from ...architecture.plans.kinds import Activation, Norm
+from ...architecture.plans.plan import Operation
 from ...arrays.stats import TensorStats
 from ...hooks.event import EventSpec, TraceEvent
 from ...measuring.expert_choices import ExpertChoices
@@ -20,7 +21,7 @@ from ..characters import token_label
 from ..numbers import figure, four_decimals, ratio, significant
 from ..sections import Column, Section, Table, Words, fields, name_of, table_section, words
 from .attention import attention_sections, kind_in
-from .interventions import change_column, last_of_layers, layer_change_column
+from .interventions import change_column, layer_change_column
 
 STAGES = {
     "embedding": "Stage 1: Embedding",
@@ -170,7 +171,7 @@ def layers_section(trace: Trace, brief: bool) -> Section:
         Column("sink", lambda r: "–" if r.sink is None else f"{r.sink:.0%}", right=True, from_width=WIDE),
         Column("NaN/Inf", lambda r: f"{r.nan_count}/{r.inf_count}" if r.nan_count or r.inf_count else "0"),
     ]
-    last = last_of_layers(trace.specs.values())
+    last = {spec.layer: spec.name for spec in trace.specs.values() if isinstance(spec, Operation)}
     if trace.intervened is not None:
         columns.append(layer_change_column(trace.intervened, last))
     table = Table(columns, trace.layers, about=lambda row: last[row.layer])
