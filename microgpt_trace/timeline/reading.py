@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -13,31 +13,20 @@ from ..hooks.event import PHASES
 from ..microgpt.parameters import Config
 from ..text.wording import counted
 from . import curves
-from .log import (
-    LogRecord,
-    a_count,
-    a_number,
-    a_number_or_null,
-    a_text,
-    causal_weights,
-    counts_below,
-    labelled_numbers,
-    log_records,
-    one_of,
-    or_null,
-)
+from .log import LogRecord, a_count, a_number, a_text, is_count, log_records, or_null, reader
 
 OF_PARAMETERS = ("l2_norm", "gradient_l2", "update_l2", "update_ratio")
+a_number_or_null = or_null(a_number)
 EARLIER = "not logged, because an earlier version wrote this log"
 
 
 def read_timeline(path: Path) -> curves.Timeline:
     """Read a log line by line. Raises FileFormatError with the line if the file is not a log, and InputError
     if the log has no trace."""
-    reader, notes = _Reader(), list[str]()
+    log, notes = _Reader(), list[str]()
     for record in log_records(path, notes):
-        reader.take(record)
-    return reader.timeline(path, notes)
+        log.take(record)
+    return log.timeline(path, notes)
 
 
 def since_when(conditions: Mapping[int, bool]) -> int | None:
@@ -103,7 +92,7 @@ class _Reader:
         self._losses[step] = record.get("loss", a_number)
 
     def _take_event(self, record: LogRecord) -> None:
-        phase, stats = record.get("phase", one_of(PHASES)), record.part("stats")
+        phase, stats = record.get("phase", _one_of(PHASES)), record.part("stats")
         counted_fields = ("count", "zero_count", "nan_count", "inf_count")
         count, zeros, nans, infinities = (stats.get(field, a_count) for field in counted_fields)
         self._put(
@@ -117,12 +106,12 @@ class _Reader:
             facts["rank"] = record.get("rank", or_null(a_count))
             facts["predicted"] = None if facts["rank"] is None else record.get("predicted", a_text)
         if "top" in record.values:
-            facts["top"] = tuple(curves.LikelyToken(*pair) for pair in record.get("top", labelled_numbers))
+            facts["top"] = tuple(curves.LikelyToken(*pair) for pair in record.get("top", _labelled_numbers))
         target = record.get("target", a_text)
         self._put(record, "position", record.get("position", a_count), target=target, **facts)
 
     def _take_attention(self, record: LogRecord) -> None:
-        weights = record.get("weights", causal_weights(self._identity[0].n_head))
+        weights = record.get("weights", _causal_weights(self._identity[0].n_head))
         name = record.get("name", a_text)
         earlier = self._rows.get(("attention", name), {}).values()
         if any(len(row["weights"][0]) != len(weights[0]) for row in earlier):
@@ -135,7 +124,7 @@ class _Reader:
 
     def _take_relu(self, record: LogRecord) -> None:
         units = record.get("units", a_count)
-        dead = record.get("dead", or_null(counts_below(units)))
+        dead = record.get("dead", or_null(_counts_below(units)))
         self._put(record, "relu", record.get("layer", a_count), units=units, dead=dead)
 
     def _take_check(self, record: LogRecord) -> None:
@@ -272,3 +261,39 @@ def _half_the_way(p: Mapping[int, float | None]) -> int | None:
     values = list(by_step.values())
     middle = (values[0] + values[-1]) / 2
     return since_when({step: value > middle for step, value in by_step.items()})
+
+
+def _one_of(texts: Sequence[str]) -> Callable[[Any], str]:
+    """Return a reader that accepts only one of `texts`."""
+    return reader(f"one of {', '.join(texts)}", lambda value: value in texts, str)
+
+
+def _counts_below(most: int) -> Callable[[Any], frozenset[int]]:
+    """Return a reader of a list of whole numbers below `most`."""
+
+    def are_counts(value: Any) -> bool:
+        return isinstance(value, list) and all(is_count(n) and n < most for n in value)
+
+    return reader(f"whole numbers below {most:,}", are_counts, frozenset)
+
+
+def _labelled_numbers(value: Any) -> list[tuple[str, float]]:
+    """Read a list of pairs of a text and a number."""
+    if not (isinstance(value, list) and all(isinstance(pair, list) and len(pair) == 2 for pair in value)):
+        raise ValueError("pairs of a text and a number")
+    return [(a_text(label), a_number(number)) for label, number in value]
+
+
+def _causal_weights(heads: int) -> Callable[[Any], curves.HeadWeights]:
+    """Return a reader of causal attention weights [H][T][1..T]: row n of every head has n numbers."""
+
+    def are_weights(value: Any) -> bool:
+        planes = value if isinstance(value, list) and all(isinstance(p, list) for p in value) else [[]]
+        rows = [row for plane in planes for row in enumerate(plane, 1)]
+        same_size = len(planes) == heads and len({*map(len, planes)}) == 1 and len(rows) > 0
+        return same_size and all(isinstance(row, list) and len(row) == n for n, row in rows)
+
+    return reader(
+        f"a list of rows of 1, 2, 3 and more numbers for each of {heads:,} heads", are_weights,
+        lambda planes: tuple(tuple(tuple(map(a_number, row)) for row in plane) for plane in planes),
+    )  # fmt: skip

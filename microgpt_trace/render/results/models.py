@@ -36,8 +36,7 @@ def weights_sections(result: WeightsComparison, *, verbose: bool = False) -> lis
     columns = [
         Column("parameter", name_of, whole=True, style=alarm),
         Column("shape", lambda r: str(list(r.shape_a)), from_width=WIDE),
-        Column("A", lambda r: r.type_a),
-        Column("B", lambda r: r.type_b),
+        *fields(str, {"A": "type_a", "B": "type_b"}, right=False),
         Column("relative L2", _relative, right=True, style=alarm),
         Column("expected", lambda r: "exact" if r.expected is None else distance(r.expected), right=True),
         *fields(distance, {"max |a-b|": "max_abs"}),
