@@ -70,7 +70,7 @@ def _bar(x: float, width: float, kind: str) -> Markup:
 
 def _sparkline(values: Sequence[float | None]) -> Markup:
     """Draw a line through a series, with gaps where values are missing."""
-    shares = course(values, MOST_POINTS).shares
+    shares, *_ = course(values, MOST_POINTS)
     points = _points(shares, 100 / max(1, len(shares) - 1))
     if not any(points):
         return Markup()
@@ -89,21 +89,21 @@ def _drawing(kind: str, box: str, shape: Markup) -> Markup:
 
 def _dots(plot: DotPlot) -> Markup:
     """Draw a series as dots over its steps. In a long series, each dot is the mean of several steps."""
-    means = course(plot.values, MOST_DOTS)
-    points = _points(means.shares, 560 / max(1, len(means.shares) - 1))
+    shares, low, high = course(plot.values, MOST_DOTS)
+    points = _points(shares, 560 / max(1, len(shares) - 1))
     circles = [
         element("circle", cx=f"{60 + point[0]:.1f}", cy=f"{150 - 140 * point[1]:.1f}", r="2")
         for point in points
         if point is not None
     ]
     labels = [
-        element("text", f"{means.high:.4g}", x="54", y="14", text_anchor="end"),
-        element("text", f"{means.low:.4g}", x="54", y="154", text_anchor="end"),
+        element("text", f"{high:.4g}", x="54", y="14", text_anchor="end"),
+        element("text", f"{low:.4g}", x="54", y="154", text_anchor="end"),
         element("text", f"{plot.first:,}", x="60", y="174"),
         element("text", f"{plot.last:,}", x="620", y="174", text_anchor="end"),
     ]
     steps = f"{len(plot.values):,} values from step {plot.first:,} to {plot.last:,}"
-    label = f"{steps}, {means.low:.4g} to {means.high:.4g}"
+    label = f"{steps}, {low:.4g} to {high:.4g}"
     drawing = element(
         "svg", *circles, *labels, viewBox="0 0 640 180", class_="dots", role="img", aria_label=label
     )
