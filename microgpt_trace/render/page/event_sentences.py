@@ -85,13 +85,9 @@ def _of_sum(plan: Plan, row: Operation, shape: kinds.Shape, thing: str) -> str:
         return f"{what}, added number by number.{tail}"
     _, branch = plan.residuals[row.name]
     adds = "attention adds" if plan[branch].stage == "attention" else "the MLP adds"
-    adds = "attention and the MLP add" if _is_parallel(plan, branch) else adds
+    if {plan[name].stage for name in plan[branch].inputs} == {"attention", "mlp"}:  # a parallel layer
+        adds = "attention and the MLP add"
     return f"The row as it was, plus what {adds}. Nothing is overwritten."
-
-
-def _is_parallel(plan: Plan, branch: str) -> bool:
-    """Return True if a branch is the sum of the outputs of attention and of the MLP."""
-    return {plan[name].stage for name in plan[branch].inputs} == {"attention", "mlp"}
 
 
 def _of_norm(plan: Plan, row: Operation[Any]) -> str:

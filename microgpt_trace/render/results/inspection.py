@@ -19,7 +19,7 @@ STATISTICS = {
 
 
 def microgpt_sections(model: Model, *, inspection: Inspection | None = None) -> list[Section]:
-    """Return the architecture of a microGPT, and a table with a row per parameter."""
+    """Return the architecture, vocabulary and training of a microGPT, and a table of its parameters."""
     inspection = inspection or inspect_microgpt(model)
     columns = [
         Column("name", name_of),
@@ -28,11 +28,6 @@ def microgpt_sections(model: Model, *, inspection: Inspection | None = None) -> 
         *fields(significant, STATISTICS),
     ]
     table = table_section("", columns, inspection.parameters, about=name_of, more=_nonfinite(inspection))
-    return [Section([_microgpt_facts(model)]), *table]
-
-
-def _microgpt_facts(model: Model) -> Labelled:
-    """Return the architecture, the vocabulary and the training of a microGPT as labelled lines."""
     config = model.config
     pairs = [
         ("model", f"{model.origin}, {config.parameter_count:,} parameters ({model.dtype})"),
@@ -45,7 +40,8 @@ def _microgpt_facts(model: Model) -> Labelled:
         plan = state.schedule
         progress = f"step {state.step:,} of {plan.steps:,}, batch {plan.batch_size}, lr {plan.lr:g}"
         pairs.append(("training", f"{progress}, seed {plan.seed}, on {state.data}"))
-    return Labelled([*pairs, *(("assumed", text) for text in model.assumed)])
+    pairs += [("assumed", text) for text in model.assumed]
+    return [Section([Labelled(pairs)]), *table]
 
 
 def decoder_sections(model: Decoder, *, inspection: Inspection | None = None) -> list[Section]:
