@@ -141,9 +141,7 @@ def _name_events(panel: Panel, errors: Sequence[Error]) -> None:
     if len(errors) <= NAMED:
         panel.ticks("x", [error.name for error in errors])
         return
-    begin: dict[str, int] = {}
-    for x, error in enumerate(errors):
-        if error.layer is not None:
-            begin.setdefault(f"layer {error.layer}", x)
+    layers = grouped(range(len(errors)), lambda x: errors[x].layer)
+    begin = {f"layer {layer}": places[0] for layer, places in layers.items() if layer is not None}
     begin = begin or {errors[0].name: 0}
     panel.ticks("x", list(begin), list(begin.values()))
