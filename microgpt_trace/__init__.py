@@ -26,13 +26,13 @@ if TYPE_CHECKING:  # "X as X" tells type checkers that X is public
     from .patching.patch import patch as patch
     from .readers.loading import load as load
     from .render.figures.attention import plot_attention as plot_attention
-    from .render.figures.attribution import plot_attribution as plot_attribution
+    from .render.figures.contributions import plot_attribution as plot_attribution
+    from .render.figures.contributions import plot_explanation as plot_explanation
     from .render.figures.curves import plot_loss as plot_loss
     from .render.figures.curves import plot_stream as plot_stream
     from .render.figures.curves import plot_timeline as plot_timeline
     from .render.figures.event_errors import plot_diagnosis as plot_diagnosis
     from .render.figures.event_errors import plot_diff as plot_diff
-    from .render.figures.explanation import plot_explanation as plot_explanation
     from .render.figures.patching import plot_patch as plot_patch
     from .render.figures.predictions import plot_lens as plot_lens
     from .render.figures.predictions import plot_probabilities as plot_probabilities
@@ -63,10 +63,10 @@ _MODULES = {
     "load": "readers.loading",
     "patch": "patching.patch",
     "plot_attention": "render.figures.attention",
-    "plot_attribution": "render.figures.attribution",
+    "plot_attribution": "render.figures.contributions",
     "plot_diagnosis": "render.figures.event_errors",
     "plot_diff": "render.figures.event_errors",
-    "plot_explanation": "render.figures.explanation",
+    "plot_explanation": "render.figures.contributions",
     "plot_lens": "render.figures.predictions",
     "plot_loss": "render.figures.curves",
     "plot_patch": "render.figures.patching",

@@ -189,10 +189,11 @@ def _attention_weights(request: Request, names: list[str]) -> "Iterator[dict[tup
     if request.written.is_json or not events:
         yield kept
         return
-    from ..render.trace.attention import MOST
+    from ..render.trace.events import MOST_TOKENS
 
     def keep(event: "TraceEvent", value: "Array") -> None:
-        if value.shape[-1] <= MOST and (event.phase, event.name) not in kept:  # only from the first pass
+        is_first = (event.phase, event.name) not in kept  # of the passes of this text
+        if is_first and value.shape[-1] <= MOST_TOKENS:
             kept[event.phase, event.name] = value.copy()
 
     with request.model.hooks.subscribe(keep, *events):

@@ -76,7 +76,7 @@ def _explained(
     from ..attribution.attribute import attribute, losses_without
     from ..attribution.results import size
     from ..attribution.writes import components_of
-    from ..render.page.whole_model import whole_model
+    from ..render.page.page_view import whole_model
     from ..tracing.lens import Lens
 
     named = options.get("target") or f"#{target.token}"

@@ -6,7 +6,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import NamedTuple
 
 from rich.cells import cell_len, set_cell_size
 
@@ -23,18 +22,10 @@ def token_label(text: str, width: int = TOKEN) -> str:
     return label if cell_len(label) <= width else f"{set_cell_size(label, width - 1).rstrip()}…"
 
 
-class Course(NamedTuple):
-    """A series in successive chunks. Each share is the mean of a chunk, scaled so that the lowest mean is 0
-    and the highest mean is 1. The share is None for a chunk without values, and NaN for a chunk with NaN or
-    infinity."""
-
-    shares: Sequence[float | None]
-    low: float
-    high: float
-
-
-def course(values: Sequence[float | None], most: int) -> Course:
-    """Scale a series. If the series has more than `most` values, average the values in `most` chunks."""
+def course(values: Sequence[float | None], most: int) -> tuple[list[float | None], float, float]:
+    """Scale the means of at most `most` successive chunks of a series, so that the lowest mean is 0 and the
+    highest mean is 1. Return the scaled means, the lowest and the highest mean. A scaled mean is None for a
+    chunk without values, and NaN for a chunk with NaN or infinity."""
     count = max(min(len(values), most), 0)
     edges = [i * len(values) // count for i in range(count + 1)] if count else []
     means = [_mean([value for value in values[a:b] if value is not None]) for a, b in pairwise(edges)]
@@ -44,7 +35,7 @@ def course(values: Sequence[float | None], most: int) -> Course:
     if 2 * span <= FLAT * max(abs(low), abs(high)):
         span = math.inf
     shares = [mean if mean is None or mean != mean else (mean / 2 - low / 2) / span for mean in means]
-    return Course(shares, low, high)
+    return shares, low, high
 
 
 def _mean(values: Sequence[float]) -> float | None:
@@ -90,9 +81,10 @@ def sparkline(values: Sequence[float | None], width: int, ascii_only: bool = Fal
     """Return a character for each value, or for the mean of several values. A missing value is " ", and a
     value that is not finite is "?"."""
     levels = "_.-=+*#@" if ascii_only else "▁▂▃▄▅▆▇█"
+    shares, *_ = course(values, width)
     return "".join(
         " " if share is None else "?" if share != share else levels[min(int(share * len(levels)), 7)]
-        for share in course(values, width).shares
+        for share in shares
     )
 
 

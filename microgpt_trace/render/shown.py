@@ -23,14 +23,14 @@ class HowShown(NamedTuple):
 
 SHOWN = {
     "AttributionResult": HowShown("results.attribution.attribution_sections",
-        "figures.attribution.attribution_picture", "page.page_view.attribution_view"),
+        "figures.contributions.attribution_picture", "page.page_view.attribution_view"),
     "Comparison": HowShown("results.comparison.comparison_sections",
         "figures.event_errors.diff_picture", "page.diff_view.diff_view"),
     "Decoder": HowShown("results.inspection.decoder_sections"),
     "DumpDiagnosis": HowShown("results.diagnosis.diagnosis_sections",
         "figures.event_errors.diagnosis_picture"),
     "Explanation": HowShown("results.explanation.explanation_sections",
-        "figures.explanation.explanation_picture"),
+        "figures.contributions.explanation_picture"),
     "GradientCheck": HowShown("results.checking.gradient_sections"),
     "Model": HowShown("results.inspection.microgpt_sections"),
     "PairsResult": HowShown("results.patching.pairs_sections",

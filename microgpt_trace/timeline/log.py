@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -17,7 +17,6 @@ LONGEST = 1 << 24  # largest number of bytes of a line (usually a few hundred)
 BEGINNING = b'{"record": "run", "schema": "microgpt.log/'
 _NONFINITE = ("NaN", "Infinity", "-Infinity")  # texts that float() reads
 T = TypeVar("T")
-Weights = tuple[tuple[tuple[float, ...], ...], ...]
 
 
 def is_log(path: Path) -> bool:
@@ -112,7 +111,7 @@ class LogRecord:
         return LogRecord(self.path, f"{self.where}, {field}", self.get(field, an_object))
 
 
-def _reader(expected: str, accepts: Callable[[Any], bool], convert: Callable[[Any], T]) -> Callable[[Any], T]:
+def reader(expected: str, accepts: Callable[[Any], bool], convert: Callable[[Any], T]) -> Callable[[Any], T]:
     """Return a function that converts a value, or raises ValueError(expected) if `accepts` rejects it."""
 
     def read(value: Any) -> T:
@@ -127,54 +126,16 @@ def _is_number(value: Any) -> bool:
     return (isinstance(value, int | float) and not isinstance(value, bool)) or value in _NONFINITE
 
 
-def _is_count(value: Any) -> bool:
+def is_count(value: Any) -> bool:
     return type(value) is int and 0 <= value < 1 << 63
 
 
-a_text = _reader("a text", lambda value: isinstance(value, str), str)
-an_object: Callable[[Any], dict[str, Any]] = _reader("an object", lambda v: isinstance(v, dict), dict)
-a_count = _reader("a whole number of at least 0", _is_count, int)
-a_number = _reader("a number", _is_number, float)  # NaN and infinities included
+a_text = reader("a text", lambda value: isinstance(value, str), str)
+an_object: Callable[[Any], dict[str, Any]] = reader("an object", lambda v: isinstance(v, dict), dict)
+a_count = reader("a whole number of at least 0", is_count, int)
+a_number = reader("a number", _is_number, float)  # NaN and infinities included
 
 
-def a_number_or_null(value: Any) -> float | None:
-    return None if value is None else a_number(value)
-
-
-def one_of(texts: Sequence[str]) -> Callable[[Any], str]:
-    """Return a reader that accepts only one of `texts`."""
-    return _reader(f"one of {', '.join(texts)}", lambda value: value in texts, str)
-
-
-def counts_below(most: int) -> Callable[[Any], frozenset[int] | None]:
-    """Return a reader of a list of whole numbers below `most`, or null."""
-
-    def are_counts(value: Any) -> bool:
-        return value is None or (isinstance(value, list) and all(_is_count(n) and n < most for n in value))
-
-    return _reader(
-        f"whole numbers below {most:,}", are_counts, lambda value: None if value is None else frozenset(value)
-    )
-
-
-def labelled_numbers(value: Any) -> list[tuple[str, float]]:
-    """Read a list of pairs of a text and a number."""
-    pairs: list[Any] = value if isinstance(value, list) else [None]
-    if not all(isinstance(pair, list) and len(pair) == 2 for pair in pairs):
-        raise ValueError("pairs of a text and a number")
-    return [(a_text(label), a_number(number)) for label, number in pairs]
-
-
-def causal_weights(heads: int) -> Callable[[Any], Weights]:
-    """Return a reader of causal attention weights [H][T][1..T]: row n of every head has n numbers."""
-
-    def are_weights(value: Any) -> bool:
-        planes = value if isinstance(value, list) and all(isinstance(p, list) for p in value) else [[]]
-        rows = [row for plane in planes for row in enumerate(plane, 1)]
-        same_size = len(planes) == heads and len({*map(len, planes)}) == 1 and len(rows) > 0
-        return same_size and all(isinstance(row, list) and len(row) == n for n, row in rows)
-
-    return _reader(
-        f"a list of rows of 1, 2, 3 and more numbers for each of {heads:,} heads", are_weights,
-        lambda planes: tuple(tuple(tuple(map(a_number, row)) for row in plane) for plane in planes),
-    )  # fmt: skip
+def or_null(read: Callable[[Any], T]) -> Callable[[Any], T | None]:
+    """Return a reader that also accepts null."""
+    return lambda value: None if value is None else read(value)

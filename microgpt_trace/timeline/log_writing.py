@@ -13,11 +13,10 @@ from typing import IO, Any
 from ..architecture.plans.kinds import Softmax
 from ..arrays.stats import Array
 from ..errors import InputError, RunError
-from ..microgpt.training import Adam, StepRecord, Trainer
+from ..microgpt.training import StepRecord, Trainer
 from ..text.json_writing import dump
 from ..tracing.collector import event_record
 from ..tracing.microgpt_tracing import update_events
-from ..tracing.result import Trace
 from ..tracing.trace import trace
 from .log import LOG_SCHEMA, LogRecord, a_count, log_records
 
@@ -143,16 +142,6 @@ class TrainingLog:
         for check in result.checks:
             if check.holds is False:
                 self._write("check", step=step, id=check.id, detail=check.detail)
-        self._add_predictions(step, result)
-        for name in weights:
-            self._write("attention", step=step, name=name, weights=_rounded(result.arrays["forward", name]))
-        self._add_parameters(step, result, trainer.adam)
-        _, dead = trainer.held_out_loss_and_dead_units()
-        for layer in range(model.config.n_layer):
-            units = None if dead is None else dead[layer]
-            self._write("relu", step=step, layer=layer, units=model.config.n_inner, dead=units)
-
-    def _add_predictions(self, step: int, result: Trace) -> None:
         for prediction, target in zip(result.predictions, result.targets, strict=True):
             first = prediction.predicted
             self._write(
@@ -160,16 +149,19 @@ class TrainingLog:
                 loss=prediction.loss, rank=prediction.rank, predicted=first and first.label,
                 top=[[candidate.label, candidate.p] for candidate in prediction.top],
             )  # fmt: skip
-
-    def _add_parameters(self, step: int, result: Trace, adam: Adam) -> None:
-        """Write the "parameter" records. As in a "step" record, update_ratio is |update| / |old value|."""
-        ratios = adam.update_ratios() if step else {}
+        for name in weights:
+            self._write("attention", step=step, name=name, weights=_rounded(result.arrays["forward", name]))
+        ratios = trainer.adam.update_ratios() if step else {}
         for row in result.parameters:
-            update_l2, update_ratio = ratios.get(row.name, (None, None))
+            update_l2, update_ratio = ratios.get(row.name, (None, None))  # the ratio is to the old values
             self._write(
                 "parameter", step=step, name=row.name, l2_norm=row.l2_norm, gradient_l2=row.gradient_l2,
                 update_l2=update_l2, update_ratio=update_ratio,
             )  # fmt: skip
+        _, dead = trainer.held_out_loss_and_dead_units()
+        for layer in range(model.config.n_layer):
+            units = None if dead is None else dead[layer]
+            self._write("relu", step=step, layer=layer, units=model.config.n_inner, dead=units)
 
     def _write(self, record: str, **fields: Any) -> None:
         with self._writing():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -12,45 +12,21 @@ from ..errors import InputError
 from ..hooks.event import PHASES
 from ..microgpt.parameters import Config
 from ..text.wording import counted
-from .curves import (
-    AttentionCurve,
-    DeadUnit,
-    EventCurve,
-    FailedCheck,
-    LayerUnits,
-    LikelyToken,
-    LossCurve,
-    ParameterCurve,
-    PositionCurve,
-    ReturnedUnit,
-    RunStart,
-    Timeline,
-    TrainingPlan,
-)
-from .log import (
-    LogRecord,
-    a_count,
-    a_number,
-    a_number_or_null,
-    a_text,
-    causal_weights,
-    counts_below,
-    labelled_numbers,
-    log_records,
-    one_of,
-)
+from . import curves
+from .log import LogRecord, a_count, a_number, a_text, is_count, log_records, or_null, reader
 
 OF_PARAMETERS = ("l2_norm", "gradient_l2", "update_l2", "update_ratio")
+a_number_or_null = or_null(a_number)
 EARLIER = "not logged, because an earlier version wrote this log"
 
 
-def read_timeline(path: Path) -> Timeline:
+def read_timeline(path: Path) -> curves.Timeline:
     """Read a log line by line. Raises FileFormatError with the line if the file is not a log, and InputError
     if the log has no trace."""
-    reader, notes = _Reader(), list[str]()
+    log, notes = _Reader(), list[str]()
     for record in log_records(path, notes):
-        reader.take(record)
-    return reader.timeline(path, notes)
+        log.take(record)
+    return log.timeline(path, notes)
 
 
 def since_when(conditions: Mapping[int, bool]) -> int | None:
@@ -69,8 +45,8 @@ class _Reader:
     def __init__(self) -> None:
         self._rows: dict[tuple[str, Any], dict[int, dict[str, Any]]] = {}
         self._losses: dict[int, float] = {}
-        self._checks: list[FailedCheck] = []
-        self._runs: list[RunStart] = []
+        self._checks: list[curves.FailedCheck] = []
+        self._runs: list[curves.RunStart] = []
         self._identity: tuple[Any, ...] = ()  # config, plan, watched name and data of the run
         self._steps: list[int] = []  # the traced steps
 
@@ -86,7 +62,7 @@ class _Reader:
     def _take_run(self, record: LogRecord) -> None:
         start, schedule = record.get("start", a_count), record.part("schedule")
         steps, size, seed = (schedule.get(field, a_count) for field in ("steps", "batch_size", "seed"))
-        plan = TrainingPlan(steps, size, schedule.get("lr", a_number), seed)
+        plan = curves.TrainingPlan(steps, size, schedule.get("lr", a_number), seed)
         dimensions = record.part("model").part("config")
         try:
             config = Config(**dimensions.values)
@@ -97,7 +73,7 @@ class _Reader:
             raise record.error("expected the run above to continue, found another model, schedule or data")
         self._identity = identity
         self._drop_after(start)
-        self._runs.append(RunStart(start, record.get("held_out_loss", a_number_or_null)))
+        self._runs.append(curves.RunStart(start, record.get("held_out_loss", a_number_or_null)))
 
     def _drop_after(self, start: int) -> None:
         """Drop the records after step `start`, at which the run was resumed to repeat the later steps."""
@@ -116,7 +92,7 @@ class _Reader:
         self._losses[step] = record.get("loss", a_number)
 
     def _take_event(self, record: LogRecord) -> None:
-        phase, stats = record.get("phase", one_of(PHASES)), record.part("stats")
+        phase, stats = record.get("phase", _one_of(PHASES)), record.part("stats")
         counted_fields = ("count", "zero_count", "nan_count", "inf_count")
         count, zeros, nans, infinities = (stats.get(field, a_count) for field in counted_fields)
         self._put(
@@ -127,16 +103,15 @@ class _Reader:
     def _take_prediction(self, record: LogRecord) -> None:
         facts: dict[str, Any] = {name: record.get(name, a_number_or_null) for name in ("p", "loss")}
         if "rank" in record.values:
-            ranked = record.values["rank"] is not None
-            facts["rank"] = record.get("rank", a_count) if ranked else None
-            facts["predicted"] = record.get("predicted", a_text) if ranked else None
+            facts["rank"] = record.get("rank", or_null(a_count))
+            facts["predicted"] = None if facts["rank"] is None else record.get("predicted", a_text)
         if "top" in record.values:
-            facts["top"] = tuple(LikelyToken(*pair) for pair in record.get("top", labelled_numbers))
+            facts["top"] = tuple(curves.LikelyToken(*pair) for pair in record.get("top", _labelled_numbers))
         target = record.get("target", a_text)
         self._put(record, "position", record.get("position", a_count), target=target, **facts)
 
     def _take_attention(self, record: LogRecord) -> None:
-        weights = record.get("weights", causal_weights(self._identity[0].n_head))
+        weights = record.get("weights", _causal_weights(self._identity[0].n_head))
         name = record.get("name", a_text)
         earlier = self._rows.get(("attention", name), {}).values()
         if any(len(row["weights"][0]) != len(weights[0]) for row in earlier):
@@ -149,14 +124,14 @@ class _Reader:
 
     def _take_relu(self, record: LogRecord) -> None:
         units = record.get("units", a_count)
-        dead = record.get("dead", counts_below(units))
+        dead = record.get("dead", or_null(_counts_below(units)))
         self._put(record, "relu", record.get("layer", a_count), units=units, dead=dead)
 
     def _take_check(self, record: LogRecord) -> None:
         identifier, detail = record.get("id", a_text), record.get("detail", a_text)
-        self._checks.append(FailedCheck(record.get("step", a_count), identifier, detail))
+        self._checks.append(curves.FailedCheck(record.get("step", a_count), identifier, detail))
 
-    def timeline(self, path: Path, notes: list[str]) -> Timeline:
+    def timeline(self, path: Path, notes: list[str]) -> curves.Timeline:
         """Return the timeline of all records."""
         self._steps = sorted({step for rows in self._rows.values() for step in rows})
         if not self._steps:
@@ -168,7 +143,7 @@ class _Reader:
         config, plan, watched, _ = self._identity
         notes += [f"{path}: {text}" for text in (*self._cut_traces(), *self._gaps())]
         weights = ((n, *self._curves("attention", n, "weights")) for n in self._names("attention"))
-        return Timeline(
+        return curves.Timeline(
             log=str(path),
             watched=watched,
             config=config,
@@ -176,12 +151,12 @@ class _Reader:
             runs=tuple(self._runs),
             steps=tuple(self._steps),
             positions=tuple(self._position(p, watched) for p in sorted(self._names("position"))),
-            attention=tuple(AttentionCurve(*pair) for pair in weights),
+            attention=tuple(curves.AttentionCurve(*pair) for pair in weights),
             layers=tuple(self._layer(layer) for layer in sorted(self._names("relu"))),
             events=tuple(self._event(name) for name in self._names("forward")),
             parameters=tuple(self._parameter(name) for name in self._parameter_names()),
             failed_checks=tuple(self._checks),
-            loss=LossCurve(tuple(self._losses), tuple(self._losses.values())),
+            loss=curves.LossCurve(tuple(self._losses), tuple(self._losses.values())),
             absent=tuple(self._absent()),
             notes=tuple(notes),
         )
@@ -202,22 +177,22 @@ class _Reader:
         rows = [by_step.get(step, {}) for step in self._steps]
         return [tuple(row.get(field) for row in rows) for field in fields]
 
-    def _event(self, name: str) -> EventCurve:
+    def _event(self, name: str) -> curves.EventCurve:
         forward = self._curves("forward", name, "l2", "zeros", "nonfinite")
-        return EventCurve(name, *forward, *self._curves("backward", name, "l2"))
+        return curves.EventCurve(name, *forward, *self._curves("backward", name, "l2"))
 
-    def _parameter(self, name: str) -> ParameterCurve:
-        curves = self._curves("parameter", name, *OF_PARAMETERS)
+    def _parameter(self, name: str) -> curves.ParameterCurve:
+        values = self._curves("parameter", name, *OF_PARAMETERS)
         for i, phase in ((1, "backward"), (2, "update")):
-            if not any(value is not None for value in curves[i]):
-                (curves[i],) = self._curves(phase, name, "l2")
-        return ParameterCurve(name, *curves)
+            if not any(value is not None for value in values[i]):
+                (values[i],) = self._curves(phase, name, "l2")
+        return curves.ParameterCurve(name, *values)
 
-    def _position(self, position: int, watched: str) -> PositionCurve:
+    def _position(self, position: int, watched: str) -> curves.PositionCurve:
         by_step = self._rows["position", position]
         fields = ("p", "loss", "rank", "predicted", "top")
         p, loss, rank, predicted, top = self._curves("position", position, *fields)
-        return PositionCurve(
+        return curves.PositionCurve(
             position=position,
             seen=watched[:position] or "BOS",
             target=next(reversed(by_step.values()))["target"],
@@ -226,22 +201,22 @@ class _Reader:
             halfway=_half_the_way({step: row["p"] for step, row in by_step.items()}),
         )  # fmt: skip
 
-    def _layer(self, layer: int) -> LayerUnits:
+    def _layer(self, layer: int) -> curves.LayerUnits:
         by_step = self._rows["relu", layer]
         measured = {step: row["dead"] for step, row in sorted(by_step.items()) if row["dead"] is not None}
         counts = tuple(len(measured[step]) if step in measured else None for step in self._steps)
-        dead, returned = list[DeadUnit](), list[ReturnedUnit]()
+        dead, returned = list[curves.DeadUnit](), list[curves.ReturnedUnit]()
         for unit in sorted(frozenset().union(*measured.values())):
             last = max(step for step, units in measured.items() if unit in units)
             since = since_when({step: unit in units for step, units in measured.items() if step <= last})
             back = next((step for step in measured if step > last), None)
             assert since is not None  # not None, because the unit is dead at the step `last`
             if back is None:
-                dead.append(DeadUnit(unit, since))
+                dead.append(curves.DeadUnit(unit, since))
             else:
-                returned.append(ReturnedUnit(unit, since, back))
+                returned.append(curves.ReturnedUnit(unit, since, back))
         units = next(reversed(by_step.values()))["units"]
-        return LayerUnits(layer, units, counts, tuple(dead), tuple(returned))
+        return curves.LayerUnits(layer, units, counts, tuple(dead), tuple(returned))
 
     def _rows_of(self, kind: str) -> list[dict[str, Any]]:
         return [row for (of, _), rows in self._rows.items() if of == kind for row in rows.values()]
@@ -286,3 +261,39 @@ def _half_the_way(p: Mapping[int, float | None]) -> int | None:
     values = list(by_step.values())
     middle = (values[0] + values[-1]) / 2
     return since_when({step: value > middle for step, value in by_step.items()})
+
+
+def _one_of(texts: Sequence[str]) -> Callable[[Any], str]:
+    """Return a reader that accepts only one of `texts`."""
+    return reader(f"one of {', '.join(texts)}", lambda value: value in texts, str)
+
+
+def _counts_below(most: int) -> Callable[[Any], frozenset[int]]:
+    """Return a reader of a list of whole numbers below `most`."""
+
+    def are_counts(value: Any) -> bool:
+        return isinstance(value, list) and all(is_count(n) and n < most for n in value)
+
+    return reader(f"whole numbers below {most:,}", are_counts, frozenset)
+
+
+def _labelled_numbers(value: Any) -> list[tuple[str, float]]:
+    """Read a list of pairs of a text and a number."""
+    if not (isinstance(value, list) and all(isinstance(pair, list) and len(pair) == 2 for pair in value)):
+        raise ValueError("pairs of a text and a number")
+    return [(a_text(label), a_number(number)) for label, number in value]
+
+
+def _causal_weights(heads: int) -> Callable[[Any], curves.HeadWeights]:
+    """Return a reader of causal attention weights [H][T][1..T]: row n of every head has n numbers."""
+
+    def are_weights(value: Any) -> bool:
+        planes = value if isinstance(value, list) and all(isinstance(p, list) for p in value) else [[]]
+        rows = [row for plane in planes for row in enumerate(plane, 1)]
+        same_size = len(planes) == heads and len({*map(len, planes)}) == 1 and len(rows) > 0
+        return same_size and all(isinstance(row, list) and len(row) == n for n, row in rows)
+
+    return reader(
+        f"a list of rows of 1, 2, 3 and more numbers for each of {heads:,} heads", are_weights,
+        lambda planes: tuple(tuple(tuple(map(a_number, row)) for row in plane) for plane in planes),
+    )  # fmt: skip

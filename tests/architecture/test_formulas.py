@@ -15,7 +15,7 @@ from support.tiny_gpt2 import GPT2S
 from support.tiny_models import CASES as DECODERS
 from support.tiny_models import TOKENS
 
-from microgpt_trace.architecture.formulas.formula import as_data
+from microgpt_trace.architecture.formulas.formula import as_data, tree_of
 from microgpt_trace.architecture.formulas.traced_element import Element, TracedElement
 from microgpt_trace.architecture.operations.plan_formulas import Formulas
 from microgpt_trace.architecture.plans.kinds import Experts
@@ -153,16 +153,24 @@ FUNCTIONS = {
 
 
 @needs_node
-def test_the_script_reads_functions_of_x_as_python_does_and_refuses_other_text():
+def test_the_script_computes_functions_of_x_as_python_does_and_refuses_other_trees():
     places = [-7.0, -2.5, -1.0, -1e-9, 0.0, 0.3, 1.0, 2.4999, 2.5, 5.5, 9.0]
-    refused = ["x +", "y", "alert(1)", "x; 1", "(x", "x)", "constructor(x)"]
+    refused = ["y", "alert(1)", "constructor(x)"]
     program = """
     const { functionOf } = await load("expressions");
-    const refusal = (text) => { try { functionOf(text)(1); } catch (error) { return error.name; } };
-    const values = given.texts.map((text) => given.places.map((x) => functionOf(text)(x)));
+    const refusal = (tree) => { try { functionOf(tree)(1); } catch (error) { return error.name; } };
+    const values = given.trees.map((tree) => given.places.map((x) => functionOf(tree)(x)));
     return [values, given.refused.map(refusal)];
     """
-    results, names = run_script(program, {"texts": list(FUNCTIONS), "places": places, "refused": refused})
+    trees = list(map(tree_of, FUNCTIONS))
+    given = {"trees": trees, "places": places, "refused": list(map(tree_of, refused))}
+    results, names = run_script(program, given)
     assert names == ["SyntaxError"] * len(refused)
     for (text, function), values in zip(FUNCTIONS.items(), results, strict=True):
         agree(values, [function(x) for x in places], rtol=1e-14, atol=1e-15, what=text)
+
+
+@pytest.mark.parametrize("text", ["x +", "x; 1", "(x", "x)", "x if x else 1", "x.real", "'x'(x)"])
+def test_other_text_is_no_function_of_x(text):
+    with pytest.raises((SyntaxError, ValueError)):
+        tree_of(text)

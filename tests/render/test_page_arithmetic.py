@@ -130,7 +130,7 @@ VERDICTS = """(count) => {
       const view = M.explain_view.explainView(context);
       const words = view.querySelector(".verdict")?.textContent ?? view.textContent;
       verdicts.count += 1;
-      const isMasked = shown.axesOf(name).at(-1) === "key" && at.index.at(-1) > at.index.at(-2);
+      const isMasked = shown.row(name).axes.at(-1) === "key" && at.index.at(-1) > at.index.at(-2);
       const isEqual = /: equal( \\(difference \\S+, rounding explains up to \\S+\\))?$/.test(words);
       if (isMasked && / here \\S+; masked: .+/.test(words)) verdicts.masked += 1;
       else if (isEqual) verdicts.equal += 1;

@@ -241,16 +241,16 @@ DIFFERENCES = """(off) => {
   const changesOf = (parts) => M.changes.changesOf(shown, { ...state, off: parts });
   const runOf = (parts) => shown.ownRun(tokens, targets, changesOf(parts));
   const run = runOf(off);
-  const lines = M.effects.linesOf(shown, state, run).filter(({ after }) => after);
+  const lines = M.changes.linesOf(shown, state, run).filter(({ after }) => after);
   const worst = [0, 0];
   for (const { name, query, after } of lines) {
-    const full = M.effects.chancesAfter(shown, runOf([...off, name]), query);
+    const full = M.changes.chancesAfter(shown, runOf([...off, name]), query);
     worst[0] = Math.max(worst[0], ...full.map((p, token) => Math.abs(p - after[token])));
   }
   for (const { name } of M.changes.partsOf(shown)) tokens.forEach((_, at) => {
     const others = off.includes(name) ? off.filter((other) => other !== name) : [...off, name];
-    const full = M.effects.chancesAfter(shown, runOf(others), at)[targets[at]];
-    worst[1] = Math.max(worst[1], Math.abs(full - M.effects.chanceWith(shown, state, run, name, at)));
+    const full = M.changes.chancesAfter(shown, runOf(others), at)[targets[at]];
+    worst[1] = Math.max(worst[1], Math.abs(full - M.changes.chanceWith(shown, state, run, name, at)));
   });
   return [lines.length, ...worst];
 }"""

@@ -30,7 +30,7 @@ def test_chances_at_a_temperature_are_the_softmax_of_the_divided_logits(page_at,
         """([text, temperature]) => {
           const { tokens, targets } = shown.read(text);
           const run = shown.ownRun(tokens, targets);
-          return M.write_view.heated(M.effects.chancesAfter(shown, run, run.length - 1), temperature);
+          return M.write_view.heated(M.changes.chancesAfter(shown, run, run.length - 1), temperature);
         }""",
         [text, temperature],
     )

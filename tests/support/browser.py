@@ -157,7 +157,7 @@ def with_modules(page):
     runs again, except its last line, which starts the page."""
     if page.evaluate("globalThis.M !== undefined"):
         return page
-    text = script("small_model")
+    text = script("overview")
     changed = {"const M = {};": "const M = globalThis.M = {};", "start(overviewOf);\n": ""}
     for line, other in changed.items():
         assert text.count(line) == 1, line

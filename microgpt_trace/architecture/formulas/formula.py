@@ -10,8 +10,11 @@ elements and texts. The steps of steps.py contain the numbers of one element.
 
 from __future__ import annotations
 
+import ast
+import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Literal
 
 from ...text.brief import frozen
@@ -186,9 +189,10 @@ def as_data(part: Any) -> Any:
         case Over(size, of, axis, window):
             return [size_as_data(size)] if of == "all" else [size_as_data(size), of, axis, window]
         case TermOf(factors, over, function, less, where, within):
-            beside = function.beside and function.beside.text
-            ranges = list(map(as_data, over))
-            keys = _filled(over=ranges, f=function.text, beside=beside, less=less, where=where, within=within)
+            beside = function.beside and tree_of(function.beside.text)
+            tree = tree_of(function.text) if function.text else None
+            keys = _filled(over=list(map(as_data, over)), f=function.text, tree=tree, beside=beside)
+            keys |= _filled(less=less, where=where, within=within)
             return {"x": list(map(as_data, factors)), **keys}
         case StepOf(terms, label, guard, along):
             keys = _filled(label=label, along=list(map(as_data, along)), guard=int(guard) or None)
@@ -197,6 +201,31 @@ def as_data(part: Any) -> Any:
             shape = list(map(size_as_data, sizes))
             return {"sizes": shape, "steps": list(map(as_data, steps)), **_filled(hidden=hidden)}
     return part
+
+
+@cache
+def tree_of(text: str) -> Any:
+    """Return a function of x as a tree of lists. A list begins with the name of an operator or function.
+
+    >>> tree_of("2*exp(-x)")
+    ['Mult', 2, ['exp', ['USub', 'x']]]
+    """
+
+    def tree(node: ast.expr) -> Any:
+        match node:
+            case ast.Constant(value):
+                return value
+            case ast.Name(name):
+                return math.pi if name == "pi" else name
+            case ast.UnaryOp(operator, operand):
+                return [type(operator).__name__, tree(operand)]
+            case ast.BinOp(left, operator, right) | ast.Compare(left, [operator], [right]):
+                return [type(operator).__name__, tree(left), tree(right)]
+            case ast.Call(ast.Name(name), operands):
+                return [name, *map(tree, operands)]
+        raise ValueError(f"expected a function of x, found {text}")
+
+    return tree(ast.parse(text, mode="eval").body)
 
 
 def _filled(**keys: Any) -> dict[str, Any]:

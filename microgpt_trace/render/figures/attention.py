@@ -16,7 +16,7 @@ from ...hooks.event import EventSpec
 from ...text.wording import counted
 from ...tracing.result import Trace
 from ..characters import token_label
-from ..trace.attention import kind_in
+from ..trace.events import kind_in
 from .heat import ColorScale, add_bar, draw_heat, is_dense, room_for_crosses
 from .panel import LINE, PAGE, Panel, Picture, on_axes
 

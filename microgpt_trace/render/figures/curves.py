@@ -6,34 +6,23 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ...errors import InputError
 from ...text.printable import shown_token
 from ...timeline.curves import Curve, EventCurve, ParameterCurve, Timeline
 from ...tracing.result import Trace
-from .panel import (
-    BLUE,
-    COLUMN,
-    DARK,
-    LINES,
-    MARKERS,
-    ORANGE,
-    PAGE,
-    Panel,
-    Picture,
-    Series,
-    draw_line,
-    gaps,
-    not_finite,
-    on_axes,
-    stacked,
-)
+from .panel import BLUE, COLUMN, DARK, GREY, ORANGE, PAGE, Panel, Picture, gaps, not_finite, on_axes
 from .predictions import loss_by_position
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+LINES = (
+    (BLUE, "-"), (ORANGE, "--"), ("#009e73", "-."), ("#cc79a7", ":"), ("#e69f00", "-"), ("#56b4e9", "--"),
+    (DARK, "-."), (GREY, ":"),
+)  # fmt: skip
+MARKERS = "os^Dv<>P"
 MOST = len(LINES)  # largest number of curves that have different colours or line styles
 FAR = 20  # an axis is logarithmic if the largest value exceeds 20 times the smallest
 
@@ -74,7 +63,7 @@ def timeline_picture(timeline: Timeline, curves: bool = False) -> Picture:
     panels = _norms(timeline) if curves else _overview(timeline)
 
     def draw(panel: Panel) -> None:
-        for place, draw_one in zip(stacked(panel, [(1, 0.45)] * len(panels)), panels, strict=True):
+        for place, draw_one in zip(panel.stacked([(1, 0.45)] * len(panels)), panels, strict=True):
             draw_one(place)
 
     return Picture(PAGE * 0.75, 2.2 * len(panels) + 0.4, draw)
@@ -89,7 +78,7 @@ def _overview(timeline: Timeline) -> Sequence[Draw]:
 
 def _draw_loss(panel: Panel, timeline: Timeline) -> None:
     loss = timeline.loss.loss
-    draw_line(panel, timeline.loss.steps, loss, color=BLUE, linewidth=0.6)
+    _draw_line(panel, timeline.loss.steps, loss, color=BLUE, linewidth=0.6)
     chance = math.log(timeline.config.vocab_size)
     panel.ax.axhline(chance, color="black", linestyle="--", linewidth=0.8, label=f"chance, {chance:.2f}")
     panel.label(not_finite(loss, "step"), x="training step", y="loss of the batch")
@@ -128,7 +117,7 @@ def _draw_curves(
 ) -> None:  # fmt: skip
     for i, (name, curve) in enumerate(zip(names, curves, strict=True)):
         colour, line = LINES[i % MOST]
-        draw_line(
+        _draw_line(
             panel, steps, curve, color=colour, linestyle=line, linewidth=1,
             marker=MARKERS[(i + i // MOST) % MOST], markersize=3, label=panel.escaped(name),
         )  # fmt: skip
@@ -153,13 +142,13 @@ def stream_picture(trace: Trace) -> Picture:
     nonfinite = not_finite([row.row_norm + row.attention_share + row.mlp_share for row in rows], "layer")
 
     def draw(panel: Panel) -> None:
-        above, below = stacked(panel, [(1, 0.3)] * 2)
-        draw_line(above, numbers, norms, "o-", color=DARK, markersize=3, linewidth=1)
+        above, below = panel.stacked([(1, 0.3)] * 2)
+        _draw_line(above, numbers, norms, "o-", color=DARK, markersize=3, linewidth=1)
         title = "residual stream after each layer" + f", {nonfinite}" * bool(nonfinite)
         above.label(title, y="L2 norm of a row")
         above.ax.tick_params(labelbottom=False)
         for name, values, colour, line in shares:
-            draw_line(below, numbers, values, line, color=colour, label=name, markersize=3, linewidth=1)
+            _draw_line(below, numbers, values, line, color=colour, label=name, markersize=3, linewidth=1)
         below.label(x="layer", y="|write| / |residual stream|")
         _scale(above, norms)
         _scale(below, [value for _, values, *_ in shares for value in values])
@@ -167,7 +156,15 @@ def stream_picture(trace: Trace) -> Picture:
     return Picture(COLUMN, 3.6, draw)
 
 
-def _scale(panel: Panel, values: Series) -> None:
+def _draw_line(
+    panel: Panel, places: Sequence[float], values: Sequence[float | None], *style: str, **more: Any
+) -> None:
+    """Draw a line with gaps at missing values. The x axis covers all `places`, even if no value is finite."""
+    panel.ax.plot(places, gaps(values), *style, **more)
+    panel.ax.dataLim.update_from_data_x(places, ignore=False)
+
+
+def _scale(panel: Panel, values: Sequence[float | None]) -> None:
     """Scale the axis linearly from 0, or logarithmically if the values differ by a factor above FAR."""
     finite = [value for value in gaps(values) if not math.isnan(value)] or [0.0]
     if min(finite) > 0 and max(finite) > FAR * min(finite):

@@ -31,17 +31,6 @@ class Error(NamedTuple):
     holds: bool
 
 
-class Captions(NamedTuple):
-    """The title of a figure, the label of the axis, and the legend entries. `within` labels allowed errors,
-    `beyond` labels errors that are too large, and `uncompared` labels events that were not compared."""
-
-    within: str
-    beyond: str
-    axis: str
-    title: str
-    uncompared: str = ""
-
-
 def plot_diff(comparison: Comparison, ax: Axes | None = None) -> Axes:
     """Plot the distance of every event's worst row with its band, in order of computation. Mark the first
     distance beyond its band."""
@@ -65,9 +54,8 @@ def diff_picture(comparison: Comparison) -> Picture:
     compared = f"{count:,} of " * (count < len(errors)) + counted(len(errors), "event")
     in_part = f", {partial:,} only in finite elements" if partial else ""
     axis = f"distance of {'the statistics' if comparison.of_statistics else 'the worst row'}"
-    title, uncompared = f"{compared} compared{in_part}, {agree}", "not compared: both NaN or both infinite"
-    captions = Captions("within its band", "beyond its band", axis, title, uncompared)
-    return _picture(errors, captions, comparison.first)
+    labels = "within its band", "beyond its band", "not compared: both NaN or both infinite"
+    return _picture(errors, labels, axis, f"{compared} compared{in_part}, {agree}", comparison.first)
 
 
 def diagnosis_picture(dump: DumpDiagnosis) -> Picture:
@@ -80,9 +68,9 @@ def diagnosis_picture(dump: DumpDiagnosis) -> Picture:
     ]
     if not errors:
         raise InputError("diagnosis: no operation could be judged, so there is nothing to plot")
-    captions = Captions("follows from its inputs", "does not", "error of the worst row", _claim(diagnosis))
+    labels, axis = ("follows from its inputs", "does not", ""), "error of the worst row"
     best = [f.residual for f in diagnosis.findings if f.explains and f.operation == diagnosis.first_wrong]
-    return _picture(errors, captions, diagnosis.first_wrong, best[:1])
+    return _picture(errors, labels, axis, _claim(diagnosis), diagnosis.first_wrong, best[:1])
 
 
 def _claim(diagnosis: Diagnosis) -> str:
@@ -97,10 +85,12 @@ def _claim(diagnosis: Diagnosis) -> str:
 
 
 def _picture(
-    errors: Sequence[Error], captions: Captions, first: str | None, residual: Sequence[float] = ()
-) -> Picture:
-    """Plot the errors in order. Draw a line at the event `first`, the first event beyond its band. If the
-    first error has an explanation, plot the `residual` error too."""
+    errors: Sequence[Error], labels: Sequence[str], axis: str, title: str, first: str | None,
+    residual: Sequence[float] = (),
+) -> Picture:  # fmt: skip
+    """Plot the errors in order. `labels` are the legend entries of allowed errors, of errors that are too
+    large, and of events that were not compared. Draw a line at the event `first`, the first event beyond its
+    band. If the first error has an explanation, plot the `residual` error too."""
     floor, ceiling = _bounds(errors, residual)
 
     def height(size: float) -> float:
@@ -111,7 +101,7 @@ def _picture(
         ax.set(yscale="log", ylim=(floor / 2, ceiling * 2), xlim=(-1, len(errors)))
         bands = [max(error.allowed, floor) for error in errors]
         ax.step(range(len(errors)), bands, where="mid", color=GREY, linewidth=1, label="allowed")
-        marks = grouped(range(len(errors)), lambda at: _mark(errors[at], captions))
+        marks = grouped(range(len(errors)), lambda at: _mark(errors[at], labels))
         for (colour, shape, label), places in sorted(marks.items()):
             y, mark = [height(errors[at].size) for at in places], SHAPES[shape]
             ax.plot(places, y, mark, color=COLOURS[colour], markersize=4, linestyle="none", label=label)
@@ -122,7 +112,7 @@ def _picture(
                 label = "left by the explanation"
                 ax.plot(at, height(size), "D", color=DARK, fillstyle="none", markersize=4, label=label)
         _name_events(panel, errors)
-        panel.label(captions.title, y=captions.axis)
+        panel.label(title, y=axis)
 
     return Picture(PAGE, 3.6 if len(errors) <= NAMED else 3.0, draw)
 
@@ -134,16 +124,16 @@ def _bounds(errors: Sequence[Error], residual: Sequence[float]) -> tuple[float, 
     return min(finite) / 10, max(finite) * (10 if math.inf in sizes else 1)
 
 
-def _mark(error: Error, captions: Captions) -> tuple[int, int, str]:
+def _mark(error: Error, labels: Sequence[str]) -> tuple[int, int, str]:
     """Return the index of the point's colour, the index of its shape, and its legend entry."""
     if math.isnan(error.size):
-        return 2, 4, captions.uncompared
+        return 2, 4, labels[2]
     beyond = int(not error.holds)
     if error.size <= 0:
         return beyond, 2, "0, no difference"
     if error.size == math.inf:
         return beyond, 3, "NaN, infinite"
-    return beyond, beyond, captions.beyond if beyond else captions.within
+    return beyond, beyond, labels[beyond]
 
 
 def _name_events(panel: Panel, errors: Sequence[Error]) -> None:
@@ -151,9 +141,7 @@ def _name_events(panel: Panel, errors: Sequence[Error]) -> None:
     if len(errors) <= NAMED:
         panel.ticks("x", [error.name for error in errors])
         return
-    begin: dict[str, int] = {}
-    for x, error in enumerate(errors):
-        if error.layer is not None:
-            begin.setdefault(f"layer {error.layer}", x)
+    layers = grouped(range(len(errors)), lambda x: errors[x].layer)
+    begin = {f"layer {layer}": places[0] for layer, places in layers.items() if layer is not None}
     begin = begin or {errors[0].name: 0}
     panel.ticks("x", list(begin), list(begin.values()))

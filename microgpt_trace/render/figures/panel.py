@@ -25,11 +25,6 @@ LINE = 8.5 / 72  # height of a line of small text, in inches
 CHARACTER = 0.062  # width of a letter of small text, in inches
 BAR = 0.19  # distance from one bar to the next, in inches
 BLUE, ORANGE, GREY, DARK = "#0072b2", "#d55e00", "#999999", "#333333"  # safe for colour-blind readers
-LINES = (
-    (BLUE, "-"), (ORANGE, "--"), ("#009e73", "-."), ("#cc79a7", ":"), ("#e69f00", "-"), ("#56b4e9", "--"),
-    (DARK, "-."), (GREY, ":"),
-)  # fmt: skip
-MARKERS = "os^Dv<>P"
 
 Series = Sequence[float | None]  # None stands for a missing value
 
@@ -121,6 +116,17 @@ class Panel:
         self.ax.set_axis_off()
         return Panel(self.ax.inset_axes((left, bottom, width, height)), self.escapes)
 
+    def stacked(self, rooms: Sequence[tuple[float, float]]) -> list[Panel]:
+        """Return panels from top to bottom. `rooms` are pairs of the height of a panel and the margin below
+        the panel. The margin below the last panel is not used."""
+        if len(rooms) == 1:
+            return [self]
+        total, top, panels = sum(map(sum, rooms)) - rooms[-1][1], 0.0, list[Panel]()
+        for height, margin in rooms:
+            panels.append(self.inset(0, 1 - (top + height) / total, 1, height / total))
+            top += height + margin
+        return panels
+
     @property
     def inches(self) -> tuple[float, float]:
         """The width and height in inches, which are an estimate before the figure is laid out."""
@@ -148,18 +154,6 @@ def on_axes(picture: Picture, ax: Axes | None) -> Axes:
     return ax
 
 
-def stacked(panel: Panel, rooms: Sequence[tuple[float, float]]) -> list[Panel]:
-    """Return panels from top to bottom. `rooms` are pairs of the height of a panel and the margin below the
-    panel. The margin below the last panel is not used."""
-    if len(rooms) == 1:
-        return [panel]
-    total, top, panels = sum(map(sum, rooms)) - rooms[-1][1], 0.0, list[Panel]()
-    for height, margin in rooms:
-        panels.append(panel.inset(0, 1 - (top + height) / total, 1, height / total))
-        top += height + margin
-    return panels
-
-
 def gaps(values: Series) -> list[float]:
     """Replace missing values and values that are not finite by NaN, which leaves a gap in a line."""
     return [nan if value is None or not isfinite(value) else value for value in values]
@@ -169,12 +163,6 @@ def not_finite(values: Series, noun: str) -> str:
     """Return how many values are not finite, as in "not finite: 2 of 5 positions", or "" for 0."""
     count = sum(map(isnan, gaps(values)))
     return f"not finite: {count:,} of {counted(len(values), noun)}" if count else ""
-
-
-def draw_line(panel: Panel, places: Sequence[float], values: Series, *style: str, **more: Any) -> None:
-    """Draw a line with gaps at missing values. The x axis covers all `places`, even if no value is finite."""
-    panel.ax.plot(places, gaps(values), *style, **more)
-    panel.ax.dataLim.update_from_data_x(places, ignore=False)
 
 
 class SignedValue(NamedTuple):

@@ -4,38 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ...patching.results import (
-    PairsResult,
-    Patched,
-    PatchedPair,
-    PatchResult,
-    PatchTable,
-    parts_of,
-    tables_of,
-)
+from ...patching.results import PairsResult, PatchedPair, PatchResult, PatchTable, parts_of, tables_of
 from ...text.wording import counted
 from ..characters import token_label
 from ..numbers import figure, two_decimals
 from ..results.patching import title_of
 from .heat import ColorScale, add_bar, draw_heat, room_for_crosses, signed_scale, write_cells
-from .panel import (
-    BAR,
-    CHARACTER,
-    COLUMN,
-    LINE,
-    PAGE,
-    Panel,
-    Picture,
-    SignedValue,
-    draw_bars,
-    minus,
-    on_axes,
-    stacked,
-)
+from .panel import BAR, CHARACTER, COLUMN, LINE, PAGE, Panel, Picture, SignedValue, draw_bars, minus, on_axes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -64,19 +44,26 @@ def patch_picture(result: PatchResult | PairsResult) -> Picture:
     missing = any(cell is None for table in tables for _, row in table.rows for cell in row)
     measure = f"share of the logit difference restored{mean}" + ", hatched: not patched" * missing
     titles[0] = f"{measure}\n{titles[0]}".strip()
-    maps = [np.array([[_value(cell) for cell in row] for _, row in table.rows]) for table in tables]
-    values = np.array([_value(cell) for cell in result.cells if not cell.is_part])
+    restored = attrgetter("mean" if isinstance(result, PairsResult) else "restored")
+
+    def share(cell: Any) -> float:
+        """Return the restored share, or NaN if it is unknown."""
+        known = None if cell is None else restored(cell)
+        return math.nan if known is None else float(known)
+
+    maps = [np.array([[share(cell) for cell in row] for _, row in table.rows]) for table in tables]
+    values = np.array([share(cell) for cell in result.cells if not cell.is_part])
     scale = signed_scale(values, "restored", least=1.0)
     longest = [max(map(len, _columns(table, pairs))) for table in tables]
     rooms = [(len(m) * ROOM[1], AROUND + CHARACTER * n) for m, n in zip(maps, longest, strict=True)]
     rooms += [(len(parts) * BAR + 0.1, AROUND + CHARACTER)] if parts else []
 
     def draw(panel: Panel) -> None:
-        panels = stacked(panel, rooms)
+        panels = panel.stacked(rooms)
         quadruples = zip(panels, titles, tables, maps, strict=False)
         images = [_draw_map(*one, scale, pairs) for one in quadruples]
         if parts:
-            draw_bars(panels[-1], [SignedValue(cell.site, _value(cell)) for cell in parts], figure)
+            draw_bars(panels[-1], [SignedValue(cell.site, share(cell)) for cell in parts], figure)
             panels[-1].label(titles[-1], x=scale.words)
         if images:
             add_bar(panel, images, scale, values)
@@ -85,14 +72,6 @@ def patch_picture(result: PatchResult | PairsResult) -> Picture:
     inches += [len(line) * CHARACTER for line in "\n".join(titles).split("\n")]  # may be wider than cells
     width = min(max(COLUMN, max(inches, default=0.0) + BESIDE), PAGE) + room_for_crosses(values)
     return Picture(width, sum(map(sum, rooms)) + LINE * 1.3, draw)
-
-
-def _value(cell: Any) -> float:
-    """Return the restored share of a cell, or its mean over the pairs. Return NaN if the share is unknown."""
-    if cell is None:
-        return math.nan
-    restored = cell.restored if isinstance(cell, Patched) else cell.mean
-    return math.nan if restored is None else float(restored)
 
 
 def _draw_map(

@@ -7,33 +7,26 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from ...architecture.plans.kinds import (
-    Activation,
-    Add,
-    Cap,
-    Choice,
-    Clip,
-    Context,
-    Experts,
-    Linear,
-    Lookup,
-    Loss,
-    Mixture,
-    Multiply,
-    Norm,
-    Probabilities,
-    Rotation,
-    Routing,
-    Scale,
-    Scores,
-    Shape,
-    Softmax,
-)  # fmt: skip
+from ...architecture.plans import kinds
 from ...architecture.plans.plan import Operation, Plan
 from ...text.wording import counted
 
+# The sentences of kinds that depend on no other row.
+SENTENCES: dict[type, str] = {
+    kinds.Scores: "How well what one {thing} looks for fits what an earlier {thing} offers. A higher score "
+    "draws more attention.",
+    kinds.Context: "What each {thing} has collected: the values handed over, mixed by the shares.",
+    kinds.Multiply: "What each unit says, multiplied by how far its gate is open.",
+    kinds.Scale: "The same numbers, multiplied by {kind.factor:.6g}.",
+    kinds.Cap: "The same numbers, bent so that none is below -{kind.limit:.6g} or above {kind.limit:.6g}.",
+    kinds.Routing: "How much of each chosen expert's answer counts, in shares of 100 %.",
+    kinds.Experts: "What the chosen experts compute, side by side: {kind.width:,} numbers for each expert.",
+    kinds.Mixture: "What the chosen experts add to each row: their answers, mixed by the shares.",
+    kinds.Probabilities: "The scores as chances that sum to 100 %.",
+}
 
-def event_sentence(plan: Plan, row: Operation, shapes: Mapping[str, Shape], thing: str) -> str:
+
+def event_sentence(plan: Plan, row: Operation, shapes: Mapping[str, kinds.Shape], thing: str) -> str:
     """Return a sentence about the array of a row, or "" if no sentence fits. `thing` is what a token is:
     "letter" or "token".
 
@@ -43,73 +36,47 @@ def event_sentence(plan: Plan, row: Operation, shapes: Mapping[str, Shape], thin
     'One score for each of 27 letters. Only the differences between scores matter.'
     """
     match row.kind:
-        case Lookup(by="positions", width=width):
+        case kinds.Lookup(by="positions", width=width):
             return f"What each place is: {width:,} numbers for each place, whatever the {thing}."
-        case Lookup(width=width):
+        case kinds.Lookup(width=width):
             return f"What each {thing} is: {width:,} numbers that the model keeps for it."
-        case Add():
+        case kinds.Add():
             return _of_sum(plan, row, shapes[row.name], thing)
-        case Norm():
+        case kinds.Norm():
             return _of_norm(plan, row)
-        case Linear():
+        case kinds.Linear():
             return _of_product(plan, row, shapes[row.name][-1], thing)
-        case Rotation(head_dim=dim, channels=count) if count < dim:
+        case kinds.Rotation(head_dim=dim, channels=count) if count < dim:
             words = f"The first {count} of {dim} numbers of each head"
             return f"{words}, turned by an angle that depends on the place. The others pass unchanged."
-        case Rotation():
+        case kinds.Rotation():
             return "The same numbers, turned by an angle that depends on the place."
-        case Scores():
-            fits = f"How well what one {thing} looks for fits what an earlier {thing} offers."
-            return f"{fits} A higher score draws more attention."
-        case Softmax():
+        case kinds.Softmax():
             sink = " A sink takes the rest of the 100 %." * (row.kind.sinks is not None)
             return (
                 f"The scores as shares of 100 %: where each {thing} looks. Later {thing}s are hidden.{sink}"
             )
-        case Context():
-            return f"What each {thing} has collected: the values handed over, mixed by the shares."
-        case Activation(nonnegative=True):
+        case kinds.Activation(nonnegative=True):
             return "The same numbers, with every no set to 0. A unit is on if its number is above 0."
-        case Activation(function="sigmoid"):
+        case kinds.Activation(function="sigmoid"):
             return "How much of the shared expert's answer counts: a share between 0 and 100 %."
-        case Activation():
+        case kinds.Activation():
             return "The same numbers, with what is below 0 pushed towards 0."
-        case Multiply():
-            return "What each unit says, multiplied by how far its gate is open."
-        case Choice() | Routing() | Experts() | Mixture() | Clip():
-            return _of_experts(plan, row, thing)
-        case Probabilities():
-            return "The scores as chances that sum to 100 %."
-        case Scale(factor=factor):
-            return f"The same numbers, multiplied by {factor:.6g}."
-        case Cap(limit=limit):
-            return f"The same numbers, bent so that none is below -{limit:.6g} or above {limit:.6g}."
-        case Loss():
+        case kinds.Choice(count=count):
+            return f"The numbers of the {counted(count, 'expert')} with the largest scores for each {thing}."
+        case kinds.Mixture() if not isinstance(plan[row.inputs[1]].kind, kinds.Routing):
+            return "What the shared expert adds to each row: its answer, multiplied by its share."
+        case kinds.Clip(low=low, high=high, plus=plus):
+            what = f"no number above {high:g}" + f" or below {low:g}" * math.isfinite(low)
+            return f"The same numbers, but {what}{f', plus {plus:g}' * bool(plus)}."
+        case kinds.Loss():
             size = shapes[plan.head[0].name][-1]
             surprise = f"How surprised the model is by the {thing}s that really follow, on average."
             return f"{surprise} Sure and right gives 0, blind guessing ln {size:,} = {math.log(size):.3f}."
-    return ""
+    return SENTENCES.get(type(row.kind), "").format(kind=row.kind, thing=thing)
 
 
-def _of_experts(plan: Plan, row: Operation, thing: str) -> str:
-    match row.kind:
-        case Choice(count=count):
-            return f"The numbers of the {counted(count, 'expert')} with the largest scores for each {thing}."
-        case Routing():
-            return "How much of each chosen expert's answer counts, in shares of 100 %."
-        case Experts(width=width):
-            return f"What the chosen experts compute, side by side: {width:,} numbers for each expert."
-        case Mixture() if not isinstance(plan[row.inputs[1]].kind, Routing):
-            return "What the shared expert adds to each row: its answer, multiplied by its share."
-        case Mixture():
-            return "What the chosen experts add to each row: their answers, mixed by the shares."
-        case Clip(low=low, high=high, plus=plus):
-            what = f"no number above {high:g}" + f" or below {low:g}" * math.isfinite(low)
-            return f"The same numbers, but {what}{f', plus {plus:g}' * bool(plus)}."
-    return ""
-
-
-def _of_sum(plan: Plan, row: Operation, shape: Shape, thing: str) -> str:
+def _of_sum(plan: Plan, row: Operation, shape: kinds.Shape, thing: str) -> str:
     if row.name == plan.streams[-1]:
         return (
             f"The final row of each place: all that is known about what comes next, in {shape[-1]:,} numbers."
@@ -122,13 +89,9 @@ def _of_sum(plan: Plan, row: Operation, shape: Shape, thing: str) -> str:
         return f"{what}, added number by number.{tail}"
     _, branch = plan.residuals[row.name]
     adds = "attention adds" if plan[branch].stage == "attention" else "the MLP adds"
-    adds = "attention and the MLP add" if _is_parallel(plan, branch) else adds
+    if {plan[name].stage for name in plan[branch].inputs} == {"attention", "mlp"}:  # a parallel layer
+        adds = "attention and the MLP add"
     return f"The row as it was, plus what {adds}. Nothing is overwritten."
-
-
-def _is_parallel(plan: Plan, branch: str) -> bool:
-    """Return True if a branch is the sum of the outputs of attention and of the MLP."""
-    return {plan[name].stage for name in plan[branch].inputs} == {"attention", "mlp"}
 
 
 def _of_norm(plan: Plan, row: Operation[Any]) -> str:
@@ -157,13 +120,13 @@ def _of_product(plan: Plan, row: Operation, width: int, thing: str) -> str:
     if row in map(plan.product_of, plan.branches):
         return "What the units add to each row, all together."
     match plan[plan.readers[row.name][0]].kind:
-        case Choice():
+        case kinds.Choice():
             return f"One score for each of {counted(width, 'expert')}: how well the expert fits each {thing}."
-        case Mixture():
+        case kinds.Mixture():
             return "The answer of the shared expert to each row."
-        case Activation(function="sigmoid"):
+        case kinds.Activation(function="sigmoid"):
             return "One score for each row: how much the shared expert's answer counts."
-        case Activation():
+        case kinds.Activation():
             return f"{width:,} questions put to each row. A number above 0 means yes, and how much."
     return f"What each of the {width:,} units says." if row.stage == "mlp" else ""
 
@@ -172,10 +135,10 @@ def _of_heads(plan: Plan, row: Operation, width: int, thing: str) -> str:
     """Describe queries, keys or values by the place where scores or the mixed values read them."""
     dim = plan.heads[row.name].dim
     size = f"{dim} numbers for each of {counted(width // dim, 'head')}"
-    for reader in plan.of_kind(Scores, Context):
+    for reader in plan.of_kind(kinds.Scores, kinds.Context):
         for place, name in enumerate(reader.inputs):
             if row in plan.behind(name):
-                if isinstance(reader.kind, Context):
+                if isinstance(reader.kind, kinds.Context):
                     return f"What each {thing} hands over when another {thing} looks at it: {size}."
                 return f"What each {thing} {('looks for', 'can be found by')[place]}: {size}."
     return ""

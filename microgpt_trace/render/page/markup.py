@@ -55,11 +55,6 @@ class Drawings(NamedTuple):
     reference: Callable[[str, str], Markup]
 
 
-def _share_bar(share: float) -> Markup:
-    """Draw a bar for a share between 0 and 1."""
-    return _bar(0, 100 * clipped(share), "own")
-
-
 def _signed_bar(value: float, scale: float) -> Markup:
     """Draw a bar from the middle to the right for a positive value, or to the left for any other value."""
     if not (math.isfinite(value) and scale > 0):
@@ -75,7 +70,7 @@ def _bar(x: float, width: float, kind: str) -> Markup:
 
 def _sparkline(values: Sequence[float | None]) -> Markup:
     """Draw a line through a series, with gaps where values are missing."""
-    shares = course(values, MOST_POINTS).shares
+    shares, *_ = course(values, MOST_POINTS)
     points = _points(shares, 100 / max(1, len(shares) - 1))
     if not any(points):
         return Markup()
@@ -94,21 +89,21 @@ def _drawing(kind: str, box: str, shape: Markup) -> Markup:
 
 def _dots(plot: DotPlot) -> Markup:
     """Draw a series as dots over its steps. In a long series, each dot is the mean of several steps."""
-    means = course(plot.values, MOST_DOTS)
-    points = _points(means.shares, 560 / max(1, len(means.shares) - 1))
+    shares, low, high = course(plot.values, MOST_DOTS)
+    points = _points(shares, 560 / max(1, len(shares) - 1))
     circles = [
         element("circle", cx=f"{60 + point[0]:.1f}", cy=f"{150 - 140 * point[1]:.1f}", r="2")
         for point in points
         if point is not None
     ]
     labels = [
-        element("text", f"{means.high:.4g}", x="54", y="14", text_anchor="end"),
-        element("text", f"{means.low:.4g}", x="54", y="154", text_anchor="end"),
+        element("text", f"{high:.4g}", x="54", y="14", text_anchor="end"),
+        element("text", f"{low:.4g}", x="54", y="154", text_anchor="end"),
         element("text", f"{plot.first:,}", x="60", y="174"),
         element("text", f"{plot.last:,}", x="620", y="174", text_anchor="end"),
     ]
     steps = f"{len(plot.values):,} values from step {plot.first:,} to {plot.last:,}"
-    label = f"{steps}, {means.low:.4g} to {means.high:.4g}"
+    label = f"{steps}, {low:.4g} to {high:.4g}"
     drawing = element(
         "svg", *circles, *labels, viewBox="0 0 640 180", class_="dots", role="img", aria_label=label
     )
@@ -120,8 +115,10 @@ def _points(shares: Sequence[float | None], step: float) -> list[tuple[float, fl
     return [None if share is None or share != share else (step * n, share) for n, share in enumerate(shares)]
 
 
-def _link(label: str, name: str) -> Markup:
-    return element("a", label, href=f"#{name}")
-
-
-ON_PAGE = Drawings(_share_bar, _signed_bar, _sparkline, _dots, _link)
+ON_PAGE = Drawings(
+    share_bar=lambda share: _bar(0, 100 * clipped(share), "own"),
+    signed_bar=_signed_bar,
+    sparkline=_sparkline,
+    dots=_dots,
+    reference=lambda label, name: element("a", label, href=f"#{name}"),
+)

@@ -5,7 +5,7 @@ recorder's memory depends on the size of the page, not on the number of layers."
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -80,8 +80,6 @@ AROUND = 220_000  # characters of a page besides its arrays: style, script, tabl
 # Forms of all attention weights, from best to worst, each with its largest allowed share of the page.
 AT_A_GLANCE: tuple[tuple[Form, float], ...] = (("exact", 0.25), ("shares", 0.6), ("thumbs", 1.0))
 
-Forms = Mapping[str, Form]
-
 
 @dataclass(eq=False)
 class PageRecorder:
@@ -92,7 +90,7 @@ class PageRecorder:
     budget: float | None = None
     layers: Sequence[int] = ()
     kept: dict[str, Held] = field(default_factory=dict)
-    _forms: Forms | None = None
+    _forms: Mapping[str, Form] | None = None
 
     @property
     def names(self) -> list[str]:
@@ -150,10 +148,11 @@ def _groups(model: LanguageModel, layers: Sequence[int]) -> Iterator[list[str]]:
     if plan.final:
         yield [plan.final[-1].name, plan.streams[-1]]
     yield [plan.streams[order[0]], *_usual(of_layers[0])]
-    yield from (_with_inputs(rows, Scores, Softmax, Context) for rows in of_layers)
+    attention = Scores | Softmax | Context
+    yield from (_with_inputs(row for row in rows if isinstance(row.kind, attention)) for rows in of_layers)
     yield from map(_outputs, of_layers)
     yield from ([name] for name in reversed(plan.streams))
-    yield from map(_sums, of_layers)
+    yield from (_with_inputs(row for row in rows if _is_sum(row)) for rows in of_layers)
     yield from map(_usual, of_layers)
 
 
@@ -161,11 +160,9 @@ def _usual(rows: Sequence[Operation]) -> list[str]:
     return [row.name for row in rows if not row.extra]
 
 
-def _with_inputs(rows: Sequence[Operation], *kinds: type) -> list[str]:
-    """Return the names of the rows of the given kinds, with the inputs of a row before the row."""
-    return list(
-        dict.fromkeys(n for row in rows if isinstance(row.kind, kinds) for n in (*row.inputs, row.name))
-    )
+def _with_inputs(rows: Iterable[Operation]) -> list[str]:
+    """Return the names of the rows, with the inputs of a row before the row."""
+    return list(dict.fromkeys(name for row in rows for name in (*row.inputs, row.name)))
 
 
 def _outputs(rows: Sequence[Operation]) -> list[str]:
@@ -174,7 +171,6 @@ def _outputs(rows: Sequence[Operation]) -> list[str]:
     return [row.name for row in rows if contexts & {*row.inputs} and not row.extra]
 
 
-def _sums(rows: Sequence[Operation]) -> list[str]:
-    """Return the names of residual sums and products, with the inputs of a row before the row."""
-    sums = [row for row in rows if len(row.inputs) == 2 and not isinstance(row.kind, Scores | Context)]
-    return list(dict.fromkeys(name for row in sums for name in (*row.inputs, row.name)))
+def _is_sum(row: Operation) -> bool:
+    """Return True for a residual sum or a product of two arrays."""
+    return len(row.inputs) == 2 and not isinstance(row.kind, Scores | Context)

@@ -95,25 +95,20 @@ def _title(column: Column, span: str | None) -> Markup:
 def _row(
     block: Table, columns: Sequence[Column], spans: Sequence[str | None], row: Any, drawings: Drawings
 ) -> Markup:
-    about = block.about(row) if block.about else ""
-    linked = next((n for n, column in enumerate(columns) if _has_words(column.cell(row))), 0)
-    cells = []
-    for n, (column, span) in enumerate(zip(columns, spans, strict=True)):
-        cell = column.cell(row)
+    about, cells = block.about(row) if block.about else "", [column.cell(row) for column in columns]
+    texts = (n for n, cell in enumerate(cells) if isinstance(cell, str) and any(map(str.isalnum, cell)))
+    linked = next(texts, 0)  # the text of a link needs at least one letter or digit
+    shown = []
+    for n, (column, cell, span) in enumerate(zip(columns, cells, spans, strict=True)):
         style = " ".join(filter(None, (_side(column), classes(column.style_of(row))))) or None
         content = _cell(cell, drawings)
         if about and n == linked:
             content = drawings.reference(content, about)
         if span and isinstance(cell, ElementCell):
-            cells += [element("td", content, class_=style), element("td", cell.value, class_="n")]
+            shown += [element("td", content, class_=style), element("td", cell.value, class_="n")]
         else:
-            cells.append(element("td", content, class_=style, colspan=span))
-    return element("tr", *cells)
-
-
-def _has_words(cell: Cell) -> bool:
-    """Return True if a cell has letters or digits. The text of a link needs at least one letter or digit."""
-    return isinstance(cell, str) and any(map(str.isalnum, cell))
+            shown.append(element("td", content, class_=style, colspan=span))
+    return element("tr", *shown)
 
 
 def _side(column: Column) -> str | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from ...text.printable import on_one_line
@@ -26,12 +26,14 @@ def section_page(
     at = view.before - 1
     body = [*shown[:at], element("div", id="views"), *shown[at:]]
     if view.tabs:
-        body.insert(min(view.tabs) - 1 + (min(view.tabs) > at), _tabs(view.tabs.values()))
+        links = [element("a", label, href=f"#{anchor}") for anchor, label in view.tabs.values()]
+        tabs = element("nav", *links, id="tabs", class_="buttons", aria_label="positions")
+        body.insert(min(view.tabs) - 1 + (min(view.tabs) > at), tabs)
     names = dict.fromkeys([*names_in(sections), *view.names])
     content = {
         **view.content,
         "commands": {name: command(name) for name in names},
-        "grids": list(maps_in(sections)),
+        "grids": [_map(map_, own) for own in sections for map_ in own.blocks if isinstance(map_, Grid)],
         "added": [
             {"section": anchors.get(number, f"section-{number}"), "grids": grids}
             for number, grids in view.added.items()
@@ -41,11 +43,6 @@ def section_page(
     main = element("main", element("div", *body, id="results", class_="column"))
     everything = [header(title, line), main, *footer()]
     return page(f"{on_one_line(title)} · microgpt", everything, content, view.arrays, view.script)
-
-
-def _tabs(tabs: Iterable[tuple[str, str]]) -> Markup:
-    links = [element("a", label, href=f"#{anchor}") for anchor, label in tabs]
-    return element("nav", *links, id="tabs", class_="buttons", aria_label="positions")
 
 
 def header(title: str, line: str, *below: Markup) -> Markup:
@@ -89,20 +86,12 @@ def names_in(sections: Sequence[Section]) -> Iterator[str]:
                 yield from (cell.about for cell in cells if isinstance(cell, ElementCell) and cell.about)
 
 
-def maps_in(sections: Sequence[Section]) -> Iterator[dict[str, Any]]:
-    """Yield the data of every map in the order of the page."""
-    for section in sections:
-        for block in section.blocks:
-            if isinstance(block, Grid):
-                yield _map(block, section.aside or section.title)
-
-
-def _map(grid: Grid, title: str) -> dict[str, Any]:
+def _map(grid: Grid, section: Section) -> dict[str, Any]:
     """Return the data of a map. The label of a column is its tokens or, without tokens, its number."""
     first, *others = grid.heads
     columns = range(len(grid.numbers))
     return {
-        "title": title,
+        "title": section.aside or section.title,
         "rows": [label for label, _ in grid.rows],
         "columns": ["/".join(row[n] for _, row in others if row[n]) or first[1][n] for n in columns],
         "across": [", ".join(f"{label} {row[n]}" for label, row in grid.heads if row[n]) for n in columns],

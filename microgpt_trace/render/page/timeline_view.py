@@ -42,9 +42,8 @@ def timeline_view(timeline: Timeline) -> PageView:
 
 def _chosen_steps(count: int) -> list[int]:
     """Return the indices of at most MOST_STEPS of `count` traced steps, including the first and the last."""
-    if count <= MOST_STEPS:
-        return list(range(count))
-    return [round(n * (count - 1) / (MOST_STEPS - 1)) for n in range(MOST_STEPS)]
+    shown = min(count, MOST_STEPS)
+    return [round(n * (count - 1) / max(shown - 1, 1)) for n in range(shown)]
 
 
 def _at(curve: Sequence[Any], steps: Sequence[int]) -> list[Any]:

@@ -50,7 +50,7 @@ def trace_page(
         "terms": logit_terms(trace, model, recorded or {}),
     }  # fmt: skip
     title = f"{on_one_line(trace.input.text) or 'tokens'} · microgpt trace"
-    main = "small_model" if "gradients" in model.abilities else "large_model"
+    main = "overview" if "gradients" in model.abilities else "model_overview"
     return page(title, _body(trace, model, sections, line), document, arrays, main)
 
 

@@ -18,12 +18,7 @@ from .plan_data import picture_of
 from .section_page import footer, header
 
 BLANK = "_" * 30
-EMPTY: dict[str, Any] = {
-    "commands": {},
-    "grids": [],
-    "added": [],
-    "facts": {},
-}  # the data of a page without commands
+EMPTY: dict[str, Any] = {"commands": {}, "grids": [], "added": [], "facts": {}}  # a page without commands
 
 
 class Pupil(NamedTuple):

@@ -8,13 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from operator import attrgetter
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
-from ...attribution.results import (
-    AttributionResult,
-    Contribution,
-    HeadRole,
-    PositionAttribution,
-    size,
-)
+from ...attribution.results import AttributionResult, Contribution, HeadRole, PositionAttribution, size
 from ...measuring.definitions import ROLES, SHARE, TIMES, Attention
 from ...text.printable import shown_token
 from ...text.wording import counted

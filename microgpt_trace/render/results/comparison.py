@@ -159,19 +159,14 @@ def _agreement(result: Comparison) -> str:
 
 
 def _agreement_details(result: Comparison) -> Iterator[Words]:
-    """Yield the event that is nearest to the limit of its band, then the events that were not compared."""
+    """Yield the event that is nearest to the limit of its band, then everything that was not compared. Events
+    that only one side has are listed in another section."""
     if result.of_statistics:
         yield indented("only statistics were compared: one side has no values")
     elif any(event.max_abs != 0 for event in result.compared):
         worst = result.worst
         off = f"relative error {distance(worst.relative)} of a row, band {distance(worst.tolerance)}"
         yield indented(f"closest to the limit of its band: {worst.name}, {off}")
-    yield from _not_compared(result)
-
-
-def _not_compared(result: Comparison) -> Iterator[Words]:
-    """Yield lines about everything that was not compared. Events that only one side has are listed in another
-    section."""
     lacking = {unpaired.name for side in (result.a, result.b) for unpaired in side.unpaired}
     names = merged_layers([name for name in result.left_out if name not in lacking])
     if names:

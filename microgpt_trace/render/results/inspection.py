@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 from ...architecture.edits import unreported
 from ...decoder.model import Decoder
 from ...microgpt.model import Model
-from ...tracing.inspection import (
-    InspectedParameter,
-    Inspection,
-    StoredParameter,
-    inspect_decoder,
-    inspect_microgpt,
-)
+from ...tracing.inspection import Inspection, inspect_decoder, inspect_microgpt
 from ..numbers import significant
 from ..sections import Column, Labelled, Section, Words, fields, name_of, table_section, words
 from ..trace.whole_trace import model_facts
@@ -25,20 +19,15 @@ STATISTICS = {
 
 
 def microgpt_sections(model: Model, *, inspection: Inspection | None = None) -> list[Section]:
-    """Return the architecture of a microGPT, and a table with a row per parameter."""
-    rows = (inspection or inspect_microgpt(model)).parameters
+    """Return the architecture, vocabulary and training of a microGPT, and a table of its parameters."""
+    inspection = inspection or inspect_microgpt(model)
     columns = [
         Column("name", name_of),
         Column("shape", lambda row: str(list(row.shape))),
         *fields("{:,}".format, {"count": "stats.count"}),
         *fields(significant, STATISTICS),
     ]
-    table = table_section("", columns, rows, about=name_of, more=_nonfinite(rows))
-    return [Section([_microgpt_facts(model)]), *table]
-
-
-def _microgpt_facts(model: Model) -> Labelled:
-    """Return the architecture, the vocabulary and the training of a microGPT as labelled lines."""
+    table = table_section("", columns, inspection.parameters, about=name_of, more=_nonfinite(inspection))
     config = model.config
     pairs = [
         ("model", f"{model.origin}, {config.parameter_count:,} parameters ({model.dtype})"),
@@ -51,7 +40,8 @@ def _microgpt_facts(model: Model) -> Labelled:
         plan = state.schedule
         progress = f"step {state.step:,} of {plan.steps:,}, batch {plan.batch_size}, lr {plan.lr:g}"
         pairs.append(("training", f"{progress}, seed {plan.seed}, on {state.data}"))
-    return Labelled([*pairs, *(("assumed", text) for text in model.assumed)])
+    pairs += [("assumed", text) for text in model.assumed]
+    return [Section([Labelled(pairs)]), *table]
 
 
 def decoder_sections(model: Decoder, *, inspection: Inspection | None = None) -> list[Section]:
@@ -69,7 +59,7 @@ def decoder_sections(model: Decoder, *, inspection: Inspection | None = None) ->
     columns.append(Column("stored as", lambda row: row.stored_as, whole=True))
     total = sum(row.bytes for row in rows)
     below = words(f"{len(rows):,} of {len(model.tensors):,} tensors, {total:,} bytes", "dim")
-    table = table_section("", columns, rows, about=name_of, more=[below, *_nonfinite(rows)])
+    table = table_section("", columns, rows, about=name_of, more=[below, *_nonfinite(inspection)])
     sections = [Section([Labelled(model_facts(inspection.model))]), *table]
     if inspection.metadata is not None:
         pairs = [(key, _one_line(value)) for key, value in inspection.metadata.items()]
@@ -77,8 +67,8 @@ def decoder_sections(model: Decoder, *, inspection: Inspection | None = None) ->
     return sections
 
 
-def _nonfinite(rows: Sequence[InspectedParameter | StoredParameter]) -> Iterator[Words]:
-    for row in rows:
+def _nonfinite(inspection: Inspection) -> Iterator[Words]:
+    for row in inspection.parameters:
         if row.stats is not None and row.stats.nonfinite_count:
             yield words(f"{row.name}: {row.stats.nonfinite_count:,} values are not finite", "bold red")
 

@@ -12,19 +12,7 @@ from ...grouping import grouped
 from ...rounding.stored_types import BLOCK
 from ...text.wording import counted
 from ..numbers import distance, exponent, two_apart
-from ..sections import (
-    WIDE,
-    Column,
-    Labelled,
-    Section,
-    Table,
-    Words,
-    alarm,
-    fields,
-    indented,
-    name_of,
-    words,
-)
+from ..sections import WIDE, Column, Labelled, Section, Table, Words, alarm, fields, indented, name_of, words
 
 FEW = 40  # a longer table is shortened without --verbose
 
@@ -48,8 +36,7 @@ def weights_sections(result: WeightsComparison, *, verbose: bool = False) -> lis
     columns = [
         Column("parameter", name_of, whole=True, style=alarm),
         Column("shape", lambda r: str(list(r.shape_a)), from_width=WIDE),
-        Column("A", lambda r: r.type_a),
-        Column("B", lambda r: r.type_b),
+        *fields(str, {"A": "type_a", "B": "type_b"}, right=False),
         Column("relative L2", _relative, right=True, style=alarm),
         Column("expected", lambda r: "exact" if r.expected is None else distance(r.expected), right=True),
         *fields(distance, {"max |a-b|": "max_abs"}),

@@ -96,8 +96,7 @@ def _list_of_pairs(result: PairsResult) -> Iterator[Section]:
         pairs.append(("note", notes[0] + more))
     yield Section([Labelled(pairs)])
     columns = [
-        Column("clean", lambda p: p.clean.text, wrap=True),
-        Column("corrupted", lambda p: p.corrupt.text, wrap=True),
+        *fields(str, {"clean": "clean.text", "corrupted": "corrupt.text"}, right=False, wrap=True),
         Column("target", lambda p: shown_token(p.contrast.target_label)),
         Column("against", lambda p: shown_token(p.contrast.against_label)),
         *fields("{:.2f}".format, {"clean": "clean.difference", "corrupted": "corrupt.difference"}),

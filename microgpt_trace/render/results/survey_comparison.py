@@ -276,8 +276,7 @@ def _channels(events: Sequence[EventPair], verbose: bool) -> Iterator[Section]:
     shown, more = _shown([pair for pair in events if count(pair)], verbose, count)
     columns = [
         Column("event", name_of, whole=True),
-        Column("dead", lambda pair: _channel_names(pair.dead), wrap=True),
-        Column("outliers", lambda pair: _channel_names(pair.outliers), wrap=True),
+        *fields(_channel_names, {"dead": "dead", "outliers": "outliers"}, right=False, wrap=True),
     ]
     blocks: list[Block] = [Table(columns, shown, about=name_of), *more] if shown else []
     if unequal:

@@ -124,8 +124,7 @@ def _warnings(timeline: Timeline) -> Iterator[Words]:
 def _predictions(timeline: Timeline) -> list[Section]:
     columns = [
         *fields(str, {"pos": "position"}),
-        Column("seen", lambda c: shown_token(c.seen), whole=True),
-        Column("target", lambda c: shown_token(c.target), whole=True),
+        *fields(shown_token, {"seen": "seen", "target": "target"}, right=False, whole=True),
         *ends("first", "p", three_decimals),
         Column("rank", _last_rank, right=True),
         Column("half way", lambda c: "–" if c.halfway is None else f"{c.halfway:,}", right=True),

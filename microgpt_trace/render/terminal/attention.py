@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from math import ceil, isfinite, sqrt
-from typing import NamedTuple
+from operator import itemgetter
 
 from rich.cells import cell_len, set_cell_size
 
@@ -23,41 +23,29 @@ GAP = 2  # blanks between two heads
 FEW = 3  # if not all heads fit, the layout should have room for this many heads
 
 
-class _Layout(NamedTuple):
-    """Each weight is `cell` characters wide. There are `beside` heads in a row and `below` rows of heads."""
-
-    cell: int
-    beside: int
-    below: int
-
-    @property
-    def heads(self) -> int:
-        return self.beside * self.below
-
-
 def print_attention(block: AttentionMatrices, screen: Screen) -> None:
     """Print the weights [H, T, T] of the heads that fit, with queries as rows and keys as columns."""
     length = len(block.labels)
     rows = [screen.words(token_label(label, max(4, screen.width // 4))) for label in block.labels]
     margin = max(map(cell_len, rows)) + 1
-    layout = _layout(block, screen.width - margin)
-    shown = sorted(block.order[: layout.heads])
+    cell, in_row, in_all = _layout(block, screen.width - margin)
+    shown = sorted(block.order[:in_all])
     most = length if block.sharing is None else LINES - CAPTION - HEADS
     queries = range(max(0, length - most), length)
-    keys = range(min(length, max(1, (screen.width - margin) // layout.cell)))
-    screen.tell(f"Attention weights{_unit(layout.cell, screen)}, row = query, column = key", "dim", indent=0)
-    beside = ceil(len(shown) / ceil(len(shown) / layout.beside))  # about the same number of heads in each row
+    keys = range(min(length, max(1, (screen.width - margin) // cell)))
+    screen.tell(f"Attention weights{_unit(cell, screen)}, row = query, column = key", "dim", indent=0)
+    beside = ceil(len(shown) / ceil(len(shown) / in_row))  # about the same number of heads in each row
     for start in range(0, len(shown), beside):
         if start:
             screen.print()
         heads = shown[start : start + beside]
-        above = _above(heads, [block.labels[key] for key in keys], layout.cell, screen)
+        above = _above(heads, [block.labels[key] for key in keys], cell, screen)
         lines: list[list[Piece]] = [[(" " * margin + line, "dim")] for line in above]
         for query in queries:
             line = [(set_cell_size(rows[query], margin), "dim")]
             for at, head in enumerate(heads):
                 line.append((" " * GAP * bool(at), ""))
-                line += _row(block.weights[head, query, : len(keys)].tolist(), query, layout.cell, screen)
+                line += _row(block.weights[head, query, : len(keys)].tolist(), query, cell, screen)
             lines.append(line)
         screen.print(Lines(lines))
     for note in _omissions(block, shown, queries, keys, screen):
@@ -74,20 +62,21 @@ def _unit(cell: int, screen: Screen) -> str:
     return f" (from {', '.join(steps)})"
 
 
-def _layout(block: AttentionMatrices, room: int) -> _Layout:
-    """Return the layout with the widest cells that has room for all heads, or else for FEW heads."""
+def _layout(block: AttentionMatrices, room: int) -> tuple[int, int, int]:
+    """Return the width of a weight, the number of heads in a row and of all heads, for the layout with the
+    widest weights that has room for all heads, or else for FEW heads."""
     count, length = len(block.order), len(block.labels)
     lines = LINES // (block.sharing or 1)
 
     for enough, free in ((count, lines - 1), (min(FEW, count), lines - CAPTION)):
         below = count if block.sharing is None else max(1, (free + 1) // (length + HEADS + 1))
         beside = {cell: (room + GAP) // (_width(cell, length, count) + GAP) for cell in CELLS}
-        layouts = [_Layout(cell, heads, below) for cell, heads in beside.items() if heads > 0]
-        layouts = layouts or [_Layout(CELLS[-1], 1, below)]
+        layouts = [(cell, in_row, in_row * below) for cell, in_row in beside.items() if in_row > 0]
+        layouts = layouts or [(CELLS[-1], 1, below)]
         for layout in layouts:
-            if layout.heads >= enough:
+            if layout[-1] >= enough:
                 return layout
-    return max(layouts, key=lambda layout: layout.heads)
+    return max(layouts, key=itemgetter(-1))
 
 
 def _width(cell: int, length: int, count: int) -> int:

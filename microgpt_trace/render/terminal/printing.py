@@ -11,22 +11,11 @@ from rich.text import Text
 
 from ...text.printable import on_one_line
 from ..characters import dot_plot
-from ..sections import (
-    AttentionMatrices,
-    Block,
-    Copyable,
-    DotPlot,
-    Figures,
-    Grid,
-    Labelled,
-    Section,
-    Table,
-    Words,
-)
+from ..sections import AttentionMatrices, Copyable, DotPlot, Figures, Grid, Labelled, Section, Table, Words
 from .screen import Screen
 from .tables import print_table
 
-Prints = dict[type[Block], Callable[[Any, Screen], None]]
+Prints = dict[type, Callable[[Any, Screen], None]]
 WIDEST_PLOT = 100  # largest number of characters of a plot's width
 NARROWEST = 4  # smallest number of characters for the text beside a label
 

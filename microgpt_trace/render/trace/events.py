@@ -1,5 +1,5 @@
-"""Tables of a trace: the events of each stage, the backward pass, and the layers and experts of a production
-model. All numbers in these tables are fields of the Trace."""
+"""Tables of a trace: the events of each stage with attention matrices, the backward pass, and the layers and
+experts of a production model. All numbers in these tables are fields of the Trace."""
 
 from __future__ import annotations
 
@@ -10,7 +10,10 @@ from itertools import groupby
 from operator import attrgetter
 from typing import Any
 
-from ...architecture.plans.kinds import Activation, Norm
+import numpy as np
+
+from ...architecture.plans.kinds import Activation, Kind, Norm, Softmax
+from ...architecture.plans.plan import Operation
 from ...arrays.stats import TensorStats
 from ...hooks.event import EventSpec, TraceEvent
 from ...measuring.expert_choices import ExpertChoices
@@ -18,9 +21,8 @@ from ...text.wording import counted
 from ...tracing.result import LayerRow, ParameterRow, Trace
 from ..characters import token_label
 from ..numbers import figure, four_decimals, ratio, significant
-from ..sections import Column, Section, Table, Words, fields, name_of, table_section, words
-from .attention import attention_sections, kind_in
-from .interventions import change_column, last_of_layers, layer_change_column
+from ..sections import AttentionMatrices, Column, Section, Table, Words, fields, name_of, table_section, words
+from .interventions import change_column, layer_change_column
 
 STAGES = {
     "embedding": "Stage 1: Embedding",
@@ -28,6 +30,7 @@ STAGES = {
     "mlp": "Stage 3: MLP (FFN)",
     "head": "Stage 4: Language Model Head",
 }
+MOST_TOKENS = 64  # largest number of tokens for which attention matrices are shown
 
 
 def stage_sections(trace: Trace, events: Sequence[TraceEvent], verbose: bool) -> Iterator[Section]:
@@ -110,6 +113,50 @@ def _note(event: Any, trace: Trace, layers: Mapping[int | None, LayerRow]) -> st
     return ""
 
 
+def attention_sections(trace: Trace, events: Sequence[TraceEvent], verbose: bool) -> Iterator[Section]:
+    """Yield a section for each event with attention weights that the trace stored. All sections together fit
+    on one screen. If `verbose` is set, events of the overview show all heads instead."""
+    weights = _weights(trace, events)
+    for event in weights:
+        length = event.shape[-1]
+        if length > MOST_TOKENS:
+            cause = f"The attention weights of {length:,} tokens do not fit here"
+            yield Section([words(f"{cause}; --show '{event.name}[0]' prints one head.", "dim")])
+        elif ("forward", event.name) in trace.arrays:
+            all_heads = verbose and trace.specs[event.name].overview
+            sharing = None if all_heads else len(_weights(trace, trace.events))
+            yield Section([_matrices(trace, event.name, sharing)])
+
+
+def _weights(trace: Trace, events: Sequence[TraceEvent]) -> list[TraceEvent]:
+    """Return the events with attention weights of the whole text, without the events of generated tokens."""
+    length = len(trace.input.tokens)
+    return [
+        event
+        for event in events
+        if event.phase == "forward"
+        and isinstance(kind_in(trace.specs, event.name), Softmax)
+        and event.shape[1:] == (length, length)
+    ]
+
+
+def kind_in(specs: Mapping[str, EventSpec], name: str) -> Kind | None:
+    """Return the kind of an event, or None if the event is not a row of the plan."""
+    spec = specs[name]
+    return spec.kind if isinstance(spec, Operation) else None
+
+
+def _matrices(trace: Trace, name: str, sharing: int | None) -> AttentionMatrices:
+    weights = trace[name]
+    largest = weights[:, :, 1:].max(axis=(1, 2), initial=0.0)  # of each head; heads with NaN come first
+    order = np.argsort(-np.where(np.isnan(largest), np.inf, largest), kind="stable").tolist()
+    more = f"the heads with the largest weight after position 0; --show '{name}[{order[-1]}]' prints another "
+    more += "head" + ", --verbose prints all" * trace.specs[name].overview
+    in_figures = f"; --show '{name}[{order[0]}]' prints a whole head"
+    in_file = f"; --layer {name} --save FILE saves all weights"
+    return AttentionMatrices(weights, trace.input.labels, order, more, sharing, in_figures, in_file)
+
+
 def backward_sections(trace: Trace) -> list[Section]:
     """Return a table of activations and gradients in order of the backward pass, and one of parameters."""
     activations: dict[str, Any] = {e.name: e.stats for e in trace.events if e.phase == "forward"}
@@ -170,7 +217,7 @@ def layers_section(trace: Trace, brief: bool) -> Section:
         Column("sink", lambda r: "–" if r.sink is None else f"{r.sink:.0%}", right=True, from_width=WIDE),
         Column("NaN/Inf", lambda r: f"{r.nan_count}/{r.inf_count}" if r.nan_count or r.inf_count else "0"),
     ]
-    last = last_of_layers(trace.specs.values())
+    last = {spec.layer: spec.name for spec in trace.specs.values() if isinstance(spec, Operation)}
     if trace.intervened is not None:
         columns.append(layer_change_column(trace.intervened, last))
     table = Table(columns, trace.layers, about=lambda row: last[row.layer])

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-from ...architecture.plans.plan import Operation, layer_of
-from ...hooks.event import EventSpec, TraceEvent
+from ...architecture.plans.plan import layer_of
+from ...hooks.event import TraceEvent
 from ...tracing.result import Candidate, EventChange, Intervened, LayerRow, Prediction, mean_of
 from ..characters import token_label
 from ..numbers import figure, four_decimals, percent, signed, three_decimals
@@ -43,7 +43,8 @@ def change_column(intervened: Intervened) -> Column:
 
 
 def layer_change_column(intervened: Intervened, last: Mapping[int | None, str]) -> Column:
-    """Return a column with the change of each layer's output. * marks a layer with an intervention."""
+    """Return a column with the change of each layer's output, its event in `last`. * marks a layer with an
+    intervention."""
     touched = {layer_of(name) for applied in intervened.interventions for name in applied.events}
 
     def cell(row: LayerRow) -> str:
@@ -51,11 +52,6 @@ def layer_change_column(intervened: Intervened, last: Mapping[int | None, str]) 
         return text.replace("→", "*") if row.layer in touched else text
 
     return Column("change", cell, right=True)
-
-
-def last_of_layers(specs: Iterable[EventSpec]) -> dict[int | None, str]:
-    """Return the name of the last event of each layer."""
-    return {spec.layer: spec.name for spec in specs if isinstance(spec, Operation)}
 
 
 def _change(change: EventChange | None) -> str:

@@ -36,7 +36,7 @@ export function read(hash, page) {
     if (key === "position" && /^\d+$/.test(value)) state.position = Number(value);
     const changed = key === "set" && /^(.+\])=([-\d.e]+)$/.exec(value);
     const parameter = changed && located(changed[1], page);
-    if (parameter && parameter.index.length === page.axesOf(parameter.name).length && !page.has(parameter.name) && Number.isFinite(Number(changed[2]))) state.parameters[changed[1]] = Number(changed[2]);
+    if (parameter && parameter.index.length === page.row(parameter.name).axes.length && !page.has(parameter.name) && Number.isFinite(Number(changed[2]))) state.parameters[changed[1]] = Number(changed[2]);
     else if (key === "set") state.unknown = value;
   }
   return state;

@@ -5,7 +5,7 @@ import { addressOf, nameOf, placeInWords } from "./elements.js";
 import { flatOf } from "./formulas.js";
 import { matrix } from "./matrix.js";
 import { exact, percent, short, statisticsOf } from "./numbers.js";
-import { withTerms } from "./terms.js";
+import { withTerms } from "./words.js";
 import { whyOf } from "./why.js";
 
 const MOST_NUMBERED = 64; // an axis of at most this length is labelled with its indices
@@ -15,7 +15,7 @@ const MOST_NUMBERED = 64; // an axis of at most this length is labelled with its
 export function planeOf({ page, run, at, head, go, onlook, chosen, end, key, skipFirst = false }) {
   const values = run.of(at.name, at.of);
   const shape = run.shape(at.name);
-  const axes = page.axesOf(at.name);
+  const axes = page.row(at.name).axes;
   const [length, columns] = shape.length > 1 ? shape.slice(-2) : [1, shape[0] ?? 1];
   const first = values.isLacking ? length - 1 : 0;
   const before = head === null ? [] : [head];

@@ -44,6 +44,4 @@ function ofTheLayer(page, names, at) {
 }
 
 /** The head that an element belongs to. */
-function headOf(page, at) {
-  return at && page.axesOf(at.name)[0] === "head" ? at.index[0] : undefined;
-}
+const headOf = (page, at) => (at && page.row(at.name).axes[0] === "head" ? at.index[0] : undefined);

@@ -3,14 +3,10 @@
 import { onOneLine } from "./printable.js";
 
 /** Make an element with attributes, listeners ("onclick") and children, which are elements or text. */
-export function make(tag, attributes = {}, ...children) {
-  return filled(document.createElement(tag), attributes, children);
-}
+export const make = (tag, attributes = {}, ...children) => filled(document.createElement(tag), attributes, children);
 
 /** Make an SVG element, with the same arguments as `make`. */
-export function draw(tag, attributes = {}, ...children) {
-  return filled(document.createElementNS("http://www.w3.org/2000/svg", tag), attributes, children);
-}
+export const draw = (tag, attributes = {}, ...children) => filled(document.createElementNS("http://www.w3.org/2000/svg", tag), attributes, children);
 
 const shown = (content) => (typeof content === "string" ? onOneLine(content) : content);
 

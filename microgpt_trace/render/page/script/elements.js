@@ -23,7 +23,7 @@ export const withoutLayer = (name) => name.replace(/^layer\d+\./, "");
     page has no such array. */
 export function parsed(address, page) {
   const [, of = "value", name, index] = /^(?:(gradient|update) )?([^[\]]+?)(?:\[([0-9, ]*)\])?$/.exec(address) ?? [];
-  if (name === undefined || !page.knows(name)) return null;
+  if (name === undefined || !page.row(name)) return null;
   return { of, name, index: index ? index.split(",").map(Number) : [] };
 }
 
@@ -35,7 +35,7 @@ export const positionOf = (run, position) => `position ${position} (${run.labels
 
 /** The place of an element in words, such as "position 3 (m), channel 2". */
 export function placeInWords(page, run, name, index) {
-  const words = page.axesOf(name).map((axis, n) => {
+  const words = page.row(name).axes.map((axis, n) => {
     const at = index[n];
     if (axis === "query" || axis === "key") return `${axis} at ${positionOf(run, at)}`;
     if (axis === "position") return page.has(name) ? positionOf(run, at) : `position ${at}`;

@@ -4,7 +4,7 @@ import { copyable, make, number, sumBars } from "./dom.js";
 import { addressOf, layerOf, nameOf, placeInWords } from "./elements.js";
 import { flatOf, placeOf, workedOut } from "./formulas.js";
 import { aligned, exact, short } from "./numbers.js";
-import { withTerms } from "./terms.js";
+import { withTerms } from "./words.js";
 import { readersOf, strongestUse } from "./uses.js";
 import { whyOf } from "./why.js";
 
@@ -61,13 +61,13 @@ function arithmetic({ page, run, at, flat, gradient, value, isMasked, link, digi
   if (!gradient && !page.has(at.name)) return [make("p", {}, run.altered?.has(nameOf(at.name, at.index)) ? "This parameter was changed in the page." : "This is a parameter: it is stored, not computed.")];
   const replaced = page.replaced.includes(at.name) && run.traced;
   if (!gradient && (replaced || run.changed?.has(at.name))) return [make("p", {}, "An intervention replaced the value that the model computes.")];
-  const ways = gradient ? page.waysOf(at.name) : [["", page.row(at.name).formula]];
+  const ways = gradient ? page.row(at.name).ways : [[page.row(at.name).formula, ""]]; // formulas, and the rows that a gradient passes through
   const left = [make("p", {}, "The page does not hold all inputs of this number. The command below writes out its arithmetic.")];
-  if (!ways.length || !ways[0][1]) return gradient ? [make("p", {}, page.replaced.length ? "An intervention replaced an event that this gradient passes through." : `The command below computes the gradient of ${at.name}.`)] : left;
+  if (!ways.length || !ways[0][0]) return gradient ? [make("p", {}, page.replaced.length ? "An intervention replaced an event that this gradient passes through." : `The command below computes the gradient of ${at.name}.`)] : left;
   const shown = [];
   let [sum, magnitude] = [0, 0];
   try {
-    for (const [way, formula] of ways) {
+    for (const [formula, way] of ways) {
       const worked = workedOut(formula, flat, run);
       sum += worked.value;
       magnitude += worked.magnitude;
@@ -112,7 +112,7 @@ function tokensOf({ terms: [first] = [] }, page, run) {
   const [size, of] = first.over;
   if (of === "known") return (term) => page.vocabulary[run.targets[term.at]];
   if (size === "T") return (term) => run.labels[term.at];
-  const which = first.factors.findIndex(({ name }) => name !== undefined && page.axesOf(name).at(-1) === "token");
+  const which = first.factors.findIndex(({ name }) => name !== undefined && page.row(name).axes.at(-1) === "token");
   if (which < 0) return null;
   const { name } = first.factors[which];
   return (term) => page.tokensOf(name)[placeOf(term.factors[which].flat, run.shape(name)).at(-1)];

@@ -1,87 +1,20 @@
-// Functions of one number x, parsed from a text such as "x/(1 + exp(-x))" or "sqrt(x + 1e-05)". Operators and their
-// precedence are those of Python. The text is never run as JavaScript.
+// Functions of one number x, from trees such as ["exp", ["USub", "x"]]. The operators have the names of Python's syntax.
 
-const CONSTANTS = { pi: Math.PI };
-const FUNCTIONS = { exp: Math.exp, log: Math.log, sqrt: Math.sqrt, tanh: Math.tanh, cos: Math.cos, sin: Math.sin, max: Math.max, min: Math.min, erf };
-const TOKEN = /\s*(?:(\d+(?:\.\d*)?(?:e[-+]?\d+)?)|([a-z]+)|(\*\*|[-+*/(),>]))/gy;
-const SIGN = 4; // precedence of a minus sign before a number
-// For each binary operator: its precedence, the lowest precedence in its right operand, and its function.
-const OPERATORS = {
-  ">": [1, 2, (a, b) => (a > b ? 1 : 0)],
-  "+": [2, 3, (a, b) => a + b],
-  "-": [2, 3, (a, b) => a - b],
-  "*": [3, 4, (a, b) => a * b],
-  "/": [3, 4, (a, b) => a / b],
-  "**": [5, SIGN, (a, b) => a ** b],
-};
-const cache = new Map([["", (x) => x]]);
+const FUNCTIONS = new Map(Object.entries({
+  Add: (a, b) => a + b, Sub: (a, b) => a - b, Mult: (a, b) => a * b, Div: (a, b) => a / b, Pow: (a, b) => a ** b,
+  Gt: (a, b) => (a > b ? 1 : 0), USub: (a) => -a, max: Math.max, min: Math.min,
+  exp: Math.exp, log: Math.log, sqrt: Math.sqrt, tanh: Math.tanh, cos: Math.cos, sin: Math.sin, erf,
+}));
 
-/** The function of x that a text describes, such as "exp(x)". Throws SyntaxError for other texts. */
-export function functionOf(text) {
-  if (!cache.has(text)) cache.set(text, parse(text));
-  return cache.get(text);
-}
-
-function parse(text) {
-  const tokens = [];
-  const wrong = () => new SyntaxError(`expected a function of x, found ${text}`);
-  TOKEN.lastIndex = 0;
-  while (TOKEN.lastIndex < text.trimEnd().length) {
-    const token = TOKEN.exec(text);
-    if (!token) throw wrong();
-    tokens.push(token);
-  }
-  let at = 0;
-  const next = () => tokens[at]?.[3];
-  const take = (operator) => {
-    if (next() !== operator) throw wrong();
-    at += 1;
-  };
-
-  /** Parse an expression of operators with at least this precedence. */
-  function expression(least) {
-    let value = next() === "-" ? negative() : single();
-    for (let operator = OPERATORS[next()]; operator?.[0] >= least; operator = OPERATORS[next()]) {
-      at += 1;
-      const [left, right, apply] = [value, expression(operator[1]), operator[2]];
-      value = (x) => apply(left(x), right(x));
-    }
-    return value;
-  }
-  function negative() {
-    take("-");
-    const of = expression(SIGN);
-    return (x) => -of(x);
-  }
-  function single() {
-    const [, number, name] = tokens[at] ?? [];
-    if (number === undefined && name === undefined) {
-      const [inner, ...others] = inParentheses();
-      if (others.length) throw wrong();
-      return inner;
-    }
-    at += 1;
-    if (number !== undefined) return () => Number(number);
-    if (name === "x") return (x) => x;
-    if (name in CONSTANTS) return () => CONSTANTS[name];
-    if (!(name in FUNCTIONS)) throw wrong();
-    const operands = inParentheses();
-    return (x) => FUNCTIONS[name](...operands.map((operand) => operand(x)));
-  }
-  function inParentheses() {
-    take("(");
-    const items = [expression(1)];
-    while (next() === ",") {
-      take(",");
-      items.push(expression(1));
-    }
-    take(")");
-    return items;
-  }
-
-  const parsed = expression(1);
-  if (at !== tokens.length) throw wrong();
-  return parsed;
+/** The function of x that a tree describes. Throws SyntaxError for other trees. */
+export function functionOf(tree) {
+  if (tree === "x") return (x) => x;
+  if (typeof tree === "number") return () => tree;
+  const [name, ...operands] = tree;
+  const apply = FUNCTIONS.get(name);
+  if (!apply) throw new SyntaxError(`expected a function of x, found ${name}`);
+  const [first, second] = operands.map(functionOf);
+  return second ? (x) => apply(first(x), second(x)) : (x) => apply(first(x));
 }
 
 /** The error function, by a series below 2.5, and by the continued fraction of 1 - erf(x) from 2.5 on.

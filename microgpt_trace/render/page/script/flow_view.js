@@ -31,7 +31,7 @@ export function flowView({ page, run, at, go, filter, setFilter }) {
     const match = typed?.index.length ? typed : first && { of: "value", name: first.name, index: [] };
     if (!match) return;
     go(match);
-    const head = page.axesOf(match.name).length === 3 ? (match.index[0] ?? 0) : null;
+    const head = page.row(match.name).axes.length === 3 ? (match.index[0] ?? 0) : null;
     document.querySelector(`[data-key="${CSS.escape(`${addressOf({ ...match, index: [] })} ${head}`)}"]`)?.focus({ preventScroll: true });
   });
   fill(filter);

@@ -63,7 +63,7 @@ function evaluatorOf(formula, run, keep) {
 }
 
 /** A term with functions that read its factors. */
-const readable = (term, run, axes) => ({ ...term, over: term.over ?? [], of: functionOf(term.f ?? ""), factors: term.x.map((factor) => reader(factor, run, axes)) });
+const readable = (term, run, axes) => ({ ...term, over: term.over ?? [], of: functionOf(term.tree ?? "x"), factors: term.x.map((factor) => reader(factor, run, axes)) });
 
 /** A step with a result for each place along its ranges. A result is computed when it is first read. */
 function alongOf(step, place, before, run, keep) {

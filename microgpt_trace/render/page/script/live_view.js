@@ -1,8 +1,7 @@
 // The controls of a page that runs a small model: another text, heads and units to ablate, parameters to change.
 
-import { changesInWords } from "./changes.js";
+import { chancesWithChanges, changesInWords } from "./changes.js";
 import { draw, make } from "./dom.js";
-import { chancesWithChanges } from "./effects.js";
 import { nameOf } from "./elements.js";
 import { letterOf } from "./letters.js";
 import { short } from "./numbers.js";
@@ -31,7 +30,7 @@ export function headButtons({ page, state, set, name }) {
 
 /** A button that ablates the chosen channel of an array, or all contributions of a head. Null for other arrays. */
 export function unitButton({ page, state, set, at }) {
-  if (!page.has(at.name) || at.of !== "value" || page.axesOf(at.name).at(-1) !== "channel") return null;
+  if (!page.has(at.name) || at.of !== "value" || page.row(at.name).axes.at(-1) !== "channel") return null;
   const name = page.events.some(({ parts }) => parts.includes(at.name)) ? at.name : at.index.length === 2 ? `${at.name}[:,${at.index[1]}]` : null;
   return make("p", { class: "buttons" }, name ? ["ablate ", toggle(state, set, name, name)] : make("small", {}, "To ablate a unit, choose one of its numbers first."));
 }

@@ -1,15 +1,15 @@
-// The first screen of a small model's page: the answer bar, the picture of the computation, and the cards under it.
+// The page of a small model, which it can run, and its first screen: the answer bar, the picture of the computation, and the cards under it.
 
 import { answerView, likeliest } from "./answer_view.js";
 import { lineCard, partsCard } from "./cards.js";
-import { changesOf, partsOf } from "./changes.js";
+import { chancesAfter, chanceWith, changesOf, linesOf, partsOf } from "./changes.js";
 import { make } from "./dom.js";
-import { chanceWith, chancesAfter, linesOf } from "./effects.js";
 import { nameOf, parsed } from "./elements.js";
 import { pictureView } from "./picture.js";
 import { narrowView } from "./picture_narrow.js";
 import { sheetOf } from "./sheet.js";
-import { tourCard } from "./tour_view.js";
+import { tourCard } from "./tour.js";
+import { start } from "./trace_page.js";
 import { writeCard } from "./write_view.js";
 
 const [NARROW, PRESENTED] = [700, 1232]; // pixels; a presented picture is drawn in this width and enlarged
@@ -17,7 +17,7 @@ const MANY = 9; // with more lanes, the printed picture is lower, because the ta
 
 /** The first screen: `show` shows it for a state, keeps the effects of changes until the run changes, and returns the chosen
     position, layer and head. Null if the page lacks the numbers. */
-export function overviewOf(page, slot) {
+function overviewOf(page, slot) {
   if (!page.tokenizer || !page.picture.tables.length) return null;
   let answers = new Map(); // the answers of the tour, by step
   let known = { key: null, lines: new Map(), parts: new Map(), run: null };
@@ -151,3 +151,5 @@ function spoken(run, position, line) {
   const lane = `Lane ${position + 1} of ${run.length}, ${run.labels[position]} at place ${position}.`;
   return line ? `${lane} Head ${line.head} looks at ${run.labels[line.key]}, ${Math.round(100 * line.share)} %. Arrow keys choose a lane or a head, Enter explains the line, o takes it out.` : lane;
 }
+
+start(overviewOf);

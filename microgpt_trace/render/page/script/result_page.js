@@ -2,11 +2,12 @@
 
 import { listen, switchTheme } from "./controls.js";
 import { copyable, make } from "./dom.js";
-import { gridView } from "./grid_view.js";
+import { matrix } from "./matrix.js";
+import { exact } from "./numbers.js";
 import { read, split, written } from "./place.js";
-import { switchTabs } from "./tabs.js";
 import { unpacked } from "./unpacking.js";
 
+const ALL = "all"; // the tab that shows all sections
 const slot = (name) => document.getElementById(name);
 
 /** Start the page. viewOf(context) makes the view of its command, or null. A view has `show(place)`. It may have
@@ -90,4 +91,59 @@ function gridsOf({ content, choose, factsOf }) {
   const all = [...inPlace, ...added];
   if (all.length) all[0].keys = [["arrow keys, Home, End", "move in a map"], ["Enter", "show the command of the cell"]];
   return all;
+}
+
+/** Turn the links in `list` into tabs, which show sections one at a time. Return null if there is no list. */
+function switchTabs(list, { go, place }) {
+  if (!list) return null;
+  const tabs = [...list.querySelectorAll("a")];
+  const parts = tabs.map((link) => link.hash.slice(1));
+  const buttons = [...parts, ALL].map((part, n) => make("button", {
+    type: "button", onclick: () => go({ ...place(), settings: { ...place().settings, part } }),
+  }, tabs[n]?.textContent ?? ALL));
+  list.replaceChildren(...buttons);
+  return {
+    show({ name, settings }) {
+      const request = settings.part ?? (parts.includes(name) ? name : parts.at(-1));
+      const chosen = parts.includes(request) ? request : ALL;
+      for (const part of parts) document.getElementById(part).hidden = chosen !== ALL && part !== chosen;
+      buttons.forEach((button, n) => button.setAttribute("aria-pressed", String((parts[n] ?? ALL) === chosen)));
+    },
+  };
+}
+
+/** A map of shares as a picture in which keys move a cursor. `grid` has a title, labels of rows and columns, values (null for
+    no value), the `end` of the colours, and the name of each cell. The picture replaces `table`, if it is given, and a link
+    under the picture shows the table. factsOf(name) is text about a name. */
+function gridView(grid, { table = null, key, choose, factsOf }) {
+  const valueAt = (row, column) => (grid.values[row][column] === null ? Number.NaN : Number(grid.values[row][column]));
+  const looked = make("p", { class: "looked n" }, "\u00a0");
+  const data = {
+    rows: grid.rows.length, columns: grid.columns.length, key, title: grid.title, valueAt, table: false,
+    kind: grid.kind ?? "signed", end: grid.end ?? 1,
+    isMasked: grid.values.flat().includes(null) ? (row, column) => grid.values[row][column] === null : undefined,
+    hatched: "none", rowLabels: grid.rows, columnLabels: grid.columns, chosen: null, brief: (value) => value.toFixed(2),
+    largest: 56, rowHeight: 20, labelRoom: 140,
+    describe: (row, column) => `${grid.rows[row]}, ${grid.across[column]}: ${grid.values[row][column] === null ? "none" : exact(valueAt(row, column))}${factsOf(grid.names[row][column])}`,
+    numberAt: (row, column) => (grid.values[row][column] === null ? "–" : exact(valueAt(row, column))),
+    onlook: (row, column) => looked.replaceChildren(data.describe(row, column)),
+    onpick: (row, column) => grid.names[row][column] && choose(grid.names[row][column]),
+  };
+  const picture = matrix(data);
+  const figure = make("div", { class: "figure map" }, grid.heading ? make("h3", {}, grid.heading) : null, picture, looked);
+  if (table) {
+    const box = table.closest(".wide");
+    box.replaceWith(figure);
+    figure.append(make("details", { class: "behind" }, make("summary", {}, "show as a table"), box));
+  }
+  figure.resized = () => picture.resized(figure.clientWidth);
+  figure.show = ({ name }) => {
+    data.chosen = null;
+    grid.names.forEach((names, row) => {
+      if (name && names.includes(name)) data.chosen = [row, names.indexOf(name)];
+    });
+    picture.resized(figure.clientWidth);
+    return data.chosen !== null;
+  };
+  return figure;
 }

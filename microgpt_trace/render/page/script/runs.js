@@ -1,10 +1,11 @@
-// The data of a page: the plan, the arrays by name, and the forward pass, which the page of a small model can run.
+// The data of a page: the plan, the arrays by name, and the forward pass, which the page of a small model can run. Of some
+// arrays, the page holds only a picture in bytes, with exact numbers at the last position, or only the last position.
 
 import { lastOf, layerOf, withoutLayer } from "./elements.js";
 import { isHidden, rowsOf, sizesOf } from "./formulas.js";
-import { unfolded } from "./pictures.js";
 
 const MOST_UNFOLDED = 12; // largest number of pictures that are kept as numbers
+const FORMS = { shares: unfoldedShares, last: (picture, bytes, shape) => new Float32Array(shape.reduce((a, b) => a * b)) };
 const PREFIX = { value: "", gradient: "d ", update: "u " };
 
 /** A hint with the text without accents, if all its letters are in the vocabulary. Otherwise "". */
@@ -38,21 +39,14 @@ export class Page {
     return this.byName.has(name);
   }
 
-  knows(name) {
-    return this.byName.has(name) || this.parametersByName.has(name);
-  }
-
+  /** The event or the parameter with this name, or undefined. */
   row(name) {
     return this.byName.get(name) ?? this.parametersByName.get(name);
   }
 
-  axesOf(name) {
-    return this.row(name).axes;
-  }
-
   /** Return true if the query of an element does not see its key. */
   isMasked(name, index) {
-    if (this.axesOf(name).at(-1) !== "key") return false;
+    if (this.row(name).axes.at(-1) !== "key") return false;
     return isHidden([0, 1, this.row(name).window ?? null], index.slice(-2));
   }
 
@@ -89,11 +83,6 @@ export class Page {
 
   shapeOf(name, length) {
     return sizesOf(this.row(name).shape, length);
-  }
-
-  /** The formulas whose sum is a gradient, each with the row that the gradient passes through. */
-  waysOf(name) {
-    return this.row(name).ways.map(([formula, way]) => [way, formula]);
   }
 
   /** The traced run. */
@@ -147,4 +136,33 @@ export class Page {
     });
     return { tokens: [bos, ...ids], targets: [...ids, bos] };
   }
+}
+
+/** The array of a picture. `exact(flat)` is true for the elements of the last position, whose numbers are exact.
+    `isLacking` is true if the page holds no other elements. */
+function unfolded(picture, bytes, last, shape) {
+  const values = FORMS[picture.form](picture, bytes, shape);
+  const [length, width] = [shape.at(-2), shape.at(-1)];
+  const rows = values.length / width;
+  for (let row = length - 1, n = 0; row < rows; row += length, n += 1) values.set(last.subarray(n * width, (n + 1) * width), row * width);
+  values.exact = (flat) => Math.floor(flat / width) % length === length - 1;
+  values.isLacking = picture.form === "last";
+  return values;
+}
+
+function unfoldedShares({ side, block }, bytes, [heads, length]) {
+  const values = new Float32Array(heads * length * length);
+  const perHead = (side * (side + 1)) / 2;
+  for (let head = 0; head < heads; head += 1) {
+    for (let query = 0; query < length; query += 1) {
+      const row = Math.floor(query / block);
+      const from = head * perHead + (row * (row + 1)) / 2;
+      const to = (head * length + query) * length;
+      for (let key = 0; key <= query; key += 1) {
+        const byte = bytes[from + Math.floor(key / block)];
+        values[to + key] = byte === 255 ? Number.NaN : (byte / 254) ** 2;
+      }
+    }
+  }
+  return values;
 }

@@ -2,9 +2,8 @@
 // part out.
 
 import { ordinal } from "./answer_view.js";
-import { partsOf } from "./changes.js";
+import { chancesAfter, chancesWith, partsOf } from "./changes.js";
 import { make } from "./dom.js";
-import { chancesAfter, chancesWith } from "./effects.js";
 import { letterOf } from "./letters.js";
 import { chance } from "./numbers.js";
 

@@ -4,11 +4,7 @@
 export function placeOf(steps, request) {
   const step = Number(request);
   if (request === undefined || request === "" || !Number.isFinite(step)) return steps.length - 1;
-  let best = 0;
-  steps.forEach((other, n) => {
-    if (Math.abs(other - step) < Math.abs(steps[best] - step)) best = n;
-  });
-  return best;
+  return steps.reduce((best, other, n) => (Math.abs(other - step) < Math.abs(steps[best] - step) ? n : best), 0);
 }
 
 /** Read a number from a log. Null stays null, and the texts "NaN" and "Infinity" become numbers. */

@@ -139,7 +139,7 @@ export function start(overviewOf) {
     const both = make("div", { class: run.length > FEW ? "one-by-one" : "side-by-side" }, attentionView(context), predictionView(context));
     const main = [both, at ? arrayView(context) : null, lensView(context)];
     slot("views").replaceChildren(...main.filter(Boolean));
-    const isElement = at && at.index.length === page.axesOf(at.name).length;
+    const isElement = at && at.index.length === page.row(at.name).axes.length;
     const slider = page.tokenizer ? parameterSlider({ page, state, set, run, position, isDragged }) : null;
     const explained = isElement ? explainView({ page, run, at, trail, go, slider, digits: { write: options.isExact ? exact : short, isExact: options.isExact, toggle: toggleExact } }) : hint();
     if (isDragged) replaceAround(slot("slider").parentElement, explained);

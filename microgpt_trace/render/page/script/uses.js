@@ -14,7 +14,7 @@ export function readersOf(page, name, gradient) {
     const isMasked = (place) => page.isMasked(row.name, place);
     if (!gradient && isEvent && forward && reads(forward)) readers.push({ name: row.name, gradient: false, formula: forward, isMasked });
     if (!gradient) continue;
-    for (const [, formula] of page.waysOf(row.name)) {
+    for (const [formula] of row.ways) {
       if (reads(formula)) readers.push({ name: row.name, gradient: true, formula, isMasked });
     }
   }

@@ -28,11 +28,8 @@ export function walkable(canvas, view, { kind, description, key, label, cellAt, 
 }
 
 function moved(key, [row, column], { rows, columns }) {
-  if (key === "Home") return [row, 0];
-  if (key === "End") return [row, columns - 1];
-  if (key === "PageUp") return [0, column];
-  if (key === "PageDown") return [rows - 1, column];
-  if (!(key in STEPS)) return null;
+  const ends = { Home: [row, 0], End: [row, columns - 1], PageUp: [0, column], PageDown: [rows - 1, column] };
+  if (!(key in STEPS)) return ends[key] ?? null;
   const bounded = (at, size) => Math.max(0, Math.min(size - 1, at));
   return [bounded(row + STEPS[key][0], rows), bounded(column + STEPS[key][1], columns)];
 }

@@ -1,4 +1,6 @@
-// A glossary for readers who meet the words of a page for the first time.
+// A glossary for readers who meet the words of a page for the first time, and tooltips with its meanings.
+
+import { make } from "./dom.js";
 
 export const WORDS = [
   ["array, event", "the values that one operation computes: one row per position, one column per channel"],
@@ -27,3 +29,24 @@ export const WORDS = [
   ["gradient", "d loss / d value: how much the loss changes per unit of change in the number"],
   ["update", "what one training step adds to a parameter"],
 ];
+
+const MEANINGS = new Map(WORDS.flatMap(([terms, words]) => terms.split(", ").map((term) => [term, words])));
+const PLAIN = new Set(["head", "scores", "weights", "context", "out", "up", "act", "down", "norm", "rank", "update", "position", "array", "event"]); // also everyday words
+const LONG = Array.from(MEANINGS.keys()).filter((term) => term.length > 1 && !PLAIN.has(term)).toSorted((a, b) => b.length - a.length);
+const PATTERN = new RegExp(`\\b(${LONG.map((term) => term.replace(/[.*+?^${}()|[\]\\]/g, "\\$&")).join("|")})(s?)\\b`, "gi");
+
+/** The parts of a text. The first occurrence of each known term is an element with a tooltip. */
+export function withTerms(text) {
+  const parts = [];
+  const seen = new Set();
+  let last = 0;
+  for (const match of text.matchAll(PATTERN)) {
+    const [whole, term] = match;
+    const meaning = MEANINGS.get(term) ?? MEANINGS.get(term.toLowerCase());
+    if (seen.has(meaning)) continue;
+    seen.add(meaning);
+    parts.push(text.slice(last, match.index), make("abbr", { title: meaning }, whole));
+    last = match.index + whole.length;
+  }
+  return [...parts, text.slice(last)];
+}

@@ -1,7 +1,7 @@
 // Write the next letter: the chances at a temperature, and letters that a seeded random number picks by these chances.
 
+import { chancesAfter, softmax } from "./changes.js";
 import { make } from "./dom.js";
-import { chancesAfter } from "./effects.js";
 import { letterOf } from "./letters.js";
 import { chance } from "./numbers.js";
 
@@ -9,13 +9,7 @@ const [COLDEST, HOTTEST] = [0.2, 2];
 const LEAST_WIDTH = 0.035; // share of the width of the bar that a segment needs for its letter
 
 /** The softmax of logits divided by a temperature, from the probabilities at temperature 1. */
-export function heated(chances, temperature) {
-  const logs = chances.map((p) => Math.log(p) / temperature);
-  const largest = Math.max(...logs);
-  const powers = logs.map((log) => Math.exp(log - largest));
-  const sum = powers.reduce((a, b) => a + b, 0);
-  return powers.map((power) => power / sum);
-}
+export const heated = (chances, temperature) => softmax(chances.map((p) => Math.log(p) / temperature));
 
 /** A number from 0 to 1 that depends only on a seed and on how many letters were written before it. The generator is
     mulberry32, which mixes the bits of a counter. */
