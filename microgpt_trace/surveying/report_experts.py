@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator
 
 from ..architecture.plans.plan import layer_of
-from ..measuring.expert_choices import entropy
+from ..measuring.experts import entropy
 from ..text.brief import frozen
 from .state import Survey
 

@@ -13,7 +13,7 @@ from typing import Any
 from ...architecture.plans.kinds import Activation, Norm
 from ...arrays.stats import TensorStats
 from ...hooks.event import EventSpec, TraceEvent
-from ...measuring.expert_choices import ExpertChoices
+from ...measuring.experts import ExpertChoices
 from ...text.wording import counted
 from ...tracing.result import LayerRow, ParameterRow, Trace
 from ..characters import token_label
