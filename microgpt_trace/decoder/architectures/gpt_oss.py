@@ -4,19 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from functools import cached_property
 from typing import Any
 
 from ...architecture.plans.blocks import Blocks
 from ...architecture.plans.kinds import Activation, Clip, Multiply, Scale
-from ...architecture.plans.plan import Plan
 from ...architecture.plans.rope import Rope
 from ...text.brief import frozen
 from ..architecture import Architecture
 from ..gguf_options import gguf_rope
 from ..options import read_experts, read_rope, read_window, typed_layers
 from ..settings import COUNT, POSITIVE, WHOLE, Settings
-from .llama import ATTENTION_BIASES, plan_of
+from .llama import ATTENTION_BIASES
 from .mixtral import NAMES as MIXTRAL
 from .mixtral import MixtralConfig, gguf_experts
 
@@ -27,19 +25,16 @@ BIASES = ("mlp_brouter", "mlp_bgate_experts", "mlp_bup_experts", "mlp_bdown_expe
 class GptOssConfig(MixtralConfig):
     """The config of a gpt-oss."""
 
+    sinks = True
     swiglu_limit: float = 7.0
     swiglu_alpha: float = 1.702
 
-    @cached_property
-    def plan(self) -> Plan:
-        return plan_of(self, self.mlp, sinks=True)
-
     def mlp(self, rows: Blocks, source: str) -> str:
         """Add the experts: (clipped up + 1) * g * sigmoid(alpha * g), where g is the clipped gate."""
-        experts, inner, limit, alpha = self.experts, self.n_inner, self.swiglu_limit, self.swiglu_alpha
-        chosen, routing = rows.route(source, experts, self.experts_used, normalised=True)
-        gate = rows.expert_product("mlp.gate", "wgate", source, chosen, experts, inner, "gate = x_n")
-        up = rows.expert_product("mlp.up", "wup", source, chosen, experts, inner, "up = x_n")
+        inner, limit, alpha = self.n_inner, self.swiglu_limit, self.swiglu_alpha
+        chosen, routing = rows.route(source, normalised=True)
+        gate = rows.product("mlp.gate", "wgate", source, inner, "gate = x_n", chosen=chosen)
+        up = rows.product("mlp.up", "wup", source, inner, "up = x_n", chosen=chosen)
         expr = f"up = min(max(up, -{limit:g}), {limit:g}) + 1"
         up = rows.add("mlp.up_clipped", Clip(-limit, limit, 1.0), up, expr=expr)
         expr = f"gate = min(gate, {limit:g})"
@@ -48,7 +43,7 @@ class GptOssConfig(MixtralConfig):
         act = rows.add("mlp.act", Activation(self.activation), gate, expr=f"act = {self.activation}(gate)")
         act = rows.add("mlp.act_scaled", Scale(1 / alpha), act, expr=f"act = act / {alpha:g}")
         hidden = rows.add("mlp.hidden", Multiply(), act, up, expr="hidden = act * up")
-        return rows.mixed(hidden, chosen, routing, experts)
+        return rows.mixed(hidden, chosen, routing)
 
 
 def options(settings: Settings, sizes: Mapping[str, Any]) -> dict[str, Any]:

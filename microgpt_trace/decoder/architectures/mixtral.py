@@ -4,37 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from functools import cached_property
 from typing import Any
 
 from ...architecture.plans.blocks import Blocks
-from ...architecture.plans.plan import Plan
 from ...architecture.plans.rope import Rope
 from ...text.brief import frozen
 from ..architecture import Architecture
-from ..config import DecoderConfig
 from ..options import read_activation, read_experts, read_rope, read_window
 from ..settings import COUNT, WHOLE, Settings
 from . import llama
 from .llama import NAMES as LLAMA
-from .llama import plan_of
+from .llama import LlamaConfig
 
 
 @frozen(slots=False)
-class MixtralConfig(DecoderConfig):
+class MixtralConfig(LlamaConfig):
     """The config of a Mixtral."""
 
     experts: int = 1
     experts_used: int = 1  # for each position
 
-    @cached_property
-    def plan(self) -> Plan:
-        return plan_of(self, self.mlp)
-
     def mlp(self, rows: Blocks, source: str) -> str:
         """Add the rows of a mixture of experts that reads a row."""
-        chosen, routing = rows.route(source, self.experts, self.experts_used, normalised=True)
-        return rows.mixture(source, chosen, routing, self.experts, self.n_inner)
+        return rows.mixture(source, self.n_inner, normalised=True)
 
 
 def options(settings: Settings, sizes: Mapping[str, Any]) -> dict[str, Any]:
