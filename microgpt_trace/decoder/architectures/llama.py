@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cached_property, partial
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 from ...architecture.plans.blocks import Blocks
 from ...architecture.plans.plan import Plan
@@ -19,9 +19,11 @@ from ..options import read_activation, read_rope, read_window, typed_layers
 from ..settings import COUNT, FLAG, WHOLE, Settings
 
 
-def plan_of(config: LlamaConfig) -> Plan:
-    """Return the plan of a decoder. The config determines the biases, the windows, whether q and k are
-    normalised, whether attention has sinks, and the rows of the MLP."""
+def plan_of(
+    config: DecoderConfig, mlp: Callable[[Blocks, str], str] = Blocks.gated_mlp, sinks: bool = False
+) -> Plan:
+    """Return the plan of a decoder. The config determines the biases, the windows, and whether q and k are
+    normalised. `mlp` adds the rows of an MLP that reads a row. With `sinks`, attention has sinks."""
     rows, dim = Blocks(config), config.head_dim
     stream = rows.embedding()
     for i in rows.layers():
@@ -29,9 +31,10 @@ def plan_of(config: LlamaConfig) -> Plan:
         if config.qk_norm:
             q, k = rows.norms_of_queries_and_keys(q, k, dim)
         q, k = rows.rotations(q, k, config.rope)
-        out = rows.attention(q, k, v, window=config.windows[i], sinks=config.sinks)
-        stream = rows.add_branch("attn", stream, out)
-        out = config.mlp(rows, rows.norm("mlp.norm", stream, "pre-FFN"))
+        stream = rows.add_branch(
+            "attn", stream, rows.attention(q, k, v, window=config.windows[i], sinks=sinks)
+        )
+        out = mlp(rows, rows.norm("mlp.norm", stream, "pre-FFN"))
         stream = rows.add_branch("mlp", stream, out)
     return rows.predictions(rows.norm("final.norm", stream, "final"))
 
@@ -40,12 +43,7 @@ def plan_of(config: LlamaConfig) -> Plan:
 class LlamaConfig(DecoderConfig):
     """The config of a Llama, Mistral, Qwen2 or Qwen3."""
 
-    sinks: ClassVar[bool] = False  # True if attention has sinks
     plan = cached_property(plan_of)
-
-    def mlp(self, rows: Blocks, source: str) -> str:
-        """Add the rows of an MLP that reads the row `source`."""
-        return rows.gated_mlp(source)
 
 
 Windows = Literal["none", "all", "last"]  # the layers with a window: none, all, or from a given layer on

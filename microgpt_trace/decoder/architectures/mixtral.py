@@ -4,25 +4,33 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from functools import cached_property
+from typing import Any, ClassVar
 
 from ...architecture.plans.blocks import Blocks
+from ...architecture.plans.plan import Plan
 from ...architecture.plans.rope import Rope
 from ...text.brief import frozen
 from ..architecture import Architecture
+from ..config import DecoderConfig
 from ..options import read_activation, read_experts, read_rope, read_window
 from ..settings import COUNT, WHOLE, Settings
 from . import llama
 from .llama import NAMES as LLAMA
-from .llama import LlamaConfig
+from .llama import plan_of
 
 
 @frozen(slots=False)
-class MixtralConfig(LlamaConfig):
+class MixtralConfig(DecoderConfig):
     """The config of a Mixtral."""
 
     experts: int = 1
     experts_used: int = 1  # for each position
+    sinks: ClassVar[bool] = False  # True if attention has sinks
+
+    @cached_property
+    def plan(self) -> Plan:
+        return plan_of(self, self.mlp, self.sinks)
 
     def mlp(self, rows: Blocks, source: str) -> str:
         """Add the rows of a mixture of experts that reads a row."""
