@@ -15,8 +15,8 @@ from ..gguf_options import gguf_rope
 from ..options import read_experts, read_rope, read_window, typed_layers
 from ..settings import COUNT, POSITIVE, WHOLE, Settings
 from .llama import ATTENTION_BIASES
+from .mixtral import MODULES, MixtralConfig, gguf_experts
 from .mixtral import NAMES as MIXTRAL
-from .mixtral import MixtralConfig, gguf_experts
 
 BIASES = ("mlp_brouter", "mlp_bgate_experts", "mlp_bup_experts", "mlp_bdown_experts")
 
@@ -105,10 +105,9 @@ NAMES = replace(
 )
 ARCHITECTURES = {
     "gpt_oss": Architecture(
-        GptOssConfig, NAMES, options,
-        {"self_attn": "attn.out", "mlp": "mlp.mixture", "mlp.experts": "mlp.mixture"},
-        from_gguf=from_gguf, tied=False, biases=BIASES, flagged_biases=ATTENTION_BIASES,
-        flags={"attention_bias": True}, example={"rope": Rope(1e4), "experts": 2},
+        GptOssConfig, NAMES, options, MODULES, from_gguf=from_gguf, tied=False, biases=BIASES,
+        flagged_biases=ATTENTION_BIASES, flags={"attention_bias": True},
+        example={"rope": Rope(1e4), "experts": 2},
         defaults={"norm_eps": 1e-5, "n_kv_head": 8, "head_dim": 64},
         engine_names={"ffn_moe_probs-#": "layer#.mlp.router", "attn_post_norm-#": "layer#.mlp.norm"},
         refused_names={
