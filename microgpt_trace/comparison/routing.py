@@ -76,27 +76,22 @@ class RoutingComparer:
     def flips(self) -> Iterator[RoutingFlip]:
         """Yield the positions whose experts differ, layer by layer."""
         for name, own in self._choices.items():
+            router = prefix_of(name) + kind_of(known_row(name).inputs[0])  # type: ignore[union-attr]
+            logits, errors = self._routers.get(router), self._errors.get(router)
             differ = (np.sort(own.a, axis=1) != np.sort(own.b, axis=1)).any(axis=1)
             for at in np.flatnonzero(differ).tolist():
-                both = (own.a[at], own.b[at]), (own.b[at], own.a[at])
-                only_a, only_b = (tuple(np.setdiff1d(*pair).tolist()) for pair in both)
-                numbers = self._margin(name, own.positions[at], only_a, only_b)
-                yield RoutingFlip(name, layer_of(name) or 0, own.positions[at], only_a, only_b, *numbers)
-
-    def _margin(
-        self, name: str, position: int, only_a: tuple[int, ...], only_b: tuple[int, ...]
-    ) -> tuple[float | None, float | None, bool | None]:
-        router = prefix_of(name) + kind_of(known_row(name).inputs[0])  # type: ignore[union-attr]
-        logits = self._routers.get(router)
-        if logits is None or position not in logits.positions or not (only_a and only_b):
-            return None, None, None
-        at = logits.positions.index(position)
-        a, b = logits.a[at].astype(np.float64), logits.b[at].astype(np.float64)
-        own, other = list(only_a), list(only_b)
-        margin, follows = float(a[own].min() - a[other].max()), bool(b[other].min() >= b[own].max())
-        errors = self._errors.get(router)
-        explained = None if errors is None else CHANCE * math.sqrt(2) * float(errors[at])
-        return margin, explained, follows
+                position, margin, explained, follows = own.positions[at], None, None, None
+                only_a, only_b = np.setdiff1d(own.a[at], own.b[at]), np.setdiff1d(own.b[at], own.a[at])
+                if logits is not None and position in logits.positions and only_a.size and only_b.size:
+                    row = logits.positions.index(position)
+                    a, b = logits.a[row].astype(np.float64), logits.b[row].astype(np.float64)
+                    margin = float(a[only_a].min() - a[only_b].max())
+                    follows = bool(b[only_b].min() >= b[only_a].max())
+                    explained = None if errors is None else CHANCE * math.sqrt(2) * float(errors[row])
+                yield RoutingFlip(
+                    name, layer_of(name) or 0, position, tuple(only_a.tolist()), tuple(only_b.tolist()),
+                    margin, explained, follows,
+                )  # fmt: skip
 
 
 def consequences(events: Sequence[EventDifference], flips: Sequence[RoutingFlip]) -> Iterator[str]:
