@@ -7,7 +7,7 @@ In the names of parameters, wq means the matrix of q and bq the bias of q.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from .kinds import (
@@ -195,26 +195,20 @@ class Blocks(RowBuilder):
         hidden = self.add("mlp.act", Activation(act), up, expr=f"act = {act}(up)")
         return self.product("mlp.down", "wdown", hidden, self.config.n_embd, "mlp_out = act", "ffn_down")
 
-    def route(self, source: str, normalised: bool) -> tuple[str, str]:
-        """Add the router, which chooses experts for each position. Return the rows of the chosen experts and
-        of their shares."""
-        count = self.config.experts_used
+    def mixture(
+        self, source: str, inner: int, normalised: bool, gated: Callable[[str, str], str] | None = None
+    ) -> str:
+        """Add the router, which chooses experts for each position, their gated MLPs, and the sum of the
+        outputs times the shares of the experts. `gated` adds the rows from gate and up to hidden."""
+        count, width, left = self.config.experts_used, self.config.n_embd, "down = hidden"
         router = self.product("mlp.router", "wrouter", source, self.config.experts, "router = x_n")
         expr = f"chosen = the {count} largest of router"
         chosen = self.add("mlp.chosen", Choice(count), router, expr=expr)
         expr = f"routing = softmax(router) over {'chosen' if normalised else 'all experts, of chosen'}"
-        return chosen, self.add("mlp.routing", Routing(normalised), router, chosen, expr=expr)
-
-    def mixture(self, source: str, inner: int, normalised: bool) -> str:
-        """Add the gated MLPs of the chosen experts, and the sum of their outputs times their shares."""
-        chosen, routing = self.route(source, normalised)
+        routing = self.add("mlp.routing", Routing(normalised), router, chosen, expr=expr)
         gate = self.product("mlp.gate", "wgate", source, inner, "gate = x_n", chosen=chosen)
         up = self.product("mlp.up", "wup", source, inner, "up = x_n", chosen=chosen)
-        return self.mixed(self.gated(gate, up), chosen, routing)
-
-    def mixed(self, hidden: str, chosen: str, routing: str) -> str:
-        """Add the last products of the chosen experts, and the sum of the results times their shares."""
-        width, left = self.config.n_embd, "down = hidden"
+        hidden = (gated or self.gated)(gate, up)
         down = self.product("mlp.down", "wdown", hidden, width, left, chosen=chosen, beside=True)
         return self.add("mlp.mixture", Mixture(), down, routing, expr="mlp_out = sum of routing * down")
 

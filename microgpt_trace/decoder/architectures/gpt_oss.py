@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from ...architecture.plans.blocks import Blocks
@@ -30,11 +31,12 @@ class GptOssConfig(MixtralConfig):
     swiglu_alpha: float = 1.702
 
     def mlp(self, rows: Blocks, source: str) -> str:
-        """Add the experts: (clipped up + 1) * g * sigmoid(alpha * g), where g is the clipped gate."""
-        inner, limit, alpha = self.n_inner, self.swiglu_limit, self.swiglu_alpha
-        chosen, routing = rows.route(source, normalised=True)
-        gate = rows.product("mlp.gate", "wgate", source, inner, "gate = x_n", chosen=chosen)
-        up = rows.product("mlp.up", "wup", source, inner, "up = x_n", chosen=chosen)
+        """Add the rows of a mixture of experts."""
+        return rows.mixture(source, self.n_inner, normalised=True, gated=partial(self.gated, rows))
+
+    def gated(self, rows: Blocks, gate: str, up: str) -> str:
+        """Add (clipped up + 1) * g * sigmoid(alpha * g), where g is the clipped gate."""
+        limit, alpha = self.swiglu_limit, self.swiglu_alpha
         expr = f"up = min(max(up, -{limit:g}), {limit:g}) + 1"
         up = rows.add("mlp.up_clipped", Clip(-limit, limit, 1.0), up, expr=expr)
         expr = f"gate = min(gate, {limit:g})"
@@ -42,8 +44,7 @@ class GptOssConfig(MixtralConfig):
         gate = rows.add("mlp.gate_scaled", Scale(alpha), gate, expr=f"gate = gate * {alpha:g}")
         act = rows.add("mlp.act", Activation(self.activation), gate, expr=f"act = {self.activation}(gate)")
         act = rows.add("mlp.act_scaled", Scale(1 / alpha), act, expr=f"act = act / {alpha:g}")
-        hidden = rows.add("mlp.hidden", Multiply(), act, up, expr="hidden = act * up")
-        return rows.mixed(hidden, chosen, routing)
+        return rows.add("mlp.hidden", Multiply(), act, up, expr="hidden = act * up")
 
 
 def options(settings: Settings, sizes: Mapping[str, Any]) -> dict[str, Any]:
