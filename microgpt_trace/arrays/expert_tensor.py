@@ -15,16 +15,12 @@ from .stats import Array
 NONE = np.empty(0, np.uint8)
 
 
-def _missing(expert: int) -> StoredTensor:
-    raise NotImplementedError
-
-
 @frozen(eq=False)
 class ExpertTensor(StoredTensor):
     """The matrices [experts, out, in] or the biases [experts, out] of a layer. `part` returns the tensor of
     an expert, without reading its bytes. `stored` is empty."""
 
-    part: Callable[[int], StoredTensor] = field(repr=False, default=_missing)
+    part: Callable[[int], StoredTensor] = field(repr=False, kw_only=True)
 
     @classmethod
     def of(cls, name: str, experts: int, part: Callable[[int], StoredTensor]) -> ExpertTensor:
@@ -34,10 +30,6 @@ class ExpertTensor(StoredTensor):
 
     def of_expert(self, expert: int) -> StoredTensor:
         return self.part(expert)
-
-    @property
-    def data(self) -> Array:
-        raise NotImplementedError  # the bytes lie in several places: see `of_expert`
 
     @property
     def size_in_bytes(self) -> int:

@@ -1,20 +1,76 @@
-"""Measure which experts the positions of a text choose, and by which margins."""
+"""Measure which experts the positions of a text choose in each layer, and which experts a corpus uses.
+
+Over a corpus, the probabilities of a router are the softmax of its logits over all experts. Rows with a logit
+that is not finite are left out. Entropies are in bits.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import math
+from collections.abc import Mapping
 
 import numpy as np
 
 from ..architecture.operations.choice import numbers
 from ..architecture.plans.kinds import Choice
+from ..architecture.plans.plan import Plan
+from ..arrays.logits import softmax
 from ..arrays.rounding import to_bf16
-from ..arrays.stats import Array, median
+from ..arrays.stats import NOT_FINITE, Array, median
 from ..hooks.event import TraceEvent
-from .expert_choices import ClosestChoice, ExpertChoices
+from ..text.brief import frozen
+from ..text.json_writing import in_document
+from .meter import Meter
+from .tallies import Counts, Sums, named
 
-if TYPE_CHECKING:
-    from ..architecture.plans.plan import Plan
+
+@frozen
+class ClosestChoice:
+    """The position that chose its experts by the smallest margin. The margin is the logit of the last chosen
+    expert minus the logit of the best `other` expert, which was not chosen."""
+
+    position: int
+    chosen: int
+    other: int
+    margin: float
+
+
+@frozen
+class ExpertChoices:
+    """The experts that the positions of a text choose in a layer. The event `event` has their numbers.
+
+    Each position chooses `count` experts. For each expert, `load` has the number of positions that chose this
+    expert. `median_margin` is the median of the margins of all positions. `tied_in_bf16` counts the positions
+    whose margin is 0 after the logits are rounded to bfloat16. If a position chooses all experts, there is no
+    margin, and the last three fields are None.
+    """
+
+    layer: int
+    event: str
+    positions: int
+    count: int
+    load: tuple[int, ...]
+    median_margin: float | None
+    closest: ClosestChoice | None
+    tied_in_bf16: int | None
+
+    @property
+    @in_document
+    def used(self) -> int:
+        """The number of experts that at least one position chose."""
+        return sum(load > 0 for load in self.load)
+
+    @property
+    @in_document
+    def load_entropy(self) -> float:
+        """The entropy in bits of the experts' shares of all choices."""
+        return float(entropy(np.array(self.load) / sum(self.load)))
+
+    @property
+    @in_document
+    def most_entropy(self) -> float:
+        """The entropy in bits of equal shares of all experts, or of as many experts as there are choices."""
+        return math.log2(min(len(self.load), self.positions * self.count))
 
 
 class ExpertMeter:
@@ -43,11 +99,12 @@ def choices_of(event: TraceEvent, logits: Array, chosen: Array) -> ExpertChoices
     margin, other = margins(logits, ids)
     at = int(margin.argmin())
     closest = ClosestChoice(at, int(ids[at, -1]), int(other[at]), float(margin[at]))
+    tied = int(np.count_nonzero(margins(to_bf16(logits), ids)[0] == 0))
     is_choice = ids.shape[1] < logits.shape[1]
     return ExpertChoices(
         event.layer, event.name, len(ids), ids.shape[1], tuple(load.tolist()),
         median(margin) if is_choice else None, closest if is_choice else None,
-        tied_in_bf16(logits, ids) if is_choice else None,
+        tied if is_choice else None,
     )  # fmt: skip
 
 
@@ -61,6 +118,41 @@ def margins(logits: Array, ids: Array) -> tuple[Array, Array]:
     return wide[rows, ids[:, -1]] - others[rows, best], best
 
 
-def tied_in_bf16(logits: Array, ids: Array) -> int:
-    """Return the number of positions whose margin is 0 after the logits are rounded to bfloat16."""
-    return int(np.count_nonzero(margins(to_bf16(logits), ids)[0] == 0))
+class RouterTallies:
+    """The tallies of a router: the number of rows, the number of rows that chose each expert, the sums of the
+    probabilities, and the sum of their entropies."""
+
+    def __init__(self, experts: int) -> None:
+        self.routed, self.load = Counts(1), Counts(experts)
+        self.routing, self.routing_entropy = Sums(experts), Sums(1)
+
+
+class RouterMeter(Meter):
+    """A meter of the choices of experts. `routers` maps each event of logits to the event of the chosen
+    experts, and `experts` has the number of experts of each event of logits."""
+
+    def __init__(self, routers: Mapping[str, str], experts: Mapping[str, int]) -> None:
+        self._logits_of = {chosen: logits for logits, chosen in routers.items()}
+        self._own = {name: RouterTallies(experts[name]) for name in routers}
+        self._logits: dict[str, Array] = {}
+        self.names = [*routers, *routers.values()]
+        self.tallies = named({name: vars(own) for name, own in self._own.items()})
+
+    @NOT_FINITE
+    def __call__(self, name: str, value: Array) -> None:
+        if name in self._own:
+            self._logits[name] = value
+            return
+        own, logits = self._own[self._logits_of[name]], self._logits.pop(self._logits_of[name])
+        fine = np.isfinite(logits.sum(axis=1, dtype=np.float64))
+        shares = np.where(fine[:, None], softmax(logits.astype(np.float64)), 0)
+        own.routing.add(shares)
+        own.routing_entropy.add(entropy(shares))
+        ids = numbers(value[fine], logits.shape[1])
+        own.routed.numbers += len(ids)
+        own.load.numbers += np.bincount(ids.ravel(), minlength=logits.shape[1])
+
+
+def entropy(shares: Array) -> Array:
+    """Return the entropy of each row in bits: [..., E] -> [...]"""
+    return 0.0 - (shares * np.log2(np.maximum(shares, np.finfo(np.float64).tiny))).sum(axis=-1)

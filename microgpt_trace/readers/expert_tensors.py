@@ -4,7 +4,7 @@ each matrix as a tensor, perhaps with gate and up in one matrix, or in Hugging F
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 
 import numpy as np
@@ -18,6 +18,7 @@ from ..errors import InputError
 from ..grouping import grouped
 
 BLOCKS, SCALES = ".blocks", ".scales"  # the ends of our names for the two parts of an MXFP4 tensor
+RowsOf = Callable[[Array, int], StoredTensor]  # rows of the matrix of an expert
 _PIECE = re.compile(rf"#[0-9]+|{BLOCKS}|{SCALES}")
 
 
@@ -46,14 +47,30 @@ def _joined(name: str, pieces: Mapping[str, StoredTensor], names: FileNames) -> 
             raise InputError(f"tensor {tensor.name!r}: expected numbers, found shape {found}")
     if "" in pieces and others:
         raise InputError(f"tensors {first.name!r} and {others[0].name!r} both contain {name}")
+    in_folder = not first.name.startswith("blk.")
     if BLOCKS in pieces or SCALES in pieces:
-        return _mxfp4(name, pieces)
-    tensor = first if "" in pieces else _of_experts(name, {int(n[1:]): own for n, own in pieces.items()})
-    in_folder = not tensor.name.startswith("blk.")
-    if names.experts_in_out and in_folder and len(tensor.shape) == 3:
-        tensor = ExpertTensor.of(tensor.name, tensor.shape[0], partial(_turned, tensor))
-    fused = name.rpartition(".")[2] in FUSED
-    return _split(tensor, name, names.experts_in_pairs and in_folder) if fused else {name: tensor}
+        tensor, rows_of = _mxfp4(name, pieces)
+    else:
+        tensor = first if "" in pieces else _of_experts(name, {int(n[1:]): own for n, own in pieces.items()})
+        if names.experts_in_out and in_folder and len(tensor.shape) == 3:
+            tensor = ExpertTensor.of(tensor.name, tensor.shape[0], partial(_turned, tensor))
+        rows_of = partial(_rows_of, tensor)
+    prefix, _, own = name.rpartition(".")
+    if own not in FUSED:
+        return {name: tensor}
+    rows = tensor.shape[1] if len(tensor.shape) > 1 else 0
+    if not rows or rows % 2:
+        raise InputError(f"tensor {first.name!r}: expected as many rows of up as of gate, found {rows}")
+    # the rows of gate and up alternate, or all rows of gate come first
+    in_pairs = names.experts_in_pairs and in_folder
+    orders = np.arange(rows).reshape(-1, 2).T if in_pairs else np.arange(rows).reshape(2, -1)
+    shape = (tensor.shape[0], rows // 2, *tensor.shape[2:])
+    return {
+        f"{prefix}.{part}": ExpertTensor(
+            tensor.name, tensor.encoding, shape, NONE, part=partial(rows_of, order)
+        )
+        for part, order in zip(FUSED[own], orders, strict=True)
+    }
 
 
 def _of_experts(name: str, numbered: Mapping[int, StoredTensor]) -> ExpertTensor:
@@ -76,32 +93,12 @@ def _turned(tensor: StoredTensor, expert: int) -> StoredTensor:
     return tensor.of_expert(expert).transposed()
 
 
-def _split(tensor: StoredTensor, name: str, in_pairs: bool) -> dict[str, StoredTensor]:
-    """Split a tensor of gate and up into its two parts. With `in_pairs`, their rows alternate, else all rows
-    of gate come first."""
-    prefix, _, own = name.rpartition(".")
-    rows = tensor.shape[1] if len(tensor.shape) > 1 else 0
-    _check_rows(tensor, rows)
-    orders = np.arange(rows).reshape(-1, 2).T if in_pairs else np.arange(rows).reshape(2, -1)
-    shape, result = (tensor.shape[0], rows // 2, *tensor.shape[2:]), dict[str, StoredTensor]()
-    for part, order in zip(FUSED[own], orders, strict=True):
-        of_part = partial(_rows_of, tensor, order)
-        result[f"{prefix}.{part}"] = ExpertTensor(tensor.name, tensor.encoding, shape, NONE, part=of_part)
-    return result
+def _rows_of(tensor: StoredTensor, rows: Array, expert: int) -> StoredTensor:
+    return tensor.of_expert(expert).of_rows(rows)
 
 
-def _check_rows(tensor: StoredTensor, rows: int) -> None:
-    if not rows or rows % 2:
-        raise InputError(f"tensor {tensor.name!r}: expected as many rows of up as of gate, found {rows}")
-
-
-def _rows_of(tensor: StoredTensor, order: Array, expert: int) -> StoredTensor:
-    return tensor.of_expert(expert).of_rows(order)
-
-
-def _mxfp4(name: str, pieces: Mapping[str, StoredTensor]) -> dict[str, StoredTensor]:
-    """Return the tensors that Hugging Face stores as blocks [E, rows, n, 16] and scales [E, rows, n]. In a
-    tensor of gate and up, their rows alternate."""
+def _mxfp4(name: str, pieces: Mapping[str, StoredTensor]) -> tuple[StoredTensor, RowsOf]:
+    """Return the tensor that Hugging Face stores as blocks [E, rows, n, 16] and scales [E, rows, n]."""
     if pieces.keys() != {BLOCKS, SCALES}:
         found = ", ".join(repr(tensor.name) for tensor in pieces.values())
         raise InputError(f"{name}: expected one tensor of blocks and one of scales, found {found}")
@@ -111,21 +108,15 @@ def _mxfp4(name: str, pieces: Mapping[str, StoredTensor]) -> dict[str, StoredTen
         if tensor.shape != expected or len(of_blocks) != 4 or tensor.encoding.name != "U8":
             found = f"{tensor.encoding.name} of shape {list(tensor.shape)}"
             raise InputError(f"tensor {tensor.name!r}: expected U8 of shape {list(expected)}, found {found}")
-    prefix, _, own = name.rpartition(".")
-    parts, (experts, rows, count, _) = FUSED.get(own, (own,)), blocks.shape
-    if len(parts) > 1:
-        _check_rows(blocks, rows)
-    stored_as, shape = blocks.name.removesuffix("_blocks"), (experts, rows // len(parts), count * 32)
-    result = dict[str, StoredTensor]()
-    for i, part in enumerate(parts):
-        of_part = partial(_packed, blocks, scales, slice(i, None, len(parts)), shape[1:])
-        result[f"{prefix}.{part}"] = ExpertTensor(stored_as, ENCODINGS["MXFP4"], shape, NONE, part=of_part)
-    return result
+    rows_of, (experts, rows, count, _) = partial(_packed, blocks, scales), blocks.shape
+    stored_as, shape = blocks.name.removesuffix("_blocks"), (experts, rows, count * 32)
+    part = partial(rows_of, slice(None))
+    return ExpertTensor(stored_as, ENCODINGS["MXFP4"], shape, NONE, part=part), rows_of
 
 
-def _packed(
-    blocks: StoredTensor, scales: StoredTensor, rows: slice, shape: tuple[int, ...], expert: int
-) -> StoredTensor:
+def _packed(blocks: StoredTensor, scales: StoredTensor, rows: Array | slice, expert: int) -> StoredTensor:
     """Return the matrix of an expert, of some rows of the file. The bytes of these rows are copied."""
     own = [tensor.of_expert(expert).data.reshape(tensor.shape[1:])[rows] for tensor in (blocks, scales)]
-    return StoredTensor(blocks.name, ENCODINGS["MXFP4"], shape, mxfp4_blocks(*own).reshape(-1))
+    count, width = own[1].shape
+    stored = mxfp4_blocks(*own).reshape(-1)
+    return StoredTensor(blocks.name, ENCODINGS["MXFP4"], (count, width * 32), stored)

@@ -11,11 +11,8 @@ from ..errors import InputError
 from ..hooks.sites import Part, Site, parse_site
 from .token_names import token_of
 
-AXES = {
-    1: ("index",),
-    2: ("row", "column"),
-    3: ("expert", "row", "column"),
-}  # names of the axes of a parameter, by dimensions
+# The names of the axes of a parameter, by the number of axes.
+AXES = {1: ("index",), 2: ("row", "column"), 3: ("expert", "row", "column")}
 
 
 def events_named(model: LanguageModel, names: Sequence[str], length: int, rows: Sequence[int]) -> list[str]:

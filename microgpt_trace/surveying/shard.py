@@ -21,11 +21,11 @@ from ..arrays.threads import keep_freed_memory
 from ..errors import InputError
 from ..hooks.names import select_names
 from ..measuring.channels import UNITS, ChannelMeter, HistogramMeter, TopMeter
+from ..measuring.experts import RouterMeter
 from ..measuring.head_tokens import HeadTokenMeter
 from ..measuring.heads import AttentionMeter
 from ..measuring.meter import Meter, PackLayout
 from ..measuring.predictions import PredictionMeter
-from ..measuring.routers import RouterMeter
 from ..measuring.streams import StreamMeter
 from ..measuring.tallies import Counts
 from ..text.brief import brief

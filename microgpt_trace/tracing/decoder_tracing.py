@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from ..architecture.interpreter.run import forward, head_forward
-from ..architecture.operations.kv_cache import KVCache
+from ..architecture.operations.pass_state import KVCache
 from ..arrays.logits import rows_of_a_part, softmax
 from ..arrays.stats import Array
 from ..arrays.threads import one_blas_thread

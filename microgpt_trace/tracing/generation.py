@@ -10,7 +10,7 @@ import numpy as np
 
 from ..architecture.interpreter.run import forward, head_forward, head_input
 from ..architecture.model import TraceInput
-from ..architecture.operations.kv_cache import KVCache
+from ..architecture.operations.pass_state import KVCache
 from ..architecture.plans.kinds import Rotation
 from ..arrays.logits import best_tokens, softmax
 from ..arrays.stats import Array

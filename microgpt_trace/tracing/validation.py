@@ -134,8 +134,7 @@ def _perturbed(
     wrong, edges = dict[str, str](), list[Edge]()
     layers = model.config.n_layer
     for number, (left_out, kept) in enumerate([(model.plan.sums_of, ["probs"]), ({}, [])]):
-        done = partial(_report_layer, report, number * layers, 2 * layers)
-        watch = Watch(model, inputs, kept, done)
+        watch = Watch(model, inputs, kept, partial(_report_layer, report, number * layers, 2 * layers))
         watch.check_trace(_trace(model, inputs, watch, [name for name in events if name not in left_out]))
         wrong = watch.wrong | wrong
         edges += watch.edges

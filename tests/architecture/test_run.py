@@ -10,7 +10,7 @@ from support.tiny_models import TOKENS
 
 from microgpt_trace.architecture.interpreter import run as interpreter
 from microgpt_trace.architecture.operations import linear
-from microgpt_trace.architecture.operations.kv_cache import KVCache
+from microgpt_trace.architecture.operations.pass_state import KVCache
 from microgpt_trace.hooks.bus import HookBus
 
 IDS = np.array(TOKENS)

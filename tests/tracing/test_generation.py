@@ -10,7 +10,7 @@ from support.tiny_tokenizer import TINY_TOKENS
 from microgpt_trace import load, trace
 from microgpt_trace.architecture.operations import pass_state as shared
 from microgpt_trace.architecture.operations import softmax
-from microgpt_trace.architecture.operations.kv_cache import KVCache
+from microgpt_trace.architecture.operations.pass_state import KVCache
 from microgpt_trace.errors import InputError
 from microgpt_trace.tracing import generation
 

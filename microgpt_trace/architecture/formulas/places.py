@@ -59,7 +59,8 @@ class ElementPlaces:
         """Return the visible places along each range, or all places if a masked product is not 0, for example
         because a hook replaced a masked value by NaN. A softmax never includes masked places."""
         if term.least is not None:
-            return [np.array([target.position for target in self._intact(term.least)], np.intp)]
+            intact = [own for own in self.numbers.known_targets if not own.p <= term.least]  # NaN included
+            return [np.array([target.position for target in intact], np.intp)]
         seen = [self._seen(over) for over in term.over]
         which = next((n for n, over in enumerate(term.over) if over.of in MASKED), None)
         if which is None or self.formula.hidden is not None:
@@ -76,9 +77,6 @@ class ElementPlaces:
         """Return the targets whose probability is so small that float32 loses digits."""
         least = term.least
         return [] if least is None else [target for target in self.numbers.known_targets if target.p <= least]
-
-    def _intact(self, least: float) -> list[KnownTarget]:
-        return [target for target in self.numbers.known_targets if not target.p <= least]  # NaN included
 
     def _seen(self, over: Over) -> Array:
         every = np.arange(self.size(over.size))

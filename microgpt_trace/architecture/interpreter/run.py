@@ -16,8 +16,7 @@ from ...arrays.threads import keep_freed_memory
 from ...hooks.bus import SILENT, Tap
 from ..model import LanguageModel
 from ..operations.by_kind import arithmetic_of
-from ..operations.kv_cache import KVCache
-from ..operations.pass_state import PassState
+from ..operations.pass_state import KVCache, PassState
 from ..plans.plan import Operation
 
 

@@ -47,10 +47,10 @@ class NearestTie(NamedTuple):
     """For each position, the two neighbours in the ranking of the experts whose logits differ least. At least
     one of the two is chosen. `other` is the choice if the two are exchanged."""
 
-    chosen: Array  # [T, k]
-    pair: Array  # [T, 2]
+    chosen: Array  # [T, k] float64
+    pair: Array  # [T, 2] integers
     margin: Array  # [T, 1], the difference of the two logits
-    other: Array  # [T, k]
+    other: Array  # [T, k] float64
 
 
 def nearest_tie(logits: Array, count: int) -> NearestTie:
@@ -59,16 +59,17 @@ def nearest_tie(logits: Array, count: int) -> NearestTie:
     ranking = np.argsort(-logits, axis=1, kind="stable")[:, : count + 1]
     margins = -np.diff(np.take_along_axis(logits, ranking, 1), axis=1)
     places = margins.argmin(axis=1)[:, None] + [0, 1]
-    pair, other = np.take_along_axis(ranking, places, 1), ranking.copy()
+    pair, chosen = np.take_along_axis(ranking, places, 1), ranking.astype(np.float64)
+    other = chosen.copy()
     np.put_along_axis(other, places, pair[:, ::-1], 1)
-    return NearestTie(ranking[:, :count], pair, margins.min(axis=1, keepdims=True), other[:, :count])
+    return NearestTie(chosen[:, :count], pair, margins.min(axis=1, keepdims=True), other[:, :count])
 
 
 def otherwise(within: Array, row: Operation[Choice], ref: ReferenceInputs, logits: Array) -> Array:
     """Return the choice with nearest ties decided otherwise, if their margin is at most `within`, [T, 1]: [T,
     E] -> [T, k]"""
     tie = nearest_tie(logits, row.kind.count)
-    return np.where(tie.margin <= within, tie.other, tie.chosen).astype(np.float64)
+    return np.where(tie.margin <= within, tie.other, tie.chosen)
 
 
 def reference(row: Operation[Choice], ref: ReferenceInputs, logits: Array) -> Array:

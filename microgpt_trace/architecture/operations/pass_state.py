@@ -1,4 +1,5 @@
-"""PassState: the state that the rows of one forward or backward pass share."""
+"""PassState: the state that the rows of one forward or backward pass share. KVCache: the keys and values of
+the positions that a model has processed."""
 
 from __future__ import annotations
 
@@ -15,7 +16,6 @@ from ...hooks.bus import SILENT, Tap
 from ..plans.kinds import Rotation
 from ..plans.plan import NOTHING
 from ..plans.rope import Rope, rope_turns
-from .kv_cache import KVCache
 
 if TYPE_CHECKING:
     from ..model import LanguageModel
@@ -28,6 +28,28 @@ class Gradients(NamedTuple):
 
     inputs: tuple[Array, ...]
     parameters: Mapping[str, Array] = NOTHING
+
+
+@dataclass
+class KVCache:
+    """The KV cache of one sequence. `rows` stores keys by the name of the scores, and values by the name of
+    the context."""
+
+    capacity: int  # positions
+    length: int = 0  # the number of positions whose pass is complete
+    text_length: int = 0  # in longrope, the length of the text if more positions follow
+    rows: dict[str, Array] = field(default_factory=dict)  # the name of the row -> [G, capacity, D]
+
+    def extend(self, name: str, new: Array) -> Array:
+        """Append keys or values [G, T, D] of new positions. Return the array [G, S, D] of all positions.
+
+        `length` does not change here. The interpreter's `forward` increases `length` after the pass.
+        """
+        if name not in self.rows:
+            self.rows[name] = np.empty((new.shape[0], self.capacity, new.shape[2]), new.dtype)
+        stop = self.length + new.shape[1]
+        self.rows[name][:, self.length : stop] = new
+        return self.rows[name][:, :stop]
 
 
 @dataclass

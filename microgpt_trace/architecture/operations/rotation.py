@@ -88,9 +88,8 @@ def frequencies(rope: Rope, head_dim: int, divisors: tuple[float, ...]) -> tuple
         if rope.truncate:
             fast, slow = math.floor(fast), math.ceil(slow)
         fast, slow = max(fast, 0), min(slow, head_dim - 1)
-        part = np.interp(
-            np.arange(head_dim // 2), [fast, max(slow, fast + 1e-3)], [0, 1]
-        )  # the weight of the divided frequency
+        ramp = [fast, max(slow, fast + 1e-3)]
+        part = np.interp(np.arange(head_dim // 2), ramp, [0, 1])  # the weight of the divided frequency
         waves = 1 / (part / (waves * rope.factor) + (1 - part) / waves)
         factor = rope.attention_factor or (0.1 * math.log(rope.factor) + 1 if rope.factor > 1 else 1.0)
     elif rope.kind == "longrope":

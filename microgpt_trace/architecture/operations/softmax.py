@@ -110,14 +110,13 @@ def window_of(plan: Plan, row: Operation) -> int | None:
     return row.kind.window
 
 
-def formula(row: Operation, setting: Setting) -> Formula:
+def formula(row: Operation[Softmax], setting: Setting) -> Formula:
     """Describe an element: exp(score), divided by the sum of exp(score) over the keys that the query sees."""
     (scores,), shape, window = row.inputs, setting.shapes[row.name], window_of(setting.plan, row)
     keys = Over(shape[2], "keys", QUERY, window)
     each, one = ElementAt(scores, (0, QUERY, OVER)), ElementAt(scores, (0, QUERY, KEY))
-    sinks = getattr(row.kind, "sinks", None)
-    sink = [ElementAt(sinks, (0,))] if sinks else []
-    return Formula(shape, softmax_steps(each, one, keys, *sink), (QUERY, KEY, window))
+    sinks = [ElementAt(row.kind.sinks, (0,))] if row.kind.sinks else []
+    return Formula(shape, softmax_steps(each, one, keys, *sinks), (QUERY, KEY, window))
 
 
 def softmax_steps(each: ElementAt, one: ElementAt, over: Over, *more: ElementAt) -> tuple[StepOf, ...]:

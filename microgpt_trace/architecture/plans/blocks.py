@@ -7,7 +7,7 @@ In the names of parameters, wq means the matrix of q and bq the bias of q.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from .kinds import (
@@ -58,6 +58,8 @@ class Dimensions:
     rope: Any = None  # a `Rope` of rope.py, or None if the model has learned positions
     tied: bool = False  # True if the token embedding is also the output matrix
     biases: tuple[str, ...] = ()  # the names of the biases in each layer, such as "attn_bq"
+    experts: int = 0  # the number of experts in a layer with experts
+    experts_used: int = 0  # the number of experts that each position uses
 
     @property
     def parameter_count(self) -> int:
@@ -174,12 +176,17 @@ class Blocks(RowBuilder):
 
     def gated_mlp(self, source: str) -> str:
         """Add the rows of an MLP with a gate: down(function(gate(x)) * up(x))."""
-        act, inner = self.config.activation, self.config.n_inner
+        inner, width = self.config.n_inner, self.config.n_embd
         gate = self.product("mlp.gate", "wgate", source, inner, "gate = x_n", "gate_proj")
         up = self.product("mlp.up", "wup", source, inner, "up = x_n", "up_proj")
-        self.add("mlp.act", Activation(act), gate, expr=f"act = {act}(gate)")
-        hidden = self.add("mlp.hidden", Multiply(), "mlp.act", up, expr="hidden = act * up")
-        return self.product("mlp.down", "wdown", hidden, self.config.n_embd, "mlp_out = hidden", "ffn_down")
+        hidden = self.gated(gate, up)
+        return self.product("mlp.down", "wdown", hidden, width, "mlp_out = hidden", "ffn_down")
+
+    def gated(self, gate: str, up: str, prefix: str = "mlp.") -> str:
+        """Add function(gate) * up. The names of the two rows begin with the prefix."""
+        function = self.config.activation
+        act = self.add(f"{prefix}act", Activation(function), gate, expr=f"act = {function}(gate)")
+        return self.add(f"{prefix}hidden", Multiply(), act, up, expr="hidden = act * up")
 
     def plain_mlp(self, source: str) -> str:
         """Add the rows of an MLP without a gate: down(function(up(x)))."""
@@ -188,53 +195,40 @@ class Blocks(RowBuilder):
         hidden = self.add("mlp.act", Activation(act), up, expr=f"act = {act}(up)")
         return self.product("mlp.down", "wdown", hidden, self.config.n_embd, "mlp_out = act", "ffn_down")
 
-    def route(self, source: str, experts: int, count: int, normalised: bool) -> tuple[str, str]:
-        """Add the router, which chooses `count` of the experts for each position. Return the rows of the
-        chosen experts and of their shares."""
-        router = self.product("mlp.router", "wrouter", source, experts, "router = x_n")
+    def mixture(
+        self, source: str, inner: int, normalised: bool, gated: Callable[[str, str], str] | None = None
+    ) -> str:
+        """Add the router, which chooses experts for each position, their gated MLPs, and the sum of the
+        outputs times the shares of the experts. `gated` adds the rows from gate and up to hidden."""
+        count, width, left = self.config.experts_used, self.config.n_embd, "down = hidden"
+        router = self.product("mlp.router", "wrouter", source, self.config.experts, "router = x_n")
         expr = f"chosen = the {f'{count} ' * (count > 1)}largest of router"
         chosen = self.add("mlp.chosen", Choice(count), router, expr=expr)
         expr = f"routing = softmax(router{'[chosen])' if normalised else ')[chosen]'}"
-        return chosen, self.add("mlp.routing", Routing(normalised), router, chosen, expr=expr)
-
-    def expert_product(
-        self, name: str, matrix: str, source: str, chosen: str, experts: int, width: int, left: str,
-        beside: bool = False,
-    ) -> str:  # fmt: skip
-        """Add x @ W[e].T for each chosen expert e, plus a bias if the config lists the bias."""
-        half, vector = name.partition(".")[0], f"{matrix.replace('w', 'b', 1)}_experts"
-        bias = self.name(f"{half}_{vector}") if f"{half}_{vector}" in self.config.biases else None
-        kind = Experts(self.name(f"{half}_{matrix}_experts"), experts, width, bias, beside)
-        expr = f"{left} @ {matrix}[chosen]" + f" + {vector.removesuffix('_experts')}[chosen]" * bool(bias)
-        parameter = f"{matrix} = {kind.weight}" + f", {vector.removesuffix('_experts')} = {bias}" * bool(bias)
-        return self.add(name, kind, source, chosen, expr=expr, parameter=parameter)
-
-    def mixture(self, source: str, chosen: str, routing: str, experts: int, inner: int) -> str:
-        """Add the gated MLPs of the chosen experts, and the sum of their outputs times their shares."""
-        act = self.config.activation
-        gate = self.expert_product("mlp.gate", "wgate", source, chosen, experts, inner, "gate = x_n")
-        up = self.expert_product("mlp.up", "wup", source, chosen, experts, inner, "up = x_n")
-        self.add("mlp.act", Activation(act), gate, expr=f"act = {act}(gate)")
-        hidden = self.add("mlp.hidden", Multiply(), "mlp.act", up, expr="hidden = act * up")
-        return self.mixed(hidden, chosen, routing, experts)
-
-    def mixed(self, hidden: str, chosen: str, routing: str, experts: int) -> str:
-        """Add the last products of the chosen experts, and the sum of the results times their shares."""
-        width = self.config.n_embd
-        down = self.expert_product("mlp.down", "wdown", hidden, chosen, experts, width, "down = hidden", True)
+        routing = self.add("mlp.routing", Routing(normalised), router, chosen, expr=expr)
+        gate = self.product("mlp.gate", "wgate", source, inner, "gate = x_n", chosen=chosen)
+        up = self.product("mlp.up", "wup", source, inner, "up = x_n", chosen=chosen)
+        hidden = (gated or self.gated)(gate, up)
+        down = self.product("mlp.down", "wdown", hidden, width, left, chosen=chosen, beside=True)
         return self.add("mlp.mixture", Mixture(), down, routing, expr="mlp_out = sum of routing * down")
 
     def product(
         self, name: str, matrix: str, source: str, width: int, left: str,
-        words: str = "", parts: Sequence[str] = (),
+        words: str = "", parts: Sequence[str] = (), chosen: str = "", beside: bool = False,
     ) -> str:  # fmt: skip
-        """Add x @ W.T, plus a bias if the config lists the bias (attn_bq for attn_wq)."""
+        """Add x @ W.T, plus a bias if the config lists the bias (attn_bq for attn_wq). With the row `chosen`
+        of chosen experts, add x @ W[e].T for each of them. `beside` is explained in `Experts`."""
         half, vector = name.partition(".")[0], matrix.replace("w", "b", 1)
-        biased = f"{half}_{vector}" in self.config.biases
-        kind = Linear(self.name(f"{half}_{matrix}"), width, self.name(f"{half}_{vector}") if biased else None)
-        expr = f"{left} @ {matrix}" + f" + {vector}" * biased + f" [{words}]" * bool(words)
-        parameter = f"{matrix} = {kind.weight}.T" + f", {vector} = {kind.bias}" * biased
-        return self.add(name, kind, source, expr=expr, parameter=parameter, parts=parts)
+        ending, index, inputs = ("_experts", "[chosen]", [source, chosen]) if chosen else ("", "", [source])
+        biased = f"{half}_{vector}{ending}" in self.config.biases
+        weight = self.name(f"{half}_{matrix}{ending}")
+        bias = self.name(f"{half}_{vector}{ending}") if biased else None
+        kind: Kind = Linear(weight, width, bias)
+        if chosen:
+            kind = Experts(weight, self.config.experts, width, bias, beside)
+        expr = f"{left} @ {matrix}{index}" + f" + {vector}{index}" * biased + f" [{words}]" * bool(words)
+        parameter = f"{matrix} = {weight}" + ".T" * (not chosen) + f", {vector} = {bias}" * biased
+        return self.add(name, kind, *inputs, expr=expr, parameter=parameter, parts=parts)
 
     def queries_keys_values(self, source: str, words: str = "{}_proj") -> tuple[str, str, str]:
         """Add the rows of q, k and v, which may differ in the number of heads."""

@@ -241,9 +241,8 @@ class Experts(Kind):
 
     def parameters(self, inputs: Sequence[Shape]) -> dict[str, Shape]:
         (_, wide), (_, count) = inputs
-        shapes: dict[str, Shape] = {
-            self.weight: (self.experts, self.width, wide // (count if self.beside else 1))
-        }
+        read = wide // count if self.beside else wide
+        shapes: dict[str, Shape] = {self.weight: (self.experts, self.width, read)}
         return shapes if self.bias is None else {**shapes, self.bias: (self.experts, self.width)}
 
 

@@ -4,21 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from functools import cached_property
+from functools import partial
 from typing import Any
 
 from ...architecture.plans.blocks import Blocks
 from ...architecture.plans.kinds import Activation, Clip, Multiply, Scale
-from ...architecture.plans.plan import Plan
 from ...architecture.plans.rope import Rope
 from ...text.brief import frozen
 from ..architecture import Architecture
 from ..gguf_options import gguf_rope
 from ..options import read_experts, read_rope, read_window, typed_layers
 from ..settings import COUNT, POSITIVE, WHOLE, Settings
-from .llama import ATTENTION_BIASES, plan_of
+from .llama import ATTENTION_BIASES
+from .mixtral import MODULES, MixtralConfig, gguf_experts
 from .mixtral import NAMES as MIXTRAL
-from .mixtral import MixtralConfig, gguf_experts
 
 BIASES = ("mlp_brouter", "mlp_bgate_experts", "mlp_bup_experts", "mlp_bdown_experts")
 
@@ -27,19 +26,17 @@ BIASES = ("mlp_brouter", "mlp_bgate_experts", "mlp_bup_experts", "mlp_bdown_expe
 class GptOssConfig(MixtralConfig):
     """The config of a gpt-oss."""
 
+    sinks = True
     swiglu_limit: float = 7.0
     swiglu_alpha: float = 1.702
 
-    @cached_property
-    def plan(self) -> Plan:
-        return plan_of(self, self.mlp, sinks=True)
-
     def mlp(self, rows: Blocks, source: str) -> str:
-        """Add the experts: (clipped up + 1) * g * sigmoid(alpha * g), where g is the clipped gate."""
-        experts, inner, limit, alpha = self.experts, self.n_inner, self.swiglu_limit, self.swiglu_alpha
-        chosen, routing = rows.route(source, experts, self.experts_used, normalised=True)
-        gate = rows.expert_product("mlp.gate", "wgate", source, chosen, experts, inner, "gate = x_n")
-        up = rows.expert_product("mlp.up", "wup", source, chosen, experts, inner, "up = x_n")
+        """Add the rows of a mixture of experts."""
+        return rows.mixture(source, self.n_inner, normalised=True, gated=partial(self.gated, rows))
+
+    def gated(self, rows: Blocks, gate: str, up: str) -> str:
+        """Add (clipped up + 1) * g * sigmoid(alpha * g), where g is the clipped gate."""
+        limit, alpha = self.swiglu_limit, self.swiglu_alpha
         expr = f"up = min(max(up, -{limit:g}), {limit:g}) + 1"
         up = rows.add("mlp.up_clipped", Clip(-limit, limit, 1.0), up, expr=expr)
         expr = f"gate = min(gate, {limit:g})"
@@ -47,8 +44,7 @@ class GptOssConfig(MixtralConfig):
         gate = rows.add("mlp.gate_scaled", Scale(alpha), gate, expr=f"gate = gate * {alpha:g}")
         act = rows.add("mlp.act", Activation(self.activation), gate, expr=f"act = {self.activation}(gate)")
         act = rows.add("mlp.act_scaled", Scale(1 / alpha), act, expr=f"act = act / {alpha:g}")
-        hidden = rows.add("mlp.hidden", Multiply(), act, up, expr="hidden = act * up")
-        return rows.mixed(hidden, chosen, routing, experts)
+        return rows.add("mlp.hidden", Multiply(), act, up, expr="hidden = act * up")
 
 
 def options(settings: Settings, sizes: Mapping[str, Any]) -> dict[str, Any]:
@@ -110,10 +106,9 @@ NAMES = replace(
 )
 ARCHITECTURES = {
     "gpt_oss": Architecture(
-        GptOssConfig, NAMES, options,
-        {"self_attn": "attn.out", "mlp": "mlp.mixture", "mlp.experts": "mlp.mixture"},
-        from_gguf=from_gguf, tied=False, biases=BIASES, flagged_biases=ATTENTION_BIASES,
-        flags={"attention_bias": True}, example={"rope": Rope(1e4), "experts": 2},
+        GptOssConfig, NAMES, options, MODULES, from_gguf=from_gguf, tied=False, biases=BIASES,
+        flagged_biases=ATTENTION_BIASES, flags={"attention_bias": True},
+        example={"rope": Rope(1e4), "experts": 2},
         defaults={"norm_eps": 1e-5, "n_kv_head": 8, "head_dim": 64},
         engine_names={"ffn_moe_probs-#": "layer#.mlp.router", "attn_post_norm-#": "layer#.mlp.norm"},
         refused_names={

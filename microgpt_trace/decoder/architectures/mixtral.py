@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar
 
 from ...architecture.plans.blocks import Blocks
 from ...architecture.plans.plan import Plan
@@ -26,15 +26,15 @@ class MixtralConfig(DecoderConfig):
 
     experts: int = 1
     experts_used: int = 1  # for each position
+    sinks: ClassVar[bool] = False  # True if attention has sinks
 
     @cached_property
     def plan(self) -> Plan:
-        return plan_of(self, self.mlp)
+        return plan_of(self, self.mlp, self.sinks)
 
     def mlp(self, rows: Blocks, source: str) -> str:
         """Add the rows of a mixture of experts that reads a row."""
-        chosen, routing = rows.route(source, self.experts, self.experts_used, normalised=True)
-        return rows.mixture(source, chosen, routing, self.experts, self.n_inner)
+        return rows.mixture(source, self.n_inner, normalised=True)
 
 
 def options(settings: Settings, sizes: Mapping[str, Any]) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from ...architecture.plans.blocks import Blocks
-from ...architecture.plans.kinds import Activation, Add, Mixture, Multiply
+from ...architecture.plans.kinds import Activation, Add, Mixture
 from ...text.brief import frozen
 from ..architecture import QKV_BIASES, Architecture
 from ..options import read_window, typed_layers
@@ -27,11 +27,10 @@ class Qwen2MoeConfig(Qwen3MoeConfig):
         mixture = super().mlp(rows, source)
         if rows.layer in self.dense_layers:
             return mixture
-        function, inner = self.activation, self.shared_inner
+        inner = self.shared_inner
         gate = rows.product("mlp.shared_gate", "wgate_shared", source, inner, "gate = x_n")
         up = rows.product("mlp.shared_up", "wup_shared", source, inner, "up = x_n")
-        act = rows.add("mlp.shared_act", Activation(function), gate, expr=f"act = {function}(gate)")
-        hidden = rows.add("mlp.shared_hidden", Multiply(), act, up, expr="hidden = act * up")
+        hidden = rows.gated(gate, up, "mlp.shared_")
         down = rows.product("mlp.shared_down", "wdown_shared", hidden, self.n_embd, "down = hidden")
         logit = rows.product("mlp.shared_router", "wrouter_shared", source, 1, "router = x_n")
         share = rows.add("mlp.shared_routing", Activation("sigmoid"), logit, expr="share = sigmoid(router)")

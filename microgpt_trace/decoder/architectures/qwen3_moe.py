@@ -31,8 +31,7 @@ class Qwen3MoeConfig(MixtralConfig):
         """Add the rows of an MLP with or without experts."""
         if rows.layer in self.dense_layers:
             return rows.gated_mlp(source)
-        chosen, routing = rows.route(source, self.experts, self.experts_used, self.normalised)
-        return rows.mixture(source, chosen, routing, self.experts, self.expert_inner)
+        return rows.mixture(source, self.expert_inner, self.normalised)
 
 
 def options(settings: Settings, sizes: Mapping[str, Any]) -> dict[str, Any]:

@@ -26,10 +26,10 @@ def of_kind(*kinds: type[Kind]) -> Which:
     return lambda row: isinstance(row.kind, kinds)
 
 
-def called(name: str) -> Which:
-    """Return a function that selects the rows with this name in any layer."""
-    own = kind_of(name)
-    return lambda row: kind_of(row.name) == own
+def called(*names: str) -> Which:
+    """Return a function that selects the rows with one of these names in any layer."""
+    own = set(map(kind_of, names))
+    return lambda row: kind_of(row.name) in own
 
 
 def with_attributes(plan: Plan, rows: type[Kind] | Which, **attributes: Any) -> Plan:

@@ -18,7 +18,7 @@ from ...arrays.stats import Array
 from ...text.wording import counted
 from ..case import Case
 from ..hypothesis import COMBINED, Hypothesis
-from .changes import Which, called, computed, of_kind, with_attributes
+from .changes import called, computed, of_kind, with_attributes
 
 NEARLY = 0.01  # the largest margin of a near tie, as a share of the largest logit of the position
 COUNTS = (1, 2, 4, 6, 8, 10)  # the numbers of experts that models use for each position
@@ -31,21 +31,19 @@ def choices(case: Case) -> Iterator[Hypothesis]:
             yield from _near_tie(case, row)
         yield from _counts(case, row)
         for id, claim, change in (
-            ("smallest-chosen", "the experts with the smallest logits are chosen", _smallest),
-            ("choice-order", "the chosen experts are sorted by number, not by logit", _by_number),
-        ):
+            (
+                "smallest-chosen", "the experts with the smallest logits are chosen",
+                lambda row, given, logits: nearest_tie(-logits, row.kind.count).chosen,
+            ),
+            (
+                "choice-order", "the chosen experts are sorted by number, not by logit",
+                lambda row, given, logits: np.sort(nearest_tie(logits, row.kind.count).chosen, axis=1),
+            ),
+        ):  # fmt: skip
             yield Hypothesis(id, claim, computed(case.plan, of_kind(Choice), change))
         if row is case.row:
             claim = "the right experts are chosen, but are not sorted by logit"
             yield Hypothesis("choice-order", claim, _in_any_order, rank=COMBINED)
-
-
-def _smallest(row: Operation[Choice], given: ReferenceInputs, logits: Array) -> Array:
-    return nearest_tie(-logits, row.kind.count).chosen.astype(np.float64)
-
-
-def _by_number(row: Operation[Choice], given: ReferenceInputs, logits: Array) -> Array:
-    return np.sort(nearest_tie(logits, row.kind.count).chosen.astype(np.float64), axis=1)
 
 
 def _in_any_order(case: Case, expected: Array) -> Array:
@@ -56,10 +54,8 @@ def _in_any_order(case: Case, expected: Array) -> Array:
 
 def _near_tie(case: Case, row: Operation[Choice]) -> Iterator[Hypothesis]:
     """Yield the hypothesis that near ties are decided otherwise at all wrong positions."""
-    rows, logits = (
-        case.judge.rows(case.name, case.found, case.expected, None),
-        case.judge.plain.value(row.inputs[0]),
-    )
+    rows = case.judge.rows(case.name, case.found, case.expected, None)
+    logits = case.judge.plain.value(row.inputs[0])
     wrong = np.unique(np.flatnonzero(rows.errors > rows.tolerances) % len(logits))
     tie, size = nearest_tie(logits, row.kind.count), np.abs(logits).max(axis=1, keepdims=True)
     own, near = row is case.row, (tie.margin <= NEARLY * size)[:, 0]
@@ -127,16 +123,12 @@ def orders(case: Case) -> Iterator[Hypothesis]:
     ):  # fmt: skip
         for chosen in (*([row] for row in rows), *([rows] if len(rows) > 1 else [])):
             names = [kind_of(row.name) for row in chosen if (order != every).any()]
-            plan = computed(case.plan, _named(names), bind(_of_others, order))
+            plan = computed(case.plan, called(*names), bind(_of_others, order))
             words = ", ".join(kind_of(row.kind.weight) for row in chosen)
             yield Hypothesis("experts-permuted", f"in {words}, {claim}", plan)
     pair = [row for row in case.plan.of_kind(Experts) if row.layer == case.layer and not row.kind.beside]
     if len(pair) == 2 and {row.name for row in pair} & {row.name for row in rows}:
         yield from _halves(case, [kind_of(row.name) for row in pair])
-
-
-def _named(names: Sequence[str]) -> Which:
-    return lambda row: kind_of(row.name) in names
 
 
 def _of_others(order: Array, row: Operation, given: ReferenceInputs, x: Array, chosen: Array) -> Array:
@@ -159,7 +151,7 @@ def _halves(case: Case, pair: Sequence[str]) -> Iterator[Hypothesis]:
             lambda both: both.swapaxes(2, 3).reshape(both.shape),
         ),
     ):  # fmt: skip
-        plan = computed(case.plan, _named(pair), bind(_part, case.plan, pair, change))
+        plan = computed(case.plan, called(*pair), bind(_part, case.plan, pair, change))
         yield Hypothesis(id, claim, plan)
 
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterator
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
 from functools import partial as bind
 
 import numpy as np
@@ -69,7 +68,7 @@ def clips(case: Case) -> Iterator[Hypothesis | Family]:
             without = with_attributes(case.plan, called(row.name), plus=0.0)
             yield Hypothesis("plus-missing", f"{kind.plus:.6g} is not added to {words}", without)
     for chosen in (*([row] for row in rows), *([rows] if len(rows) > 1 else [])):
-        at, own = bind(_clipped, case.plan, {kind_of(row.name) for row in chosen}), chosen[0].kind.high
+        at, own = bind(_clipped, case.plan, chosen), chosen[0].kind.high
         words = " and ".join(words_of_kind(kind_of(row.inputs[0])) for row in chosen)
         are = "are" if len(chosen) > 1 else "is"
         yield Hypothesis("clip-missing", f"{words} {are} not clipped at {own:.6g}", at(math.inf))
@@ -79,16 +78,11 @@ def clips(case: Case) -> Iterator[Hypothesis | Family]:
         )  # fmt: skip
 
 
-def _clipped(plan: Plan, names: Collection[str], limit: float) -> Plan:
-    """Return the plan with another limit of the clips with these names, on each side that has a limit."""
-
-    def change(row: Operation) -> Operation:
-        if not isinstance(row.kind, Clip) or kind_of(row.name) not in names:
-            return row
-        low = -limit if math.isfinite(row.kind.low) else row.kind.low
-        return replace(row, kind=replace(row.kind, low=low, high=limit))
-
-    return plan.changed(change)
+def _clipped(plan: Plan, rows: Sequence[Operation[Clip]], limit: float) -> Plan:
+    """Return the plan with another limit of these clips, on each side that has a limit."""
+    above = with_attributes(plan, called(*(row.name for row in rows)), high=limit)
+    below = (row.name for row in rows if math.isfinite(row.kind.low))
+    return with_attributes(above, called(*below), low=-limit)
 
 
 def steepness(case: Case) -> Iterator[Family]:
