@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from functools import cached_property
-from typing import Any
 
 from ...architecture.plans.blocks import Blocks
 from ...architecture.plans.kinds import Add, Lookup
@@ -15,7 +13,7 @@ from ..architecture import QKV_BIASES, Architecture
 from ..config import DecoderConfig
 from ..file_names import FileNames
 from ..options import read_activation
-from ..settings import FLAG, Settings
+from ..settings import FLAG, Options, Settings, Sizes
 
 
 def plan_of(config: DecoderConfig) -> Plan:
@@ -44,7 +42,7 @@ class GPT2Config(DecoderConfig):
     plan = cached_property(plan_of)
 
 
-def options(settings: Settings, sizes: Mapping[str, Any]) -> dict[str, Any]:
+def options(settings: Settings, sizes: Sizes) -> Options:
     """Read the function of the MLP, and the scale of the scores in each layer."""
     scaled, by_layer = (
         settings.get(key, FLAG) for key in ("scale_attn_weights", "scale_attn_by_inverse_layer_idx")

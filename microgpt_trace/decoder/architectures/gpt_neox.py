@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from functools import cached_property
-from typing import Any
 
 from ...architecture.plans.blocks import Blocks
 from ...architecture.plans.kinds import Add
 from ...architecture.plans.plan import Plan
-from ...architecture.plans.rope import Rope
 from ...text.brief import frozen
 from ..architecture import QKV_BIASES, SIZES, Architecture
 from ..config import DecoderConfig
 from ..file_names import FileNames
 from ..gguf_options import gguf_rope
 from ..options import read_activation, read_rope, rotated_channels
-from ..settings import FLAG, Settings
+from ..settings import FLAG, Options, Settings, Sizes
 
 
 def plan_of(config: GPTNeoXConfig) -> Plan:
@@ -45,7 +42,7 @@ class GPTNeoXConfig(DecoderConfig):
     parallel: bool = True  # attention and MLP both read the input of the layer
 
 
-def options(settings: Settings, sizes: Mapping[str, Any]) -> dict[str, Any]:
+def options(settings: Settings, sizes: Sizes) -> Options:
     """Read RoPE, the rotated channels, the function of the MLP, and whether the branches are parallel."""
     return {
         "rope": read_rope(settings, old_key="rotary_emb_base", partial=True),
@@ -55,7 +52,7 @@ def options(settings: Settings, sizes: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def from_gguf(keys: Settings, sizes: Mapping[str, Any]) -> dict[str, Any]:
+def from_gguf(keys: Settings, sizes: Sizes) -> Options:
     """Translate RoPE and the parallel branches. GGUF files do not store the function of the MLP. It is GELU
     here, as in the models' configs, and GELU by tanh in llama.cpp."""
     keys.notes.append("hidden_act = gelu, as in Pythia; llama.cpp computes GELU by tanh (gelu_new)")
@@ -90,7 +87,7 @@ NAMES = FileNames(
 _BOTH = "in parallel layers of llama.cpp, ffn_out includes the input of the layer; use --map"
 ARCHITECTURES = {
     "gpt_neox": Architecture(
-        GPTNeoXConfig, NAMES, options, example={"rope": Rope(1e4)}, from_gguf=from_gguf,
+        GPTNeoXConfig, NAMES, options, from_gguf=from_gguf,
         modules={
             "emb_dropout": "embed.tok", "attention": "attn.out", "post_attention_dropout": "attn.out",
             "mlp": "mlp.down", "mlp.act": "mlp.act", "post_mlp_dropout": "mlp.down",

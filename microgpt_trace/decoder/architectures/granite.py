@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from functools import cached_property
-from typing import Any
 
 from ...architecture.plans.blocks import Blocks
 from ...architecture.plans.plan import Plan
-from ...architecture.plans.rope import Rope
 from ...text.brief import frozen
 from ..architecture import Architecture
 from ..config import DecoderConfig
 from ..gguf_options import gguf_rope
 from ..options import read_activation, read_factors, read_rope
-from ..settings import POSITIVE, Settings
+from ..settings import POSITIVE, Options, Settings, Sizes
 from .llama import FLAGGED_BIASES, MODULES, NAMES
 
 
@@ -44,7 +41,7 @@ class GraniteConfig(DecoderConfig):
     logits_multiplier: float | None = None  # 1 / logits_scaling
 
 
-def options(settings: Settings, sizes: Mapping[str, Any]) -> dict[str, Any]:
+def options(settings: Settings, sizes: Sizes) -> Options:
     """Read RoPE, the function of the MLP, and the factors."""
     factors = read_factors(settings, "embedding_multiplier", "residual_multiplier", "logits_scaling")
     divisor = factors.pop("logits_scaling")
@@ -55,7 +52,7 @@ def options(settings: Settings, sizes: Mapping[str, Any]) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def from_gguf(keys: Settings, sizes: Mapping[str, Any]) -> dict[str, Any]:
+def from_gguf(keys: Settings, sizes: Sizes) -> Options:
     """Translate RoPE and the factors. A factor of 0 is not applied."""
     scale = keys.get("attention.scale", POSITIVE) or sizes["head_dim"] ** -0.5
     names = {
@@ -74,10 +71,7 @@ def from_gguf(keys: Settings, sizes: Mapping[str, Any]) -> dict[str, Any]:
 ARCHITECTURES = {
     "granite": Architecture(
         GraniteConfig, NAMES, options, MODULES, from_gguf=from_gguf, permuted=True,
-        example={
-            "rope": Rope(1e4), "embedding_multiplier": 2.0, "residual_multiplier": 2.0,
-            "logits_multiplier": 2.0,
-        },
+        example={"embedding_multiplier": 2.0, "residual_multiplier": 2.0, "logits_multiplier": 2.0},
         defaults={"norm_eps": 1e-6}, tied=False, flagged_biases=FLAGGED_BIASES,
     ),
 }  # fmt: skip
