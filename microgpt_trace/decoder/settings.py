@@ -44,10 +44,10 @@ def check_value(key: str, value: Any, kind: str) -> None:
         raise InputError(f"{key}: expected {kind}, found {brief(value)}")
 
 
-def one_of(what: str, value: Any, names: Iterable[str], hint: str = "") -> str:
+def one_of(what: str, value: Any, names: Iterable[str]) -> str:
     """Return `value`. Raises InputError if `names` does not contain this value."""
     if not isinstance(value, str) or value not in names:
-        raise InputError(f"{what} {brief(value)} is not supported; supported: {', '.join(names)}{hint}")
+        raise InputError(f"{what} {brief(value)} is not supported; supported: {', '.join(names)}")
     return value
 
 

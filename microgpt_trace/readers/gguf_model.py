@@ -17,10 +17,9 @@ from ..decoder.options import ROPE_FACTORS
 from ..decoder.settings import POSITIVE, WHOLE, Settings, is_count
 from ..errors import FileFormatError, InputError
 from ..text.brief import brief
-from .decoder_config import check_overrides, decoder_config, overridden
+from .decoder_config import check_overrides, decoder_config, obstacles, overridden, unsupported
 from .gguf import Strings, read_gguf_header
 from .model_file import check_depth, check_tensors, in_halves, naming_file, our_tensors, rope_factors
-from .unsupported import obstacles, unsupported
 
 if TYPE_CHECKING:
     from ..vocabulary.tokens import Vocabulary

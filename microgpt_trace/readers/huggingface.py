@@ -16,10 +16,9 @@ from ..decoder.settings import FLAG, Settings
 from ..errors import FileFormatError, InputError
 from ..text.brief import brief
 from ..untrusted_files import folder_of, read_json, reading
-from .decoder_config import check_overrides, decoder_config, overridden
+from .decoder_config import check_overrides, decoder_config, obstacles, overridden, unsupported
 from .model_file import check_tensors, naming_file, our_tensors
 from .safetensors import read_safetensors
-from .unsupported import obstacles, unsupported
 
 if TYPE_CHECKING:
     from ..vocabulary.tokens import Vocabulary
