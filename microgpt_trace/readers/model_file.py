@@ -44,7 +44,7 @@ def our_tensors(path: Path, tensors: Iterable[StoredTensor], names: FileNames) -
     for tensor in tensors:
         name = names.our_name(tensor.name)
         if name is None:
-            hint = _in_words(names.closest(tensor.name))
+            hint = nearest(tensor.name[:200], names.like(tensor.name))
             raise FileFormatError(f"{path}: tensor {brief(tensor.name)} is not part of {names.family}{hint}")
         if name in ours:
             raise FileFormatError(f"{path}: tensors {ours[name].name!r} and {tensor.name!r} are both {name}")
@@ -181,8 +181,5 @@ def nearest(name: str, names: Iterable[str]) -> str:
     """Return " (nearest: …)" with the names most similar to `name`, or "" if no name is similar."""
     from difflib import get_close_matches
 
-    return _in_words(get_close_matches(name, list(names), 3))
-
-
-def _in_words(names: list[str]) -> str:
-    return f" (nearest: {', '.join(names)})" if names else ""
+    matches = get_close_matches(name, list(names), 3)
+    return f" (nearest: {', '.join(matches)})" if matches else ""
