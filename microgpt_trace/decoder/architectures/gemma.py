@@ -22,33 +22,31 @@ from .llama import ATTENTION_BIASES, MODULES
 from .llama import NAMES as LLAMA
 
 
-def plan_of(config: GemmaConfig) -> Plan:
-    """Return the plan of a Gemma 2 or Gemma 3."""
-    rows, dim = Blocks(config), config.head_dim
-    stream = rows.scaled("embed.scaled", rows.embedding(), config.n_embd**0.5)
-    for i in rows.layers():
-        rope = config.window_rope if i in config.windowed_layers and config.window_rope else config.rope
-        q, k, v = rows.queries_keys_values(rows.norm("attn.norm", stream, "pre-attn"))
-        if config.qk_norm:
-            q, k = rows.norms_of_queries_and_keys(q, k, dim)
-        q, k = rows.rotations(q, k, rope)
-        out = rows.attention(q, k, v, config.score_scale, config.windows[i], config.attn_logit_softcapping)
-        stream = rows.add_branch("attn", stream, rows.norm("attn.post_norm", out, of="attn_out"))
-        out = rows.gated_mlp(rows.norm("mlp.norm", stream, "pre-FFN"))
-        stream = rows.add_branch("mlp", stream, rows.norm("mlp.post_norm", out, of="mlp_out"))
-    final = rows.norm("final.norm", stream, "final")
-    return rows.predictions(final, cap=config.final_logit_softcapping)
-
-
 @frozen(slots=False)
 class GemmaConfig(DecoderConfig):
     """The config of a Gemma 2 or Gemma 3."""
 
-    plan = cached_property(plan_of)
     score_scale: float | None = None  # None means 1/sqrt(head_dim)
     window_rope: Rope | None = None  # RoPE of the layers with a window; None means `rope`
     attn_logit_softcapping: float | None = None
     final_logit_softcapping: float | None = None
+
+    @cached_property
+    def plan(self) -> Plan:
+        rows, dim = Blocks(self), self.head_dim
+        stream = rows.scaled("embed.scaled", rows.embedding(), self.n_embd**0.5)
+        for i in rows.layers():
+            rope = self.window_rope if i in self.windowed_layers and self.window_rope else self.rope
+            q, k, v = rows.queries_keys_values(rows.norm("attn.norm", stream, "pre-attn"))
+            if self.qk_norm:
+                q, k = rows.norms_of_queries_and_keys(q, k, dim)
+            q, k = rows.rotations(q, k, rope)
+            out = rows.attention(q, k, v, self.score_scale, self.windows[i], self.attn_logit_softcapping)
+            stream = rows.add_branch("attn", stream, rows.norm("attn.post_norm", out, of="attn_out"))
+            out = rows.gated_mlp(rows.norm("mlp.norm", stream, "pre-FFN"))
+            stream = rows.add_branch("mlp", stream, rows.norm("mlp.post_norm", out, of="mlp_out"))
+        final = rows.norm("final.norm", stream, "final")
+        return rows.predictions(final, cap=self.final_logit_softcapping)
 
 
 def options_of_gemma2(settings: Settings, sizes: Sizes) -> Options:

@@ -16,30 +16,28 @@ from ..options import read_activation, read_rope, rotated_channels
 from ..settings import FLAG, Options, Settings, Sizes
 
 
-def plan_of(config: GPTNeoXConfig) -> Plan:
-    """Return the plan of a GPT-NeoX. In a parallel layer, both norms read the input of the layer."""
-    rows, channels = Blocks(config), config.rotary_dim
-    stream = rows.embedding()
-    for _ in rows.layers():
-        normed = rows.norm("attn.norm", stream, "pre-attn", centred=True)
-        q, k, v = rows.queries_keys_values(normed)
-        q, k = rows.rotations(q, k, config.rope, channels)
-        out = rows.attention(q, k, v)
-        if not config.parallel:
-            stream = rows.add_branch("attn", stream, out)
-        mlp = rows.plain_mlp(rows.norm("mlp.norm", stream, "pre-FFN", centred=True))
-        if config.parallel:
-            mlp = rows.add("mlp.both", Add(), out, mlp, expr="both = attn_out + mlp_out")
-        stream = rows.add_branch("mlp", stream, mlp)
-    return rows.predictions(rows.norm("final.norm", stream, "final", centred=True))
-
-
 @frozen(slots=False)
 class GPTNeoXConfig(DecoderConfig):
-    """The config of a GPT-NeoX."""
+    """The config of a GPT-NeoX. In a parallel layer, both norms read the input of the layer."""
 
-    plan = cached_property(plan_of)
     parallel: bool = True  # attention and MLP both read the input of the layer
+
+    @cached_property
+    def plan(self) -> Plan:
+        rows, channels = Blocks(self), self.rotary_dim
+        stream = rows.embedding()
+        for _ in rows.layers():
+            normed = rows.norm("attn.norm", stream, "pre-attn", centred=True)
+            q, k, v = rows.queries_keys_values(normed)
+            q, k = rows.rotations(q, k, self.rope, channels)
+            out = rows.attention(q, k, v)
+            if not self.parallel:
+                stream = rows.add_branch("attn", stream, out)
+            mlp = rows.plain_mlp(rows.norm("mlp.norm", stream, "pre-FFN", centred=True))
+            if self.parallel:
+                mlp = rows.add("mlp.both", Add(), out, mlp, expr="both = attn_out + mlp_out")
+            stream = rows.add_branch("mlp", stream, mlp)
+        return rows.predictions(rows.norm("final.norm", stream, "final", centred=True))
 
 
 def options(settings: Settings, sizes: Sizes) -> Options:

@@ -15,30 +15,28 @@ from ..settings import POSITIVE, Options, Settings, Sizes
 from .llama import FLAGGED_BIASES, MODULES, NAMES
 
 
-def plan_of(config: GraniteConfig) -> Plan:
-    """Return the plan of a Granite."""
-    rows, rope, factor = Blocks(config), config.rope, config.residual_multiplier
-    stream = rows.scaled("embed.scaled", rows.embedding(), config.embedding_multiplier)
-    for _ in rows.layers():
-        q, k, v = rows.queries_keys_values(rows.norm("attn.norm", stream, "pre-attn"))
-        q, k = rows.rotations(q, k, rope)
-        out = rows.attention(q, k, v, config.attention_multiplier)
-        stream = rows.add_branch("attn", stream, rows.scaled("attn.scaled", out, factor, "attn_out"))
-        out = rows.gated_mlp(rows.norm("mlp.norm", stream, "pre-FFN"))
-        stream = rows.add_branch("mlp", stream, rows.scaled("mlp.scaled", out, factor, "mlp_out"))
-    final = rows.norm("final.norm", stream, "final")
-    return rows.predictions(final, factor=config.logits_multiplier)
-
-
 @frozen(slots=False)
 class GraniteConfig(DecoderConfig):
     """The config of a Granite. A factor of None means that nothing is multiplied."""
 
-    plan = cached_property(plan_of)
     embedding_multiplier: float | None = None
     attention_multiplier: float | None = None  # None means 1/sqrt(head_dim)
     residual_multiplier: float | None = None
     logits_multiplier: float | None = None  # 1 / logits_scaling
+
+    @cached_property
+    def plan(self) -> Plan:
+        rows, rope, factor = Blocks(self), self.rope, self.residual_multiplier
+        stream = rows.scaled("embed.scaled", rows.embedding(), self.embedding_multiplier)
+        for _ in rows.layers():
+            q, k, v = rows.queries_keys_values(rows.norm("attn.norm", stream, "pre-attn"))
+            q, k = rows.rotations(q, k, rope)
+            out = rows.attention(q, k, v, self.attention_multiplier)
+            stream = rows.add_branch("attn", stream, rows.scaled("attn.scaled", out, factor, "attn_out"))
+            out = rows.gated_mlp(rows.norm("mlp.norm", stream, "pre-FFN"))
+            stream = rows.add_branch("mlp", stream, rows.scaled("mlp.scaled", out, factor, "mlp_out"))
+        final = rows.norm("final.norm", stream, "final")
+        return rows.predictions(final, factor=self.logits_multiplier)
 
 
 def options(settings: Settings, sizes: Sizes) -> Options:

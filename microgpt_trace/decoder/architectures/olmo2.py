@@ -17,26 +17,23 @@ from .llama import ATTENTION_BIASES, MODULES
 from .llama import NAMES as LLAMA
 
 
-def plan_of(config: DecoderConfig) -> Plan:
-    """Return the plan of an OLMo 2."""
-    rows = Blocks(config)
-    stream = rows.embedding()
-    for _ in rows.layers():
-        q, k, v = rows.queries_keys_values(stream)
-        q, k = rows.norms_of_queries_and_keys(q, k)
-        q, k = rows.rotations(q, k, config.rope)
-        out = rows.attention(q, k, v)
-        stream = rows.add_branch("attn", stream, rows.norm("attn.post_norm", out, of="attn_out"))
-        out = rows.gated_mlp(stream)
-        stream = rows.add_branch("mlp", stream, rows.norm("mlp.post_norm", out, of="mlp_out"))
-    return rows.predictions(rows.norm("final.norm", stream, "final"))
-
-
 @frozen(slots=False)
 class OLMo2Config(DecoderConfig):
     """The config of an OLMo 2."""
 
-    plan = cached_property(plan_of)
+    @cached_property
+    def plan(self) -> Plan:
+        rows = Blocks(self)
+        stream = rows.embedding()
+        for _ in rows.layers():
+            q, k, v = rows.queries_keys_values(stream)
+            q, k = rows.norms_of_queries_and_keys(q, k)
+            q, k = rows.rotations(q, k, self.rope)
+            out = rows.attention(q, k, v)
+            stream = rows.add_branch("attn", stream, rows.norm("attn.post_norm", out, of="attn_out"))
+            out = rows.gated_mlp(stream)
+            stream = rows.add_branch("mlp", stream, rows.norm("mlp.post_norm", out, of="mlp_out"))
+        return rows.predictions(rows.norm("final.norm", stream, "final"))
 
 
 def options(settings: Settings, sizes: Sizes) -> Options:
