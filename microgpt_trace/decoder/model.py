@@ -80,11 +80,6 @@ class Decoder:
         """The vocabulary of the model's file, or None if the file has no vocabulary."""
         return self.load_vocabulary()
 
-    @property
-    def chain(self) -> tuple[str, ...]:
-        """The names of a layer's steps in `apr trace`."""
-        return steps_of(self.plan.layers[0])
-
     def describe(self) -> dict[str, Any]:
         """Return a description that identifies the model, as plain data."""
         tensors, bytes_ = Counter[str](), Counter[str]()
@@ -101,7 +96,7 @@ class Decoder:
             "encodings": [
                 {"type": kind, "tensors": tensors[kind], "bytes": size} for kind, size in bytes_.most_common()
             ],
-            "layer": list(self.chain),
+            "layer": list(steps_of(self.plan.layers[0])),  # the names of the steps in `apr trace`
             **_differences_of_layers(self.plan),
             "vocabulary": self.vocabulary.describe() if self.vocabulary else None,
             "assumed": list(self.assumed),
