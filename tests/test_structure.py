@@ -52,7 +52,6 @@ LATE = {
     "decoder.model": "readers and vocabularies 19 ms, used by one error",
     "readers.apr": "a vocabulary 13 ms, which many files lack",
     "readers.gguf_model": "a vocabulary 15 ms, which many files lack",
-    "readers.huggingface": "a vocabulary 15 ms, which many folders lack",
     "notebook": "markup 19 ms, unused outside notebooks",
     "render.documents.schemas": "the schema of a trace 20 ms, unused by other schemas",
     "render.notebook_html": "a page 55 ms, used only by traces",

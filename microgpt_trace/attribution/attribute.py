@@ -60,7 +60,7 @@ def attribute(
         for i, contrast in enumerate(contrasts)
     )
     removed = [c for c in components if c.name in changes]
-    removals = tuple(Removal(c.name, c.kind, c.layer, float(changes[c.name].mean())) for c in removed)
+    removals = tuple(Removal(c.name, c.kind, c.row.layer, float(changes[c.name].mean())) for c in removed)
     labels = tuple(token_label(model, token) for token in inputs.tokens)
     probabilities = [softmax(row).item for row in logits]
     notes = [note for token in (target, against) for note in blank_notes(model, token, probabilities)]
@@ -112,11 +112,10 @@ def _position(
 ) -> PositionAttribution:  # fmt: skip
     """Return the attribution at the i-th requested position. `logits` [V] are the logits at this position."""
     parts = []
-    for component in components:
-        name, (target, against) = component.name, writes[component.name][i].tolist()
+    for name, kind, row in components:
+        target, against = writes[name][i].tolist()
         change = float(changes[name][i]) if name in changes else None
-        difference = target - against
-        parts.append(Contribution(name, component.kind, component.layer, target, against, difference, change))
+        parts.append(Contribution(name, kind, row.layer, target, against, target - against, change))
     target_sum = logit_sum(logits, contrast.target, [part.target for part in parts])
     against_sum = logit_sum(logits, contrast.against, [part.against for part in parts])
     return PositionAttribution(contrast, loss, target_sum, against_sum, tuple(parts))

@@ -46,10 +46,6 @@ class Component(NamedTuple):
     kind: Kind
     row: Operation
 
-    @property
-    def layer(self) -> int | None:
-        return self.row.layer
-
 
 def passes_on(row: Operation) -> bool:
     """Return True if a row only passes on the writes of other rows to the logits."""

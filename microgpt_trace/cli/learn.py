@@ -108,19 +108,16 @@ def _write_class(model: "Model", path: Path, names: Path, files: LessonFiles) ->
         folder.mkdir(exist_ok=True)
     except OSError as error:
         raise InputError(f"--out {folder}: cannot make the folder ({error.strerror})") from error
-    pages = {folder / f"{title}.html": title for title in SHEETS}
-    check_apart([("--out", target) for target in (*pages, *places.values())], [names, path])
-    for target in (*pages, *places.values()):
+    sheets = [folder / f"{title}.html" for title in SHEETS]
+    check_apart([("--out", target) for target in (*sheets, *places.values())], [names, path])
+    for target in (*sheets, *places.values()):
         check_target(target, files.force)
     for pupil in {pupil.name: pupil for pupil in pupils}.values():
         line = command("learn", [pupil.name], ["--model", str(path)])
         write_atomically(pupil.page, _page(model, path, pupil.run, line).encode(), files.force)
-    texts = {
-        "index": index_page(pupils), "worksheet": worksheet_page(pupils, model),
-        "answers": worksheet_page(pupils, model, answers=True),
-    }  # fmt: skip
-    for target, title in pages.items():
-        write_atomically(target, texts[title].encode(), files.force)
+    texts = index_page(pupils), worksheet_page(pupils, model), worksheet_page(pupils, model, answers=True)
+    for target, text in zip(sheets, texts, strict=True):
+        write_atomically(target, text.encode(), files.force)
     note(f"saved {counted(len(places), 'page')}, a worksheet, its answers and an index to {folder}")
 
 

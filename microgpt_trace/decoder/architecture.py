@@ -10,7 +10,7 @@ from typing import Any
 
 from .config import DecoderConfig
 from .file_names import FileNames
-from .settings import Settings
+from .settings import Options, Settings, Sizes
 
 SIZES = {  # our names -> keys of config.json
     "n_layer": "num_hidden_layers", "n_head": "num_attention_heads", "n_embd": "hidden_size",
@@ -25,7 +25,7 @@ class Architecture:
     """The rows, the options and the file names of an architecture.
 
     - `config` is the type of the config, which computes the rows from the dimensions and options.
-    - `example` contains the options of a model with every optional row.
+    - `example` contains the options of a model with every optional row, besides plain RoPE.
     - `sizes` maps our names of dimensions to keys of config.json, and `defaults` to the defaults of
       transformers. The default of `n_inner` is a multiple of the width. `tied` is the default of
       tie_word_embeddings, or None if the tensors decide.
@@ -47,10 +47,10 @@ class Architecture:
 
     config: type[DecoderConfig]
     names: FileNames
-    options: Callable[[Settings, Mapping[str, Any]], dict[str, Any]]
+    options: Callable[[Settings, Sizes], Options]
     modules: Mapping[str, str]
-    example: Mapping[str, Any]
-    from_gguf: Callable[[Settings, Mapping[str, Any]], dict[str, Any]] | None = None
+    example: Mapping[str, Any] = field(default_factory=dict)
+    from_gguf: Callable[[Settings, Sizes], Options] | None = None
     sizes: Mapping[str, str] = field(default_factory=lambda: SIZES)
     defaults: Mapping[str, Any] = field(default_factory=dict)
     tied: bool | None = None

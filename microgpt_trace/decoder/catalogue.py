@@ -17,6 +17,7 @@ from ..architecture.plans import microgpt
 from ..architecture.plans.blocks import BIASES
 from ..architecture.plans.kinds import Choice, Kind, Linear, Rotation
 from ..architecture.plans.plan import Operation, Plan, kind_of, layer_of, prefix_of
+from ..architecture.plans.rope import Rope
 from ..hooks.event import EventSpec
 from .architecture import Architecture
 
@@ -53,7 +54,7 @@ def architecture_named(name: str) -> Architecture:
 
 SIZES: Any = {
     "n_layer": 1, "n_embd": 2, "n_head": 1, "n_kv_head": 1, "head_dim": 2, "n_inner": 2, "vocab_size": 2,
-    "context_length": 2, "norm_eps": 1e-5,
+    "context_length": 2, "norm_eps": 1e-5, "rope": Rope(1e4),
 }  # fmt: skip
 
 

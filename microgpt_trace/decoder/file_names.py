@@ -90,19 +90,12 @@ class FileNames:
             kind = fused if kind in parts and fused in self.layer else kind
         return f"blk.{layer.removeprefix('layer')}.{self.layer[kind][0]}.weight"
 
-    def is_transposed(self, own: str) -> bool:
-        """Return True if Hugging Face stores the matrix `own` as [in, out]."""
-        return own.rpartition(".")[2] in self.transposed
-
-    def closest(self, name: str) -> list[str]:
-        """Return up to three known names that are most similar to `name`, with the layer number of `name`."""
-        from difflib import get_close_matches
-
+    def like(self, name: str) -> list[str]:
+        """Return all known names. Names in layers have the layer number of `name`."""
         number = re.search(r"\.([0-9]{1,4})\.", name)
         index = number[1] if number else "0"
         blocks = rf"^(blk|{re.escape(self.blocks)})\."
-        names = [re.sub(blocks, rf"\1.{index}.", pattern) for pattern in self.ours]
-        return get_close_matches(name[:200], names, 3)
+        return [re.sub(blocks, rf"\1.{index}.", pattern) for pattern in self.ours]
 
 
 def bias_name(own: str) -> str | None:

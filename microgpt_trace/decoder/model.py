@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from operator import index
@@ -14,11 +14,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from ..architecture.edits import Edit, Report, unreported
 from ..architecture.interpreter.edited_runs import logits_of_edits
 from ..architecture.interpreter.logits_forward import ROWS, logits_forward, run_packed, run_together
-from ..architecture.model import Ability, TapOf, TraceInput
-from ..architecture.packs import UNKNOWN, Pack, ReadText
+from ..architecture.model import Ability, TraceInput
+from ..architecture.packs import UNKNOWN, ReadText
 from ..architecture.plans.event_words import steps_of
 from ..architecture.plans.kinds import Rotation
 from ..architecture.plans.plan import Plan
@@ -28,7 +27,7 @@ from ..arrays.stats import Array
 from ..arrays.threads import available_cores
 from ..errors import InputError
 from ..grouping import grouped
-from ..hooks.bus import SILENT, HookBus, Tap
+from ..hooks.bus import HookBus
 from ..notebook import in_notebook
 from ..text.brief import one_line
 from ..text.printable import quoted, shown_token
@@ -65,6 +64,7 @@ class Decoder:
     assumed: tuple[str, ...] = ()
 
     _repr_html_ = in_notebook
+    run, run_pack, logits, edited_logits = run_together, run_packed, logits_forward, logits_of_edits
 
     def __repr__(self) -> str:
         about = {"origin": self.origin, "format": self.format, "architecture": self.config.architecture}
@@ -79,11 +79,6 @@ class Decoder:
     def vocabulary(self) -> Vocabulary | None:
         """The vocabulary of the model's file, or None if the file has no vocabulary."""
         return self.load_vocabulary()
-
-    @property
-    def chain(self) -> tuple[str, ...]:
-        """The names of a layer's steps in `apr trace`."""
-        return steps_of(self.plan.layers[0])
 
     def describe(self) -> dict[str, Any]:
         """Return a description that identifies the model, as plain data."""
@@ -101,7 +96,7 @@ class Decoder:
             "encodings": [
                 {"type": kind, "tensors": tensors[kind], "bytes": size} for kind, size in bytes_.most_common()
             ],
-            "layer": list(self.chain),
+            "layer": list(steps_of(self.plan.layers[0])),  # the names of the steps in `apr trace`
             **_differences_of_layers(self.plan),
             "vocabulary": self.vocabulary.describe() if self.vocabulary else None,
             "assumed": list(self.assumed),
@@ -147,9 +142,6 @@ class Decoder:
     def training_texts(self, texts: Sequence[str]) -> list[str]:
         return []
 
-    def run_pack(self, pack: Pack, tap: Tap) -> None:
-        run_packed(self, pack, tap)
-
     def seen(self, inputs: TraceInput, position: int) -> str:
         return inputs.labels[position]
 
@@ -177,17 +169,6 @@ class Decoder:
     def product(self, x: Array, name: str, expert: int | None = None) -> Array:
         tensor = self.tensors[name]
         return linear(x, tensor if expert is None else tensor.of_expert(expert), min(2, available_cores()))
-
-    def logits(self, inputs: TraceInput, rows: Sequence[int], tap: Tap = SILENT) -> Array:
-        return logits_forward(self, inputs, rows, tap)
-
-    def run(self, inputs: TraceInput, tap_of: TapOf, n: int) -> None:
-        run_together(self, inputs, tap_of, n)
-
-    def edited_logits(
-        self, inputs: TraceInput, edits: Sequence[Edit], rows: Sequence[int], report: Report = unreported
-    ) -> Iterator[tuple[int, Array]]:
-        return logits_of_edits(self, inputs, edits, rows, report)
 
 
 def _differences_of_layers(plan: Plan) -> dict[str, Any]:

@@ -12,6 +12,8 @@ import numpy as np
 from ..errors import InputError
 from ..text.brief import brief
 
+Sizes = Mapping[str, Any]  # the dimensions of a model, by our names
+Options = dict[str, Any]  # options of a config, or settings under the keys of config.json
 TRANSFORMERS = "the default of transformers, since the config has no value"
 WHOLE, COUNT, POSITIVE = "a whole number above 0", "a whole number", "a positive number"
 MAX_LAYERS = 10_000  # the layer number in the name of a tensor has at most four digits
@@ -42,10 +44,10 @@ def check_value(key: str, value: Any, kind: str) -> None:
         raise InputError(f"{key}: expected {kind}, found {brief(value)}")
 
 
-def one_of(what: str, value: Any, names: Iterable[str], hint: str = "") -> str:
+def one_of(what: str, value: Any, names: Iterable[str]) -> str:
     """Return `value`. Raises InputError if `names` does not contain this value."""
     if not isinstance(value, str) or value not in names:
-        raise InputError(f"{what} {brief(value)} is not supported; supported: {', '.join(names)}{hint}")
+        raise InputError(f"{what} {brief(value)} is not supported; supported: {', '.join(names)}")
     return value
 
 

@@ -12,7 +12,7 @@ import math
 import struct
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -111,33 +111,29 @@ def read_apr_header(path: Path) -> AprFile:
     """Read the metadata and tensors of an .apr file, without renaming. Raises FileFormatError."""
     mapped = MappedFile.open(path)
     with naming_file(path):
-        return _read_header(mapped)
-
-
-def _read_header(mapped: MappedFile) -> AprFile:
-    data = mapped.bytes
-    header = _header(data)
-    metadata = _metadata(data, header)
-    _refuse_shards(header, metadata)
-    entries, index_stop = _index(data, header)
-    extents = [
-        (0, HEADER.size, "the header"),
-        (header.metadata_offset, header.metadata_offset + header.metadata_size, "the metadata"),
-        (header.index_offset, index_stop, "the tensor index"),
-    ]
-    tensors, notes = [], []
-    for entry in entries:
-        start = header.data_offset + entry.offset
-        extents.append((start, start + entry.size, f"tensor {entry.name!r}"))
-        tensor, ambiguity = _tensor(mapped, entry, start)
-        tensors.append(tensor)
-        notes += ambiguity
-    _refuse_overlaps(extents)
-    stop = max(stop for _, stop, _ in extents)
-    notes = [*_header_notes(header), *_footer_notes(data, stop), *notes]
-    if entries != sorted(entries, key=lambda entry: entry.name.encode()):
-        notes.append("the tensor index is not sorted by name")
-    return AprFile(metadata, tuple(tensors), tuple(notes))
+        data = mapped.bytes
+        header = _header(data)
+        metadata = _metadata(data, header)
+        _refuse_shards(header, metadata)
+        entries, index_stop = _index(data, header)
+        extents = [
+            (0, HEADER.size, "the header"),
+            (header.metadata_offset, header.metadata_offset + header.metadata_size, "the metadata"),
+            (header.index_offset, index_stop, "the tensor index"),
+        ]
+        tensors, notes = [], []
+        for entry in entries:
+            start = header.data_offset + entry.offset
+            extents.append((start, start + entry.size, f"tensor {entry.name!r}"))
+            tensor, ambiguity = _tensor(mapped, entry, start)
+            tensors.append(tensor)
+            notes += ambiguity
+        _refuse_overlaps(extents)
+        stop = max(stop for _, stop, _ in extents)
+        notes = [*_header_notes(header), *_footer_notes(data, stop), *notes]
+        if entries != sorted(entries, key=lambda entry: entry.name.encode()):
+            notes.append("the tensor index is not sorted by name")
+        return AprFile(metadata, tuple(tensors), tuple(notes))
 
 
 def _header(data: Array) -> _Header:
@@ -276,7 +272,8 @@ def _tensor(file: MappedFile, entry: _TensorEntry, start: int) -> tuple[StoredTe
         scale = float(file.bytes[start - 4 : start].view("<f4")[0])
         if not math.isfinite(scale):
             raise InputError(f"tensor {entry.name!r}: expected a finite scale, found {scale}")
-    return file.tensor(entry.name, ENCODINGS[name], entry.shape, start, stop, row_size, scale), ambiguity
+    tensor = file.tensor(entry.name, ENCODINGS[name], entry.shape, start, stop)
+    return replace(tensor, row_size=row_size, scale=scale), ambiguity
 
 
 def _storage(entry: _TensorEntry) -> tuple[str, int | None, list[str]]:

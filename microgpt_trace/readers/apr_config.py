@@ -20,7 +20,7 @@ from ..decoder.settings import OBJECT, POSITIVE, TEXT, WHOLE, Settings, check_va
 from ..errors import FileFormatError, InputError
 from ..text.brief import brief
 from .decoder_config import decoder_config
-from .model_file import naming_file, nearest, rope_factors
+from .model_file import layers_of, naming_file, nearest, rope_factors
 
 LLAMAS = tuple(name for name, module in ARCHITECTURES.items() if module == "llama")
 FIELDS: dict[str, tuple[str, str]] = {  # name of a setting: (other names, kind of value)
@@ -89,7 +89,7 @@ def apr_config(
 def _sizes(settings: AprSettings, tensors: Mapping[str, StoredTensor]) -> dict[str, Any]:
     """Return the dimensions computed from shapes of tensors, under the keys of config.json."""
     wte, gate = (_matrix(settings, tensors, name) for name in ("wte", "layer0.mlp_wgate"))
-    n_layer = 1 + max(_layer_of(name) for name in tensors if name.startswith("layer"))
+    n_layer = 1 + max(layers_of(tensors))
     n_head, n_kv_head, head_dim = _heads(settings, tensors)
     return {
         "num_hidden_layers": settings.from_tensors("num_layers", n_layer, "the names of the tensors"),
@@ -113,11 +113,6 @@ def _tied(settings: AprSettings, tensors: Mapping[str, StoredTensor]) -> bool:
 
 def _shape(tensor: StoredTensor) -> str:
     return f"the shape {list(tensor.shape)} of {tensor.name}"
-
-
-def _layer_of(name: str) -> int:
-    """Return the number of the layer: 12 for "layer12.attn_wq"."""
-    return int(name.removeprefix("layer").partition(".")[0])
 
 
 def _matrix(settings: AprSettings, tensors: Mapping[str, StoredTensor], name: str) -> StoredTensor:

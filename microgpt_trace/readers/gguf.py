@@ -13,8 +13,7 @@ import math
 import re
 import struct
 from array import array
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from struct import Struct
@@ -48,23 +47,15 @@ MAX_DIMS, MAX_NAME, MAX_TEXT = 4, 256, 1 << 26
 _MAX_ITEM = 1 << 16  # the largest size of a string in an array, in bytes
 
 
-@dataclass(frozen=True)
-class GgufFile:
-    """The header of a GGUF file, or the joined headers of all parts of a split file."""
-
-    version: int
-    metadata: Mapping[str, Any]
-    tensors: tuple[StoredTensor, ...]
-
-
 def read_gguf_header(path: Path) -> GgufFile:
-    """Read the metadata and the tensor index of a file, or of all parts of a split file.
+    """Read the metadata and the tensor index of a file. Of a split file, return the first part with the
+    tensors of all parts.
 
     Raises FileFormatError if a file is damaged or cut short, or is not a GGUF file.
     """
     split = _SPLIT.fullmatch(path.name)
     first = path.with_name(f"{split[1]}-00001-of-{split[3]}.gguf") if split else path
-    head = _GgufPart(first)
+    head = GgufFile(first)
     count, _ = head.number()
     parts = [head] if count == 1 else _parts(first, head, count)
     tensors: dict[str, StoredTensor] = {}
@@ -77,17 +68,18 @@ def read_gguf_header(path: Path) -> GgufFile:
         expected = head.settings.get("split.tensors.count", COUNT)
     if expected not in (None, len(tensors)):
         raise FileFormatError(f"{first}: expected {expected:,} tensors in all parts, found {len(tensors):,}")
-    return GgufFile(head.version, head.metadata, tuple(tensors.values()))
+    head.tensors = tuple(tensors.values())
+    return head
 
 
-def _parts(first: Path, head: _GgufPart, count: int) -> list[_GgufPart]:
+def _parts(first: Path, head: GgufFile, count: int) -> list[GgufFile]:
     split = _SPLIT.fullmatch(first.name)
     if split is None or int(split[3]) != count:
         raise FileFormatError(f"{first}: a file of {count} parts must be named NAME-00001-of-{count:05}.gguf")
     parts = []
     for number in range(1, count + 1):
         path = first.with_name(f"{split[1]}-{number:05}-of-{count:05}.gguf")
-        part = head if number == 1 else _GgufPart(path)
+        part = head if number == 1 else GgufFile(path)
         if part.number() != (count, number):
             of, found = part.number()
             raise FileFormatError(f"{path}: expected part {number} of {count}, found part {found} of {of}")
@@ -128,8 +120,9 @@ class Strings(Sequence[str]):
         ]
 
 
-class _GgufPart:
-    """One file of a model, which is read from its beginning. `at` is the position of the next byte."""
+class GgufFile:
+    """A file, or one part of a split file, which is read from its beginning. `at` is the position of the next
+    byte."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -150,7 +143,7 @@ class _GgufPart:
         self._fits(pair_count, 13, "metadata pairs")
         self.metadata = self._pairs(pair_count)
         self.settings = Settings(self.metadata, [])
-        self.tensors = self._tensors(tensor_count)
+        self.tensors = tuple(self._tensors(tensor_count))
 
     def number(self) -> tuple[int, int]:
         """Return how many parts the model has and the number of this part, counted from 1."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,10 +18,9 @@ from ..decoder.options import ROPE_FACTORS
 from ..decoder.settings import POSITIVE, WHOLE, Settings, is_count
 from ..errors import FileFormatError, InputError
 from ..text.brief import brief
-from .decoder_config import check_overrides, decoder_config, overridden
+from .decoder_config import check_overrides, decoder_config, obstacles, overridden, unsupported
 from .gguf import Strings, read_gguf_header
 from .model_file import check_depth, check_tensors, in_halves, naming_file, our_tensors, rope_factors
-from .unsupported import obstacles, unsupported
 
 if TYPE_CHECKING:
     from ..vocabulary.tokens import Vocabulary
@@ -47,14 +47,8 @@ def read_gguf(path: Path, overrides: Mapping[str, Any] = {}) -> Decoder:
     tensors = {name: _with_rows(own, config.shapes().get(name, ())) for name, own in tensors.items()}
     check_tensors(path, config, tensors)
     tensors = in_halves(config, tensors) if config.adjacent_pairs else tensors
-
-    def vocabulary() -> Vocabulary | None:
-        from ..vocabulary.metadata import from_gguf
-
-        _check_vocabulary(path, header.metadata, config.vocab_size)
-        return from_gguf(header.metadata, path)
-
     kind = f"GGUF v{header.version}"
+    vocabulary = partial(_vocabulary, path, header.metadata, config.vocab_size)
     return Decoder(config, tensors, str(path), kind, vocabulary, header.metadata, tuple(notes))
 
 
@@ -81,8 +75,11 @@ def _with_rows(tensor: StoredTensor, shape: tuple[int, ...]) -> StoredTensor:
     return replace(tensor, shape=shape) if shape == (1, *tensor.shape) else tensor
 
 
-def _check_vocabulary(path: Path, metadata: Mapping[str, Any], rows: int) -> None:
-    """Raise FileFormatError if the metadata list too many tokens or merges to decode."""
+def _vocabulary(path: Path, metadata: Mapping[str, Any], rows: int) -> Vocabulary | None:
+    """Return the vocabulary in the metadata. Raises FileFormatError if the metadata list too many tokens or
+    merges to decode."""
+    from ..vocabulary.metadata import from_gguf
+
     for key, most in (("tokens", rows), ("merges", MAX_MERGES * rows)):
         texts = metadata.get(f"tokenizer.ggml.{key}")
         if isinstance(texts, Strings) and len(texts) > most:
@@ -90,6 +87,7 @@ def _check_vocabulary(path: Path, metadata: Mapping[str, Any], rows: int) -> Non
                 f"{path}: tokenizer.ggml.{key}: expected at most {most:,} entries, because "
                 f"token_embd.weight has {rows:,} rows, found {len(texts):,} entries"
             )
+    return from_gguf(metadata, path)
 
 
 def _divisors(tensor: StoredTensor, head_dim: int) -> tuple[float, ...]:

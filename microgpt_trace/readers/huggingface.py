@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..arrays.encodings import StoredTensor
 from ..decoder.architecture import Architecture
@@ -16,13 +17,10 @@ from ..decoder.settings import FLAG, Settings
 from ..errors import FileFormatError, InputError
 from ..text.brief import brief
 from ..untrusted_files import folder_of, read_json, reading
-from .decoder_config import check_overrides, decoder_config, overridden
+from ..vocabulary.huggingface import convertible, from_huggingface
+from .decoder_config import check_overrides, decoder_config, obstacles, overridden, unsupported
 from .model_file import check_tensors, naming_file, our_tensors
 from .safetensors import read_safetensors
-from .unsupported import obstacles, unsupported
-
-if TYPE_CHECKING:
-    from ..vocabulary.tokens import Vocabulary
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 INDEX = WEIGHTS + ".index.json"
@@ -45,11 +43,12 @@ def read_huggingface(path: Path, overrides: Mapping[str, Any] = {}) -> Decoder:
     files, shards = _files(folder)
     if path != folder and path.name not in (CONFIG, INDEX, *files):
         raise FileFormatError(f"{path}: the model does not use this file; give the folder or {files[0]}")
-    notes = _unread_tokenizer(folder)
+    tokenizer = convertible(folder)
+    notes = [f"expected a tokenizer.json, found {tokenizer}: tokens are shown as numbers"] * bool(tokenizer)
     names = architecture.names
     tensors = our_tensors(folder, _tensors(folder, files, shards, names.skipped), names)
     with naming_file(folder):
-        tensors |= {name: tensors[name].transposed() for name in tensors if names.is_transposed(name)}
+        tensors |= {name: tensors[name].transposed() for name in tensors if name.endswith(names.transposed)}
     if architecture.gains_less_one:
         notes.append("the file stores gains less 1; they are shown with this 1")
         tensors |= {name: replace(own, plus=1.0) for name, own in tensors.items() if name.endswith("norm")}
@@ -61,20 +60,8 @@ def read_huggingface(path: Path, overrides: Mapping[str, Any] = {}) -> Decoder:
     if config.tied and "lm_head" in tensors:
         notes.append(f"{tensors.pop('lm_head').name} is not used: the config ties the head to the embedding")
     check_tensors(folder, config, tensors)
-
-    def vocabulary() -> Vocabulary | None:
-        from ..vocabulary.huggingface import from_huggingface
-
-        return from_huggingface(folder)
-
+    vocabulary = partial(from_huggingface, folder)
     return Decoder(config, tensors, str(path), "Hugging Face folder", vocabulary, metadata, tuple(notes))
-
-
-def _unread_tokenizer(folder: Path) -> list[str]:
-    from ..vocabulary.huggingface import convertible
-
-    files = convertible(folder)
-    return [f"expected a tokenizer.json, found {files}: tokens are shown as numbers"] if files else []
 
 
 def _files(folder: Path) -> tuple[list[str], dict[str, str] | None]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from ..errors import FileFormatError, InputError
-from ..untrusted_files import beginning, check_regular
+from ..untrusted_files import beginning, check_regular, reading
 
 if TYPE_CHECKING:
     from ..decoder.model import Decoder
@@ -16,14 +16,12 @@ if TYPE_CHECKING:
 
 RopePairs = Literal["adjacent", "halves"]
 SMALL = Path(__file__).parents[1] / "small.safetensors"  # the trained microGPT of the package, named "small"
-_MODEL_NAMES = {
-    "checkpoint": "a microGPT checkpoint", "apr": "an .apr model", "GGUF": "a GGUF model",
-    "Hugging Face": "a Hugging Face model",
-}  # fmt: skip
-_OPTIONS = {
-    "checkpoint": ("--n-head", "--bos"), "apr": ("--rope-pairs", "--set"), "GGUF": ("--set",),
-    "Hugging Face": ("--set",),
-}  # fmt: skip
+_FORMATS = {  # what a model of each format is called, and the options that apply to the format
+    "checkpoint": ("a microGPT checkpoint", ("--n-head", "--bos")),
+    "apr": ("an .apr model", ("--rope-pairs", "--set")),
+    "GGUF": ("a GGUF model", ("--set",)),
+    "Hugging Face": ("a Hugging Face model", ("--set",)),
+}
 
 
 def load(
@@ -45,10 +43,11 @@ def load(
     """
     path = SMALL if str(path) == "small" else Path(path)
     kind = format_of(path)
+    called, allowed = _FORMATS[kind]
     options = {"--n-head": n_head, "--bos": bos, "--rope-pairs": rope_pairs, "--set": settings}
     for option, value in options.items():
-        if value and option not in _OPTIONS.get(kind, ()):
-            raise InputError(f"{option} does not apply to {path}, which is {_MODEL_NAMES[kind]}")
+        if value and option not in allowed:
+            raise InputError(f"{option} does not apply to {path}, which is {called}")
     if kind == "checkpoint":
         from ..microgpt.checkpoint import load as load_checkpoint
 
@@ -85,19 +84,14 @@ def format_of(path: Path) -> Literal["checkpoint", "GGUF", "apr", "Hugging Face"
 
     Raises FileFormatError if the path does not exist, has another format or is a folder without a model.
     """
-    try:
+    with reading(path):
         if path.is_dir():
             if not (path / "config.json").exists():
                 raise FileFormatError(f"{path}: expected a model, found a folder without config.json")
             return "Hugging Face"
-        if path.exists():
-            check_regular(path)
+        check_regular(path)
         with path.open("rb") as file:
             head = file.read(1 << 16)
-    except FileNotFoundError as error:
-        raise FileFormatError(f"{path}: no such file") from error
-    except (OSError, ValueError) as error:
-        raise FileFormatError(f"{path}: cannot read it ({getattr(error, 'strerror', error)})") from error
     if head[:4] == b"GGUF":
         return "GGUF"
     if head[:3] == b"APR":

@@ -50,14 +50,7 @@ class MappedFile:
         return self.bytes[start:stop]
 
     def tensor(
-        self,
-        name: str,
-        encoding: Encoding,
-        shape: tuple[int, ...],
-        start: int,
-        stop: int,
-        row_size: int | None = None,
-        scale: float = 1.0,
+        self, name: str, encoding: Encoding, shape: tuple[int, ...], start: int, stop: int
     ) -> StoredTensor:
         """Return the bytes from start to stop as a stored tensor."""
-        return StoredTensor(name, encoding, shape, self.view(start, stop), row_size, scale, self.check)
+        return StoredTensor(name, encoding, shape, self.view(start, stop), check=self.check)

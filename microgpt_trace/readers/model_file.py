@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..architecture.plans.blocks import BIASES
+from ..architecture.plans.plan import layer_of
 from ..arrays.encodings import StoredTensor
 from ..decoder.architecture import Architecture
 from ..decoder.config import DecoderConfig
@@ -43,27 +44,26 @@ def our_tensors(path: Path, tensors: Iterable[StoredTensor], names: FileNames) -
     for tensor in tensors:
         name = names.our_name(tensor.name)
         if name is None:
-            hint = _in_words(names.closest(tensor.name))
+            hint = nearest(tensor.name[:200], names.like(tensor.name))
             raise FileFormatError(f"{path}: tensor {brief(tensor.name)} is not part of {names.family}{hint}")
         if name in ours:
             raise FileFormatError(f"{path}: tensors {ours[name].name!r} and {tensor.name!r} are both {name}")
         ours[name] = tensor
-    for i, number in enumerate(sorted(_layers_of(ours))):
+    for i, number in enumerate(sorted(layers_of(ours))):
         if i != number:
             raise FileFormatError(f"{path}: there are tensors of layer {number}, but none of layer {i}")
     with naming_file(path):
         return join_experts(ours, names)
 
 
-def _layers_of(tensors: Iterable[str]) -> set[int]:
+def layers_of(tensors: Iterable[str]) -> set[int]:
     """Return the numbers of the layers that have a tensor."""
-    layers = {name.partition(".")[0] for name in tensors if "." in name}
-    return {int(layer.removeprefix("layer")) for layer in layers}
+    return {layer for name in tensors if (layer := layer_of(name)) is not None}
 
 
 def check_depth(n_layer: int, tensors: Iterable[str]) -> None:
     """Raise InputError if fewer than `n_layer` layers have tensors, before memory is allocated per layer."""
-    count = len(_layers_of(tensors))
+    count = len(layers_of(tensors))
     if n_layer > count:
         raise InputError(f"expected {n_layer:,} layers, found tensors of {count}")
 
@@ -181,8 +181,5 @@ def nearest(name: str, names: Iterable[str]) -> str:
     """Return " (nearest: …)" with the names most similar to `name`, or "" if no name is similar."""
     from difflib import get_close_matches
 
-    return _in_words(get_close_matches(name, list(names), 3))
-
-
-def _in_words(names: list[str]) -> str:
-    return f" (nearest: {', '.join(names)})" if names else ""
+    matches = get_close_matches(name, list(names), 3)
+    return f" (nearest: {', '.join(matches)})" if matches else ""

@@ -16,7 +16,7 @@ from ...arrays.logits import rows_of_a_part
 from ...arrays.stats import Array
 from ...arrays.threads import one_blas_thread
 from ...hooks.bus import SILENT
-from ..edits import Edit, EditTap, Report
+from ..edits import Edit, EditTap, Report, unreported
 from ..model import LanguageModel, TraceInput
 from ..operations.pass_state import PassState
 from ..plans.plan import Plan
@@ -27,8 +27,9 @@ BEFORE = -1  # the layer number of the rows before the first layer
 
 
 def logits_of_edits(
-    model: LanguageModel, inputs: TraceInput, edits: Sequence[Edit], rows: Sequence[int], report: Report
-) -> Iterator[tuple[int, Array]]:
+    model: LanguageModel, inputs: TraceInput, edits: Sequence[Edit], rows: Sequence[int],
+    report: Report = unreported,
+) -> Iterator[tuple[int, Array]]:  # fmt: skip
     """Yield the number of each edit and the logits [n, V] of the positions `rows`, in any order."""
     with one_blas_thread(), np.errstate(all="ignore"):
         plan, depth, tokens = model.plan, len(model.plan.layers), np.array(inputs.tokens)

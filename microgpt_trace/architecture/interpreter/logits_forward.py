@@ -10,7 +10,7 @@ import numpy as np
 
 from ...arrays.logits import in_parts, rows_of_a_part, softmax, used_losses
 from ...arrays.stats import Array
-from ...hooks.bus import Tap
+from ...hooks.bus import SILENT, Tap
 from ...hooks.event import differs
 from ..model import LanguageModel, TapOf, TraceInput
 from ..operations.pass_state import PassState
@@ -18,7 +18,7 @@ from ..packs import Pack
 from .run import forward, head_forward, pass_forward
 
 
-def logits_forward(model: LanguageModel, inputs: TraceInput, rows: Sequence[int], tap: Tap) -> Array:
+def logits_forward(model: LanguageModel, inputs: TraceInput, rows: Sequence[int], tap: Tap = SILENT) -> Array:
     """Run a pass, and return the logits of the positions `rows` after replacements by hooks: [n, V]"""
     final = forward(model, np.array(inputs.tokens), tap)
     return tap.emit("logits", head_forward(model, final[list(rows)], tap))

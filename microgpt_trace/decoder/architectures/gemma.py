@@ -5,9 +5,8 @@ Gemma 2 caps scores and logits. Gemma 3 norms q and k, and has another RoPE in l
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import cached_property, partial
-from typing import Any
 
 from ...architecture.plans.blocks import Blocks
 from ...architecture.plans.plan import Plan
@@ -18,41 +17,39 @@ from ..config import DecoderConfig
 from ..file_names import FileNames
 from ..gguf_options import LLAMA_CPP, gguf_rope
 from ..options import read_activation, read_rope, read_window, typed_layers
-from ..settings import COUNT, POSITIVE, WHOLE, Settings
+from ..settings import COUNT, POSITIVE, WHOLE, Options, Settings, Sizes
 from .llama import ATTENTION_BIASES, MODULES
 from .llama import NAMES as LLAMA
-
-
-def plan_of(config: GemmaConfig) -> Plan:
-    """Return the plan of a Gemma 2 or Gemma 3."""
-    rows, dim = Blocks(config), config.head_dim
-    stream = rows.scaled("embed.scaled", rows.embedding(), config.n_embd**0.5)
-    for i in rows.layers():
-        rope = config.window_rope if i in config.windowed_layers and config.window_rope else config.rope
-        q, k, v = rows.queries_keys_values(rows.norm("attn.norm", stream, "pre-attn"))
-        if config.qk_norm:
-            q, k = rows.norms_of_queries_and_keys(q, k, dim)
-        q, k = rows.rotations(q, k, rope)
-        out = rows.attention(q, k, v, config.score_scale, config.windows[i], config.attn_logit_softcapping)
-        stream = rows.add_branch("attn", stream, rows.norm("attn.post_norm", out, of="attn_out"))
-        out = rows.gated_mlp(rows.norm("mlp.norm", stream, "pre-FFN"))
-        stream = rows.add_branch("mlp", stream, rows.norm("mlp.post_norm", out, of="mlp_out"))
-    final = rows.norm("final.norm", stream, "final")
-    return rows.predictions(final, cap=config.final_logit_softcapping)
 
 
 @frozen(slots=False)
 class GemmaConfig(DecoderConfig):
     """The config of a Gemma 2 or Gemma 3."""
 
-    plan = cached_property(plan_of)
     score_scale: float | None = None  # None means 1/sqrt(head_dim)
     window_rope: Rope | None = None  # RoPE of the layers with a window; None means `rope`
     attn_logit_softcapping: float | None = None
     final_logit_softcapping: float | None = None
 
+    @cached_property
+    def plan(self) -> Plan:
+        rows, dim = Blocks(self), self.head_dim
+        stream = rows.scaled("embed.scaled", rows.embedding(), self.n_embd**0.5)
+        for i in rows.layers():
+            rope = self.window_rope if i in self.windowed_layers and self.window_rope else self.rope
+            q, k, v = rows.queries_keys_values(rows.norm("attn.norm", stream, "pre-attn"))
+            if self.qk_norm:
+                q, k = rows.norms_of_queries_and_keys(q, k, dim)
+            q, k = rows.rotations(q, k, rope)
+            out = rows.attention(q, k, v, self.score_scale, self.windows[i], self.attn_logit_softcapping)
+            stream = rows.add_branch("attn", stream, rows.norm("attn.post_norm", out, of="attn_out"))
+            out = rows.gated_mlp(rows.norm("mlp.norm", stream, "pre-FFN"))
+            stream = rows.add_branch("mlp", stream, rows.norm("mlp.post_norm", out, of="mlp_out"))
+        final = rows.norm("final.norm", stream, "final")
+        return rows.predictions(final, cap=self.final_logit_softcapping)
 
-def options_of_gemma2(settings: Settings, sizes: Mapping[str, Any]) -> dict[str, Any]:
+
+def options_of_gemma2(settings: Settings, sizes: Sizes) -> Options:
     """Read the caps, the window, the scale of scores, RoPE and the function of the MLP. By default, every
     second layer has a window, starting with layer 0."""
     layers = _windowed_layers(settings, sizes, lambda i: i % 2 == 0)
@@ -63,7 +60,7 @@ def options_of_gemma2(settings: Settings, sizes: Mapping[str, Any]) -> dict[str,
     }  # fmt: skip
 
 
-def options_of_gemma3(settings: Settings, sizes: Mapping[str, Any]) -> dict[str, Any]:
+def options_of_gemma3(settings: Settings, sizes: Sizes) -> Options:
     """Read the window, the scale of scores, two RoPEs and the function of the MLP. By default, every sixth
     layer has no window, and its own base of RoPE."""
     pattern = settings.get("sliding_window_pattern", WHOLE) or settings.get("_sliding_window_pattern", WHOLE)
@@ -84,7 +81,7 @@ def options_of_gemma3(settings: Settings, sizes: Mapping[str, Any]) -> dict[str,
     }  # fmt: skip
 
 
-def _common(settings: Settings, sizes: Mapping[str, Any]) -> dict[str, Any]:
+def _common(settings: Settings, sizes: Sizes) -> Options:
     scalar = settings.get_or_default("query_pre_attn_scalar", POSITIVE, 256)
     width = sizes["n_embd"]
     settings.notes.append(f"the embedding is multiplied by sqrt({width:,}) in float32, without rounding")
@@ -101,14 +98,12 @@ def _cap(settings: Settings, key: str, default: float | None) -> float | None:
     return float(settings.get_or_default(key, POSITIVE, default))
 
 
-def _windowed_layers(
-    settings: Settings, sizes: Mapping[str, Any], usual: Callable[[int], bool]
-) -> tuple[int, ...]:
+def _windowed_layers(settings: Settings, sizes: Sizes, usual: Callable[[int], bool]) -> tuple[int, ...]:
     typed = typed_layers(settings, sizes["n_layer"])
     return tuple(filter(usual, range(sizes["n_layer"]))) if typed is None else typed
 
 
-def from_gguf(keys: Settings, sizes: Mapping[str, Any], large: int) -> dict[str, Any]:
+def from_gguf(keys: Settings, sizes: Sizes, large: int) -> Options:
     """Translate the caps, the window and RoPE. The scale of the scores follows from the width of a head, or
     in the model of `large` layers from the width of the model, as in llama.cpp."""
     is_large = sizes["n_layer"] == large
@@ -122,7 +117,7 @@ def from_gguf(keys: Settings, sizes: Mapping[str, Any], large: int) -> dict[str,
     return values | caps
 
 
-def from_gguf_of_gemma3(keys: Settings, sizes: Mapping[str, Any]) -> dict[str, Any]:
+def from_gguf_of_gemma3(keys: Settings, sizes: Sizes) -> Options:
     """Translate as for Gemma 2. Layers with a window have a base of RoPE of their own, and no scaling."""
     local = keys.get_or_default("rope.freq_base_swa", POSITIVE, 1e4, LLAMA_CPP)
     return from_gguf(keys, sizes, 62) | {"rope_local_base_freq": local}
@@ -144,9 +139,7 @@ _like_gemma = partial(
     unclear_modules=("model.embed_tokens",),
     optional_modules=("self_attn.q_norm", "self_attn.k_norm"), tied=True, flagged_biases=ATTENTION_BIASES,
     defaults={"norm_eps": 1e-6, "head_dim": 256, "n_kv_head": 4},
-    example={
-        "rope": Rope(1e4), "qk_norm": True, "attn_logit_softcapping": 50.0, "final_logit_softcapping": 30.0,
-    },
+    example={"qk_norm": True, "attn_logit_softcapping": 50.0, "final_logit_softcapping": 30.0},
 )  # fmt: skip
 ARCHITECTURES = {
     "gemma2": _like_gemma(options_of_gemma2, from_gguf=partial(from_gguf, large=46)),

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from functools import cached_property
-from typing import Any
 
 from ...architecture.plans.blocks import Blocks
 from ...architecture.plans.kinds import Add, Lookup
@@ -15,36 +13,33 @@ from ..architecture import QKV_BIASES, Architecture
 from ..config import DecoderConfig
 from ..file_names import FileNames
 from ..options import read_activation
-from ..settings import FLAG, Settings
-
-
-def plan_of(config: DecoderConfig) -> Plan:
-    """Return the plan of a GPT-2. The config sets the kind of GELU and the scale of the scores."""
-    rows, width = Blocks(config), config.n_embd
-    tokens = Lookup("wte", "tokens", config.vocab_size, width)
-    positions = Lookup("wpe", "positions", config.context_length, width)
-    rows.add("embed.tok", tokens, expr="tok_emb = wte[tokens]", parameter="wte", overview=True)
-    rows.add("embed.pos", positions, expr="pos_emb = wpe[positions]", parameter="wpe", overview=True)
-    expr = "x = tok_emb + pos_emb"
-    stream = rows.add("embed.sum", Add(), "embed.tok", "embed.pos", expr=expr, overview=True)
-    for i in rows.layers():
-        normed = rows.norm("attn.norm", stream, "pre-attn", centred=True)
-        q, k, v = rows.queries_keys_values(normed)
-        scale = config.score_scales[i] if config.score_scales else None
-        stream = rows.add_branch("attn", stream, rows.attention(q, k, v, scale))
-        out = rows.plain_mlp(rows.norm("mlp.norm", stream, "pre-FFN", centred=True))
-        stream = rows.add_branch("mlp", stream, out)
-    return rows.predictions(rows.norm("final.norm", stream, "final", centred=True))
+from ..settings import FLAG, Options, Settings, Sizes
 
 
 @frozen(slots=False)
 class GPT2Config(DecoderConfig):
-    """The config of a GPT-2."""
+    """The config of a GPT-2. The config sets the kind of GELU and the scale of the scores."""
 
-    plan = cached_property(plan_of)
+    @cached_property
+    def plan(self) -> Plan:
+        rows, width = Blocks(self), self.n_embd
+        tokens = Lookup("wte", "tokens", self.vocab_size, width)
+        positions = Lookup("wpe", "positions", self.context_length, width)
+        rows.add("embed.tok", tokens, expr="tok_emb = wte[tokens]", parameter="wte", overview=True)
+        rows.add("embed.pos", positions, expr="pos_emb = wpe[positions]", parameter="wpe", overview=True)
+        expr = "x = tok_emb + pos_emb"
+        stream = rows.add("embed.sum", Add(), "embed.tok", "embed.pos", expr=expr, overview=True)
+        for i in rows.layers():
+            normed = rows.norm("attn.norm", stream, "pre-attn", centred=True)
+            q, k, v = rows.queries_keys_values(normed)
+            scale = self.score_scales[i] if self.score_scales else None
+            stream = rows.add_branch("attn", stream, rows.attention(q, k, v, scale))
+            out = rows.plain_mlp(rows.norm("mlp.norm", stream, "pre-FFN", centred=True))
+            stream = rows.add_branch("mlp", stream, out)
+        return rows.predictions(rows.norm("final.norm", stream, "final", centred=True))
 
 
-def options(settings: Settings, sizes: Mapping[str, Any]) -> dict[str, Any]:
+def options(settings: Settings, sizes: Sizes) -> Options:
     """Read the function of the MLP, and the scale of the scores in each layer."""
     scaled, by_layer = (
         settings.get(key, FLAG) for key in ("scale_attn_weights", "scale_attn_by_inverse_layer_idx")

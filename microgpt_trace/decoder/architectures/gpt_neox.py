@@ -2,50 +2,45 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from functools import cached_property
-from typing import Any
 
 from ...architecture.plans.blocks import Blocks
 from ...architecture.plans.kinds import Add
 from ...architecture.plans.plan import Plan
-from ...architecture.plans.rope import Rope
 from ...text.brief import frozen
 from ..architecture import QKV_BIASES, SIZES, Architecture
 from ..config import DecoderConfig
 from ..file_names import FileNames
 from ..gguf_options import gguf_rope
 from ..options import read_activation, read_rope, rotated_channels
-from ..settings import FLAG, Settings
-
-
-def plan_of(config: GPTNeoXConfig) -> Plan:
-    """Return the plan of a GPT-NeoX. In a parallel layer, both norms read the input of the layer."""
-    rows, channels = Blocks(config), config.rotary_dim
-    stream = rows.embedding()
-    for _ in rows.layers():
-        normed = rows.norm("attn.norm", stream, "pre-attn", centred=True)
-        q, k, v = rows.queries_keys_values(normed)
-        q, k = rows.rotations(q, k, config.rope, channels)
-        out = rows.attention(q, k, v)
-        if not config.parallel:
-            stream = rows.add_branch("attn", stream, out)
-        mlp = rows.plain_mlp(rows.norm("mlp.norm", stream, "pre-FFN", centred=True))
-        if config.parallel:
-            mlp = rows.add("mlp.both", Add(), out, mlp, expr="both = attn_out + mlp_out")
-        stream = rows.add_branch("mlp", stream, mlp)
-    return rows.predictions(rows.norm("final.norm", stream, "final", centred=True))
+from ..settings import FLAG, Options, Settings, Sizes
 
 
 @frozen(slots=False)
 class GPTNeoXConfig(DecoderConfig):
-    """The config of a GPT-NeoX."""
+    """The config of a GPT-NeoX. In a parallel layer, both norms read the input of the layer."""
 
-    plan = cached_property(plan_of)
     parallel: bool = True  # attention and MLP both read the input of the layer
 
+    @cached_property
+    def plan(self) -> Plan:
+        rows, channels = Blocks(self), self.rotary_dim
+        stream = rows.embedding()
+        for _ in rows.layers():
+            normed = rows.norm("attn.norm", stream, "pre-attn", centred=True)
+            q, k, v = rows.queries_keys_values(normed)
+            q, k = rows.rotations(q, k, self.rope, channels)
+            out = rows.attention(q, k, v)
+            if not self.parallel:
+                stream = rows.add_branch("attn", stream, out)
+            mlp = rows.plain_mlp(rows.norm("mlp.norm", stream, "pre-FFN", centred=True))
+            if self.parallel:
+                mlp = rows.add("mlp.both", Add(), out, mlp, expr="both = attn_out + mlp_out")
+            stream = rows.add_branch("mlp", stream, mlp)
+        return rows.predictions(rows.norm("final.norm", stream, "final", centred=True))
 
-def options(settings: Settings, sizes: Mapping[str, Any]) -> dict[str, Any]:
+
+def options(settings: Settings, sizes: Sizes) -> Options:
     """Read RoPE, the rotated channels, the function of the MLP, and whether the branches are parallel."""
     return {
         "rope": read_rope(settings, old_key="rotary_emb_base", partial=True),
@@ -55,7 +50,7 @@ def options(settings: Settings, sizes: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def from_gguf(keys: Settings, sizes: Mapping[str, Any]) -> dict[str, Any]:
+def from_gguf(keys: Settings, sizes: Sizes) -> Options:
     """Translate RoPE and the parallel branches. GGUF files do not store the function of the MLP. It is GELU
     here, as in the models' configs, and GELU by tanh in llama.cpp."""
     keys.notes.append("hidden_act = gelu, as in Pythia; llama.cpp computes GELU by tanh (gelu_new)")
@@ -90,7 +85,7 @@ NAMES = FileNames(
 _BOTH = "in parallel layers of llama.cpp, ffn_out includes the input of the layer; use --map"
 ARCHITECTURES = {
     "gpt_neox": Architecture(
-        GPTNeoXConfig, NAMES, options, example={"rope": Rope(1e4)}, from_gguf=from_gguf,
+        GPTNeoXConfig, NAMES, options, from_gguf=from_gguf,
         modules={
             "emb_dropout": "embed.tok", "attention": "attn.out", "post_attention_dropout": "attn.out",
             "mlp": "mlp.down", "mlp.act": "mlp.act", "post_mlp_dropout": "mlp.down",

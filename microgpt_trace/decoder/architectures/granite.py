@@ -2,49 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from functools import cached_property
-from typing import Any
 
 from ...architecture.plans.blocks import Blocks
 from ...architecture.plans.plan import Plan
-from ...architecture.plans.rope import Rope
 from ...text.brief import frozen
 from ..architecture import Architecture
 from ..config import DecoderConfig
 from ..gguf_options import gguf_rope
 from ..options import read_activation, read_factors, read_rope
-from ..settings import POSITIVE, Settings
+from ..settings import POSITIVE, Options, Settings, Sizes
 from .llama import FLAGGED_BIASES, MODULES, NAMES
-
-
-def plan_of(config: GraniteConfig) -> Plan:
-    """Return the plan of a Granite."""
-    rows, rope, factor = Blocks(config), config.rope, config.residual_multiplier
-    stream = rows.scaled("embed.scaled", rows.embedding(), config.embedding_multiplier)
-    for _ in rows.layers():
-        q, k, v = rows.queries_keys_values(rows.norm("attn.norm", stream, "pre-attn"))
-        q, k = rows.rotations(q, k, rope)
-        out = rows.attention(q, k, v, config.attention_multiplier)
-        stream = rows.add_branch("attn", stream, rows.scaled("attn.scaled", out, factor, "attn_out"))
-        out = rows.gated_mlp(rows.norm("mlp.norm", stream, "pre-FFN"))
-        stream = rows.add_branch("mlp", stream, rows.scaled("mlp.scaled", out, factor, "mlp_out"))
-    final = rows.norm("final.norm", stream, "final")
-    return rows.predictions(final, factor=config.logits_multiplier)
 
 
 @frozen(slots=False)
 class GraniteConfig(DecoderConfig):
     """The config of a Granite. A factor of None means that nothing is multiplied."""
 
-    plan = cached_property(plan_of)
     embedding_multiplier: float | None = None
     attention_multiplier: float | None = None  # None means 1/sqrt(head_dim)
     residual_multiplier: float | None = None
     logits_multiplier: float | None = None  # 1 / logits_scaling
 
+    @cached_property
+    def plan(self) -> Plan:
+        rows, rope, factor = Blocks(self), self.rope, self.residual_multiplier
+        stream = rows.scaled("embed.scaled", rows.embedding(), self.embedding_multiplier)
+        for _ in rows.layers():
+            q, k, v = rows.queries_keys_values(rows.norm("attn.norm", stream, "pre-attn"))
+            q, k = rows.rotations(q, k, rope)
+            out = rows.attention(q, k, v, self.attention_multiplier)
+            stream = rows.add_branch("attn", stream, rows.scaled("attn.scaled", out, factor, "attn_out"))
+            out = rows.gated_mlp(rows.norm("mlp.norm", stream, "pre-FFN"))
+            stream = rows.add_branch("mlp", stream, rows.scaled("mlp.scaled", out, factor, "mlp_out"))
+        final = rows.norm("final.norm", stream, "final")
+        return rows.predictions(final, factor=self.logits_multiplier)
 
-def options(settings: Settings, sizes: Mapping[str, Any]) -> dict[str, Any]:
+
+def options(settings: Settings, sizes: Sizes) -> Options:
     """Read RoPE, the function of the MLP, and the factors."""
     factors = read_factors(settings, "embedding_multiplier", "residual_multiplier", "logits_scaling")
     divisor = factors.pop("logits_scaling")
@@ -55,7 +50,7 @@ def options(settings: Settings, sizes: Mapping[str, Any]) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def from_gguf(keys: Settings, sizes: Mapping[str, Any]) -> dict[str, Any]:
+def from_gguf(keys: Settings, sizes: Sizes) -> Options:
     """Translate RoPE and the factors. A factor of 0 is not applied."""
     scale = keys.get("attention.scale", POSITIVE) or sizes["head_dim"] ** -0.5
     names = {
@@ -74,10 +69,7 @@ def from_gguf(keys: Settings, sizes: Mapping[str, Any]) -> dict[str, Any]:
 ARCHITECTURES = {
     "granite": Architecture(
         GraniteConfig, NAMES, options, MODULES, from_gguf=from_gguf, permuted=True,
-        example={
-            "rope": Rope(1e4), "embedding_multiplier": 2.0, "residual_multiplier": 2.0,
-            "logits_multiplier": 2.0,
-        },
+        example={"embedding_multiplier": 2.0, "residual_multiplier": 2.0, "logits_multiplier": 2.0},
         defaults={"norm_eps": 1e-6}, tied=False, flagged_biases=FLAGGED_BIASES,
     ),
 }  # fmt: skip

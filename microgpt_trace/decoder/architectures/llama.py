@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection
 from functools import cached_property, partial
-from typing import Any, Literal
+from typing import Literal
 
 from ...architecture.plans.blocks import Blocks
 from ...architecture.plans.plan import Plan
-from ...architecture.plans.rope import Rope
 from ...errors import InputError
 from ...text.brief import brief, frozen
 from ..architecture import QKV_BIASES, Architecture
@@ -16,24 +15,26 @@ from ..config import DecoderConfig
 from ..file_names import FileNames
 from ..gguf_options import gguf_rope
 from ..options import read_activation, read_rope, read_window, typed_layers
-from ..settings import COUNT, FLAG, WHOLE, Settings
+from ..settings import COUNT, FLAG, WHOLE, Options, Settings, Sizes
 
 
 def plan_of(
-    config: DecoderConfig, mlp: Callable[[Blocks, str], str] = Blocks.gated_mlp, sinks: bool = False
-) -> Plan:
-    """Return the plan of a decoder. The config determines the biases, the windows, and whether q and k are
-    normalised. `mlp` adds the rows of an MLP that reads a row. With `sinks`, attention has sinks."""
+    config: DecoderConfig, mlp: Callable[[Blocks, str], str] = Blocks.gated_mlp, sinks: bool = False,
+    without_rope: Collection[int] = (),
+) -> Plan:  # fmt: skip
+    """Return the plan of a decoder. The config determines the biases, the windows, the rotated channels, and
+    whether q and k are normalised. `mlp` adds the rows of an MLP that reads a row. With `sinks`, attention
+    has sinks. The layers `without_rope` do not rotate q and k."""
     rows, dim = Blocks(config), config.head_dim
     stream = rows.embedding()
     for i in rows.layers():
         q, k, v = rows.queries_keys_values(rows.norm("attn.norm", stream, "pre-attn"))
         if config.qk_norm:
             q, k = rows.norms_of_queries_and_keys(q, k, dim)
-        q, k = rows.rotations(q, k, config.rope)
-        stream = rows.add_branch(
-            "attn", stream, rows.attention(q, k, v, window=config.windows[i], sinks=sinks)
-        )
+        if i not in without_rope:
+            q, k = rows.rotations(q, k, config.rope, config.rotary_dim)
+        out = rows.attention(q, k, v, window=config.windows[i], sinks=sinks)
+        stream = rows.add_branch("attn", stream, out)
         out = mlp(rows, rows.norm("mlp.norm", stream, "pre-FFN"))
         stream = rows.add_branch("mlp", stream, out)
     return rows.predictions(rows.norm("final.norm", stream, "final"))
@@ -41,7 +42,7 @@ def plan_of(
 
 @frozen(slots=False)
 class LlamaConfig(DecoderConfig):
-    """The config of a Llama, Mistral, Qwen2 or Qwen3."""
+    """The config of a Llama, Mistral, Qwen2, Qwen3 or Phi-3."""
 
     plan = cached_property(plan_of)
 
@@ -49,9 +50,7 @@ class LlamaConfig(DecoderConfig):
 Windows = Literal["none", "all", "last"]  # the layers with a window: none, all, or from a given layer on
 
 
-def options(
-    settings: Settings, sizes: Mapping[str, Any], windows: Windows = "none", qk_norm: bool = False
-) -> dict[str, Any]:
+def options(settings: Settings, sizes: Sizes, windows: Windows = "none", qk_norm: bool = False) -> Options:
     """Read the options of a Llama, or of an architecture with other `windows` or with norms of q and k."""
     layers = settings.values.get("windowed_layers")  # set by from_gguf
     if layers is None:
@@ -88,7 +87,7 @@ def _windowed_layers(settings: Settings, n_layer: int, windows: Windows) -> tupl
     return typed
 
 
-def from_gguf(keys: Settings, sizes: Mapping[str, Any]) -> dict[str, Any]:
+def from_gguf(keys: Settings, sizes: Sizes) -> Options:
     """Translate RoPE and the window, which all layers of a GGUF file share."""
     window = keys.get("attention.sliding_window", COUNT)
     values = {"hidden_act": "silu", **gguf_rope(keys, sizes["head_dim"])}
@@ -123,20 +122,15 @@ NAMES = FileNames(
 MODULES = {"self_attn": "attn.out", "mlp": "mlp.down", "mlp.act_fn": "mlp.act"}
 _like_llama = partial(
     Architecture, LlamaConfig, NAMES, from_gguf=from_gguf, modules=MODULES,
-    optional_modules=("self_attn.q_norm", "self_attn.k_norm"),
-    example={"rope": Rope(1e4), "qk_norm": True},
+    optional_modules=("self_attn.q_norm", "self_attn.k_norm"), example={"qk_norm": True},
 )  # fmt: skip
 ATTENTION_BIASES = {"attention_bias": (*QKV_BIASES, "attn_bo")}
 FLAGGED_BIASES = ATTENTION_BIASES | {"mlp_bias": ("mlp_bgate", "mlp_bup", "mlp_bdown")}
 ARCHITECTURES = {
-    "llama": _like_llama(
-        options, flagged_biases=FLAGGED_BIASES, permuted=True,
-    ),
+    "llama": _like_llama(options, flagged_biases=FLAGGED_BIASES, permuted=True),
     # In GGUF files, a mistral is called llama.
     "mistral": _like_llama(partial(options, windows="all"), from_gguf=None, defaults={"n_kv_head": 8}),
-    "qwen2": _like_llama(
-        partial(options, windows="last"), biases=QKV_BIASES, defaults={"n_kv_head": 32},
-    ),
+    "qwen2": _like_llama(partial(options, windows="last"), biases=QKV_BIASES, defaults={"n_kv_head": 32}),
     "qwen3": _like_llama(
         partial(options, windows="last", qk_norm=True),
         flagged_biases=ATTENTION_BIASES, defaults={"head_dim": 128, "n_kv_head": 32},

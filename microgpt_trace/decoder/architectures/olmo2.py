@@ -2,47 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from functools import cached_property
-from typing import Any
 
 from ...architecture.plans.blocks import Blocks
 from ...architecture.plans.plan import Plan
-from ...architecture.plans.rope import Rope
 from ...text.brief import frozen
 from ..architecture import Architecture
 from ..config import DecoderConfig
 from ..file_names import FileNames
 from ..gguf_options import gguf_rope
 from ..options import read_activation, read_rope
-from ..settings import Settings
+from ..settings import Options, Settings, Sizes
 from .llama import ATTENTION_BIASES, MODULES
 from .llama import NAMES as LLAMA
-
-
-def plan_of(config: DecoderConfig) -> Plan:
-    """Return the plan of an OLMo 2."""
-    rows = Blocks(config)
-    stream = rows.embedding()
-    for _ in rows.layers():
-        q, k, v = rows.queries_keys_values(stream)
-        q, k = rows.norms_of_queries_and_keys(q, k)
-        q, k = rows.rotations(q, k, config.rope)
-        out = rows.attention(q, k, v)
-        stream = rows.add_branch("attn", stream, rows.norm("attn.post_norm", out, of="attn_out"))
-        out = rows.gated_mlp(stream)
-        stream = rows.add_branch("mlp", stream, rows.norm("mlp.post_norm", out, of="mlp_out"))
-    return rows.predictions(rows.norm("final.norm", stream, "final"))
 
 
 @frozen(slots=False)
 class OLMo2Config(DecoderConfig):
     """The config of an OLMo 2."""
 
-    plan = cached_property(plan_of)
+    @cached_property
+    def plan(self) -> Plan:
+        rows = Blocks(self)
+        stream = rows.embedding()
+        for _ in rows.layers():
+            q, k, v = rows.queries_keys_values(stream)
+            q, k = rows.norms_of_queries_and_keys(q, k)
+            q, k = rows.rotations(q, k, self.rope)
+            out = rows.attention(q, k, v)
+            stream = rows.add_branch("attn", stream, rows.norm("attn.post_norm", out, of="attn_out"))
+            out = rows.gated_mlp(stream)
+            stream = rows.add_branch("mlp", stream, rows.norm("mlp.post_norm", out, of="mlp_out"))
+        return rows.predictions(rows.norm("final.norm", stream, "final"))
 
 
-def options(settings: Settings, sizes: Mapping[str, Any]) -> dict[str, Any]:
+def options(settings: Settings, sizes: Sizes) -> Options:
     """Read RoPE and the function of the MLP."""
     return {"rope": read_rope(settings), "activation": read_activation(settings, "hidden_act", "silu")}
 
@@ -59,8 +53,8 @@ NAMES = FileNames(
 
 ARCHITECTURES = {
     "olmo2": Architecture(
-        OLMo2Config, NAMES, options, MODULES, example={"rope": Rope(1e4)},
+        OLMo2Config, NAMES, options, MODULES, defaults={"norm_eps": 1e-5}, tied=False,
         from_gguf=lambda keys, sizes: {"hidden_act": "silu", **gguf_rope(keys, sizes["head_dim"])},
-        defaults={"norm_eps": 1e-5}, tied=False, flagged_biases=ATTENTION_BIASES,
+        flagged_biases=ATTENTION_BIASES,
     ),
 }  # fmt: skip

@@ -2,44 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from functools import cached_property
-from typing import Any
-
-from ...architecture.plans.blocks import Blocks
-from ...architecture.plans.plan import Plan
-from ...architecture.plans.rope import Rope
-from ...text.brief import frozen
 from ..architecture import Architecture
-from ..config import DecoderConfig
 from ..file_names import FileNames
 from ..gguf_options import LONG, SHORT, gguf_rope
 from ..options import read_activation, read_rope, read_window, rotated_channels
-from ..settings import COUNT, POSITIVE, WHOLE, Settings
+from ..settings import COUNT, POSITIVE, WHOLE, Options, Settings, Sizes
 from .llama import NAMES as LLAMA
+from .llama import LlamaConfig
 
 
-def plan_of(config: DecoderConfig) -> Plan:
-    """Return the plan of a Phi-3."""
-    rows, channels = Blocks(config), config.rotary_dim
-    stream = rows.embedding()
-    for i in rows.layers():
-        q, k, v = rows.queries_keys_values(rows.norm("attn.norm", stream, "pre-attn"))
-        q, k = rows.rotations(q, k, config.rope, channels)
-        stream = rows.add_branch("attn", stream, rows.attention(q, k, v, window=config.windows[i]))
-        out = rows.gated_mlp(rows.norm("mlp.norm", stream, "pre-FFN"))
-        stream = rows.add_branch("mlp", stream, out)
-    return rows.predictions(rows.norm("final.norm", stream, "final"))
-
-
-@frozen(slots=False)
-class Phi3Config(DecoderConfig):
-    """The config of a Phi-3."""
-
-    plan = cached_property(plan_of)
-
-
-def options(settings: Settings, sizes: Mapping[str, Any]) -> dict[str, Any]:
+def options(settings: Settings, sizes: Sizes) -> Options:
     """Read RoPE, the rotated channels, the window of all layers, and the function of the MLP."""
     windowed = tuple(range(sizes["n_layer"])) if settings.get("sliding_window", COUNT) else ()
     return {
@@ -49,7 +21,7 @@ def options(settings: Settings, sizes: Mapping[str, Any]) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def from_gguf(keys: Settings, sizes: Mapping[str, Any]) -> dict[str, Any]:
+def from_gguf(keys: Settings, sizes: Sizes) -> Options:
     """Translate RoPE and the window, which llama.cpp ignores. The divisors of longrope are tensors."""
     window = keys.get("attention.sliding_window", COUNT) or None
     if window:
@@ -79,7 +51,7 @@ NAMES = FileNames(
 
 ARCHITECTURES = {
     "phi3": Architecture(
-        Phi3Config, NAMES, options, example={"rope": Rope(1e4)}, from_gguf=from_gguf, tied=False,
+        LlamaConfig, NAMES, options, from_gguf=from_gguf, tied=False,
         modules={
             "self_attn": "attn.out", "resid_attn_dropout": "attn.out", "mlp": "mlp.down",
             "mlp.activation_fn": "mlp.act", "resid_mlp_dropout": "mlp.down",

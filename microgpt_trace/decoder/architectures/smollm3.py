@@ -2,47 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from functools import cached_property
-from typing import Any
 
-from ...architecture.plans.blocks import Blocks
 from ...architecture.plans.plan import Plan
-from ...architecture.plans.rope import Rope
 from ...errors import InputError
 from ...text.brief import brief, frozen
 from ..architecture import Architecture
 from ..config import DecoderConfig
 from ..gguf_options import gguf_rope
 from ..options import read_activation, read_rope, read_window, typed_layers
-from ..settings import FLAG, WHOLE, Settings
-from .llama import FLAGGED_BIASES, MODULES, NAMES
-
-
-def plan_of(config: SmolLM3Config) -> Plan:
-    """Return the plan of a SmolLM3."""
-    rows = Blocks(config)
-    stream = rows.embedding()
-    for i in rows.layers():
-        q, k, v = rows.queries_keys_values(rows.norm("attn.norm", stream, "pre-attn"))
-        if i not in config.layers_without_rope:
-            q, k = rows.rotations(q, k, config.rope)
-        out = rows.attention(q, k, v, window=config.windows[i])
-        stream = rows.add_branch("attn", stream, out)
-        out = rows.gated_mlp(rows.norm("mlp.norm", stream, "pre-FFN"))
-        stream = rows.add_branch("mlp", stream, out)
-    return rows.predictions(rows.norm("final.norm", stream, "final"))
+from ..settings import FLAG, WHOLE, Options, Settings, Sizes
+from .llama import FLAGGED_BIASES, MODULES, NAMES, plan_of
 
 
 @frozen(slots=False)
 class SmolLM3Config(DecoderConfig):
     """The config of a SmolLM3."""
 
-    plan = cached_property(plan_of)
     layers_without_rope: tuple[int, ...] = ()
 
+    @cached_property
+    def plan(self) -> Plan:
+        return plan_of(self, without_rope=self.layers_without_rope)
 
-def options(settings: Settings, sizes: Mapping[str, Any]) -> dict[str, Any]:
+
+def options(settings: Settings, sizes: Sizes) -> Options:
     """Read RoPE and the layers without RoPE. By default, the layers without RoPE have the window, if any."""
     n_layer = sizes["n_layer"]
     flags = settings.raw("no_rope_layers")  # 1 marks a layer with RoPE
@@ -60,7 +44,7 @@ def options(settings: Settings, sizes: Mapping[str, Any]) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def from_gguf(keys: Settings, sizes: Mapping[str, Any]) -> dict[str, Any]:
+def from_gguf(keys: Settings, sizes: Sizes) -> Options:
     """Translate RoPE. GGUF files do not store which layers lack it: every fourth layer, as in llama.cpp."""
     keys.notes.append("no RoPE in every fourth layer, as llama.cpp assumes")
     return {"hidden_act": "silu", "no_rope_layer_interval": 4, **gguf_rope(keys, sizes["head_dim"])}
@@ -68,7 +52,7 @@ def from_gguf(keys: Settings, sizes: Mapping[str, Any]) -> dict[str, Any]:
 
 ARCHITECTURES = {
     "smollm3": Architecture(
-        SmolLM3Config, NAMES, options, MODULES, example={"rope": Rope(1e4)}, from_gguf=from_gguf,
-        permuted=True, defaults={"norm_eps": 1e-6, "n_kv_head": 4}, tied=True, flagged_biases=FLAGGED_BIASES,
+        SmolLM3Config, NAMES, options, MODULES, from_gguf=from_gguf, permuted=True,
+        defaults={"norm_eps": 1e-6, "n_kv_head": 4}, tied=True, flagged_biases=FLAGGED_BIASES,
     ),
 }  # fmt: skip

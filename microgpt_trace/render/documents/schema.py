@@ -190,7 +190,7 @@ _OF_SOME = {
 def _models() -> dict[str, Any]:
     """Return the schemas that describe a model, by name. The options that only some architectures have are
     optional in the config of a decoder."""
-    configs = [architecture_named(name).config for name in families()]
+    configs = dict.fromkeys(architecture_named(name).config for name in families())
     schemas = definitions([Config, DecoderConfig, *configs])
     named = [schemas.pop(definition_name(kind))["properties"] for kind in configs]
     usual = schemas[definition_name(DecoderConfig)]["properties"]
