@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import numpy as np
 
 from ..arrays.stats import Array
-from ..hooks.bus import Tap
+from ..hooks.bus import SILENT, Tap
 from ..text.brief import frozen
 
 Report = Callable[[int, int], None]  # arguments: the number of finished items, the number of all items
@@ -39,6 +39,12 @@ class Applied:
 def editing(*edits: Edit) -> EditTap:
     """Return a tap that applies `edits` to a single sequence. Two edits must not change the same event."""
     return EditTap({edit.name: [(0, edit)] for edit in edits}, 1)
+
+
+def replacing(values: Mapping[str, Array]) -> Tap:
+    """Return a tap for a single sequence that replaces events by `values`."""
+    edits = [Edit(name, lambda value, new=new: new) for name, new in values.items()]  # type: ignore[misc]
+    return editing(*edits) if edits else SILENT
 
 
 class EditTap:

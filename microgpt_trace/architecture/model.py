@@ -152,6 +152,9 @@ class LanguageModel(Protocol):
     def product(self, x: Array, name: str, expert: int | None = None) -> Array:
         """Return x @ W.T without a bias, where W may be the matrix of an expert: [T, in] -> [T, out]"""
 
+    def product_backward(self, dy: Array, name: str, expert: int | None = None) -> Array:
+        """Return dy @ W, the gradient of x in `product`: [T, out] -> [T, in]"""
+
     def logits(self, inputs: TraceInput, rows: Sequence[int], tap: Tap = SILENT) -> Array:
         """Run a forward pass. Return logits [n, V] of the positions `rows` after replacements by hooks."""
 

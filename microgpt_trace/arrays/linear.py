@@ -1,4 +1,4 @@
-"""Products of activations with stored weights, without unpacking a complete matrix.
+"""Products of activations and gradients with stored weights, without unpacking a complete matrix.
 
 Weights are unpacked a chunk of rows at a time, into memory that is reused. In shapes, T is the number of
 positions and K the width of the input. A chunk has R rows of K/run runs. A run has `run` elements that share
@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
-from .dequantisation import Quants
 from .encodings import CHUNK, StoredTensor
 from .stats import Array
 
@@ -62,6 +61,29 @@ def linear(x: Array, weight: StoredTensor, workers: int = 1) -> Array:
     chunks = _chunks(stored, len(x))
     share(fill, chunks, workers if len(x) > PARALLEL or len(chunks) >= MANY else 1)
     return weight.ordered(y, axis=1)
+
+
+def linear_backward(dy: Array, weight: StoredTensor, workers: int = 1) -> Array:
+    """Return dy @ weight, the gradient of the input of `linear`: [T, out], [out, K] -> [T, K] float32
+
+    The result is the same for any number of workers, because every second chunk has a separate sum.
+    """
+    stored = weight.as_stored()
+    if weight.order is None:
+        dy = np.ascontiguousarray(dy, np.float32)
+    else:  # the rows of a tensor are distinct
+        own, dy = dy, np.zeros((len(dy), stored.shape[0]), np.float32)
+        dy[:, weight.order] = own
+    chunks, sums = _chunks(stored, len(dy)), np.zeros((2, len(dy), stored.row_length), np.float32)
+    add = _add_quantised if _in_whole_blocks(stored) else _add_plain
+
+    def fill(half: int) -> None:
+        with ignoring():
+            for rows in chunks[half::2]:
+                add(dy[:, rows], stored, rows, sums[half])
+
+    share(fill, range(2), workers if len(dy) > PARALLEL or len(chunks) >= MANY else 1)
+    return sums[0] + sums[1] if len(chunks) > 1 else sums[0]
 
 
 def share(fill: Callable[[Item], None], items: Iterable[Item], workers: int) -> None:
@@ -122,22 +144,38 @@ def _quantised_product(x: Array, weight: StoredTensor, y: Array) -> Callable[[sl
 
     def fill(rows: slice) -> None:
         with ignoring():
-            quants = _unpack(weight, rows)
-            runs, count = quants.d.shape[0] * quants.d.shape[1], quants.d.shape[2]
-            q = _workspace.take("q", (runs, width // runs, count), np.float32)
-            np.copyto(q.reshape(quants.runs().shape), quants.runs())
+            q, d, m = _unpack(weight, rows)
             # Multiply by d either the result of each run, or each weight, whichever is faster.
-            scale_results = 3 * positions * runs < 2 * width
+            scale_results = 3 * positions * len(q) < 2 * width
             product = _scale_results if scale_results else _scale_weights
-            product(x, q, quants.d.reshape(runs, count), y[:, rows])
-            if sums is not None and quants.m is not None:
-                y[:, rows] += sums.dot(quants.m.reshape(minima, count))
+            product(x, q, d, y[:, rows])
+            if sums is not None and m is not None:
+                y[:, rows] += sums.dot(m)
 
     return fill
 
 
-def _unpack(weight: StoredTensor, rows: slice) -> Quants:
-    """Unpack the integers and scales of a chunk. The result has rows on the last axis: [..., R]"""
+def _add_plain(dy: Array, weight: StoredTensor, rows: slice, dx: Array) -> None:
+    """Decode a chunk of rows, and add dy @ rows to dx: [T, R] -> [T, K]"""
+    dx += dy @ weight.rows(rows.start, rows.stop)
+
+
+def _add_quantised(dy: Array, weight: StoredTensor, rows: slice, dx: Array) -> None:
+    """Unpack a chunk of rows, and add dy @ (d * q + m) to dx: [T, R] -> [T, K]"""
+    q, d, m = _unpack(weight, rows)
+    if 2 * len(dy) * len(q) < dx.shape[1]:  # multiply by d either dy, or each weight, whichever is faster
+        products = (dy * d[:, None]) @ q.swapaxes(1, 2)
+        dx.reshape(len(dx), *products.shape[::2])[...] += products.swapaxes(0, 1)
+    else:
+        q *= d[:, None]
+        dx += dy @ q.reshape(dx.shape[1], -1).T
+    if m is not None:
+        dx.reshape(len(dx), len(m), -1)[...] += (dy @ m.T)[..., None]
+
+
+def _unpack(weight: StoredTensor, rows: slice) -> tuple[Array, Array, Array | None]:
+    """Unpack a chunk of rows: q [K/run, run, R] and d [K/run, R], and m [minima, R] if the encoding has
+    minima. `q` is valid until the thread unpacks the next chunk."""
     encoding, count = weight.encoding, rows.stop - rows.start
     assert encoding.unpack is not None
     row_bytes = weight.stride // encoding.block_size * encoding.block_bytes
@@ -147,7 +185,11 @@ def _unpack(weight: StoredTensor, rows: slice) -> Quants:
     quants = encoding.unpack(blocks.reshape(-1, encoding.block_bytes, count))
     # Integers around 0 avoid differences of large sums: an error of 4e-7 instead of 2e-6 (or 1e-5 if all x >
     # 0).
-    return quants.centred(encoding.centre) if encoding.minima else quants
+    quants = quants.centred(encoding.centre) if encoding.minima else quants
+    runs = quants.d.shape[0] * quants.d.shape[1]
+    q = _workspace.take("q", (runs, weight.row_length // runs, count), np.float32)
+    np.copyto(q.reshape(quants.runs().shape), quants.runs())
+    return q, quants.d.reshape(runs, count), None if quants.m is None else quants.m.reshape(-1, count)
 
 
 def _scale_results(x: Array, q: Array, d: Array, y: Array) -> None:

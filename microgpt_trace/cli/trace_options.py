@@ -72,7 +72,8 @@ class PredictionOptions:
     )  # fmt: skip
     lens: bool = flag("Show the top tokens after every layer (logit lens).", family=PRODUCTION)
     target: str | None = option(
-        "Token to follow with --lens, also after attention. Write the token with ␣ for a space, or #ID.",
+        "Token whose logit --backward differentiates, and which --lens follows, also after attention. Write "
+        "the token with ␣ for a space, or #ID.",
         metavar="TOKEN", family=PRODUCTION,
     )  # fmt: skip
     generate: int | None = option("Continue the text by this many tokens.", min=1, family=PRODUCTION)
@@ -86,8 +87,15 @@ class PredictionOptions:
 class Backward:
     """The backward pass and the optimizer step."""
 
-    backward: bool = flag("Add the gradients of the loss.", family=MICROGPT)
+    backward: bool = flag("Add the gradients of the loss, or of the logit of --target.")
     step: bool = flag("Add the gradients and one step of Adam.", family=MICROGPT)
+    against: str | None = option(
+        "Token whose logit is subtracted from the logit of --target.", metavar="TOKEN", family=PRODUCTION
+    )
+    position: int | None = option(
+        "Position of the logits of --target and --against.", show_default="the last position",
+        family=PRODUCTION,
+    )  # fmt: skip
 
 
 @group(HelpPanel.SAVING)
@@ -166,8 +174,8 @@ def run_options(
 ) -> dict[str, Any]:  # fmt: skip
     """Return the keyword arguments of `tracing.trace`. Raises InputError for a malformed list."""
     if "prompts" not in model.abilities:
-        return {"top_k": predictions.top_k, **vars(backward)}
-    options = vars(predictions) | {
+        return {"top_k": predictions.top_k, "backward": backward.backward, "step": backward.step}
+    options = vars(predictions) | vars(backward) | {
         "tokens": token_ids(source.tokens), "positions": positions_of(predictions.positions),
         "chat": source.chat, "special": source.special, "seed": source.seed, "recheck": checks.recheck,
     }  # fmt: skip
@@ -267,7 +275,9 @@ class Request:
         names = self.selected(verbose=True)
         parameters = [name for name in names if self.model.hooks.specs[name].parameter == name]
         computed = len(names) - len(parameters) - ("loss" in names and result.loss is None)
-        of_phase = {"forward": computed, "backward": len(names), "update": len(parameters)}
+        of_logits = result.scalar is not None and result.scalar.target is not None
+        differentiated = len(names) - len({"probs", "loss"} & {*names}) * of_logits
+        of_phase = {"forward": computed, "backward": differentiated, "update": len(parameters)}
         return sum(of_phase[phase] for phase in {event.phase for event in result})
 
 

@@ -22,10 +22,10 @@ from ..architecture.plans.event_words import steps_of
 from ..architecture.plans.kinds import Rotation
 from ..architecture.plans.plan import Plan
 from ..arrays.encodings import StoredTensor
-from ..arrays.linear import linear
+from ..arrays.linear import linear, linear_backward
 from ..arrays.stats import Array
 from ..arrays.threads import available_cores
-from ..errors import InputError
+from ..errors import InputError, MicrogptError
 from ..grouping import grouped
 from ..hooks.bus import HookBus
 from ..notebook import in_notebook
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from ..vocabulary.tokens import Vocabulary
 
 DEFAULT = "The capital of France is"
+MOST_PIECES = 8  # tokens of a text that an error shows
 MOST = 1 << 28  # the largest number of weights in memory: 1 GB at 4 bytes each
 
 
@@ -167,8 +168,13 @@ class Decoder:
         return self.tensors[name].column(column)
 
     def product(self, x: Array, name: str, expert: int | None = None) -> Array:
-        tensor = self.tensors[name]
-        return linear(x, tensor if expert is None else tensor.of_expert(expert), min(2, available_cores()))
+        return linear(x, self._matrix(name, expert), min(2, available_cores()))
+
+    def product_backward(self, dy: Array, name: str, expert: int | None = None) -> Array:
+        return linear_backward(dy, self._matrix(name, expert), min(2, available_cores()))
+
+    def _matrix(self, name: str, expert: int | None) -> StoredTensor:
+        return self.tensors[name] if expert is None else self.tensors[name].of_expert(expert)
 
 
 def _differences_of_layers(plan: Plan) -> dict[str, Any]:
@@ -270,8 +276,8 @@ def _check(model: Decoder, ids: Sequence[int], room: int) -> None:
 
 
 def named_token_of(vocabulary: Vocabulary, text: str) -> int:
-    """Return the token with this text. Raises InputError if no token has this text. The error may suggest the
-    text with or without a leading space."""
+    """Return the token with this text. Raises InputError if no token has this text. The error shows how the
+    text is split into tokens, or suggests the text with or without a leading space."""
 
     def spelled(text: str) -> int | None:
         piece = text.encode("utf-8", "surrogatepass")  # an argument may contain bytes that are not UTF-8
@@ -282,5 +288,14 @@ def named_token_of(vocabulary: Vocabulary, text: str) -> int:
         return token
     near = " " + text if not text.startswith(" ") else text.strip()
     other = spelled(near)
-    hint = f"; '{shown_token(near)}' is #{other}" if other is not None else ""
+    hint = f"; '{shown_token(near)}' is #{other}" if other is not None else _split(vocabulary, text)
     raise InputError(f"token '{shown_token(text)}': this model has no such token{hint}")
+
+
+def _split(vocabulary: Vocabulary, text: str) -> str:
+    """Return a hint with the tokens of a text, or "" if the text cannot be encoded."""
+    try:
+        pieces = [f"{shown_token(vocabulary.label(i))} (#{i})" for i in vocabulary.encode(text)]
+    except MicrogptError:
+        return ""
+    return f"; the text is split into {' '.join(pieces[:MOST_PIECES])}" if pieces else ""

@@ -144,6 +144,7 @@ class Run:
     altered: bool = False  # True if a hook replaced a gradient or an update
     resumed: float = field(default_factory=perf_counter)  # the time when the model last continued
     parts: dict[str, TraceEvent] = field(default_factory=dict)  # events of values that come in parts
+    scalar: str = "loss"  # the number whose gradients a backward pass computes
 
     __repr__ = one_line
 
@@ -154,9 +155,9 @@ class Run:
     def listeners(self, phase: Phase, name: str) -> list[Subscription]:
         return [s for s in self.subscriptions if phase in s.phases and name in s.names]
 
-    def wants_whole(self, name: str) -> bool:
-        """Return True if a hook needs this forward value in one piece."""
-        return any(not s.parts for s in self.listeners("forward", name))
+    def wants_whole(self, name: str, phases: Sequence[Phase] = ("forward",)) -> bool:
+        """Return True if a hook needs this value of a phase in one piece."""
+        return any(not s.parts for phase in phases for s in self.listeners(phase, name))
 
     def resume(self) -> None:
         """Start the clock of the next value."""
@@ -166,8 +167,9 @@ class Run:
         """Call the hooks for the values that came in parts, with an empty value."""
         for name, event in self.parts.items():
             event = event if self.timed else replace(event, seconds=None)
-            for subscription in self.listeners("forward", name):
+            for subscription in self.listeners(event.phase, name):
                 subscription.hook(event, np.empty(0, event.dtype))
+        self.parts.clear()
         self.resumed = perf_counter()
 
     def event(
@@ -175,7 +177,10 @@ class Run:
     ) -> TraceEvent:
         """Return the next event of the run, without statistics."""
         spec = self.specs[name]
-        expr = spec.expr if phase == "forward" else f"{_SYMBOL[phase]}{name}"
+        if phase == "forward":
+            expr = spec.expr
+        else:
+            expr = f"d {self.scalar} / d {name}" if phase == "backward" else f"update of {name}"
         event = TraceEvent(self.seq, phase, spec.stage, spec.layer, name, expr, shape, dtype, None, seconds)
         self.seq += 1
         return event
@@ -213,9 +218,6 @@ class Run:
         return value
 
 
-_SYMBOL = {"backward": "d loss / d ", "update": "update of "}
-
-
 @dataclass(frozen=True, slots=True)
 class _BusTap:
     run: Run
@@ -234,14 +236,16 @@ class _BusTap:
 
 
 class PartsTap(_BusTap):
-    """The tap of forward values that a model computes in parts, some rows [n, ...] at a time."""
+    """The tap of values that a model computes in parts, some rows [n, ...] at a time."""
 
     def emit(self, name: str, value: Array) -> Array:
         run = self.run
+        if not value.ndim:  # the gradient of the loss
+            return super().emit(name, value)
         seconds, stats = perf_counter() - run.resumed, TensorStats.of(value)
         shape, event = value.shape, run.parts.get(name)
         if event is None:
-            event = run.event("forward", name, shape, name_of(value.dtype), None)
+            event = run.event(self.phase, name, shape, name_of(value.dtype), None)
         else:
             assert event.stats is not None  # statistics exist for every part
             shape = (event.shape[0] + len(value), *shape[1:])

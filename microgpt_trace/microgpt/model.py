@@ -234,6 +234,9 @@ class Model:
     def product(self, x: Array, name: str, expert: int | None = None) -> Array:
         return x @ self.params[name].T
 
+    def product_backward(self, dy: Array, name: str, expert: int | None = None) -> Array:
+        return dy @ self.params[name]
+
     def batch(self, inputs: TraceInput) -> Batch:
         """Return the batch of an input text and its targets."""
         return Packer(self.config, self.params.dtype).one(np.array([*inputs.tokens, inputs.targets[-1]]))

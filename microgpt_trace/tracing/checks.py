@@ -6,15 +6,14 @@ check uses an operation's inputs after all hooks, and the operation's output bef
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 import numpy as np
 
-from ..architecture.edits import Edit, editing
 from ..architecture.plans.kinds import Probabilities, Routing, Softmax
 from ..architecture.plans.plan import Plan
 from ..arrays.stats import Array, causal_mask
-from ..hooks.bus import SILENT, HookBus, Subscription, Tap
+from ..hooks.bus import HookBus, Subscription
 from ..hooks.event import PHASES, TraceEvent
 from ..rounding.invariants import OF_SUMS
 from ..text.wording import counted, nonfinite_name
@@ -151,12 +150,6 @@ class Checker:
             holds = None if deviation is None else deviation <= tolerance
             result.append(Check(name, claim, holds, deviation, tolerance, where))
         return result
-
-
-def untraced(replaced: Mapping[str, Array]) -> Tap:
-    """Return a tap without observers. The tap replaces events by the values in `replaced`."""
-    edits = [Edit(name, lambda value, new=new: new) for name, new in replaced.items()]  # type: ignore[misc]
-    return editing(*edits) if edits else SILENT
 
 
 def untraced_check(traced: Array, untraced: Array) -> Check:

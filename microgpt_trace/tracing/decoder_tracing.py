@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from ..architecture.edits import replacing
+from ..architecture.interpreter.backward import keeping_tap
 from ..architecture.interpreter.run import forward, head_forward
 from ..architecture.operations.pass_state import KVCache
 from ..arrays.logits import rows_of_a_part, softmax
@@ -23,10 +25,11 @@ from ..hooks.names import select_names
 from ..measuring.experts import ExpertMeter
 from ..running.token_names import chosen_positions
 from .anomalies import anomalies_of
-from .checks import UNTRACED, untraced, untraced_check
+from .checks import UNTRACED, untraced_check
 from .collector import kept_events, predictions_of
+from .decoder_gradients import differentiate, scalar_of
 from .decoder_insights import insights_of
-from .findings import Check
+from .findings import Check, Scalar
 from .generation import Continuation, Sampling, continue_prompt
 from .layer_measures import Overview
 from .lens import Lens
@@ -42,9 +45,10 @@ TOP, RUNNERS_UP = 5, 3  # default number of candidates of a prediction, and of r
 
 def trace_decoder(
     model: Decoder, text: str | None, *, names: Sequence[str] | None, values: bool | Sequence[str],
-    top_k: int | None, time: bool, tokens: Sequence[int] | None, special: bool, chat: bool,
-    positions: str | Sequence[int] | None, lens: bool, target: str | int | None, generate: int,
-    temperature: float, seed: int, recheck: bool, interventions: Sequence[Intervention],
+    top_k: int | None, time: bool, backward: bool, tokens: Sequence[int] | None, special: bool, chat: bool,
+    positions: str | Sequence[int] | None, lens: bool, target: str | int | None, against: str | int | None,
+    position: int | None, generate: int, temperature: float, seed: int, recheck: bool,
+    interventions: Sequence[Intervention],
 ) -> Trace:  # fmt: skip
     """Trace a prompt through a decoder with the options of `trace`. By default the Trace has all events
     except the events that need an extra computation."""
@@ -54,8 +58,12 @@ def trace_decoder(
     inputs = prepare(model, text, tokens, special, chat, generate)
     rows = chosen_positions("all" if positions is None else positions, len(inputs.tokens))
     kept = shown if values is True else kept_events(model, values, inputs, rows)
-    if target is not None and not lens:
-        raise InputError("target: needs lens=True, because the lens follows the target")
+    if target is not None and not (lens or backward):
+        raise InputError("target: needs lens=True, which follows the target, or backward=True")
+    if not backward and (against is not None or position is not None):
+        raise InputError("against and position: need backward=True")
+    if backward and generate:
+        raise InputError("backward and generate: a backward pass is only for the text")
     targeted = rows if positions is not None else rows[-1:]
     lens_hook = Lens(model, rows, top_k or 1, target, targeted) if lens else None
     head = partial(head_forward, model)
@@ -66,9 +74,15 @@ def trace_decoder(
         watching = [(hook, hook.names) for hook in hooks if hook.names]
         observers = Observers(model, {*everything, *shown}, shown, kept, watching, baseline)
         cache = KVCache(len(inputs.tokens) + generate) if generate else None
-        run = observers.begin(time, keep=recheck)
-        final = forward(model, np.array(inputs.tokens), run.tap("forward"), cache)
-        predicted = predict(model, final, inputs, rows, top_k or TOP, run, observers)
+        run = observers.begin(time, keep=recheck or backward)
+        tap, streams, scalar = run.tap("forward"), list[Array](), None
+        tap = keeping_tap(model.plan, len(inputs.tokens), tap) if backward else tap
+        final = forward(model, np.array(inputs.tokens), tap, cache, streams=streams if backward else None)
+        predicted = predict(model, final, inputs, rows, top_k or TOP, run, tap, observers)
+        if backward:
+            scalar = scalar_of(model, inputs, predicted.rows, predicted.loss, target, against, position)
+            inputs = replace(inputs, notes=(*inputs.notes, *filter(None, [scalar.note])))
+            differentiate(model, inputs, scalar, rows, streams, final, tap, run)
         checks = [_untraced(model, inputs, final, predicted, run, recheck)]
         continuation = Continuation()
         if cache is not None:
@@ -77,16 +91,17 @@ def trace_decoder(
             )
             checks.append(check)
         return _traced(
-            model, inputs, predicted, checks, continuation, observers, overview, experts, lens_hook
+            model, inputs, predicted, checks, continuation, observers, overview, experts, lens_hook, scalar
         )
 
 
 def _traced(
     model: Decoder, inputs: TraceInput, predicted: Predicted, checks: Sequence[Check],
     continuation: Continuation, observers: Observers, overview: Overview, experts: ExpertMeter,
-    lens: Lens | None,
+    lens: Lens | None, scalar: Scalar | None,
 ) -> Trace:  # fmt: skip
-    events, baseline = observers.collector.events, observers.baseline
+    events = [event for event in observers.collector.events if event.phase == "forward"]
+    baseline = observers.baseline
     layers, changed = overview.rows(events), baseline.editor.names if baseline is not None else ()
     activation, norms = model.config.activation, overview.norms
     lens_rows, target_rows = lens.results() if lens is not None else ((), ())
@@ -103,6 +118,7 @@ def _traced(
         lens_target=target_rows,
         generation=tuple(continuation.tokens),
         generation_end=continuation.end,
+        scalar=scalar,
     )  # fmt: skip
 
 
@@ -119,13 +135,13 @@ class Predicted(NamedTuple):
 
 def predict(
     model: Decoder, final: Array, inputs: TraceInput, rows: Sequence[int], top_k: int, run: Run,
-    observers: Observers,
+    forward_tap: Tap, observers: Observers,
 ) -> Predicted:  # fmt: skip
     """Compute the predictions at `rows` and the mean loss, in parts if no hook needs all logits at once."""
     size = rows_of_a_part(model.config.vocab_size)
     names = [row.name for row in model.plan.head]
     is_parted = len(rows) > size and not any(map(run.wants_whole, [*names, "probs"]))
-    tap: Tap = PartsTap(run, "forward", "") if is_parted else run.tap("forward")
+    tap = PartsTap(run, "forward", "") if is_parted else forward_tap
     size = size if is_parted else len(rows)
     predictions: list[Prediction] = []
     for start in range(0, len(rows), size):
@@ -156,6 +172,6 @@ def _untraced(
     """Compare the traced run with a run that has no observers, but the same replaced values."""
     if not recheck:
         return Check("untraced", UNTRACED, None, None, 0.0, "only with --recheck, which runs the model again")
-    repeated = forward(model, np.array(inputs.tokens), untraced(run.replaced))
+    repeated = forward(model, np.array(inputs.tokens), replacing(run.replaced))
     check = untraced_check(predicted.computed, head_forward(model, repeated[list(predicted.compared)]))
     return check if check.holds is False else untraced_check(final, repeated)

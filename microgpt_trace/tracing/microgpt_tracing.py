@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ..architecture.edits import replacing
 from ..arrays.stats import Array, TensorStats
 from ..hooks.bus import SILENT, Run, Tap
 from ..hooks.event import TraceEvent, differs
@@ -17,8 +18,9 @@ from ..microgpt.forward_backward import Pass, forward, parameter_spec
 from ..microgpt.forward_backward import backward as run_backward
 from ..microgpt.model import Model, Schedule
 from ..microgpt.parameters import Parameters
-from .checks import untraced, untraced_check
+from .checks import untraced_check
 from .collector import kept_events, predictions_of
+from .findings import Scalar
 from .microgpt_insights import insights_of
 from .observers import Observers, baseline_of
 from .result import ParameterRow, Predictions, StepSummary, Trace
@@ -47,7 +49,7 @@ def trace_microgpt(
         replaced = differs(done.probs, done.softmax)
         if baseline is not None:
             baseline.take(positions, done.logits, done.probs, replaced)
-        repeated = forward(model.params, batch, untraced(run.replaced))
+        repeated = forward(model.params, batch, replacing(run.replaced))
         checks = [untraced_check(done.logits, repeated.logits), *observers.checker.checks()]
         events = observers.collector.events
         forward_events = list(events)
@@ -64,6 +66,7 @@ def trace_microgpt(
         nothing = f"{', '.join(names)}: parameters have no forward event, only a gradient (--backward)"
         return observers.trace(
             inputs, predictions, float(done.loss), checks, insights, nothing, parameters=rows, step=summary,
+            scalar=Scalar(run.scalar) if backward or step else None,
         )  # fmt: skip
 
 

@@ -19,7 +19,7 @@ from ..notebook import in_notebook
 from ..text.brief import frozen, one_line
 from ..text.json_writing import in_document
 from ..text.wording import abridged
-from .findings import Anomaly, Check, Insight
+from .findings import Anomaly, Check, Insight, Scalar
 
 SCHEMA_ID = "microgpt.trace/1"
 _OPTIONS = {"backward": "backward", "update": "step"}  # the option of `trace` that adds a phase
@@ -247,6 +247,7 @@ class Trace:
     parameters: tuple[ParameterRow, ...] = ()
     intervened: Intervened | None = None
     step: StepSummary | None = None
+    scalar: Scalar | None = None  # if there are gradients
     arrays: dict[tuple[Phase, str], Array] = field(default_factory=dict, repr=False)
     specs: Mapping[str, EventSpec] = field(default_factory=dict, repr=False)  # specs of all events
     traced_model: LanguageModel | None = field(default=None, repr=False)  # for pages, which show parameters
@@ -291,7 +292,7 @@ class Trace:
         kept = [n for n in chosen if (phase, n) in self.arrays]
         if not kept:
             computed = phase == "forward" or any(event.phase == phase for event in self.events)
-            remedy = "name it in `values`" if computed else f"trace a microGPT with {_OPTIONS[phase]}=True"
+            remedy = "name it in `values`" if computed else f"trace with {_OPTIONS[phase]}=True"
             raise InputError(f"the array of {name!r} was not kept in phase {phase}: {remedy}")
         if len(kept) > 1:
             raise InputError(f"{name!r} matches several arrays, {abridged(kept)}: name one of them")
@@ -317,7 +318,7 @@ class Trace:
         return selected.squeeze(site.lone(array.shape))
 
     def gradient(self, name: str) -> Array:
-        """Return the gradient of the loss with respect to an event or parameter."""
+        """Return the gradient of the loss, or of another `scalar`, with respect to an event or parameter."""
         return self.array(name, "backward")
 
     def event(self, name: str, phase: Phase = "forward") -> TraceEvent | None:

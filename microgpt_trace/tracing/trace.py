@@ -21,7 +21,8 @@ def trace(
     time: bool = False, backward: bool = False, step: bool = False,
     interventions: Sequence[Intervention] = (), tokens: Sequence[int] | None = None, special: bool = False,
     chat: bool = False, positions: str | Sequence[int] | None = None, lens: bool = False,
-    target: str | int | None = None, generate: int = 0, temperature: float = 0.0, seed: int = 42,
+    target: str | int | None = None, against: str | int | None = None, position: int | None = None,
+    generate: int = 0, temperature: float = 0.0, seed: int = 42,
     recheck: bool = False,
 ) -> Trace:  # fmt: skip
     """Run a model over a text, with the hooks subscribed to `model.hooks`, and return the Trace.
@@ -34,9 +35,10 @@ def trace(
       events or parts to keep, such as layer0.attn.weights[1]. By default the Trace keeps the arrays of a
       microGPT, but not of a decoder.
     - `top_k` is the number of candidates per position. `time` measures the seconds of each event.
+    - `backward` adds the gradients of the loss.
 
     For a microGPT:
-    - `backward` adds the gradients of the loss. `step` adds the gradients and one Adam step.
+    - `step` adds the gradients and one Adam step.
 
     For a decoder:
     - `tokens` replaces the text. `special` parses special tokens in the text, and `chat` applies the file's
@@ -45,6 +47,8 @@ def trace(
     - `lens` adds the logit lens, which predicts `top_k` tokens (by default one) after every layer. `target`
       adds the probability and rank of a token after every attention and every layer, at `positions` or, by
       default, at the last position. `target` is the token's text (␣ means a blank), #ID or the id.
+    - With `backward`, `target` is the token whose logit at `position` (by default the last position) is
+      differentiated instead of the loss. The logit of the token `against` is subtracted.
     - `generate` is the number of tokens to add to the prompt, sampled with `temperature` and `seed`.
     - `recheck` compares the run with a run without observers.
     """
@@ -54,7 +58,8 @@ def trace(
         raise InputError(f"text: expected a string, found {type(text).__name__}; pass token ids as tokens=")
     decoder_options: dict[str, Any] = {
         "tokens": tokens, "special": special, "chat": chat, "positions": positions, "lens": lens,
-        "target": target, "generate": generate, "temperature": temperature, "seed": seed, "recheck": recheck,
+        "target": target, "against": against, "position": position, "generate": generate,
+        "temperature": temperature, "seed": seed, "recheck": recheck,
     }  # fmt: skip
     if "prompts" not in model.abilities:
         defaults = trace.__kwdefaults__ or {}
@@ -66,11 +71,11 @@ def trace(
             cast("Model", model), "emma" if text is None else text, names or ("*",),
             True if values is None else values, top_k or 1, backward, step, time, interventions,
         )  # fmt: skip
-    if backward or step:
-        raise InputError("backward and step need a microGPT: a production model is traced forward only")
+    if step:
+        raise InputError("step: expected a microGPT, because production models are not trained")
     from .decoder_tracing import trace_decoder
 
     return trace_decoder(
         cast("Decoder", model), text, names=names, values=values or False, top_k=top_k, time=time,
-        interventions=interventions, **decoder_options,
+        backward=backward, interventions=interventions, **decoder_options,
     )  # fmt: skip

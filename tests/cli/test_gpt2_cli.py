@@ -124,7 +124,7 @@ def greedy(case, count):
 @pytest.mark.parametrize(("line", "words"), [
     ("trace {} helloworldhelloworld", ("20 tokens", "at most 16 tokens")),
     ("trace {} hello --generate 12", ("5 tokens and 12 to generate", "at most 16 tokens")),
-    (f"trace {{}} {IDS} --backward", ("--backward",)), (f"explain {{}} wpe[16,0] {IDS}", ("wpe",)),
+    (f"trace {{}} {IDS} --step", ("--step",)), (f"explain {{}} wpe[16,0] {IDS}", ("wpe",)),
 ])  # fmt: skip
 def test_refuses_inputs_that_a_gpt2_cannot_take(gpt2, line, words):
     refused(microgpt(line.format(gpt2()[0])), *words)

@@ -322,11 +322,18 @@ def test_gradients_equal_those_of_transformers(name, models):
         ):
             errors[own] = np.linalg.norm(gradient - theirs_of) / np.linalg.norm(theirs_of)
     worst = max(errors, key=errors.get)
+    traced = trace(ours, tokens=IDS, backward=True, values=list(expected))
+    narrow = {
+        event: np.linalg.norm(traced.gradient(event) - gradient) / np.linalg.norm(gradient)
+        for event, gradient in expected.items()
+    }
+    in_trace = max(narrow, key=narrow.get)
     print(
         f"{name}: {len(expected)} events, {len(errors) - len(expected)} parameters,",
-        f"{worst} {errors[worst]:.2g}",
+        f"{worst} {errors[worst]:.2g}; traced in float32: {in_trace} {narrow[in_trace]:.2g}",
     )
     assert len(errors) > len(expected) > 10
+    assert narrow[in_trace] < 5e-5
     assert errors[worst] < 5e-5  # norms of transformers compute in float32
 
 

@@ -23,6 +23,5 @@ class Run:
             ),
         ]
         run = bus.begin(before=before, after=after)
-        forward = generic.forward(model, np.array(tokens), targets, run.tap("forward"))
-        tap = run.tap("backward")
-        self.parameters = generic.backward(forward, tap, run.replaced, list(model.plan.parameters))
+        forward = generic.forward(model, np.array(tokens), targets, run.tap("forward"), run.replaced)
+        self.parameters = generic.backward(forward, run.tap("backward"), list(model.plan.parameters))

@@ -137,8 +137,12 @@ def model_of(plan, parameters):
     def product(x, name, expert=None):
         return x @ (arrays[name] if expert is None else arrays[name][expert]).T
 
+    def product_backward(dy, name, expert=None):
+        return dy @ (arrays[name] if expert is None else arrays[name][expert])
+
     return SimpleNamespace(
-        plan=plan, tensors={}, dtype="float64", parameter=parameter, product=product, arrays=arrays,
+        plan=plan, tensors={}, dtype="float64", parameter=parameter, product=product,
+        product_backward=product_backward, arrays=arrays,
         config=SimpleNamespace(vocab_size=61), bos=None, ends_with_bos=False,
     )  # fmt: skip
 

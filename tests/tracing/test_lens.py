@@ -225,7 +225,10 @@ def test_reports_where_the_target_first_has_rank_1(tiny):
 @pytest.mark.parametrize(
     ("line", "said"),
     [
-        ("trace emma --target n", "--target needs --lens: --target names the token that --lens follows"),
+        (
+            "trace emma --target n",
+            "--target needs --backward or --lens: --target names the token",
+        ),
         ("trace emma --lens --target n", "--lens is for a production model"),
         ("trace FILE --lens --target nothing", "token 'nothing'"),
         ("trace FILE --lens --target '#61'", "token #61: expected an id from #0 to #60"),

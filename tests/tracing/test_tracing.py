@@ -63,8 +63,8 @@ NO_ARRAY = [
     (False, lambda t: t["layer0.attn.weigths[1]"], "(close: layer0.attn.weights, "),
     (False, lambda t: t["logits"], "the array of 'logits' was not kept in phase forward"),
     (["logits"], lambda t: t["attn_out"], "'attn_out' was not kept in phase forward: name it in `values`"),
-    (True, lambda t: t.gradient("logits"), "in phase backward: trace a microGPT with backward=True"),
-    (True, lambda t: t.array("wte", "update"), "not kept in phase update: trace a microGPT with step=True"),
+    (True, lambda t: t.gradient("logits"), "in phase backward: trace with backward=True"),
+    (True, lambda t: t.array("wte", "update"), "not kept in phase update: trace with step=True"),
     (True, lambda t: t["layer0.attn.*"], "'layer0.attn.*' matches several arrays, layer0.attn.norm, "),
 ]
 

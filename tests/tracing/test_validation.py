@@ -96,8 +96,8 @@ def with_tap(monkeypatch, kind, name):
     """Run the pass of traces under a wrapped tap."""
     plain = interpreter.forward
 
-    def forward(model, tokens, tap=interpreter.SILENT, cache=None):
-        return plain(model, tokens, kind(tap, name), cache)
+    def forward(model, tokens, tap=interpreter.SILENT, cache=None, **options):
+        return plain(model, tokens, kind(tap, name), cache, **options)
 
     monkeypatch.setattr("microgpt_trace.tracing.decoder_tracing.forward", forward)
 

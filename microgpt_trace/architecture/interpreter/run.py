@@ -21,25 +21,29 @@ from ..plans.plan import Operation
 
 
 def forward(
-    model: LanguageModel, tokens: Array, tap: Tap = SILENT, cache: KVCache | None = None, n: int = 1
-) -> Array:
+    model: LanguageModel, tokens: Array, tap: Tap = SILENT, cache: KVCache | None = None, n: int = 1,
+    streams: list[Array] | None = None,
+) -> Array:  # fmt: skip
     """Compute the input of the head for n sequences of the tokens [T]: [n*T, C].
 
     If there is a KV cache, the tokens continue the cached tokens, and new keys and values are appended to the
-    cache. The tap may change each sequence differently.
+    cache. The tap may change each sequence differently. For `streams`, see `pass_forward`.
     """
-    x = pass_forward(PassState(model, np.tile(tokens, n), n, tap, cache))
+    x = pass_forward(PassState(model, np.tile(tokens, n), n, tap, cache), streams)
     if cache is not None:
         cache.length += len(tokens)
     return x
 
 
-def pass_forward(run: PassState) -> Array:
-    """Compute the input of the head for all rows of a pass: [N, C]"""
+def pass_forward(run: PassState, streams: list[Array] | None = None) -> Array:
+    """Compute the input of the head for all rows of a pass: [N, C]. If `streams` is given, append the
+    residual stream before each layer and after the last layer."""
     keep_freed_memory()
-    x = before_forward(run)
+    x, kept = before_forward(run), [] if streams is None else streams
     for i in range(len(run.model.plan.layers)):
+        kept.append(x)
         x = layer_forward(x, i, run)
+    kept.append(x)
     return final_forward(run.model, x, run.tap)
 
 

@@ -46,8 +46,8 @@ def backward(
     shapes = kind.parameters((x.shape, chosen.shape)).items()
     parameters = {name: np.zeros(shape, dy.dtype) for name, shape in shapes if name in run.wanted}
     for e, at, rows in _by_expert(kind, x, chosen):
-        d, (matrix,) = of_parts[at], run.model.parameter(kind.weight, slice(e, e + 1))
-        np.add.at(into, at if kind.beside else at[0], d @ matrix)
+        d = of_parts[at]
+        np.add.at(into, at if kind.beside else at[0], run.model.product_backward(d, kind.weight, e))
         if kind.weight in parameters:
             parameters[kind.weight][e] = d.T @ rows
         if kind.bias in parameters:

@@ -36,7 +36,7 @@ def backward(row: Operation[Linear], run: PassState, dy: Array, y: Array, x: Arr
     if kind.columns is None:
         if kind.weight in run.wanted:
             parameters[kind.weight] = dy.T @ x
-        return Gradients((dy @ run.model.parameter(kind.weight),), parameters)
+        return Gradients((run.model.product_backward(dy, kind.weight),), parameters)
     columns, dx = slice(*kind.columns), np.zeros_like(x)
     dx[:, columns] = dy @ run.matrix(kind.weight)[:, columns]
     if kind.weight in run.wanted:

@@ -169,7 +169,7 @@ def backward_sections(trace: Trace) -> list[Section]:
         Column("grad range", lambda e: _range(e.stats, four_decimals), style=_alarm),
         Column("time", _microseconds, right=True),
     ]
-    aside = "each tensor and its gradient, d loss / d tensor"
+    aside = f"each tensor and its gradient, d {trace.scalar.name if trace.scalar else 'loss'} / d tensor"
     backward = table_section("Backward pass", columns, gradients, about=name_of, aside=aside)
     return [*backward, *_parameters(trace)] if backward else []
 
