@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import typer
 
@@ -11,7 +11,7 @@ from ..text.wording import counted
 from .exports import Exports, give
 from .named_model import model_and_text, model_before, model_from, refuse_other_family
 from .option_checks import same_command
-from .option_groups import argument, group, option
+from .option_groups import argument, flag, group, option
 from .options import FileSettings, HelpPanel, ModelChoice
 from .output import Output, exit_unless
 from .progress import progress
@@ -45,8 +45,18 @@ class PatchRuns(ModelChoice):
     )
     sites: list[str] | None = option(
         "Sites to patch, such as 'layer*.attn.head*', attn_out or layer3.mlp.act@2:5.",
-        metavar="SITE", show_default="the residual stream", panel=HelpPanel.INTERVENTIONS,
+        metavar="SITE", panel=HelpPanel.INTERVENTIONS,
+        show_default="the residual stream, and with --method attribution also the MLPs and heads",
     )  # fmt: skip
+    method: Literal["exact", "attribution"] = option(
+        "exact runs the model for every site. attribution estimates all sites from one gradient.",
+        default="exact", panel=HelpPanel.INTERVENTIONS,
+    )  # fmt: skip
+    confirm: int | None = option(
+        "Number of the largest estimates to confirm by exact patches.", min=0,
+        show_default="20", panel=HelpPanel.INTERVENTIONS,
+    )  # fmt: skip
+    neurons: bool = flag("Also estimate every neuron at every position.", panel=HelpPanel.INTERVENTIONS)
 
 
 def patch(
@@ -67,8 +77,10 @@ def patch(
     from ..patching.patch import patch as patch_texts
 
     options: dict[str, Any] = {
-        name: getattr(runs, name) for name in ("sites", "target", "against", "position")
+        name: getattr(runs, name) for name in ("sites", "target", "against", "position", "method")
     }
+    if runs.pairs is None:
+        options |= {"confirm": runs.confirm, "neurons": runs.neurons}
     result: PatchResult | PairsResult
     with progress("layer" if runs.pairs is None else "pair") as report:
         if runs.pairs is None:
@@ -86,6 +98,7 @@ def patch(
 EXAMPLES = (
     "microgpt patch lara eira --target n --against EOS --model microgpt.safetensors",
     'microgpt patch smollm2.gguf "The capital of France is" "The capital of Italy is"',
+    'microgpt patch smollm2.gguf "The capital of France is" "The capital of Italy is" --method attribution',
     "microgpt patch lara eira --sites 'layer*.attn.head*'",
     "microgpt patch smollm2.gguf --pairs pairs.txt --json",
 )

@@ -15,7 +15,8 @@ from ..errors import FileFormatError, InputError
 from ..text.brief import frozen
 from ..text.wording import counted
 from ..untrusted_files import read_text
-from .patch import Text, Token, patch_inputs, points_of, read_pair
+from .patch import Method, PatchOptions, Text, Token, patch_inputs, read_pair
+from .points import points_of
 from .results import MeanPatched, PairsResult, Patched, PatchedPair
 
 Inputs = tuple[TraceInput, TraceInput]
@@ -57,7 +58,7 @@ def _pair(where: str, line: str) -> Pair:
 
 def patch_pairs(
     model: LanguageModel, pairs: Sequence[Pair], *, sites: Sequence[str] | None = None,
-    target: Token = None, against: Token = None, position: int = -1,
+    target: Token = None, against: Token = None, position: int = -1, method: Method = "exact",
     report: Report = unreported,
 ) -> PairsResult:  # fmt: skip
     """Patch every pair as `patch` does, and return the mean and spread of every site over the pairs.
@@ -80,7 +81,8 @@ def patch_pairs(
             against if pair.against is None else pair.against,
         )
         with _naming(pair, number):
-            results.append(patch_inputs(model, own, sites, *tokens, position, unreported))
+            options = PatchOptions(sites, *tokens, position, method, confirm=0)
+            results.append(patch_inputs(model, own, options, unreported))
         report(number, len(pairs))
     facts = tuple(PatchedPair(r.contrast, r.clean, r.corrupt, r.check) for r in results)
     cells = zip(*(result.cells for result in results), strict=True)

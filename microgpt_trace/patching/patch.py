@@ -8,41 +8,52 @@ the logit difference (Wang et al., "Interpretability in the Wild", 2022).
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from functools import partial
-from itertools import chain
+from collections.abc import Mapping, Sequence
+from typing import Literal, NamedTuple
 
 import numpy as np
 
 from ..architecture.edits import Edit, Report, unreported
 from ..architecture.model import LanguageModel, TraceInput
-from ..architecture.plans.plan import Plan, kind_of, layer_of, over_tokens
+from ..architecture.plans.plan import over_tokens
 from ..arrays.logits import LogitDifference, best_tokens, softmax
 from ..arrays.stats import Array
 from ..arrays.threads import one_blas_thread
 from ..errors import InputError
-from ..hooks.names import ALIASES
-from ..hooks.sites import Part, Site, parse_site
 from ..rounding.invariants import OF_SUMS
 from ..running.token_names import blank_notes, token_argument, token_label, token_of
 from ..text.printable import shown_token
 from ..tracing.collector import Collector
 from ..tracing.findings import Check
-from .results import Patched, PatchResult, Spot, Unpatched
+from .attribution_patching import Estimates, default_points, largest_neurons, neurons_of, to_confirm
+from .points import WHOLE, PatchPoint, point_of, points_of
+from .results import Patched, PatchResult, Spot, Unpatched, confirmed_by
 
 Text = str | Sequence[int]  # a text, or its token ids
 Token = str | int | None
+Method = Literal["exact", "attribution"]
+CONFIRM = 20  # the default number of estimates to confirm
+NEURONS = 100  # the number of neurons in a result
 CLAIM = "with the clean embedding at all positions the corrupted run equals the clean run"
 MOST = 40  # tokens of a text that an error shows at most
-AFTER_LOGITS = ("probs", "loss")
-WHOLE = Part()
+
+
+class PatchOptions(NamedTuple):
+    """The options of `patch`, without the texts."""
+
+    sites: Sequence[str] | None = None
+    target: Token = None
+    against: Token = None
+    position: int = -1
+    method: Method = "exact"
+    confirm: int = CONFIRM
+    neurons: bool = False
 
 
 def patch(
     model: LanguageModel, clean: Text, corrupt: Text, *, sites: Sequence[str] | None = None,
-    target: Token = None, against: Token = None, position: int = -1,
-    report: Report = unreported,
+    target: Token = None, against: Token = None, position: int = -1, method: Method = "exact",
+    confirm: int | None = None, neurons: bool = False, report: Report = unreported,
 ) -> PatchResult:  # fmt: skip
     """Put the clean run's activations into the corrupted run, one site at a time, and measure each effect.
 
@@ -55,12 +66,20 @@ def patch(
       position. A head is patched at all positions at once, and a part such as layer3.mlp.act@2:5 as a whole.
     - `target` and `against` are tokens, as texts or ids. The default tokens are the predictions of the clean
       and of the corrupted run at the position.
+    - With the `method` "attribution", every effect is estimated from one gradient of the corrupted run, and
+      the `confirm` sites with the largest estimates (by default 20) are also patched. By default the sites
+      are the residual stream, the MLPs and the heads at each position. `neurons` adds the neurons with the
+      largest estimates.
     - `report` is called with the number of layers done and the total.
 
     Raises InputError if an argument does not fit, or if hooks are subscribed, because patching runs without
     hooks.
     """
-    return patch_inputs(model, read_pair(model, clean, corrupt), sites, target, against, position, report)
+    if method == "exact" and (neurons or confirm is not None):
+        raise InputError("confirm and neurons: need the method attribution")
+    count = CONFIRM if confirm is None else confirm
+    options = PatchOptions(sites, target, against, position, method, count, neurons)
+    return patch_inputs(model, read_pair(model, clean, corrupt), options, report)
 
 
 def read_pair(model: LanguageModel, clean: Text, corrupt: Text) -> tuple[TraceInput, TraceInput]:
@@ -87,41 +106,119 @@ def _labels(inputs: TraceInput) -> str:
 
 @np.errstate(all="ignore")
 def patch_inputs(
-    model: LanguageModel, pair: tuple[TraceInput, TraceInput], sites: Sequence[str] | None,
-    target: Token, against: Token, position: int, report: Report,
-) -> PatchResult:  # fmt: skip
+    model: LanguageModel, pair: tuple[TraceInput, TraceInput], options: PatchOptions, report: Report
+) -> PatchResult:
     """Patch two tokenized texts as `patch` does."""
-    length = len(pair[0].tokens)
+    length, position = len(pair[0].tokens), options.position
     if not -length <= position < length:
         raise InputError(f"position {position}: the texts have positions 0 to {length - 1}")
     row = position % length
     if pair[0].tokens[: row + 1] == pair[1].tokens[: row + 1]:
         raise InputError(f"position {row}: up to this position both texts have the same tokens")
-    points = points_of(model, sites, length)
-    names = sorted({model.plan.streams[0], *(point.spot.name for point in points)})
-    (clean_logits, clean), (corrupt_logits, corrupt) = (
-        _recorded(model, inputs, names, row) for inputs in pair
-    )
-    logits = np.stack([clean_logits, corrupt_logits])
-    contrast = _contrast(model, pair[0], row, logits, target, against)
-    runs = [_unpatched(model, *run, contrast) for run in zip(pair, logits, (target, against), strict=True)]
-    noise = _noise(logits)
-    _check_difference(contrast, runs, noise)
-    low, span = runs[1].difference, runs[0].difference - runs[1].difference
+    if options.method == "attribution":
+        return _estimated(model, pair, options, row, report)
+    points = points_of(model, options.sites, length)
+    recorded = [_recorded(model, inputs, _names(model, points), row) for inputs in pair]
+    measure = _measure(model, pair, np.stack([logits for logits, _ in recorded]), options, row)
+    found, check = _patched(model, pair, points, [values for _, values in recorded], measure, report)
+    cells = [measure.cell(point.spot, own) for point, own in zip(points, found, strict=True)]
+    return PatchResult(measure.contrast, *measure.runs, check, model.origin, tuple(cells))
 
-    whole = _point(model.plan, model.plan.streams[0], WHOLE)  # for the check of patching everything
+
+def _estimated(
+    model: LanguageModel, pair: tuple[TraceInput, TraceInput], options: PatchOptions, row: int, report: Report
+) -> PatchResult:
+    """Estimate the effect of every point, and patch the points with the largest estimates."""
+    length = len(pair[0].tokens)
+    points = (
+        default_points(model, length) if options.sites is None else points_of(model, options.sites, length)
+    )
+    estimates = Estimates(model, pair, points, neurons_of(model.plan) if options.neurons else (), row)
+    measure = _measure(model, pair, estimates.logits, options, row)
+    estimates.differentiate(measure.contrast)
+    neurons = largest_neurons(model, estimates, NEURONS) if options.neurons else []
+    effects = [estimates.of(point) for point in (*points, *neurons)]
+    cells = [
+        measure.cell(point.spot, measure.low + effect)
+        for point, effect in zip((*points, *neurons), effects, strict=True)
+    ]
+    chosen = to_confirm(model.plan, [*points, *neurons], effects, options.confirm)
+    confirmed, best = [cells[number] for number in chosen], [(*points, *neurons)[number] for number in chosen]
+    recorded = [_recorded(model, inputs, _names(model, best), row)[1] for inputs in pair]
+    exact, check = _patched(model, pair, best, recorded, measure, report)
+    return PatchResult(
+        measure.contrast, *measure.runs, check, model.origin, tuple(cells[: len(points)]), "attribution",
+        tuple(
+            confirmed_by(cell, measure.restored(own), check.tolerance)
+            for cell, own in zip(confirmed, exact, strict=True)
+        ),
+        tuple(cells[len(points) :]), estimates.size(neurons_of(model.plan)) if options.neurons else 0,
+    )  # fmt: skip
+
+
+class Measure(NamedTuple):
+    """The logit difference to measure, in the clean and in the corrupted run. `noise` is the change that
+    rounding alone may cause."""
+
+    contrast: LogitDifference
+    runs: tuple[Unpatched, Unpatched]
+    noise: float
+
+    @property
+    def low(self) -> float:
+        """The logit difference of the corrupted run."""
+        return self.runs[1].difference
+
+    @property
+    def span(self) -> float:
+        """The difference between the runs, which patching can restore."""
+        return self.runs[0].difference - self.low
+
+    def restored(self, difference: float) -> float:
+        """Return the share that a run with this logit difference restores."""
+        return (difference - self.low) / self.span
+
+    def cell(self, spot: Spot, difference: float) -> Patched:
+        return Patched(*spot.place, self.restored(difference), difference)
+
+
+def _measure(
+    model: LanguageModel, pair: tuple[TraceInput, TraceInput], logits: Array, options: PatchOptions, row: int
+) -> Measure:
+    """Return the logit difference of both runs, from their logits [2, V]. Raises InputError if the runs do
+    not differ."""
+    named = options.target, options.against
+    contrast = _contrast(model, pair[0], row, logits, *named)
+    clean, corrupt = (_unpatched(model, *run, contrast) for run in zip(pair, logits, named, strict=True))
+    measure = Measure(contrast, (clean, corrupt), _noise(logits))
+    _check_difference(contrast, measure.runs, measure.noise)
+    return measure
+
+
+def _names(model: LanguageModel, points: Sequence[PatchPoint]) -> list[str]:
+    """Return the events to record for patching the points, and for the check."""
+    return sorted({model.plan.streams[0], *(point.spot.name for point in points)})
+
+
+def _patched(
+    model: LanguageModel, pair: tuple[TraceInput, TraceInput], points: Sequence[PatchPoint],
+    values: Sequence[Mapping[str, Array]], measure: Measure, report: Report,
+) -> tuple[list[float], Check]:  # fmt: skip
+    """Return the logit difference of the corrupted run with each point patched, and the check that patching
+    everything restores the clean run. `values` are the recorded events of both runs."""
+    clean, corrupt = values
+    whole = point_of(model.plan, model.plan.streams[0], WHOLE)  # for the check of patching everything
     changing = [p for p in points if not p.same(clean[p.spot.name], corrupt[p.spot.name])]
     edits = [Edit(p.spot.name, p.change(clean[p.spot.name])) for p in (whole, *changing)]
     differences = {
-        number: contrast.difference(edited[0])
-        for number, edited in model.edited_logits(pair[1], edits, [row], report)
+        number: measure.contrast.difference(edited[0])
+        for number, edited in model.edited_logits(pair[1], edits, [measure.contrast.position], report)
     }
-    deviation, tolerance = abs((differences[0] - low) / span - 1), noise / abs(span)
-    check = Check("embedding", CLAIM, deviation <= tolerance, deviation, tolerance)
+    deviation = abs(measure.restored(differences[0]) - 1)
+    tolerance = measure.noise / abs(measure.span)
     by_site = {p.spot.site: differences[number] for number, p in enumerate(changing, 1)}
-    found = [by_site.get(p.spot.site, low) for p in points]  # a site that is equal in both runs has no edit
-    cells = (Patched(*p.spot.place, (own - low) / span, own) for p, own in zip(points, found, strict=True))
-    return PatchResult(contrast, runs[0], runs[1], check, model.origin, tuple(cells))
+    found = [by_site.get(p.spot.site, measure.low) for p in points]  # a site that is equal has no edit
+    return found, Check("embedding", CLAIM, deviation <= tolerance, deviation, tolerance)
 
 
 def _noise(logits: Array) -> float:
@@ -195,82 +292,3 @@ def _check_difference(contrast: LogitDifference, runs: Sequence[Unpatched], nois
             raise InputError(f"{what} is {run.difference} in the {which} run: nothing to compare")
     if not abs(clean.difference - corrupt.difference) > noise:
         raise InputError(f"{what} is {clean.difference:.6g} in both runs: nothing to explain")
-
-
-@dataclass(frozen=True, slots=True)
-class PatchPoint:
-    """A part of an event that is patched, and its description."""
-
-    spot: Spot
-    part: Part
-
-    def change(self, clean: Array) -> Callable[[Array], Array]:
-        """Return a function that puts the clean value [T, W] or [H, T, T] in this part."""
-
-        return lambda value: np.where(self._mask(value), clean, value)
-
-    def same(self, clean: Array, corrupt: Array) -> bool:
-        """Return True if both runs are equal in this part, so that patching changes nothing."""
-        mask = self._mask(clean)
-        return np.array_equal(clean[mask], corrupt[mask])
-
-    def _mask(self, value: Array) -> Array:
-        return self.part.mask(value.shape, range(value.shape[-2]))
-
-
-def points_of(model: LanguageModel, sites: Sequence[str] | None, length: int) -> list[PatchPoint]:
-    """List the parts that are patched in prompts of this length: each position of an event, each head as a
-    whole, and each part that a site names. Raises InputError if the model has no such site."""
-    shapes, (entered, *left) = model.plan.shapes(length), model.plan.streams
-    streams = (entered, *dict.fromkeys(f"layer*.{kind_of(name)}" for name in left))
-    whole, parts = set[str](), dict[str, PatchPoint]()
-    for site in map(parse_site, streams if sites is None else sites):
-        for name in _patchable(site, model):
-            part = site.part(name, shapes[name], partial(token_of, model) if over_tokens(name) else None)
-            if site.place:
-                parts[name + site.place] = _point(model.plan, name, part, site.place)
-            else:
-                whole.add(name)
-    if not whole and not parts:
-        raise InputError("sites: expected at least one, found none")
-    events = [_of_event(model.plan, name, length) for name in model.plan if name in whole]
-    return [*chain.from_iterable(events), *parts.values()]
-
-
-def _patchable(site: Site, model: LanguageModel) -> list[str]:
-    """Return the events that a site names. Raises InputError if no such event can be patched."""
-    names, exact = list(model.plan), site.selector
-    parameters = [name for name in model.config.shapes() if name in model.hooks.specs or name not in ALIASES]
-    if exact in parameters:
-        event = f" (the event is {ALIASES[exact][0]})" if exact in ALIASES else ""
-        raise InputError(f"{exact} is a parameter, which both runs share: nothing to patch{event}")
-    matches = site.names(names)
-    patchable = [name for name in matches if name not in AFTER_LOGITS]
-    if not patchable:
-        raise InputError(f"{' and '.join(matches)}: expected an event before the logits that are compared")
-    return patchable
-
-
-def _point(plan: Plan, name: str, part: Part, place: str = "") -> PatchPoint:
-    """Describe a part of an event. If the part belongs to one head, the description has the head, and if it
-    also belongs to one position, the position."""
-    if part.heads is not None:
-        head = _only(part.heads)
-    else:
-        head = plan.sums_of[name].parts.index(name) if name in plan.sums_of else None
-    position = None if head is None else _only(part.positions)
-    return PatchPoint(Spot(name + place, name, layer_of(name), head, position), part)
-
-
-def _only(places: Sequence[int] | None) -> int | None:
-    return places[0] if places is not None and len(places) == 1 else None
-
-
-def _of_event(plan: Plan, name: str, length: int) -> list[PatchPoint]:
-    whole = _point(plan, name, WHOLE)
-    if whole.spot.head is not None:
-        return [whole]
-    return [
-        PatchPoint(replace(whole.spot, site=f"{name}@{position}", position=position), Part(None, (position,)))
-        for position in range(length)
-    ]

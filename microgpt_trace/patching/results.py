@@ -19,7 +19,10 @@ from ..errors import InputError
 from ..grouping import grouped
 from ..notebook import in_notebook
 from ..text.brief import frozen, one_line
+from ..text.json_writing import in_document
 from ..tracing.findings import Check
+
+Failure = Literal["", "sign", "factor"]  # the wrong sign, or wrong by more than a factor of 2
 
 
 @frozen
@@ -51,6 +54,25 @@ class Patched(Spot):
 
     restored: float
     difference: float
+
+
+@dataclass(frozen=True, slots=True)
+class Confirmed(Spot):
+    """A place with the estimate of attribution patching, and the value of an exact patch."""
+
+    estimate: float
+    restored: float
+    fails: Failure
+
+
+def confirmed_by(cell: Patched, restored: float, tolerance: float) -> Confirmed:
+    """Compare an estimate with the share that an exact patch restores. Rounding may change a share by
+    `tolerance`."""
+    low, high = sorted((abs(cell.restored), abs(restored)))
+    fails: Failure = ""
+    if not abs(cell.restored - restored) <= tolerance:
+        fails = "sign" if cell.restored * restored < 0 else "factor" if not high <= 2 * low else ""
+    return Confirmed(*cell.place, cell.restored, restored, fails)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,12 +110,20 @@ class PatchedPair:
 
 @dataclass(frozen=True, repr=False)
 class PatchResult(PatchedPair):
-    """The share of the logit difference that each site restores: 0 for the corrupted, 1 for the clean run."""
+    """The share of the logit difference that each site restores: 0 for the corrupted, 1 for the clean run.
+
+    With the method "attribution", the cells are estimates, and `confirmed` has some of them beside the values
+    of exact patches. `neurons` has the neurons with the largest of `neuron_count` estimates.
+    """
 
     SCHEMA = "microgpt.patch/1"
 
     model: str
     cells: tuple[Patched, ...]
+    method: Literal["exact", "attribution"] = "exact"
+    confirmed: tuple[Confirmed, ...] = ()
+    neurons: tuple[Patched, ...] = ()
+    neuron_count: int = 0
 
     _repr_html_ = in_notebook
 
@@ -104,6 +134,14 @@ class PatchResult(PatchedPair):
     @property
     def ok(self) -> bool:
         return self.check.holds is True
+
+    @property
+    @in_document
+    def correlation(self) -> float | None:
+        """The correlation (Pearson) of estimates and exact values, or None if it is not defined"""
+        pairs = np.array([(cell.estimate, cell.restored) for cell in self.confirmed]).reshape(-1, 2)
+        defined = len(pairs) > 1 and np.isfinite(pairs).all() and np.ptp(pairs, axis=0).all()
+        return float(np.corrcoef(pairs.T)[0, 1]) if defined else None
 
     @property
     def matrix(self) -> Array:

@@ -11,6 +11,7 @@ from typing import Any
 from ...decoder.catalogue import leaving_kinds
 from ...patching.results import (
     PairsResult,
+    Patched,
     PatchedPair,
     PatchResult,
     PatchTable,
@@ -28,6 +29,7 @@ from ..sections import Bar, Column, Grid, Labelled, Section, Words, facts, field
 
 HALF = 0.5
 FEW, LEAST = 3, 0.005  # number of largest sites to name, and the smallest value to name
+MAX_ESTIMATES = 20  # largest number of estimates in a list
 MAX_PAIRS = 20  # largest number of pairs that are shown
 MAX_TOKENS = 60  # largest number of tokens of a text that are shown
 RESTORED = (
@@ -41,11 +43,44 @@ Heads = list[tuple[str, Callable[[int], str]]]  # header lines: label, and text 
 
 def patch_sections(result: PatchResult) -> list[Section]:
     """Return the two runs, a grid for each kind of site with findings, and the self-check."""
-    restored = attrgetter("restored")
-    tables = _tables(result.cells, "Restored by the clean value", restored, _heads_of([result]))
-    figures = [*fields(four_decimals, {"restored": "restored"}), _bar(restored)]
+    restored, estimated = attrgetter("restored"), result.method == "attribution"
+    title = "Estimate of what the clean value restores" if estimated else "Restored by the clean value"
+    tables = _tables(result.cells, title, restored, _heads_of([result]))
+    figures = [*fields(four_decimals, {"estimate" if estimated else "restored": "restored"}), _bar(restored)]
     figures += fields(four_decimals, {"difference": "difference"})
-    return [*_runs(result), *tables, *_parts(result.cells, figures), _check([result])]
+    sections = [*_runs(result), *tables]
+    if estimated:
+        heads = parts_of(result.cells)
+        sections += _largest_estimates("Largest estimates of parts of events", heads, len(heads), figures)
+        sections += _largest_estimates("Largest neurons", result.neurons, result.neuron_count, figures)
+        sections += _confirmed(result)
+    else:
+        sections += _parts(result.cells, figures)
+    return [*sections, _check([result])]
+
+
+def _largest_estimates(
+    title: str, cells: Sequence[Patched], count: int, figures: Sequence[Column]
+) -> list[Section]:
+    """Return a table of the cells with the largest estimates, of `count` estimates."""
+    best = sorted(cells, key=lambda cell: -abs(cell.restored))[:MAX_ESTIMATES]
+    columns = [Column("site", attrgetter("site"), whole=True), *figures]
+    return table_section(title, columns, best, about=attrgetter("site"), aside=f"{len(best)} of {count:,}")
+
+
+def _confirmed(result: PatchResult) -> list[Section]:
+    """Return a table of estimates beside exact patches. A line counts the estimates that fail."""
+    words_of = {"": "", "sign": "wrong sign", "factor": "wrong by more than a factor of 2"}
+    columns = [
+        Column("site", attrgetter("site"), whole=True),
+        *fields(four_decimals, {"estimate": "estimate", "exact": "restored"}),
+        Column("", lambda cell: words_of[cell.fails], style=lambda cell: "bold red"),
+    ]
+    fails = sum(bool(cell.fails) for cell in result.confirmed)
+    known = "" if result.correlation is None else f"correlation {result.correlation:.3f}; "
+    line = f"{known}{fails or 'none'} of {counted(len(result.confirmed), 'estimate')} fail"
+    title, site = "Estimates and exact patches", attrgetter("site")
+    return table_section(title, columns, result.confirmed, line, about=site)
 
 
 def pairs_sections(result: PairsResult) -> list[Section]:
