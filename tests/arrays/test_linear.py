@@ -13,7 +13,7 @@ from support.stored_tensors import HALVES, ONE_BY_ONE, PARTS, stored, transposed
 
 from microgpt_trace.arrays import linear as linear_module
 from microgpt_trace.arrays.encodings import CHUNK, ENCODINGS
-from microgpt_trace.arrays.linear import linear
+from microgpt_trace.arrays.linear import linear, linear_backward
 
 QUANTISED = [name for name in ENCODINGS if ENCODINGS[name].unpack]
 WITH_MINIMA = [name for name in ENCODINGS if ENCODINGS[name].minima]
@@ -151,6 +151,33 @@ def test_any_number_of_workers_gives_the_same_bits(what):
     agree(expected, x, weight)
     for workers in (2, 3):
         np.testing.assert_array_equal(linear(x, weight, workers=workers), expected)
+
+
+def agree_backward(weight, positions, workers=1, limit=1e-6):
+    """Check dy @ W against float64. Sums over more chunks have larger errors."""
+    dy = activations(positions, weight.shape[0])
+    found, expected = linear_backward(dy, weight, workers), dy.astype(np.float64) @ weight.read()
+    error = np.linalg.norm(found - expected) / np.linalg.norm(expected)
+    print(f"{weight.encoding.name} {weight.shape}: {error:.1e}, allowed {limit:.0e}")
+    assert (found.dtype, found.shape) == (np.float32, expected.shape)
+    assert error < limit
+    return found
+
+
+@pytest.mark.parametrize("name", ENCODINGS)
+def test_gradients_of_inputs_agree_with_float64(name):
+    order = np.random.default_rng(3).permutation(1601)
+    for positions in (1, 3, 40):
+        agree_backward(stored(name, 37, 512), positions)
+        agree_backward(stored(name, 1601, 256).of_rows(order[:900]), positions)  # a part, in another order
+
+
+@pytest.mark.parametrize("what", WEIGHTS)
+def test_gradients_have_the_same_bits_for_any_number_of_workers(what):
+    weight = WEIGHTS[what]()
+    expected = agree_backward(weight, 40)
+    for workers in (2, 3):
+        np.testing.assert_array_equal(agree_backward(weight, 40, workers), expected)
 
 
 def large_transposed(name):
