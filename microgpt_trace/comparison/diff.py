@@ -30,7 +30,7 @@ from .compared_runs import ComparedRun, ModelRun, RecordedRun, Unpaired, first_m
 from .comparers import RowComparer, StatisticsComparer
 from .differences import GIVEN, Comparison, EventDifference, SideSummary, jump_of
 from .pairing import event_specs_of, labels_of, paired_names, prepare_sides
-from .routing import consequences
+from .routing import consequences, explained
 
 if TYPE_CHECKING:
     from ..dumps.mapping import NameMap
@@ -115,12 +115,13 @@ def compare(
             f"{a.origin} and {b.origin} have nothing to compare: all values are NaN or infinite, and the "
             "same on both sides"
         )
-    first = next((event.name for event in events if not event.holds), None)
+    flips = tuple(comparer.routing.flips()) if isinstance(comparer, RowComparer) else ()
+    excused = explained(events, flips)
+    first = next((event.name for event in events if not event.holds and event.name not in excused), None)
     every = [name for name, spec in specs.items() if not spec.extra and (not model or name in model.names)]
     left_out = tuple(name for name in every if name not in chosen)
     since, between, missed = _gap(events, first, list(specs), left_out)
     length = len(a.tokens or b.tokens or ())
-    flips = tuple(comparer.routing.flips()) if isinstance(comparer, RowComparer) else ()
     return Comparison(
         a=_summary(a, b, paired, specs), b=_summary(b, a, paired, specs), tokens=a.tokens or b.tokens,
         labels=labels_of(model.inputs) if model is not None else (), tolerance=tolerance, events=events,

@@ -154,7 +154,8 @@ class SideSummary:
 class Comparison:
     """Two runs compared event by event, in order of computation.
 
-    - `first`: the first event beyond its band.
+    - `first`: the first event beyond its band, if it does not follow from a choice of experts that rounding
+      explains.
     - `since`: the last event before `first` that was compared.
     - `between`: the events between `since` and `first`, which were not compared.
     - `missed`: the number of events before `since` that were not compared.
@@ -192,14 +193,16 @@ class Comparison:
     @property
     @in_document
     def agree(self) -> bool:
-        """True if every compared event lies within its band."""
+        """True if every compared event lies within its band or follows from choices of experts that rounding
+        explains"""
         return self.first is None
 
     @property
     @in_document
     def same(self) -> bool:
         """True if the runs agree in every value of every event of the pass."""
-        return self.agree and not (self.left_out or self.partly_compared or self.of_statistics)
+        whole = not (self.left_out or self.partly_compared or self.of_statistics)
+        return self.agree and whole and not self.routing
 
     @property
     def compared(self) -> tuple[EventDifference, ...]:

@@ -103,13 +103,24 @@ class RoutingComparer:
         return margin, explained, margin_b >= 0
 
 
-def consequences(events: Sequence[EventDifference], flips: Sequence[RoutingFlip]) -> Iterator[str]:
-    """Yield the events that differ only where other experts were chosen before."""
+def explained(events: Sequence[EventDifference], flips: Sequence[RoutingFlip]) -> set[str]:
+    """Return the events that differ only because rounding changed a choice of experts: the choices and the
+    events after them."""
+    by_rounding = [flip for flip in flips if flip.by_rounding]
+    return set(consequences(events, by_rounding, also_choices=True))
+
+
+def consequences(
+    events: Sequence[EventDifference], flips: Sequence[RoutingFlip], also_choices: bool = False
+) -> Iterator[str]:
+    """Yield the events that differ only where other experts were chosen before. `also_choices` adds each
+    choice that differs only there and at its own flips."""
     by_choice = grouped(flips, lambda flip: flip.name)
     positions = {name: [flip.position for flip in own] for name, own in by_choice.items()}
     for event in events if flips else ():
         if not event.holds:
-            clear = _unaffected(event, positions)
+            own = positions.get(event.name, ()) if also_choices else ()
+            clear = _unaffected(event, positions) & ~np.isin(event.positions, own)
             if not clear.all() and (np.array(event.by_position)[clear] <= event.tolerance).all():
                 yield event.name
 

@@ -155,6 +155,8 @@ def _agreement(result: Comparison) -> str:
     exact = all(event.max_abs == 0 for event in result.compared)
     how = "number for number" if exact else "within its band" if count == 1 else "within their bands"
     agree = f"{which} agree{'s' * (count == 1)} {how}"
+    if result.routing:
+        agree += ", apart from what follows from choices of experts that rounding explains"
     return f"The same: {agree}" if result.same else f"{agree[0].upper()}{agree[1:]}"
 
 
