@@ -135,9 +135,23 @@ def sharing(times):
     return change
 
 
+def swapping(layer):
+    order = [0, 4, 2, 3, 1, 5]
+    for name in ("gate_up_proj", "down_proj"):
+        changing(name, lambda w: w[order])(layer)
+
+
+def router_in_another_order(layer):
+    weight = router(layer).weight
+    weight.data = weight.data[[3, 1, 4, 0, 5, 2]]
+
+
 MIXTURE = "layer0.mlp.mixture"
 IN_TRANSFORMERS = {  # the model, the change of a layer, the first wrong event, and the id of its cause
     "too few experts": ("mixtral", setting(router, top_k=2), MIXTURE, "experts-used"),
+    "an odd number of experts": ("qwen3_moe", setting(router, top_k=5), MIXTURE, "experts-used"),
+    "two experts exchanged": ("mixtral", swapping, MIXTURE, "experts-permuted"),
+    "router in another order": ("mixtral", router_in_another_order, "layer0.mlp.router", "experts-permuted"),
     "too many experts": ("gpt_oss", setting(router, top_k=4), MIXTURE, "experts-used"),
     "not normalised": (
         "qwen2_moe_own", setting(router, norm_topk_prob=False), "layer1.mlp.routing", "shares-normalised"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial as bind
+from itertools import combinations, islice
 
 import numpy as np
 
@@ -15,13 +16,14 @@ from ...architecture.plans.event_words import words_of_kind
 from ...architecture.plans.kinds import Choice, Experts, Mixture, Routing
 from ...architecture.plans.plan import Operation, Plan, kind_of, prefix_of
 from ...arrays.stats import Array
-from ...text.wording import counted
+from ...text.wording import abridged, counted
 from ..case import Case
 from ..hypothesis import COMBINED, Hypothesis
-from .changes import called, computed, of_kind, with_attributes
+from .changes import after, called, computed, of_kind, with_attributes
 
 NEARLY = 0.01  # the largest margin of a near tie, as a share of the largest logit of the position
-COUNTS = (1, 2, 4, 6, 8, 10)  # the numbers of experts that models use for each position
+COUNTS = (8, 10)  # numbers of experts that models use for each position, besides small numbers
+MOST_PAIRS = 20  # largest number of pairs of experts to exchange
 
 
 def choices(case: Case) -> Iterator[Hypothesis]:
@@ -54,9 +56,8 @@ def _in_any_order(case: Case, expected: Array) -> Array:
 
 def _near_tie(case: Case, row: Operation[Choice]) -> Iterator[Hypothesis]:
     """Yield the hypothesis that near ties are decided otherwise at all wrong positions."""
-    rows = case.judge.rows(case.name, case.found, case.expected, None)
     logits = case.judge.plain.value(row.inputs[0])
-    wrong = np.unique(np.flatnonzero(rows.errors > rows.tolerances) % len(logits))
+    wrong = _wrong_positions(case, len(logits))
     tie, size = nearest_tie(logits, row.kind.count), np.abs(logits).max(axis=1, keepdims=True)
     own, near = row is case.row, (tie.margin <= NEARLY * size)[:, 0]
     near = follows(case.found, logits, NEARLY * size) if own else near
@@ -73,6 +74,11 @@ def _near_tie(case: Case, row: Operation[Choice]) -> Iterator[Hypothesis]:
     yield Hypothesis("near-tie", claim, computed(case.plan, lambda own: own.name == row.name, compute))
 
 
+def _wrong_positions(case: Case, length: int) -> Array:
+    rows = case.judge.rows(case.name, case.found, case.expected, None)
+    return np.unique(np.flatnonzero(rows.errors > rows.tolerances) % length)
+
+
 def _counts(case: Case, row: Operation[Choice]) -> Iterator[Hypothesis]:
     """Yield hypotheses: each position uses another number of experts. Between the logits and the wrong event,
     the dump must not contain an event with a part for each expert."""
@@ -82,7 +88,7 @@ def _counts(case: Case, row: Operation[Choice]) -> Iterator[Hypothesis]:
     ):
         return
     used, experts = row.kind.count, case.given.shapes[row.inputs[0]][1]
-    for count in sorted({*COUNTS, used - 1, used + 1, 2 * used, experts} - {0, used}):
+    for count in sorted({*range(1, 2 * used + 1), *COUNTS, experts} - {used}):
         if count <= experts:
             claim = f"each position uses {count} of the {experts} experts, not {used}"
             yield Hypothesis("experts-used", claim, with_attributes(case.plan, Choice, count=count))
@@ -120,6 +126,7 @@ def orders(case: Case) -> Iterator[Hypothesis]:
         ("expert e has the matrix of expert e - 1", np.roll(every, 1)),
         ("the experts are in reverse order", every[::-1]),
         ("the experts are sorted as text (0, 1, 10, 11, ..., 2)", np.array(sorted(every, key=str))),
+        *(_exchanged(case, rows[0].inputs[1], every) if rows and case.positions is None else ()),
     ):  # fmt: skip
         for chosen in (*([row] for row in rows), *([rows] if len(rows) > 1 else [])):
             names = [kind_of(row.name) for row in chosen if (order != every).any()]
@@ -129,6 +136,30 @@ def orders(case: Case) -> Iterator[Hypothesis]:
     pair = [row for row in case.plan.of_kind(Experts) if row.layer == case.layer and not row.kind.beside]
     if len(pair) == 2 and {row.name for row in pair} & {row.name for row in rows}:
         yield from _halves(case, [kind_of(row.name) for row in pair])
+
+
+def _exchanged(case: Case, choice: str, every: Array) -> Iterator[tuple[str, Array]]:
+    """Yield pairs of experts as claims and orders. The wrong positions are those that use one of the two."""
+    used = (numbers(case.judge.plain.value(choice), len(every))[:, :, None] == every).any(axis=1)
+    wrong = np.isin(np.arange(len(used)), _wrong_positions(case, len(used)))
+    pairs = combinations(np.flatnonzero(used.any(axis=0)).tolist(), 2)
+    fitting = (pair for pair in pairs if (used[:, pair].any(axis=1) == wrong).all())
+    for one, other in islice(fitting, MOST_PAIRS):
+        order = every.copy()
+        order[[one, other]] = other, one
+        yield f"the matrices of experts {one} and {other} are exchanged", order
+
+
+def router_orders(case: Case) -> Iterator[Hypothesis]:
+    """Yield the hypothesis that the rows of a router are in another order, in which the logits fit."""
+    readers = [case.plan[name].kind for name in case.plan.readers[case.name]]
+    if any(isinstance(kind, Choice) for kind in readers):
+        found, expected = (np.nan_to_num(values) for values in (case.found, case.expected))
+        order = ((found[:, :, None] - expected[:, None]) ** 2).sum(axis=0).argmin(axis=1)
+        if len(np.unique(order)) == len(order) and (order != np.arange(len(order))).any():
+            claim = f"the rows of the router are in another order: {abridged(list(map(str, order)))}"
+            plan = after(case.plan, called(kind_of(case.name)), lambda logits: logits[:, order])
+            yield Hypothesis("experts-permuted", claim, plan)
 
 
 def _of_others(order: Array, row: Operation, given: ReferenceInputs, x: Array, chosen: Array) -> Array:
