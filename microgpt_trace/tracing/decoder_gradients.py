@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -58,10 +58,11 @@ def scalar_of(
 
 def differentiate(
     model: LanguageModel, inputs: TraceInput, scalar: Scalar, rows: Sequence[int], streams: Sequence[Array],
-    final: Array, tap: Tap, run: Run,
-) -> None:  # fmt: skip
+    final: Array, tap: Tap, run: Run, parameters: Collection[str],
+) -> dict[str, Array]:  # fmt: skip
     """Run the backward pass of a forward pass with logits at `rows`. The gradients of the scalar with respect
-    to all events are emitted to the run. `tap` is the tap of the forward pass."""
+    to all events are emitted to the run. `tap` is the tap of the forward pass. Return the gradients of the
+    `parameters`, by name."""
     run.scalar = scalar.name
     state = PassState(model, np.array(inputs.tokens), tap=tap, targets=[inputs.targets[row] for row in rows])
     done = ForwardPass(state, streams, final, rows, run.replaced)
@@ -74,4 +75,6 @@ def differentiate(
     if any(run.wants_whole(name, ("forward", "backward")) for name in names):
         size = len(rows)
     head: Tap = PartsTap(run, "backward", "") if size < len(rows) else run.tap("backward")
-    backward(done, run.tap("backward"), of=logits, size=size, head_tap=head, after_head=run.announce_parts)
+    return backward(
+        done, run.tap("backward"), parameters, logits, size, head_tap=head, after_head=run.announce_parts
+    )

@@ -21,7 +21,7 @@ from ..decoder.model import Decoder, prepare
 from ..errors import InputError
 from ..hooks.bus import PartsTap, Run, Tap
 from ..hooks.event import differs
-from ..hooks.names import select_names
+from ..hooks.names import select_names, select_spelled
 from ..measuring.experts import ExpertMeter
 from ..running.token_names import chosen_positions
 from .anomalies import anomalies_of
@@ -47,8 +47,8 @@ def trace_decoder(
     model: Decoder, text: str | None, *, names: Sequence[str] | None, values: bool | Sequence[str],
     top_k: int | None, time: bool, backward: bool, tokens: Sequence[int] | None, special: bool, chat: bool,
     positions: str | Sequence[int] | None, lens: bool, target: str | int | None, against: str | int | None,
-    position: int | None, generate: int, temperature: float, seed: int, recheck: bool,
-    interventions: Sequence[Intervention],
+    position: int | None, parameters: Sequence[str], generate: int, temperature: float, seed: int,
+    recheck: bool, interventions: Sequence[Intervention],
 ) -> Trace:  # fmt: skip
     """Trace a prompt through a decoder with the options of `trace`. By default the Trace has all events
     except the events that need an extra computation."""
@@ -62,6 +62,10 @@ def trace_decoder(
         raise InputError("target: needs lens=True, which follows the target, or backward=True")
     if not backward and (against is not None or position is not None):
         raise InputError("against and position: need backward=True")
+    if not backward and parameters:
+        raise InputError("parameters: needs backward=True")
+    spellings = {name: (name,) for name in model.plan.parameters}
+    parameters = select_spelled(parameters, spellings, "parameter of this model", "parameters: ")
     if backward and generate:
         raise InputError("backward and generate: a backward pass is only for the text")
     targeted = rows if positions is not None else rows[-1:]
@@ -82,7 +86,8 @@ def trace_decoder(
         if backward:
             scalar = scalar_of(model, inputs, predicted.rows, predicted.loss, target, against, position)
             inputs = replace(inputs, notes=(*inputs.notes, *filter(None, [scalar.note])))
-            differentiate(model, inputs, scalar, rows, streams, final, tap, run)
+            gradients = differentiate(model, inputs, scalar, rows, streams, final, tap, run, parameters)
+            observers.collector.arrays.update({("backward", name): g for name, g in gradients.items()})
         checks = [_untraced(model, inputs, final, predicted, run, recheck)]
         continuation = Continuation()
         if cache is not None:

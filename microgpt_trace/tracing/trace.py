@@ -22,6 +22,7 @@ def trace(
     interventions: Sequence[Intervention] = (), tokens: Sequence[int] | None = None, special: bool = False,
     chat: bool = False, positions: str | Sequence[int] | None = None, lens: bool = False,
     target: str | int | None = None, against: str | int | None = None, position: int | None = None,
+    parameters: Sequence[str] = (),
     generate: int = 0, temperature: float = 0.0, seed: int = 42,
     recheck: bool = False,
 ) -> Trace:  # fmt: skip
@@ -48,7 +49,8 @@ def trace(
       adds the probability and rank of a token after every attention and every layer, at `positions` or, by
       default, at the last position. `target` is the token's text (␣ means a blank), #ID or the id.
     - With `backward`, `target` is the token whose logit at `position` (by default the last position) is
-      differentiated instead of the loss. The logit of the token `against` is subtracted.
+      differentiated instead of the loss. The logit of the token `against` is subtracted. `parameters` are the
+      names or globs of the parameters whose gradients the Trace keeps, such as layer0.attn_wq.
     - `generate` is the number of tokens to add to the prompt, sampled with `temperature` and `seed`.
     - `recheck` compares the run with a run without observers.
     """
@@ -58,8 +60,8 @@ def trace(
         raise InputError(f"text: expected a string, found {type(text).__name__}; pass token ids as tokens=")
     decoder_options: dict[str, Any] = {
         "tokens": tokens, "special": special, "chat": chat, "positions": positions, "lens": lens,
-        "target": target, "against": against, "position": position, "generate": generate,
-        "temperature": temperature, "seed": seed, "recheck": recheck,
+        "target": target, "against": against, "position": position, "parameters": parameters,
+        "generate": generate, "temperature": temperature, "seed": seed, "recheck": recheck,
     }  # fmt: skip
     if "prompts" not in model.abilities:
         defaults = trace.__kwdefaults__ or {}

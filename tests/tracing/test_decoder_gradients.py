@@ -118,6 +118,14 @@ def test_kept_and_recomputed_values_give_the_same_bits(tiny, monkeypatch):
         np.testing.assert_array_equal(array, recomputed.arrays[place], err_msg=str(place))
 
 
+def test_a_trace_keeps_the_gradients_of_chosen_parameters(tiny):
+    traced = run(tiny, parameters=["layer1.attn_w*", "final_norm"])
+    kept = {name for phase, name in traced.arrays if phase == "backward" and name not in tiny.plan}
+    assert kept == {*(f"layer1.attn_w{n}" for n in "qkvo"), "final_norm"}
+    upper, inputs = traced.gradient("layer1.attn.q"), traced["layer1.attn.norm"]
+    np.testing.assert_allclose(traced.gradient("layer1.attn_wq"), upper.T @ inputs, rtol=1e-4, atol=1e-6)
+
+
 def test_only_positions_with_logits_count(tiny):
     traced = run(tiny, positions=[1, 3])
     assert traced.gradient("logits").shape == (2, 61)
@@ -153,6 +161,8 @@ def test_json_names_the_scalar(tiny):
     ({"step": True}, "step: expected a microGPT"),
     ({"target": 5, "backward": False}, "target: needs"),
     ({"position": 5, "backward": False}, "need backward=True"),
+    ({"parameters": ["wte"], "backward": False}, "parameters: needs backward=True"),
+    ({"parameters": ["layer1.wq"]}, "parameters: 'layer1.wq' matches no parameter of this model"),
 ])  # fmt: skip
 def test_requests_that_do_not_fit(tiny, options, expected):
     with pytest.raises(InputError, match=expected):
