@@ -258,6 +258,9 @@ def gradient_worked_out(at: TracedElement) -> Worked:
     """Compute a gradient: the sum over readers of the reader's gradient times the local derivative."""
     name = f"d {at.element}"
     ways = Formulas.of(at.numbers).backward(at.name, at.index) or ()
+    reasons = {way.formula.zero if way.formula else "" for way in ways}
+    if len(reasons) == 1 and (reason := reasons.pop()):
+        return Worked(f"d {at.short_name} = 0: {reason}", (nothing(name),), 0.0)
     parts = [_gradient_part(at, way, name if len(ways) == 1 else f"by way of {way.reader}") for way in ways]
     steps = [step for part in parts for step in part.steps]
     if len(parts) > 1:
@@ -269,8 +272,9 @@ def gradient_worked_out(at: TracedElement) -> Worked:
 
 
 def _gradient_part(at: TracedElement, way: GradientWay, label: str) -> Worked:
-    if way.formula is None:
-        return Worked(f"0 by way of {way.event}, because a hook replaced it", (nothing(label),), 0.0)
+    reason = way.formula.zero if way.formula else "a hook replaced it"
+    if way.formula is None or reason:
+        return Worked(f"0 by way of {way.event}, because {reason}", (nothing(label),), 0.0)
     places = ElementPlaces(at.numbers, at.name, at.index, way.formula)
     return Worked(in_words(places), *written_out(places, label, at.most))
 

@@ -18,7 +18,6 @@ from support.tiny_models import TOKENS
 from microgpt_trace.architecture.formulas.formula import as_data, tree_of
 from microgpt_trace.architecture.formulas.traced_element import Element, TracedElement
 from microgpt_trace.architecture.operations.plan_formulas import Formulas
-from microgpt_trace.architecture.plans.kinds import Experts
 from microgpt_trace.explaining.explain import gradient_worked_out, keep_run, worked_out
 from microgpt_trace.rounding.invariants import OF_SUMS
 
@@ -129,14 +128,36 @@ def wide(request, decoders):
 
 @needs_node
 def test_the_script_computes_every_kind_of_operation(wide):
-    """Including gradients of gains, biases and LayerNorm, which no page shows."""
+    """Including gradients of gains, biases, LayerNorm and experts, which no page shows."""
     numbers = PlanRun(wide, TOKENS)
     numbers.arrays |= {("backward", name): gradient for name, gradient in Run(wide).gradients.items()}
     for backward in (False, True):
-        if backward and numbers.plan.of_kind(Experts):
-            continue  # no formula describes the gradients of experts
         names = numbers.shapes if backward else numbers.plan
         check(numbers, list(some_places({name: numbers.shapes[name] for name in names}, 1)), backward, False)
+
+
+def test_formulas_of_gradients_equal_the_backward_pass(wide):
+    numbers, run = PlanRun(wide, TOKENS), Run(wide)
+    judged = run.gradients | run.parameters
+    numbers.arrays |= {("backward", name): gradient for name, gradient in run.gradients.items()}
+    for name, index in some_places(numbers.shapes, 6):
+        worked = gradient_worked_out(TracedElement(numbers, Element(name, index), 4))
+        atol, what = 1e-13 * worked.magnitude, f"{name}{list(index)}: {worked.formula}"
+        agree(worked.value, judged[name][index], rtol=1e-9, atol=atol, what=what)
+
+
+def test_the_gradient_of_an_expert_sums_over_the_positions_that_chose_it():
+    numbers, run = PlanRun(random_model(routed_plan()), TOKENS), Run(random_model(routed_plan()))
+    numbers.arrays |= {("backward", name): gradient for name, gradient in run.gradients.items()}
+    chosen = run.values["layer1.mlp.chosen"]
+    for expert in range(5):
+        element = Element("layer1.mlp_wup_experts", (expert, 2, 3))
+        (step,) = gradient_worked_out(TracedElement(numbers, element, 10)).steps
+        read = [[factor.name for factor in term.factors] for term in step.terms]
+        assert read == [
+            [f"layer1.mlp.up[{position},{6 * place + 2}]", f"layer0.mlp.residual[{position},3]"]
+            for position, place in np.argwhere(chosen == expert)
+        ]
 
 
 FUNCTIONS = {

@@ -129,7 +129,8 @@ class TermOf:
 
     If `where` lists the axis of positions, the term exists only if the target of the position is known. If
     `where` also lists the axis of tokens, the term exists only if the token is the target. `within` (axis,
-    first, end) limits the term to some places along an axis. If x is at most `least`, x loses digits in
+    first, end) limits the term to some places along an axis. `same` (place, axis) limits a sum to the terms
+    for which a `PlaceAlong` equals the place along an axis. If x is at most `least`, x loses digits in
     float32. The term's value is then the loss from the run.
     """
 
@@ -140,6 +141,7 @@ class TermOf:
     where: tuple[int, ...] = ()
     within: tuple[int, int, int] | None = None
     least: float | None = None
+    same: tuple[PlaceAlong, int] | None = None
 
 
 @frozen
@@ -161,11 +163,13 @@ class StepOf:
 @frozen
 class Formula:
     """The computation of each element of an array. `sizes` are the sizes of the axes. `hidden` lists the axis
-    of the query, the axis of the key, and the window. If the query does not see the key, the element is 0."""
+    of the query, the axis of the key, and the window. If the query does not see the key, the element is 0.
+    If every element is 0, `zero` is the reason, and the step has no terms."""
 
     sizes: tuple[int, ...]
     steps: tuple[StepOf, ...]
     hidden: tuple[int, int, int | None] | None = None
+    zero: str = ""
 
 
 def as_data(part: Any) -> Any:
@@ -188,11 +192,11 @@ def as_data(part: Any) -> Any:
             return {"step": step, **_filled(prefix=prefix)}
         case Over(size, of, axis, window):
             return [size_as_data(size)] if of == "all" else [size_as_data(size), of, axis, window]
-        case TermOf(factors, over, function, less, where, within):
+        case TermOf(factors, over, function, less, where, within, _, same):
             beside = function.beside and tree_of(function.beside.text)
             tree = tree_of(function.text) if function.text else None
             keys = _filled(over=list(map(as_data, over)), f=function.text, tree=tree, beside=beside)
-            keys |= _filled(less=less, where=where, within=within)
+            keys |= _filled(less=less, where=where, within=within, same=same and [as_data(same[0]), same[1]])
             return {"x": list(map(as_data, factors)), **keys}
         case StepOf(terms, label, guard, along):
             keys = _filled(label=label, along=list(map(as_data, along)), guard=int(guard) or None)

@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import numpy as np
+
 from ...arrays.stats import Array
 from ..plans.kinds import Length
 from ..plans.plan import layer_of
@@ -43,6 +45,8 @@ def in_words(at: ElementPlaces) -> str:
         return f"0: the {reason}"
     if any(over.of in ("tokens", "itself") for over in terms[0].over) and not len(at.ranges(terms[0])[0]):
         return "0: the text does not read this row"
+    if all(term.same and not np.size(at.at(at.ranges(term), term)[-1]) for term in terms):
+        return "0: the expert was not chosen"
     return _Writer(at).formula()
 
 
@@ -85,6 +89,9 @@ class _Writer:
         places: list[int | _Letter] = list(self._at.axes)
         for n, over in enumerate(term.over):
             places.append(self._along(term, over, n))
+        if term.same is not None and any(isinstance(place, _Letter) for place in places):
+            where, axis = term.same
+            self._ranges["where"] = f" where {self._spot(where, places)} is {places[axis]}"
         text, sign = self._product(term, places)
         if term.less is not None and not self._steps[term.less].guard:
             text = f"({text} - {self._name(term.less)})"
@@ -184,7 +191,7 @@ class _Writer:
             return _Letter(self._free_letter(letter, words), 0)
         is_channel, start = self._first_read(term, axis)
         words = f", *={start + run[0]}..{start + run[-1]}"
-        return _Letter(self._free_letter("c" if is_channel else "h", words), start)
+        return _Letter(self._free_letter("c" if is_channel and not term.same else "h", words), start)
 
     def _first_read(self, term: TermOf, axis: int) -> tuple[bool, int]:
         """Find the first array that the range indexes with stride 1. Return True if the range indexes the

@@ -47,7 +47,7 @@ class ElementPlaces:
 
     def counts(self, term: TermOf) -> bool:
         """Return True if the term exists for this element."""
-        return bool(self.has(term, self.axes))
+        return term.same is not None or bool(self.has(term, self.axes))
 
     def ranges(self, term: TermOf) -> list[Array]:
         """Return the places along each range of a term."""
@@ -80,12 +80,26 @@ class ElementPlaces:
 
     def _seen(self, over: Over) -> Array:
         every = np.arange(self.size(over.size))
-        return every[self.counted(over, self.axes, every)]
+        return every if self._depends(over) else every[self.counted(over, self.axes, every)]
 
-    def at(self, ranges: list[Array]) -> At:
-        """Return the places of all terms, as a flat array for each range. The last range varies fastest."""
+    def at(self, ranges: list[Array], term: TermOf | None = None) -> At:
+        """Return the places of all terms, as a flat array for each range. The last range varies fastest. If
+        `term` is given, leave out places that its condition `same` excludes, and keys that the query in
+        another range does not see."""
         grid = np.meshgrid(*ranges, indexing="ij") if len(ranges) > 1 else ranges
-        return (*self.axes, *(places.reshape(-1) for places in grid))
+        flat = [places.reshape(-1) for places in grid]
+        for n, over in enumerate(term.over if term else ()):
+            if self._depends(over):
+                seen = self.counted(over, (*self.axes, *flat), flat[n])
+                flat = [places[seen] for places in flat]
+        if term is not None and term.same is not None:
+            same = self.has(term, (*self.axes, *flat))
+            flat = [places[same] for places in flat]
+        return (*self.axes, *flat)
+
+    def _depends(self, over: Over) -> bool:
+        """Return True if the places along a range depend on the place along another range."""
+        return over.of in MASKED and over.axis >= len(self.axes)
 
     def values(self, part: ElementAt, at: At) -> Any:
         """Return the elements of an array at the places `at`: one element, or one for each term."""
@@ -173,7 +187,10 @@ class ElementPlaces:
         return np.asarray((back >= 0) & (back < (window or len(self.numbers.inputs.tokens))))
 
     def has(self, term: TermOf, at: SomeAt) -> Array:
-        """Return a mask of the places that meet the term's conditions `where` and `within`."""
+        """Return a mask of the places that meet the term's conditions `where`, `within` and `same`."""
+        if term.same is not None:
+            place, axis = term.same
+            return np.equal(self.spot(place, at), at[axis])
         if term.within is not None:
             axis, first, end = term.within
             return np.asarray((at[axis] >= first) & (at[axis] < end))

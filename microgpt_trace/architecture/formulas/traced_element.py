@@ -138,7 +138,7 @@ class RunValues:
 
     def value_if_kept(self, name: str, index: tuple[int, ...], kind: Pass = "forward") -> float | None:
         """Return one element, or None if the run did not store this element."""
-        if not (self.has(name, kind) or self.is_parameter(name)):
+        if not (self.has(name, kind) or (kind == "forward" and self.is_parameter(name))):
             return None
         if over_tokens(name) and kind == "forward" and index[0] not in self.rows:
             return None

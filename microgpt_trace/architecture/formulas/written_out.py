@@ -175,7 +175,7 @@ def _step(
     sums = [term for term in source.terms if term.over]
     if sums:
         (term,) = sums
-        places = at.at(at.ranges(term))
+        places = at.at(at.ranges(term), term)
         terms, lost = _terms(at, term, results, places), list(map(_loss_term, at.vanished(term)))
         step = total(label, terms.operands, most, terms.function, [*alone, *lost], at.labels(term, places))
         magnitude += float(terms.magnitudes.sum()) + sum(abs(loss.value) for loss in lost)

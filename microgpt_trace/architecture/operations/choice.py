@@ -7,10 +7,10 @@ from typing import NamedTuple
 import numpy as np
 
 from ...arrays.stats import Array
-from ..formulas.formula import ElementAt, Formula, Setting, TermOf, one_step
+from ..formulas.formula import ElementAt, Formula, PlaceAlong, Setting, StepOf, TermOf, one_step
 from ..formulas.steps import element_name
 from ..formulas.traced_element import TracedElement
-from ..plans.kinds import Choice
+from ..plans.kinds import Choice, Shape
 from ..plans.plan import Operation
 from .pass_state import Gradients, PassState
 from .reference_inputs import ReferenceInputs
@@ -84,6 +84,23 @@ def reference(row: Operation[Choice], ref: ReferenceInputs, logits: Array) -> Ar
 def formula(row: Operation[Choice], setting: Setting) -> Formula:
     """Describe an element as itself, because no sum computes a choice."""
     return one_step(setting.shapes[row.name], TermOf((ElementAt(row.name, (0, 1)),)))
+
+
+def gradient_formula(name: str, reader: Operation[Choice], setting: Setting) -> Formula:
+    """Describe the gradient 0 of the logits."""
+    return unmoved(setting.shapes[name], "a small change of the logits does not change the choice")
+
+
+def unmoved(shape: Shape, reason: str = "") -> Formula:
+    """Describe a gradient that is 0 for a reason. By default, this is the gradient of numbers of experts."""
+    reason = reason or "an expert's number is a whole number, so it has no gradient"
+    return Formula(shape, (StepOf(()),), zero=reason)
+
+
+def expert_at(chosen: str, count: int, position: int, place: int) -> PlaceAlong:
+    """Return a chosen expert as a place along an axis. `count` experts are chosen for each position.
+    `position` and `place` (the place among the chosen experts) are axes or ranges of a formula."""
+    return PlaceAlong((), table=chosen, by=(PlaceAlong(((position, count), (place, 1))), 1))
 
 
 def notes(at: TracedElement[Choice]) -> tuple[str, ...]:

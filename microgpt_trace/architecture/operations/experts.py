@@ -11,7 +11,7 @@ from ..formulas.formula import ElementAt, Formula, Over, PlaceAlong, Setting, Te
 from ..formulas.traced_element import TracedElement
 from ..plans.kinds import Experts
 from ..plans.plan import Operation
-from .choice import numbers
+from .choice import expert_at, numbers, unmoved
 from .pass_state import Gradients, PassState
 from .reference_inputs import ReferenceInputs, Spread
 
@@ -86,11 +86,39 @@ def formula(row: Operation[Experts], setting: Setting) -> Formula:
     kind, (source, chosen) = row.kind, row.inputs
     (length, wide), (_, count) = (setting.shapes[name] for name in row.inputs)
     width = wide // count if kind.beside else wide
-    expert = PlaceAlong((), table=chosen, by=(PlaceAlong(((0, count), (1, 1))), 1))
+    expert = expert_at(chosen, count, 0, 1)
     x = ElementAt(source, (0, PlaceAlong(((1, width), (OVER, 1))) if kind.beside else OVER))
     terms = [TermOf((x, ElementAt(kind.weight, (expert, 2, OVER))), (Over(width),))]
     terms += [TermOf((ElementAt(kind.bias, (expert, 2)),))] if kind.bias else []
     return one_step((length, count, kind.width), *terms)
+
+
+def gradient_formula(name: str, reader: Operation[Experts], setting: Setting) -> Formula:
+    """Describe an element of dx = dy @ W[e], summed over the chosen experts e if all experts read x."""
+    kind, chosen = reader.kind, reader.inputs[1]
+    (length, wide), (_, count) = (setting.shapes[name] for name in reader.inputs)
+    if name == chosen:
+        return unmoved(setting.shapes[name])
+    place, channel = (1, 2) if kind.beside else (2, 1)
+    gradient = ElementAt(reader.name, (0, PlaceAlong(((place, kind.width), (OVER, 1)))), "backward")
+    weight = ElementAt(kind.weight, (expert_at(chosen, count, 0, place), OVER, channel))
+    if kind.beside:
+        return one_step((length, count, wide // count), TermOf((gradient, weight), (Over(kind.width),)))
+    return one_step((length, wide), TermOf((gradient, weight), (Over(count), Over(kind.width))))
+
+
+def parameter_formula(name: str, row: Operation[Experts], setting: Setting) -> Formula:
+    """Describe an element of dW[e] = dy.T @ x or db[e] = sum(dy), over the positions where e was chosen."""
+    kind, (source, chosen) = row.kind, row.inputs
+    (length, wide), (_, count) = (setting.shapes[name] for name in row.inputs)
+    sizes = kind.parameters(((length, wide), (length, count)))[name]
+    position, place = len(sizes), len(sizes) + 1  # ranges
+    factors = [ElementAt(row.name, (position, PlaceAlong(((place, kind.width), (1, 1)))), "backward")]
+    if name == kind.weight:
+        column = PlaceAlong(((place, sizes[2]), (2, 1))) if kind.beside else 2
+        factors.append(ElementAt(source, (position, column)))
+    own = (expert_at(chosen, count, position, place), 0)
+    return one_step(sizes, TermOf(tuple(factors), (Over(length), Over(count)), same=own))
 
 
 def notes(at: TracedElement[Experts]) -> tuple[str, ...]:

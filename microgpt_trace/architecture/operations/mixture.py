@@ -52,3 +52,14 @@ def formula(row: Operation[Mixture], setting: Setting) -> Formula:
     part = ElementAt(x, (0, PlaceAlong(((2, width), (1, 1)))))
     over = Over(setting.shapes[shares][1])
     return one_step((length, width), TermOf((ElementAt(shares, (0, 2)), part), (over,)))
+
+
+def gradient_formula(name: str, reader: Operation[Mixture], setting: Setting) -> Formula:
+    """dx = share * dy, dshare = sum(dy * x) over the channels of a part"""
+    (x, shares), (length, width) = reader.inputs, setting.shapes[reader.name]
+    count = setting.shapes[shares][1]
+    gradient = ElementAt(reader.name, (0, 2), "backward")
+    if name == x:
+        return one_step((length, count, width), TermOf((ElementAt(shares, (0, 1)), gradient)))
+    part = ElementAt(x, (0, PlaceAlong(((1, width), (2, 1)))))
+    return one_step((length, count), TermOf((gradient, part), (Over(width),)))

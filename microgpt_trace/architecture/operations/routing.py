@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 
 from ...arrays.stats import Array
-from ..formulas.formula import ElementAt, Formula, Over, PlaceAlong, Setting
+from ..formulas.formula import ElementAt, Formula, Over, ResultOf, Setting, StepOf, TermOf
 from ..formulas.traced_element import TracedElement
 from ..plans.kinds import Routing
 from ..plans.plan import Operation
-from .choice import numbers
+from .choice import expert_at, numbers, unmoved
 from .pass_state import Gradients, PassState
 from .reference_inputs import ReferenceInputs, Spread
 from .softmax import softmax_size, softmax_steps
@@ -63,12 +63,29 @@ def formula(row: Operation[Routing], setting: Setting) -> Formula:
     (logits, chosen), (length, count) = row.inputs, setting.shapes[row.name]
 
     def of_choice(axis: int) -> ElementAt:
-        expert = PlaceAlong((), table=chosen, by=(PlaceAlong(((0, count), (axis, 1))), 1))
-        return ElementAt(logits, (0, expert))
+        return ElementAt(logits, (0, expert_at(chosen, count, 0, axis)))
 
     each = of_choice(2) if row.kind.normalised else ElementAt(logits, (0, 2))
     over = Over(count if row.kind.normalised else setting.shapes[logits][1])
     return Formula((length, count), softmax_steps(each, of_choice(1), over))
+
+
+def gradient_formula(name: str, reader: Operation[Routing], setting: Setting) -> Formula:
+    """Describe an element of dlogits = w * dw - p * sum(w * dw), where p is the softmax over the same
+    experts. If only the chosen experts are in the softmax, p equals w."""
+    (logits, chosen), (_, count) = reader.inputs, setting.shapes[reader.name]
+    shape, over, w = setting.shapes[name], (Over(count),), ElementAt(reader.name, (0, 2))
+    if name == chosen:
+        return unmoved(shape)
+    dw, own = ElementAt(reader.name, (0, 2), "backward"), (expert_at(chosen, count, 0, 2), 1)
+    total = StepOf((TermOf((w, dw), over),), "sum of w × dw")
+    if reader.kind.normalised:
+        last = TermOf((w, ElementAt(reader.name, (0, 2), "backward", less=0)), over, same=own)
+        return Formula(shape, (total, StepOf((last,))))
+    each, one = ElementAt(logits, (0, 2)), ElementAt(logits, (0, 1))
+    steps = softmax_steps(each, one, Over(shape[1]))[:3]
+    minus = TermOf((ResultOf(2), ResultOf(3, "-"), ResultOf(1, "1/")))
+    return Formula(shape, (*steps, total, StepOf((TermOf((w, dw), over, same=own), minus))))
 
 
 def notes(at: TracedElement[Routing]) -> tuple[str, ...]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from ...arrays.stats import Array
-from ..formulas.formula import ElementAt, Formula, Over, ResultOf, Setting, StepOf, TermOf
+from ..formulas.formula import Constant, ElementAt, Formula, Over, ResultOf, Setting, StepOf, TermOf
 from ..formulas.steps import EXP
 from ..formulas.traced_element import TracedElement
 from ..plans.kinds import Softmax
@@ -147,6 +147,20 @@ def softmax_gradient_steps(
     mean = TermOf((ElementAt(name, each), ElementAt(name, each, "backward")), (over,))
     last = (TermOf((weight, gradient)), TermOf((weight, ResultOf(0, "-"))))
     return (StepOf((mean,), label), StepOf(last))
+
+
+def parameter_formula(name: str, row: Operation[Softmax], setting: Setting) -> Formula:
+    """Describe the gradient of a sink: the sum of -w * dw * s over queries and keys, where s = 1 - sum(w) is
+    the weight of the sink."""
+    heads, length, _ = setting.shapes[row.name]
+    query, keys = (Over(length),), (Over(length), Over(length, "keys", QUERY, row.kind.window))
+    w, dw = ElementAt(row.name, (0, QUERY, KEY)), ElementAt(row.name, (0, QUERY, KEY), "backward")
+    steps = (
+        StepOf((TermOf((w,), keys),), "seen", along=query),
+        StepOf((TermOf((Constant("1", (1.0,)),), query, less=0),), "sink", along=query),
+        StepOf((TermOf((w, dw, ResultOf(1, "-")), keys),)),
+    )
+    return Formula((heads,), steps)
 
 
 notes = masked

@@ -106,7 +106,8 @@ function stepOf(step, place, before, run, keep, along = []) {
   for (const term of step.terms) {
     if (term.where && !isTarget(term.where, place, run)) continue;
     if (term.within && !isWithin(term.within, place)) continue;
-    overAll(term.over, along.length, at, place.length, run, () => add(term));
+    const isSame = () => !term.same || spotOf(term.same[0], at, run) === at[term.same[1]];
+    overAll(term.over, along.length, at, place.length, run, () => isSame() && add(term));
   }
   result.value = step.guard ? guarded(largest, smallest) : sum + lost;
   if (step.guard) result.magnitude = 0; // the largest x is copied, so it has no rounding error
