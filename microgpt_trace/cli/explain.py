@@ -21,7 +21,7 @@ from .named_model import (
 )
 from .option_checks import RUN_PARAMETERS, command_line, given_words
 from .option_groups import argument, flag, group, option
-from .options import MICROGPT, FileSettings, HelpPanel, Source, text_argument, token_ids
+from .options import FileSettings, HelpPanel, Source, text_argument, token_ids
 from .output import Output, exit_unless
 from .trace_page import explain_command
 
@@ -43,7 +43,7 @@ class ElementChoice(Source):
     )
     third: str | None = text_argument()
     terms: int = option("Number of terms to list for each sum.", default=16, min=1)
-    backward: bool = flag("Explain the gradient of the element, by the chain rule.", family=MICROGPT)
+    backward: bool = flag("Explain the gradient of the loss with respect to the element, by the chain rule.")
 
 
 def explain(

@@ -45,13 +45,12 @@ def explain(
     """Write out the arithmetic of one element in a run over a text, with the hooks of `model.hooks`.
 
     `element` is an event or a parameter with an index ("layer0.attn.scores[1,3,2]", "logits[-1,a]"). If
-    `backward` is true, explain the gradient of the element. Only a microGPT supports gradients. `tokens`
-    replace the text. Each sum lists its `terms` largest terms. Raises InputError if an argument does not fit
-    the model.
+    `backward` is true, explain the gradient of the loss with respect to the element. `tokens` replace the
+    text. Each sum lists its `terms` largest terms. Raises InputError if an argument does not fit the model.
     """
-    _check(model, terms, backward)
+    _check(terms)
     inputs = model.read(text, tokens)
-    target = _find(model, element, inputs)
+    target = _find(model, element, inputs, backward)
     return _explanation(run_for(model, inputs, target, backward), target, terms, backward)
 
 
@@ -61,9 +60,9 @@ def keep_run(
 ) -> RunValues:  # fmt: skip
     """Run the model with its current hooks and keep every event for `explain_in`.
 
-    All events are in memory at once. The arguments and errors are the same as in `explain`.
+    All events are in memory at once. If `backward` is true, so are the gradients of all events and of all
+    parameters. The arguments and errors are the same as in `explain`.
     """
-    _check(model, 1, backward)
     return run_for(model, model.read(text, tokens), None, backward)
 
 
@@ -74,43 +73,47 @@ def explain_in(run: RunValues, element: str, *, backward: bool = False, terms: i
     on all replacements by hooks. Raises InputError as `explain` does, and if `backward` is set but the run
     has no backward pass.
     """
-    _check(run.model, terms, backward)
+    _check(terms)
     if backward and not run.has("logits", "backward"):
         raise InputError("backward: this run has no backward pass; keep it with keep_run(..., backward=True)")
-    return _explanation(run, _find(run.model, element, run.inputs), terms, backward)
+    return _explanation(run, _find(run.model, element, run.inputs, backward), terms, backward)
 
 
-def _check(model: LanguageModel, terms: int, backward: bool) -> None:
+def _check(terms: int) -> None:
     if not isinstance(terms, int) or terms < 1:
         raise InputError(f"terms: expected a whole number of at least 1, found {terms}")
-    if backward and "gradients" not in model.abilities:
-        raise InputError("--backward: expected a microGPT; a production model is traced forward only")
 
 
 def _shapes(model: LanguageModel, inputs: TraceInput) -> Shapes:
     return {**model.plan.shapes(len(inputs.tokens)), **model.config.shapes()}
 
 
-def _find(model: LanguageModel, element: str, inputs: TraceInput) -> Element:
+def _find(model: LanguageModel, element: str, inputs: TraceInput, backward: bool) -> Element:
     target = find_element(model, element, _shapes(model, inputs))
-    if target.name == "loss" and not any(token is not None for token in inputs.targets):
-        raise InputError("loss: no token follows the only token of the text, so there is no loss")
+    if (backward or target.name == "loss") and not any(token is not None for token in inputs.targets):
+        option = "--backward" if backward else "loss"
+        raise InputError(f"{option}: no token follows the only token of the text, so there is no loss")
     return target
 
 
 def run_for(model: LanguageModel, inputs: TraceInput, element: Element | None, backward: bool) -> RunValues:
     """Run the model and keep the arrays that explain `element`, or all arrays if `element` is None.
 
-    For a microGPT all arrays are kept. For one element, a decoder may compute logits at only one position.
+    For a microGPT all arrays are kept. For one element, a decoder may compute logits at only one position. A
+    backward pass computes all logits, because all are part of the loss.
     """
     rows, names = list(range(len(inputs.tokens))), list(model.hooks.specs)
-    prompted = "prompts" in model.abilities
+    parameters, prompted = list(model.plan.parameters), "prompts" in model.abilities
     if prompted and element is not None:
-        rows = _rows(model, element, len(inputs.tokens))
-        names = _needed(model, element, all_logits=len(rows) == len(inputs.tokens))
+        rows = rows if backward else _rows(model, element, len(inputs.tokens))
+        names = _needed(model, element, backward, all_logits=len(rows) == len(inputs.tokens))
+        parameters = [element.name] if element.name not in model.plan else []
     with _as_computed(model, names) as computed:
         if prompted:
-            result = trace(model, tokens=inputs.tokens, values=names, positions=rows)
+            result = trace(
+                model, tokens=inputs.tokens, values=names, positions=rows, backward=backward,
+                parameters=parameters if backward else (),
+            )  # fmt: skip
         else:
             result = trace(model, inputs.text, backward=backward)
     arrays = result.arrays
@@ -131,19 +134,19 @@ def _rows(model: LanguageModel, element: Element, length: int) -> list[int]:
     return [element.index[0]] if _needs_logits(model.plan, element.name) else [length - 1]
 
 
-def _needed(model: LanguageModel, element: Element, all_logits: bool) -> list[str]:
+def _needed(model: LanguageModel, element: Element, backward: bool, all_logits: bool) -> list[str]:
     """Return an element's event, the events that read this event, and the inputs of all these events.
     `all_logits` is True if logits are computed at all positions."""
-    if element.name == "loss":
+    if element.name == "loss" and not (backward and len(model.hooks)):
         return ["loss"]  # `trace` also returns the predictions
     plan = model.plan
     if element.name in plan:
         readers = (name for name in plan.readers[element.name] if plan[name].kind.reads(element.index[-1]))
         events = [element.name, *readers]
-        if len(model.hooks):  # a hook may replace a part
-            events += plan[element.name].parts
     else:
         events = [row.name for row in rows_with(plan, element.name)]
+    if len(model.hooks):  # a hook may replace a part
+        events += [part for name in events for part in plan[name].parts]
     sources = [source for name in events for source in plan[name].inputs]
     names, with_logits = dict.fromkeys([*events, *sources]), _needs_logits(plan, element.name)
     if all_logits:
@@ -281,8 +284,17 @@ def _gradient_part(at: TracedElement, way: GradientWay, label: str) -> Worked:
 
 def _gradient_notes(at: TracedElement) -> tuple[str, ...]:
     if at.name not in at.numbers.plan:
-        return ("Adam computes the update of this parameter from this gradient",)
-    return (*prediction.gradient_notes(at), *_head_note(at))
+        trained = "gradients" in at.numbers.model.abilities
+        return ("Adam computes the update of this parameter from this gradient",) * trained
+    return (*prediction.gradient_notes(at), *_last_note(at), *_head_note(at))
+
+
+def _last_note(at: TracedElement) -> tuple[str, ...]:
+    """Return a note that the loss does not depend on the last position, if the next token is not known."""
+    targets = at.numbers.inputs.targets
+    if len(at.index) < 2 or any(target is not None for target in targets[at.index[-2] :]):
+        return ()
+    return ("the last position has no next token, so the loss does not depend on it",)
 
 
 def _head_note(at: TracedElement) -> tuple[str, ...]:

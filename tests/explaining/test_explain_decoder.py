@@ -153,11 +153,6 @@ def test_the_tolerance_is_wide_enough_and_no_wider(judged, case):
     assert 0 < worst < 0.1
 
 
-def test_the_gradient_of_a_decoder_is_refused(decoders):
-    with pytest.raises(InputError, match="expected a microGPT; a production model is traced forward only"):
-        explain(decoders("llama_gqa")[0], "logits[0,1]", tokens=TOKENS, backward=True)
-
-
 def test_the_loss_of_a_single_token_is_refused(decoders):
     with pytest.raises(InputError, match="no loss"):
         explain(decoders("llama_gqa")[0], "loss", tokens=[3])
