@@ -92,15 +92,21 @@ def test_one_explanation_equals_that_of_a_kept_run(made, name):
 
 @pytest.mark.parametrize("name", ["layer1.mlp.up", "layer3.mlp.residual", "wte"])
 def test_a_run_for_an_element_keeps_no_logits_that_are_not_read(made, monkeypatch, name):
-    monkeypatch.setattr(logits, "PART", 61 * 2)
     model, _ = made("granite")
+    written = element_name(name, (1, 2))
+    kept = explain(model, written, tokens=TOKENS, backward=True)
+    monkeypatch.setattr(logits, "PART", 61 * 2)
+    parted = explain(model, written, tokens=TOKENS, backward=True)
+    print(parted.traced, kept.traced)
+    assert parted.holds
+    assert parted.traced == pytest.approx(kept.traced, rel=1e-4)
     run = run_for(model, model.read(tokens=TOKENS), Element(name, (1, 2)), True)
     print(sorted(run.arrays))
     assert len(run.arrays) < 20
     assert not any(map(over_tokens, dict.fromkeys(event for _, event in run.arrays)))
 
 
-def test_experts_say_why_a_gradient_is_0(made):
+def test_sinks_and_experts_say_what_their_gradients_read(made):
     run = keep_run(made("gpt_oss")[0], tokens=TOKENS, backward=True)
     number = explain_in(run, "layer1.mlp.chosen[2,1]", backward=True)
     assert number.formula == "d chosen[2,1] = 0: an expert's number is a whole number, so it has no gradient"
@@ -110,6 +116,9 @@ def test_experts_say_why_a_gradient_is_0(made):
         "by way of layer1.mlp.chosen",
         "by way of layer1.mlp.routing",
     ]
+    assert router.steps[2].terms[0].factors[1].name.startswith("(d layer1.mlp.routing[2,")
+    sink = explain_in(run, "layer0.attn_sinks[1]", backward=True).steps[-1]
+    assert sink.count == sum(min(query + 1, 5) for query in range(len(TOKENS)))  # the window is 5
     chosen = set(run.array("layer1.mlp.chosen").ravel().tolist())
     print(chosen)
     for expert in set(range(6)) - chosen:

@@ -96,9 +96,9 @@ class FactorReader:
         element = Operand(values, np.abs(values), lambda i: element_name(part.name, place(i)), part.phase)
         if part.less is None:
             return element
-        less = self.result(part.less)
-        rest = values - less.value
-        return Operand(rest, np.abs(rest) + less.magnitude, lambda i: f"({element.name(i)} - {less.name})")
+        less, mark = self.result(part.less), "d " * (part.phase == "backward")
+        rest, name = values - less.value, lambda i: f"({mark}{element.name(i)} - {less.name})"
+        return Operand(rest, np.abs(rest) + less.magnitude, name)
 
     def _taken(self, part: ResultOf) -> Result:
         """Return the result of an earlier step: unchanged, negated or inverted."""

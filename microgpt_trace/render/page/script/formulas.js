@@ -213,7 +213,7 @@ function elementReader(factor, run, axes) {
     const value = array[flat];
     if (factor.less === undefined) return { name: factor.of, gradient, flat, value, magnitude: Math.abs(value) };
     const less = subtracted(at, before);
-    return { words: `(${factor.of} - ${less.label})`, value: value - less.value, magnitude: Math.abs(value - less.value) + less.magnitude };
+    return { words: `(${gradient ? "d " : ""}${factor.of} - ${less.label})`, value: value - less.value, magnitude: Math.abs(value - less.value) + less.magnitude };
   };
   const isPlain = factor.less === undefined;
   return { value: (at, before) => {
