@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from ..arrays.encodings import StoredTensor
     from .plans.blocks import Dimensions
 
-# "gradients": the model has a backward pass, optimizer steps and training. "prompts": the model accepts
-# token ids and chat templates, and has the logit lens and continuations.
+# "gradients": the model has optimizer steps and training, and pages with gradients. "prompts": the model
+# accepts token ids and chat templates, and has the logit lens and continuations.
 Ability = Literal["gradients", "prompts"]
 TapOf = Callable[[Sequence[int]], Tap]  # maps the numbers of sequences in a pass to a tap
 
