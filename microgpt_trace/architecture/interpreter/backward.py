@@ -1,9 +1,9 @@
 """The backward pass of any plan: gradients of all events and parameters. The arithmetic is in operations/.
 
-The forward pass stores the residual stream before each layer, [T, C]. The backward pass recomputes each layer
-from the stored stream and from the values that hooks inserted. For a short text the forward pass keeps all
-values instead. If several rows read a value, the gradients from these rows are added up. The tap stops or
-scales the gradient of a replaced value.
+The forward pass keeps the residual stream, [T, C], before and within each layer. The backward pass recomputes
+the other values that it needs, layer by layer, from the stream and from the values that hooks inserted. For a
+short text the forward pass keeps all values instead. If several rows read a value, the gradients from these
+rows are added up. The tap stops or scales the gradient of a replaced value.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from ...hooks.bus import SILENT, Tap
 from ...hooks.event import differs
 from ..edits import replacing
 from ..model import LanguageModel
-from ..operations.by_kind import arithmetic_of
+from ..operations.by_kind import arithmetic_of, values_for_backward
 from ..operations.pass_state import Gradients, PassState
 from ..operations.prediction import known_targets
 from ..plans.kinds import Loss, Probabilities
@@ -34,17 +34,19 @@ KEPT = 1 << 25
 
 
 class ValuesTap:
-    """A tap that keeps the values of a pass, before and after the replacements by another tap."""
+    """A tap that keeps the values of a pass, before and after the replacements by another tap. If `names` is
+    given, only these events are kept."""
 
-    def __init__(self, tap: Tap) -> None:
-        self._tap = tap
+    def __init__(self, tap: Tap, names: Collection[str] | None = None) -> None:
+        self._tap, self._names = tap, names
         self.computed: dict[str, Array] = {}
         self.used: dict[str, Array] = {}
 
     def emit(self, name: str, value: Array) -> Array:
-        self.computed[name] = value
-        self.used[name] = self._tap.emit(name, value)
-        return self.used[name]
+        used = self._tap.emit(name, value)
+        if self._names is None or name in self._names:
+            self.computed[name], self.used[name] = value, used
+        return used
 
     def wants(self, name: str) -> bool:
         return self._tap.wants(name)
@@ -53,13 +55,12 @@ class ValuesTap:
         raise NotImplementedError("this tap needs full names of events, such as layer0.attn.q")
 
 
-def keeping_tap(plan: Plan, length: int, tap: Tap) -> Tap:
-    """Return a ValuesTap around the tap if all values of a text of this length fit in memory, else the tap.
-
-    A forward pass under a ValuesTap spares the backward pass the recomputation of the layers."""
+def keeping_tap(plan: Plan, length: int, tap: Tap) -> ValuesTap:
+    """Return a tap that keeps the values for a backward pass: all values of a text of this length if they fit
+    in memory, or else the residual stream."""
     shapes = plan.shapes(length)
     size = sum(math.prod(shapes[row.name]) for rows in plan.layers for row in rows if not row.extra)
-    return ValuesTap(tap) if size <= KEPT else tap
+    return ValuesTap(tap, None if size <= KEPT else {*plan.streams, *plan.residuals})
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -140,7 +141,7 @@ def _ends(plan: Plan) -> tuple[Operation, Operation, Operation]:
     return plan.head[-1], probs, loss
 
 
-def _backward(row: Operation, run: PassState, dy: Array, y: Array | None, *inputs: Array) -> Gradients:
+def _backward(row: Operation, run: PassState, dy: Array, y: Array | None, *inputs: Array | None) -> Gradients:
     kernels: Any = arithmetic_of(row.kind)
     gradients: Gradients = kernels.backward(row, run, dy, y, *inputs)
     return gradients
@@ -160,16 +161,27 @@ class _Walk:
 
     def back(self, rows: Sequence[Operation], before: Mapping[str, Array]) -> None:
         """Process `rows` in reverse order. `before` has the inputs of the rows."""
-        self._back(rows, self._values(rows[:-1], before))
+        self._back(rows, self._values(rows, before))
 
-    def _values(self, rows: Sequence[Operation], before: Mapping[str, Array]) -> ValuesTap:
-        """Return the values of rows, which are recomputed if the forward pass did not keep them."""
-        kept = self.run.tap
-        if not isinstance(kept, ValuesTap) or any(row.name not in kept.used for row in rows if not row.extra):
-            kept = ValuesTap(replacing(self._replaced))
-            compute(rows, dict(before), replace(self.run, tap=kept))
-        kept.used.update(before)
-        return kept
+    def _values(
+        self, rows: Sequence[Operation], before: Mapping[str, Array], needed: Collection[str] = ()
+    ) -> ValuesTap:
+        """Return the values that the gradients of rows need, and the values of the events `needed`. Values
+        that the forward pass did not keep are recomputed."""
+        result, kept = ValuesTap(replacing(self._replaced)), self.run.tap
+        if isinstance(kept, ValuesTap):
+            own = [row.name for row in rows if row.name in kept.used]
+            result.computed = {name: kept.computed[name] for name in own}
+            result.used = {name: kept.used[name] for name in own}
+        result.used.update(before)
+        missing, names = list[Operation](), {*needed, *self._replaced}
+        for row in reversed(rows):
+            names.update(values_for_backward(row, self.run.wanted))
+            if row.name in names and row.name not in result.used:
+                missing.append(row)
+                names.update(row.inputs)
+        compute(missing[::-1], dict(result.used), replace(self.run, tap=result))
+        return result
 
     def _back(self, rows: Sequence[Operation], values: ValuesTap) -> None:
         for row in reversed(rows):
@@ -182,7 +194,7 @@ class _Walk:
         plan, name = self.run.model.plan, head_input(self.run.model)
         logits, probs, _ = _ends(plan)
         positions = list(done.rows[part])
-        values = self._values(plan.head, {name: done.final[positions]})
+        values = self._values(plan.head, {name: done.final[positions]}, [logits.name])
         value = values.used[logits.name]
         if of:
             gradient = np.zeros_like(value)
@@ -228,7 +240,7 @@ class _Walk:
         the gradients from all parts instead. The row then adds only the gradient of its bias."""
 
         def gradients(reader: Operation, dy: Array) -> Gradients:
-            inputs = [values[name] for name in reader.inputs]
+            inputs = [values.get(name) for name in reader.inputs]
             return _backward(reader, self.run, dy, computed.get(reader.name), *inputs)
 
         parts = [(part, gradients(part, dpart)) for part, dpart in self._changed_parts(row, dy)]

@@ -3,6 +3,7 @@ shares no code with the kernels of the forward pass."""
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 import numpy as np
@@ -54,6 +55,18 @@ ARITHMETIC: dict[type[Kind], Any] = {
 def arithmetic_of(kind: Kind) -> Any:
     """Return the module with a kind's arithmetic."""
     return ARITHMETIC[type(kind)]
+
+
+def values_for_backward(row: Operation, wanted: Collection[str]) -> list[str]:
+    """Return the events whose values are needed for the gradients of a row's inputs, and of those of its
+    parameters that are `wanted`."""
+    kind = row.kind
+    if isinstance(kind, kinds.Add | kinds.Scale | kinds.Rotation):
+        return []
+    if isinstance(kind, kinds.Linear) and not (row.parts or kind.columns or {*kind.names} & {*wanted}):
+        return []
+    reads_output = isinstance(kind, kinds.Softmax | kinds.Routing)
+    return [*row.inputs, *([row.name] if reads_output else [])]
 
 
 def reference(row: Operation, ref: ReferenceInputs, *inputs: Array) -> Array:
