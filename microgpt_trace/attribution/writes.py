@@ -19,7 +19,7 @@ float64.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -52,19 +52,20 @@ def passes_on(row: Operation) -> bool:
     return over_tokens(row.name) or isinstance(row.kind, Add | Norm | Scale)
 
 
-def way_to_logits(plan: Plan) -> list[Operation]:
-    """Return the rows that write to the residual stream, and the rows between these writes and the logits."""
-    names = {"logits"}
+def way_to(plan: Plan, end: str) -> list[Operation]:
+    """Return the rows that write to the residual stream before an event, and the rows between these writes
+    and the event: the logits, or what attention reads."""
+    names = {end}
     for row in reversed(list(plan.values())):
         if row.name in names and passes_on(row):
             names.update(row.inputs)
     return [row for row in plan.values() if row.name in names]
 
 
-def components_of(model: LanguageModel) -> list[Component]:
-    """Return all components. The writes of all components add up to the logits."""
+def components_of(model: LanguageModel, end: str = "logits") -> list[Component]:
+    """Return all components. The writes of all components add up to the event `end`."""
     components: list[Component] = []
-    for row in way_to_logits(model.plan):
+    for row in way_to(model.plan, end):
         if isinstance(row.kind, Lookup):
             components.append(Component(row.name, "embedding", row))
         elif row.parts:
@@ -80,7 +81,7 @@ def components_of(model: LanguageModel) -> list[Component]:
 class Observed:
     """The values of a run at the requested positions: arrays [n, W] by the names of events."""
 
-    way: list[Operation]  # the result of `way_to_logits`
+    way: list[Operation]  # the result of `way_to`
     used: dict[str, Array] = field(default_factory=dict)  # values that attribution reads, after hooks
     changes: dict[str, Array] = field(default_factory=dict)  # what hooks added to an event
     roles: list[HeadRole] = field(default_factory=list)
@@ -89,7 +90,7 @@ class Observed:
 
 def observe(model: LanguageModel, inputs: TraceInput, rows: Sequence[int]) -> Observed:
     """Run the model with its hooks, and keep the values that attribution needs at the positions `rows`."""
-    seen, computed, bus = Observed(way_to_logits(model.plan)), dict[str, Array](), model.hooks
+    seen, computed, bus = Observed(way_to(model.plan, "logits")), dict[str, Array](), model.hooks
     queries, few_logits = Queries(np.array([inputs.tokens])), "prompts" in model.abilities
 
     def requested(event: TraceEvent, value: Array) -> Array:
@@ -128,14 +129,16 @@ def observe(model: LanguageModel, inputs: TraceInput, rows: Sequence[int]) -> Ob
 
 @np.errstate(all="ignore")
 def direct_writes(
-    model: LanguageModel, seen: Observed, tokens: Array
+    model: LanguageModel, seen: Observed, tokens: Array, along: Mapping[str, Array] | None = None
 ) -> tuple[list[Component], dict[str, Array]]:
-    """Return the components and, by name, their contributions to the logits of `tokens`: [n, 2] -> [n, 2]
+    """Return the components and, by name, their contributions to the logits of `tokens`: [n, 2] -> [n, 2].
+    Instead of tokens, `along` may have K directions [n, K, C] in an event, to which components add: [n, K]
 
     The last components are changes by hooks. A change of a head's output counts as part of the head's write.
     """
-    along, result = _directions(model, seen, tokens), dict[str, Array]()
-    components = components_of(model)
+    along, result = dict(along or {"logits": np.ones(tokens.shape)}), dict[str, Array]()
+    components = components_of(model, *along)
+    _directions(model, seen, tokens, along)
     for name, kind, row in components:
         bias = None if row.bias is None else model.parameter(row.bias).astype(np.float64)
         if kind == "bias":
@@ -153,10 +156,9 @@ def direct_writes(
     return components, result
 
 
-def _directions(model: LanguageModel, seen: Observed, tokens: Array) -> dict[str, Array]:
-    """Return the gradients of the tokens' logits with respect to the events of `seen.way`: [n, 2, C]. For an
-    event with a number for each token, return the gradient with respect to the token's number: [n, 2]."""
-    result = {"logits": np.ones(tokens.shape)}
+def _directions(model: LanguageModel, seen: Observed, tokens: Array, result: dict[str, Array]) -> None:
+    """Add the gradients of the tokens' logits with respect to the events of `seen.way`: [n, 2, C]. For an
+    event with a number for each token, add the gradient with respect to the token's number: [n, 2]."""
     for row in reversed(seen.way):
         along = result[row.name]
         result |= dict.fromkeys(row.parts, along)
@@ -175,14 +177,13 @@ def _directions(model: LanguageModel, seen: Observed, tokens: Array) -> dict[str
             along = norm.frozen(row.kind, along, seen.used[row.inputs[0]], gain)
         for source in row.inputs:
             result[source] = result[source] + along if source in result else along
-    return result
 
 
 def _head_writes(model: LanguageModel, row: Operation, read: Array, along: Array) -> dict[str, Array]:
     """Return what each head adds to the logits: context . (along @ W) over the head's columns. The array [n,
     C] of a head's write is not computed."""
     assert isinstance(row.kind, Linear)
-    back = _times(model, row.kind.weight, along.reshape(-1, along.shape[2]))  # [n*2, in]
+    back = times_matrix(model, row.kind.weight, along.reshape(-1, along.shape[2]))  # [n*2, in]
     products, writes = read.astype(np.float64)[:, None] * back.reshape(*along.shape[:2], -1), {}
     for name in row.parts:
         head = model.plan[name].kind
@@ -191,7 +192,7 @@ def _head_writes(model: LanguageModel, row: Operation, read: Array, along: Array
     return writes
 
 
-def _times(model: LanguageModel, name: str, along: Array) -> Array:
+def times_matrix(model: LanguageModel, name: str, along: Array) -> Array:
     """Return along @ W: [N, C] -> [N, in]. To save memory, only a few rows of W at a time are decoded."""
     height, width = model.plan.parameters[name]
     size = max(1, CHUNK // width)

@@ -43,6 +43,7 @@ class ElementChoice(Source):
     )
     third: str | None = text_argument()
     terms: int = option("Number of terms to list for each sum.", default=16, min=1)
+    by_writer: bool = flag("Split an attention score by what wrote the streams of its query and key.")
     backward: bool = flag("Explain the gradient of the loss with respect to the element, by the chain rule.")
 
 
@@ -61,6 +62,12 @@ def explain(
     tokens, backward = token_ids(choice.tokens), choice.backward
     model = model_from(path, choice.seed, settings)
     refuse_other_family(context, model)
+    if choice.by_writer:
+        from ..attribution.score_writers import score_by_writer
+
+        parts = score_by_writer(model, element, text, tokens=tokens)
+        give(context, parts, output, exports, element, str, view={"terms": choice.terms})
+        return exit_unless(parts.check.holds is True)
     result = explain_element(model, element, text, tokens=tokens, backward=backward, terms=choice.terms)
     before = [choice.first] if choice.first not in (None, element) else []
     after = [] if text is None else [text]
@@ -79,6 +86,7 @@ def explain(
 
 EXAMPLES = (
     EXAMPLE,
+    f"{EXAMPLE} --by-writer",
     "microgpt explain 'logits\\[-1,a]' emma --backward",
     "microgpt explain qwen.gguf 'layer3.attn.head2\\[4,100]' \"The capital of France is\"",
 )

@@ -48,6 +48,14 @@ class PatchRuns(ModelChoice):
         metavar="SITE", panel=HelpPanel.INTERVENTIONS,
         show_default="the residual stream, and with --method attribution also the MLPs and heads",
     )  # fmt: skip
+    sender: list[str] | None = option(
+        "Part whose clean write one receiver reads: layer9.attn.head6, 'layer*.mlp.down' or embed.tok@3.",
+        metavar="NAME", panel=HelpPanel.INTERVENTIONS,
+    )  # fmt: skip
+    receiver: list[str] | None = option(
+        "Input that reads this write: layer23.attn.head4.q (or .k, .v), layer23.mlp, or logits.",
+        metavar="NAME", panel=HelpPanel.INTERVENTIONS,
+    )  # fmt: skip
     method: Literal["exact", "attribution"] = option(
         "exact runs the model for every site. attribution estimates all sites from one gradient.",
         default="exact", panel=HelpPanel.INTERVENTIONS,
@@ -81,6 +89,7 @@ def patch(
     }
     if runs.pairs is None:
         options |= {"confirm": runs.confirm, "neurons": runs.neurons}
+        options |= {"sender": runs.sender or (), "receiver": runs.receiver or ()}
     result: PatchResult | PairsResult
     with progress("layer" if runs.pairs is None else "pair") as report:
         if runs.pairs is None:
@@ -88,10 +97,13 @@ def patch(
         else:
             result = patch_pairs(model, read_pairs(runs.pairs), **options, report=report)
             title = str(runs.pairs)
-    give(
-        context, result, output, exports, title,
-        lambda site: same_command(context, ["--sites", site], without=["sites"]),
-    )  # fmt: skip
+
+    def again(site: str) -> str:  # the command that patches a site, or a path "SENDER to RECEIVER"
+        sender, _, receiver = site.partition(" to ")
+        more = ["--sender", sender, "--receiver", receiver] if receiver else ["--sites", site]
+        return same_command(context, more, without=["sites", "sender", "receiver"])
+
+    give(context, result, output, exports, title, again)
     exit_unless(result.ok)
 
 
@@ -100,6 +112,7 @@ EXAMPLES = (
     'microgpt patch smollm2.gguf "The capital of France is" "The capital of Italy is"',
     'microgpt patch smollm2.gguf "The capital of France is" "The capital of Italy is" --method attribution',
     "microgpt patch lara eira --sites 'layer*.attn.head*'",
+    "microgpt patch lara eira --target n --against EOS --sender 'layer0.attn.head*' --receiver layer0.mlp",
     "microgpt patch smollm2.gguf --pairs pairs.txt --json",
 )
 

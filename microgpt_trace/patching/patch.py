@@ -8,7 +8,9 @@ the logit difference (Wang et al., "Interpretability in the Wild", 2022).
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence, Set
+from functools import partial
+from itertools import count
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -26,9 +28,11 @@ from ..text.printable import shown_token
 from ..tracing.collector import Collector
 from ..tracing.findings import Check
 from .attribution_patching import Estimates, default_points, largest_neurons, neurons_of, to_confirm
+from .path_patching import Values, path_edits, paths_of
 from .points import WHOLE, PatchPoint, point_of, points_of
-from .results import Patched, PatchResult, Spot, Unpatched, confirmed_by
+from .results import Patched, PatchResult, PathPatched, Spot, Unpatched, confirmed_by
 
+Names = str | Sequence[str]  # a name or a glob, or several
 Text = str | Sequence[int]  # a text, or its token ids
 Token = str | int | None
 Method = Literal["exact", "attribution"]
@@ -48,12 +52,15 @@ class PatchOptions(NamedTuple):
     method: Method = "exact"
     confirm: int = CONFIRM
     neurons: bool = False
+    senders: tuple[str, ...] = ()
+    receivers: tuple[str, ...] = ()
 
 
 def patch(
     model: LanguageModel, clean: Text, corrupt: Text, *, sites: Sequence[str] | None = None,
     target: Token = None, against: Token = None, position: int = -1, method: Method = "exact",
-    confirm: int | None = None, neurons: bool = False, report: Report = unreported,
+    confirm: int | None = None, neurons: bool = False, sender: Names = (), receiver: Names = (),
+    report: Report = unreported,
 ) -> PatchResult:  # fmt: skip
     """Put the clean run's activations into the corrupted run, one site at a time, and measure each effect.
 
@@ -70,6 +77,9 @@ def patch(
       the `confirm` sites with the largest estimates (by default 20) are also patched. By default the sites
       are the residual stream, the MLPs and the heads at each position. `neurons` adds the neurons with the
       largest estimates.
+    - `sender` and `receiver` are names or globs: the receiver, such as "layer23.attn.head4.q", alone reads
+      what the sender, such as "layer9.attn.head6" or "embed.tok@3", writes in the clean run. The module
+      path_patching.py describes senders and receivers.
     - `report` is called with the number of layers done and the total.
 
     Raises InputError if an argument does not fit, or if hooks are subscribed, because patching runs without
@@ -77,8 +87,11 @@ def patch(
     """
     if method == "exact" and (neurons or confirm is not None):
         raise InputError("confirm and neurons: need the method attribution")
-    count = CONFIRM if confirm is None else confirm
-    options = PatchOptions(sites, target, against, position, method, count, neurons)
+    most = CONFIRM if confirm is None else confirm
+    senders, receivers = ((name,) if isinstance(name, str) else tuple(name) for name in (sender, receiver))
+    if bool(senders) != bool(receivers) or (senders and (sites is not None or method != "exact")):
+        raise InputError("sender and receiver: a path needs both, no sites, and the method exact")
+    options = PatchOptions(sites, target, against, position, method, most, neurons, senders, receivers)
     return patch_inputs(model, read_pair(model, clean, corrupt), options, report)
 
 
@@ -117,11 +130,20 @@ def patch_inputs(
         raise InputError(f"position {row}: up to this position both texts have the same tokens")
     if options.method == "attribution":
         return _estimated(model, pair, options, row, report)
-    points = points_of(model, options.sites, length)
-    recorded = [_recorded(model, inputs, _names(model, points), row) for inputs in pair]
+    if options.senders:
+        paths = paths_of(model, options.senders, options.receivers, length)
+        spots = [(path.sender.spot, path.receiver) for path in paths]
+        names = {path.sender.spot.name for path in paths}.union(*(path.route.frozen for path in paths))
+        edits_of = partial(path_edits, model, pair[1], paths)
+    else:
+        points = points_of(model, options.sites, length)
+        spots, names = [(point.spot, "") for point in points], {point.spot.name for point in points}
+        edits_of = partial(_edits, points)
+    recorded = [_recorded(model, inputs, names, row) for inputs in pair]
     measure = _measure(model, pair, np.stack([logits for logits, _ in recorded]), options, row)
-    found, check = _patched(model, pair, points, [values for _, values in recorded], measure, report)
-    cells = [measure.cell(point.spot, own) for point, own in zip(points, found, strict=True)]
+    edits = edits_of(*(values for _, values in recorded))
+    found, check = _patched(model, pair[1], edits, recorded[0][1], measure, report)
+    cells = [measure.cell(*spot, own) for spot, own in zip(spots, found, strict=True)]
     return PatchResult(measure.contrast, *measure.runs, check, model.origin, tuple(cells))
 
 
@@ -139,13 +161,14 @@ def _estimated(
     neurons = largest_neurons(model, estimates, NEURONS) if options.neurons else []
     effects = [estimates.of(point) for point in (*points, *neurons)]
     cells = [
-        measure.cell(point.spot, measure.low + effect)
+        measure.cell(point.spot, "", measure.low + effect)
         for point, effect in zip((*points, *neurons), effects, strict=True)
     ]
     chosen = to_confirm(model.plan, [*points, *neurons], effects, options.confirm)
     confirmed, best = [cells[number] for number in chosen], [(*points, *neurons)[number] for number in chosen]
-    recorded = [_recorded(model, inputs, _names(model, best), row)[1] for inputs in pair]
-    exact, check = _patched(model, pair, best, recorded, measure, report)
+    names = {point.spot.name for point in best}
+    clean, corrupt = (_recorded(model, inputs, names, row)[1] for inputs in pair)
+    exact, check = _patched(model, pair[1], _edits(best, clean, corrupt), clean, measure, report)
     return PatchResult(
         measure.contrast, *measure.runs, check, model.origin, tuple(cells[: len(points)]), "attribution",
         tuple(
@@ -178,8 +201,9 @@ class Measure(NamedTuple):
         """Return the share that a run with this logit difference restores."""
         return (difference - self.low) / self.span
 
-    def cell(self, spot: Spot, difference: float) -> Patched:
-        return Patched(*spot.place, self.restored(difference), difference)
+    def cell(self, spot: Spot, receiver: str, difference: float) -> Patched:
+        values = (*spot.place, self.restored(difference), difference)
+        return PathPatched(*values, receiver) if receiver else Patched(*values)
 
 
 def _measure(
@@ -195,29 +219,28 @@ def _measure(
     return measure
 
 
-def _names(model: LanguageModel, points: Sequence[PatchPoint]) -> list[str]:
-    """Return the events to record for patching the points, and for the check."""
-    return sorted({model.plan.streams[0], *(point.spot.name for point in points)})
+def _edits(points: Sequence[PatchPoint], clean: Values, corrupt: Values) -> list[Edit | None]:
+    """Return the edit that puts the clean value in each point, or None if both runs are equal there."""
+    named = [(point.spot.name, point) for point in points]
+    return [None if p.same(clean[n], corrupt[n]) else Edit(n, p.change(clean[n])) for n, p in named]
 
 
 def _patched(
-    model: LanguageModel, pair: tuple[TraceInput, TraceInput], points: Sequence[PatchPoint],
-    values: Sequence[Mapping[str, Array]], measure: Measure, report: Report,
+    model: LanguageModel, corrupt: TraceInput, edits: Sequence[Edit | None], clean: Values, measure: Measure,
+    report: Report,
 ) -> tuple[list[float], Check]:  # fmt: skip
-    """Return the logit difference of the corrupted run with each point patched, and the check that patching
-    everything restores the clean run. `values` are the recorded events of both runs."""
-    clean, corrupt = values
+    """Return the logit difference of the corrupted run under each edit, and the check that patching
+    everything restores the clean run. An edit that is None changes nothing and is not run."""
     whole = point_of(model.plan, model.plan.streams[0], WHOLE)  # for the check of patching everything
-    changing = [p for p in points if not p.same(clean[p.spot.name], corrupt[p.spot.name])]
-    edits = [Edit(p.spot.name, p.change(clean[p.spot.name])) for p in (whole, *changing)]
+    changing = [Edit(whole.spot.name, whole.change(clean[whole.spot.name])), *filter(None, edits)]
     differences = {
         number: measure.contrast.difference(edited[0])
-        for number, edited in model.edited_logits(pair[1], edits, [measure.contrast.position], report)
+        for number, edited in model.edited_logits(corrupt, changing, [measure.contrast.position], report)
     }
     deviation = abs(measure.restored(differences[0]) - 1)
     tolerance = measure.noise / abs(measure.span)
-    by_site = {p.spot.site: differences[number] for number, p in enumerate(changing, 1)}
-    found = [by_site.get(p.spot.site, measure.low) for p in points]  # a site that is equal has no edit
+    number = count(1)
+    found = [measure.low if edit is None else differences[next(number)] for edit in edits]
     return found, Check("embedding", CLAIM, deviation <= tolerance, deviation, tolerance)
 
 
@@ -227,9 +250,11 @@ def _noise(logits: Array) -> float:
 
 
 def _recorded(
-    model: LanguageModel, inputs: TraceInput, names: Sequence[str], row: int
+    model: LanguageModel, inputs: TraceInput, events: Set[str], row: int
 ) -> tuple[Array, dict[str, Array]]:
-    """Run without hooks, and return the logits [V] at position `row` and the values of the events `names`."""
+    """Run without hooks, and return the logits [V] at position `row`, and the values of the events and of the
+    residual stream before layer 0."""
+    names = sorted({model.plan.streams[0], *events})
     collector, bus = Collector(names), model.hooks.alone()
     tap = bus.begin(after=[bus.subscription(collector, *names)]).tap("forward")
     rows = range(len(inputs.tokens)) if any(map(over_tokens, names)) else [row]

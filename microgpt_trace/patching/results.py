@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby, pairwise
 from operator import itemgetter
 from typing import Generic, Literal, TypeVar
@@ -42,6 +42,11 @@ class Spot:
         return self.site, self.name, self.layer, self.head, self.position
 
     @property
+    def about(self) -> str:
+        """The text that identifies this place on a page."""
+        return self.site
+
+    @property
     def is_part(self) -> bool:
         """True if the part is shown in a separate row, outside the tables of positions and heads."""
         return self.position is None if self.head is None else self.site != self.name
@@ -54,6 +59,17 @@ class Patched(Spot):
 
     restored: float
     difference: float
+
+
+@dataclass(frozen=True, slots=True)
+class PathPatched(Patched):
+    """The corrupted run in which a receiver alone reads the sender's clean write. The spot is the sender."""
+
+    receiver: str
+
+    @property
+    def about(self) -> str:
+        return f"{self.site} to {self.receiver}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +128,8 @@ class PatchedPair:
 class PatchResult(PatchedPair):
     """The share of the logit difference that each site restores: 0 for the corrupted, 1 for the clean run.
 
+    With senders and receivers, each cell is a path, and its site is the sender.
+
     With the method "attribution", the cells are estimates, and `confirmed` has some of them beside the values
     of exact patches. `neurons` has the neurons with the largest of `neuron_count` estimates.
     """
@@ -119,7 +137,7 @@ class PatchResult(PatchedPair):
     SCHEMA = "microgpt.patch/1"
 
     model: str
-    cells: tuple[Patched, ...]
+    cells: tuple[Patched | PathPatched, ...]
     method: Literal["exact", "attribution"] = "exact"
     confirmed: tuple[Confirmed, ...] = ()
     neurons: tuple[Patched, ...] = ()
@@ -145,8 +163,9 @@ class PatchResult(PatchedPair):
 
     @property
     def matrix(self) -> Array:
-        """The share that each site restores: [sites, positions], or [layers, heads] if heads were patched. A
-        share is NaN where nothing was patched. Raises InputError if there is no table or more than one."""
+        """The share that each site restores: [sites, positions], [layers, heads] if heads were patched, or
+        [senders, receivers] for paths to several receivers. A share is NaN where nothing was patched. Raises
+        InputError if there is no table or more than one."""
         tables = tables_of(self.cells)
         if len(tables) != 1:
             raise InputError(f"matrix: expected sites of one table, found {len(tables)} tables; use `cells`")
@@ -175,28 +194,42 @@ Cell = TypeVar("Cell", bound=Spot)
 
 @frozen
 class PatchTable(Generic[Cell]):
-    """Cells of one kind of event: a row for each event (or layer), a column for each position or head."""
+    """Cells of one kind of event: a row for each event (or layer), a column for each position or head. A
+    table of paths has a row for each sender, and a column for each receiver."""
 
     kind: str
     title: str
-    across: Literal["position", "head"]
+    across: Literal["position", "head", "receiver"]
     columns: tuple[int, ...]
     rows: tuple[tuple[str, tuple[Cell | None, ...]], ...]  # the row's label, its cells
+    receivers: tuple[str, ...] = ()
 
 
 def tables_of(cells: Sequence[Cell]) -> list[PatchTable[Cell]]:
     """Arrange the cells with a position or a head in tables, one for each kind of event. Events outside the
-    layers are the first rows in the table of the residual stream after each layer."""
+    layers are the first rows in the table of the residual stream after each layer. Paths to several receivers
+    are one table."""
+    if len(receivers := receivers_of(cells)) > 1:
+        title, columns = "rows: senders, columns: receivers", tuple(range(len(receivers)))
+        paths = {(cell.site, cell.receiver): cell for cell in cells}  # type: ignore[attr-defined]
+        sites = dict.fromkeys(cell.site for cell in cells)
+        rows = tuple((site, tuple(paths.get((site, name)) for name in receivers)) for site in sites)
+        return [PatchTable("path", title, "receiver", columns, rows, tuple(receivers))]
     kinds = {kind_of(cell.name) for cell in cells}
     stream = next((kind for kind in leaving_kinds() if kind in kinds), leaving_kinds()[0])
     whole = (cell for cell in cells if not cell.is_part)
     by_kind = grouped(whole, lambda cell: stream if cell.layer is None else kind_of(cell.name))
-    return [_table(kind, own) for kind, own in by_kind.items()]
+    return [replace(_table(kind, own), receivers=tuple(receivers)) for kind, own in by_kind.items()]
 
 
 def parts_of(cells: Sequence[Cell]) -> list[Cell]:
     """Return the cells outside the tables: parts of events that a site names."""
-    return [cell for cell in cells if cell.is_part]
+    return [] if len(receivers_of(cells)) > 1 else [cell for cell in cells if cell.is_part]
+
+
+def receivers_of(cells: Sequence[Spot]) -> list[str]:
+    """Return the receivers of paths, or [] if the cells are no paths."""
+    return list(dict.fromkeys(cell.receiver for cell in cells if isinstance(cell, PathPatched)))
 
 
 def _table(kind: str, cells: Sequence[Cell]) -> PatchTable[Cell]:

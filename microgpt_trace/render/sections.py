@@ -114,10 +114,11 @@ class AttentionMatrices(NamedTuple):
 class Grid(NamedTuple):
     """Shares by row and column, shown as shaded cells. Most shares are from 0 to 1. None stands for a missing
     share. `heads` are the header lines: a label, and a text for each column. `numbers` are the positions or
-    heads of the columns. `about` names the site of each cell. The colour scale runs from -`end` to `end`."""
+    heads of the columns, or the names of receivers. `about` names the site of each cell. The colour scale
+    runs from -`end` to `end`."""
 
     heads: Sequence[tuple[str, Sequence[str]]]
-    numbers: Sequence[int]
+    numbers: Sequence[int | str]
     rows: Sequence[tuple[str, Sequence[float | None]]]
     about: Sequence[Sequence[str]] = ()
     end: float = 1.0

@@ -40,6 +40,7 @@ SHOWN = {
     "Prediction": HowShown("trace.predictions.candidates_sections"),
     "Predictions": HowShown("trace.predictions.rows_of_predictions"),
     "PromptsComparison": HowShown("results.models.prompts_sections"),
+    "ScoreByWriter": HowShown("results.attribution.score_sections"),
     "Survey": HowShown("results.survey.sections_of_survey"),
     "SurveyComparison": HowShown("results.survey_comparison.survey_comparison_sections"),
     "Timeline": HowShown("results.timeline.timeline_sections",

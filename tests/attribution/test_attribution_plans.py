@@ -7,14 +7,14 @@ import pytest
 from support.judges import agree
 from support.other_plans import T, V, post_norm_plan, random_model, values_of
 
-from microgpt_trace.attribution.writes import components_of, direct_writes, way_to_logits
+from microgpt_trace.attribution.writes import components_of, direct_writes, way_to
 
 
 @pytest.mark.parametrize("parallel", [False, True])
 def test_the_writes_of_a_plan_add_up_to_its_logits(parallel):
     model, rng = random_model(post_norm_plan(parallel)), np.random.default_rng(6)
     values = values_of(model, rng.integers(V, size=T))
-    seen = SimpleNamespace(way=way_to_logits(model.plan), used=values, changes={})
+    seen = SimpleNamespace(way=way_to(model.plan, "logits"), used=values, changes={})
     chosen = rng.integers(V, size=(T, 2))
     components, writes = direct_writes(model, seen, chosen)
     assert [c.name for c in components] == [

@@ -22,7 +22,10 @@ def kind(command, param):
 PATHS = [
     (command, param) for command, params in PARAMS.items() for param in params if kind(command, param) is Path
 ]
-SCHEMA_BY = {"trace": ("validate", "as_jsonl"), "diff": ("weights", "prompts"), "patch": ("pairs",)}
+SCHEMA_BY = {
+    "trace": ("validate", "as_jsonl"), "diff": ("weights", "prompts"), "patch": ("pairs",),
+    "explain": ("by_writer",),
+}  # fmt: skip
 BESIDE_SCHEMA = [
     (command, param)
     for command, params in PARAMS.items()

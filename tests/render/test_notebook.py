@@ -29,6 +29,7 @@ from microgpt_trace import (
     train,
     validate,
 )
+from microgpt_trace.attribution.score_writers import score_by_writer
 from microgpt_trace.cli import COMMANDS, build
 from microgpt_trace.comparison.prompts import diff_prompts
 from microgpt_trace.comparison.weights import compare_weights
@@ -61,6 +62,9 @@ def microgpt_results(model, other, texts, folder):
     yield "gradient", explain(model, "layer0.mlp.act[1,5]", text, backward=True)
     yield "attribution", attribute(model, text)
     yield "patch", patch(model, text, near, target=text[0], against=text[1])
+    paths = {"sender": "*.head*", "receiver": ["*.mlp", "logits"]}
+    yield "paths", patch(model, text, near, target=text[0], against=text[1], **paths)
+    yield "score by writer", score_by_writer(model, "layer0.attn.scores[1,1,0]", text)
     yield "validation", validate(model, text)
     yield "gradient check", next(iter(gradcheck(model, text)))
     yield "diff", diff(model, other, text)

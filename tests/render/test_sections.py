@@ -15,6 +15,8 @@ MICROGPT = (
     "explain layer0.mlp.act[3,5] emma --backward",
     "attribute emma",
     "patch emma emmy --target m --against y --sites *.residual --sites *.head* --sites embed.tok@2:5",
+    "patch emma emmy --target m --against y --sender *.head* --receiver layer0.mlp --receiver logits",
+    "patch emma emmy --target m --against y --sender embed.* --sender *.head2@3 --receiver layer0.mlp",
     "patch --pairs pairs.txt --sites layer0.attn.head* --sites layer0.mlp.act@1:3",
     "diff one.safetensors two.safetensors emma -v --positions all",
     "diff one.safetensors two.safetensors --weights",
@@ -65,7 +67,8 @@ def test_rows_and_cells_name_events_and_parameters_of_the_model(results, shown, 
     names = {name for block in shown(line) for name in names_of(block) if name}
     print(*sorted(names)[:12], sep="\n")
     assert names
-    assert {name.removeprefix("gradient ").partition("[")[0].partition("@")[0] for name in names} <= existing
+    names = {name.removeprefix("gradient ").partition(" to ")[0] for name in names}  # of a path, the sender
+    assert {name.partition("[")[0].partition("@")[0] for name in names} <= existing
     if "--step" in line:
         assert names >= existing
 

@@ -86,6 +86,8 @@ LINES = (
     "attribute qwen3 'Ann ran' --target A",
     f"patch {TEXT} {OTHER} {WIDE} --target a --against b",
     f"patch {TEXT} {OTHER} {WIDE} --target 9 --against b --sites 'layer*.attn.head*' --sites embed.tok@2:5",
+    f"patch {TEXT} {OTHER} {WIDE} --target a --against b --sender '*' --receiver '*.q' --receiver logits",
+    f"explain 'layer0.attn.scores[1,2,1]' {TEXT} {WIDE} --by-writer",
     "patch --pairs pairs.txt --sites 'layer0.attn.head*' --sites 'layer0.mlp.act@1:3'",
     "timeline t.jsonl --event '*'",
     f"inspect {WIDE}",

@@ -106,12 +106,13 @@ def size(row: Operation[Norm], ref: ReferenceInputs, value: Array, x: Array) -> 
 
 def frozen(kind: Norm, along: Array, x: Array, gain: Array | None) -> Array:
     """Return the gradient of the dot product `along` . y for the input x of a norm. Treat the scale of each
-    row as a constant. Shapes: `along` [n, K, C], `x` [n, C] -> [n, K, C]"""
-    x = x.astype(np.float64)
-    x = x - x.mean(axis=1, keepdims=True) if kind.centred else x
-    scale = np.sqrt(np.square(x).mean(axis=1) + kind.eps)[:, None, None]
-    along = (along if gain is None else along * gain) / scale
-    return along - along.mean(axis=2, keepdims=True) if kind.centred else along
+    row or head as a constant. Shapes: `along` [n, K, C], `x` [n, C] -> [n, K, C]"""
+    heads = x.astype(np.float64).reshape(len(x), 1, -1, kind.head_dim or x.shape[1])
+    heads = heads - heads.mean(axis=-1, keepdims=True) if kind.centred else heads
+    parts = along.reshape(*along.shape[:2], *heads.shape[2:])
+    parts = (parts if gain is None else parts * gain) / root_mean_square(heads, kind.eps)
+    parts = parts - parts.mean(axis=-1, keepdims=True) if kind.centred else parts
+    return parts.reshape(along.shape)
 
 
 class _Places(NamedTuple):

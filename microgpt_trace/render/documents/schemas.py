@@ -16,6 +16,7 @@ RESULTS = {
     "prompts": ("Comparison of two models over many prompts", "comparison.prompts", "PromptsComparison"),
     "diagnosis": ("Diagnosis of a dump", "diagnosis.diagnose", "DiagnosisDocument"),
     "explanation": ("Explanation of one element", "explaining.explanation", "Explanation"),
+    "score_writers": ("An attention score by writers", "attribution.score_writers", "ScoreByWriter"),
     "patch": ("Activation patching", "patching.results", "PatchResult"),
     "patch_pairs": ("Activation patching over several pairs", "patching.results", "PairsResult"),
     "validation": ("Validation of captured values", "tracing.validation", "Validation"),

@@ -52,7 +52,7 @@ def patch_picture(result: PatchResult | PairsResult) -> Picture:
         return math.nan if known is None else float(known)
 
     maps = [np.array([[share(cell) for cell in row] for _, row in table.rows]) for table in tables]
-    values = np.array([share(cell) for cell in result.cells if not cell.is_part])
+    values = np.array([share(cell) for table in tables for _, row in table.rows for cell in row if cell])
     scale = signed_scale(values, "restored", least=1.0)
     longest = [max(map(len, _columns(table, pairs))) for table in tables]
     rooms = [(len(m) * ROOM[1], AROUND + CHARACTER * n) for m, n in zip(maps, longest, strict=True)]
@@ -86,14 +86,16 @@ def _draw_map(
         write_cells(panel, values, texts, scale)
     by_position = table.across == "position"
     panel.label(
-        title, x="position: clean / corrupted token" if by_position else "head",
+        title, x="position: clean / corrupted token" if by_position else table.across,
         columns=_columns(table, pairs), rows=[label for label, _ in table.rows],
     )  # fmt: skip
     return image
 
 
 def _columns(table: PatchTable[Any], pairs: Sequence[PatchedPair]) -> list[str]:
-    """Return the labels of the columns: heads, or positions with their tokens."""
+    """Return the labels of the columns: heads, receivers, or positions with their tokens."""
+    if table.across == "receiver":
+        return list(table.receivers)
     is_head = table.across == "head"
     return [str(column) if is_head else _column(column, pairs) for column in table.columns]
 

@@ -46,7 +46,7 @@ def patch_view(result: PatchResult) -> PageView:
     """Return the view with the effect of each site, and the logit differences of the two runs."""
     runs = [("corrupted run", result.corrupt.difference), ("clean run", result.clean.difference)]
     labels = {"restored": "restored", "logit difference": "difference"}
-    return PageView(facts={cell.site: [*_facts(cell, labels), *runs] for cell in result.cells})
+    return PageView(facts={cell.about: [*_facts(cell, labels), *runs] for cell in result.cells})
 
 
 def pairs_view(result: PairsResult) -> PageView:

@@ -9,6 +9,7 @@ from operator import attrgetter
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from ...attribution.results import AttributionResult, Contribution, HeadRole, PositionAttribution, size
+from ...attribution.score_writers import ScoreByWriter
 from ...measuring.definitions import ROLES, SHARE, TIMES, Attention
 from ...text.printable import shown_token
 from ...text.wording import counted
@@ -236,3 +237,21 @@ def roles_of_all(heads: Sequence[Head], shown: Sequence[Head]) -> Iterator[Words
         counts = Counter(head.role for head in heads)
         roles = ", ".join(f"{counts[role]:,} {ROLE_WORDS[role]}" for role in ROLES)
         yield words(f"of all {len(heads):,} heads: {roles}, {counts['none']:,} none")
+
+
+def score_sections(result: ScoreByWriter, *, terms: int = 16) -> list[Section]:
+    """Return the largest totals of the writers, the largest pairs, and the check of the sum."""
+    columns = [Column(f"writer for the {n}", attrgetter(n), whole=True) for n in ("query", "key")]
+    columns += fields(lambda value: signed(value, 4), {"part of the score": "value"})
+    labels = " and key ".join(map(shown_token, result.labels))
+    sections = [Section([words(f"{result.element} = {result.score:.6g}", "bold"), words(f"query {labels}")])]
+    for title, shown, parts, count in (
+        ("Query", columns[::2], result.queries, len(result.queries)),
+        ("Key", columns[1:], result.keys, len(result.keys)),
+        ("Pairs", columns, result.pairs, result.pair_count),
+    ):
+        best = sorted(parts, key=lambda part: -abs(part.value))[:terms]
+        sections.append(Section([Table(shown, best)], title, f"{len(best)} of {count:,}"))
+    verdict, style = ("equals", "green") if result.check.holds else ("DIFFERS from", "bold red")
+    line = f"the sum of all pairs, {result.total:.6g}, {verdict} the traced score, {result.score:.6g}"
+    return [*sections, Section([words(line, style)])]

@@ -5,19 +5,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from itertools import zip_longest
 from operator import attrgetter
 from typing import Any
 
 from ...decoder.catalogue import leaving_kinds
 from ...patching.results import (
     PairsResult,
-    Patched,
     PatchedPair,
     PatchResult,
     PatchTable,
     Spot,
     moves,
     parts_of,
+    receivers_of,
     runs_above,
     tables_of,
 )
@@ -32,6 +33,7 @@ FEW, LEAST = 3, 0.005  # number of largest sites to name, and the smallest value
 MAX_ESTIMATES = 20  # largest number of estimates in a list
 MAX_PAIRS = 20  # largest number of pairs that are shown
 MAX_TOKENS = 60  # largest number of tokens of a text that are shown
+PARTS = "Restored by a part of the clean value"
 RESTORED = (
     "restored: the difference of a run, scaled to 0 for the corrupted run and to 1 for the clean run; values "
     "below 0 and above 1 are possible"
@@ -44,28 +46,23 @@ Heads = list[tuple[str, Callable[[int], str]]]  # header lines: label, and text 
 def patch_sections(result: PatchResult) -> list[Section]:
     """Return the two runs, a grid for each kind of site with findings, and the self-check."""
     restored, estimated = attrgetter("restored"), result.method == "attribution"
+    receivers = receivers_of(result.cells)
     title = "Estimate of what the clean value restores" if estimated else "Restored by the clean value"
+    title = "Restored by paths" if receivers else title
     tables = _tables(result.cells, title, restored, _heads_of([result]))
     figures = [*fields(four_decimals, {"estimate" if estimated else "restored": "restored"}), _bar(restored)]
     figures += fields(four_decimals, {"difference": "difference"})
+    if len(receivers) == 1 and len(result.cells) <= MAX_ESTIMATES:
+        return [*_runs(result), *_list(title, result.cells, figures, f"to {receivers[0]}"), _check([result])]
     sections = [*_runs(result), *tables]
     if estimated:
         heads = parts_of(result.cells)
-        sections += _largest_estimates("Largest estimates of parts of events", heads, len(heads), figures)
-        sections += _largest_estimates("Largest neurons", result.neurons, result.neuron_count, figures)
+        sections += _list("Largest estimates of parts of events", heads, figures, count=len(heads))
+        sections += _list("Largest neurons", result.neurons, figures, count=result.neuron_count)
         sections += _confirmed(result)
     else:
-        sections += _parts(result.cells, figures)
+        sections += _list(title if receivers else PARTS, parts_of(result.cells), figures)
     return [*sections, _check([result])]
-
-
-def _largest_estimates(
-    title: str, cells: Sequence[Patched], count: int, figures: Sequence[Column]
-) -> list[Section]:
-    """Return a table of the cells with the largest estimates, of `count` estimates."""
-    best = sorted(cells, key=lambda cell: -abs(cell.restored))[:MAX_ESTIMATES]
-    columns = [Column("site", attrgetter("site"), whole=True), *figures]
-    return table_section(title, columns, best, about=attrgetter("site"), aside=f"{len(best)} of {count:,}")
 
 
 def _confirmed(result: PatchResult) -> list[Section]:
@@ -93,13 +90,15 @@ def pairs_sections(result: PairsResult) -> list[Section]:
         sections += _tables(result.cells, spread, attrgetter("spread"), heads, findings=False)
     figures = [*fields(four_decimals, {"mean": "mean", "std": "spread"}), _bar(mean)]
     figures += fields("{:,}".format, {"pairs": "count"})
-    return [*sections, *_parts(result.cells, figures), _check(result.pairs)]
+    return [*sections, *_list(PARTS, parts_of(result.cells), figures), _check(result.pairs)]
 
 
 def title_of(table: PatchTable[Any]) -> str:
     """Return the title of a map. The title says whether each site is one position or one head."""
+    if table.across == "receiver":
+        return table.title
     where = "at one position" if table.across == "position" else "of one head, at all positions"
-    return f"{table.title} {where}"
+    return f"{table.title} {where}" + "".join(f", to {name}" for name in table.receivers)
 
 
 def _runs(result: PatchResult) -> Iterator[Section]:
@@ -162,19 +161,31 @@ def _tables(
     cells: Sequence[Any], title: str, value: Value, heads: Heads, findings: bool = True
 ) -> Iterator[Section]:
     """Return a grid for each kind of site. If `findings` is set, add sentences about the values."""
-    values = (value(cell) for cell in cells if not cell.is_part)
+    tables = tables_of(cells)
+    values = (value(cell) for table in tables for _, row in table.rows for cell in row if cell)
     end = max([1.0, *(abs(number) for number in values if number is not None and math.isfinite(number))])
-    for table in tables_of(cells):
+    for table in tables:
         by_position = table.across == "position"
         lines: Heads = [(table.across, str), *(heads if by_position else [])]
+        lines = _receiver_lines(table.receivers) if table.across == "receiver" else lines
         grid = Grid(
             heads=[(head, [text(column) for column in table.columns]) for head, text in lines],
-            numbers=table.columns,
+            numbers=table.receivers if table.across == "receiver" else table.columns,
             rows=[(label, [None if c is None else value(c) for c in row]) for label, row in table.rows],
-            about=[["" if cell is None else cell.site for cell in row] for _, row in table.rows],
+            about=[["" if cell is None else cell.about for cell in row] for _, row in table.rows],
             end=end,
         )
-        yield Section([grid, *(_findings(table, value, heads) if findings else ())], title, title_of(table))
+        blocks = [grid, *(_findings(table, value, heads) if findings else ())]
+        if table.across == "receiver" and any(None in row for _, row in table.rows):
+            blocks.append(words("–: the receiver does not come after the sender"))
+        yield Section(blocks, title, title_of(table))
+
+
+def _receiver_lines(receivers: Sequence[str]) -> Heads:
+    """Return the header lines of receivers. The parts of a name stand on separate lines: layer23, attn, q."""
+    parts = zip_longest(*(name.split(".") for name in receivers), fillvalue="")
+    lines: Heads = [("receiver" * (n == 0), line.__getitem__) for n, line in enumerate(parts)]
+    return [("receiver", lambda column: ""), *lines]  # pages join all lines but the first
 
 
 def _findings(table: PatchTable[Any], value: Value, heads: Heads) -> Iterator[Words]:
@@ -207,15 +218,19 @@ def _largest(cells: Sequence[Spot], value: Value) -> str:
     finite = [(number, cell) for number, cell in values if number is not None and math.isfinite(number)]
     finite.sort(key=lambda pair: -abs(pair[0]))
     largest = [pair for pair in finite[:FEW] if abs(pair[0]) >= LEAST] or finite[:1]
-    sites = ", ".join(f"{cell.site} {number:.2f}" for number, cell in largest)
+    sites = ", ".join(f"{cell.about} {number:.2f}" for number, cell in largest)
     return f"largest: {sites}" if sites else "no value is finite"
 
 
-def _parts(cells: Sequence[Any], figures: Sequence[Column]) -> list[Section]:
-    """Return a table of the sites that are only a part of an event."""
-    site = attrgetter("site")
-    columns = [Column("site", site, whole=True), *figures]
-    return table_section("Restored by a part of the clean value", columns, parts_of(cells), about=site)
+def _list(
+    title: str, cells: Sequence[Any], figures: Sequence[Column], aside: str = "", count: int = 0
+) -> list[Section]:
+    """Return a table of cells. If `count` is given, show only the largest of `count` estimates."""
+    columns = [Column("sender" if aside else "site", attrgetter("site"), whole=True), *figures]
+    if count:
+        cells = sorted(cells, key=lambda cell: -abs(cell.restored))[:MAX_ESTIMATES]
+        aside = f"{len(cells)} of {count:,}"
+    return table_section(title, columns, cells, about=attrgetter("about"), aside=aside)
 
 
 def _bar(restored: Value) -> Column:
