@@ -86,7 +86,7 @@ def patch_pairs(
         report(number, len(pairs))
     facts = tuple(PatchedPair(r.contrast, r.clean, r.corrupt, r.check) for r in results)
     cells = zip(*(result.cells for result in results), strict=True)
-    return PairsResult(model.origin, facts, tuple(map(_mean, cells)))
+    return PairsResult(model.origin, facts, tuple(map(_mean, cells)), method)
 
 
 @contextmanager

@@ -182,6 +182,7 @@ class PairsResult:
     model: str
     pairs: tuple[PatchedPair, ...]
     cells: tuple[MeanPatched, ...]
+    method: Literal["exact", "attribution"] = "exact"
     _repr_html_ = in_notebook
 
     @property
@@ -249,7 +250,15 @@ def _table(kind: str, cells: Sequence[Cell]) -> PatchTable[Cell]:
     )  # fmt: skip
 
 
+MANY, FEW = 60, 20  # more parts than MANY are not listed: only the FEW with the largest values
 Value = Callable[[Cell], float | None]
+
+
+def listed_parts(cells: Sequence[Cell], value: Value[Cell]) -> list[Cell]:
+    """Return the cells outside the tables or, if there are many, those with the largest values."""
+    parts = parts_of(cells)
+    largest = sorted(parts, key=lambda cell: -abs(value(cell) or 0.0))
+    return parts if len(parts) <= MANY else largest[:FEW]
 
 
 def runs_above(

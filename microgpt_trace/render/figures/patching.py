@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ...patching.results import PairsResult, PatchedPair, PatchResult, PatchTable, parts_of, tables_of
+from ...patching.results import PairsResult, PatchedPair, PatchResult, PatchTable, listed_parts, tables_of
 from ...text.wording import counted
 from ..characters import token_label
 from ..numbers import figure, two_decimals
@@ -37,14 +37,14 @@ def plot_patch(result: PatchResult | PairsResult, ax: Axes | None = None) -> Axe
 
 def patch_picture(result: PatchResult | PairsResult) -> Picture:
     """Return the figure, with a map for every kind of site, and bars for sites that are parts of events."""
-    tables, parts = tables_of(result.cells), parts_of(result.cells)
+    restored = attrgetter("mean" if isinstance(result, PairsResult) else "restored")
+    tables, parts = tables_of(result.cells), listed_parts(result.cells, restored)
     pairs = result.pairs if isinstance(result, PairsResult) else (result,)
     mean = f", mean of {counted(len(pairs), 'pair')}" * (len(pairs) > 1)
     titles = [*map(title_of, tables), *[""] * bool(parts)]
     missing = any(cell is None for table in tables for _, row in table.rows for cell in row)
     measure = f"share of the logit difference restored{mean}" + ", hatched: not patched" * missing
     titles[0] = f"{measure}\n{titles[0]}".strip()
-    restored = attrgetter("mean" if isinstance(result, PairsResult) else "restored")
 
     def share(cell: Any) -> float:
         """Return the restored share, or NaN if it is unknown."""

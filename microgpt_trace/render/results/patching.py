@@ -11,11 +11,13 @@ from typing import Any
 
 from ...decoder.catalogue import leaving_kinds
 from ...patching.results import (
+    FEW,
     PairsResult,
     PatchedPair,
     PatchResult,
     PatchTable,
     Spot,
+    listed_parts,
     moves,
     parts_of,
     receivers_of,
@@ -29,11 +31,10 @@ from ..numbers import four_decimals
 from ..sections import Bar, Column, Grid, Labelled, Section, Words, facts, fields, table_section, words
 
 HALF = 0.5
-FEW, LEAST = 3, 0.005  # number of largest sites to name, and the smallest value to name
-MAX_ESTIMATES = 20  # largest number of estimates in a list
+LEADING, LEAST = 3, 0.005  # number of largest sites to name, and the smallest value to name
 MAX_PAIRS = 20  # largest number of pairs that are shown
 MAX_TOKENS = 60  # largest number of tokens of a text that are shown
-PARTS = "Restored by a part of the clean value"
+PARTS, ESTIMATES = "Restored by a part of the clean value", "Estimates of parts of events"
 RESTORED = (
     "restored: the difference of a run, scaled to 0 for the corrupted run and to 1 for the clean run; values "
     "below 0 and above 1 are possible"
@@ -52,16 +53,14 @@ def patch_sections(result: PatchResult) -> list[Section]:
     tables = _tables(result.cells, title, restored, _heads_of([result]))
     figures = [*fields(four_decimals, {"estimate" if estimated else "restored": "restored"}), _bar(restored)]
     figures += fields(four_decimals, {"difference": "difference"})
-    if len(receivers) == 1 and len(result.cells) <= MAX_ESTIMATES:
+    if len(receivers) == 1 and len(result.cells) <= FEW:
         return [*_runs(result), *_list(title, result.cells, figures, f"to {receivers[0]}"), _check([result])]
     sections = [*_runs(result), *tables]
-    if estimated:
-        heads = parts_of(result.cells)
-        sections += _list("Largest estimates of parts of events", heads, figures, count=len(heads))
-        sections += _list("Largest neurons", result.neurons, figures, count=result.neuron_count)
-        sections += _confirmed(result)
-    else:
-        sections += _list(title if receivers else PARTS, parts_of(result.cells), figures)
+    listed, every = listed_parts(result.cells, restored), parts_of(result.cells)
+    parts = ESTIMATES if estimated else title if receivers else PARTS
+    sections += _list(parts, listed, figures, count=len(every))
+    sections += _list("Largest neurons", result.neurons[:FEW], figures, count=result.neuron_count)
+    sections += _confirmed(result)
     return [*sections, _check([result])]
 
 
@@ -84,13 +83,17 @@ def pairs_sections(result: PairsResult) -> list[Section]:
     """Return the pairs, and the mean and the spread of every site."""
     heads, count, mean = _heads_of(result.pairs), len(result.pairs), attrgetter("mean")
     sections = [*_list_of_pairs(result)]
-    sections += _tables(result.cells, f"Restored, mean of {counted(count, 'pair')}", mean, heads)
+    estimated = result.method == "attribution"
+    title = f"{'Estimate of what is restored' if estimated else 'Restored'}, mean of {counted(count, 'pair')}"
+    sections += _tables(result.cells, title, mean, heads)
     if count > 1:
         spread = "Spread over the pairs (std)"
         sections += _tables(result.cells, spread, attrgetter("spread"), heads, findings=False)
     figures = [*fields(four_decimals, {"mean": "mean", "std": "spread"}), _bar(mean)]
     figures += fields("{:,}".format, {"pairs": "count"})
-    return [*sections, *_list(PARTS, parts_of(result.cells), figures), _check(result.pairs)]
+    parts = ESTIMATES if estimated else PARTS
+    sections += _list(parts, listed_parts(result.cells, mean), figures, count=len(parts_of(result.cells)))
+    return [*sections, _check(result.pairs)]
 
 
 def title_of(table: PatchTable[Any]) -> str:
@@ -217,7 +220,7 @@ def _largest(cells: Sequence[Spot], value: Value) -> str:
     values = [(value(cell), cell) for cell in cells]
     finite = [(number, cell) for number, cell in values if number is not None and math.isfinite(number)]
     finite.sort(key=lambda pair: -abs(pair[0]))
-    largest = [pair for pair in finite[:FEW] if abs(pair[0]) >= LEAST] or finite[:1]
+    largest = [pair for pair in finite[:LEADING] if abs(pair[0]) >= LEAST] or finite[:1]
     sites = ", ".join(f"{cell.about} {number:.2f}" for number, cell in largest)
     return f"largest: {sites}" if sites else "no value is finite"
 
@@ -225,11 +228,9 @@ def _largest(cells: Sequence[Spot], value: Value) -> str:
 def _list(
     title: str, cells: Sequence[Any], figures: Sequence[Column], aside: str = "", count: int = 0
 ) -> list[Section]:
-    """Return a table of cells. If `count` is given, show only the largest of `count` estimates."""
+    """Return a table of cells. The title says if these are only the largest of `count` cells."""
     columns = [Column("sender" if aside else "site", attrgetter("site"), whole=True), *figures]
-    if count:
-        cells = sorted(cells, key=lambda cell: -abs(cell.restored))[:MAX_ESTIMATES]
-        aside = f"{len(cells)} of {count:,}"
+    aside = f"the largest {len(cells)} of {count:,}" if count > len(cells) else aside
     return table_section(title, columns, cells, about=attrgetter("about"), aside=aside)
 
 
