@@ -43,7 +43,8 @@ def patch_picture(result: PatchResult | PairsResult) -> Picture:
     mean = f", mean of {counted(len(pairs), 'pair')}" * (len(pairs) > 1)
     titles = [*map(title_of, tables), *[""] * bool(parts)]
     missing = any(cell is None for table in tables for _, row in table.rows for cell in row)
-    measure = f"share of the logit difference restored{mean}" + ", hatched: not patched" * missing
+    estimated = "estimated " * (result.method == "attribution")
+    measure = f"{estimated}share of the logit difference restored{mean}" + ", hatched: not patched" * missing
     titles[0] = f"{measure}\n{titles[0]}".strip()
 
     def share(cell: Any) -> float:
