@@ -7,7 +7,7 @@ import os
 import re
 import shutil
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from itertools import chain, count
 from pathlib import Path
@@ -76,7 +76,7 @@ class OwnFile:
         """Write the file atomically. Raises RunError if the file cannot be written."""
         own = self._overwrite or (self._own is not None and self._state() == self._own)
         with uninterrupted():
-            self.written = _write(self.written, content, own)
+            self.written = _write(self.written, [content], own)
             self._own = self._state()
 
     def check(self) -> None:
@@ -88,24 +88,25 @@ class OwnFile:
         return now and (now.st_dev, now.st_ino, now.st_size, now.st_mtime_ns)
 
 
-def write_atomically(path: Path, content: bytes, overwrite: bool = False) -> None:
+def write_atomically(path: Path, content: bytes | Iterable[Any], overwrite: bool = False) -> None:
     """Write a temporary file and rename it to `path`, so that readers see either the old file or the new
     file. The new file keeps the permissions of the old file. Signals are delayed until the file is written.
+    A large `content` may come in pieces of bytes.
 
     If `overwrite` is not set and the file exists by now, write a new file with another name, and raise a
     RunError with this name. Raises RunError, too, if the file cannot be written.
     """
-    _refuse_elsewhere(path, _write(path, content, overwrite))
+    _refuse_elsewhere(path, _write(path, [content] if isinstance(content, bytes) else content, overwrite))
 
 
-def _write(path: Path, content: bytes, overwrite: bool) -> Path:
+def _write(path: Path, pieces: Iterable[Any], overwrite: bool) -> Path:
     """Write the file and return the path that was written."""
     target, temporary = _target(path), _temporary(path)
     with uninterrupted():
         try:
             mode = stat.S_IMODE(target.stat().st_mode) if overwrite and target.exists() else None
             with os.fdopen(os.open(temporary, _NEW, 0o666 if mode is None else 0o600), "wb") as file:
-                file.write(content)
+                file.writelines(pieces)
                 file.flush()
                 os.fsync(file.fileno())
             if mode is not None:

@@ -68,6 +68,7 @@ RULES: dict[str, tuple[Conflict | Needs, ...]] = {
         Needs("--target", ("--backward", "--lens"), "--target names the token of a gradient, or of the lens"),
         Needs("--against", ("--backward",), "--against is for gradients"),
         Needs("--position", ("--backward",), "--position is for gradients"),
+        Needs("--parameters", ("--backward",), "--parameters is for gradients"),
         Needs("--against", ("--target",), "--against is subtracted from the logit of --target"),
         Needs("--position", ("--target",), "--position is the position of the logit of --target"),
         Conflict(("--backward",), ("--generate",), "the backward pass is only for the text"),

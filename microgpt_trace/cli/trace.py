@@ -6,13 +6,15 @@ from dataclasses import replace
 from functools import partial
 from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from tempfile import TemporaryFile
+from typing import IO, TYPE_CHECKING, Any, cast
 
 import typer
 
 from ..architecture.plans.kinds import Softmax
 from ..files import check_new_folder
 from ..render.shown import sections_of
+from ..text.wording import counted
 from ..tracing.trace import trace as trace_text
 from .browser import open_page, temporary_page
 from .named_model import model_and_text, model_from, refuse_other_family
@@ -96,6 +98,13 @@ def _run(context: typer.Context, path: Path | None, request: Request, options: d
     model, written, exports = request.model, request.written, request.exports
     layers, names = request.layers, request.selected()
     needed = [*_needed(request, names), *arrays_of_figures(exports, model, options, layers)]
+    gradients: IO[bytes] | None = None
+    if options.get("parameters"):
+        options["on_gradient"] = lambda name, gradient: None
+    if written.save is not None and options.get("parameters"):
+        unnamed = TemporaryFile(dir=written.save.parent)  # noqa: SIM115 (closed, and thereby removed, below)
+        waiting = gradients = context.with_resource(unnamed)
+        options["on_gradient"] = lambda name, gradient: waiting.write(gradient.data)
     with _layer_progress(model, options.get("generate") or 1), _attention_weights(request, names) as weights:
         if exports.html is None:
             result = trace_text(model, names=names, values=needed, **options)
@@ -107,7 +116,7 @@ def _run(context: typer.Context, path: Path | None, request: Request, options: d
         experts = tuple(row for row in result.experts if row.layer in layers)
         result = replace(result, layers=rows, experts=experts)
     sections = [] if written.is_json else _sections(result, request)
-    _save(result, request)
+    _save(result, request, gradients)
     exports.write(list(figures(exports, model, result, layers)))
     if exports.html is not None:
         write_page(context, path, request, whole, recorded, result, options)
@@ -155,13 +164,14 @@ def _needed(request: Request, names: list[str]) -> list[str]:
     return needed
 
 
-def _save(result: "Trace", request: Request) -> None:
+def _save(result: "Trace", request: Request, gradients: "IO[bytes] | None") -> None:
     save, save_aprt = request.written.save, request.written.save_aprt
     if save is not None:
         from ..dumps.stored_arrays import save_arrays
 
-        save_arrays(result, save, request.exports.force)
-        note(f"saved {request.kept(result, 'saves', f' to {save}')}")
+        save_arrays(result, save, request.exports.force, gradients)
+        also = f"the gradients of {counted(len(result.parameters), 'parameter')} and " if gradients else ""
+        note(f"saved {also}{request.kept(result, 'saves', f' to {save}')}")
     if save_aprt is not None:
         from ..dumps.aprt_writing import write_aprt
 

@@ -96,6 +96,10 @@ class Backward:
         "Position of the logits of --target and --against.", show_default="the last position",
         family=PRODUCTION,
     )  # fmt: skip
+    parameters: list[str] | None = option(
+        "Show the norms of the gradients of these parameters, such as 'layer0.*' or '*norm'. --save also "
+        "saves these gradients.", metavar="GLOB", family=PRODUCTION,
+    )  # fmt: skip
 
 
 @group(HelpPanel.SAVING)
@@ -103,7 +107,7 @@ class Written(Output):
     """The files and documents to write."""
 
     as_jsonl: bool = flag("Print one JSON record per line.", "--jsonl")
-    values: bool = flag("Add to the JSON the arrays that --save saves.")
+    values: bool = flag("Add to the JSON the arrays of events that --save saves.")
     save: Path | None = option(
         "Save the arrays of the overview as a safetensors file. With --verbose, save the arrays of all "
         "events. With --layer, save only the arrays of the selected events.",
@@ -165,7 +169,9 @@ class Checks:
         "Check that the model uses every event: replace each event and measure the change of the results."
     )
     fail_on: Literal["anomaly"] | None = option("Exit with code 1 if an anomaly is found.", family=PRODUCTION)
-    recheck: bool = flag("Run the model again without tracing and compare the results.", family=PRODUCTION)
+    recheck: bool = flag(
+        "Run the model again without tracing and compare the results and gradients.", family=PRODUCTION
+    )
 
 
 def run_options(

@@ -51,6 +51,7 @@ def traced_for_page(
         usual = [name for name, spec in model.hooks.specs.items() if not spec.extra]
         with model.hooks.subscribe(recorder, *recorder.names):
             whole = trace(model, names=[*usual, *extra], values=kept, **options)
+        names = [*names, *(row.name for row in whole.parameters)]
         recorded = recorder.kept
     return whole, recorded, narrowed(whole, set(names), set(kept), phases)
 

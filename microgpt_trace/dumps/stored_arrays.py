@@ -11,7 +11,7 @@ import json
 import math
 import re
 import zipfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -31,7 +31,7 @@ from ..text.brief import brief
 from ..untrusted_files import check_regular, reading
 
 if TYPE_CHECKING:
-    from ..tracing.result import Trace
+    from ..tracing.result import ParameterRow, Trace
 
 # A .npy file has NPY_MAGIC, the major and minor version, the length of the header (little-endian, u16 in
 # version 1, u32 from version 2 on), the header {'descr': type, 'fortran_order': flag, 'shape': lengths} as a
@@ -242,15 +242,18 @@ def _tensor(file: MappedFile, name: str, entry: dict[str, Any]) -> StoredArray:
 # --- Writing ------------------------------------------------------------------------------------------
 
 ARRAYS_FORMAT = "microgpt.arrays/1"
+PIECE = 1 << 24  # bytes to copy at a time
 
 
 def write_arrays(
     path: Path, arrays: Mapping[str, Array], *, text: str, tokens: Sequence[int], positions: Sequence[int],
     model: Any, notes: Sequence[str] = (), overwrite: bool = False,
+    extended: Callable[[bytes], bytes | Iterable[Any]] = bytes,
 ) -> None:  # fmt: skip
     """Write named arrays to a safetensors file. Raises RunError if the system cannot write the file.
 
     `positions` lists the position of each row of logits and probs. Commands that read the file print `notes`.
+    `extended` adds to the content of the file.
     """
     from safetensors.numpy import save as to_bytes
 
@@ -263,12 +266,31 @@ def write_arrays(
         "notes": json.dumps(list(notes)),
     }
     contiguous = {name: np.asarray(array, order="C") for name, array in arrays.items()}  # scalars stay 0-d
-    write_atomically(path, to_bytes(contiguous, metadata), overwrite)
+    write_atomically(path, extended(to_bytes(contiguous, metadata)), overwrite)
 
 
-def save_arrays(trace: Trace, path: Path, overwrite: bool = False) -> None:
+def _extended(rows: Sequence[ParameterRow], gradients: IO[bytes], content: bytes) -> Iterator[Any]:
+    """Yield the pieces of a safetensors file with the arrays of the file `content`, and then the gradients of
+    parameters, as `backward/NAME`."""
+    length = int.from_bytes(content[:8], "little")
+    header, data = json.loads(content[8 : 8 + length]), memoryview(content)[8 + length :]
+    stop = len(data)
+    for row in rows:
+        start, stop = stop, stop + 4 * math.prod(row.shape)
+        header[f"backward/{row.name}"] = {"dtype": "F32", "shape": row.shape, "data_offsets": [start, stop]}
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)  # the data are aligned to 8 bytes
+    yield from (len(text).to_bytes(8, "little"), text, data)
+    gradients.seek(0)
+    yield from iter(lambda: gradients.read(PIECE), b"")
+
+
+def save_arrays(
+    trace: Trace, path: Path, overwrite: bool = False, gradients: IO[bytes] | None = None
+) -> None:
     """Write the arrays of a trace. For an event NAME, the keys are NAME (activation), `backward/NAME`
-    (gradient) and `update/NAME` (update)."""
+    (gradient) and `update/NAME` (update). `gradients` has the gradients of the
+    trace's parameters as float32, one after another; a decoder's trace does not keep these gradients."""
     arrays = {}
     for event in trace:
         name = event.name if event.phase == "forward" else f"{event.phase}/{event.name}"
@@ -279,4 +301,5 @@ def save_arrays(trace: Trace, path: Path, overwrite: bool = False) -> None:
     write_arrays(
         path, arrays, text=trace.input.text, tokens=trace.input.tokens, positions=positions,
         model=trace.model, notes=notes, overwrite=overwrite,
+        extended=partial(_extended, trace.parameters, gradients) if gradients is not None else bytes,
     )  # fmt: skip

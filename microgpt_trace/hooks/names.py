@@ -44,10 +44,10 @@ def glob_pattern(glob: str) -> re.Pattern[str]:
     return re.compile(translate(glob.replace("[", "[[]")))
 
 
-def select_names(selectors: Iterable[str], names: Sequence[str]) -> list[str]:
+def select_names(selectors: Iterable[str], names: Sequence[str], what: str = "event") -> list[str]:
     """Return the names that match any selector, in the order of `names`. A selector is a name, a stage name
     of apr, a glob, or a layer in a file's notation (3, blk.3 and model.layers.3 mean layer3.*). An exact name
-    precedes an alias. Raises InputError if a selector matches nothing."""
+    precedes an alias. Raises InputError if a selector matches nothing. The error calls the names `what`."""
     exact, chosen = set(names), set[str]()
     for selector in selectors:
         if selector in exact:
@@ -58,7 +58,7 @@ def select_names(selectors: Iterable[str], names: Sequence[str]) -> list[str]:
         patterns = [glob_pattern(glob) for glob in globs]
         matched = {name for name in names if any(p.fullmatch(name) for p in patterns)}
         if not matched:
-            raise InputError(_nothing_matches(selector, names))
+            raise InputError(_nothing_matches(selector, names, what))
         chosen |= matched
     return [name for name in names if name in chosen]
 
@@ -79,7 +79,7 @@ def select_spelled(
     return [name for name in spellings if name in chosen]
 
 
-def _nothing_matches(selector: str, names: Sequence[str]) -> str:
+def _nothing_matches(selector: str, names: Sequence[str], what: str) -> str:
     if selector in ALIASES:
         return f"apr's stage {selector!r} has no counterpart in this model"
     layers = [int(match[1]) for name in names if (match := re.match(r"layer([0-9]+)\.", name))]
@@ -90,4 +90,4 @@ def _nothing_matches(selector: str, names: Sequence[str]) -> str:
     plain = selector.replace("*", "").strip(".")
     close = get_close_matches(selector, names, 4, 0.5) or [n for n in names if plain and plain in n][:4]
     hint = f"close: {', '.join(close)}" if close else f"the names run from {names[0]} to {names[-1]}"
-    return f"{selector!r} matches no event of this model ({hint})"
+    return f"{selector!r} matches no {what} of this model ({hint})"

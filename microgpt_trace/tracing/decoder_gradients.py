@@ -1,27 +1,36 @@
-"""The backward pass of a traced decoder: the scalar, and its gradients with respect to all events."""
+"""The backward pass of a traced decoder: the gradients of a scalar with respect to events and parameters."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+import math
+from collections.abc import Sequence
+from functools import reduce
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..architecture.interpreter.backward import ForwardPass, TokenLogit, backward
+from ..architecture.edits import Edit, editing
+from ..architecture.float64_model import parts_of, stats_of
+from ..architecture.interpreter.backward import ForwardPass, Give, TokenLogit, backward, forward
 from ..architecture.operations.pass_state import PassState
 from ..arrays.logits import rows_of_a_part
-from ..arrays.stats import Array
+from ..arrays.stats import Array, TensorStats
 from ..errors import InputError
 from ..hooks.bus import PartsTap, Run, Tap
+from ..rounding.invariants import OF_SUMS
 from ..running.token_names import chosen_positions, token_label, token_of
 from ..text.wording import ranges
-from .findings import Scalar
-from .result import Prediction
+from .checks import Checker
+from .findings import Check, Scalar, gradient_check
+from .result import ParameterRow, Prediction
 
 if TYPE_CHECKING:
     from ..architecture.model import LanguageModel, TraceInput
 
 Token = str | int | None
+CHANGE = 40  # the change of the scalar in a difference, as a multiple of the rounding error of a logit
+LOGITS = 25.0  # if all logits are smaller, the rounding error of a logit of this size is assumed
+ALLOWED, BENT = 0.03, 0.1  # error of a difference, besides its asymmetry; largest asymmetry of a difference
 
 
 def scalar_of(
@@ -58,23 +67,72 @@ def scalar_of(
 
 def differentiate(
     model: LanguageModel, inputs: TraceInput, scalar: Scalar, rows: Sequence[int], streams: Sequence[Array],
-    final: Array, tap: Tap, run: Run, parameters: Collection[str],
-) -> dict[str, Array]:  # fmt: skip
+    final: Array, tap: Tap, run: Run, checker: Checker, wanted: Sequence[str], on_gradient: Give,
+    recheck: bool,
+) -> tuple[Check, tuple[ParameterRow, ...]]:  # fmt: skip
     """Run the backward pass of a forward pass with logits at `rows`. The gradients of the scalar with respect
-    to all events are emitted to the run. `tap` is the tap of the forward pass. Return the gradients of the
-    `parameters`, by name."""
-    run.scalar = scalar.name
+    to all events are emitted to the run, and those of the parameters `wanted` are given to `on_gradient`, one
+    at a time. `tap` is the tap of the forward pass. Return a row for each of these parameters, and the check
+    of the first event's gradient, which is checked only with `recheck`."""
+    norms: list[ParameterRow] = []
+
+    def give(name: str, gradient: Array) -> None:
+        parts = (model.parameter(name, part) for part in parts_of(gradient.shape))
+        value, grad = reduce(TensorStats.merge, map(TensorStats.of, parts)), stats_of(gradient)
+        if grad.nonfinite_count and checker.first_nonfinite is None:
+            checker.first_nonfinite = f"backward of {name}"
+        bad = value.nonfinite_count, grad.nonfinite_count
+        norms.append(ParameterRow(name, gradient.shape, value.l2_norm, grad.l2_norm, None, *bad))
+        on_gradient(name, gradient)
+
+    first, kept = next(iter(model.plan)), dict[str, Array]()
+    keep = model.hooks.subscription(lambda e, v: kept.update({e.name: v.copy()}), first, phases="backward")
+    run.subscriptions, run.scalar = (*run.subscriptions, keep), scalar.name
     state = PassState(model, np.array(inputs.tokens), tap=tap, targets=[inputs.targets[row] for row in rows])
     done = ForwardPass(state, streams, final, rows, run.replaced)
+    names, size = [*(row.name for row in model.plan.head), "probs"], rows_of_a_part(model.config.vocab_size)
+    if any(run.wants_whole(name, ("forward", "backward")) for name in names):
+        size = len(rows)
+    head: Tap = PartsTap(run, "backward", "") if size < len(rows) else run.tap("backward")
     logits = [
         TokenLogit(rows.index(scalar.position), token, factor)
         for token, factor in ((scalar.target, 1.0), (scalar.against, -1.0))
         if token is not None and scalar.position is not None
     ]
-    names, size = [*(row.name for row in model.plan.head), "probs"], rows_of_a_part(model.config.vocab_size)
-    if any(run.wants_whole(name, ("forward", "backward")) for name in names):
-        size = len(rows)
-    head: Tap = PartsTap(run, "backward", "") if size < len(rows) else run.tap("backward")
-    return backward(
-        done, run.tap("backward"), parameters, logits, size, head_tap=head, after_head=run.announce_parts
-    )
+    backward(done, run.tap("backward"), wanted, logits, size, head, run.announce_parts, give)
+    check = gradient_check("only with --recheck, which runs three more forward passes", ALLOWED)
+    if recheck:
+        check = _agreement(model, inputs, logits, rows, kept[first], run)
+    return check, tuple(norms)
+
+
+def _agreement(
+    model: LanguageModel, inputs: TraceInput, logits: Sequence[TokenLogit], rows: Sequence[int],
+    gradient: Array, run: Run,
+) -> Check:  # fmt: skip
+    """Check the gradient of the first event against a central difference of the scalar, along the direction
+    of the gradient. The step changes the scalar by much more than rounding does. If the scalar changes
+    differently in the two directions, so that the step is too large, the gradient is not judged."""
+    name, size = next(iter(model.plan)), float(np.linalg.norm(gradient.astype(np.float64)))
+    if run.replaced or run.altered:
+        return gradient_check("hooks replaced values or gradients", ALLOWED)
+    if not 0 < size < math.inf:
+        return gradient_check(f"the gradient of {name} is {'0' if size == 0 else 'not finite'}", ALLOWED)
+    targets = [inputs.targets[row] for row in rows]
+
+    def run_at(step: float) -> tuple[float, float]:
+        edit = Edit(name, lambda value: value + (step / size * gradient).astype(value.dtype))
+        done = forward(model, np.array(inputs.tokens), targets, editing(edit), rows=rows)
+        value = sum(of.factor * float(done.logits[of.row, of.token]) for of in logits)
+        return value if logits else done.loss, float(np.abs(done.logits).max())
+
+    middle, largest = run_at(0.0)
+    change = CHANGE * OF_SUMS[model.dtype] * max(LOGITS, largest)
+    above, below = (run_at(sign * change / size)[0] for sign in (1, -1))
+    slope, bend = (above - below) / (2 * change), abs(above + below - 2 * middle) / (2 * change)
+    if not bend <= BENT:
+        return gradient_check(
+            f"the {run.scalar} is not linear within the smallest step that rounding allows", ALLOWED
+        )
+    detail = f"{name}: {size:.6g} against {slope * size:.6g}, along the direction of the gradient"
+    return gradient_check(detail, ALLOWED + bend, abs(slope - 1))

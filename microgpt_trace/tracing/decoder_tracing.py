@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from ..architecture.edits import replacing
-from ..architecture.interpreter.backward import keeping_tap
+from ..architecture.interpreter.backward import Give, keeping_tap
 from ..architecture.interpreter.run import forward, head_forward
 from ..architecture.operations.pass_state import KVCache
 from ..arrays.logits import rows_of_a_part, softmax
@@ -21,7 +21,7 @@ from ..decoder.model import Decoder, prepare
 from ..errors import InputError
 from ..hooks.bus import PartsTap, Run, Tap
 from ..hooks.event import differs
-from ..hooks.names import select_names, select_spelled
+from ..hooks.names import select_names
 from ..measuring.experts import ExpertMeter
 from ..running.token_names import chosen_positions
 from .anomalies import anomalies_of
@@ -34,7 +34,7 @@ from .generation import Continuation, Sampling, continue_prompt
 from .layer_measures import Overview
 from .lens import Lens
 from .observers import Observers, baseline_of
-from .result import Prediction, Predictions, Trace
+from .result import ParameterRow, Prediction, Predictions, Trace
 
 if TYPE_CHECKING:
     from ..architecture.model import TraceInput
@@ -47,8 +47,8 @@ def trace_decoder(
     model: Decoder, text: str | None, *, names: Sequence[str] | None, values: bool | Sequence[str],
     top_k: int | None, time: bool, backward: bool, tokens: Sequence[int] | None, special: bool, chat: bool,
     positions: str | Sequence[int] | None, lens: bool, target: str | int | None, against: str | int | None,
-    position: int | None, parameters: Sequence[str], generate: int, temperature: float, seed: int,
-    recheck: bool, interventions: Sequence[Intervention],
+    position: int | None, parameters: Sequence[str], on_gradient: Give | None, generate: int,
+    temperature: float, seed: int, recheck: bool, interventions: Sequence[Intervention],
 ) -> Trace:  # fmt: skip
     """Trace a prompt through a decoder with the options of `trace`. By default the Trace has all events
     except the events that need an extra computation."""
@@ -60,14 +60,11 @@ def trace_decoder(
     kept = shown if values is True else kept_events(model, values, inputs, rows)
     if target is not None and not (lens or backward):
         raise InputError("target: needs lens=True, which follows the target, or backward=True")
-    if not backward and (against is not None or position is not None):
-        raise InputError("against and position: need backward=True")
-    if not backward and parameters:
-        raise InputError("parameters: needs backward=True")
-    spellings = {name: (name,) for name in model.plan.parameters}
-    parameters = select_spelled(parameters, spellings, "parameter of this model", "parameters: ")
+    if not backward and (against is not None or position is not None or parameters or on_gradient):
+        raise InputError("against, position, parameters and on_gradient: need backward=True")
     if backward and generate:
         raise InputError("backward and generate: a backward pass is only for the text")
+    wanted = select_names(parameters, list(model.plan.parameters), "parameter")
     targeted = rows if positions is not None else rows[-1:]
     lens_hook = Lens(model, rows, top_k or 1, target, targeted) if lens else None
     head = partial(head_forward, model)
@@ -80,24 +77,31 @@ def trace_decoder(
         cache = KVCache(len(inputs.tokens) + generate) if generate else None
         run = observers.begin(time, keep=recheck or backward)
         tap, streams, scalar = run.tap("forward"), list[Array](), None
+        checks, norms = list[Check](), tuple[ParameterRow, ...]()
         tap = keeping_tap(model.plan, len(inputs.tokens), tap) if backward else tap
         final = forward(model, np.array(inputs.tokens), tap, cache, streams=streams if backward else None)
         predicted = predict(model, final, inputs, rows, top_k or TOP, run, tap, observers)
         if backward:
             scalar = scalar_of(model, inputs, predicted.rows, predicted.loss, target, against, position)
             inputs = replace(inputs, notes=(*inputs.notes, *filter(None, [scalar.note])))
-            gradients = differentiate(model, inputs, scalar, rows, streams, final, tap, run, parameters)
-            observers.collector.arrays.update({("backward", name): g for name, g in gradients.items()})
-        checks = [_untraced(model, inputs, final, predicted, run, recheck)]
+            arrays = observers.collector.arrays
+            give = on_gradient or (lambda name, gradient: arrays.update({("backward", name): gradient}))
+            check, norms = differentiate(
+                model, inputs, scalar, rows, streams, final, tap, run, observers.checker, wanted,
+                give, recheck,
+            )  # fmt: skip
+            checks.append(check)
+        checks += [_untraced(model, inputs, final, predicted, run, recheck)]
         continuation = Continuation()
         if cache is not None:
             continuation, check = continue_prompt(
                 model, inputs, final, predicted.last, cache, sampling, observers, run.replaced
             )
             checks.append(check)
-        return _traced(
+        traced = _traced(
             model, inputs, predicted, checks, continuation, observers, overview, experts, lens_hook, scalar
         )
+        return replace(traced, parameters=norms)
 
 
 def _traced(

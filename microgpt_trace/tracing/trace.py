@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 from ..errors import InputError
 
 if TYPE_CHECKING:
+    from ..architecture.interpreter.backward import Give
     from ..architecture.model import LanguageModel
     from ..decoder.model import Decoder
     from ..microgpt.model import Model
@@ -22,9 +23,8 @@ def trace(
     interventions: Sequence[Intervention] = (), tokens: Sequence[int] | None = None, special: bool = False,
     chat: bool = False, positions: str | Sequence[int] | None = None, lens: bool = False,
     target: str | int | None = None, against: str | int | None = None, position: int | None = None,
-    parameters: Sequence[str] = (),
-    generate: int = 0, temperature: float = 0.0, seed: int = 42,
-    recheck: bool = False,
+    parameters: Sequence[str] = (), on_gradient: Give | None = None,
+    generate: int = 0, temperature: float = 0.0, seed: int = 42, recheck: bool = False,
 ) -> Trace:  # fmt: skip
     """Run a model over a text, with the hooks subscribed to `model.hooks`, and return the Trace.
 
@@ -49,10 +49,11 @@ def trace(
       adds the probability and rank of a token after every attention and every layer, at `positions` or, by
       default, at the last position. `target` is the token's text (␣ means a blank), #ID or the id.
     - With `backward`, `target` is the token whose logit at `position` (by default the last position) is
-      differentiated instead of the loss. The logit of the token `against` is subtracted. `parameters` are the
-      names or globs of the parameters whose gradients the Trace keeps, such as layer0.attn_wq.
+      differentiated instead of the loss. The logit of the token `against` is subtracted.
+    - With `backward`, `parameters` (names or globs) adds the gradients of these parameters. If `on_gradient`
+      is given, it is called with the name and the gradient of each of them, and the Trace keeps only norms.
     - `generate` is the number of tokens to add to the prompt, sampled with `temperature` and `seed`.
-    - `recheck` compares the run with a run without observers.
+    - `recheck` compares the run with a run without observers, and the gradient with a central difference.
     """
     if top_k is not None and top_k < 1:
         raise InputError(f"top_k: expected at least 1, found {top_k}")
@@ -61,7 +62,8 @@ def trace(
     decoder_options: dict[str, Any] = {
         "tokens": tokens, "special": special, "chat": chat, "positions": positions, "lens": lens,
         "target": target, "against": against, "position": position, "parameters": parameters,
-        "generate": generate, "temperature": temperature, "seed": seed, "recheck": recheck,
+        "on_gradient": on_gradient, "generate": generate, "temperature": temperature, "seed": seed,
+        "recheck": recheck,
     }  # fmt: skip
     if "prompts" not in model.abilities:
         defaults = trace.__kwdefaults__ or {}

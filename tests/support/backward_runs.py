@@ -24,4 +24,7 @@ class Run:
         ]
         run = bus.begin(before=before, after=after)
         forward = generic.forward(model, np.array(tokens), targets, run.tap("forward"), run.replaced)
-        self.parameters = generic.backward(forward, run.tap("backward"), list(model.plan.parameters))
+        self.parameters = {}
+        generic.backward(
+            forward, run.tap("backward"), list(model.plan.parameters), give=self.parameters.__setitem__
+        )

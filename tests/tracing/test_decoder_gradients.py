@@ -161,8 +161,8 @@ def test_json_names_the_scalar(tiny):
     ({"step": True}, "step: expected a microGPT"),
     ({"target": 5, "backward": False}, "target: needs"),
     ({"position": 5, "backward": False}, "need backward=True"),
-    ({"parameters": ["wte"], "backward": False}, "parameters: needs backward=True"),
-    ({"parameters": ["layer1.wq"]}, "parameters: 'layer1.wq' matches no parameter of this model"),
+    ({"parameters": ["wte"], "backward": False}, "parameters and on_gradient: need backward=True"),
+    ({"parameters": ["layer1.wq"]}, "'layer1.wq' matches no parameter of this model"),
 ])  # fmt: skip
 def test_requests_that_do_not_fit(tiny, options, expected):
     with pytest.raises(InputError, match=expected):

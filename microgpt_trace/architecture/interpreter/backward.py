@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
@@ -31,6 +31,7 @@ from .run import compute, head_forward, head_input, pass_forward, row_forward
 # The largest number of elements to keep: 128 MB. Recomputing all layers of SmolLM2 for 64 tokens would make
 # forward and backward pass 2.7 times as long as a forward pass, instead of 2.1 times.
 KEPT = 1 << 25
+Give = Callable[[str, Array], object]  # receives the name and the gradient of a parameter
 
 
 class ValuesTap:
@@ -74,6 +75,7 @@ class ForwardPass:
     replaced: Mapping[str, Array]  # the values that hooks inserted, by event
     logits: Array = field(default_factory=lambda: np.empty(0))  # [n, V] at the positions `rows`
     loss: float = math.nan  # the mean of -log P(target) over known targets
+    relus: ClassVar[Sequence[Array]] = ()  # inputs of ReLUs, which are not collected
 
 
 class TokenLogit(NamedTuple):
@@ -112,27 +114,37 @@ def forward(
 def backward(
     done: ForwardPass, tap: Tap = SILENT, wanted: Collection[str] = (), of: Sequence[TokenLogit] = (),
     size: int | None = None, head_tap: Tap | None = None, after_head: Callable[[], None] = lambda: None,
-) -> dict[str, Array]:  # fmt: skip
+    give: Give = lambda name, gradient: None,
+) -> None:  # fmt: skip
     """Compute the gradients of the loss, or of the sum of the logits `of`. Emit each event's gradient to the
-    tap, and return the gradient of each parameter in `wanted`, by name.
+    tap. Call `give` with the gradient of each parameter in `wanted`, as soon as the gradient is complete.
 
     If `size` is given, logits and their gradients are computed in parts of `size` positions and emitted to
     `head_tap`. Then no hook may change these values. `after_head` is called after the last part.
     """
     plan, streams = done.run.model.plan, done.streams
-    walk = _Walk(replace(done.run, wanted=frozenset(wanted)), tap, done.replaced)
-    head = _Walk(walk.run, head_tap or tap, done.replaced, walk.parameters)
+    walk = _Walk(replace(done.run, wanted=frozenset(wanted)), tap, done.replaced, give)
+    head = _Walk(walk.run, head_tap or tap, done.replaced, give, walk.parameters)
     dfinal = np.zeros_like(done.final)
     for start in range(0, len(done.rows), size or len(done.rows)):
         part = slice(start, start + (size or len(done.rows)))
         dfinal[list(done.rows[part])] = head.through_head(done, part, of)
+    walk.finish(plan.head)
     after_head()
     walk.gradients[head_input(done.run.model)] = dfinal
     walk.back(plan.final, {plan.streams[-1]: streams[-1]})
     for i in reversed(range(len(plan.layers))):
         walk.back(plan.layers[i], {plan.streams[i]: streams[i]})
     walk.back(plan.before, {})
-    return walk.parameters
+
+
+def first_readers(plan: Plan) -> dict[str, Operation]:
+    """Return the first row that reads each parameter."""
+    return {
+        name: row
+        for row in reversed([*plan.values()])
+        for name in row.kind.parameters([plan.open_shapes[source] for source in row.inputs])
+    }
 
 
 def _ends(plan: Plan) -> tuple[Operation, Operation, Operation]:
@@ -151,17 +163,26 @@ class _Walk:
     """A backward walk through the rows of a plan, one group of rows at a time."""
 
     def __init__(
-        self, run: PassState, tap: Tap, replaced: Mapping[str, Array],
+        self, run: PassState, tap: Tap, replaced: Mapping[str, Array], give: Give,
         parameters: dict[str, Array] | None = None,
     ) -> None:  # fmt: skip
-        self.run, self._tap, self._replaced = run, tap, replaced
+        self.run, self._tap, self._replaced, self._give = run, tap, replaced, give
         self.gradients: dict[str, Array] = {}  # gradients of events that are not processed yet
-        self.parameters: dict[str, Array] = {} if parameters is None else parameters
+        self.parameters: dict[str, Array] = {} if parameters is None else parameters  # not complete yet
+        self._first = first_readers(run.model.plan) if run.wanted else {}
         self._dloss: Array | None = None
 
     def back(self, rows: Sequence[Operation], before: Mapping[str, Array]) -> None:
         """Process `rows` in reverse order. `before` has the inputs of the rows."""
-        self._back(rows, self._values(rows, before))
+        values = self._values(rows, before)
+        for row in reversed(rows):
+            self._back(row, values)
+            self.finish([row])
+
+    def finish(self, rows: Sequence[Operation]) -> None:
+        """Give away the gradients that are complete, because no row before `rows` reads the parameter."""
+        for name in [name for name in self.parameters if self._first[name] in rows]:
+            self._give(name, self.parameters.pop(name))
 
     def _values(
         self, rows: Sequence[Operation], before: Mapping[str, Array], needed: Collection[str] = ()
@@ -183,11 +204,10 @@ class _Walk:
         compute(missing[::-1], dict(result.used), replace(self.run, tap=result))
         return result
 
-    def _back(self, rows: Sequence[Operation], values: ValuesTap) -> None:
-        for row in reversed(rows):
-            if row.name in self.gradients:
-                dy = self._tap.emit(row.name, self.gradients.pop(row.name))
-                self._through(row, dy, values.used, values.computed)
+    def _back(self, row: Operation, values: ValuesTap) -> None:
+        if row.name in self.gradients:
+            dy = self._tap.emit(row.name, self.gradients.pop(row.name))
+            self._through(row, dy, values.used, values.computed)
 
     def through_head(self, done: ForwardPass, part: slice, of: Sequence[TokenLogit]) -> Array:
         """Return the gradient of the head's input at some positions with logits: [n, C]"""
@@ -206,7 +226,8 @@ class _Walk:
             used = self._replaced.get(probs.name, computed)
             gradient = self._through_loss(value, computed, used, self.run.targets[part])
         self.gradients[logits.name] = gradient
-        self._back(plan.head, values)
+        for reader in reversed(plan.head):
+            self._back(reader, values)
         return self.gradients.pop(name)
 
     def _through_loss(
@@ -249,9 +270,10 @@ class _Walk:
         rest = {name: gradient for name, gradient in parameters.items() if name not in shared}
         for reader, (dinputs, dparameters) in (*parts, (row, Gradients(() if parts else inputs, rest))):
             for name, gradient in zip(reader.inputs, dinputs, strict=False):
-                _add(self.gradients, name, gradient)
+                self.gradients[name] = self.gradients[name] + gradient if name in self.gradients else gradient
             for name, gradient in dparameters.items():
-                _add(self.parameters, name, gradient)
+                if self.parameters.setdefault(name, gradient) is not gradient:
+                    self.parameters[name] += gradient  # in place, because the matrix of an embedding is large
 
     def _changed_parts(self, row: Operation, dy: Array) -> list[tuple[Operation, Array]]:
         """Return the parts of a row with their gradients, or [] if no tap changed the gradient of a part."""
@@ -263,7 +285,3 @@ class _Walk:
                     changed[name] = dpart
         plan = self.run.model.plan
         return [(plan[name], changed.get(name, dy)) for name in row.parts] if changed else []
-
-
-def _add(sums: dict[str, Array], name: str, gradient: Array) -> None:
-    sums[name] = sums[name] + gradient if name in sums else gradient
