@@ -1,31 +1,34 @@
 """microgpt gradcheck"""
 
-from .named_model import microgpt_from
-from .option_groups import argument, group
-from .options import ModelChoice, WeightSettings
+import typer
+
+from .named_model import model_and_text, model_from, refuse_other_family
+from .options import FileSettings, Source, token_ids
 from .output import exit_unless, show
+from .progress import progress
 
 
-@group()
-class GradcheckOptions(ModelChoice):
-    """A model and the name whose gradients are checked."""
+def gradcheck(context: typer.Context, *, source: Source, settings: FileSettings) -> None:
+    """Check the gradients of the loss of a text against central differences in float64.
 
-    text: str | None = argument("[TEXT]", "Name whose loss is differentiated.", show_default="emma")
-
-
-def gradcheck(*, checked: GradcheckOptions, bare: WeightSettings) -> None:
-    """Check every gradient of a microGPT against central differences in float64.
-
-    Exit code 1: a gradient disagrees.
+    Every element of a microGPT's gradients is checked. The events and parameters of a production model are
+    checked along random directions. Exit code 1: a gradient disagrees.
     """
     from ..render.results.checking import gradcheck_sections
-    from ..tracing.gradient_check import gradcheck as check
+    from ..tracing.gradcheck import gradcheck as check
 
-    model, text = microgpt_from(checked.model, checked.seed, bare), checked.text
-    text = "emma" if text is None else text
-    rows = list(check(model, text))
-    show(gradcheck_sections(rows, text), None)
+    path, text = model_and_text(source.first, source.second, source.model)
+    model = model_from(path, source.seed, settings)
+    refuse_other_family(context, model)
+    inputs = model.read(text, token_ids(source.tokens))
+    with progress("gradient") as report:
+        rows = list(check(model, text, tokens=token_ids(source.tokens), report=report))
+    events = [row for row in model.plan.values() if not row.extra]
+    show(gradcheck_sections(rows, inputs.text, len(events) + len(model.plan.parameters)), None)
     exit_unless(all(row.holds for row in rows))
 
 
-EXAMPLES = ("microgpt gradcheck olivia", "microgpt gradcheck --model microgpt.safetensors")
+EXAMPLES = (
+    "microgpt gradcheck olivia",
+    'microgpt gradcheck qwen2.5-0.5b-q4_k_m.gguf "The capital of France"',
+)

@@ -1,8 +1,8 @@
-"""Check gradients against central differences of the loss, in float64.
+"""Check the gradients of a microGPT against central differences of the loss, in float64.
 
-`gradcheck` checks every element of every gradient. `gradcheck` checks the gradients of parameters in three
-runs: in training, in a trace with hooks, and while hooks replace values. `gradcheck` checks the gradients of
-activations in a trace. `gradient_agreement` is the self-check of a traced gradient.
+`every_gradient` checks every element of every gradient: the gradients of parameters in three runs (in
+training, in a trace with hooks, and while hooks replace values), and the gradients of activations in a trace.
+`gradient_agreement` is the self-check of a traced gradient.
 
 A difference over a step h has an error of O(h^2) from the third derivative and of O(eps/h) from rounding. The
 third derivative of the loss is unknown. The error of a difference is estimated from the slopes over a step
@@ -17,40 +17,46 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import islice
+from typing import Any
 
 import numpy as np
 
 from ..architecture.edits import Edit, editing
+from ..architecture.model import TraceInput
 from ..arrays.stats import Array
 from ..hooks.bus import SILENT, HookBus, Tap
 from ..hooks.event import Replacement, TraceEvent
 from ..microgpt.batch import Batch, Packer
 from ..microgpt.forward_backward import Pass, backward, event_specs, forward
-from ..microgpt.model import Model, check_microgpt
+from ..microgpt.model import Model
 from ..microgpt.parameters import Parameters
 from ..notebook import in_notebook
 from ..rounding.invariants import OF_SLOPES
 from ..text.brief import frozen
 from .collector import Collector
-from .findings import Check
+from .findings import Check, gradient_check
 
 STEP, STEPS = 1e-5, (1e-4, 1e-5, 1e-6, 1e-7, 1e-8)
 MANY = 32  # number of wrong elements after which further slopes of a tensor are not refined
-CLAIM = "gradients agree with finite differences"
 LEAST = 1e-5  # deviation that is always allowed, relative to a parameter's largest gradient
 PASSES, TRIES = 2, 8  # number of passes with noise; number of attempts, because some attempts switch a ReLU
 MARGIN = 16  # allowed multiple of the deviation with noise (at most 3.4 in 11,000 correct gradients)
 
 Taps = tuple[Tap, Tap]  # the taps of a forward pass and of its backward pass
 Noise = Callable[[tuple[int, ...]], Array]
-Moved = Callable[[Array], Pass]  # runs the pass with a change added to a value
+Measured = Any  # a Pass, or another object with `loss`, `logits` and `relus`
+Moved = Callable[[Array], Measured]  # runs the pass with a change added to a value
 
 
 @frozen
 class GradientCheck:
     """The gradient check of one parameter or activation: the worst element, and whether all elements agree.
     `hooked` is the gradient's error along a random direction, while hooks replace every value by an equal
-    value with another slope. `hooked` is None if the error with hooks was not measured or not judged."""
+    value with another slope. `hooked` is None if the error with hooks was not measured or not judged.
+
+    For a production model, the elements are random directions, errors are relative to the gradient's L2 norm,
+    `kind` is the kind of the event or of the parameter's first reader, and `float32_error` is the error of
+    the gradient in float32."""
 
     name: str
     count: int
@@ -63,14 +69,13 @@ class GradientCheck:
     holds: bool
     unsettled: int = 0  # elements that are not judged because the slopes of several steps disagree
     hooked: float | None = None
+    kind: str = ""
+    float32_error: float | None = None
     _repr_html_ = in_notebook
 
 
-def gradcheck(model: Model, text: str = "emma") -> Iterator[GradientCheck]:
-    """Check every element of the gradient of the text's loss, and yield a row per parameter and activation.
-    The parameters come first. Raises InputError for a production model."""
-    check_microgpt(model, "gradcheck")
-    inputs = model.read(text)
+def every_gradient(model: Model, inputs: TraceInput) -> Iterator[GradientCheck]:
+    """Check every element of the gradient of the loss, and yield a row per parameter and activation."""
     params = model.params.copy(np.float64)
     batch = Packer(params.config, np.float64).one(np.array([*inputs.tokens, inputs.targets[-1]]))
     with np.errstate(all="ignore"):
@@ -79,14 +84,14 @@ def gradcheck(model: Model, text: str = "emma") -> Iterator[GradientCheck]:
         hooked = list(_hooked(params, batch))
     for name, array in params.items():
         moved = partial(_with_parameter, array, partial(forward, params, batch), 1.0)
-        row = _compared(name, np.ones_like(array), [trained[name], traced[name]], done, moved)
+        row = compared(name, np.ones_like(array), [trained[name], traced[name]], done, moved)
         checks = [check for check in hooked if check.name == name]
         errors = [check.relative_error for check in checks if not (check.kinks or check.unsettled)]
         holds = row.holds and all(check.holds for check in checks)
         yield replace(row, hooked=max(errors, default=None), holds=holds)
     for name, (value, gradient) in shown.items():
         unit = _unit(name, value, batch.targets)
-        yield _compared(name, unit, [gradient], done, partial(_with_event, params, batch, name))
+        yield compared(name, unit, [gradient], done, partial(_with_event, params, batch, name))
 
 
 def _gradients(params: Parameters, batch: Batch, taps: Taps = (SILENT, SILENT)) -> tuple[Pass, Parameters]:
@@ -168,33 +173,27 @@ def gradient_agreement(
     judged, because hooks replaced values that the taps do not replace.
     """
     if replaced:
-        return _judged("values were replaced")
+        return gradient_check("values were replaced", LEAST)
     if not np.isfinite(grads.flat).all():
-        return _judged("a gradient is not finite")
+        return gradient_check("a gradient is not finite", LEAST)
     if not np.isfinite(done.loss):
-        return _judged("the loss is not finite")
+        return gradient_check("the loss is not finite", LEAST)
     ids = np.append(done.batch.tokens, done.batch.targets[-1].argmax())
     wide = params.copy(np.float64)
     batch = Packer(params.config, np.float64).one(ids)
     middle, exact = _gradients(wide, batch, _moving(taps(), np.zeros))
     if not same_relus(done, middle):
-        return _judged("a ReLU is at its kink and switches in float64")
+        return gradient_check("a ReLU is at its kink and switches in float64", LEAST)
     checks = list(_against_float64(grads, exact, []))
     if not all(check.holds for check in checks):
         moved = list(islice(_moved(params, done, taps), PASSES))
         if not moved:
-            return _judged("a ReLU is at its kink and switches if rounding changes")
+            return gradient_check("a ReLU is at its kink and switches if rounding changes", LEAST)
         checks = list(_against_float64(grads, exact, moved))
     for row in _along_directions(wide, exact, lambda: forward(wide, batch, taps()[0]), middle):
         detail = f"{row.name}: {row.analytic:.7g} against {row.numeric:.7g}"
-        checks.append(_judged(detail, row.relative_error, OF_SLOPES))
+        checks.append(gradient_check(detail, OF_SLOPES, row.relative_error))
     return max(checks, key=lambda check: (check.deviation or 0.0) / check.tolerance)
-
-
-def _judged(detail: str, deviation: float | None = None, allowed: float = LEAST) -> Check:
-    """Return the check of a gradient. If the check was impossible, `detail` is the reason."""
-    holds = None if deviation is None else deviation <= allowed
-    return Check("gradient", CLAIM, holds, deviation, allowed, detail)
 
 
 def _moving(taps: Taps, noise: Noise) -> Taps:
@@ -239,7 +238,7 @@ def _against_float64(traced: Parameters, exact: Parameters, moved: list[Paramete
         at = np.unravel_index(off.argmax(), off.shape)
         size = float(np.abs(right).max()) or 1.0
         detail = f"{name}[{','.join(map(str, at))}]: {traced[name][at]:.7g} against {right[at]:.7g}"
-        yield _judged(detail, float(off[at]) / size, max(LEAST, MARGIN * spread / size))
+        yield gradient_check(detail, max(LEAST, MARGIN * spread / size), float(off[at]) / size)
 
 
 def _along_directions(
@@ -251,27 +250,27 @@ def _along_directions(
         along = rng.standard_normal(grad.shape) / math.sqrt(grad.size)
         size = float(np.linalg.norm(grad)) / math.sqrt(grad.size)
         moved = partial(_with_parameter, params[name], run, along)
-        yield _compared(name, np.ones(1), [(grad * along).sum()], middle, moved, size)
+        yield compared(name, np.ones(1), [(grad * along).sum()], middle, moved, size)
 
 
 @np.errstate(all="ignore")
-def _compared(
-    name: str, unit: Array, gradients: Sequence[Array], middle: Pass, moved: Moved, least: float | None = None
-) -> GradientCheck:
+def compared(
+    name: str, unit: Array, gradients: Sequence[Array], middle: Measured, moved: Moved,
+    least: float | None = None,
+) -> GradientCheck:  # fmt: skip
     """Compare `gradients`, the versions of one gradient, with differences of the loss around the pass
     `middle`. `unit` is the change of each element per unit of the step t. Elements whose unit is 0 are not
     judged. Errors are relative to the largest element of the gradient, or to `least` if `least` is larger. By
-    default, `least` is the smallest gradient that rounding errors do not hide."""
+    default, `least` is `least_judged(middle)`."""
     if not np.isfinite(middle.loss):
         nowhere = (0,) * unit.ndim
         return GradientCheck(name, unit.size, math.nan, nowhere, math.nan, math.nan, math.nan, 0, False)
     shape, unit = unit.shape, unit.reshape(-1)
     expected, left_out = np.stack([grad.reshape(-1) for grad in gradients]) * unit, unit == 0
-    floor = 4 * rounding_of(middle, STEP) / OF_SLOPES if least is None else least
-    scale = max(float(np.abs(expected).max()), floor)
+    scale = max(float(np.abs(expected).max()), least_judged(middle) if least is None else least)
     numeric, error, wrong = np.zeros(unit.size), np.zeros(unit.size), 0
 
-    def at(i: int, t: float) -> Pass:
+    def at(i: int, t: float) -> Measured:
         change = np.zeros(unit.size)
         change[i] = t * unit[i]
         return moved(change.reshape(shape))
@@ -300,7 +299,7 @@ def _compared(
     )  # fmt: skip
 
 
-def slope_of(at: Callable[[float], Pass], middle: Pass, enough: float) -> tuple[float, float]:
+def slope_of(at: Callable[[float], Measured], middle: Measured, enough: float) -> tuple[float, float]:
     """Return the slope of the loss at t = 0, and an estimate of its error. `at(t)` runs the pass at t, and
     `middle` is the pass at t = 0. The result is from the step with the smallest error, or from the first step
     whose error is at most `enough`. Steps that switch a ReLU are skipped, because the loss has two slopes at
@@ -320,11 +319,16 @@ def slope_of(at: Callable[[float], Pass], middle: Pass, enough: float) -> tuple[
     return best
 
 
-def rounding_of(middle: Pass, step: float) -> float:
+def least_judged(middle: Measured) -> float:
+    """Return the smallest gradient that rounding errors do not hide."""
+    return 4 * rounding_of(middle, STEP) / OF_SLOPES
+
+
+def rounding_of(middle: Measured, step: float) -> float:
     """Return the error that rounding alone causes in a slope over a step."""
     return float(np.finfo(np.float64).eps) * max(1.0, float(np.abs(middle.logits).max())) / step
 
 
-def same_relus(a: Pass, b: Pass) -> bool:
+def same_relus(a: Measured, b: Measured) -> bool:
     """Return True if each ReLU passes its input either in both passes or in neither pass."""
     return all(np.array_equal(x > 0, y > 0) for x, y in zip(a.relus, b.relus, strict=True))

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from ...arrays.logits import in_parts
 from ...arrays.stats import Array
 
 if TYPE_CHECKING:
@@ -51,9 +52,7 @@ class ReferenceInputs:
             return x @ other(name).T
         out, width = self.model.plan.parameters[name]
         y, norms = np.empty((len(x), out)), np.empty(out)
-        size = max(1, ELEMENTS // width)
-        for start in range(0, out, size):
-            part = slice(start, min(start + size, out))
+        for part in in_parts(out, width, ELEMENTS):
             block = self.model.parameter(name, part).astype(np.float64)
             np.matmul(x, block.T, out=y[:, part])
             if self._bounded:

@@ -95,10 +95,16 @@ def _judged(row: GradientCheck) -> str:
     return "NO" if not row.holds else "not judged" if row.kinks + row.unsettled == row.count else "ok"
 
 
-def gradcheck_sections(rows: Sequence[GradientCheck], text: str) -> list[Section]:
-    """Return a table with a row per parameter and activation, and the verdict."""
+def gradcheck_sections(rows: Sequence[GradientCheck], text: str, of: int = 0) -> list[Section]:
+    """Return a table with a row per parameter and activation, and the verdict. `of` is the number of
+    parameters and events of a production model."""
     head = f'Gradients of the loss of "{text}" against central differences in float64'
     legend = "gradients of parameters are checked in training and in a trace, of activations only in a trace"
+    if rows[0].kind:
+        each = counted(rows[0].count, "random direction") + " each"
+        each += ", because the model is large" * (rows[0].count == 1)
+        errors = "errors are relative to the gradient's L2; float32: the error of the gradient in float32"
+        legend = f"{len(rows):,} of {of:,} parameters and events, along {each}; {errors}"
     return [Section([words(head, "bold"), _table(rows), words(legend, "dim"), *_verdicts(rows)])]
 
 
@@ -110,10 +116,14 @@ def gradient_sections(row: GradientCheck) -> list[Section]:
 def _table(rows: Sequence[GradientCheck]) -> Table:
     columns = [
         Column("tensor", name_of, whole=True),
-        *fields("{:,}".format, {"elements": "count"}),
-        Column("worst at", lambda r: ",".join(map(str, r.worst_index))),
-        *fields(partial(figure, digits=8), {"analytic": "analytic", "numeric": "numeric"}),
+        Column("kind", lambda r: r.kind),
+        Column("elements", lambda r: "" if r.kind else f"{r.count:,}", right=True),
+        Column("worst at", lambda r: "" if r.kind else ",".join(map(str, r.worst_index))),
+        *fields(
+            partial(figure, digits=5 if rows[0].kind else 8), {"analytic": "analytic", "numeric": "numeric"}
+        ),
         *fields(ratio, {"error": "relative_error"}),
+        Column("float32", lambda r: ratio(r.float32_error) if r.kind else "", right=True),
         Column("", _judged, style=alarm),
     ]
     return Table(columns, rows, about=name_of)
@@ -121,11 +131,12 @@ def _table(rows: Sequence[GradientCheck]) -> Table:
 
 def _verdicts(rows: Sequence[GradientCheck]) -> Iterator[Words]:
     kinks, unsettled = sum(row.kinks for row in rows), sum(row.unsettled for row in rows)
+    noun, whole = ("direction", "gradient's L2") if rows[0].kind else ("element", "tensor's largest gradient")
     if kinks:
-        yield words(f"{counted(kinks, 'element')} not judged: a ReLU switches on or off within the step")
+        yield words(f"{counted(kinks, noun)} not judged: a ReLU switches on or off within the step")
     if unsettled:
         cause = "differences with several step sizes disagree, or a probability is close to 0"
-        yield words(f"{counted(unsettled, 'element')} not judged: {cause}")
+        yield words(f"{counted(unsettled, noun)} not judged: {cause}")
     hooked = [row for row in rows if row.hooked is not None]
     if hooked:
         worst = max(hooked, key=lambda row: row.hooked or 0.0)
@@ -140,5 +151,5 @@ def _verdicts(rows: Sequence[GradientCheck]) -> Iterator[Words]:
         return
     total, error = sum(row.count for row in rows), max(row.relative_error for row in rows)
     agree = f"all {total - kinks - unsettled:,} gradients agree"
-    at_worst = f", with errors up to {exponent(error)} of the tensor's largest gradient (allowed 1e-06)"
+    at_worst = f", with errors up to {exponent(error)} of the {whole} (allowed 1e-06)"
     yield Words(((agree, "green"), (at_worst, "")))
