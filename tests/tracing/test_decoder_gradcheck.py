@@ -40,7 +40,7 @@ ODD, ROUTED, EVERYTHING = odd_plan(), routed_plan(), everything.OWN.plan
 
 def model_of(plan):
     """Return a model of a plan with random parameters, which reads TOKENS."""
-    return SimpleNamespace(**vars(random_model(plan)), abilities=(), read=lambda text, tokens: INPUTS)
+    return SimpleNamespace(**vars(random_model(plan)), read=lambda text, tokens: INPUTS)
 
 
 def wrong_names(model):
