@@ -1,9 +1,12 @@
-"""attribute: what each component of a model adds to a prediction, and where the heads attend."""
+"""attribute: what each component of a model adds to a prediction, and where the heads attend. Also means over
+several prompts."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, Literal, overload
 
 import numpy as np
 
@@ -14,40 +17,105 @@ from ..arrays.logits import LogitDifference, best_tokens, losses_of, runner_up, 
 from ..arrays.stats import Array
 from ..arrays.threads import one_blas_thread
 from ..errors import InputError
+from ..patching.pairs import columns_of, mean_of, naming
+from ..patching.results import MeanPatched, Spot
 from ..rounding.invariants import OF_SUMS
 from ..running.token_names import blank_notes, chosen_positions, token_label, token_of
 from ..text.printable import shown_token
-from .results import AttributionResult, Contribution, LogitSum, PositionAttribution, Removal
+from ..tracing.findings import Check
+from .gradients import Ask, by_gradient
+from .results import (
+    AttributedPrompt,
+    AttributionResult,
+    Contribution,
+    GradientMethod,
+    LogitSum,
+    Method,
+    PositionAttribution,
+    PromptsAttribution,
+    Removal,
+)
 from .writes import Component, direct_writes, observe
 
+Token = str | int | None
 
-@np.errstate(all="ignore")
+
+@overload
+def attribute(
+    model: LanguageModel, text: str | None = ..., *, tokens: Sequence[int] | None = ..., target: Token = ...,
+    against: Token = ..., positions: str | Sequence[int] | None = ..., method: Literal["writes"] = ...,
+    ablation: bool = ..., report: Report = ...,
+) -> AttributionResult: ...  # fmt: skip
+
+
+@overload
+def attribute(
+    model: LanguageModel, text: str | None = ..., *, tokens: Sequence[int] | None = ..., target: Token = ...,
+    against: Token = ..., positions: str | Sequence[int] | None = ..., method: GradientMethod,
+    neurons: bool = ..., baseline: Token = ..., report: Report = ...,
+) -> PromptsAttribution: ...  # fmt: skip
+
+
 def attribute(
     model: LanguageModel, text: str | None = None, *, tokens: Sequence[int] | None = None,
-    target: str | int | None = None, against: str | int | None = None,
-    positions: str | Sequence[int] | None = None, ablation: bool = True, report: Report = unreported,
-) -> AttributionResult:  # fmt: skip
-    """Return what every component adds to the logits of two tokens, `target` and `against`, at each position.
+    target: Token = None, against: Token = None, positions: str | Sequence[int] | None = None,
+    method: Method = "writes", ablation: bool = True, neurons: bool = False, baseline: Token = None,
+    report: Report = unreported,
+) -> AttributionResult | PromptsAttribution:  # fmt: skip
+    """Attribute the difference of the logits of two tokens, `target` and `against`, to the parts of a model.
 
-    `target` and `against` are ids or texts of tokens (␣ means a space, #42 an id). By default `target` is the
-    token that follows a position, or the prediction if no token follows. By default `against` is the most
-    probable token besides `target`. `positions` are "all", "last" or indices, by default "all" for a microGPT
-    and "last" for a decoder. If `ablation` is true, measure the loss without each component. A component is
-    removed by setting its write to zero at all positions. `report` is called with the progress. The model
-    runs with the hooks of `model.hooks`. Raises InputError if an argument does not fit the model.
+    - `target` and `against` are ids or texts of tokens (␣ means a space, #42 an id). By default `target` is
+      the token that follows a position, or the prediction if no token follows. By default `against` is the
+      most probable token besides `target`.
+    - `positions` are "all", "last" or indices. The default of a microGPT is "all" with the method "writes".
+      Otherwise the default is "last". The other methods explain one position.
+    - The method "writes" returns what every component adds to both logits, and if `ablation` is true the loss
+      without each component. A component is removed by setting its write to zero at all positions.
+    - The methods "gradient", "gradient-x-input" and "integrated" return a `PromptsAttribution` of one text.
+      `neurons` adds the neurons. `baseline` is the token whose embedding begins the path of "integrated", by
+      default zeros.
+
+    `report` is called with the progress. The model runs with the hooks of `model.hooks`. Raises InputError if
+    an argument does not fit the model or the method.
     """
     if text is not None and tokens is not None:
         raise InputError("expected a text or tokens, found both")
     chosen, other = (None if token is None else token_of(model, token) for token in (target, against))
     if chosen is not None and chosen == other:
         raise InputError(f"target and against: expected two tokens, found {_label(model, other)!r} twice")
-    inputs = model.read(text, tokens)
-    if positions is None:
-        positions = "last" if "prompts" in model.abilities else "all"
-    rows = chosen_positions(positions, len(inputs.tokens))
+    inputs, several = model.read(text, tokens), method == "writes" and "prompts" not in model.abilities
+    default = "all" if several else "last"
+    rows = chosen_positions(default if positions is None else positions, len(inputs.tokens))
+
+    def ask(logits: Array) -> tuple[list[LogitDifference], list[str]]:
+        """Return the tokens to compare at each position, and notes about them: [n, V]"""
+        pairs, named = zip(rows, logits, strict=True), (target, against)
+        contrasts = [_contrast(model, inputs, row, own, chosen, other) for row, own in pairs]
+        probabilities, last = [softmax(row).item for row in logits], contrasts[-1]
+        notes = [note for token in named for note in blank_notes(model, token, probabilities)]
+        if chosen is None and inputs.targets[last.position] is None:
+            runner = "the runner-up " * (against is None)
+            notes.append(
+                f"no token follows position {last.position}, so the prediction "
+                f"{shown_token(last.target_label)} is compared with {runner}{shown_token(last.against_label)}"
+            )
+        return contrasts, notes
+
+    if method != "writes":
+        return by_gradient(model, inputs, rows, ask, method, neurons, baseline, report)
+    if neurons or baseline is not None:
+        raise InputError("neurons and baseline: need a method that uses gradients")
+    return _writes(model, inputs, rows, ask, ablation, report)
+
+
+@np.errstate(all="ignore")
+def _writes(
+    model: LanguageModel, inputs: TraceInput, rows: Sequence[int], ask: Ask, ablation: bool, report: Report
+) -> AttributionResult:
+    """Return what every component adds to the logits, as `attribute` does."""
     seen = observe(model, inputs, rows)
     logits = seen.used["logits"]
-    contrasts = [_contrast(model, inputs, row, logits[i], chosen, other) for i, row in enumerate(rows)]
+    contrasts, notes = ask(logits)
     components, writes = direct_writes(model, seen, np.array([(c.target, c.against) for c in contrasts]))
     targets = [contrast.target for contrast in contrasts]
     losses, changes = losses_by_row(logits, targets), {}
@@ -62,23 +130,65 @@ def attribute(
     removed = [c for c in components if c.name in changes]
     removals = tuple(Removal(c.name, c.kind, c.row.layer, float(changes[c.name].mean())) for c in removed)
     labels = tuple(token_label(model, token) for token in inputs.tokens)
-    probabilities = [softmax(row).item for row in logits]
-    notes = [note for token in (target, against) for note in blank_notes(model, token, probabilities)]
     if any(isinstance(row.kind, Cap) for row in model.plan.head):
         notes.append(
             "a cap bends the logits, so the logits are not linear in the components: every component counts "
             "with the share of the whole logit that the cap leaves"
         )
-    if chosen is None and inputs.targets[rows[-1]] is None:
-        last, runner = contrasts[-1], "the runner-up " * (against is None)
-        notes.append(
-            f"no token follows position {last.position}, so the prediction {shown_token(last.target_label)} "
-            f"is compared with {runner}{shown_token(last.against_label)}"
-        )
     return AttributionResult(
         model.origin, model.family, inputs.text, inputs.tokens, labels, (*inputs.notes, *notes), ablation,
         float(losses.mean()), explained, removals, tuple(seen.roles),
     )  # fmt: skip
+
+
+def attribute_prompts(
+    model: LanguageModel, prompts: Path | Sequence[str | Sequence[str]], *, target: Token = None,
+    against: Token = None, positions: str | Sequence[int] | None = None, method: Method = "writes",
+    baseline: Token = None, report: Report = unreported,
+) -> PromptsAttribution:  # fmt: skip
+    """Attribute the prediction at one position of each prompt as `attribute` does, without ablation.
+
+    A prompt is a text or (text, target, against). In a file, each line is a prompt: TEXT or
+    TEXT<TAB>TARGET<TAB>AGAINST. Empty lines and lines that begin with # are skipped. `target` and `against`
+    apply to prompts that name no tokens. `report` is called with the number of prompts done and the total.
+    Raises InputError that names the prompt, or FileFormatError for any other line.
+    """
+    options: Any = {"positions": positions or "last", "method": method, "baseline": baseline}
+    if isinstance(prompts, Path):
+        named = columns_of(prompts, "a file of prompts", "TEXT or TEXT<TAB>TARGET<TAB>AGAINST", (1, 3))
+    else:
+        lists = ([prompt] if isinstance(prompt, str) else [*prompt] for prompt in prompts)
+        named = [(f"prompt {number}", fields) for number, fields in enumerate(lists, 1)]
+    if not all(len(fields) in (1, 3) for _, fields in named) or not named:
+        raise InputError("prompts: expected texts or (text, target, against), and at least one")
+    found = []
+    for where, (text, *own) in named:
+        one, two = own or (target, against)
+        with naming(where):
+            result: Any = attribute(model, text, target=one, against=two, ablation=False, **options)
+            found.append(_of_writes(model, result) if method == "writes" else result)
+        report(len(found), len(named))
+    several = len({len(own.prompts[0].tokens) for own in found}) > 1
+    cells = zip(*([c for c in own.cells if c.position is None or not several] for own in found), strict=True)
+    facts = tuple(own.prompts[0] for own in found)
+    known = ((own[0], [math.nan if cell.mean is None else cell.mean for cell in own]) for own in cells)
+    return PromptsAttribution(model.origin, method, facts, tuple(mean_of(*own) for own in known))
+
+
+def _of_writes(model: LanguageModel, result: AttributionResult) -> PromptsAttribution:
+    """Describe the writes at one position in the form of the other methods, without the changes by hooks."""
+    if len(result.positions) != 1:
+        raise InputError(f"positions: expected one position, found {len(result.positions)}")
+    (own,), sums, cells = result.positions, model.plan.sums_of, list[MeanPatched]()
+    for part in own.parts:
+        head = sums[part.name].parts.index(part.name) if part.kind == "head" else None
+        if part.kind != "hook":
+            cells.append(mean_of(Spot(part.name, part.name, part.layer, head, None), [part.difference]))
+    worst = max((own.target, own.against), key=lambda own: own.deviation)
+    check = Check("logits", "the parts sum to the logits", result.ok, worst.deviation, worst.tolerance)
+    facts, difference = (result.tokens, result.labels, result.notes), own.target.logit - own.against.logit
+    prompt = AttributedPrompt(*facts, own.contrast, difference, check)
+    return PromptsAttribution(result.model, "writes", (prompt,), tuple(cells))
 
 
 def _contrast(

@@ -9,10 +9,14 @@ from typing import Literal
 from ..arrays.logits import LogitDifference
 from ..measuring.definitions import Attention, RoleName
 from ..notebook import in_notebook
+from ..patching.results import MeanPatched
 from ..text.brief import frozen, one_line
 from ..text.json_writing import in_document
+from ..tracing.findings import Check
 
 Kind = Literal["embedding", "head", "mlp", "bias", "hook"]
+GradientMethod = Literal["gradient", "gradient-x-input", "integrated"]
+Method = Literal["writes", GradientMethod]
 
 
 def size(value: float | None) -> float:
@@ -137,3 +141,55 @@ class AttributionResult:
     def ok(self) -> bool:
         """True if every sum equals its logit within the tolerance. False if a number is not finite."""
         return all(s.holds is True for p in self.positions for s in (p.target, p.against))
+
+
+@frozen
+class Neuron:
+    """The attribution of a neuron over all positions. `site` is the event and the channel, or the event, the
+    expert and its channel. `active_at` are the positions with the largest absolute `activations`."""
+
+    site: str
+    layer: int | None
+    value: float
+    active_at: tuple[int, ...]
+    activations: tuple[float, ...]
+
+
+@frozen
+class AttributedPrompt:
+    """A prompt, and its `difference`, logit(target) - logit(against). `check` compares the sum of the
+    attributions with the difference. It is None for the methods "gradient" and "gradient-x-input"."""
+
+    tokens: tuple[int, ...]
+    labels: tuple[str, ...]
+    notes: tuple[str, ...]
+    contrast: LogitDifference
+    difference: float
+    check: Check | None
+
+
+@frozen(slots=False)
+class PromptsAttribution:
+    """The mean and the spread, over one or several prompts, of the attributions of one logit difference.
+    Places at single positions need prompts of equal length.
+
+    With the method "gradient", a value is the L2 norm of the gradient, with "gradient-x-input" the sum of
+    gradient * value, with "integrated" the integral of gradient * d value along a path, and with "writes" the
+    contribution to the logits. `neurons` has the neurons of a single prompt with the largest values.
+    """
+
+    SCHEMA = "microgpt.prompts_attribution/1"
+
+    model: str
+    method: Method
+    prompts: tuple[AttributedPrompt, ...]
+    cells: tuple[MeanPatched, ...]
+    neurons: tuple[Neuron, ...] = ()
+    _repr_html_ = in_notebook
+
+    @property
+    @in_document
+    def ok(self) -> bool:
+        """True if all values are finite and the checks of all prompts hold."""
+        finite = all(cell.count == len(self.prompts) for cell in self.cells)
+        return finite and all(prompt.check is None or prompt.check.holds is True for prompt in self.prompts)

@@ -90,7 +90,13 @@ RULES: dict[str, tuple[Conflict | Needs, ...]] = {
     ),
     "diagnose": (Conflict(("--verbose",), ("--json",)), _FORCE),
     "explain": (Conflict(("--backward", "--plot"), ("--by-writer",)), _FORCE),
-    "attribute": (Conflict(("--top",), ("--json",)), _FORCE),
+    "attribute": (
+        Conflict(("--top",), ("--json",)),
+        Conflict(("TEXT", "--tokens", "--neurons", "--no-ablation"), ("--prompts",)),
+        Needs("--neurons", ("--method",), "neurons are attributed by gradients"),
+        Needs("--baseline", ("--method",), "--baseline is for --method integrated"),
+        _FORCE,
+    ),
     "patch": (
         Conflict(("--confirm", "--neurons"), ("--pairs",), "estimates of pairs are only means"),
         Conflict(("--sender", "--receiver"), ("--sites", "--method", "--pairs"), "a path is one exact patch"),
@@ -119,9 +125,9 @@ SCHEMAS: dict[str, tuple[str, dict[str, str]]] = {
     "inspect": ("inspect", {}),
 }
 
-# The files of these arguments determine the schema of a command.
+# These arguments, or the files that they name, determine the schema of a command.
 # If one of these arguments is given, the command itself prints the schema.
-FILES = {"diff": ("A", "B"), "survey": ("MODEL CORPUS",)}
+FILES = {"diff": ("A", "B"), "survey": ("MODEL CORPUS",), "attribute": ("--method", "--prompts")}
 
 # Options and commands of apr that microgpt does not have, with advice on alternatives.
 COUNTERPARTS = {

@@ -8,10 +8,12 @@ Scale", 2023). The estimate is exact only where the metric is linear in the valu
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from itertools import chain, zip_longest
 
 import numpy as np
 
+from ..architecture.edits import Edit
 from ..architecture.interpreter.backward import TokenLogit, backward, forward
 from ..architecture.model import LanguageModel, TraceInput
 from ..architecture.plans.kinds import Linear, Mixture
@@ -19,12 +21,75 @@ from ..architecture.plans.plan import Plan, kind_of
 from ..arrays.logits import LogitDifference
 from ..arrays.stats import Array
 from ..arrays.threads import one_blas_thread
-from ..hooks.event import TraceEvent
+from ..hooks.bus import HookBus
+from ..hooks.event import PHASES, TraceEvent
 from ..hooks.sites import Part
 from .points import WHOLE, PatchPoint, point_of, points_of
 
 
-class Estimates:
+class DifferentiableRun:
+    """A forward pass with logits [V] at position `row`. `values` has the values of the events `names`.
+
+    The pass runs under the hooks of `bus`, and then under the edits.
+    """
+
+    def __init__(
+        self, model: LanguageModel, bus: HookBus, inputs: TraceInput, names: Sequence[str], row: int,
+        edits: Sequence[Edit] = (),
+    ) -> None:  # fmt: skip
+        self.values: dict[str, Array] = {}
+        self._gradients: dict[str, Array] = {}
+        listening = [bus.subscription(partial(_changed, edit), edit.name) for edit in edits]
+        for phase, kept in zip(PHASES, (self.values, self._gradients), strict=False):
+            listening.append(bus.subscription(partial(_keep, kept), *names, phases=phase))
+        self._run = bus.begin(after=listening)
+        tap, replaced = self._run.tap("forward"), self._run.replaced
+        with one_blas_thread(), np.errstate(all="ignore"):
+            self._done = forward(model, np.array(inputs.tokens), [None], tap, replaced, [row])
+        self.logits = self._done.logits[0]
+
+    def gradients(self, contrast: LogitDifference) -> dict[str, Array]:
+        """Return the gradients of the logit difference with respect to the events `names`."""
+        of = [TokenLogit(0, contrast.target), TokenLogit(0, contrast.against, -1.0)]
+        with one_blas_thread(), np.errstate(all="ignore"):
+            backward(self._done, self._run.tap("backward"), of=of)
+        return self._gradients
+
+
+def _changed(edit: Edit, event: TraceEvent, value: Array) -> Array:
+    return edit.change(value)
+
+
+def _keep(kept: dict[str, Array], event: TraceEvent, value: Array) -> None:
+    kept[event.name] = value.copy()
+
+
+class Effects:
+    """A number for each element of some events, and sums of these numbers over points."""
+
+    def __init__(self, plan: Plan, effects: dict[str, Array]) -> None:
+        self._plan, self.effects = plan, effects
+
+    def of(self, point: PatchPoint) -> float:
+        """Return the sum over a point, which is an estimate of the effect of patching the point."""
+        name, part = _source(self._plan, point)
+        effects = self.effects[name]
+        chosen = effects[np.ix_(*part.indices(effects.shape, range(effects.shape[-2])))]
+        return float(chosen.sum(dtype=np.float64))
+
+    def size(self, names: Sequence[str]) -> int:
+        """Return the number of elements of events."""
+        return sum(self.effects[name].size for name in names)
+
+    def largest(self, name: str, count: int) -> Iterator[tuple[int, int]]:
+        """Yield the position and the channel of the elements of an event with the largest estimates."""
+        effects = np.abs(self.effects[name]).ravel()
+        for flat in np.argsort(-effects, kind="stable")[:count]:
+            position, channel = np.unravel_index(flat, self.effects[name].shape)
+            yield int(position), int(channel)
+
+
+class Estimates(Effects):
     """The clean and the corrupted run, and the estimated effect of patching each element of some events.
 
     The events are those of the points, and `more`. `logits` [2, V] are the logits of both runs at position
@@ -35,54 +100,21 @@ class Estimates:
         self, model: LanguageModel, pair: tuple[TraceInput, TraceInput], points: Sequence[PatchPoint],
         more: Sequence[str], row: int,
     ) -> None:  # fmt: skip
-        self._plan = model.plan
-        self._effects: dict[str, Array] = {}  # the clean value, then the change, then change * gradient
-        names = list(dict.fromkeys([*(_source(model.plan, point)[0] for point in points), *more]))
-        bus = model.hooks.alone()
-        self._run = bus.begin(after=[
-            bus.subscription(self._change, *names), bus.subscription(self._weigh, *names, phases="backward"),
-        ])  # fmt: skip
-        clean = bus.begin(after=[bus.subscription(self._keep, *names)])
-        with one_blas_thread(), np.errstate(all="ignore"):
-            passes = [
-                forward(model, np.array(inputs.tokens), [None], run.tap("forward"), run.replaced, [row])
-                for run, inputs in zip((clean, self._run), pair, strict=True)
-            ]
-        self._corrupt = passes[1]
-        self.logits = np.concatenate([done.logits for done in passes])
-
-    def _keep(self, event: TraceEvent, value: Array) -> None:
-        self._effects[event.name] = value.copy()
-
-    def _change(self, event: TraceEvent, value: Array) -> None:
-        self._effects[event.name] -= value
-
-    def _weigh(self, event: TraceEvent, gradient: Array) -> None:
-        self._effects[event.name] *= gradient
+        names, bus = [*sources(model.plan, points), *more], model.hooks.alone()
+        clean, self._corrupt = (DifferentiableRun(model, bus, inputs, names, row) for inputs in pair)
+        values = clean.values.items()
+        super().__init__(model.plan, {n: value - self._corrupt.values.pop(n) for n, value in values})
+        self.logits = np.stack([clean.logits, self._corrupt.logits])
 
     def differentiate(self, contrast: LogitDifference) -> None:
         """Run the backward pass of the corrupted run from the logit difference."""
-        of = [TokenLogit(0, contrast.target), TokenLogit(0, contrast.against, -1.0)]
-        with one_blas_thread(), np.errstate(all="ignore"):
-            backward(self._corrupt, self._run.tap("backward"), of=of)
+        for name, gradient in self._corrupt.gradients(contrast).items():
+            self.effects[name] *= gradient
 
-    def of(self, point: PatchPoint) -> float:
-        """Return the estimated change of the logit difference if the clean value is put in the point."""
-        name, part = _source(self._plan, point)
-        effects = self._effects[name]
-        chosen = effects[np.ix_(*part.indices(effects.shape, range(effects.shape[-2])))]
-        return float(chosen.sum(dtype=np.float64))
 
-    def size(self, names: Sequence[str]) -> int:
-        """Return the number of elements of events."""
-        return sum(self._effects[name].size for name in names)
-
-    def largest(self, name: str, count: int) -> Iterator[tuple[int, int]]:
-        """Yield the position and the channel of the elements of an event with the largest estimates."""
-        effects = np.abs(self._effects[name]).ravel()
-        for flat in np.argsort(-effects, kind="stable")[:count]:
-            position, channel = np.unravel_index(flat, self._effects[name].shape)
-            yield int(position), int(channel)
+def sources(plan: Plan, points: Sequence[PatchPoint]) -> list[str]:
+    """Return the events whose elements estimate some points."""
+    return list(dict.fromkeys(_source(plan, point)[0] for point in points))
 
 
 def _source(plan: Plan, point: PatchPoint) -> tuple[str, Part]:
@@ -101,13 +133,12 @@ def mlps_of(plan: Plan) -> list[str]:
     return [name for name in plan if name in names]
 
 
-def default_points(model: LanguageModel, length: int) -> list[PatchPoint]:
-    """Return the residual stream, the MLPs and the heads at each position, and each head as a whole."""
+def default_points(model: LanguageModel, streams: Sequence[str], length: int) -> list[PatchPoint]:
+    """Return streams, the MLPs and the heads at each position, and each head as a whole."""
     plan, heads = model.plan, list(model.plan.sums_of)
-    streams = points_of(model, [*plan.streams, *mlps_of(plan)], length)
     whole = [point_of(plan, head, WHOLE) for head in heads]
     single = [point_of(plan, head, Part(None, (t,)), f"@{t}") for head in heads for t in range(length)]
-    return [*streams, *whole, *single]
+    return [*points_of(model, [*streams, *mlps_of(plan)], length), *whole, *single]
 
 
 def neurons_of(plan: Plan) -> list[str]:

@@ -17,7 +17,7 @@ from ..text.wording import counted
 from ..untrusted_files import read_text
 from .patch import Method, PatchOptions, Text, Token, patch_inputs, read_pair
 from .points import points_of
-from .results import MeanPatched, PairsResult, Patched, PatchedPair
+from .results import MeanPatched, PairsResult, PatchedPair, Spot
 
 Inputs = tuple[TraceInput, TraceInput]
 
@@ -37,23 +37,28 @@ def read_pairs(path: Path) -> list[Pair]:
     """Read pairs from a file with one pair per line: CLEAN<TAB>CORRUPT or
     CLEAN<TAB>CORRUPT<TAB>TARGET<TAB>AGAINST. Empty lines and lines that begin with # are skipped. Raises
     FileFormatError for any other line."""
-    lines = read_text(path, "a file of pairs").split("\n")
-    numbered = [(f"{path}, line {n}", line.removesuffix("\r")) for n, line in enumerate(lines, 1)]
-    pairs = [_pair(where, line) for where, line in numbered if line.strip() and not line.startswith("#")]
-    if not pairs:
-        raise FileFormatError(f"{path}: expected lines CLEAN<TAB>CORRUPT, found none")
-    return pairs
+    columns = "CLEAN<TAB>CORRUPT or CLEAN<TAB>CORRUPT<TAB>TARGET<TAB>AGAINST"
+    lines = columns_of(path, "a file of pairs", columns, (2, 4))
+    names = ("clean", "corrupt", "target", "against")
+    return [Pair(where=where, **dict(zip(names, fields, strict=False))) for where, fields in lines]
 
 
-def _pair(where: str, line: str) -> Pair:
-    fields = line.split("\t")
-    if len(fields) not in (2, 4) or not all(fields):
-        raise FileFormatError(
-            f"{where}: expected CLEAN<TAB>CORRUPT or CLEAN<TAB>CORRUPT<TAB>TARGET<TAB>AGAINST, found "
-            f"{counted(len(fields), 'field')}{', one of them empty' * (not all(fields))}"
-        )
-    clean, corrupt, target, against = (*fields, None, None)[:4]
-    return Pair(clean or "", corrupt or "", target, against, where)
+def columns_of(path: Path, expected: str, columns: str, counts: Sequence[int]) -> list[tuple[str, list[str]]]:
+    """Read the place and the tab-separated columns of each line that is not empty and does not begin with #.
+    `counts` are the allowed numbers of columns. Raises FileFormatError for any other line, and for no
+    lines."""
+    lines = [line.removesuffix("\r") for line in read_text(path, expected).split("\n")]
+    used = [(n, line) for n, line in enumerate(lines, 1) if line.strip() and not line.startswith("#")]
+    found = [(f"{path}, line {n}", line.split("\t")) for n, line in used]
+    for where, fields in found:
+        if len(fields) not in counts or not all(fields):
+            empty = ", one of them empty" * (not all(fields))
+            raise FileFormatError(
+                f"{where}: expected {columns}, found {counted(len(fields), 'field')}{empty}"
+            )
+    if not found:
+        raise FileFormatError(f"{path}: expected lines {columns.partition(' or ')[0]}, found none")
+    return found
 
 
 def patch_pairs(
@@ -71,7 +76,7 @@ def patch_pairs(
         raise InputError("pairs: expected at least one, found none")
     inputs = list[Inputs]()
     for number, pair in enumerate(pairs, 1):
-        with _naming(pair, number):
+        with naming(pair.where or f"pair {number}"):
             inputs.append(read_pair(model, pair.clean, pair.corrupt))
             _check_length(model, sites, inputs[0], inputs[-1])
     results = []
@@ -80,22 +85,23 @@ def patch_pairs(
             target if pair.target is None else pair.target,
             against if pair.against is None else pair.against,
         )
-        with _naming(pair, number):
+        with naming(pair.where or f"pair {number}"):
             options = PatchOptions(sites, *tokens, position, method, confirm=0)
             results.append(patch_inputs(model, own, options, unreported))
         report(number, len(pairs))
     facts = tuple(PatchedPair(r.contrast, r.clean, r.corrupt, r.check) for r in results)
     cells = zip(*(result.cells for result in results), strict=True)
-    return PairsResult(model.origin, facts, tuple(map(_mean, cells)), method)
+    means = tuple(mean_of(own[0], [cell.restored for cell in own]) for own in cells)
+    return PairsResult(model.origin, facts, means, method)
 
 
 @contextmanager
-def _naming(pair: Pair, number: int) -> Iterator[None]:
-    """Put the name of the pair in front of any error."""
+def naming(where: str) -> Iterator[None]:
+    """Put a name in front of any error."""
     try:
         yield
     except InputError as error:
-        raise InputError(f"{pair.where or f'pair {number}'}: {error}") from error
+        raise InputError(f"{where}: {error}") from error
 
 
 def _check_length(model: LanguageModel, sites: Sequence[str] | None, first: Inputs, other: Inputs) -> None:
@@ -107,8 +113,8 @@ def _check_length(model: LanguageModel, sites: Sequence[str] | None, first: Inpu
         )
 
 
-def _mean(cells: Sequence[Patched]) -> MeanPatched:
+def mean_of(spot: Spot, values: Sequence[float]) -> MeanPatched:
     """Return the mean and spread of the finite values, or None if no value is finite."""
-    finite = [cell.restored for cell in cells if math.isfinite(cell.restored)]
+    finite = [value for value in values if math.isfinite(value)]
     mean, spread = (float(np.mean(finite)), float(np.std(finite))) if finite else (None, None)
-    return MeanPatched(*cells[0].place, mean, spread, len(finite))
+    return MeanPatched(*spot.place, mean, spread, len(finite))

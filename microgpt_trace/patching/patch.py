@@ -152,9 +152,10 @@ def _estimated(
 ) -> PatchResult:
     """Estimate the effect of every point, and patch the points with the largest estimates."""
     length = len(pair[0].tokens)
-    points = (
-        default_points(model, length) if options.sites is None else points_of(model, options.sites, length)
-    )
+    if options.sites is None:
+        points = default_points(model, model.plan.streams, length)
+    else:
+        points = points_of(model, options.sites, length)
     estimates = Estimates(model, pair, points, neurons_of(model.plan) if options.neurons else (), row)
     measure = _measure(model, pair, estimates.logits, options, row)
     estimates.differentiate(measure.contrast)

@@ -93,7 +93,7 @@ def confirmed_by(cell: Patched, restored: float, tolerance: float) -> Confirmed:
 
 @dataclass(frozen=True, slots=True)
 class MeanPatched(Spot):
-    """The mean and population std of the finite values of `restored` over `count` pairs."""
+    """The mean and population std of the finite values in one place over `count` pairs or prompts."""
 
     mean: float | None
     spread: float | None

@@ -39,6 +39,8 @@ SHOWN = {
         "figures.patching.patch_picture", "page.page_view.patch_view"),
     "Prediction": HowShown("trace.predictions.candidates_sections"),
     "Predictions": HowShown("trace.predictions.rows_of_predictions"),
+    "PromptsAttribution": HowShown("results.patching.attributed_sections",
+        "figures.patching.patch_picture", "page.page_view.pairs_view"),
     "PromptsComparison": HowShown("results.models.prompts_sections"),
     "ScoreByWriter": HowShown("results.attribution.score_sections"),
     "Survey": HowShown("results.survey.sections_of_survey"),

@@ -61,6 +61,7 @@ def microgpt_results(model, other, texts, folder):
     yield "explanation", explain(model, "layer0.attn.scores[1,1,0]", text)
     yield "gradient", explain(model, "layer0.mlp.act[1,5]", text, backward=True)
     yield "attribution", attribute(model, text)
+    yield "attribution by gradients", attribute(model, text, method="gradient", neurons=True)
     yield "patch", patch(model, text, near, target=text[0], against=text[1])
     paths = {"sender": "*.head*", "receiver": ["*.mlp", "logits"]}
     yield "paths", patch(model, text, near, target=text[0], against=text[1], **paths)

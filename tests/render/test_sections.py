@@ -14,6 +14,7 @@ MICROGPT = (
     "explain probs[1,a] emma",
     "explain layer0.mlp.act[3,5] emma --backward",
     "attribute emma",
+    "attribute emma --method integrated --neurons",
     "patch emma emmy --target m --against y --sites *.residual --sites *.head* --sites embed.tok@2:5",
     "patch emma emmy --target m --against y --sender *.head* --receiver layer0.mlp --receiver logits",
     "patch emma emmy --target m --against y --sender embed.* --sender *.head2@3 --receiver layer0.mlp",

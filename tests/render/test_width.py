@@ -82,6 +82,7 @@ LINES = (
     "explain qwen3 'layer1.attn.q_rope[2,5]' 'Ann ran'",
     "explain qwen3 'logits[-1,A]' 'Ann ran'",
     "attribute emma",
+    "attribute emma --method integrated --neurons",
     f"attribute {TEXT} {WIDE} --top 4",
     "attribute qwen3 'Ann ran' --target A",
     f"patch {TEXT} {OTHER} {WIDE} --target a --against b",

@@ -24,6 +24,7 @@ RESULTS = {
     "imatrix": ("Importance matrix", "surveying.imatrix", "ImatrixReport"),
     "survey_diff": ("Comparison of two surveys", "surveying.comparison", "SurveyComparison"),
     "timeline": ("Curves of a training run", "timeline.curves", "Timeline"),
+    "prompts_attribution": ("Attribution over prompts", "attribution.results", "PromptsAttribution"),
     "attribution": ("Attribution of a model's predictions", "attribution.results", "AttributionResult"),
 }
 

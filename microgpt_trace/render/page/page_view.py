@@ -9,7 +9,7 @@ from operator import attrgetter
 from typing import Any
 
 from ...arrays.stats import Array
-from ...attribution.results import AttributionResult, HeadRole, PositionAttribution
+from ...attribution.results import AttributionResult, HeadRole, PositionAttribution, PromptsAttribution
 from ...measuring.definitions import ROLES
 from ...patching.results import PairsResult, PatchResult
 from ...text.printable import shown_token
@@ -49,9 +49,9 @@ def patch_view(result: PatchResult) -> PageView:
     return PageView(facts={cell.about: [*_facts(cell, labels), *runs] for cell in result.cells})
 
 
-def pairs_view(result: PairsResult) -> PageView:
-    """Return the view with the mean effect of each site over the pairs."""
-    labels = {"mean": "mean", "std": "spread", "pairs": "count"}
+def pairs_view(result: PairsResult | PromptsAttribution) -> PageView:
+    """Return the view with the mean effect of each site over the pairs, or of each part over the prompts."""
+    labels = {"mean": "mean", "std": "spread", "count": "count"}
     return PageView(facts={cell.site: _facts(cell, labels) for cell in result.cells})
 
 

@@ -9,6 +9,7 @@ from itertools import zip_longest
 from operator import attrgetter
 from typing import Any
 
+from ...attribution.results import Neuron, PromptsAttribution
 from ...decoder.catalogue import leaving_kinds
 from ...patching.results import (
     FEW,
@@ -27,18 +28,36 @@ from ...patching.results import (
 from ...text.printable import shown_token
 from ...text.wording import counted
 from ..characters import token_label
-from ..numbers import four_decimals
-from ..sections import Bar, Column, Grid, Labelled, Section, Words, facts, fields, table_section, words
+from ..numbers import four_decimals, two_decimals
+from ..sections import (
+    Bar,
+    Column,
+    Grid,
+    Labelled,
+    Section,
+    SignedBar,
+    Words,
+    facts,
+    fields,
+    table_section,
+    words,
+)
 
 HALF = 0.5
 LEADING, LEAST = 3, 0.005  # number of largest sites to name, and the smallest value to name
-MAX_PAIRS = 20  # largest number of pairs that are shown
+MAX_PAIRS = 20  # largest number of pairs or prompts that are shown
 MAX_TOKENS = 60  # largest number of tokens of a text that are shown
 PARTS, ESTIMATES = "Restored by a part of the clean value", "Estimates of parts of events"
 RESTORED = (
     "restored: the difference of a run, scaled to 0 for the corrupted run and to 1 for the clean run; values "
     "below 0 and above 1 are possible"
 )
+METHODS = {
+    "writes": "what each part adds to the difference if the scales of all later norms stay fixed",
+    "gradient": "L2 norm of the gradient of the difference",
+    "gradient-x-input": "sum of gradient * value",
+    "integrated": "integral of gradient * d value along a straight path to the token embeddings",
+}
 
 Value = Callable[[Any], float | None]
 Heads = list[tuple[str, Callable[[int], str]]]  # header lines: label, and text of each column
@@ -96,6 +115,48 @@ def pairs_sections(result: PairsResult) -> list[Section]:
     return [*sections, _check(result.pairs)]
 
 
+def attributed_sections(result: PromptsAttribution, *, top: int = 20) -> list[Section]:
+    """Return the prompts, a grid for each kind of part, the largest parts and neurons, and the check."""
+    prompts, mean, site = result.prompts, attrgetter("mean"), attrgetter("site")
+    notes = dict.fromkeys(note for prompt in prompts for note in prompt.notes)
+    about = [("model", result.model), ("method", METHODS[result.method]), *facts("note", notes)]
+    columns = [
+        Column("prompt", lambda p: " ".join(map(shown_token, p.labels[:MAX_TOKENS])), wrap=True),
+        *fields(shown_token, {t: f"contrast.{t}_label" for t in ("target", "against")}, right=False),
+        *fields("{:.2f}".format, {"difference": "difference"}),
+    ]
+    legend = f"difference: logit(target) - logit(against); at most {MAX_PAIRS} prompts are shown"
+    sections = [Section([Labelled(about)]), *table_section("", columns, prompts[:MAX_PAIRS], legend)]
+    heads: Heads = [("token", lambda position: _common([p.labels for p in prompts], position))]
+    title = f"Attribution, mean of {counted(len(prompts), 'prompt')}" if len(prompts) > 1 else "Attribution"
+    sections += _tables(result.cells, title, mean, heads, findings=False)
+    best = sorted((cell for cell in result.cells if cell.position is None), key=lambda c: -abs(c.mean or 0.0))
+    scale = max((abs(cell.mean or 0.0) for cell in best), default=0.0)
+    paths = {"mean": "mean", "std": "spread"} if len(prompts) > 1 else {"value": "mean"}
+    columns = [Column("part", site, whole=True), *fields(four_decimals, paths)]
+    columns.append(
+        Column("", lambda cell: SignedBar(cell.mean, scale or 1.0), whole=True, style="cyan", elastic=7)
+    )
+    sections += table_section("Largest parts, over all positions", columns, best[:top], about=site)
+    columns = [
+        Column("neuron", attrgetter("site"), whole=True), *fields(four_decimals, {"value": "value"}),
+        Column("most active at", lambda neuron: _activity(neuron, prompts[0].labels), wrap=True),
+    ]  # fmt: skip
+    sections += table_section("Neurons that raise the difference most", columns, result.neurons[:top])
+    if prompts[0].check is not None:
+        return [*sections, _check(prompts)]
+    return (
+        sections
+        if result.ok
+        else [*sections, Section([words("not all attributions are finite", "bold red")])]
+    )
+
+
+def _activity(neuron: Neuron, labels: Sequence[str]) -> str:
+    places = zip(neuron.active_at, neuron.activations, strict=True)
+    return ", ".join(f"{at} {shown_token(labels[at])} {two_decimals(value)}" for at, value in places)
+
+
 def title_of(table: PatchTable[Any]) -> str:
     """Return the title of a map. The title says whether each site is one position or one head."""
     if table.across == "receiver":
@@ -149,15 +210,16 @@ def _heads_of(pairs: Sequence[PatchedPair]) -> Heads:
     from the clean tokens. A token that is not the same in all pairs is omitted."""
     clean, corrupt = [p.clean.labels for p in pairs], [p.corrupt.labels for p in pairs]
 
-    def common(labels: Sequence[Sequence[str]], position: int) -> str:
-        tokens = {row[position] for row in labels if position < len(row)}
-        return token_label(tokens.pop()) if len(tokens) == 1 else ""
-
     def corrupted(position: int) -> str:
-        token = common(corrupt, position)
-        return token if token != common(clean, position) else ""
+        token = _common(corrupt, position)
+        return token if token != _common(clean, position) else ""
 
-    return [("clean", lambda position: common(clean, position)), ("corrupted", corrupted)]
+    return [("clean", lambda position: _common(clean, position)), ("corrupted", corrupted)]
+
+
+def _common(labels: Sequence[Sequence[str]], position: int) -> str:
+    tokens = {row[position] for row in labels if position < len(row)}
+    return token_label(tokens.pop()) if len(tokens) == 1 else ""
 
 
 def _tables(
@@ -238,14 +300,14 @@ def _bar(restored: Value) -> Column:
     return Column("", lambda cell: Bar(restored(cell) or 0.0, 20), bar=True, style="cyan")
 
 
-def _check(pairs: Sequence[PatchedPair]) -> Section:
-    """Return the line of the self-check, with the largest deviation of all pairs."""
+def _check(pairs: Sequence[Any]) -> Section:
+    """Return the line of the self-check, with the largest deviation of all pairs or prompts."""
     worst = max((pair.check for pair in pairs), key=lambda c: _off(c.deviation) / c.tolerance)
     passed = sum(pair.check.holds is True for pair in pairs)
     style = "green" if passed == len(pairs) else "bold red"
     head = "Self-check holds" if passed == len(pairs) else "Self-check FAILED"
-    many = f" in {passed:,} of {len(pairs):,} pairs" if len(pairs) > 1 else ""
-    off = f"off by {_off(worst.deviation):.1g}, rounding allows {worst.tolerance:.1g}"
+    many = f" in {passed:,} of {len(pairs):,}" if len(pairs) > 1 else ""
+    off = f"off by {_off(worst.deviation):.1g}, allowed {worst.tolerance:.1g}"
     return Section([words(f"{head}{many}: {worst.claim} ({off})", style)])
 
 
