@@ -28,7 +28,7 @@ import numpy as np
 from ..architecture.model import LanguageModel, TraceInput
 from ..architecture.operations import norm
 from ..architecture.operations.elementwise import capped
-from ..architecture.plans.kinds import Add, Cap, Linear, Lookup, Norm, Scale, Softmax
+from ..architecture.plans.kinds import Cap, Linear, Lookup, Norm, Scale, Softmax
 from ..architecture.plans.plan import Operation, Plan, over_tokens
 from ..arrays.encodings import CHUNK
 from ..arrays.stats import Array
@@ -36,6 +36,7 @@ from ..arrays.threads import one_blas_thread
 from ..hooks.event import TraceEvent
 from ..measuring.definitions import role_of
 from ..measuring.heads import Queries
+from ..patching.points import passes_on
 from .results import HeadRole, Kind, Look
 
 
@@ -45,11 +46,6 @@ class Component(NamedTuple):
     name: str
     kind: Kind
     row: Operation
-
-
-def passes_on(row: Operation) -> bool:
-    """Return True if a row only passes on the writes of other rows to the logits."""
-    return over_tokens(row.name) or isinstance(row.kind, Add | Norm | Scale)
 
 
 def way_to(plan: Plan, end: str) -> list[Operation]:

@@ -30,12 +30,11 @@ from ..architecture.plans.kinds import Context, Scores
 from ..architecture.plans.plan import Operation, Plan, prefix_of
 from ..arrays.stats import Array
 from ..arrays.threads import one_blas_thread
-from ..attribution.writes import passes_on
 from ..errors import InputError
 from ..grouping import grouped
 from ..hooks.names import select_spelled
 from ..hooks.sites import Part, parse_site
-from .points import PatchPoint, point_of
+from .points import PatchPoint, passes_on, point_of
 
 Values = Mapping[str, Array]
 RECEIVER = "receiver, such as layer0.attn.head0.q, layer0.attn.k, layer0.mlp or logits"

@@ -10,7 +10,8 @@ from itertools import chain
 import numpy as np
 
 from ..architecture.model import LanguageModel
-from ..architecture.plans.plan import Plan, kind_of, layer_of, over_tokens
+from ..architecture.plans.kinds import Add, Norm, Scale
+from ..architecture.plans.plan import Operation, Plan, kind_of, layer_of, over_tokens
 from ..arrays.stats import Array
 from ..errors import InputError
 from ..hooks.names import ALIASES
@@ -99,3 +100,8 @@ def _of_event(plan: Plan, name: str, length: int) -> list[PatchPoint]:
         PatchPoint(replace(whole.spot, site=f"{name}@{position}", position=position), Part(None, (position,)))
         for position in range(length)
     ]
+
+
+def passes_on(row: Operation) -> bool:
+    """Return True if a row only passes on the writes of other rows to the logits."""
+    return over_tokens(row.name) or isinstance(row.kind, Add | Norm | Scale)

@@ -66,7 +66,7 @@ def scalar_of(
 
 
 def differentiate(
-    model: LanguageModel, inputs: TraceInput, scalar: Scalar, rows: Sequence[int], streams: Sequence[Array],
+    model: LanguageModel, inputs: TraceInput, scalar: Scalar, rows: Sequence[int],
     final: Array, tap: Tap, run: Run, checker: Checker, wanted: Sequence[str], on_gradient: Give,
     recheck: bool,
 ) -> tuple[Check, tuple[ParameterRow, ...]]:  # fmt: skip
@@ -89,7 +89,7 @@ def differentiate(
     keep = model.hooks.subscription(lambda e, v: kept.update({e.name: v.copy()}), first, phases="backward")
     run.subscriptions, run.scalar = (*run.subscriptions, keep), scalar.name
     state = PassState(model, np.array(inputs.tokens), tap=tap, targets=[inputs.targets[row] for row in rows])
-    done = ForwardPass(state, streams, final, rows, run.replaced)
+    done = ForwardPass(state, final, rows, run.replaced)
     names, size = [*(row.name for row in model.plan.head), "probs"], rows_of_a_part(model.config.vocab_size)
     if any(run.wants_whole(name, ("forward", "backward")) for name in names):
         size = len(rows)

@@ -76,10 +76,10 @@ def trace_decoder(
         observers = Observers(model, {*everything, *shown}, shown, kept, watching, baseline)
         cache = KVCache(len(inputs.tokens) + generate) if generate else None
         run = observers.begin(time, keep=recheck or backward)
-        tap, streams, scalar = run.tap("forward"), list[Array](), None
+        tap, scalar = run.tap("forward"), None
         checks, norms = list[Check](), tuple[ParameterRow, ...]()
         tap = keeping_tap(model.plan, len(inputs.tokens), tap) if backward else tap
-        final = forward(model, np.array(inputs.tokens), tap, cache, streams=streams if backward else None)
+        final = forward(model, np.array(inputs.tokens), tap, cache)
         predicted = predict(model, final, inputs, rows, top_k or TOP, run, tap, observers)
         if backward:
             scalar = scalar_of(model, inputs, predicted.rows, predicted.loss, target, against, position)
@@ -87,7 +87,7 @@ def trace_decoder(
             arrays = observers.collector.arrays
             give = on_gradient or (lambda name, gradient: arrays.update({("backward", name): gradient}))
             check, norms = differentiate(
-                model, inputs, scalar, rows, streams, final, tap, run, observers.checker, wanted,
+                model, inputs, scalar, rows, final, tap, run, observers.checker, wanted,
                 give, recheck,
             )  # fmt: skip
             checks.append(check)

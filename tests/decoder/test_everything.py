@@ -78,8 +78,8 @@ def test_the_documents_fit_the_schemas(model):
     valid_lines(microgpt(*words, "--jsonl").out, "trace")
 
 
-def test_there_is_no_backward_pass(model):
-    refused(microgpt("trace", model, "--tokens", IDS, "--backward"), "--backward is for a microGPT")
+def test_there_is_no_optimizer_step(model):
+    refused(microgpt("trace", model, "--tokens", IDS, "--step"), "--step is for a microGPT")
 
 
 # --- Dumps of wrong engines -------------------------------------------------------------------------

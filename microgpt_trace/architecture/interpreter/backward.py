@@ -66,10 +66,9 @@ def keeping_tap(plan: Plan, length: int, tap: Tap) -> ValuesTap:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class ForwardPass:
-    """The results of a forward pass that the backward pass needs. The run may have a `keeping_tap`."""
+    """The results of a forward pass that the backward pass needs. The run has a `keeping_tap`."""
 
     run: PassState
-    streams: Sequence[Array]  # [T, C] the residual stream before each layer and after the last layer
     final: Array  # [T, C] the input of the head
     rows: Sequence[int]  # the positions with logits; the targets of the run belong to these positions
     replaced: Mapping[str, Array]  # the values that hooks inserted, by event
@@ -95,8 +94,8 @@ def forward(
     insert."""
     rows = range(len(tokens)) if rows is None else rows
     tap = keeping_tap(model.plan, len(tokens), tap)
-    run, streams = PassState(model, tokens, tap=tap, targets=targets), list[Array]()
-    final = pass_forward(run, streams)
+    run = PassState(model, tokens, tap=tap, targets=targets)
+    final = pass_forward(run)
     logits_row, probs_row, loss_row = _ends(model.plan)
     logits = tap.emit(logits_row.name, head_forward(model, final[list(rows)], tap))
     values = {logits_row.name: logits}
@@ -108,7 +107,7 @@ def forward(
         losses = used_losses(known.tolist(), logits[at], probs[at], True)
         loss = np.asarray(losses.mean(), logits.dtype)
     loss = tap.emit(loss_row.name, loss)
-    return ForwardPass(run, streams, final, rows, replaced, logits, float(loss))
+    return ForwardPass(run, final, rows, replaced, logits, float(loss))
 
 
 def backward(
@@ -122,7 +121,7 @@ def backward(
     If `size` is given, logits and their gradients are computed in parts of `size` positions and emitted to
     `head_tap`. Then no hook may change these values. `after_head` is called after the last part.
     """
-    plan, streams = done.run.model.plan, done.streams
+    plan = done.run.model.plan
     walk = _Walk(replace(done.run, wanted=frozenset(wanted)), tap, done.replaced, give)
     head = _Walk(walk.run, head_tap or tap, done.replaced, give, walk.parameters)
     dfinal = np.zeros_like(done.final)
@@ -132,10 +131,8 @@ def backward(
     walk.finish(plan.head)
     after_head()
     walk.gradients[head_input(done.run.model)] = dfinal
-    walk.back(plan.final, {plan.streams[-1]: streams[-1]})
-    for i in reversed(range(len(plan.layers))):
-        walk.back(plan.layers[i], {plan.streams[i]: streams[i]})
-    walk.back(plan.before, {})
+    for rows in (plan.final, *reversed(plan.layers), plan.before):
+        walk.back(rows)
 
 
 def first_readers(plan: Plan) -> dict[str, Operation]:
@@ -172,9 +169,9 @@ class _Walk:
         self._first = first_readers(run.model.plan) if run.wanted else {}
         self._dloss: Array | None = None
 
-    def back(self, rows: Sequence[Operation], before: Mapping[str, Array]) -> None:
-        """Process `rows` in reverse order. `before` has the inputs of the rows."""
-        values = self._values(rows, before)
+    def back(self, rows: Sequence[Operation]) -> None:
+        """Process `rows` in reverse order."""
+        values = self._values(rows)
         for row in reversed(rows):
             self._back(row, values)
             self.finish([row])
@@ -185,16 +182,15 @@ class _Walk:
             self._give(name, self.parameters.pop(name))
 
     def _values(
-        self, rows: Sequence[Operation], before: Mapping[str, Array], needed: Collection[str] = ()
+        self, rows: Sequence[Operation], inputs: Mapping[str, Array] = NOTHING, needed: Collection[str] = ()
     ) -> ValuesTap:
         """Return the values that the gradients of rows need, and the values of the events `needed`. Values
-        that the forward pass did not keep are recomputed."""
+        that the forward pass did not keep, and that `inputs` lacks, are recomputed."""
         result, kept = ValuesTap(replacing(self._replaced)), self.run.tap
-        if isinstance(kept, ValuesTap):
-            own = [row.name for row in rows if row.name in kept.used]
-            result.computed = {name: kept.computed[name] for name in own}
-            result.used = {name: kept.used[name] for name in own}
-        result.used.update(before)
+        assert isinstance(kept, ValuesTap)
+        for name in {name for row in rows for name in (row.name, *row.inputs)} & {*kept.used}:
+            result.computed[name], result.used[name] = kept.computed[name], kept.used[name]
+        result.used.update(inputs)
         missing, names = list[Operation](), {*needed, *self._replaced}
         for row in reversed(rows):
             names.update(values_for_backward(row, self.run.wanted))

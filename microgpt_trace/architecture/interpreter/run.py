@@ -21,29 +21,25 @@ from ..plans.plan import Operation
 
 
 def forward(
-    model: LanguageModel, tokens: Array, tap: Tap = SILENT, cache: KVCache | None = None, n: int = 1,
-    streams: list[Array] | None = None,
-) -> Array:  # fmt: skip
+    model: LanguageModel, tokens: Array, tap: Tap = SILENT, cache: KVCache | None = None, n: int = 1
+) -> Array:
     """Compute the input of the head for n sequences of the tokens [T]: [n*T, C].
 
     If there is a KV cache, the tokens continue the cached tokens, and new keys and values are appended to the
-    cache. The tap may change each sequence differently. For `streams`, see `pass_forward`.
+    cache. The tap may change each sequence differently.
     """
-    x = pass_forward(PassState(model, np.tile(tokens, n), n, tap, cache), streams)
+    x = pass_forward(PassState(model, np.tile(tokens, n), n, tap, cache))
     if cache is not None:
         cache.length += len(tokens)
     return x
 
 
-def pass_forward(run: PassState, streams: list[Array] | None = None) -> Array:
-    """Compute the input of the head for all rows of a pass: [N, C]. If `streams` is given, append the
-    residual stream before each layer and after the last layer."""
+def pass_forward(run: PassState) -> Array:
+    """Compute the input of the head for all rows of a pass: [N, C]"""
     keep_freed_memory()
-    x, kept = before_forward(run), [] if streams is None else streams
+    x = before_forward(run)
     for i in range(len(run.model.plan.layers)):
-        kept.append(x)
         x = layer_forward(x, i, run)
-    kept.append(x)
     return final_forward(run.model, x, run.tap)
 
 
