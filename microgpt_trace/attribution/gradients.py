@@ -130,6 +130,8 @@ def _integrate(
         f"in {steps} steps from {whence} to the token embeddings, the attributions of the tokens sum to "
         f"{total:.4g}, and the difference changes by {change:.4g}"
     )
+    if not holds and baseline is None:
+        claim += "; --baseline TOKEN begins at a token, because norms change abruptly near zeros"
     return effects, Check("path", claim, holds, deviation, TOLERANCE)
 
 

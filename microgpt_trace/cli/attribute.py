@@ -55,7 +55,8 @@ def attribute(
 ) -> None:  # fmt: skip
     """Show what each head, MLP, embedding and bias adds to a prediction, and what the heads attend to.
 
-    Exit code 0: the parts sum to the logits. 1: the sum differs. 2: the request does not fit the model.
+    --method attributes the prediction by gradients instead. Exit code 1: the parts do not sum to the logits,
+    or integrated gradients do not sum to the change of the prediction.
     """
     if output.schema:
         single = attribution.method == "writes" and attribution.prompts is None
