@@ -28,6 +28,7 @@ from ..files import write_atomically
 from ..readers.mapped_file import MappedFile
 from ..readers.safetensors import safetensors_header
 from ..text.brief import brief
+from ..text.json_reading import MANY_VALUES, from_json
 from ..untrusted_files import check_regular, reading
 
 if TYPE_CHECKING:
@@ -273,7 +274,7 @@ def _extended(rows: Sequence[ParameterRow], gradients: IO[bytes], content: bytes
     """Yield the pieces of a safetensors file with the arrays of the file `content`, and then the gradients of
     parameters, as `backward/NAME`."""
     length = int.from_bytes(content[:8], "little")
-    header, data = json.loads(content[8 : 8 + length]), memoryview(content)[8 + length :]
+    header, data = from_json(content[8 : 8 + length], most=MANY_VALUES), memoryview(content)[8 + length :]
     stop = len(data)
     for row in rows:
         start, stop = stop, stop + 4 * math.prod(row.shape)

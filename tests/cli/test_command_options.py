@@ -26,12 +26,13 @@ SCHEMA_BY = {
     "trace": ("validate", "as_jsonl"), "diff": ("weights", "prompts"), "patch": ("pairs",),
     "explain": ("by_writer",),
 }  # fmt: skip
+METHODS = {"attribute": ("method", "prompts")}  # the command chooses the schema by these options
 BESIDE_SCHEMA = [
     (command, param)
     for command, params in PARAMS.items()
     if any(param.name == "schema" for param in params)
     for param in params
-    if param.name not in ("schema", "out", *SCHEMA_BY.get(command, ()))
+    if param.name not in ("schema", "out", *SCHEMA_BY.get(command, ()), *METHODS.get(command, ()))
 ]
 
 
@@ -76,6 +77,14 @@ def test_accepts_options_that_select_the_schema(command, tmp_path):
     if len(params) > 1:
         both = [word for choice in choices for word in choice]
         assert " cannot be combined with --" in refusal(command, "--schema", *both)
+
+
+def test_a_method_selects_the_schema_of_an_attribution():
+    plain, by_gradient, prompts = (
+        json.loads(microgpt("attribute", "--schema", *words).out)["$id"]
+        for words in ((), ("--method", "gradient"), ("--prompts", "no-file.txt"))
+    )
+    assert (plain, by_gradient) == ("microgpt.attribution/1", prompts)
 
 
 def test_rules_name_options_of_their_command():
