@@ -6,7 +6,6 @@ from dataclasses import replace
 from functools import partial
 from itertools import groupby
 from pathlib import Path
-from tempfile import TemporaryFile
 from typing import IO, TYPE_CHECKING, Any, cast
 
 import typer
@@ -102,6 +101,8 @@ def _run(context: typer.Context, path: Path | None, request: Request, options: d
     if options.get("parameters"):
         options["on_gradient"] = lambda name, gradient: None
     if written.save is not None and options.get("parameters"):
+        from tempfile import TemporaryFile
+
         unnamed = TemporaryFile(dir=written.save.parent)  # noqa: SIM115 (closed, and thereby removed, below)
         waiting = gradients = context.with_resource(unnamed)
         options["on_gradient"] = lambda name, gradient: waiting.write(gradient.data)

@@ -14,7 +14,7 @@ from ..arrays.stats import Array
 from ..grouping import grouped
 from ..measuring.channels import ChannelStatistics, quantiles
 from ..measuring.definitions import MASSIVE
-from ..measuring.experts import entropy
+from ..measuring.expert_choices import entropy
 from ..measuring.streams import STREAMS
 from ..text.brief import frozen
 from ..text.printable import shown_token

@@ -14,7 +14,7 @@ from ..arrays.stats import Array, TensorStats
 from ..errors import InputError
 from ..hooks.event import EventSpec, Phase, TraceEvent
 from ..hooks.names import select_names
-from ..measuring.experts import ExpertChoices
+from ..measuring.expert_choices import ExpertChoices
 from ..notebook import in_notebook
 from ..text.brief import frozen, one_line
 from ..text.json_writing import in_document

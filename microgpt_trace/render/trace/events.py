@@ -16,7 +16,7 @@ from ...architecture.plans.kinds import Activation, Kind, Norm, Softmax
 from ...architecture.plans.plan import Operation
 from ...arrays.stats import TensorStats
 from ...hooks.event import EventSpec, TraceEvent
-from ...measuring.experts import ExpertChoices
+from ...measuring.expert_choices import ExpertChoices
 from ...text.wording import counted
 from ...tracing.result import LayerRow, ParameterRow, Trace
 from ..characters import token_label
