@@ -160,21 +160,19 @@ def _estimated(
     measure = _measure(model, pair, estimates.logits, options, row)
     estimates.differentiate(measure.contrast)
     neurons = largest_neurons(model, estimates, NEURONS) if options.neurons else []
-    effects = [estimates.of(point) for point in (*points, *neurons)]
-    cells = [
-        measure.cell(point.spot, "", measure.low + effect)
-        for point, effect in zip((*points, *neurons), effects, strict=True)
-    ]
-    chosen = to_confirm(model.plan, [*points, *neurons], effects, options.confirm)
-    confirmed, best = [cells[number] for number in chosen], [(*points, *neurons)[number] for number in chosen]
+    every = [*points, *neurons]
+    effects = [estimates.of(point) for point in every]
+    cells = [measure.cell(p.spot, "", measure.low + own) for p, own in zip(every, effects, strict=True)]
+    chosen = to_confirm(model.plan, every, effects, options.confirm)
+    best = [every[number] for number in chosen]
     names = {point.spot.name for point in best}
     clean, corrupt = (_recorded(model, inputs, names, row)[1] for inputs in pair)
     exact, check = _patched(model, pair[1], _edits(best, clean, corrupt), clean, measure, report)
     return PatchResult(
         measure.contrast, *measure.runs, check, model.origin, tuple(cells[: len(points)]), "attribution",
         tuple(
-            confirmed_by(cell, measure.restored(own), check.tolerance)
-            for cell, own in zip(confirmed, exact, strict=True)
+            confirmed_by(cells[number], measure.restored(own), check.tolerance)
+            for number, own in zip(chosen, exact, strict=True)
         ),
         tuple(cells[len(points) :]), estimates.size(neurons_of(model.plan)) if options.neurons else 0,
     )  # fmt: skip

@@ -21,6 +21,7 @@ from ..rounding.invariants import OF_SUMS
 from ..running.token_names import chosen_positions, token_label, token_of
 from ..text.wording import ranges
 from .checks import Checker
+from .collector import Collector
 from .findings import Check, Scalar, gradient_check
 from .result import ParameterRow, Prediction
 
@@ -85,9 +86,11 @@ def differentiate(
         norms.append(ParameterRow(name, gradient.shape, value.l2_norm, grad.l2_norm, None, *bad))
         on_gradient(name, gradient)
 
-    first, kept = next(iter(model.plan)), dict[str, Array]()
-    keep = model.hooks.subscription(lambda e, v: kept.update({e.name: v.copy()}), first, phases="backward")
-    run.subscriptions, run.scalar = (*run.subscriptions, keep), scalar.name
+    first = next(iter(model.plan))
+    kept = Collector([first])
+    run.scalar = scalar.name
+    if recheck:
+        run.subscriptions = (*run.subscriptions, model.hooks.subscription(kept, first, phases="backward"))
     state = PassState(model, np.array(inputs.tokens), tap=tap, targets=[inputs.targets[row] for row in rows])
     done = ForwardPass(state, final, rows, run.replaced)
     names, size = [*(row.name for row in model.plan.head), "probs"], rows_of_a_part(model.config.vocab_size)
@@ -102,7 +105,7 @@ def differentiate(
     backward(done, run.tap("backward"), wanted, logits, size, head, run.announce_parts, give)
     check = gradient_check("only with --recheck, which runs three more forward passes", ALLOWED)
     if recheck:
-        check = _agreement(model, inputs, logits, rows, kept[first], run)
+        check = _agreement(model, inputs, logits, rows, kept.arrays["backward", first], run)
     return check, tuple(norms)
 
 

@@ -122,14 +122,14 @@ def backward(
     `head_tap`. Then no hook may change these values. `after_head` is called after the last part.
     """
     plan = done.run.model.plan
-    walk = _Walk(replace(done.run, wanted=frozenset(wanted)), tap, done.replaced, give)
-    head = _Walk(walk.run, head_tap or tap, done.replaced, give, walk.parameters)
+    walk = _Walk(replace(done.run, wanted=frozenset(wanted)), head_tap or tap, done.replaced, give)
     dfinal = np.zeros_like(done.final)
     for start in range(0, len(done.rows), size or len(done.rows)):
         part = slice(start, start + (size or len(done.rows)))
-        dfinal[list(done.rows[part])] = head.through_head(done, part, of)
+        dfinal[list(done.rows[part])] = walk.through_head(done, part, of)
     walk.finish(plan.head)
     after_head()
+    walk.tap = tap
     walk.gradients[head_input(done.run.model)] = dfinal
     for rows in (plan.final, *reversed(plan.layers), plan.before):
         walk.back(rows)
@@ -159,13 +159,10 @@ def _backward(row: Operation, run: PassState, dy: Array, y: Array | None, *input
 class _Walk:
     """A backward walk through the rows of a plan, one group of rows at a time."""
 
-    def __init__(
-        self, run: PassState, tap: Tap, replaced: Mapping[str, Array], give: Give,
-        parameters: dict[str, Array] | None = None,
-    ) -> None:  # fmt: skip
-        self.run, self._tap, self._replaced, self._give = run, tap, replaced, give
+    def __init__(self, run: PassState, tap: Tap, replaced: Mapping[str, Array], give: Give) -> None:
+        self.run, self.tap, self._replaced, self._give = run, tap, replaced, give
         self.gradients: dict[str, Array] = {}  # gradients of events that are not processed yet
-        self.parameters: dict[str, Array] = {} if parameters is None else parameters  # not complete yet
+        self.parameters: dict[str, Array] = {}  # gradients of parameters that are not complete yet
         self._first = first_readers(run.model.plan) if run.wanted else {}
         self._dloss: Array | None = None
 
@@ -202,7 +199,7 @@ class _Walk:
 
     def _back(self, row: Operation, values: ValuesTap) -> None:
         if row.name in self.gradients:
-            dy = self._tap.emit(row.name, self.gradients.pop(row.name))
+            dy = self.tap.emit(row.name, self.gradients.pop(row.name))
             self._through(row, dy, values.used, values.computed)
 
     def through_head(self, done: ForwardPass, part: slice, of: Sequence[TokenLogit]) -> Array:
@@ -235,17 +232,17 @@ class _Walk:
         _, probs_row, loss_row = _ends(self.run.model.plan)
         if self._dloss is None:
             self._dloss = np.ones((), logits.dtype)
-            if self._tap.wants(loss_row.name):
-                self._dloss = self._tap.emit(loss_row.name, self._dloss)
+            if self.tap.wants(loss_row.name):
+                self._dloss = self.tap.emit(loss_row.name, self._dloss)
         (rows, tokens), count = known_targets(targets), len(known_targets(self.run.targets)[0])
         share = self._dloss * (len(rows) / count if count else 1)  # of the positions in the mean
         run = replace(self.run, targets=targets)
         dlogits = _backward(loss_row, run, share, None, logits).inputs[0]
-        if self._tap.wants(probs_row.name):
+        if self.tap.wants(probs_row.name):
             dprobs = np.zeros_like(probs)
             if rows.size and share != 0:  # if dloss is 0, the gradient is 0, even if P is 0
                 dprobs[rows, tokens] = -share / len(rows) / probs[rows, tokens]
-            used = self._tap.emit(probs_row.name, dprobs)
+            used = self.tap.emit(probs_row.name, dprobs)
             if used is not dprobs:
                 dlogits = _backward(probs_row, self.run, used, computed, logits).inputs[0]
         return dlogits
@@ -275,8 +272,8 @@ class _Walk:
         """Return the parts of a row with their gradients, or [] if no tap changed the gradient of a part."""
         changed: dict[str, Array] = {}
         for name in row.parts:
-            if self._tap.wants(name):
-                dpart = self._tap.emit(name, dy)
+            if self.tap.wants(name):
+                dpart = self.tap.emit(name, dy)
                 if dpart is not dy:
                     changed[name] = dpart
         plan = self.run.model.plan
