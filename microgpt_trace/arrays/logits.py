@@ -11,12 +11,18 @@ from ..text.brief import frozen
 from .stats import Array
 
 PART = 1 << 21  # number of logits to compute at a time: 8 MB
+HELD = 8  # number of parts that a trace computes with one product, because each product unpacks the matrix
 
 
 def rows_of_a_part(vocab_size: int, together: int = 1, most: int | None = None) -> int:
     """Return how many rows of logits to compute at a time, with at most `most` logits (default:
     PART). If `together` is set, return the number of groups of `together` rows."""
     return max(1, (PART if most is None else most) // (vocab_size * max(1, together)))
+
+
+def rows_held(vocab_size: int) -> int:
+    """Return how many rows of logits a trace computes with one product: 64 MB."""
+    return HELD * rows_of_a_part(vocab_size)
 
 
 def in_parts(count: int, vocab_size: int, most: int | None = None) -> Iterator[slice]:

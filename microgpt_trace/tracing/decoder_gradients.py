@@ -13,7 +13,7 @@ from ..architecture.edits import Edit, editing
 from ..architecture.float64_model import parts_of, stats_of
 from ..architecture.interpreter.backward import ForwardPass, Give, TokenLogit, backward, forward
 from ..architecture.operations.pass_state import PassState
-from ..arrays.logits import rows_of_a_part
+from ..arrays.logits import rows_held, rows_of_a_part
 from ..arrays.stats import Array, TensorStats
 from ..errors import InputError
 from ..hooks.bus import PartsTap, Run, Tap
@@ -67,14 +67,15 @@ def scalar_of(
 
 
 def differentiate(
-    model: LanguageModel, inputs: TraceInput, scalar: Scalar, rows: Sequence[int],
-    final: Array, tap: Tap, run: Run, checker: Checker, wanted: Sequence[str], on_gradient: Give,
+    model: LanguageModel, inputs: TraceInput, scalar: Scalar, rows: Sequence[int], final: Array,
+    logits: Array, tap: Tap, run: Run, checker: Checker, wanted: Sequence[str], on_gradient: Give,
     recheck: bool,
 ) -> tuple[Check, tuple[ParameterRow, ...]]:  # fmt: skip
     """Run the backward pass of a forward pass with logits at `rows`. The gradients of the scalar with respect
     to all events are emitted to the run, and those of the parameters `wanted` are given to `on_gradient`, one
     at a time. `tap` is the tap of the forward pass. Return a row for each of these parameters, and the check
-    of the first event's gradient, which is checked only with `recheck`."""
+    of the first event's gradient, which is checked only with `recheck`. The logits [n, V], if they are not
+    empty, are overwritten if the gradients of the logits are computed in parts."""
     norms: list[ParameterRow] = []
 
     def give(name: str, gradient: Array) -> None:
@@ -92,20 +93,20 @@ def differentiate(
     if recheck:
         run.subscriptions = (*run.subscriptions, model.hooks.subscription(kept, first, phases="backward"))
     state = PassState(model, np.array(inputs.tokens), tap=tap, targets=[inputs.targets[row] for row in rows])
-    done = ForwardPass(state, final, rows, run.replaced)
-    names, size = [*(row.name for row in model.plan.head), "probs"], rows_of_a_part(model.config.vocab_size)
-    if any(run.wants_whole(name, ("forward", "backward")) for name in names):
-        size = len(rows)
-    head: Tap = PartsTap(run, "backward", "") if size < len(rows) else run.tap("backward")
-    logits = [
+    done = ForwardPass(state, final, rows, run.replaced, logits)
+    names, vocab_size = [*(row.name for row in model.plan.head), "probs"], model.config.vocab_size
+    whole = any(run.wants_whole(name, ("forward", "backward")) for name in names)
+    size = None if whole or len(rows) <= rows_of_a_part(vocab_size) else rows_held(vocab_size)
+    head = run.tap("backward") if size is None else PartsTap(run, "backward", "")
+    of = [
         TokenLogit(rows.index(scalar.position), token, factor)
         for token, factor in ((scalar.target, 1.0), (scalar.against, -1.0))
         if token is not None and scalar.position is not None
     ]
-    backward(done, run.tap("backward"), wanted, logits, size, head, run.announce_parts, give)
+    backward(done, run.tap("backward"), wanted, of, size, head, run.announce_parts, give)
     check = gradient_check("only with --recheck, which runs three more forward passes", ALLOWED)
     if recheck:
-        check = _agreement(model, inputs, logits, rows, kept.arrays["backward", first], run)
+        check = _agreement(model, inputs, of, rows, kept.arrays["backward", first], run)
     return check, tuple(norms)
 
 

@@ -14,7 +14,7 @@ from ..architecture.edits import replacing
 from ..architecture.interpreter.backward import Give, keeping_tap
 from ..architecture.interpreter.run import forward, head_forward
 from ..architecture.operations.pass_state import KVCache
-from ..arrays.logits import rows_of_a_part, softmax
+from ..arrays.logits import in_parts, rows_held, rows_of_a_part, softmax
 from ..arrays.stats import Array
 from ..arrays.threads import one_blas_thread
 from ..decoder.model import Decoder, prepare
@@ -77,21 +77,21 @@ def trace_decoder(
         cache = KVCache(len(inputs.tokens) + generate) if generate else None
         run = observers.begin(time, keep=recheck or backward)
         tap, scalar = run.tap("forward"), None
-        checks, norms = list[Check](), tuple[ParameterRow, ...]()
+        norms = tuple[ParameterRow, ...]()
         tap = keeping_tap(model.plan, len(inputs.tokens), tap) if backward else tap
         final = forward(model, np.array(inputs.tokens), tap, cache)
         predicted = predict(model, final, inputs, rows, top_k or TOP, run, tap, observers)
+        checks = [_untraced(model, inputs, final, predicted, run, recheck)]
         if backward:
             scalar = scalar_of(model, inputs, predicted.rows, predicted.loss, target, against, position)
             inputs = replace(inputs, notes=(*inputs.notes, *filter(None, [scalar.note])))
             arrays = observers.collector.arrays
             give = on_gradient or (lambda name, gradient: arrays.update({("backward", name): gradient}))
             check, norms = differentiate(
-                model, inputs, scalar, rows, final, tap, run, observers.checker, wanted,
+                model, inputs, scalar, rows, final, predicted.used, tap, run, observers.checker, wanted,
                 give, recheck,
             )  # fmt: skip
-            checks.append(check)
-        checks += [_untraced(model, inputs, final, predicted, run, recheck)]
+            checks.insert(0, check)
         continuation = Continuation()
         if cache is not None:
             continuation, check = continue_prompt(
@@ -140,6 +140,7 @@ class Predicted(NamedTuple):
     last: tuple[Array, Array] | None  # logits and probs [V] of the last position, after all hooks
     compared: Sequence[int]  # the positions of `computed`
     computed: Array  # the logits [n, V] at the positions `compared`, before any hook
+    used: Array  # the logits [n, V] of all positions after all hooks, or empty if they take too much memory
 
 
 def predict(
@@ -147,32 +148,33 @@ def predict(
     forward_tap: Tap, observers: Observers,
 ) -> Predicted:  # fmt: skip
     """Compute the predictions at `rows` and the mean loss, in parts if no hook needs all logits at once."""
-    size = rows_of_a_part(model.config.vocab_size)
-    names = [row.name for row in model.plan.head]
-    is_parted = len(rows) > size and not any(map(run.wants_whole, [*names, "probs"]))
+    vocab_size, names = model.config.vocab_size, [*(row.name for row in model.plan.head), "probs"]
+    is_parted = len(rows) > rows_of_a_part(vocab_size) and not any(map(run.wants_whole, names))
     tap = PartsTap(run, "forward", "") if is_parted else forward_tap
-    size = size if is_parted else len(rows)
+    size = rows_held(vocab_size) if is_parted else len(rows)
     predictions: list[Prediction] = []
     for start in range(0, len(rows), size):
         group = rows[start : start + size]
-        run.resume()
         computed = head_forward(model, final[list(group)], tap)
-        logits = tap.emit("logits", computed)
-        computed_probs = softmax(logits)
-        if is_parted:  # the checker does not receive `probs` as one event
-            observers.checker.rows_sum_to_1("probs", computed_probs)
-        probs = tap.emit("probs", computed_probs)
-        replaced = differs(probs, computed_probs)
-        predictions += predictions_of(model, inputs, group, logits, probs, replaced, top_k)
-        if observers.baseline is not None:
-            observers.baseline.take(group, logits, probs, replaced)
+        for part in in_parts(len(group), 2 * vocab_size) if is_parted else [slice(len(group))]:
+            logits = tap.emit("logits", computed[part])
+            computed_probs = softmax(logits)
+            if is_parted:  # the checker does not receive `probs` as one event
+                observers.checker.rows_sum_to_1("probs", computed_probs)
+            probs = tap.emit("probs", computed_probs)
+            replaced = differs(probs, computed_probs)
+            predictions += predictions_of(model, inputs, group[part], logits, probs, replaced, top_k)
+            if observers.baseline is not None:
+                observers.baseline.take(group[part], logits, probs, replaced)
+            run.resume()
     run.announce_parts()
     losses, loss = [p.loss for p in predictions if p.loss is not None], None
     if losses:
         mean = np.asarray(np.float32(math.fsum(losses) / len(losses)))
         loss = float(run.tap("forward").emit("loss", mean))
     last = (logits[-1], probs[-1]) if rows[-1] == len(final) - 1 else None
-    return Predicted(Predictions(predictions), loss, last, group, computed)
+    used = (computed if is_parted else logits) if len(group) == len(rows) else np.empty(0)
+    return Predicted(Predictions(predictions), loss, last, group, computed, used)
 
 
 def _untraced(

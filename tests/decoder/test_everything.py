@@ -19,10 +19,10 @@ from support.tiny_models import TOKENS
 from microgpt_trace import attribute, load, trace
 from microgpt_trace.architecture.formulas.steps import element_name
 from microgpt_trace.architecture.plans.kinds import Cap, Scale
+from microgpt_trace.arrays import logits
 from microgpt_trace.diagnosis.diagnose import diagnose_values
 from microgpt_trace.explaining.explain import explain_in, keep_run
 from microgpt_trace.render.page.plan_data import fits_a_page
-from microgpt_trace.tracing import decoder_tracing
 
 IDS = ",".join(map(str, TOKENS))
 
@@ -280,7 +280,8 @@ def test_a_page_shows_and_works_out_every_number(model, page_of, tmp_path):
 def test_logits_in_parts_have_the_statistics_of_whole_logits(model, monkeypatch):
     loaded = load(model)
     whole = trace(loaded, tokens=list(TOKENS), positions="all")
-    monkeypatch.setattr(decoder_tracing, "rows_of_a_part", lambda size: 2)
+    monkeypatch.setattr(logits, "PART", 2 * 61)
+    monkeypatch.setattr(logits, "HELD", 1)
     parts = trace(loaded, tokens=list(TOKENS), positions="all")
     assert [row.name for row in parts.events] == [row.name for row in whole.events]
     for name in ("logits.raw", "logits.scaled", "logits", "probs"):

@@ -96,10 +96,12 @@ def gradients(traced):
     return {e.name: e.stats for e in traced if e.phase == "backward"}
 
 
+@pytest.mark.parametrize("held", [1, 8])
 @pytest.mark.parametrize("about", [{}, LOGIT, DIFFERENCE], ids=["loss", "logit", "difference"])
-def test_gradients_of_logits_in_parts_equal_those_of_all_logits(tiny, monkeypatch, about):
+def test_gradients_of_logits_in_parts_equal_those_of_all_logits(tiny, monkeypatch, about, held):
     whole = run(tiny, values=[STREAM], **about)
     monkeypatch.setattr(logits, "PART", 61 * 3)
+    monkeypatch.setattr(logits, "HELD", held)
     parts = run(tiny, values=[STREAM], **about)
     assert list(gradients(parts)) == list(gradients(whole))
     for name, stats in gradients(whole).items():

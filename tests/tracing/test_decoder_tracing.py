@@ -144,6 +144,7 @@ def test_the_recheck_compares_positions_without_logits(tiny, monkeypatch, positi
     """The stream differs at position 0. Of logits in parts the last are compared."""
     change = (np.arange(7) == 0)[:, None] * 0.25
     monkeypatch.setattr(logits, "PART", VOCAB)
+    monkeypatch.setattr(logits, "HELD", 1)
     monkeypatch.setattr(decoder_tracing, "forward", changed_first_call(interpreter.forward, change))
     found = check_of(run(tiny, recheck=True, positions=positions), "untraced")
     assert (found.holds, found.deviation) == (False, pytest.approx(0.25, abs=1e-5))
@@ -272,11 +273,21 @@ def part_sizes(monkeypatch):
     return sizes
 
 
-@pytest.mark.parametrize(("part", "sizes"), [(2 * VOCAB + 5, [2, 2, 2, 1]), (10, [1] * 7), (7 * VOCAB, [7])])
-def test_logits_in_parts_give_the_same_results(tiny, monkeypatch, part_sizes, part, sizes):
+@pytest.mark.parametrize(
+    ("part", "held", "sizes"),
+    [
+        (2 * VOCAB + 5, 1, [2, 2, 2, 1]),
+        (2 * VOCAB, 2, [4, 3]),
+        (10, 1, [1] * 7),
+        (VOCAB, 8, [7]),
+        (7 * VOCAB, 1, [7]),
+    ],
+)
+def test_logits_in_parts_give_the_same_results(tiny, monkeypatch, part_sizes, part, held, sizes):
     expected = run(tiny, top_k=3)
     part_sizes.clear()
     monkeypatch.setattr(logits, "PART", part)
+    monkeypatch.setattr(logits, "HELD", held)
     found = run(tiny, top_k=3)
     assert part_sizes == sizes
     assert [(e.name, e.shape, e.seq) for e in found] == [(e.name, e.shape, e.seq) for e in expected]
@@ -313,6 +324,7 @@ def slowed(monkeypatch, name, seconds):
 
 def test_the_time_of_logits_in_parts_covers_the_head_only(tiny, monkeypatch):
     monkeypatch.setattr(logits, "PART", 4 * VOCAB)
+    monkeypatch.setattr(logits, "HELD", 1)
     slowed(monkeypatch, "head_forward", 0.01)
     slowed(monkeypatch, "predictions_of", 0.1)
     seconds = {event.name: event.seconds for event in run(tiny, names=["*"], time=True)}

@@ -1,9 +1,9 @@
 """The backward pass of any plan: gradients of all events and parameters. The arithmetic is in operations/.
 
-The forward pass keeps the residual stream, [T, C], before and within each layer. The backward pass recomputes
-the other values that it needs, layer by layer, from the stream and from the values that hooks inserted. For a
-short text the forward pass keeps all values instead. If several rows read a value, the gradients from these
-rows are added up. The tap stops or scales the gradient of a replaced value.
+The forward pass keeps the residual stream, [T, C], before and within each layer, and as many other values as
+fit in memory. The backward pass recomputes the other values that it needs, layer by layer, from the kept
+values and from the values that hooks inserted. If several rows read a value, the gradients from these rows
+are added up. The tap stops or scales the gradient of a replaced value.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
-from ...arrays.logits import used_losses
+from ...arrays.logits import in_parts, used_losses
 from ...arrays.stats import Array
 from ...hooks.bus import SILENT, Tap
 from ...hooks.event import differs
@@ -24,28 +24,27 @@ from ..model import LanguageModel
 from ..operations.by_kind import arithmetic_of, values_for_backward
 from ..operations.pass_state import Gradients, PassState
 from ..operations.prediction import known_targets
-from ..plans.kinds import Loss, Probabilities
+from ..plans.kinds import Experts, Linear, Loss, Probabilities
 from ..plans.plan import NOTHING, Operation, Plan
 from .run import compute, head_forward, head_input, pass_forward, row_forward
 
-# The largest number of elements to keep: 128 MB. Recomputing all layers of SmolLM2 for 64 tokens would make
-# forward and backward pass 2.7 times as long as a forward pass, instead of 2.1 times.
-KEPT = 1 << 25
+# The number of elements to keep: 64 MB. SmolLM2 needs that many for 64 tokens. To recompute its layers for
+# these would make forward and backward pass 2.7 times as long as a forward pass, instead of 2.1 times.
+KEPT = 1 << 24
 Give = Callable[[str, Array], object]  # receives the name and the gradient of a parameter
 
 
 class ValuesTap:
-    """A tap that keeps the values of a pass, before and after the replacements by another tap. If `names` is
-    given, only these events are kept."""
+    """A tap that keeps the values of the events `names`, before and after the replacements by another tap."""
 
-    def __init__(self, tap: Tap, names: Collection[str] | None = None) -> None:
+    def __init__(self, tap: Tap, names: Collection[str]) -> None:
         self._tap, self._names = tap, names
         self.computed: dict[str, Array] = {}
         self.used: dict[str, Array] = {}
 
     def emit(self, name: str, value: Array) -> Array:
         used = self._tap.emit(name, value)
-        if self._names is None or name in self._names:
+        if name in self._names:
             self.computed[name], self.used[name] = value, used
         return used
 
@@ -57,11 +56,20 @@ class ValuesTap:
 
 
 def keeping_tap(plan: Plan, length: int, tap: Tap) -> ValuesTap:
-    """Return a tap that keeps the values for a backward pass: all values of a text of this length if they fit
-    in memory, or else the residual stream."""
-    shapes = plan.shapes(length)
-    size = sum(math.prod(shapes[row.name]) for rows in plan.layers for row in rows if not row.extra)
-    return ValuesTap(tap, None if size <= KEPT else {*plan.streams, *plan.residuals})
+    """Return a tap that keeps values of a text of this length for a backward pass: the residual stream, and
+    other values as long as they fit. Products with weights come first, because they take longest to
+    recompute."""
+    shapes, kept = plan.shapes(length), {*plan.streams, *plan.residuals}
+    rows = [row for rows in plan.layers for row in rows if not row.extra]
+    needed = dict.fromkeys(name for row in rows for name in values_for_backward(row, ()))
+    products = {name for name in needed if isinstance(plan[plan.source(name)].kind, Linear | Experts)}
+    left = KEPT - sum(math.prod(shapes[name]) for name in kept)
+    for name in sorted(needed.keys() - kept, key=lambda name: (name not in products, plan.order[name])):
+        left -= math.prod(shapes[name])
+        if left < 0:
+            break
+        kept.add(name)
+    return ValuesTap(tap, kept)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -72,7 +80,9 @@ class ForwardPass:
     final: Array  # [T, C] the input of the head
     rows: Sequence[int]  # the positions with logits; the targets of the run belong to these positions
     replaced: Mapping[str, Array]  # the values that hooks inserted, by event
-    logits: Array = field(default_factory=lambda: np.empty(0))  # [n, V] at the positions `rows`
+    # [n, V] at the positions `rows`. If empty, they are computed again. A backward pass in parts overwrites
+    # them.
+    logits: Array = field(default_factory=lambda: np.empty(0))
     loss: float = math.nan  # the mean of -log P(target) over known targets
     relus: ClassVar[Sequence[Array]] = ()  # inputs of ReLUs, which are not collected
 
@@ -118,15 +128,15 @@ def backward(
     """Compute the gradients of the loss, or of the sum of the logits `of`. Emit each event's gradient to the
     tap. Call `give` with the gradient of each parameter in `wanted`, as soon as the gradient is complete.
 
-    If `size` is given, logits and their gradients are computed in parts of `size` positions and emitted to
-    `head_tap`. Then no hook may change these values. `after_head` is called after the last part.
+    If `size` is given, logits and their gradients are computed for at most `size` positions at a time, and
+    emitted to `head_tap`. Then no hook may change these values. `after_head` is called after the last part.
     """
-    plan = done.run.model.plan
+    plan, count = done.run.model.plan, len(done.rows)
     walk = _Walk(replace(done.run, wanted=frozenset(wanted)), head_tap or tap, done.replaced, give)
     dfinal = np.zeros_like(done.final)
-    for start in range(0, len(done.rows), size or len(done.rows)):
-        part = slice(start, start + (size or len(done.rows)))
-        dfinal[list(done.rows[part])] = walk.through_head(done, part, of)
+    for start in range(0, count, size or count):
+        part = slice(start, min(start + (size or count), count))
+        dfinal[list(done.rows[part])] = walk.through_head(done, part, of, whole=size is None)
     walk.finish(plan.head)
     after_head()
     walk.tap = tap
@@ -164,6 +174,7 @@ class _Walk:
         self.gradients: dict[str, Array] = {}  # gradients of events that are not processed yet
         self.parameters: dict[str, Array] = {}  # gradients of parameters that are not complete yet
         self._first = first_readers(run.model.plan) if run.wanted else {}
+        self._ends = _ends(run.model.plan)
         self._dloss: Array | None = None
 
     def back(self, rows: Sequence[Operation]) -> None:
@@ -183,17 +194,17 @@ class _Walk:
     ) -> ValuesTap:
         """Return the values that the gradients of rows need, and the values of the events `needed`. Values
         that the forward pass did not keep, and that `inputs` lacks, are recomputed."""
-        result, kept = ValuesTap(replacing(self._replaced)), self.run.tap
+        names = {name for row in rows for name in values_for_backward(row, self.run.wanted)} | {*needed}
+        result, kept = ValuesTap(replacing(self._replaced), names), self.run.tap
         assert isinstance(kept, ValuesTap)
         for name in {name for row in rows for name in (row.name, *row.inputs)} & {*kept.used}:
             result.computed[name], result.used[name] = kept.computed[name], kept.used[name]
         result.used.update(inputs)
-        missing, names = list[Operation](), {*needed, *self._replaced}
+        missing, read = list[Operation](), {*names, *self._replaced}
         for row in reversed(rows):
-            names.update(values_for_backward(row, self.run.wanted))
-            if row.name in names and row.name not in result.used:
+            if row.name in read and row.name not in result.used:
                 missing.append(row)
-                names.update(row.inputs)
+                read.update(row.inputs)
         compute(missing[::-1], dict(result.used), replace(self.run, tap=result))
         return result
 
@@ -202,22 +213,28 @@ class _Walk:
             dy = self.tap.emit(row.name, self.gradients.pop(row.name))
             self._through(row, dy, values.used, values.computed)
 
-    def through_head(self, done: ForwardPass, part: slice, of: Sequence[TokenLogit]) -> Array:
-        """Return the gradient of the head's input at some positions with logits: [n, C]"""
+    def through_head(self, done: ForwardPass, part: slice, of: Sequence[TokenLogit], whole: bool) -> Array:
+        """Return the gradient of the head's input at some positions with logits: [n, C] If `whole` is false,
+        the gradient of the logits overwrites the logits."""
         plan, name = self.run.model.plan, head_input(self.run.model)
-        logits, probs, _ = _ends(plan)
-        positions = list(done.rows[part])
-        values = self._values(plan.head, {name: done.final[positions]}, [logits.name])
+        logits, probs, _ = self._ends
+        inputs = {name: done.final[list(done.rows[part])]}
+        if done.logits.size:
+            inputs[logits.name] = done.logits[part]
+        values = self._values(plan.head, inputs, [logits.name])
         value = values.used[logits.name]
+        gradient = np.empty_like(value) if whole else value
         if of:
-            gradient = np.zeros_like(value)
+            gradient[...] = 0
             for row, token, factor in of:
-                if row in range(len(done.rows))[part]:
+                if part.start <= row < part.stop:
                     gradient[row - part.start, token] += factor
         else:
-            computed = row_forward(probs, values.used, self.run)
-            used = self._replaced.get(probs.name, computed)
-            gradient = self._through_loss(value, computed, used, self.run.targets[part])
+            targets = self.run.targets[part]
+            for some in [slice(None)] if whole else in_parts(len(value), 2 * value.shape[1]):
+                computed = row_forward(probs, {logits.name: value[some]}, self.run)
+                used = self._replaced.get(probs.name, computed)
+                gradient[some] = self._through_loss(value[some], computed, used, targets[some])
         self.gradients[logits.name] = gradient
         for reader in reversed(plan.head):
             self._back(reader, values)
@@ -229,7 +246,7 @@ class _Walk:
         """Return the gradient of the logits [n, V] of positions with these targets. `probs` are the
         probabilities after replacements by hooks, and `computed` before. Emit the gradients of loss and
         probabilities if requested."""
-        _, probs_row, loss_row = _ends(self.run.model.plan)
+        _, probs_row, loss_row = self._ends
         if self._dloss is None:
             self._dloss = np.ones((), logits.dtype)
             if self.tap.wants(loss_row.name):

@@ -18,6 +18,7 @@ from .heads import (
     over_keys,
     over_queries,
     share_heads,
+    sum_by_group,
 )
 from .pass_state import Gradients, PassState
 from .reference_inputs import ReferenceInputs, Spread
@@ -40,8 +41,8 @@ def backward(
     """dweights = dcontext @ v.T, dv = weights.T @ dcontext, summed over the heads that share a value"""
     kind = row.kind
     dcontext, values = (in_heads(x, run.n, kind.head_dim) for x in (dy, v))
-    group, dvalues = run.keys_of_heads(kind.group, len(values) // run.n), np.zeros_like(values)
-    np.add.at(dvalues, group, weights.swapaxes(1, 2) @ dcontext)
+    group = run.keys_of_heads(kind.group, len(values) // run.n)
+    dvalues = sum_by_group(weights.swapaxes(1, 2) @ dcontext, group, len(values))
     return Gradients((dcontext @ values[group].swapaxes(1, 2), out_of_heads(dvalues, run.n)))
 
 

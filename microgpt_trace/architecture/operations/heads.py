@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
+
 from ...arrays.linear import ignoring, share
 from ...arrays.stats import Array
 from ..formulas.formula import ElementAt, Over, PlaceAlong, TermOf
@@ -29,6 +31,14 @@ def out_of_heads(x: Array, n: int) -> Array:
     """Return the heads of n sequences side by side: [n*H, T, D] -> [n*T, H*D]"""
     heads = x.reshape(n, -1, *x.shape[1:]).swapaxes(1, 2)
     return heads.reshape(n * x.shape[1], -1)
+
+
+def sum_by_group(heads: Array, group: Array, count: int) -> Array:
+    """Return the sum of the heads of each group: [H, ...] -> [count, ...]"""
+    sums = np.zeros((count, *heads.shape[1:]), heads.dtype)
+    for head, at in zip(heads, group, strict=True):  # 9 times as fast as np.add.at
+        sums[at] += head
+    return sums
 
 
 def share_heads(fill: Callable[[slice], None], heads: int, workers: int) -> None:

@@ -20,6 +20,7 @@ from .heads import (
     over_keys,
     over_queries,
     share_heads,
+    sum_by_group,
 )
 from .pass_state import Gradients, PassState
 from .reference_inputs import ReferenceInputs, Spread
@@ -41,8 +42,8 @@ def backward(row: Operation[Scores], run: PassState, dy: Array, y: Array, q: Arr
     kind = row.kind
     queries, keys = (in_heads(x, run.n, kind.head_dim) for x in (q, k))
     group = run.keys_of_heads(kind.group, len(keys) // run.n)
-    dscores, dkeys = dy * kind.scale, np.zeros_like(keys)
-    np.add.at(dkeys, group, dscores.swapaxes(1, 2) @ queries)
+    dscores = dy * kind.scale
+    dkeys = sum_by_group(dscores.swapaxes(1, 2) @ queries, group, len(keys))
     return Gradients((out_of_heads(dscores @ keys[group], run.n), out_of_heads(dkeys, run.n)))
 
 
