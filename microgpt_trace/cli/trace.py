@@ -11,6 +11,7 @@ from typing import IO, TYPE_CHECKING, Any, cast
 import typer
 
 from ..architecture.plans.kinds import Softmax
+from ..errors import InputError
 from ..files import check_new_folder
 from ..render.shown import sections_of
 from ..text.wording import counted
@@ -61,6 +62,8 @@ def trace(
     refuse_other_family(context, model)
     changes = interventions_of(interventions, model)
     options = run_options(model, source, predictions, backward, checks)
+    if written.save is not None and len(predictions.target or ()) > 1:
+        raise InputError("--save: expected one --target, because the file has one gradient for each event")
     if checks.validate:
         _validate(model, shown, written, exports.force, text, options.get("tokens"))
     else:

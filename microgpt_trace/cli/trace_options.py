@@ -71,9 +71,9 @@ class PredictionOptions:
         metavar="LIST", show_default="all", family=PRODUCTION,
     )  # fmt: skip
     lens: bool = flag("Show the top tokens after every layer (logit lens).", family=PRODUCTION)
-    target: str | None = option(
+    target: list[str] | None = option(
         "Token whose logit --backward differentiates, and which --lens follows, also after attention. Write "
-        "the token with ␣ for a space, or #ID.",
+        "the token with ␣ for a space, or #ID. --backward takes several.",
         metavar="TOKEN", family=PRODUCTION,
     )  # fmt: skip
     generate: int | None = option("Continue the text by this many tokens.", min=1, family=PRODUCTION)
@@ -181,7 +181,9 @@ def run_options(
     """Return the keyword arguments of `tracing.trace`. Raises InputError for a malformed list."""
     if "prompts" not in model.abilities:
         return {"top_k": predictions.top_k, "backward": backward.backward, "step": backward.step}
+    target = predictions.target
     options = vars(predictions) | vars(backward) | {
+        "target": target[0] if target and len(target) == 1 else target,
         "tokens": token_ids(source.tokens), "positions": positions_of(predictions.positions),
         "chat": source.chat, "special": source.special, "seed": source.seed, "recheck": checks.recheck,
     }  # fmt: skip

@@ -81,6 +81,7 @@ def _explained(
     from ..tracing.lens import Lens
 
     named = options.get("target") or f"#{target.token}"
+    named = named if isinstance(named, str) else named[0]
     inputs, positions = whole.input, [each.position for each in whole.predictions]
     if not options.get("lens") and len(positions) > LANES:
         positions = [positions[0], *positions[1 - LANES :]]

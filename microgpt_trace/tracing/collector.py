@@ -91,7 +91,10 @@ def narrowed(
     if "update" not in phases:
         rows = [replace(row, update_l2=None, update_nonfinite=0) for row in rows]
     arrays = {key: array for key, array in trace.arrays.items() if key[0] in phases and key[1] in kept}
+    more = (
+        replace(own, events=tuple(e for e in own.events if e.name in names)) for own in trace.more_gradients
+    )
     return replace(
         trace, events=tuple(events), generation=tuple(steps), intervened=intervened, parameters=tuple(rows),
-        step=trace.step if "update" in phases else None, arrays=arrays,
+        step=trace.step if "update" in phases else None, arrays=arrays, more_gradients=tuple(more),
     )  # fmt: skip

@@ -4,26 +4,27 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import reduce
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..architecture.edits import Edit, editing
 from ..architecture.float64_model import parts_of, stats_of
 from ..architecture.interpreter.backward import ForwardPass, Give, TokenLogit, backward, forward
-from ..architecture.operations.pass_state import PassState
 from ..arrays.logits import rows_held, rows_of_a_part
 from ..arrays.stats import Array, TensorStats
 from ..errors import InputError
-from ..hooks.bus import PartsTap, Run, Tap
+from ..hooks.bus import PartsTap, Run
+from ..hooks.names import select_names
 from ..rounding.invariants import OF_SUMS
 from ..running.token_names import chosen_positions, token_label, token_of
 from ..text.wording import ranges
-from .checks import Checker
 from .collector import Collector
 from .findings import Check, Scalar, gradient_check
-from .result import ParameterRow, Prediction
+from .observers import Observers
+from .result import Gradients, ParameterRow, Prediction
 
 if TYPE_CHECKING:
     from ..architecture.model import LanguageModel, TraceInput
@@ -32,6 +33,35 @@ Token = str | int | None
 CHANGE = 40  # the change of the scalar in a difference, as a multiple of the rounding error of a logit
 LOGITS = 25.0  # if all logits are smaller, the rounding error of a logit of this size is assumed
 ALLOWED, BENT = 0.03, 0.1  # error of a difference, besides its asymmetry; largest asymmetry of a difference
+
+
+@dataclass(frozen=True)
+class Asked:
+    """The gradients that a trace is asked for. `targets` are tokens, or None for the loss. `parameters` are
+    the parameters that get a gradient, which `on_gradient` receives."""
+
+    targets: Sequence[Token]
+    against: Token
+    position: int | None
+    parameters: Sequence[str]
+    on_gradient: Give | None
+    recheck: bool
+
+
+def asked_gradients(
+    model: LanguageModel, target: Token | Sequence[Token], against: Token, position: int | None,
+    parameters: Sequence[str], on_gradient: Give | None, backward: bool, lens: bool, recheck: bool,
+) -> Asked:  # fmt: skip
+    """Return what a trace is asked for. Raises InputError if the options do not fit each other."""
+    if target is not None and not (lens or backward):
+        raise InputError("target: needs lens=True, which follows the target, or backward=True")
+    if not backward and (against is not None or position is not None or parameters or on_gradient):
+        raise InputError("against, position, parameters and on_gradient: need backward=True")
+    targets = [target] if target is None or isinstance(target, str | int) else [*target]
+    if not targets or (len(targets) > 1 and (lens or parameters or on_gradient)):
+        raise InputError("target: the lens and the gradients of parameters are for one target")
+    wanted = select_names(parameters, list(model.plan.parameters), "parameter")
+    return Asked(targets, against, position, wanted, on_gradient, recheck)
 
 
 def scalar_of(
@@ -67,16 +97,37 @@ def scalar_of(
 
 
 def differentiate(
-    model: LanguageModel, inputs: TraceInput, scalar: Scalar, rows: Sequence[int], final: Array,
-    logits: Array, tap: Tap, run: Run, checker: Checker, wanted: Sequence[str], on_gradient: Give,
-    recheck: bool,
+    model: LanguageModel, inputs: TraceInput, predictions: Sequence[Prediction], loss: float | None,
+    asked: Asked, done: ForwardPass, run: Run, observers: Observers,
+) -> tuple[Check, dict[str, Any]]:  # fmt: skip
+    """Run a backward pass for each target after the pass `done`. The gradients with respect to all events are
+    emitted to the run. Return the check of the first event's gradient, and fields of the Trace. Raises
+    InputError if a target does not fit the prompt."""
+    scalars = [
+        scalar_of(model, inputs, predictions, loss, target, asked.against, asked.position)
+        for target in asked.targets
+    ]
+    check, parameters = _differentiate(model, inputs, scalars[0], asked, done, run, observers)
+    others, kept, collector = list[Gradients](), list[dict[str, Array]](), observers.collector
+    for scalar in scalars[1:]:  # the collector keeps what it had before
+        count, arrays, collector.arrays = len(collector.events), collector.arrays, {}
+        _differentiate(model, inputs, scalar, replace(asked, recheck=False), done, run, observers)
+        events = tuple(event for event in collector.events[count:] if event.name in observers.shown)
+        others.append(Gradients(scalar, events))
+        kept.append({name: array for (_, name), array in collector.arrays.items()})
+        collector.arrays = arrays
+        del collector.events[count:]
+    more = {"more_gradients": tuple(others), "more_arrays": tuple(kept)}
+    return check, {"scalar": scalars[0], "parameters": parameters, **more}
+
+
+def _differentiate(
+    model: LanguageModel, inputs: TraceInput, scalar: Scalar, asked: Asked, done: ForwardPass, run: Run,
+    observers: Observers,
 ) -> tuple[Check, tuple[ParameterRow, ...]]:  # fmt: skip
-    """Run the backward pass of a forward pass with logits at `rows`. The gradients of the scalar with respect
-    to all events are emitted to the run, and those of the parameters `wanted` are given to `on_gradient`, one
-    at a time. `tap` is the tap of the forward pass. Return a row for each of these parameters, and the check
-    of the first event's gradient, which is checked only with `recheck`. The logits [n, V], if they are not
-    empty, are overwritten if the gradients of the logits are computed in parts."""
-    norms: list[ParameterRow] = []
+    """Return the check of the first event's gradient, and a row for each parameter. The gradients of the
+    parameters are given to `on_gradient`, one at a time, or else kept."""
+    norms, checker, rows = list[ParameterRow](), observers.checker, done.rows
 
     def give(name: str, gradient: Array) -> None:
         parts = (model.parameter(name, part) for part in parts_of(gradient.shape))
@@ -85,15 +136,16 @@ def differentiate(
             checker.first_nonfinite = f"backward of {name}"
         bad = value.nonfinite_count, grad.nonfinite_count
         norms.append(ParameterRow(name, gradient.shape, value.l2_norm, grad.l2_norm, None, *bad))
-        on_gradient(name, gradient)
+        if asked.on_gradient is None:
+            observers.collector.arrays["backward", name] = gradient
+        else:
+            asked.on_gradient(name, gradient)
 
     first = next(iter(model.plan))
     kept = Collector([first])
     run.scalar = scalar.name
-    if recheck:
+    if asked.recheck:
         run.subscriptions = (*run.subscriptions, model.hooks.subscription(kept, first, phases="backward"))
-    state = PassState(model, np.array(inputs.tokens), tap=tap, targets=[inputs.targets[row] for row in rows])
-    done = ForwardPass(state, final, rows, run.replaced, logits)
     names, vocab_size = [*(row.name for row in model.plan.head), "probs"], model.config.vocab_size
     whole = any(run.wants_whole(name, ("forward", "backward")) for name in names)
     size = None if whole or len(rows) <= rows_of_a_part(vocab_size) else rows_held(vocab_size)
@@ -103,9 +155,9 @@ def differentiate(
         for token, factor in ((scalar.target, 1.0), (scalar.against, -1.0))
         if token is not None and scalar.position is not None
     ]
-    backward(done, run.tap("backward"), wanted, of, size, head, run.announce_parts, give)
+    backward(done, run.tap("backward"), asked.parameters, of, size, head, run.announce_parts, give)
     check = gradient_check("only with --recheck, which runs three more forward passes", ALLOWED)
-    if recheck:
+    if asked.recheck:
         check = _agreement(model, inputs, of, rows, kept.arrays["backward", first], run)
     return check, tuple(norms)
 

@@ -6,14 +6,14 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from ..architecture.edits import replacing
-from ..architecture.interpreter.backward import Give, keeping_tap
+from ..architecture.interpreter.backward import ForwardPass, Give, keeping_tap
 from ..architecture.interpreter.run import forward, head_forward
-from ..architecture.operations.pass_state import KVCache
+from ..architecture.operations.pass_state import KVCache, PassState
 from ..arrays.logits import in_parts, rows_held, rows_of_a_part, softmax
 from ..arrays.stats import Array
 from ..arrays.threads import one_blas_thread
@@ -27,14 +27,14 @@ from ..running.token_names import chosen_positions
 from .anomalies import anomalies_of
 from .checks import UNTRACED, untraced_check
 from .collector import kept_events, predictions_of
-from .decoder_gradients import differentiate, scalar_of
+from .decoder_gradients import Token, asked_gradients, differentiate
 from .decoder_insights import insights_of
-from .findings import Check, Scalar
+from .findings import Check
 from .generation import Continuation, Sampling, continue_prompt
 from .layer_measures import Overview
 from .lens import Lens
 from .observers import Observers, baseline_of
-from .result import ParameterRow, Prediction, Predictions, Trace
+from .result import Prediction, Predictions, Trace
 
 if TYPE_CHECKING:
     from ..architecture.model import TraceInput
@@ -46,7 +46,7 @@ TOP, RUNNERS_UP = 5, 3  # default number of candidates of a prediction, and of r
 def trace_decoder(
     model: Decoder, text: str | None, *, names: Sequence[str] | None, values: bool | Sequence[str],
     top_k: int | None, time: bool, backward: bool, tokens: Sequence[int] | None, special: bool, chat: bool,
-    positions: str | Sequence[int] | None, lens: bool, target: str | int | None, against: str | int | None,
+    positions: str | Sequence[int] | None, lens: bool, target: Token | Sequence[Token], against: Token,
     position: int | None, parameters: Sequence[str], on_gradient: Give | None, generate: int,
     temperature: float, seed: int, recheck: bool, interventions: Sequence[Intervention],
 ) -> Trace:  # fmt: skip
@@ -58,15 +58,13 @@ def trace_decoder(
     inputs = prepare(model, text, tokens, special, chat, generate)
     rows = chosen_positions("all" if positions is None else positions, len(inputs.tokens))
     kept = shown if values is True else kept_events(model, values, inputs, rows)
-    if target is not None and not (lens or backward):
-        raise InputError("target: needs lens=True, which follows the target, or backward=True")
-    if not backward and (against is not None or position is not None or parameters or on_gradient):
-        raise InputError("against, position, parameters and on_gradient: need backward=True")
     if backward and generate:
         raise InputError("backward and generate: a backward pass is only for the text")
-    wanted = select_names(parameters, list(model.plan.parameters), "parameter")
+    asked = asked_gradients(
+        model, target, against, position, parameters, on_gradient, backward, lens, recheck
+    )
     targeted = rows if positions is not None else rows[-1:]
-    lens_hook = Lens(model, rows, top_k or 1, target, targeted) if lens else None
+    lens_hook = Lens(model, rows, top_k or 1, asked.targets[0], targeted) if lens else None
     head = partial(head_forward, model)
     untouched = baseline_of(model, inputs, rows, interventions, shown, top_k or TOP, head)
     with one_blas_thread(), np.errstate(all="ignore"), untouched as baseline:
@@ -76,21 +74,19 @@ def trace_decoder(
         observers = Observers(model, {*everything, *shown}, shown, kept, watching, baseline)
         cache = KVCache(len(inputs.tokens) + generate) if generate else None
         run = observers.begin(time, keep=recheck or backward)
-        tap, scalar = run.tap("forward"), None
-        norms = tuple[ParameterRow, ...]()
+        tap, gradients = run.tap("forward"), dict[str, Any]()
         tap = keeping_tap(model.plan, len(inputs.tokens), tap) if backward else tap
         final = forward(model, np.array(inputs.tokens), tap, cache)
         predicted = predict(model, final, inputs, rows, top_k or TOP, run, tap, observers)
         checks = [_untraced(model, inputs, final, predicted, run, recheck)]
         if backward:
-            scalar = scalar_of(model, inputs, predicted.rows, predicted.loss, target, against, position)
-            inputs = replace(inputs, notes=(*inputs.notes, *filter(None, [scalar.note])))
-            arrays = observers.collector.arrays
-            give = on_gradient or (lambda name, gradient: arrays.update({("backward", name): gradient}))
-            check, norms = differentiate(
-                model, inputs, scalar, rows, final, predicted.used, tap, run, observers.checker, wanted,
-                give, recheck,
-            )  # fmt: skip
+            targets = [inputs.targets[row] for row in rows]
+            state = PassState(model, np.array(inputs.tokens), tap=tap, targets=targets)
+            done = ForwardPass(state, final, rows, run.replaced, predicted.used)
+            check, gradients = differentiate(
+                model, inputs, predicted.rows, predicted.loss, asked, done, run, observers
+            )
+            inputs = replace(inputs, notes=(*inputs.notes, *filter(None, [gradients["scalar"].note])))
             checks.insert(0, check)
         continuation = Continuation()
         if cache is not None:
@@ -99,15 +95,15 @@ def trace_decoder(
             )
             checks.append(check)
         traced = _traced(
-            model, inputs, predicted, checks, continuation, observers, overview, experts, lens_hook, scalar
+            model, inputs, predicted, checks, continuation, observers, overview, experts, lens_hook
         )
-        return replace(traced, parameters=norms)
+        return replace(traced, **gradients)
 
 
 def _traced(
     model: Decoder, inputs: TraceInput, predicted: Predicted, checks: Sequence[Check],
     continuation: Continuation, observers: Observers, overview: Overview, experts: ExpertMeter,
-    lens: Lens | None, scalar: Scalar | None,
+    lens: Lens | None,
 ) -> Trace:  # fmt: skip
     events = [event for event in observers.collector.events if event.phase == "forward"]
     baseline = observers.baseline
@@ -127,7 +123,6 @@ def _traced(
         lens_target=target_rows,
         generation=tuple(continuation.tokens),
         generation_end=continuation.end,
-        scalar=scalar,
     )  # fmt: skip
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ..architecture.edits import Applied
@@ -224,6 +224,14 @@ class Intervened:
         return next((change for change in self.changes if change.name == name), None)
 
 
+@frozen
+class Gradients:
+    """The gradients of one scalar with respect to the events of a trace."""
+
+    scalar: Scalar
+    events: tuple[TraceEvent, ...]
+
+
 @dataclass(frozen=True, eq=False, repr=False)
 class Trace:
     """The result of one traced run. Iterating over a Trace yields the events, and `trace[name]` is the array
@@ -248,7 +256,9 @@ class Trace:
     intervened: Intervened | None = None
     step: StepSummary | None = None
     scalar: Scalar | None = None  # if there are gradients
+    more_gradients: tuple[Gradients, ...] = ()  # of the second target and the following ones
     arrays: dict[tuple[Phase, str], Array] = field(default_factory=dict, repr=False)
+    more_arrays: tuple[dict[str, Array], ...] = field(default=(), repr=False)  # of `more_gradients`
     specs: Mapping[str, EventSpec] = field(default_factory=dict, repr=False)  # specs of all events
     traced_model: LanguageModel | None = field(default=None, repr=False)  # for pages, which show parameters
 
@@ -317,9 +327,15 @@ class Trace:
         selected: Array = array[np.ix_(*part.indices(array.shape, rows))]
         return selected.squeeze(site.lone(array.shape))
 
-    def gradient(self, name: str) -> Array:
-        """Return the gradient of the loss, or of another `scalar`, with respect to an event or parameter."""
-        return self.array(name, "backward")
+    def gradient(self, name: str, target: int = 0) -> Array:
+        """Return the gradient of the loss, or of another `scalar`, with respect to an event or parameter. If
+        the trace has several targets, `target` is the number of one of them."""
+        if not target:
+            return self.array(name, "backward")
+        own = self.more_arrays[target - 1].items()
+        return replace(self, arrays={("backward", event): array for event, array in own}).array(
+            name, "backward"
+        )
 
     def event(self, name: str, phase: Phase = "forward") -> TraceEvent | None:
         """Return the event `name`, or None if the event is not shown."""

@@ -22,7 +22,8 @@ def trace(
     time: bool = False, backward: bool = False, step: bool = False,
     interventions: Sequence[Intervention] = (), tokens: Sequence[int] | None = None, special: bool = False,
     chat: bool = False, positions: str | Sequence[int] | None = None, lens: bool = False,
-    target: str | int | None = None, against: str | int | None = None, position: int | None = None,
+    target: str | int | Sequence[str | int] | None = None, against: str | int | None = None,
+    position: int | None = None,
     parameters: Sequence[str] = (), on_gradient: Give | None = None,
     generate: int = 0, temperature: float = 0.0, seed: int = 42, recheck: bool = False,
 ) -> Trace:  # fmt: skip
@@ -49,7 +50,8 @@ def trace(
       adds the probability and rank of a token after every attention and every layer, at `positions` or, by
       default, at the last position. `target` is the token's text (␣ means a blank), #ID or the id.
     - With `backward`, `target` is the token whose logit at `position` (by default the last position) is
-      differentiated instead of the loss. The logit of the token `against` is subtracted.
+      differentiated instead of the loss. The logit of the token `against` is subtracted. With several
+      targets, each has a backward pass after one forward pass; `more_gradients` has those of the others.
     - With `backward`, `parameters` (names or globs) adds the gradients of these parameters. If `on_gradient`
       is given, it is called with the name and the gradient of each of them, and the Trace keeps only norms.
     - `generate` is the number of tokens to add to the prompt, sampled with `temperature` and `seed`.

@@ -128,6 +128,25 @@ def test_a_trace_keeps_the_gradients_of_chosen_parameters(tiny):
     np.testing.assert_allclose(traced.gradient("layer1.attn_wq"), upper.T @ inputs, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize("part", [61 * 3, 1 << 21])
+def test_several_targets_have_the_gradients_of_each_alone(tiny, monkeypatch, part):
+    monkeypatch.setattr(logits, "PART", part)
+    targets, common = ["#5", "#9", "#7"], {"against": "#2", "position": 3, "values": [STREAM, INNER]}
+    together = run(tiny, target=targets, **common)
+    alone = [run(tiny, target=target, **common) for target in targets]
+    assert [own.scalar for own in together.more_gradients] == [own.scalar for own in alone[1:]]
+    assert gradients(together) == gradients(alone[0])
+    for number, own in enumerate(alone):
+        for name in (STREAM, INNER):
+            np.testing.assert_array_equal(together.gradient(name, number), own.gradient(name))
+    events = [gradients(own.events) for own in together.more_gradients]
+    assert events == [gradients(own) for own in alone[1:]]
+    document = json.loads(trace_json(together, values=True))["more_gradients"][1]
+    assert document["scalar"]["name"].startswith("(logit(")
+    found = {event["name"]: event["values"] for event in document["events"] if "values" in event}
+    np.testing.assert_allclose(found[INNER], alone[2].gradient(INNER), rtol=1e-6)
+
+
 def test_only_positions_with_logits_count(tiny):
     traced = run(tiny, positions=[1, 3])
     assert traced.gradient("logits").shape == (2, 61)

@@ -15,7 +15,7 @@ from ...tracing.result import SCHEMA_ID, Trace
 RECORDS = {
     "events": "event", "layers": "layer", "experts": "experts", "predictions": "prediction", "lens": "lens",
     "lens_target": "lens_target", "generation": "token", "parameters": "parameter", "insights": "insight",
-    "anomalies": "anomaly", "checks": "check",
+    "anomalies": "anomaly", "checks": "check", "more_gradients": "gradients",
 }  # fmt: skip
 
 
@@ -50,6 +50,9 @@ def document(trace: Trace, values: bool = False) -> dict[str, Any]:
             result[name] = plain(value)
     kept = trace.arrays if values else {}
     result["events"] = [event_record(event, kept.get((event.phase, event.name))) for event in trace]
+    more = zip(result.get("more_gradients", ()), trace.more_gradients, trace.more_arrays, strict=False)
+    for record, own, arrays in more:
+        record["events"] = [event_record(e, arrays.get(e.name) if values else None) for e in own.events]
     for record, token in zip(result.get("generation", ()), trace.generation, strict=False):
         record["events"] = [event_record(event) for event in token.events]
     return result

@@ -18,7 +18,7 @@ from ...arrays.stats import TensorStats
 from ...hooks.event import EventSpec, TraceEvent
 from ...measuring.expert_choices import ExpertChoices
 from ...text.wording import counted
-from ...tracing.result import LayerRow, ParameterRow, Trace
+from ...tracing.result import Gradients, LayerRow, ParameterRow, Trace
 from ..characters import token_label
 from ..numbers import figure, four_decimals, ratio, significant
 from ..sections import AttentionMatrices, Column, Section, Table, Words, fields, name_of, table_section, words
@@ -161,6 +161,7 @@ def backward_sections(trace: Trace) -> list[Section]:
     """Return a table of activations and gradients in order of the backward pass, and one of parameters."""
     activations: dict[str, Any] = {e.name: e.stats for e in trace.events if e.phase == "forward"}
     gradients = [e for e in trace.events if e.phase == "backward" and e.name in activations]
+    scalar, more = trace.scalar.name if trace.scalar else "loss", trace.more_gradients
     columns = [
         Column("tensor", name_of),
         Column("L2", lambda e: figure(activations[e.name].l2_norm), right=True),
@@ -169,9 +170,19 @@ def backward_sections(trace: Trace) -> list[Section]:
         Column("grad range", lambda e: _range(e.stats, four_decimals), style=_alarm),
         Column("time", _microseconds, right=True),
     ]
-    aside = f"each tensor and its gradient, d {trace.scalar.name if trace.scalar else 'loss'} / d tensor"
+    aside = f"each tensor and its gradient, d {scalar} / d tensor"
+    if more:
+        columns = [*columns[:2], *fields(four_decimals, {f"d {scalar}": "stats.l2_norm"})]
+        columns += (_norms_column(own) for own in more)
+        aside = "L2 of each tensor, and of the gradient of each logit with respect to the tensor"
     backward = table_section("Backward pass", columns, gradients, about=name_of, aside=aside)
     return [*backward, *_parameters(trace)] if backward else []
+
+
+def _norms_column(own: Gradients) -> Column:
+    """Return a column with the L2 norm of the gradients of one scalar."""
+    norms = {event.name: event.stats.l2_norm for event in own.events if event.stats is not None}
+    return Column(f"d {own.scalar.name}", lambda e: four_decimals(norms[e.name]), right=True)
 
 
 def _parameters(trace: Trace) -> list[Section]:
