@@ -1,5 +1,5 @@
-"""LanguageModel: the interface through which the program uses a model. TraceInput: the tokens of a run. Knows
-no implementation.
+"""LanguageModel: the interface through which the program uses a model. TraceInput: the tokens of a run.
+Scalar: the number that a backward pass differentiates. Knows no implementation.
 
 A model encodes a text, has parameters, labels tokens and computes logits. A model emits each computed array
 as an event, and hooks may replace the array. A feature of only some models is called an ability.
@@ -42,6 +42,18 @@ class TraceInput:
     labels: tuple[str, ...]
     target_labels: tuple[str | None, ...]
     notes: tuple[str, ...] = ()
+
+
+@frozen
+class Scalar:
+    """The number whose gradients a run has: the loss, or the logit of the token `target` at a position,
+    minus the logit of the token `against` if there is one. `note` says why it is not the loss."""
+
+    name: str  # such as "loss" or "logit(␣Paris)"
+    position: int | None = None
+    target: int | None = None
+    against: int | None = None
+    note: str = ""
 
 
 class LanguageModel(Protocol):

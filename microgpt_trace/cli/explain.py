@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from ..errors import InputError
+from ..hooks.sites import parse_site
 from ..text.printable import command, quoted
 from ..tracing.trace import trace
 from .exports import Exports, give
@@ -19,9 +20,18 @@ from .named_model import (
     names_a_model,
     refuse_other_family,
 )
-from .option_checks import RUN_PARAMETERS, command_line, given_words
+from .option_checks import OF_GRADIENTS, RUN_PARAMETERS, command_line, given_words
 from .option_groups import argument, flag, group, option
-from .options import FileSettings, HelpPanel, Source, text_argument, token_ids
+from .options import (
+    PRODUCTION,
+    FileSettings,
+    HelpPanel,
+    Source,
+    against_option,
+    position_option,
+    text_argument,
+    token_ids,
+)
 from .output import Output, exit_unless
 from .trace_page import explain_command
 
@@ -44,7 +54,16 @@ class ElementChoice(Source):
     third: str | None = text_argument()
     terms: int = option("Number of terms to list for each sum.", default=16, min=1)
     by_writer: bool = flag("Split an attention score by what wrote the streams of its query and key.")
-    backward: bool = flag("Explain the gradient of the loss with respect to the element, by the chain rule.")
+    backward: bool = flag(
+        "Explain the gradient of the loss, or of the logit of --target, with respect to the element, by the "
+        "chain rule."
+    )
+    target: str | None = option(
+        "Token whose logit --backward differentiates. Write the token with ␣ for a space, or #ID.",
+        metavar="TOKEN", family=PRODUCTION,
+    )  # fmt: skip
+    against: str | None = against_option()
+    position: int | None = position_option()
 
 
 def explain(
@@ -68,13 +87,19 @@ def explain(
         parts = score_by_writer(model, element, text, tokens=tokens)
         give(context, parts, output, exports, element, str, view={"terms": choice.terms})
         return exit_unless(parts.check.holds is True)
-    result = explain_element(model, element, text, tokens=tokens, backward=backward, terms=choice.terms)
+    if text is not None and _is_named(model, text) and not _is_named(model, element):
+        raise InputError(f"the element comes before the text: {quoted(text)} {quoted(element)}")
+    result = explain_element(
+        model, element, text, tokens=tokens, backward=backward, terms=choice.terms, target=choice.target,
+        against=choice.against, position=choice.position,
+    )  # fmt: skip
     before = [choice.first] if choice.first not in (None, element) else []
     after = [] if text is None else [text]
-    options = given_words(context, only=RUN_PARAMETERS)[1]
 
     def again(name: str, gradient: bool) -> str:
-        return command("explain", [*before, name, *after], [*options, *["--backward"] * gradient])
+        only = (*RUN_PARAMETERS, *OF_GRADIENTS) if gradient else RUN_PARAMETERS
+        more = ["--backward"] if gradient and not backward else []
+        return command("explain", [*before, name, *after], [*given_words(context, only=only)[1], *more])
 
     page = partial(_page_of_trace, context, path, model, text, result)
     give(
@@ -88,6 +113,7 @@ EXAMPLES = (
     EXAMPLE,
     f"{EXAMPLE} --by-writer",
     "microgpt explain 'logits\\[-1,a]' emma --backward",
+    "microgpt explain qwen.gguf 'layer3.mlp.down\\[4,7]' \"Paris is in\" --backward --target ␣France",
     "microgpt explain qwen.gguf 'layer3.attn.head2\\[4,100]' \"The capital of France is\"",
 )
 
@@ -109,7 +135,7 @@ def _request(choice: ElementChoice) -> tuple[Path | None, str, str | None]:
     """Return the model's path, the element and the text. The element may be the first word."""
     path, rest = choice.model, [w for w in (choice.first, choice.second, choice.third) if w is not None]
     if rest and not _is_element(rest[0]):
-        if rest[0] == "small" and len(rest) > 1 and _is_element(rest[1]):
+        if rest[0] == "small" and (len(rest) == 3 or _is_element(rest[-1])):
             path, no_model = model_before(["small"], choice.model), None
         else:
             path, no_model = model_and_text(rest[0], None, choice.model)
@@ -126,6 +152,14 @@ def _request(choice: ElementChoice) -> tuple[Path | None, str, str | None]:
     if len(rest) > 2:
         raise InputError(f"expected [MODEL] ELEMENT [TEXT], found a further argument {rest[2]!r}")
     return path, rest[0], rest[1] if len(rest) == 2 else None
+
+
+def _is_named(model: "LanguageModel", text: str) -> bool:
+    """Return True if the text names events or parameters of the model, such as layer0.attn.q[3,5]."""
+    try:
+        return bool(parse_site(text).names([*model.plan, *model.config.shapes()]))
+    except InputError:
+        return False
 
 
 def _is_element(text: str) -> bool:

@@ -18,6 +18,7 @@ from .output import put_schema
 
 _WORDS = "microgpt_trace.words"
 _WRITES = ("out", "as_json", "plot", "html", "force", "schema")
+OF_GRADIENTS = ("backward", "target", "against", "position")  # choose the gradients
 # The parameters that choose a model and its input.
 RUN_PARAMETERS = ("model", "seed", "n_head", "bos", "tokens", "rope_pairs", "settings")
 

@@ -49,6 +49,12 @@ _OF_THE_RUN = (
     "--payload",
 )  # fmt: skip
 _OF_EVENTS = ("TEXT", "--tokens", "--positions", "--map", "--layout", "--plot")
+_OF_LOGITS = (
+    Needs("--against", ("--backward",), "--against is for gradients"),
+    Needs("--position", ("--backward",), "--position is for gradients"),
+    Needs("--against", ("--target",), "--against is subtracted from the logit of --target"),
+    Needs("--position", ("--target",), "--position is the position of the logit of --target"),
+)
 _BANDS = ("--compute", "--calibrate", "--factor", "--atol")
 
 # The rules of each command. Arguments have the names that the usage shows, such as TEXT.
@@ -66,11 +72,8 @@ RULES: dict[str, tuple[Conflict | Needs, ...]] = {
         Needs("--force", ("--save", "--out", "--html", "--plot"), "--force allows overwriting files"),
         Needs("--html-budget", ("--html",), "--html-budget limits the size of the page"),
         Needs("--target", ("--backward", "--lens"), "--target names the token of a gradient, or of the lens"),
-        Needs("--against", ("--backward",), "--against is for gradients"),
-        Needs("--position", ("--backward",), "--position is for gradients"),
         Needs("--parameters", ("--backward",), "--parameters is for gradients"),
-        Needs("--against", ("--target",), "--against is subtracted from the logit of --target"),
-        Needs("--position", ("--target",), "--position is the position of the logit of --target"),
+        *_OF_LOGITS,
         Conflict(("--backward",), ("--generate",), "the backward pass is only for the text"),
         Needs("--temperature", ("--generate",), "--temperature is for sampling tokens"),
         Conflict(("--special",), ("--chat",), "--chat always parses special tokens"),
@@ -89,7 +92,12 @@ RULES: dict[str, tuple[Conflict | Needs, ...]] = {
         _FORCE,
     ),
     "diagnose": (Conflict(("--verbose",), ("--json",)), _FORCE),
-    "explain": (Conflict(("--backward", "--plot"), ("--by-writer",)), _FORCE),
+    "explain": (
+        Conflict(("--backward", "--plot"), ("--by-writer",)),
+        Needs("--target", ("--backward",), "--target names the token of a gradient"),
+        *_OF_LOGITS,
+        _FORCE,
+    ),
     "attribute": (
         Conflict(("--top",), ("--json",)),
         Conflict(("TEXT", "--tokens", "--neurons", "--no-ablation"), ("--prompts",)),

@@ -34,6 +34,13 @@ model_option = partial(
     option, "Model file, checkpoint or model folder, or small: the trained microGPT of this package.",
     metavar="PATH", show_default="an untrained microGPT",
 )  # fmt: skip
+against_option = partial(
+    option, "Token whose logit is subtracted from the logit of --target.", metavar="TOKEN", family=PRODUCTION
+)
+position_option = partial(
+    option, "Position of the logits of --target and --against.", show_default="the last position",
+    family=PRODUCTION,
+)  # fmt: skip
 
 
 @group(HelpPanel.INPUT)

@@ -39,7 +39,8 @@ def array_sections(result: Trace, model: LanguageModel, names: Sequence[str]) ->
             labels = tuple(labels[position] for position in predicted)
         if name in model.config.shapes():
             yield array_section(name, _of_parameter(model, name, part, site.place), model, labels)
-        titles: dict[Phase, str] = {"forward": "", "backward": f"d loss / d {name}"}
+        scalar = result.scalar.name if result.scalar else "loss"
+        titles: dict[Phase, str] = {"forward": "", "backward": f"d {scalar} / d {name}"}
         for phase, title in titles.items():
             array = result.arrays.get((phase, name))
             if array is not None:

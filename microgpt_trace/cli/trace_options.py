@@ -18,7 +18,9 @@ from .options import (
     EventChoice,
     HelpPanel,
     Source,
+    against_option,
     key_and_value,
+    position_option,
     positions_of,
     token_ids,
 )
@@ -89,13 +91,8 @@ class Backward:
 
     backward: bool = flag("Add the gradients of the loss, or of the logit of --target.")
     step: bool = flag("Add the gradients and one step of Adam.", family=MICROGPT)
-    against: str | None = option(
-        "Token whose logit is subtracted from the logit of --target.", metavar="TOKEN", family=PRODUCTION
-    )
-    position: int | None = option(
-        "Position of the logits of --target and --against.", show_default="the last position",
-        family=PRODUCTION,
-    )  # fmt: skip
+    against: str | None = against_option()
+    position: int | None = position_option()
     parameters: list[str] | None = option(
         "Show the norms of the gradients of these parameters, such as 'layer0.*' or '*norm'. --save also "
         "saves these gradients.", metavar="GLOB", family=PRODUCTION,

@@ -6,12 +6,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
 from ..architecture.formulas.in_words import in_words
 from ..architecture.formulas.places import ElementPlaces
-from ..architecture.formulas.steps import Factor, Pass, Worked, one_term, sum_of
+from ..architecture.formulas.steps import Factor, Pass, Worked, element_name, one_term, sum_of
 from ..architecture.formulas.traced_element import (
     Element,
     KnownTarget,
@@ -32,6 +34,7 @@ from ..errors import InputError
 from ..hooks.event import Phase, differs
 from ..rounding.invariants import sum_bound
 from ..tracing.collector import Collector
+from ..tracing.decoder_gradients import Token
 from ..tracing.trace import trace
 from .elements import Shapes, find_element, place_of
 from .explanation import Explanation
@@ -40,30 +43,34 @@ from .uses import gradient_uses, uses_of
 
 def explain(
     model: LanguageModel, element: str, text: str | None = None, *, tokens: Sequence[int] | None = None,
-    backward: bool = False, terms: int = 16,
+    backward: bool = False, terms: int = 16, target: Token = None, against: Token = None,
+    position: int | None = None,
 ) -> Explanation:  # fmt: skip
     """Write out the arithmetic of one element in a run over a text, with the hooks of `model.hooks`.
 
     `element` is an event or a parameter with an index ("layer0.attn.scores[1,3,2]", "logits[-1,a]"). If
-    `backward` is true, explain the gradient of the loss with respect to the element. `tokens` replace the
-    text. Each sum lists its `terms` largest terms. Raises InputError if an argument does not fit the model.
+    `backward` is true, explain the gradient with respect to the element. This is the gradient of the loss, or
+    of a logit that `target`, `against` and `position` choose as in `trace`. `tokens` replace the text. Each
+    sum lists its `terms` largest terms. Raises InputError if an argument does not fit the model.
     """
     _check(terms)
     inputs = model.read(text, tokens)
-    target = _find(model, element, inputs, backward)
-    return _explanation(run_for(model, inputs, target, backward), target, terms, backward)
+    found = _find(model, element, inputs)
+    run = run_for(model, inputs, found, backward, target=target, against=against, position=position)
+    return _explanation(run, found, terms, backward)
 
 
 def keep_run(
     model: LanguageModel, text: str | None = None, *, tokens: Sequence[int] | None = None,
-    backward: bool = False,
+    backward: bool = False, target: Token = None, against: Token = None, position: int | None = None,
 ) -> RunValues:  # fmt: skip
     """Run the model with its current hooks and keep every event for `explain_in`.
 
     All events are in memory at once. If `backward` is true, so are the gradients of all events and of all
     parameters. The arguments and errors are the same as in `explain`.
     """
-    return run_for(model, model.read(text, tokens), None, backward)
+    inputs = model.read(text, tokens)
+    return run_for(model, inputs, None, backward, target=target, against=against, position=position)
 
 
 def explain_in(run: RunValues, element: str, *, backward: bool = False, terms: int = 16) -> Explanation:
@@ -76,7 +83,7 @@ def explain_in(run: RunValues, element: str, *, backward: bool = False, terms: i
     _check(terms)
     if backward and not run.has("logits", "backward"):
         raise InputError("backward: this run has no backward pass; keep it with keep_run(..., backward=True)")
-    return _explanation(run, _find(run.model, element, run.inputs, backward), terms, backward)
+    return _explanation(run, _find(run.model, element, run.inputs), terms, backward)
 
 
 def _check(terms: int) -> None:
@@ -88,20 +95,24 @@ def _shapes(model: LanguageModel, inputs: TraceInput) -> Shapes:
     return {**model.plan.shapes(len(inputs.tokens)), **model.config.shapes()}
 
 
-def _find(model: LanguageModel, element: str, inputs: TraceInput, backward: bool) -> Element:
-    target = find_element(model, element, _shapes(model, inputs))
-    if (backward or target.name == "loss") and not any(token is not None for token in inputs.targets):
-        option = "--backward" if backward else "loss"
-        raise InputError(f"{option}: no token follows the only token of the text, so there is no loss")
-    return target
+def _find(model: LanguageModel, element: str, inputs: TraceInput) -> Element:
+    found = find_element(model, element, _shapes(model, inputs))
+    if found.name == "loss" and not any(token is not None for token in inputs.targets):
+        raise InputError("loss: no token follows the only token of the text, so there is no loss")
+    return found
 
 
-def run_for(model: LanguageModel, inputs: TraceInput, element: Element | None, backward: bool) -> RunValues:
-    """Run the model and keep the arrays that explain `element`, or all arrays if `element` is None.
+def run_for(
+    model: LanguageModel, inputs: TraceInput, element: Element | None, backward: bool, **of: Any
+) -> RunValues:
+    """Run the model and keep the arrays that explain `element`, or all arrays if `element` is None. `of` are
+    the arguments target, against and position of `explain`.
 
     For a microGPT all arrays are kept. For one element, a decoder may compute logits at only one position. A
     backward pass computes all logits, because all are part of the loss.
     """
+    if not backward and any(value is not None for value in of.values()):
+        raise InputError("target, against and position: need backward=True")
     rows, names = list(range(len(inputs.tokens))), list(model.hooks.specs)
     parameters, prompted = list(model.plan.parameters), "prompts" in model.abilities
     if prompted and element is not None:
@@ -112,10 +123,10 @@ def run_for(model: LanguageModel, inputs: TraceInput, element: Element | None, b
         if prompted:
             result = trace(
                 model, tokens=inputs.tokens, values=names, positions=rows, backward=backward,
-                parameters=parameters if backward else (),
+                parameters=parameters if backward else (), **of,
             )  # fmt: skip
         else:
-            result = trace(model, inputs.text, backward=backward)
+            result = trace(model, inputs.text, backward=backward, **of)
     arrays = result.arrays
     replaced = frozenset(at for at, array in computed.items() if at in arrays and differs(arrays[at], array))
     targets = tuple(
@@ -123,7 +134,10 @@ def run_for(model: LanguageModel, inputs: TraceInput, element: Element | None, b
         for p in result.predictions
         if p.target is not None
     )
-    return RunValues(model, inputs, arrays, rows, targets, _shapes(model, inputs), replaced)
+    if result.scalar is not None and result.scalar.note:
+        inputs = replace(inputs, notes=(*inputs.notes, result.scalar.note))
+    shapes = _shapes(model, inputs)
+    return RunValues(model, inputs, arrays, rows, targets, shapes, replaced, result.scalar)
 
 
 def _rows(model: LanguageModel, element: Element, length: int) -> list[int]:
@@ -172,8 +186,10 @@ def _as_computed(model: LanguageModel, names: Iterable[str]) -> Iterator[dict[tu
 
 @np.errstate(all="ignore")  # NaN and infinity are shown as results
 def _explanation(run: RunValues, element: Element, terms: int, backward: bool) -> Explanation:
-    at = TracedElement(run, element, terms)
+    at, scalar = TracedElement(run, element, terms), run.scalar if backward else None
     phase: Pass = "backward" if backward else "forward"
+    if scalar is not None and not run.has(at.name, phase):
+        raise InputError(f"{at.name}: {scalar.name} does not depend on {at.name}, so there is no gradient")
     value = run.value(at.name, at.index, phase)
     worked = _worked(at, phase, value)
     dtype = run.model.dtype
@@ -189,7 +205,8 @@ def _explanation(run: RunValues, element: Element, terms: int, backward: bool) -
         text=run.inputs.text,
         tokens=run.inputs.tokens,
         place=place_of(run.model, at.element, run.inputs),
-        expr=f"d loss / d {at.name}" if backward else spec.expr if spec else at.name,
+        scalar=scalar,
+        expr=f"d {scalar.name} / d {at.name}" if scalar else spec.expr if spec else at.name,
         formula=worked.formula,
         steps=worked.steps,
         value=worked.value,
@@ -290,8 +307,15 @@ def _gradient_notes(at: TracedElement) -> tuple[str, ...]:
 
 
 def _last_note(at: TracedElement) -> tuple[str, ...]:
-    """Return a note that the loss does not depend on the last position, if the next token is not known."""
-    targets = at.numbers.inputs.targets
+    """Return a note that the loss does not depend on the last position, if the next token is not known, or
+    that a logit does not depend on another position."""
+    targets, scalar = at.numbers.inputs.targets, at.numbers.scalar
+    if scalar is not None and scalar.target is not None:
+        row = at.numbers.array(at.name, "backward")[at.index[:-1]]
+        if at.index[-2] == scalar.position or row.any():
+            return ()
+        name = element_name(at.name, at.index[:-1])
+        return (f"{scalar.name} at position {scalar.position} does not depend on {name}",)
     if len(at.index) < 2 or any(target is not None for target in targets[at.index[-2] :]):
         return ()
     return ("the last position has no next token, so the loss does not depend on it",)

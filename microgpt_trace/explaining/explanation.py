@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from ..architecture.formulas.steps import Factor, Pass, Step, Use, element_name
+from ..architecture.model import Scalar
 from ..notebook import in_notebook
 from ..text.brief import one_line
 from ..text.json_writing import in_document
@@ -29,6 +30,7 @@ class Explanation:
     text: str
     tokens: tuple[int, ...]
     place: str
+    scalar: Scalar | None  # the number whose gradient is explained, or None for a value
     expr: str
     formula: str
     steps: tuple[Step, ...]
@@ -45,6 +47,11 @@ class Explanation:
     def __repr__(self) -> str:
         about = {"element": self.element, "phase": self.phase, "model": self.model, "text": self.text}
         return one_line(self, **about, traced=self.traced, holds=self.holds)
+
+    @property
+    def prefix(self) -> str:
+        """What precedes the name of the element: "d loss / d " for a gradient, "" for a value."""
+        return f"d {self.scalar.name} / d " if self.scalar else ""
 
     @property
     @in_document

@@ -13,6 +13,7 @@ import numpy as np
 from ..architecture.edits import Edit, editing
 from ..architecture.float64_model import parts_of, stats_of
 from ..architecture.interpreter.backward import ForwardPass, Give, TokenLogit, backward, forward
+from ..architecture.model import Scalar
 from ..arrays.logits import rows_held, rows_of_a_part
 from ..arrays.stats import Array, TensorStats
 from ..errors import InputError
@@ -22,7 +23,7 @@ from ..rounding.invariants import OF_SUMS
 from ..running.token_names import chosen_positions, token_label, token_of
 from ..text.wording import ranges
 from .collector import Collector
-from .findings import Check, Scalar, gradient_check
+from .findings import Check, gradient_check
 from .observers import Observers
 from .result import Gradients, ParameterRow, Prediction
 

@@ -68,15 +68,3 @@ class Anomaly:
     seen: str = ""
     unseen: str = ""
     layer: int | None = None
-
-
-@frozen
-class Scalar:
-    """The number whose gradients a trace has: the loss, or the logit of the token `target` at a position,
-    minus the logit of the token `against` if there is one. `note` says why it is not the loss."""
-
-    name: str  # such as "loss" or "logit(␣Paris)"
-    position: int | None = None
-    target: int | None = None
-    against: int | None = None
-    note: str = ""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..architecture.edits import replacing
+from ..architecture.model import Scalar
 from ..arrays.stats import Array, TensorStats
 from ..hooks.bus import SILENT, Run, Tap
 from ..hooks.event import TraceEvent, differs
@@ -20,7 +21,6 @@ from ..microgpt.model import Model, Schedule
 from ..microgpt.parameters import Parameters
 from .checks import untraced_check
 from .collector import kept_events, predictions_of
-from .findings import Scalar
 from .microgpt_insights import insights_of
 from .observers import Observers, baseline_of
 from .result import ParameterRow, Predictions, StepSummary, Trace

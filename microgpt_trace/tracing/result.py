@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ..architecture.edits import Applied
-from ..architecture.model import LanguageModel, TraceInput
+from ..architecture.model import LanguageModel, Scalar, TraceInput
 from ..architecture.plans.plan import over_tokens
 from ..arrays.stats import Array, TensorStats
 from ..errors import InputError
@@ -19,7 +19,7 @@ from ..notebook import in_notebook
 from ..text.brief import frozen, one_line
 from ..text.json_writing import in_document
 from ..text.wording import abridged
-from .findings import Anomaly, Check, Insight, Scalar
+from .findings import Anomaly, Check, Insight
 
 SCHEMA_ID = "microgpt.trace/1"
 _OPTIONS = {"backward": "backward", "update": "step"}  # the option of `trace` that adds a phase

@@ -13,7 +13,6 @@ from microgpt_trace.architecture.formulas.steps import element_name
 from microgpt_trace.architecture.formulas.traced_element import Element
 from microgpt_trace.architecture.plans.plan import over_tokens
 from microgpt_trace.arrays import logits
-from microgpt_trace.errors import InputError
 from microgpt_trace.explaining.explain import explain, explain_in, keep_run, run_for
 
 TOKENS = [17, 3, 44, 3, 60, 0]
@@ -125,14 +124,6 @@ def test_sinks_and_experts_say_what_their_gradients_read(made):
         unread = explain_in(run, f"layer1.mlp_wup_experts[{expert},2,3]", backward=True)
         assert unread.formula.endswith("= 0: the expert was not chosen")
     assert "no next token" in explain_in(run, "layer1.attn.scores[2,5,1]", backward=True).notes[0]
-
-
-def test_a_gradient_without_a_loss_is_refused(made):
-    model, folder = made("granite")
-    with pytest.raises(InputError, match="no token follows the only token of the text, so there is no loss"):
-        explain(model, "logits[0,1]", tokens=[3], backward=True)
-    done = microgpt("explain", folder, "logits[0,1]", "--tokens", "3", "--backward")
-    assert (done.code, done.err.count("\n")) == (2, 1)
 
 
 def test_the_command_explains_gradients_of_a_production_model(made):

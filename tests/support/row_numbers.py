@@ -11,7 +11,7 @@ from microgpt_trace.architecture.operations.reference_inputs import ReferenceInp
 class PlanRun:
     """The forward values and random gradients of a plan's rows. Tests judge the rows one by one."""
 
-    replaced = frozenset()
+    replaced, scalar = frozenset(), None
 
     def __init__(self, model, tokens):
         self.model, self.plan, self.length = model, model.plan, len(tokens)

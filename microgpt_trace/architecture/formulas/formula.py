@@ -18,6 +18,7 @@ from functools import cache
 from typing import Any, Literal
 
 from ...text.brief import frozen
+from ..model import Scalar
 from ..plans.kinds import Length, Shape
 from ..plans.plan import Plan
 from .steps import IDENTITY, Function, Pass
@@ -248,12 +249,13 @@ def one_step(sizes: Sequence[int], *terms: TermOf) -> Formula:
 
 @dataclass(frozen=True, eq=False)
 class Setting:
-    """A plan, the events and gradients that hooks replaced, such as ("backward", "logits"), and the number of
-    positions in the text."""
+    """A plan, the events and gradients that hooks replaced, such as ("backward", "logits"), the number of
+    positions in the text, and the number whose gradients the run has (None stands for the loss)."""
 
     plan: Plan
     replaced: Collection[tuple[str, str]] = ()
     length: int = 0
+    scalar: Scalar | None = None
 
     @property
     def shapes(self) -> Mapping[str, Shape]:

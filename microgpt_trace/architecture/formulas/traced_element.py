@@ -12,7 +12,7 @@ import numpy as np
 from ...arrays.stats import Array
 from ...errors import InputError
 from ...hooks.event import Phase
-from ..model import LanguageModel, TraceInput
+from ..model import LanguageModel, Scalar, TraceInput
 from ..plans.kinds import Shape
 from ..plans.plan import OfKind, Operation, Plan, over_tokens
 from .steps import Pass, element_name
@@ -93,6 +93,7 @@ class RunValues:
     known_targets: Sequence[KnownTarget]
     shapes: Mapping[str, Shape]  # the shapes of events and parameters
     replaced: frozenset[tuple[Phase, str]]  # the events and gradients that hooks replaced
+    scalar: Scalar | None = None  # the number whose gradients the run has
 
     @property
     def plan(self) -> Plan:

@@ -11,7 +11,7 @@ from ..formulas.traced_element import RunValues, rows_with
 from ..plans.kinds import Add, Loss, Probabilities
 from ..plans.plan import Operation
 from .by_kind import arithmetic_of
-from .prediction import other_of
+from .prediction import is_end, logit_gradient, other_of
 
 
 class GradientWay(NamedTuple):
@@ -28,7 +28,7 @@ class Formulas(Setting):
 
     @classmethod
     def of(cls, run: RunValues) -> Formulas:
-        return cls(run.plan, run.replaced, len(run.inputs.tokens))
+        return cls(run.plan, run.replaced, len(run.inputs.tokens), run.scalar)
 
     def forward(self, name: str) -> Formula:
         """Return the formula of an event."""
@@ -38,8 +38,12 @@ class Formulas(Setting):
 
     def backward(self, name: str, index: tuple[int, ...] | None = None) -> list[GradientWay] | None:
         """Return the contributions that add up to the gradient of an event or a parameter. If `index` is
-        None, the formulas apply to all elements. Return None if a hook replaced parts of a sum and no formula
-        applies to all elements."""
+        None, the formulas apply to all elements. Return None if no formula applies to all elements: a hook
+        replaced parts of a sum, or the backward pass begins at a logit of this event."""
+        scalar = self.scalar
+        if scalar is not None and scalar.target is not None and is_end(self.plan, name):
+            begin = None if index is None else logit_gradient(scalar, self.shapes[name], index)
+            return None if begin is None else [GradientWay(name, name, begin)]
         ways = []
         for reader in self.readers(name):
             row = self._event(name, reader, index)

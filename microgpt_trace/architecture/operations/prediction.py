@@ -23,6 +23,7 @@ from ..formulas.formula import (
 )
 from ..formulas.steps import INVERSE, MINUS_LOG
 from ..formulas.traced_element import TracedElement
+from ..model import Scalar
 from ..plans.kinds import Loss, Probabilities
 from ..plans.plan import Operation, Plan
 from .pass_state import Gradients, PassState
@@ -120,6 +121,22 @@ def gradient_formula(name: str, reader: Operation, setting: Setting) -> Formula:
     return Formula(shape, (inverse, StepOf((last,))))
 
 
+def logit_gradient(scalar: Scalar, shape: Sequence[int], index: Sequence[int]) -> Formula:
+    """Describe the gradient of the logit at `index`, a position and a token, if the backward pass begins at
+    logits. The gradient is 1 for the target's logit, -1 for the logit that is subtracted, and otherwise 0."""
+    position, token = index
+    sign = {scalar.target: "1", scalar.against: "-1"}.get(token) if position == scalar.position else None
+    if sign is None:
+        reason = f"{scalar.name} at position {scalar.position} does not contain this logit"
+        return Formula(tuple(shape), (StepOf(()),), zero=reason)
+    return one_step(shape, TermOf((Constant(sign, (float(sign),)),)))
+
+
+def is_end(plan: Plan, name: str) -> bool:
+    """Return True for the logits, the probabilities and the loss."""
+    return any(name in (row.name, *row.inputs) for row in plan.of_kind(Probabilities, Loss))
+
+
 def other_of(plan: Plan, row: Operation) -> Operation:
     """Return the row of the loss for a row of probabilities, and vice versa."""
     rows = plan.of_kind(Probabilities, Loss)
@@ -128,7 +145,9 @@ def other_of(plan: Plan, row: Operation) -> Operation:
 
 def gradient_notes(at: TracedElement) -> tuple[str, ...]:
     """Return notes on the gradients of the loss, of probabilities and of a target's logit."""
-    kind, plan = at.row.kind, at.numbers.plan
+    kind, plan, scalar = at.row.kind, at.numbers.plan, at.numbers.scalar
+    if scalar is not None and scalar.target is not None:
+        return ("the backward pass begins here",) if is_end(plan, at.name) else ()
     if isinstance(kind, Loss):
         return ("the backward pass begins here",)
     if isinstance(kind, Probabilities):

@@ -55,8 +55,7 @@ def explanation_picture(explanation: Explanation) -> Picture:
     if step.count > len(step.terms):
         rows.append(SignedValue(f"{step.count - len(step.terms):,} more", step.rest, is_sum=True))
     rows.append(SignedValue(f"sum of {step.count:,}", step.value, is_sum=True))
-    gradient = "d loss / d " if explanation.phase == "backward" else ""
-    title = f"{gradient}{explanation.element} = {minus(finite_or_named(explanation.traced))}"
+    title = f"{explanation.prefix}{explanation.element} = {minus(finite_or_named(explanation.traced))}"
 
     def draw(panel: Panel) -> None:
         draw_bars(panel, rows, finite_or_named)

@@ -39,10 +39,9 @@ def explanation_sections(
     """Return the formula, the numbers and the verdict, then the sources and the uses of the element.
     `command(element, gradient)` returns the command line that explains an element or the element's
     gradient."""
-    gradient = "d loss / d " if explanation.phase == "backward" else ""
-    title = f"{gradient}{explanation.element} = {_number(explanation.traced)}"
+    title = f"{explanation.prefix}{explanation.element} = {_number(explanation.traced)}"
     blocks = [words(title, "bold"), words(explanation.place)]
-    if explanation.expr not in (explanation.name, f"d loss / d {explanation.name}"):
+    if explanation.expr not in (explanation.name, f"{explanation.prefix}{explanation.name}"):
         blocks.append(indented(explanation.expr, "dim"))
     blocks += [indented(explanation.formula), *(indented(note, "dim") for note in explanation.notes)]
     steps = [_step(step) for step in explanation.steps if step.count]
@@ -244,7 +243,7 @@ def _uses(explanation: Explanation) -> Section:
     if explanation.uses:
         blocks = [Table(columns, explanation.uses, about=lambda use: _about(use.name, explanation.phase))]
     if any(factor.kind == "backward" for factor in explanation.factors()):
-        blocks.append(words("d NAME means d loss / d NAME; --backward explains gradients", "dim"))
+        blocks.append(words(f"d NAME means {explanation.prefix}NAME; --backward explains gradients", "dim"))
     return Section(blocks, "Goes to")
 
 
