@@ -46,10 +46,11 @@ def traced_for_page(
             phases = ("forward", "backward") if options["backward"] else ("forward",)
         whole = trace(model, values=True, **{**options, "step": True})
     else:
-        recorder = PageRecorder(model, request.exports.html_budget, request.layers)
+        budget, backward = request.exports.html_budget, "backward" in options
+        recorder = PageRecorder(model, budget, request.layers, backward)
         extra = [name for name in names if model.hooks.specs[name].extra]
         usual = [name for name, spec in model.hooks.specs.items() if not spec.extra]
-        with model.hooks.subscribe(recorder, *recorder.names):
+        with model.hooks.subscribe(recorder, *recorder.names, phases=("forward", "backward")):
             whole = trace(model, names=[*usual, *extra], values=kept, **options)
         names = [*names, *(row.name for row in whole.parameters)]
         recorded = recorder.kept
@@ -129,7 +130,9 @@ def write_page(
 def explain_command(
     context: typer.Context, path: Path | None, model: LanguageModel, whole: Trace
 ) -> dict[str, Any]:
-    """Return three parts of an `explain` command: the words before the element, the text, and the options."""
+    """Return the parts of an `explain` command: the words before the element, the text, the options, and the
+    options that explain the gradient. These are None if `explain` cannot compute the gradient, because the
+    run computed the loss of only some positions."""
     prompted = "prompts" in model.abilities
     # With a model file, --seed is for sampling, and `microgpt explain` does not sample.
     other = ("model", "tokens") if path is None else ("model", "tokens", "seed")
@@ -138,7 +141,16 @@ def explain_command(
     if prompted:
         after += ["--tokens", ",".join(map(str, whole.input.tokens))]
     before = [] if path is None else [str(path)]
-    return {"before": before, "text": None if prompted else whole.input.text, "after": after}
+    gradient, scalar, length = ["--backward"], whole.scalar, len(whole.input.tokens)
+    if scalar is not None and scalar.target is not None:
+        typed = given_words(context, only=("target", "against"))[1]
+        gradient += map(quoted, typed or ["--target", f"#{scalar.target}"])
+        gradient += ["--position", str(scalar.position)] * (scalar.position != length - 1)
+    is_partial = scalar is not None and scalar.target is None and len(whole.predictions) < length
+    return {
+        "before": before, "text": None if prompted else whole.input.text, "after": after,
+        "gradient": None if is_partial else gradient,
+    }  # fmt: skip
 
 
 def arrays_of_figures(

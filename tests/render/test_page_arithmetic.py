@@ -10,7 +10,17 @@ from support.browser import go, needs_browser, with_modules
 from support.commands import microgpt
 from support.documents import document
 from support.judges import agree
-from support.page_numbers import command, exact, explained_in, is_exact, is_rounded, number, verdict_in
+from support.page_numbers import (
+    LEFT,
+    VERDICTS,
+    command,
+    exact,
+    explained_in,
+    is_exact,
+    is_rounded,
+    number,
+    verdict_in,
+)
 from support.real_model import SMOLLM2, needs_smollm2
 from support.sweeps import in_sweep
 
@@ -114,33 +124,6 @@ def as_link(factor):
     return "d " * (factor["kind"] == "backward") + (name if is_shared else last)
 
 
-# Explain some elements of every event and gradient, count the verdicts, and return those other than "equal".
-VERDICTS = """(count) => {
-  const digits = { write: M.numbers.exact, isExact: true };
-  const run = shown.traced;
-  const verdicts = { count: 0, equal: 0, masked: 0, others: [] };
-  for (const { name } of [...shown.events, ...shown.parameters]) for (const of of ["value", "gradient"]) {
-    const array = run.of(name, of);
-    if (!array || (of === "value" && !shown.has(name))) continue;
-    const shape = run.shape(name);
-    for (let n = 0; n < Math.min(count, array.length); n += 1) {
-      const flat = array.length <= count ? n : Math.floor(((n * 0.618034) % 1) * array.length);
-      const at = { of, name, index: M.formulas.placeOf(flat, shape) };
-      const context = { page: shown, run, at, trail: [], go() {}, slider: null, digits };
-      const view = M.explain_view.explainView(context);
-      const words = view.querySelector(".verdict")?.textContent ?? view.textContent;
-      verdicts.count += 1;
-      const isMasked = shown.row(name).axes.at(-1) === "key" && at.index.at(-1) > at.index.at(-2);
-      const isEqual = /: equal( \\(difference \\S+, rounding explains up to \\S+\\))?$/.test(words);
-      if (isMasked && / here \\S+; masked: .+/.test(words)) verdicts.masked += 1;
-      else if (isEqual) verdicts.equal += 1;
-      else verdicts.others.push(`${M.elements.addressOf(at)}: ${words}`);
-    }
-  }
-  return verdicts;
-}"""
-
-
 @pytest.mark.parametrize("name", ["trained", "deep", in_sweep("untrained", whole=True)])
 def test_the_arithmetic_of_every_array_gives_what_was_traced(page_at, checkpoints, name):
     verdicts = with_modules(page_at(*command(name, checkpoints))).evaluate(VERDICTS, 20)
@@ -183,11 +166,6 @@ def test_a_page_of_smollm2_explains_every_number_that_it_holds_in_full(page_at):
     assert others == []
     assert verdicts["equal"] > 150
 
-
-LEFT = re.compile(
-    r"The page (does not hold all inputs of this number\. The command below writes out its arithmetic|"
-    r"holds (only an 8-bit picture of this array|no value of this number)\. The command below computes it)\."
-)
 
 # The verdict on one element of each array, and the number of the element if the page has it.
 OF_EACH = """([names, position]) => Object.fromEntries(names.map((name) => {

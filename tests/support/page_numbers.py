@@ -99,3 +99,35 @@ def in_tables(page, address):
     go(page, address)
     tables = page.evaluate(TABLES, address)
     return np.array([[list(map(cell, row)) for row in table] for table in tables], np.float32)
+
+
+# Explain some elements of every event and gradient, count the verdicts, and return those other than "equal".
+VERDICTS = """(count) => {
+  const digits = { write: M.numbers.exact, isExact: true };
+  const run = shown.traced;
+  const verdicts = { count: 0, equal: 0, masked: 0, others: [] };
+  for (const { name } of [...shown.events, ...shown.parameters]) for (const of of ["value", "gradient"]) {
+    const array = run.of(name, of);
+    if (!array || (of === "value" && !shown.has(name))) continue;
+    const shape = run.shape(name);
+    for (let n = 0; n < Math.min(count, array.length); n += 1) {
+      const flat = array.length <= count ? n : Math.floor(((n * 0.618034) % 1) * array.length);
+      const at = { of, name, index: M.formulas.placeOf(flat, shape) };
+      const context = { page: shown, run, at, trail: [], go() {}, slider: null, digits };
+      const view = M.explain_view.explainView(context);
+      const words = view.querySelector(".verdict")?.textContent ?? view.textContent;
+      verdicts.count += 1;
+      const isMasked = shown.row(name).axes.at(-1) === "key" && at.index.at(-1) > at.index.at(-2);
+      const isEqual = /: equal( \\(difference \\S+, rounding explains up to \\S+\\))?$/.test(words);
+      if (isMasked && / here \\S+; masked: .+/.test(words)) verdicts.masked += 1;
+      else if (isEqual) verdicts.equal += 1;
+      else verdicts.others.push(`${M.elements.addressOf(at)}: ${words}`);
+    }
+  }
+  return verdicts;
+}"""
+
+LEFT = re.compile(
+    r"The page (does not hold all inputs of this number\. The command below writes out its arithmetic|"
+    r"holds (only an 8-bit picture of this array|no value of this number)\. The command below computes it)\."
+)

@@ -202,9 +202,9 @@ def as_data(part: Any) -> Any:
         case StepOf(terms, label, guard, along):
             keys = _filled(label=label, along=list(map(as_data, along)), guard=int(guard) or None)
             return {"t": list(map(as_data, terms)), **keys}
-        case Formula(sizes, steps, hidden):
+        case Formula(sizes, steps, hidden, zero):
             shape = list(map(size_as_data, sizes))
-            return {"sizes": shape, "steps": list(map(as_data, steps)), **_filled(hidden=hidden)}
+            return {"sizes": shape, "steps": list(map(as_data, steps)), **_filled(hidden=hidden, zero=zero)}
     return part
 
 

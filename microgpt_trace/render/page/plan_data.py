@@ -32,7 +32,7 @@ def parameters_of(model: LanguageModel, formulas: Formulas, names: Collection[st
             axes = ["output", "input"] if len(shape) == 2 else ["channel"]
             parameter: dict[str, Any] = {
                 "name": name, "shape": shape, "axes": [tables[name], "channel"] if name in tables else axes,
-                "readers": [row.name for row in rows], "ways": _ways(name, model, formulas),
+                "readers": [row.name for row in rows], "ways": _ways(name, formulas),
             }  # fmt: skip
             if any(isinstance(row.kind, Lookup) for row in rows):
                 parameter["read"] = 1
@@ -48,7 +48,7 @@ def _event(row: Operation, model: LanguageModel, formulas: Formulas) -> dict[str
         "shape": list(map(size_as_data, shapes[row.name])), "axes": axes_of(row, shapes),
         "inputs": row.inputs, "reads": row.kind.names, "readers": plan.readers[row.name], "parts": row.parts,
         "formula": _data(None if formulas.is_cut(row.name) else formulas.forward(row.name)),
-        "ways": _ways(row.name, model, formulas),
+        "ways": _ways(row.name, formulas),
     }  # fmt: skip
     thing = "letter" if "gradients" in model.abilities else "token"
     event["says"] = event_sentence(plan, row, shapes, thing)
@@ -69,9 +69,9 @@ def _event(row: Operation, model: LanguageModel, formulas: Formulas) -> dict[str
     return event
 
 
-def _ways(name: str, model: LanguageModel, formulas: Formulas) -> list[Any]:
+def _ways(name: str, formulas: Formulas) -> list[Any]:
     """Return the parts of a gradient, as pairs of a formula and the row that passes the gradient back."""
-    ways = (formulas.backward(name) or ()) if "gradients" in model.abilities else ()
+    ways = (formulas.backward(name) or ()) if formulas.scalar else ()
     return [[as_data(way.formula), way.reader] for way in ways if way.formula is not None]
 
 

@@ -1,6 +1,7 @@
 """Record the arrays that a page holds, while the model runs. A page contains an array in one of three forms:
 in full, only at its last position, or as a picture of bytes with exact numbers only at the last position. The
-recorder's memory depends on the size of the page, not on the number of layers."""
+recorder's memory depends on the size of the page, not on the number of layers. The gradient of an array
+has the name of the array with "d " before it."""
 
 from __future__ import annotations
 
@@ -83,12 +84,14 @@ AT_A_GLANCE: tuple[tuple[Form, float], ...] = (("exact", 0.25), ("shares", 0.6),
 
 @dataclass(eq=False)
 class PageRecorder:
-    """A hook that stores the first value of each event that fits on the page. The recorder chooses the forms
-    at the first event, because the forms depend on the length of the text."""
+    """A hook that stores the first value of each event that fits on the page, and with `backward` also its
+    gradient. The recorder chooses the forms at the first event, because the forms depend on the length of the
+    text."""
 
     model: LanguageModel
     budget: float | None = None
     layers: Sequence[int] = ()
+    backward: bool = False
     kept: dict[str, Held] = field(default_factory=dict)
     _forms: Mapping[str, Form] | None = None
 
@@ -99,26 +102,37 @@ class PageRecorder:
 
     def __call__(self, event: TraceEvent, value: Array) -> None:
         if self._forms is None:
-            self._forms = forms_for(self.model, event.shape[0], self.budget, self.layers)
-        if event.name in self._forms and event.name not in self.kept:
-            self.kept[event.name] = held(value, self._forms[event.name])
+            self._forms = forms_for(self.model, event.shape[0], self.budget, self.layers, self.backward)
+        name = "d " * (event.phase == "backward") + event.name
+        if name in self._forms and name not in self.kept:
+            self.kept[name] = held(value, self._forms[name])
 
 
 def forms_for(
-    model: LanguageModel, length: int, budget: float | None = None, layers: Sequence[int] = ()
-) -> dict[str, Form]:
+    model: LanguageModel, length: int, budget: float | None = None, layers: Sequence[int] = (),
+    backward: bool = False,
+) -> dict[str, Form]:  # fmt: skip
     """Choose the arrays that fit into a page of `budget` million characters, each with its form. The
     attention weights of all heads come first, in the best form that fits its share of the page. Then the
     groups of `_groups` are added. If a group does not fit at all positions, only its last position is added,
-    with the keys and values of all positions."""
+    with the keys and values of all positions. With `backward`, each array comes with its gradient. A gradient
+    has no picture: only its last position accompanies a picture."""
     shapes, plan = model.plan.shapes(length), model.plan
+
+    def with_gradients(forms: Mapping[str, Form]) -> dict[str, Form]:
+        own: dict[str, Form] = {f"d {n}": form if form == "exact" else "last" for n, form in forms.items()}
+        return {**forms, **own} if backward else {**forms}
+
+    def size_of(forms: Mapping[str, Form]) -> float:
+        return sum(cost(form, shapes[name.removeprefix("d ")]) for name, form in forms.items())
+
     room = (budget or BUDGET) * 1e6 - AROUND
     chosen: dict[str, Form] = {}
     heads = [row.name for row in plan.of_kind(Softmax)]
     for form, share in AT_A_GLANCE:
-        size = sum(cost(form, shapes[name]) for name in heads)
-        if size <= share * room:
-            chosen |= dict.fromkeys(heads, form)
+        of_heads = with_gradients(dict.fromkeys(heads, form))
+        if (size := size_of(of_heads)) <= share * room:
+            chosen |= of_heads
             room -= size
             break
     keys_and_values = {row.inputs[1] for row in plan.of_kind(Scores, Context)}
@@ -128,9 +142,8 @@ def forms_for(
         at_last: dict[str, Form] = {
             name: "exact" if name in keys_and_values else "last" for name in names if name not in chosen
         }
-        for forms in (in_full, at_last):
-            size = sum(cost(form, shapes[name]) for name, form in forms.items())
-            if size <= room:
+        for forms in map(with_gradients, (in_full, at_last)):
+            if (size := size_of(forms)) <= room:
                 chosen |= forms
                 room -= size
                 break

@@ -96,7 +96,7 @@ def _run(trace: Trace, model: LanguageModel) -> dict[str, Any]:
         "tiny": float(np.finfo(model.dtype).tiny),
         "text": trace.input.text, "tokens": trace.input.tokens, "targets": trace.input.targets,
         "labels": [shown_token(label) for label in trace.input.labels],
-        "layers": model.config.n_layer,
+        "layers": model.config.n_layer, "scalar": trace.scalar.name if trace.scalar else None,
     }  # fmt: skip
     if "gradients" in model.abilities:
         size = model.config.vocab_size
@@ -151,7 +151,8 @@ def _replaced(trace: Trace) -> list[str]:
 
 def _plan(trace: Trace, model: LanguageModel, arrays: Mapping[str, Array]) -> dict[str, Any]:
     plan, replaced = model.plan, _replaced(trace)
-    formulas = Formulas(plan, {("forward", name) for name in replaced}, len(trace.input.tokens))
+    cut = {("forward", name) for name in replaced}
+    formulas = Formulas(plan, cut, len(trace.input.tokens), trace.scalar)
     forward = (event for event in trace.events if event.phase == "forward")
     return {
         "statistics": {

@@ -96,7 +96,7 @@ function arrayFigure(context, at, titled) {
     if (heads.length > 1) Object.assign(data, { legend: head === 0, largest: 24 });
     return make("div", { class: "plane" }, head === null ? null : make("p", { class: "label" }, `head ${head}`), context.widget(matrix(data)));
   });
-  const titles = { value: "value", gradient: "gradient: d loss / d value", update: "update: what one training step added" };
+  const titles = { value: "value", gradient: `gradient: d ${page.scalar} / d value`, update: "update: what one training step added" };
   return make("div", { class: "figure" }, titled ? make("h3", {}, titles[at.of]) : null, make("div", { class: heads.length > 1 ? "planes" : "" }, planes), statisticsView(page, run, at));
 }
 

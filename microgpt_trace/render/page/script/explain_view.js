@@ -49,7 +49,7 @@ function crumbs(trail, at, go, named) {
 const shortElement = (page, { of, name, index }, layer) => `${of === "gradient" ? "d " : of === "update" ? "update of " : ""}${nameOf(page.shortName(name, layer), index)}`;
 
 function heading(page, run, at, value, { write, isExact, toggle }) {
-  const title = (at.of === "gradient" ? "d loss / d " : at.of === "update" ? "update of " : "") + nameOf(at.name, at.index);
+  const title = (at.of === "gradient" ? `d ${page.scalar} / d ` : at.of === "update" ? "update of " : "") + nameOf(at.name, at.index);
   const expression = at.of === "value" ? page.row(at.name).expr : null;
   return make("header", {}, make("h3", { tabindex: -1, id: "explained" }, title),
     value === undefined ? null : make("p", { class: "value" }, number(write(value), exact(value), { id: "explained-value" }), " ", make("button", { type: "button", "aria-pressed": String(isExact), "data-key": "exact", title: "show all digits (x)", onclick: toggle }, "exact")),
@@ -61,13 +61,18 @@ function arithmetic({ page, run, at, flat, gradient, value, isMasked, link, digi
   if (!gradient && !page.has(at.name)) return [make("p", {}, run.altered?.has(nameOf(at.name, at.index)) ? "This parameter was changed in the page." : "This is a parameter: it is stored, not computed.")];
   const replaced = page.replaced.includes(at.name) && run.traced;
   if (!gradient && (replaced || run.changed?.has(at.name))) return [make("p", {}, "An intervention replaced the value that the model computes.")];
-  const ways = gradient ? page.row(at.name).ways : [[page.row(at.name).formula, ""]]; // formulas, and the rows that a gradient passes through
+  const found = gradient ? page.row(at.name).ways : [[page.row(at.name).formula, ""]]; // formulas, and the rows that a gradient passes through
+  const ways = found[0]?.[0]?.zero && new Set(found.map(([formula]) => formula.zero)).size === 1 ? found.slice(0, 1) : found; // paths that are 0 for the same reason are one
   const left = [make("p", {}, "The page does not hold all inputs of this number. The command below writes out its arithmetic.")];
   if (!ways.length || !ways[0][0]) return gradient ? [make("p", {}, page.replaced.length ? "An intervention replaced an event that this gradient passes through." : `The command below computes the gradient of ${at.name}.`)] : left;
   const shown = [];
   let [sum, magnitude] = [0, 0];
   try {
     for (const [formula, way] of ways) {
+      if (formula.zero) {
+        shown.push(make("p", { class: "step" }, `${ways.length > 1 ? `through ${way} ` : ""}= 0: ${formula.zero}`));
+        continue;
+      }
       const worked = workedOut(formula, flat, run);
       sum += worked.value;
       magnitude += worked.magnitude;

@@ -29,7 +29,7 @@ export class Page {
     if (!picture) return this.stored.get(name);
     if (!this.unfoldings.has(name)) {
       if (this.unfoldings.size >= MOST_UNFOLDED) this.unfoldings.delete(this.unfoldings.keys().next().value);
-      const shape = this.shapeOf(name, this.tokens.length);
+      const shape = this.shapeOf(name.replace(/^d /, ""), this.tokens.length);
       this.unfoldings.set(name, unfolded(picture, this.stored.get(`picture ${name}`), this.stored.get(`last ${name}`), shape));
     }
     return this.unfoldings.get(name);

@@ -200,6 +200,7 @@ export function start(overviewOf) {
     if (!run.traced && Object.keys(state.parameters).length) return `No command shows this ${at ? "number" : "run"}, because a parameter was changed in the page.`;
     if (!at) return null;
     if (page.replaced.length) return `This run has interventions. To print the number, replace --html by --show '${nameOf(at.name, at.index)}'.`;
+    if (at.of === "gradient" && !page.command.gradient) return `No command explains this gradient, because the loss is only that of some positions. To print it, replace --html by --show '${nameOf(at.name, at.index)}'.`;
     return at.of === "update" ? "No command explains an update. trace --step --json --values prints it in full." : null;
   };
 
@@ -213,7 +214,7 @@ export function start(overviewOf) {
     const texts = text === null ? [] : [run.traced ? text : state.text ?? text];
     const words = [...before, ...(isTrace ? [] : [element]), ...texts];
     const ablations = off.flatMap((part) => ["--ablate", quoted(part)]);
-    const more = isTrace ? [...ablations, ...(at ? ["--show", quoted(element)] : [])] : at.of === "gradient" ? ["--backward"] : [];
+    const more = isTrace ? [...ablations, ...(at ? ["--show", quoted(element)] : [])] : at.of === "gradient" ? page.command.gradient : [];
     const dashed = words.some((word) => word.startsWith("-"));
     const rest = dashed ? [...after, ...more, "--", ...words.map(quoted)] : [...words.map(quoted), ...after, ...more];
     return ["microgpt", isTrace ? "trace" : "explain", ...rest].join(" ");

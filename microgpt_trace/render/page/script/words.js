@@ -26,7 +26,7 @@ export const WORDS = [
   ["softmax", "exp of each number, divided by the sum of all these exp"],
   ["loss", "the mean of -log P over the tokens that really come next; it is 0 if the model is certain of all of them"],
   ["rank", "the place of a token in the order of probability; the most likely token has rank 1"],
-  ["gradient", "d loss / d value: how much the loss changes per unit of change in the number"],
+  ["gradient", "d loss / d value: how much the loss, or the logit whose gradient it is, changes per unit of change in the number"],
   ["update", "what one training step adds to a parameter"],
 ];
 
