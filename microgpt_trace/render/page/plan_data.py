@@ -70,9 +70,13 @@ def _event(row: Operation, model: LanguageModel, formulas: Formulas) -> dict[str
 
 
 def _ways(name: str, formulas: Formulas) -> list[Any]:
-    """Return the parts of a gradient, as pairs of a formula and the row that passes the gradient back."""
+    """Return the parts of a gradient, as pairs of a formula and the row that passes the gradient back. If an
+    intervention replaced one of these rows, return no parts, because a scaled row passes on another gradient
+    than a replaced row."""
     ways = (formulas.backward(name) or ()) if formulas.scalar else ()
-    return [[as_data(way.formula), way.reader] for way in ways if way.formula is not None]
+    if any(way.formula is None for way in ways):
+        return []
+    return [[as_data(way.formula), way.reader] for way in ways]
 
 
 def picture_of(plan: Plan) -> dict[str, Any]:
