@@ -100,4 +100,7 @@ def test_the_command_names_the_logits_and_repeats_the_options(decoder_folder):
     assert found["scalar"] == of_trace["scalar"]
     (values,) = (event["values"] for event in of_trace["events"] if event["phase"] == "backward")
     assert np.float32(found["traced"]) == np.float32(values[2][7])
+    shown = microgpt("trace", folder, *words[2:], *options, "--show", "layer0.mlp.down[2]").out
+    assert "d (logit(b) - logit(d)) / d layer0.mlp.down" in shown
+    assert "d loss" not in shown
     assert valid(microgpt("explain", *words, "--json").out, "explain")["scalar"] is None

@@ -8,7 +8,7 @@ import pytest
 from support.browser import axe_finds_nothing, go, needs_browser, with_modules
 from support.commands import microgpt
 from support.documents import document, parse_json
-from support.page_numbers import LEFT, VERDICTS, explained_in, in_tables, verdict_in
+from support.page_numbers import LEFT, VERDICTS, explained_in, in_tables, is_rounded, verdict_in
 from support.real_model import SMOLLM2, needs_smollm2
 from support.tiny_experts import write_experts
 from support.tiny_gpt2 import tiny_gpt2
@@ -158,11 +158,11 @@ def test_a_long_text_has_only_the_gradients_of_the_last_position(page_at):
     words = ("trace", SMOLLM2, "--tokens", tokens, "--backward", "--target", "#5")
     page = page_at(*words)
     go(page, "gradient layer29.attn.weights[2,62,40]")
-    (values,) = (
-        event["values"]
-        for event in document(*words, "--layer", "layer29.attn.weights", "--values")["events"]
-        if event["phase"] == "backward"
-    )
-    assert explained_in(page) == np.float32(values[2][62][40]) != 0
+    told = document(*words, "--layer", "layer29.attn.weights", "--values")
+    (event,) = (event for event in told["events"] if event["phase"] == "backward")
+    assert explained_in(page) == np.float32(event["values"][2][62][40]) != 0
+    title, numbers = (page.locator(f".array .figure:nth-child(2) {part}") for part in ("h3", "dl"))
+    assert title.inner_text().endswith("d value, only at the last position")
+    assert is_rounded(numbers.inner_text().split()[1], event["stats"]["l2_norm"])
     go(page, "gradient layer29.attn.weights[2,61,40]")
     assert "The command below computes it." in page.inner_text("#explain")

@@ -153,12 +153,13 @@ def _plan(trace: Trace, model: LanguageModel, arrays: Mapping[str, Array]) -> di
     plan, replaced = model.plan, _replaced(trace)
     cut = {("forward", name) for name in replaced}
     formulas = Formulas(plan, cut, len(trace.input.tokens), trace.scalar)
-    forward = (event for event in trace.events if event.phase == "forward")
+    by_name = {PREFIX[event.phase] + event.name: event for event in trace.events}
     return {
         "statistics": {
-            event.name: _statistics(event.stats)
-            for event in forward
-            if event.stats is not None and event.name not in arrays
+            name: _statistics(event.stats)
+            for name, event in by_name.items()
+            if event.stats is not None and name not in arrays
+            if event.phase == "forward" or f"last {name}" in arrays
         },
         "events": events_of(model, formulas),
         "parameters": parameters_of(model, formulas, arrays),

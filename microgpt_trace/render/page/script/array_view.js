@@ -96,14 +96,15 @@ function arrayFigure(context, at, titled) {
     if (heads.length > 1) Object.assign(data, { legend: head === 0, largest: 24 });
     return make("div", { class: "plane" }, head === null ? null : make("p", { class: "label" }, `head ${head}`), context.widget(matrix(data)));
   });
-  const titles = { value: "value", gradient: `gradient: d ${page.scalar} / d value`, update: "update: what one training step added" };
+  const isCut = run.of(at.name, at.of).isLacking && !run.of(at.name, "value")?.isLacking;
+  const titles = { value: "value", gradient: `gradient: d ${page.scalar} / d value${isCut ? ", only at the last position" : ""}`, update: "update: what one training step added" };
   return make("div", { class: "figure" }, titled ? make("h3", {}, titles[at.of]) : null, make("div", { class: heads.length > 1 ? "planes" : "" }, planes), statisticsView(page, run, at));
 }
 
 function statisticsView(page, run, at) {
   const shape = run.shape(at.name);
   const values = run.of(at.name, at.of);
-  const stats = values.exact ? page.statistics[at.name] : statisticsOf(values, (flat) => page.isCounted(at.name, shape, flat));
+  const stats = values.exact ? page.statistics[(at.of === "gradient" ? "d " : "") + at.name] : statisticsOf(values, (flat) => page.isCounted(at.name, shape, flat));
   const pairs = !stats.count ? [] : [["L2", short(stats.l2)], ["mean", short(stats.mean)], ["std", short(stats.std)], ["min", short(stats.min)], ["max", short(stats.max)], ["zeros", String(stats.zeros)]];
   if (stats.others) pairs.push(["not finite", String(stats.others)]);
   return make("dl", { class: "statistics" }, pairs.map(([term, value]) => make("div", {}, make("dt", {}, term), make("dd", { class: "n" }, value))));
