@@ -1,5 +1,6 @@
 """microgpt explain"""
 
+import re
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from ..errors import InputError
-from ..hooks.sites import parse_site
+from ..hooks.names import select_names
 from ..text.printable import command, quoted
 from ..tracing.trace import trace
 from .exports import Exports, give
@@ -157,7 +158,7 @@ def _request(choice: ElementChoice) -> tuple[Path | None, str, str | None]:
 def _is_named(model: "LanguageModel", text: str) -> bool:
     """Return True if the text names events or parameters of the model, such as layer0.attn.q[3,5]."""
     try:
-        return bool(parse_site(text).names([*model.plan, *model.config.shapes()]))
+        return bool(select_names([re.split(r"[@\[]", text)[0]], [*model.plan, *model.config.shapes()]))
     except InputError:
         return False
 
