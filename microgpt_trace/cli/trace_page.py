@@ -130,9 +130,7 @@ def write_page(
 def explain_command(
     context: typer.Context, path: Path | None, model: LanguageModel, whole: Trace
 ) -> dict[str, Any]:
-    """Return the parts of an `explain` command: the words before the element, the text, the options, and the
-    options that explain the gradient. These are None if `explain` cannot compute the gradient, because the
-    run computed the loss of only some positions."""
+    """Return three parts of an `explain` command: the words before the element, the text, and the options."""
     prompted = "prompts" in model.abilities
     # With a model file, --seed is for sampling, and `microgpt explain` does not sample.
     other = ("model", "tokens") if path is None else ("model", "tokens", "seed")
@@ -141,16 +139,7 @@ def explain_command(
     if prompted:
         after += ["--tokens", ",".join(map(str, whole.input.tokens))]
     before = [] if path is None else [str(path)]
-    gradient, scalar, length = ["--backward"], whole.scalar, len(whole.input.tokens)
-    if scalar is not None and scalar.target is not None:
-        typed = given_words(context, only=("target", "against"))[1]
-        gradient += map(quoted, typed or ["--target", f"#{scalar.target}"])
-        gradient += ["--position", str(scalar.position)] * (scalar.position != length - 1)
-    is_partial = scalar is not None and scalar.target is None and len(whole.predictions) < length
-    return {
-        "before": before, "text": None if prompted else whole.input.text, "after": after,
-        "gradient": None if is_partial else gradient,
-    }  # fmt: skip
+    return {"before": before, "text": None if prompted else whole.input.text, "after": after}
 
 
 def arrays_of_figures(

@@ -18,6 +18,7 @@ from ...explaining.explain import worked_out
 from ...grouping import grouped
 from ...hooks.event import Phase
 from ...rounding.invariants import OF_SUMS
+from ...running.token_names import token_argument
 from ...text.printable import on_one_line, shown_token
 from ...tracing.result import Candidate, Prediction, Trace
 from ..sections import AttentionMatrices, Section, Words
@@ -43,7 +44,8 @@ def trace_page(
     page opens at the element `start`. `effects` is the result of `whole_model` for a production model."""
     arrays, pictures = _arrays(trace, model, recorded or {})
     document = {
-        **_run(trace, model), **_plan(trace, model, arrays), **_layers(trace), "command": again,
+        **_run(trace, model), **_plan(trace, model, arrays), **_layers(trace),
+        "command": {**again, "gradient": _options_of_gradients(trace, model)},
         "start": start, "pictures": pictures, "adds": more,
         "predictions": list(map(_prediction, trace.predictions)),
         "lens": _lens(trace), "effects": effects,
@@ -52,6 +54,18 @@ def trace_page(
     title = f"{on_one_line(trace.input.text) or 'tokens'} · microgpt trace"
     main = "overview" if "gradients" in model.abilities else "model_overview"
     return page(title, _body(trace, model, sections, line), document, arrays, main)
+
+
+def _options_of_gradients(trace: Trace, model: LanguageModel) -> list[str] | None:
+    """Return the options of an `explain` command for the gradients of a trace. Return None if the trace has
+    the loss of only some positions, because `explain` computes the loss of all positions."""
+    scalar, length = trace.scalar, len(trace.input.tokens)
+    if scalar is None or scalar.target is None:
+        return ["--backward"] if len(trace.predictions) == length else None
+    options = ["--backward", "--target", token_argument(model, scalar.target)]
+    if scalar.against is not None:
+        options += ["--against", token_argument(model, scalar.against)]
+    return [*options, *["--position", str(scalar.position)] * (scalar.position != length - 1)]
 
 
 def _arrays(
