@@ -9,7 +9,6 @@ import numpy as np
 from ..architecture.model import LanguageModel
 from ..architecture.plans.plan import over_tokens
 from ..arrays.stats import Array
-from ..hooks.event import Phase
 from ..hooks.sites import Part, Site, parse_site
 from ..render.arrays import MAX_ROWS, Selection, array_section
 from ..render.sections import Section
@@ -40,14 +39,15 @@ def array_sections(result: Trace, model: LanguageModel, names: Sequence[str]) ->
         if name in model.config.shapes():
             yield array_section(name, _of_parameter(model, name, part, site.place), model, labels)
         scalar = result.scalar.name if result.scalar else "loss"
-        titles: dict[Phase, str] = {"forward": "", "backward": f"d {scalar} / d {name}"}
-        for phase, title in titles.items():
-            array = result.arrays.get((phase, name))
+        arrays = {"": result.arrays.get(("forward", name)), scalar: result.arrays.get(("backward", name))}
+        more = zip(result.more_gradients, result.more_arrays, strict=True)
+        arrays |= {own.scalar.name: kept.get(name) for own, kept in more}
+        for of, array in arrays.items():
             if array is not None:
                 rows = predicted if over_tokens(name) else range(array.shape[-2] if array.ndim > 1 else 0)
                 indices = part.indices(array.shape, rows)
                 selection = Selection(array[np.ix_(*indices)], array.shape, indices, site.place)
-                yield array_section(name, selection, model, labels, title)
+                yield array_section(name, selection, model, labels, of and f"d {of} / d {name}")
 
 
 def _sites(model: LanguageModel, names: Sequence[str]) -> Iterator[tuple[Site, str]]:

@@ -23,9 +23,9 @@ from ..rounding.invariants import OF_SUMS
 from ..running.token_names import chosen_positions, token_label, token_of
 from ..text.wording import ranges
 from .collector import Collector
-from .findings import Check, gradient_check
+from .findings import Check, TargetGradients, gradient_check
 from .observers import Observers
-from .result import Gradients, ParameterRow, Prediction
+from .result import ParameterRow, Prediction
 
 if TYPE_CHECKING:
     from ..architecture.model import LanguageModel, TraceInput
@@ -109,12 +109,12 @@ def differentiate(
         for target in asked.targets
     ]
     check, parameters = _differentiate(model, inputs, scalars[0], asked, done, run, observers)
-    others, kept, collector = list[Gradients](), list[dict[str, Array]](), observers.collector
+    others, kept, collector = list[TargetGradients](), list[dict[str, Array]](), observers.collector
     for scalar in scalars[1:]:  # the collector keeps what it had before
         count, arrays, collector.arrays = len(collector.events), collector.arrays, {}
         _differentiate(model, inputs, scalar, replace(asked, recheck=False), done, run, observers)
         events = tuple(event for event in collector.events[count:] if event.name in observers.shown)
-        others.append(Gradients(scalar, events))
+        others.append(TargetGradients(scalar, events))
         kept.append({name: array for (_, name), array in collector.arrays.items()})
         collector.arrays = arrays
         del collector.events[count:]

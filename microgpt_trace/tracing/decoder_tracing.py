@@ -37,7 +37,7 @@ from .observers import Observers, baseline_of
 from .result import Prediction, Predictions, Trace
 
 if TYPE_CHECKING:
-    from ..architecture.model import Scalar, TraceInput
+    from ..architecture.model import TraceInput
     from ..running.interventions import Intervention
 
 TOP, RUNNERS_UP = 5, 3  # default number of candidates of a prediction, and of runners-up of a generated token

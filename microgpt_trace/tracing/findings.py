@@ -1,10 +1,13 @@
-"""The findings of a run as plain data: checks, insights and anomalies. Other modules compute findings."""
+"""The findings of a run as plain data: checks, insights, anomalies, gradients. Other modules
+compute findings."""
 
 from __future__ import annotations
 
 from dataclasses import field
 from typing import Literal
 
+from ..architecture.model import Scalar
+from ..hooks.event import TraceEvent
 from ..text.brief import frozen
 
 FEWEST_TOKENS = 4  # with fewer positions, the massive activations of a single token decide a median
@@ -68,3 +71,11 @@ class Anomaly:
     seen: str = ""
     unseen: str = ""
     layer: int | None = None
+
+
+@frozen
+class TargetGradients:
+    """The gradients of one scalar with respect to the events of a trace."""
+
+    scalar: Scalar
+    events: tuple[TraceEvent, ...]

@@ -19,7 +19,7 @@ from ..notebook import in_notebook
 from ..text.brief import frozen, one_line
 from ..text.json_writing import in_document
 from ..text.wording import abridged
-from .findings import Anomaly, Check, Insight
+from .findings import Anomaly, Check, Insight, TargetGradients
 
 SCHEMA_ID = "microgpt.trace/1"
 _OPTIONS = {"backward": "backward", "update": "step"}  # the option of `trace` that adds a phase
@@ -224,14 +224,6 @@ class Intervened:
         return next((change for change in self.changes if change.name == name), None)
 
 
-@frozen
-class Gradients:
-    """The gradients of one scalar with respect to the events of a trace."""
-
-    scalar: Scalar
-    events: tuple[TraceEvent, ...]
-
-
 @dataclass(frozen=True, eq=False, repr=False)
 class Trace:
     """The result of one traced run. Iterating over a Trace yields the events, and `trace[name]` is the array
@@ -256,7 +248,7 @@ class Trace:
     intervened: Intervened | None = None
     step: StepSummary | None = None
     scalar: Scalar | None = None  # if there are gradients
-    more_gradients: tuple[Gradients, ...] = ()  # of the second target and the following ones
+    more_gradients: tuple[TargetGradients, ...] = ()  # of the second target and the following ones
     arrays: dict[tuple[Phase, str], Array] = field(default_factory=dict, repr=False)
     more_arrays: tuple[dict[str, Array], ...] = field(default=(), repr=False)  # of `more_gradients`
     specs: Mapping[str, EventSpec] = field(default_factory=dict, repr=False)  # specs of all events

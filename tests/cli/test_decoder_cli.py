@@ -120,6 +120,21 @@ def test_tokens_special_tokens_and_chat_templates(model, bare, plain):
     assert "chat template" in chat["notes"][0]
 
 
+def test_several_targets_have_a_column_and_an_array_each(bare):
+    words = ("--tokens", "3,5,8", "--backward", "--target", "#5", "--target", "#7", "--verbose")
+    lines = microgpt("trace", bare, *words).out.splitlines()
+    head = next(line.split("  ") for line in lines if line.startswith("tensor"))
+    assert [title.strip() for title in head if title] == ["tensor", "L2", "d logit(5)", "d logit(7)"]
+    shown = microgpt("trace", bare, *words, "--show", "final.norm[2,0:3]").out
+    assert [f"d logit({token}) / d final.norm" in shown for token in (5, 7)] == [True, True]
+    first, second = document(bare, *words[:5]), document(bare, *words[:3], *words[5:7])
+    both = document(bare, *words[:7])
+    assert [event["stats"] for event in both["more_gradients"][0]["events"]] == [
+        event["stats"] for event in second["events"] if event["phase"] == "backward"
+    ]
+    assert both["events"] == first["events"]
+
+
 OF_DECODERS = {
     "--tokens": ["1"], "--chat": [], "--special": [], "--layers": ["0"], "--positions": ["last"],
     "--lens": [], "--target": ["n"], "--generate": ["2"], "--temperature": ["0"], "--recheck": [],

@@ -85,6 +85,8 @@ REFUSED = {
     "trace llama --step": "--step is for a microGPT",
     "trace llama --backward --generate 2": "--backward cannot be combined with --generate",
     "trace llama --backward --against a": "--against needs --target",
+    "trace llama --lens --target a --target b": "are for one target",
+    "trace llama --backward --target a --target b --save x": "--save: expected one --target",
     "trace llama --target a --position 1 --lens": "--position needs --backward",
     "trace llama --n-head 4": "--n-head",
     "trace llama --bos last": "--bos",

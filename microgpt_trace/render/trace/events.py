@@ -18,7 +18,8 @@ from ...arrays.stats import TensorStats
 from ...hooks.event import EventSpec, TraceEvent
 from ...measuring.expert_choices import ExpertChoices
 from ...text.wording import counted
-from ...tracing.result import Gradients, LayerRow, ParameterRow, Trace
+from ...tracing.findings import TargetGradients
+from ...tracing.result import LayerRow, ParameterRow, Trace
 from ..characters import token_label
 from ..numbers import figure, four_decimals, ratio, significant
 from ..sections import AttentionMatrices, Column, Section, Table, Words, fields, name_of, table_section, words
@@ -179,7 +180,7 @@ def backward_sections(trace: Trace) -> list[Section]:
     return [*backward, *_parameters(trace)] if backward else []
 
 
-def _norms_column(own: Gradients) -> Column:
+def _norms_column(own: TargetGradients) -> Column:
     """Return a column with the L2 norm of the gradients of one scalar."""
     norms = {event.name: event.stats.l2_norm for event in own.events if event.stats is not None}
     return Column(f"d {own.scalar.name}", lambda e: four_decimals(norms[e.name]), right=True)
