@@ -127,10 +127,9 @@ def _source(plan: Plan, point: PatchPoint) -> tuple[str, Part]:
 
 
 def mlps_of(plan: Plan) -> list[str]:
-    """Return the outputs of the MLPs, in order of computation. A mixture of experts counts as one output."""
-    products = (plan.product_of(branch) for branch in plan.branches)
-    names = {row.name for row in products if not row.parts}
-    return [name for name in plan if name in names]
+    """Return what MLPs and mixtures write to the residual stream, in order of computation. If a norm follows,
+    this is the norm's output. A norm ignores the length of its input, so gradient * value is 0 before it."""
+    return [name for name in plan if name in plan.branches and not plan.product_of(name).parts]
 
 
 def default_points(model: LanguageModel, streams: Sequence[str], length: int) -> list[PatchPoint]:
@@ -143,7 +142,7 @@ def default_points(model: LanguageModel, streams: Sequence[str], length: int) ->
 
 def neurons_of(plan: Plan) -> list[str]:
     """Return the events that the output products of the MLPs read: the neurons."""
-    rows = [plan[name] for name in mlps_of(plan)]
+    rows = [plan.product_of(name) for name in mlps_of(plan)]
     rows = [plan[row.inputs[0]] if isinstance(row.kind, Mixture) else row for row in rows]
     return [row.inputs[0] for row in rows]
 

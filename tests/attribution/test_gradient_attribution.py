@@ -84,6 +84,19 @@ def test_gradient_times_value_equals_the_products_of_a_trace(model_of, case):
     assert values["layer1.attn.head2@4"] == pytest.approx(columns[4].sum(), rel=1e-4, abs=1e-5)
 
 
+@pytest.mark.parametrize("case", ["olmo2", "gemma2"])
+def test_an_mlp_with_a_norm_behind_it_is_what_the_norm_writes(model_of, case):
+    model, about = model_of(case)
+    name, step = "layer1.mlp.post_norm", 0.01
+    options = {"target": TARGET, "against": AGAINST, "method": "gradient-x-input"}
+    found = values_of(attribute(model, **about, **options))[name]
+    value = trace(model, **about, names=[name], values=[name])[name]
+    up, low = (difference(model, about, name, sign * step * value) for sign in (1, -1))
+    print(f"{case}: {found:.6g}, by differences {(up - low) / (2 * step):.6g}")
+    assert found == pytest.approx((up - low) / (2 * step), rel=1e-2)
+    assert abs(found) > 0.001  # it is 0 before the norm
+
+
 @pytest.mark.parametrize("case", ["llama_gqa", "mixtral"])
 def test_neurons_equal_the_products_of_a_trace(model_of, case):
     model, about = model_of(case)
