@@ -35,6 +35,7 @@ from .results import AttributedPrompt, GradientMethod, Neuron, PromptsAttributio
 NEURONS = 100  # the number of neurons in a result
 ACTIVE = 3  # the number of positions at which a neuron is most active
 FIRST, MOST = 16, 256  # the smallest and the largest number of steps of a path
+SMALLEST = 1e-6  # the smallest step, as a share of its end
 TOLERANCE = 0.01  # allowed distance of the sum along a path, as a share of the change
 
 # a run at one point of a path: the logit difference, and values and gradients by the names of events
@@ -89,7 +90,8 @@ def _integrate(
 
     The trapezoidal rule adds up the mean gradient of a step times the change of the value. If the sum over
     the tokens is not right, the number of steps is doubled, at most to MOST, by halving the steps with the
-    largest errors.
+    largest errors. A step smaller than SMALLEST is not halved. The difference may jump there, if a mixture
+    chooses other experts.
     """
     quick, start = model.for_many_passes(), np.zeros(1)
     embedding = next(row for row in model.plan.of_kind(Lookup) if row.kind.by == "tokens")
@@ -110,7 +112,7 @@ def _integrate(
     change = points[1.0][0] - points[0.0][0]
     while abs(sum(errors.values())) > TOLERANCE * abs(change) and len(errors) < MOST:
         for _ in range(len(errors)):
-            a, b = max(errors, key=lambda step: abs(errors[step]))
+            a, b = max(errors, key=lambda ab: (ab[1] - ab[0] > SMALLEST * ab[1], abs(errors[ab])))
             middle = (a + b) / 2
             points[middle] = at(middle, [embedding.name])
             del errors[a, b]
@@ -130,7 +132,9 @@ def _integrate(
         f"in {steps} steps from {whence} to the token embeddings, the attributions of the tokens sum to "
         f"{total:.4g}, and the difference changes by {change:.4g}"
     )
-    if not holds and baseline is None:
+    if holds is False and model.plan.chosen_by:
+        claim += "; the chosen experts may change along the path"
+    elif holds is False and baseline is None:
         claim += "; --baseline TOKEN begins at a token, because norms change abruptly near zeros"
     return effects, Check("path", claim, holds, deviation, TOLERANCE)
 

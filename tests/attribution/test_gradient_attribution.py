@@ -180,6 +180,16 @@ def test_too_few_steps_are_reported(decoder_folder, monkeypatch):
     assert "Self-check FAILED: in 16 steps from zeros to the token embeddings" in " ".join(done.out.split())
 
 
+def test_a_jump_where_the_chosen_experts_change_is_not_halved_forever(model_of, monkeypatch):
+    monkeypatch.setattr(gradients, "MOST", 128)
+    model, options = model_of("mixtral")[0], {"target": TARGET, "against": AGAINST, "method": "integrated"}
+    result = attribute(model, tokens=[5], **options)
+    print(result.prompts[0].check.claim)
+    assert not result.ok
+    assert result.prompts[0].check.claim.startswith("in 128 steps")
+    assert result.prompts[0].check.claim.endswith("the chosen experts may change along the path")
+
+
 @pytest.mark.parametrize("method", ["writes", *METHODS])
 def test_means_over_prompts(model_of, method):
     model, texts = model_of("microgpt")[0], ["emma", "anna", "lara"]
@@ -249,10 +259,19 @@ def test_the_command(method, tmp_path):
     document = valid(microgpt(f"{line} --json").out, "attribute", "--method", method)
     assert (document["method"], len(document["prompts"])) == (method, 1)
     out = microgpt(f"{line} --html {tmp_path / 'p.html'} --plot {tmp_path / 'p.svg'}").out
-    assert all(title in out for title in ("Largest parts", "Neurons that raise", "embed.tok at one position"))
+    neurons = "Neurons with the largest gradients" if method == "gradient" else "Neurons that raise"
+    assert all(title in out for title in ("Largest parts", neurons, "embed.tok at one position"))
     assert "layer0.mlp.act:" in (tmp_path / "p.html").read_text()
     assert "embed.tok" in (tmp_path / "p.svg").read_text()
     assert ("Self-check holds" in out) == (method == "integrated")
+
+
+def test_a_neuron_that_does_not_raise_the_difference_is_not_listed():
+    done = microgpt("attribute emma --method gradient-x-input --neurons --top 64")
+    lines = done.out.split("Neurons that")[1].splitlines()
+    values = [float(line.split()[1]) for line in lines if line.startswith("layer0")]
+    assert 0 < len(values) < 64
+    assert min(values) >= 0
 
 
 def test_the_command_with_prompts(tmp_path):
@@ -290,4 +309,5 @@ def test_models_of_nan_or_zeros(tmp_path, value, code, words):
         done = microgpt(line)
         assert done.code == code
         assert expected in done.out
+        assert "--baseline" not in done.out  # a path from a token would not help
         valid(microgpt(f"{line} --json").out, "attribute", "--method", method)

@@ -142,7 +142,9 @@ def attributed_sections(result: PromptsAttribution, *, top: int = 20) -> list[Se
         Column("neuron", attrgetter("site"), whole=True), *fields(four_decimals, {"value": "value"}),
         Column("most active at", lambda neuron: _activity(neuron, prompts[0].labels), wrap=True),
     ]  # fmt: skip
-    sections += table_section("Neurons that raise the difference most", columns, result.neurons[:top])
+    gradient, raising = result.method == "gradient", [n for n in result.neurons if not n.value <= 0]
+    title = "Neurons with the largest gradients" if gradient else "Neurons that raise the difference most"
+    sections += table_section(title, columns, (result.neurons if gradient else raising)[:top])
     if prompts[0].check is not None:
         return [*sections, _check(prompts)]
     return (
