@@ -24,7 +24,8 @@ def gradcheck(context: typer.Context, *, source: Source, settings: FileSettings)
     with progress("gradient") as report:
         rows = list(check(model, text, tokens=token_ids(source.tokens), report=report))
     events = [row for row in model.plan.values() if not row.extra]
-    show(gradcheck_sections(rows, inputs.text, len(events) + len(model.plan.parameters)), None)
+    shown = inputs.text or source.tokens or ""  # a model without a tokenizer has no text
+    show(gradcheck_sections(rows, shown, len(events) + len(model.plan.parameters)), None)
     exit_unless(all(row.holds for row in rows))
 
 

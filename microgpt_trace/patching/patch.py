@@ -155,7 +155,10 @@ def _estimated(
     if options.sites is None:
         points = default_points(model, model.plan.streams, length)
     else:
-        points = points_of(model, options.sites, length)
+        head = {event.name for event in model.plan.head}  # computed at one position only
+        points = [p for p in points_of(model, options.sites, length) if p.spot.name not in head]
+        if not points:
+            raise InputError(f"{' and '.join(options.sites)}: an estimate needs an event before the logits")
     estimates = Estimates(model, pair, points, neurons_of(model.plan) if options.neurons else (), row)
     measure = _measure(model, pair, estimates.logits, options, row)
     estimates.differentiate(measure.contrast)

@@ -117,6 +117,14 @@ def test_the_command(decoder_folder):
         assert words in out
 
 
+def test_logits_have_no_estimate(decoders):
+    model, options = decoders("llama_gqa")[0], {"target": 7, "against": 11, "method": "attribution"}
+    with pytest.raises(InputError, match="logits: an estimate needs an event before the logits"):
+        patch(model, CLEAN, CORRUPT, sites=["logits"], **options)
+    result = patch(model, CLEAN, CORRUPT, sites=["*"], confirm=0, **options)
+    assert {cell.name for cell in result.cells} == {*model.plan} - {"logits", "probs", "loss"}
+
+
 @pytest.mark.parametrize("option", [{"neurons": True}, {"confirm": 3}])
 def test_exact_patches_need_no_confirmation(decoders, option):
     with pytest.raises(InputError, match="need the method attribution"):

@@ -7,7 +7,7 @@ import pytest
 from support import everything
 from support.commands import microgpt
 from support.other_plans import in_float64, odd_plan, random_model, routed_plan
-from support.tiny_models import TOKENS
+from support.tiny_models import TOKENS, tiny_model, write_folder
 
 from microgpt_trace import gradcheck
 from microgpt_trace.architecture.float64_model import Float64Model
@@ -281,3 +281,8 @@ def test_the_command_checks_a_model_file(monkeypatch, decoder_folder):
     assert wrong.code == 1
     assert "layer0.attn_wk" in wrong.out
     assert microgpt("gradcheck", "emma", *tokens).code == 2
+
+
+def test_the_command_names_the_tokens_of_a_model_without_a_tokenizer(tmp_path):
+    done = microgpt("gradcheck", write_folder(tmp_path, *tiny_model("llama_gqa")), "--tokens", "5,6")
+    assert 'Gradients of the loss of "5,6" against' in done.out
