@@ -54,7 +54,7 @@ RESTORED = (
 )
 METHODS = {
     "writes": "what each part adds to the difference if the scales of all later norms stay fixed",
-    "gradient": "L2 norm of the gradient of the difference",
+    "gradient": "L2 norm of the gradient of the difference; for a head, with respect to its attn.context",
     "gradient-x-input": "sum of gradient * value",
     "integrated": "integral of gradient * d value along a straight path to the token embeddings",
 }
@@ -285,7 +285,7 @@ def _largest(cells: Sequence[Spot], value: Value) -> str:
     finite = [(number, cell) for number, cell in values if number is not None and math.isfinite(number)]
     finite.sort(key=lambda pair: -abs(pair[0]))
     largest = [pair for pair in finite[:LEADING] if abs(pair[0]) >= LEAST] or finite[:1]
-    sites = ", ".join(f"{cell.about} {number:.2f}" for number, cell in largest)
+    sites = ", ".join(f"{cell.about} {two_decimals(number)}" for number, cell in largest)
     return f"largest: {sites}" if sites else "no value is finite"
 
 
