@@ -1,5 +1,8 @@
 """The errors that this package raises on purpose."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from .text.printable import as_message
 
 
@@ -22,6 +25,15 @@ class InputError(MicrogptError):
 
 class FileFormatError(MicrogptError):
     """A file is missing, damaged, of an unknown format, or of the wrong shape."""
+
+
+@contextmanager
+def naming(where: object, kind: type[MicrogptError] = InputError) -> Iterator[None]:
+    """Put `where` in front of an InputError of the block, and raise it as an error of this kind."""
+    try:
+        yield
+    except InputError as error:
+        raise kind(f"{where}: {error}") from error
 
 
 class RunError(MicrogptError):

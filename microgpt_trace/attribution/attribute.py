@@ -16,8 +16,8 @@ from ..architecture.plans.kinds import Cap
 from ..arrays.logits import LogitDifference, best_tokens, losses_of, runner_up, softmax
 from ..arrays.stats import Array
 from ..arrays.threads import one_blas_thread
-from ..errors import InputError
-from ..patching.pairs import columns_of, mean_of, naming
+from ..errors import InputError, naming
+from ..patching.pairs import columns_of, mean_of
 from ..patching.results import MeanPatched, Spot
 from ..rounding.invariants import OF_SUMS
 from ..running.token_names import blank_notes, chosen_positions, token_label, token_of

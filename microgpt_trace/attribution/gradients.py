@@ -70,10 +70,7 @@ def by_gradient(
         factors = slopes if method == "gradient" else run.values
         effects = {name: np.multiply(slopes[name], factors[name], dtype=np.float64) for name in names}
     root = np.sqrt if method == "gradient" else np.asarray  # an L2 norm is the root of a sum of squares
-    sums, labels = (
-        patching.Effects(plan, effects),
-        tuple(token_label(model, token) for token in inputs.tokens),
-    )
+    sums, labels = patching.Effects(plan, effects), tuple(token_label(model, t) for t in inputs.tokens)
     found = [own for name in inner for own in _neurons(plan, name, effects[name], root, run.values)]
     difference, told = contrast.difference(run.logits), (*inputs.notes, *notes)
     prompt = AttributedPrompt(inputs.tokens, labels, told, contrast, difference, check)

@@ -8,7 +8,7 @@ from typing import Any
 
 from ..architecture.edits import Report, unreported
 from ..architecture.model import LanguageModel
-from ..errors import FileFormatError, InputError
+from ..errors import FileFormatError, InputError, naming
 from ..notebook import in_notebook
 from ..text.brief import frozen
 from ..text.json_reading import OutOfBounds, from_json
@@ -103,10 +103,8 @@ def diff_prompts(
     for number, prompt in enumerate(prompts):
         report(number, len(prompts))
         inputs: dict[str, Any] = {"text": prompt} if isinstance(prompt, str) else {"tokens": prompt}
-        try:
+        with naming(f"prompt {number + 1}"):
             result = diff(a, b, **inputs, **options)
-        except InputError as error:
-            raise InputError(f"prompt {number + 1}: {error}") from error
         worst, agreement = result.worst, result.agreement
         if agreement is None:
             raise InputError(

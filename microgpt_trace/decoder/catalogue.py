@@ -18,6 +18,7 @@ from ..architecture.plans.blocks import BIASES
 from ..architecture.plans.kinds import Choice, Kind, Linear, Rotation
 from ..architecture.plans.plan import Operation, Plan, kind_of, layer_of, prefix_of
 from ..architecture.plans.rope import Rope
+from ..grouping import grouped
 from ..hooks.event import EventSpec
 from .architecture import Architecture
 
@@ -76,10 +77,7 @@ def examples() -> tuple[Plan, ...]:
 
 def families() -> tuple[str, ...]:
     """Return the first architecture of each module of architectures/."""
-    first: dict[str, str] = {}
-    for name, module in ARCHITECTURES.items():
-        first.setdefault(module, name)
-    return tuple(first.values())
+    return tuple(first for first, *_ in grouped(ARCHITECTURES, ARCHITECTURES.__getitem__).values())
 
 
 @cache

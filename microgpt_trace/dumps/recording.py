@@ -12,7 +12,7 @@ import numpy as np
 from ..architecture.model import LanguageModel, file_order
 from ..architecture.plans.plan import over_tokens
 from ..arrays.stats import Array
-from ..errors import InputError
+from ..errors import InputError, naming
 from ..hooks.event import TraceEvent
 from ..text.brief import frozen, token_list
 from ..text.printable import quoted
@@ -58,10 +58,8 @@ class Recording:
             return np.asarray(recorded.read()), None
         own = recorded.layout == OWN and len(recorded.shape) > 1
         rows = recorded.shape[-2] if own and not over_tokens(name) else len(self.tokens or ()) or length
-        try:
+        with naming(self.origin):
             fitted = self.fitted(name, recorded, model, model.plan.shapes(rows))
-        except InputError as error:
-            raise InputError(f"{self.origin}: {error}") from error
         return fitted.array, fitted.positions or range(rows) if fitted.array.ndim else None
 
     def fitted(self, name: str, recorded: Recorded, model: LanguageModel | None, shapes: Shapes) -> Fitted:

@@ -28,6 +28,9 @@ class Tally:
 
     KIND: ClassVar[str]
 
+    def __repr__(self) -> str:
+        return one_line(self, shape=next(iter(self.arrays().values())).shape)
+
     def merge(self, other: Any) -> None:
         """Add the numbers of another tally of the same kind and size."""
         raise NotImplementedError
@@ -50,9 +53,6 @@ class Sums(Tally):
     def __init__(self, *shape: int) -> None:
         self.shape = shape
         self.exact = ExactSum(int(np.prod(shape, dtype=np.int64)))
-
-    def __repr__(self) -> str:
-        return one_line(self, shape=self.shape)
 
     def add(self, values: Array) -> None:
         self.exact.add(values.reshape(len(values), -1))
@@ -83,9 +83,6 @@ class Counts(Tally):
     def __init__(self, *shape: int) -> None:
         self.numbers = np.zeros(shape, np.int64)
 
-    def __repr__(self) -> str:
-        return one_line(self, shape=self.numbers.shape)
-
     def values(self) -> Array:
         return self.numbers
 
@@ -103,9 +100,6 @@ class Ranges(Tally):
 
     def __init__(self, *shape: int) -> None:
         self.least, self.largest = np.full(shape, np.inf), np.full(shape, -np.inf)
-
-    def __repr__(self) -> str:
-        return one_line(self, shape=self.least.shape)
 
     def take(self, least: Array, largest: Array) -> None:
         """Extend the ranges by the least and the largest new number of each element."""

@@ -77,10 +77,6 @@ class Effects:
         chosen = effects[np.ix_(*part.indices(effects.shape, range(effects.shape[-2])))]
         return float(chosen.sum(dtype=np.float64))
 
-    def size(self, names: Sequence[str]) -> int:
-        """Return the number of elements of events."""
-        return sum(self.effects[name].size for name in names)
-
     def largest(self, name: str, count: int) -> Iterator[tuple[int, int]]:
         """Yield the position and the channel of the elements of an event with the largest estimates."""
         effects = np.abs(self.effects[name]).ravel()

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from ..architecture.edits import Report, unreported
 from ..architecture.model import LanguageModel, TraceInput
-from ..errors import FileFormatError, InputError
+from ..errors import FileFormatError, InputError, naming
 from ..text.brief import frozen
 from ..text.wording import counted
 from ..untrusted_files import read_text
@@ -93,15 +92,6 @@ def patch_pairs(
     cells = zip(*(result.cells for result in results), strict=True)
     means = tuple(mean_of(own[0], [cell.restored for cell in own]) for own in cells)
     return PairsResult(model.origin, facts, means, method)
-
-
-@contextmanager
-def naming(where: str) -> Iterator[None]:
-    """Put a name in front of any error."""
-    try:
-        yield
-    except InputError as error:
-        raise InputError(f"{where}: {error}") from error
 
 
 def _check_length(model: LanguageModel, sites: Sequence[str] | None, first: Inputs, other: Inputs) -> None:

@@ -159,7 +159,8 @@ def _estimated(
         points = [p for p in points_of(model, options.sites, length) if p.spot.name not in head]
         if not points:
             raise InputError(f"{' and '.join(options.sites)}: an estimate needs an event before the logits")
-    estimates = Estimates(model, pair, points, neurons_of(model.plan) if options.neurons else (), row)
+    inner = neurons_of(model.plan) if options.neurons else []
+    estimates = Estimates(model, pair, points, inner, row)
     measure = _measure(model, pair, estimates.logits, options, row)
     estimates.differentiate(measure.contrast)
     neurons = largest_neurons(model, estimates, NEURONS) if options.neurons else []
@@ -177,7 +178,7 @@ def _estimated(
             confirmed_by(cells[number], measure.restored(own), check.tolerance)
             for number, own in zip(chosen, exact, strict=True)
         ),
-        tuple(cells[len(points) :]), estimates.size(neurons_of(model.plan)) if options.neurons else 0,
+        tuple(cells[len(points) :]), sum(estimates.effects[name].size for name in inner),
     )  # fmt: skip
 
 
@@ -216,9 +217,14 @@ def _measure(
     named = options.target, options.against
     contrast = _contrast(model, pair[0], row, logits, *named)
     clean, corrupt = (_unpatched(model, *run, contrast) for run in zip(pair, logits, named, strict=True))
-    measure = Measure(contrast, (clean, corrupt), _noise(logits))
-    _check_difference(contrast, measure.runs, measure.noise)
-    return measure
+    what = f"logit({contrast.target_label}) - logit({contrast.against_label}) at position {row}"
+    for which, run in (("clean", clean), ("corrupted", corrupt)):
+        if not math.isfinite(run.difference):
+            raise InputError(f"{what} is {run.difference} in the {which} run: nothing to compare")
+    noise = _noise(logits)
+    if not abs(clean.difference - corrupt.difference) > noise:
+        raise InputError(f"{what} is {clean.difference:.6g} in both runs: nothing to explain")
+    return Measure(contrast, (clean, corrupt), noise)
 
 
 def _edits(points: Sequence[PatchPoint], clean: Values, corrupt: Values) -> list[Edit | None]:
@@ -309,13 +315,3 @@ def _unpatched(
         inputs.text, inputs.tokens, inputs.labels, notes, contrast.difference(logits),
         float(probs[contrast.target]), float(probs[contrast.against]),
     )  # fmt: skip
-
-
-def _check_difference(contrast: LogitDifference, runs: Sequence[Unpatched], noise: float) -> None:
-    clean, corrupt = runs
-    what = f"logit({contrast.target_label}) - logit({contrast.against_label}) at position {contrast.position}"
-    for which, run in zip(("clean", "corrupted"), runs, strict=True):
-        if not math.isfinite(run.difference):
-            raise InputError(f"{what} is {run.difference} in the {which} run: nothing to compare")
-    if not abs(clean.difference - corrupt.difference) > noise:
-        raise InputError(f"{what} is {clean.difference:.6g} in both runs: nothing to explain")

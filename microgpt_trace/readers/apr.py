@@ -20,12 +20,12 @@ from ..arrays.encodings import ENCODINGS, StoredTensor
 from ..arrays.stats import Array
 from ..decoder.architectures.llama import NAMES
 from ..decoder.model import Decoder
-from ..errors import InputError
+from ..errors import FileFormatError, InputError, naming
 from ..text.brief import brief
 from ..text.json_reading import MANY_VALUES, from_json
 from .apr_config import AprSettings, Pairs, apr_config
 from .mapped_file import MappedFile
-from .model_file import check_tensors, in_halves, naming_file, our_tensors
+from .model_file import check_tensors, in_halves, our_tensors
 
 if TYPE_CHECKING:
     from ..vocabulary.tokens import Vocabulary
@@ -110,7 +110,7 @@ def read_apr(path: Path, *, rope_pairs: Pairs | None = None, overrides: Mapping[
 def read_apr_header(path: Path) -> AprFile:
     """Read the metadata and tensors of an .apr file, without renaming. Raises FileFormatError."""
     mapped = MappedFile.open(path)
-    with naming_file(path):
+    with naming(path, FileFormatError):
         data = mapped.bytes
         header = _header(data)
         metadata = _metadata(data, header)

@@ -17,10 +17,10 @@ from ..decoder.catalogue import ARCHITECTURES
 from ..decoder.config import DecoderConfig
 from ..decoder.options import ROPE_FACTORS
 from ..decoder.settings import OBJECT, POSITIVE, TEXT, WHOLE, Settings, check_value
-from ..errors import FileFormatError, InputError
+from ..errors import FileFormatError, InputError, naming
 from ..text.brief import brief
 from .decoder_config import decoder_config
-from .model_file import layers_of, naming_file, nearest, rope_factors
+from .model_file import layers_of, nearest, rope_factors
 
 LLAMAS = tuple(name for name, module in ARCHITECTURES.items() if module == "llama")
 FIELDS: dict[str, tuple[str, str]] = {  # name of a setting: (other names, kind of value)
@@ -46,11 +46,9 @@ _PAIRS_OF_TYPE: dict[Any, Pairs] = {0: "adjacent", 2: "halves"}
 
 
 def apr_config(
-    settings: AprSettings,
-    tensors: Mapping[str, StoredTensor],
-    frequencies: StoredTensor | None,
+    settings: AprSettings, tensors: Mapping[str, StoredTensor], frequencies: StoredTensor | None,
     rope_pairs: Pairs | None,
-) -> DecoderConfig:
+) -> DecoderConfig:  # fmt: skip
     """Build the config and check it against the shapes of the tensors.
 
     `frequencies` is the tensor rope_freqs. Raises FileFormatError if the file contradicts itself or its model
@@ -73,7 +71,7 @@ def apr_config(
     if frequencies is None and keys["rope_scaling"] is None and "rope_scaling" not in settings.values:
         settings.notes.append("rope_scaling is not in the file: no scaling is applied")
     translated = Settings(keys, settings.notes)
-    with naming_file(settings.path):
+    with naming(settings.path, FileFormatError):
         keys[ROPE_FACTORS] = rope_factors(frequencies, sizes["head_dim"])
         config, _ = decoder_config(architecture, translated, tensors, pairs == "adjacent")
     if window is None and "sliding_window" in translated.used:
@@ -205,7 +203,7 @@ class AprSettings(Settings):
 
     def value(self, name: str) -> Any | None:
         """Return a setting, or None. Raises an error if two names of the setting have different values."""
-        with naming_file(self.path):
+        with naming(self.path, FileFormatError):
             values = {key: self.get(key, FIELDS[name][1]) for key in _names(name)}
         return self._agreed(name, {key: value for key, value in values.items() if value is not None})
 
@@ -251,7 +249,7 @@ class AprSettings(Settings):
         """Return the name of the architecture. Raises an error if the name is missing or unsupported."""
         names = {}
         for key in ("architecture", "hf_model_type", "hf_architecture"):
-            with naming_file(self.path):
+            with naming(self.path, FileFormatError):
                 value = self.get(key, TEXT)
             if value and value.lower() not in ("auto", "unknown"):
                 names[key] = value.lower().removesuffix("forcausallm")

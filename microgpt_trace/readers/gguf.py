@@ -24,10 +24,9 @@ import numpy as np
 from ..arrays.encodings import ENCODINGS, StoredTensor
 from ..arrays.stats import Array
 from ..decoder.settings import COUNT, Settings
-from ..errors import FileFormatError
+from ..errors import FileFormatError, naming
 from ..text.brief import brief
 from .mapped_file import MappedFile
-from .model_file import naming_file
 
 MAGIC = b"GGUF"
 TYPES = {
@@ -64,7 +63,7 @@ def read_gguf_header(path: Path) -> GgufFile:
             if tensor.name in tensors:
                 raise FileFormatError(f"{part.path}: tensor {tensor.name!r} is also in another part")
             tensors[tensor.name] = tensor
-    with naming_file(first):
+    with naming(first, FileFormatError):
         expected = head.settings.get("split.tensors.count", COUNT)
     if expected not in (None, len(tensors)):
         raise FileFormatError(f"{first}: expected {expected:,} tensors in all parts, found {len(tensors):,}")
@@ -147,7 +146,7 @@ class GgufFile:
 
     def number(self) -> tuple[int, int]:
         """Return how many parts the model has and the number of this part, counted from 1."""
-        with naming_file(self.path):
+        with naming(self.path, FileFormatError):
             count = self.settings.get("split.count", COUNT) or 1  # tools that merge parts write 0
             number = self.settings.get("split.no", COUNT) or 0
             return count, number + 1 if count > 1 else 1

@@ -16,11 +16,11 @@ from ..decoder.gguf_options import LONG, SHORT
 from ..decoder.model import Decoder
 from ..decoder.options import ROPE_FACTORS
 from ..decoder.settings import POSITIVE, WHOLE, Settings, is_count
-from ..errors import FileFormatError, InputError
+from ..errors import FileFormatError, InputError, naming
 from ..text.brief import brief
 from .decoder_config import check_overrides, decoder_config, obstacles, overridden, unsupported
 from .gguf import Strings, read_gguf_header
-from .model_file import check_depth, check_tensors, in_halves, naming_file, our_tensors, rope_factors
+from .model_file import check_depth, check_tensors, in_halves, our_tensors, rope_factors
 
 if TYPE_CHECKING:
     from ..vocabulary.tokens import Vocabulary
@@ -38,7 +38,7 @@ def read_gguf(path: Path, overrides: Mapping[str, Any] = {}) -> Decoder:
     header = read_gguf_header(path)
     notes: list[str] = []
     stored = {tensor.name: tensor for tensor in header.tensors}
-    with naming_file(path):
+    with naming(path, FileFormatError):
         name, architecture = _architecture(header.metadata)
         factors = {name: stored.pop(name) for name in (FACTORS, LONG, SHORT) if name in stored}
         tensors = our_tensors(path, stored.values(), architecture.names)

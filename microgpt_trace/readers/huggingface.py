@@ -14,12 +14,12 @@ from ..decoder.catalogue import ARCHITECTURES, architecture_named
 from ..decoder.config import DecoderConfig
 from ..decoder.model import Decoder
 from ..decoder.settings import FLAG, Settings
-from ..errors import FileFormatError, InputError
+from ..errors import FileFormatError, InputError, naming
 from ..text.brief import brief
 from ..untrusted_files import folder_of, read_json, reading
 from ..vocabulary.huggingface import convertible, from_huggingface
 from .decoder_config import check_overrides, decoder_config, obstacles, overridden, unsupported
-from .model_file import check_tensors, naming_file, our_tensors
+from .model_file import check_tensors, our_tensors
 from .safetensors import read_safetensors
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
@@ -35,7 +35,7 @@ def read_huggingface(path: Path, overrides: Mapping[str, Any] = {}) -> Decoder:
     """
     folder = folder_of(path)
     metadata = read_json(folder / CONFIG)
-    with naming_file(folder / CONFIG):
+    with naming(folder / CONFIG, FileFormatError):
         name = metadata.get("model_type")
         if not isinstance(name, str) or name not in ARCHITECTURES:
             raise InputError(unsupported(name, ARCHITECTURES, obstacles(metadata)))
@@ -47,12 +47,12 @@ def read_huggingface(path: Path, overrides: Mapping[str, Any] = {}) -> Decoder:
     notes = [f"expected a tokenizer.json, found {tokenizer}: tokens are shown as numbers"] * bool(tokenizer)
     names = architecture.names
     tensors = our_tensors(folder, _tensors(folder, files, shards, names.skipped), names)
-    with naming_file(folder):
+    with naming(folder, FileFormatError):
         tensors |= {name: tensors[name].transposed() for name in tensors if name.endswith(names.transposed)}
     if architecture.gains_less_one:
         notes.append("the file stores gains less 1; they are shown with this 1")
         tensors |= {name: replace(own, plus=1.0) for name, own in tensors.items() if name.endswith("norm")}
-    with naming_file(folder / CONFIG):
+    with naming(folder / CONFIG, FileFormatError):
         settings = Settings(overridden(metadata, overrides), notes)
         config, tensors = decoder_config(name, settings, tensors)
         check_overrides(settings, overrides)

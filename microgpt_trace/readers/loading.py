@@ -25,13 +25,9 @@ _FORMATS = {  # what a model of each format is called, and the options that appl
 
 
 def load(
-    path: str | Path,
-    *,
-    n_head: int | None = None,
-    bos: Literal["first", "last"] | None = None,
-    rope_pairs: RopePairs | None = None,
-    settings: Mapping[str, Any] | None = None,
-) -> Model | Decoder:
+    path: str | Path, *, n_head: int | None = None, bos: Literal["first", "last"] | None = None,
+    rope_pairs: RopePairs | None = None, settings: Mapping[str, Any] | None = None,
+) -> Model | Decoder:  # fmt: skip
     """Open a microGPT checkpoint, a GGUF file, an .apr file or a Hugging Face folder. "small" names the
     trained microGPT of this package, and the text "./small" a file.
 

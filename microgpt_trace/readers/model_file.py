@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -15,23 +13,11 @@ from ..arrays.encodings import StoredTensor
 from ..decoder.architecture import Architecture
 from ..decoder.config import DecoderConfig
 from ..decoder.file_names import FUSED, FileNames
-from ..errors import FileFormatError, InputError
+from ..errors import FileFormatError, InputError, naming
 from ..text.brief import brief
 from .expert_tensors import join_experts
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
 _PERMUTED = ("attn_wq", "attn_wk", "attn_bq", "attn_bk")  # RoPE rotates pairs of rows of these tensors
-
-
-@contextmanager
-def naming_file(path: Path) -> Iterator[None]:
-    """Turn an InputError into a FileFormatError that begins with the path."""
-    try:
-        yield
-    except InputError as error:
-        raise FileFormatError(f"{path}: {error}") from error
 
 
 def our_tensors(path: Path, tensors: Iterable[StoredTensor], names: FileNames) -> dict[str, StoredTensor]:
@@ -52,7 +38,7 @@ def our_tensors(path: Path, tensors: Iterable[StoredTensor], names: FileNames) -
     for i, number in enumerate(sorted(layers_of(ours))):
         if i != number:
             raise FileFormatError(f"{path}: there are tensors of layer {number}, but none of layer {i}")
-    with naming_file(path):
+    with naming(path, FileFormatError):
         return join_experts(ours, names)
 
 

@@ -22,10 +22,9 @@ from ..architecture.plans.plan import layer_of
 from ..arrays.encodings import StoredTensor
 from ..arrays.stats import Array
 from ..decoder.settings import COUNT, Settings
-from ..errors import FileFormatError, InputError, RunError
+from ..errors import FileFormatError, InputError, RunError, naming
 from ..files import write_atomically
 from ..readers.gguf import MAGIC, Strings, read_gguf_header
-from ..readers.model_file import naming_file
 from ..text.brief import brief, frozen
 from ..text.wording import counted
 from ..untrusted_files import beginning
@@ -128,7 +127,7 @@ def read_imatrix(path: Path) -> Imatrix:
     """Read an importance matrix that this program or llama.cpp wrote. An expert that read no rows has count
     0. Raises FileFormatError if the file is not a valid importance matrix."""
     header = read_gguf_header(path)
-    with naming_file(path):
+    with naming(path, FileFormatError):
         metadata = Settings(header.metadata, [])
         kind = header.metadata.get("general.type")
         if str(kind) != "imatrix":  # str, because == compares an array element by element

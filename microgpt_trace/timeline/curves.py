@@ -9,7 +9,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from ..errors import InputError
+from ..errors import InputError, naming
 from ..hooks.names import select_names
 from ..microgpt.forward_backward import event_specs
 from ..microgpt.parameters import Config
@@ -175,10 +175,8 @@ def selected(timeline: Timeline, names: Sequence[str]) -> Timeline:
     logged = [event.name for event in timeline.events] + [row.name for row in timeline.parameters]
     if names and not logged:
         raise InputError(f"{timeline.log}: expected events, found none in the log")
-    try:
+    with naming(timeline.log):
         chosen = set(select_names(names, logged))
-    except InputError as error:
-        raise InputError(f"{timeline.log}: {error}") from error
     if not names:
         one_layer = replace(timeline.config, n_layer=1, n_head=1)  # a damaged log may claim a million layers
         hidden = {spec.name for spec in event_specs(one_layer) if not spec.overview}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from .log import LogRecord, a_count, a_number, a_text, is_count, log_records, or
 
 OF_PARAMETERS = ("l2_norm", "gradient_l2", "update_l2", "update_ratio")
 a_number_or_null = or_null(a_number)
+a_phase = reader(f"one of {', '.join(PHASES)}", lambda value: value in PHASES, str)
 EARLIER = "not logged, because an earlier version wrote this log"
 
 
@@ -92,7 +93,7 @@ class _Reader:
         self._losses[step] = record.get("loss", a_number)
 
     def _take_event(self, record: LogRecord) -> None:
-        phase, stats = record.get("phase", _one_of(PHASES)), record.part("stats")
+        phase, stats = record.get("phase", a_phase), record.part("stats")
         counted_fields = ("count", "zero_count", "nan_count", "inf_count")
         count, zeros, nans, infinities = (stats.get(field, a_count) for field in counted_fields)
         self._put(
@@ -261,11 +262,6 @@ def _half_the_way(p: Mapping[int, float | None]) -> int | None:
     values = list(by_step.values())
     middle = (values[0] + values[-1]) / 2
     return since_when({step: value > middle for step, value in by_step.items()})
-
-
-def _one_of(texts: Sequence[str]) -> Callable[[Any], str]:
-    """Return a reader that accepts only one of `texts`."""
-    return reader(f"one of {', '.join(texts)}", lambda value: value in texts, str)
 
 
 def _counts_below(most: int) -> Callable[[Any], frozenset[int]]:

@@ -52,7 +52,7 @@ class Overview:
         if event.name in self._plan.branches:
             stream = self._meter.read[self._plan.branches[event.name]]
             self._measured[f"{event.stage}_share"] = median(row_norms(value) / row_norms(stream))
-            self._compared[event.stage] = typical_of_rows(value[self._positions])
+            self._compared[event.stage] = row_medians(np.abs(value[self._positions]))
         if event.name == self._plan.streams[0]:
             self._enter(value)
         elif event.name in self._plan.streams:
@@ -75,7 +75,7 @@ class Overview:
         norms = row_norms(value)
         products = np.einsum("tc,tc->t", value, self._entered)
         cosines = np.clip(products / (norms * row_norms(self._entered)), -1, 1)  # rounding may exceed 1
-        before, after = (typical_of_rows(x[self._positions]) for x in (self._entered, value))
+        before, after = (row_medians(np.abs(x[self._positions])) for x in (self._entered, value))
         growth = np.divide(after, before, out=np.full(len(before), math.nan), where=before > 0)
         compared = self._compared | {"turn": cosines[self._positions], "growth": growth}
         row = self._measured | {
@@ -140,8 +140,3 @@ def row_norms(x: Array) -> Array:
     if not ((norms > SQUARED_SAFELY) & (norms < np.inf)).all():  # squares may exceed the range of float32
         norms = np.sqrt(np.einsum("tc,tc->t", x, x, dtype=np.float64))
     return norms
-
-
-def typical_of_rows(x: Array) -> Array:
-    """Return the median magnitude of each row, which few massive elements do not change: [n, C] -> [n]"""
-    return row_medians(np.abs(x))

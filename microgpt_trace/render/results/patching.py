@@ -146,12 +146,10 @@ def attributed_sections(result: PromptsAttribution, *, top: int = 20) -> list[Se
     title = "Neurons with the largest gradients" if gradient else "Neurons that raise the difference most"
     sections += table_section(title, columns, (result.neurons if gradient else raising)[:top])
     if prompts[0].check is not None:
-        return [*sections, _check(prompts)]
-    return (
-        sections
-        if result.ok
-        else [*sections, Section([words("not all attributions are finite", "bold red")])]
-    )
+        sections.append(_check(prompts))
+    elif not result.ok:
+        sections.append(Section([words("not all attributions are finite", "bold red")]))
+    return sections
 
 
 def _activity(neuron: Neuron, labels: Sequence[str]) -> str:
