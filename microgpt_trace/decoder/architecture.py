@@ -1,15 +1,16 @@
-"""Architecture: all that the program knows about a kind of model. Each module in architectures/ describes one
-kind, and catalogue.py lists the modules.
+"""Architecture: all that the program knows about a kind of model. FileNames: the names of its parameters in
+files. Each module in architectures/ describes one kind, and catalogue.py lists the modules.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from .config import DecoderConfig
-from .file_names import FileNames
 from .settings import Options, Settings, Sizes
 
 SIZES = {  # our names -> keys of config.json
@@ -18,6 +19,101 @@ SIZES = {  # our names -> keys of config.json
     "vocab_size": "vocab_size", "context_length": "max_position_embeddings", "norm_eps": "rms_norm_eps",
 }  # fmt: skip
 QKV_BIASES = ("attn_bq", "attn_bk", "attn_bv")
+FUSED = {  # fused matrices and biases, and their parts
+    "attn_wqkv": ("attn_wq", "attn_wk", "attn_wv"), "attn_bqkv": ("attn_bq", "attn_bk", "attn_bv"),
+    "mlp_wgate_up": ("mlp_wgate", "mlp_wup"), "mlp_bgate_up": ("mlp_bgate", "mlp_bup"),
+    "mlp_wgate_up_experts": ("mlp_wgate_experts", "mlp_wup_experts"),
+    "mlp_bgate_up_experts": ("mlp_bgate_experts", "mlp_bup_experts"),
+}  # fmt: skip
+_EXPERT = re.compile(r"\.(0|[1-9][0-9]{0,3})\.")
+GGUF_QKV = "attn_qkv"  # a GGUF file of any architecture may have q, k and v in one matrix
+
+
+@dataclass(frozen=True, eq=False)
+class FileNames:
+    """The names of an architecture's parameters: our name -> (name in GGUF, name in Hugging Face).
+
+    `model` contains the names outside of layers. `layer` contains the names in a layer, without the layer
+    number. No name includes ".weight" or ".bias". In Hugging Face files, `blocks` precedes the layer number,
+    and `outer` may precede any name. If `vectors` is true, norms may have biases. Hugging Face stores the
+    matrices in `transposed` as [in, out]. If `by_head` is true, the rows of fused matrices in Hugging Face
+    files are q, k and v of the first head, then q, k and v of the next head. `aliases` maps other names in
+    Hugging Face files to the names of `model`. Names that end with an entry of
+    `skipped` are ignored. `more` maps further complete names in a layer, in any file, to our names. In names
+    of the tensors of a single expert, # stands for the number of the expert. If `experts_in_out` is true,
+    Hugging Face files store the matrices of all experts as [experts, in, out], and if `experts_in_pairs` is
+    true, with a row of gate before each row of up.
+    """
+
+    family: str  # "a Llama or Qwen2-class decoder"
+    model: Mapping[str, tuple[str, str]]
+    layer: Mapping[str, tuple[str, str]]
+    blocks: str = "model.layers"
+    outer: str = ""
+    vectors: bool = False
+    transposed: tuple[str, ...] = ()
+    by_head: bool = False
+    aliases: Mapping[str, str] = field(default_factory=dict)
+    skipped: tuple[str, ...] = ("rotary_emb.inv_freq", "masked_bias")
+    more: Mapping[str, str] = field(default_factory=dict)
+    experts_in_out: bool = False
+    experts_in_pairs: bool = False
+
+    @cached_property
+    def ours(self) -> Mapping[str, str]:
+        """Maps each name in a file to our name. Neither name includes the layer number."""
+        named = [(name, own) for own, theirs in self.model.items() for name in theirs]
+        for own, (gguf, hf) in self.layer.items():
+            named += [(f"blk.{gguf}", own), (f"{self.blocks}.{hf}", own)]
+        if "attn_wq" in self.layer:
+            named.append((f"blk.{GGUF_QKV}", "attn_wqkv"))
+        ours = dict(named)
+        named += [(alias, ours[name]) for alias, name in self.aliases.items()]
+        result = {f"{name}.weight": own for name, own in named}
+        for name, own in named:
+            bias = bias_name(own)
+            if bias and (self.vectors or ("." in name and "_w" in own)):
+                result[f"{name}.bias"] = bias
+        more = self.more.items()
+        return result | {f"{of}.{name}": own for name, own in more for of in ("blk", self.blocks)}
+
+    def our_name(self, name: str) -> str | None:
+        """Return our name for a tensor of a file, or None if the architecture lacks such a parameter. The
+        name of a tensor of expert 5 ends with #5."""
+        name = name.removeprefix(self.outer)
+        layered = re.fullmatch(rf"(blk|{re.escape(self.blocks)})\.(0|[1-9][0-9]{{0,3}})\.(.+)", name)
+        if layered is None:
+            ours = self.ours.get(name)
+            return None if name.startswith(("blk.", f"{self.blocks}.")) else ours
+        prefix, index, rest = layered.groups()
+        expert = _EXPERT.search(rest)
+        ours = self.ours.get(f"{prefix}.{_EXPERT.sub('.#.', rest, 1)}")
+        return f"layer{index}.{ours}" + (f"#{expert[1]}" if expert else "") if ours else None
+
+    def gguf_name(self, own: str) -> str:
+        """Return the name in GGUF of a matrix or gain, or of the fused matrix that contains the matrix.
+
+        Raises KeyError if `own` is not the name of a matrix or gain.
+        """
+        layer, _, kind = own.rpartition(".")
+        if not layer:
+            return f"{self.model[kind][0]}.weight"
+        for fused, parts in FUSED.items():
+            kind = fused if kind in parts and fused in self.layer else kind
+        return f"blk.{layer.removeprefix('layer')}.{self.layer[kind][0]}.weight"
+
+    def like(self, name: str) -> list[str]:
+        """Return all known names. Names in layers have the layer number of `name`."""
+        number = re.search(r"\.([0-9]{1,4})\.", name)
+        index = number[1] if number else "0"
+        blocks = rf"^(blk|{re.escape(self.blocks)})\."
+        return [re.sub(blocks, rf"\1.{index}.", pattern) for pattern in self.ours]
+
+
+def bias_name(own: str) -> str | None:
+    """Return the name of the bias of a matrix or gain: attn_bq for attn_wq. Return None for embeddings."""
+    half, _, rest = own.partition("_")
+    return f"{half}_b{rest.removeprefix('w')}" if rest.startswith(("w", "norm")) else None
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,9 +13,8 @@ from functools import cache, cached_property
 
 from ..architecture.plans.kinds import Experts, Linear, Mixture
 from ..architecture.plans.plan import Operation, Plan, kind_of, layer_of, stage_of
-from ..decoder.architecture import Architecture
+from ..decoder.architecture import FUSED, Architecture
 from ..decoder.catalogue import ARCHITECTURES, architecture_named, example
-from ..decoder.file_names import FUSED
 
 Events = tuple[str, ...]
 LAYER_INPUT = "input of layer #"  # the output of the previous layer, or the embedding

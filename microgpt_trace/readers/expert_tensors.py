@@ -13,7 +13,7 @@ from ..arrays.dequantisation import mxfp4_blocks
 from ..arrays.encodings import ENCODINGS, StoredTensor
 from ..arrays.expert_tensor import NONE, ExpertTensor
 from ..arrays.stats import Array
-from ..decoder.file_names import FUSED, FileNames
+from ..decoder.architecture import FUSED, FileNames
 from ..errors import InputError
 from ..grouping import grouped
 

@@ -12,9 +12,8 @@ from ..arrays.encodings import StoredTensor
 from ..decoder.architecture import Architecture
 from ..decoder.catalogue import ARCHITECTURES, GGUF_NAMES, architecture_named
 from ..decoder.config import DecoderConfig
-from ..decoder.gguf_options import LONG, SHORT
 from ..decoder.model import Decoder
-from ..decoder.options import ROPE_FACTORS
+from ..decoder.options import LONG, ROPE_FACTORS, SHORT
 from ..decoder.settings import POSITIVE, WHOLE, Settings, is_count
 from ..errors import FileFormatError, InputError, naming
 from ..text.brief import brief

@@ -10,9 +10,8 @@ import numpy as np
 from ..architecture.plans.blocks import BIASES
 from ..architecture.plans.plan import layer_of
 from ..arrays.encodings import StoredTensor
-from ..decoder.architecture import Architecture
+from ..decoder.architecture import FUSED, Architecture, FileNames
 from ..decoder.config import DecoderConfig
-from ..decoder.file_names import FUSED, FileNames
 from ..errors import FileFormatError, InputError, naming
 from ..text.brief import brief
 from .expert_tensors import join_experts

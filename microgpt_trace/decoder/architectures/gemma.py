@@ -12,11 +12,9 @@ from ...architecture.plans.blocks import Blocks
 from ...architecture.plans.plan import Plan
 from ...architecture.plans.rope import Rope
 from ...text.brief import frozen
-from ..architecture import Architecture
+from ..architecture import Architecture, FileNames
 from ..config import DecoderConfig
-from ..file_names import FileNames
-from ..gguf_options import LLAMA_CPP, gguf_rope
-from ..options import read_activation, read_rope, read_window, typed_layers
+from ..options import LLAMA_CPP, gguf_rope, read_activation, read_rope, read_window, typed_layers
 from ..settings import COUNT, POSITIVE, WHOLE, Options, Settings, Sizes
 from .llama import ATTENTION_BIASES, MODULES
 from .llama import NAMES as LLAMA

@@ -9,9 +9,8 @@ from ...architecture.plans.blocks import Blocks
 from ...architecture.plans.kinds import Add, Lookup
 from ...architecture.plans.plan import Plan
 from ...text.brief import frozen
-from ..architecture import QKV_BIASES, Architecture
+from ..architecture import QKV_BIASES, Architecture, FileNames
 from ..config import DecoderConfig
-from ..file_names import FileNames
 from ..options import read_activation
 from ..settings import FLAG, Options, Settings, Sizes
 

@@ -8,11 +8,9 @@ from ...architecture.plans.blocks import Blocks
 from ...architecture.plans.kinds import Add
 from ...architecture.plans.plan import Plan
 from ...text.brief import frozen
-from ..architecture import QKV_BIASES, SIZES, Architecture
+from ..architecture import QKV_BIASES, SIZES, Architecture, FileNames
 from ..config import DecoderConfig
-from ..file_names import FileNames
-from ..gguf_options import gguf_rope
-from ..options import read_activation, read_rope, rotated_channels
+from ..options import gguf_rope, read_activation, read_rope, rotated_channels
 from ..settings import FLAG, Options, Settings, Sizes
 
 

@@ -12,8 +12,7 @@ from ...architecture.plans.kinds import Activation, Clip, Multiply, Scale
 from ...architecture.plans.rope import Rope
 from ...text.brief import frozen
 from ..architecture import Architecture
-from ..gguf_options import gguf_rope
-from ..options import read_experts, read_rope, read_window, typed_layers
+from ..options import gguf_rope, read_experts, read_rope, read_window, typed_layers
 from ..settings import COUNT, POSITIVE, WHOLE, Settings
 from .llama import ATTENTION_BIASES
 from .mixtral import MODULES, MixtralConfig, gguf_experts

@@ -9,8 +9,7 @@ from ...architecture.plans.plan import Plan
 from ...text.brief import frozen
 from ..architecture import Architecture
 from ..config import DecoderConfig
-from ..gguf_options import gguf_rope
-from ..options import read_activation, read_factors, read_rope
+from ..options import gguf_rope, read_activation, read_factors, read_rope
 from ..settings import POSITIVE, Options, Settings, Sizes
 from .llama import FLAGGED_BIASES, MODULES, NAMES
 

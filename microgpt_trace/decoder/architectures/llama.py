@@ -10,11 +10,9 @@ from ...architecture.plans.blocks import Blocks
 from ...architecture.plans.plan import Plan
 from ...errors import InputError
 from ...text.brief import brief, frozen
-from ..architecture import QKV_BIASES, Architecture
+from ..architecture import QKV_BIASES, Architecture, FileNames
 from ..config import DecoderConfig
-from ..file_names import FileNames
-from ..gguf_options import gguf_rope
-from ..options import read_activation, read_rope, read_window, typed_layers
+from ..options import gguf_rope, read_activation, read_rope, read_window, typed_layers
 from ..settings import COUNT, FLAG, WHOLE, Options, Settings, Sizes
 
 

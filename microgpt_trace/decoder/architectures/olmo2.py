@@ -7,11 +7,9 @@ from functools import cached_property
 from ...architecture.plans.blocks import Blocks
 from ...architecture.plans.plan import Plan
 from ...text.brief import frozen
-from ..architecture import Architecture
+from ..architecture import Architecture, FileNames
 from ..config import DecoderConfig
-from ..file_names import FileNames
-from ..gguf_options import gguf_rope
-from ..options import read_activation, read_rope
+from ..options import gguf_rope, read_activation, read_rope
 from ..settings import Options, Settings, Sizes
 from .llama import ATTENTION_BIASES, MODULES
 from .llama import NAMES as LLAMA

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from ..architecture import Architecture
-from ..file_names import FileNames
-from ..gguf_options import LONG, SHORT, gguf_rope
-from ..options import read_activation, read_rope, read_window, rotated_channels
+from ..architecture import Architecture, FileNames
+from ..options import LONG, SHORT, gguf_rope, read_activation, read_rope, read_window, rotated_channels
 from ..settings import COUNT, POSITIVE, WHOLE, Options, Settings, Sizes
 from .llama import NAMES as LLAMA
 from .llama import LlamaConfig

@@ -11,8 +11,7 @@ from ...architecture.plans.rope import Rope
 from ...errors import InputError
 from ...text.brief import brief, frozen
 from ..architecture import Architecture
-from ..gguf_options import gguf_rope
-from ..options import read_activation, read_experts, read_rope, read_window
+from ..options import gguf_rope, read_activation, read_experts, read_rope, read_window
 from ..settings import FLAG, WHOLE, Settings, is_count
 from .llama import ATTENTION_BIASES
 from .llama import NAMES as LLAMA

@@ -9,8 +9,7 @@ from ...errors import InputError
 from ...text.brief import brief, frozen
 from ..architecture import Architecture
 from ..config import DecoderConfig
-from ..gguf_options import gguf_rope
-from ..options import read_activation, read_rope, read_window, typed_layers
+from ..options import gguf_rope, read_activation, read_rope, read_window, typed_layers
 from ..settings import FLAG, WHOLE, Options, Settings, Sizes
 from .llama import FLAGGED_BIASES, MODULES, NAMES, plan_of
 
