@@ -10,10 +10,11 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
+from ..architecture.model import LanguageModel
 from ..architecture.operations.choice import follows
 from ..architecture.plans.kinds import Choice
 from ..architecture.plans.plan import kind_of, layer_of, prefix_of
@@ -22,11 +23,8 @@ from ..decoder.catalogue import choice_of, kind_named, known_row, place_of, rout
 from ..grouping import grouped
 from ..hooks.event import EventSpec
 from ..rounding.precision import CHANCE
+from .compared_runs import RecordedRun
 from .differences import EventDifference, RoutingFlip
-
-if TYPE_CHECKING:
-    from ..architecture.model import LanguageModel
-    from .compared_runs import RecordedRun
 
 TIE = 0.01  # the largest difference, as a share of the largest logit, that rounding to any precision causes
 

@@ -5,16 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ..architecture.plans.kinds import Norm
+from ..architecture.plans.plan import Plan
 from ..arrays.stats import Array
 from ..hooks.event import TraceEvent
-
-if TYPE_CHECKING:
-    from ..architecture.plans.plan import Plan
 
 
 @dataclass

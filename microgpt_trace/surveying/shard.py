@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -18,6 +18,7 @@ from ..architecture.plans.kinds import Choice, Linear, Softmax
 from ..architecture.plans.plan import Plan, over_tokens
 from ..arrays.stats import Array
 from ..arrays.threads import keep_freed_memory
+from ..corpus.corpus import Document
 from ..errors import InputError
 from ..hooks.names import select_names
 from ..measuring.channels import UNITS, ChannelMeter, HistogramMeter, TopMeter
@@ -30,9 +31,6 @@ from ..measuring.streams import StreamMeter
 from ..measuring.tallies import Counts
 from ..text.brief import brief
 from .state import CUT, READ, Measured, SurveyOrder, Unfit, add_unfit
-
-if TYPE_CHECKING:
-    from ..corpus.corpus import Document
 
 NO_UNITS = "top: expected a model with MLP units outside experts, found none"
 MOST_EXAMPLES = 10_000  # largest number of examples of a unit. An example takes about 100 bytes.
@@ -107,8 +105,7 @@ def _meters(model: LanguageModel, order: SurveyOrder) -> list[Meter]:
     plan, shapes = model.plan, model.plan.shapes(1)
     causal = {name for name in order.events if plan[name].causal}
     channels = {name: shapes[name][0 if name in causal else -1] for name in order.events}
-    rows = [row for row in plan.of_kind(Softmax) if row.name in order.events]
-    windows = {row.name: row.kind.window for row in rows if isinstance(row.kind, Softmax)}
+    windows = {row.name: row.kind.window for row in plan.of_kind(Softmax) if row.name in order.events}
     choices = ((row.inputs[0], row.name) for row in plan.of_kind(Choice))
     routers = {logits: chosen for logits, chosen in choices if logits in order.events}
     return meters_of(

@@ -6,20 +6,18 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import takewhile
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from ..architecture.plans.kinds import Activation, Softmax
+from ..architecture.plans.plan import Plan
 from ..arrays.stats import Array, median, row_medians
 from ..hooks.event import TraceEvent
 from ..measuring.definitions import NEAR_ZERO
 from ..measuring.norms import NormMeter
 from .findings import FEWEST_TOKENS
 from .result import Compared, LayerRow
-
-if TYPE_CHECKING:
-    from ..architecture.plans.plan import Plan
 
 MOST = 16  # the largest number of positions that the rules compare
 RULING = 150  # multiple of a row's median. SmolLM2: massive activations reach 200 to 750, other values 140

@@ -11,6 +11,7 @@ import numpy as np
 
 from ...architecture.operations.softmax import visible
 from ...architecture.plans.kinds import Scores, Softmax
+from ...arrays.stats import Array
 from ...errors import InputError
 from ...hooks.event import EventSpec
 from ...text.wording import counted
@@ -22,8 +23,6 @@ from .panel import LINE, PAGE, Panel, Picture, on_axes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-
-    from ...arrays.stats import Array
 
 WEIGHTS = ColorScale(0.0, 1.0, "attention weight")
 SMALLEST, LARGEST = 1.1, 2.6  # size of a head in inches, in a figure of one layer

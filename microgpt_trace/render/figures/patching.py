@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ...arrays.stats import Array
 from ...attribution.results import PromptsAttribution
 from ...patching.results import PairsResult, PatchResult, PatchTable, listed_parts, parts_of, tables_of
 from ...text.wording import counted
@@ -21,8 +22,6 @@ from .panel import BAR, CHARACTER, COLUMN, LINE, PAGE, Panel, Picture, SignedVal
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.image import AxesImage
-
-    from ...arrays.stats import Array
 
 Runs = Sequence[tuple[Sequence[str], ...]]
 TOP = 20  # number of parts of an attribution to plot
