@@ -231,15 +231,9 @@ def first_nonfinite(params: Parameters, tokenizer: Tokenizer, tokens: Array) -> 
 
 
 def train(
-    model: Model | None = None,
-    *,
-    steps: int = 5000,
-    batch_size: int = 1,
-    lr: float = 0.01,
-    seed: int = 42,
-    data: str | Path | None = None,
-    on_step: Callable[[StepRecord], object] | None = None,
-) -> Model:
+    model: Model | None = None, *, steps: int = 5000, batch_size: int = 1, lr: float = 0.01, seed: int = 42,
+    data: str | Path | None = None, on_step: Callable[[StepRecord], object] | None = None,
+) -> Model:  # fmt: skip
     """Train a model on a file of names and return the trained model. Training starts from a copy of `model`,
     or from a new model with random parameters of `seed`. Training does not continue the training state of
     `model`. `on_step` is called with the record of every step. Warnings report lines of the data that do not

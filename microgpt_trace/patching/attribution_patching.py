@@ -22,7 +22,7 @@ from ..arrays.logits import LogitDifference
 from ..arrays.stats import Array
 from ..arrays.threads import one_blas_thread
 from ..hooks.bus import HookBus
-from ..hooks.event import PHASES, TraceEvent
+from ..hooks.event import TraceEvent
 from ..hooks.sites import Part
 from .points import WHOLE, PatchPoint, point_of, points_of
 
@@ -39,9 +39,12 @@ class DifferentiableRun:
     ) -> None:  # fmt: skip
         self.values: dict[str, Array] = {}
         self._gradients: dict[str, Array] = {}
+
+        def keep(event: TraceEvent, value: Array) -> None:
+            (self._gradients if event.phase == "backward" else self.values)[event.name] = value.copy()
+
         listening = [bus.subscription(partial(_changed, edit), edit.name) for edit in edits]
-        for phase, kept in zip(PHASES, (self.values, self._gradients), strict=False):
-            listening.append(bus.subscription(partial(_keep, kept), *names, phases=phase))
+        listening.append(bus.subscription(keep, *names, phases=("forward", "backward")))
         self._run = bus.begin(after=listening)
         tap, replaced = self._run.tap("forward"), self._run.replaced
         with one_blas_thread(), np.errstate(all="ignore"):
@@ -58,10 +61,6 @@ class DifferentiableRun:
 
 def _changed(edit: Edit, event: TraceEvent, value: Array) -> Array:
     return edit.change(value)
-
-
-def _keep(kept: dict[str, Array], event: TraceEvent, value: Array) -> None:
-    kept[event.name] = value.copy()
 
 
 class Effects:

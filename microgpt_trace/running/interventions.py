@@ -25,7 +25,7 @@ from ..architecture.model import LanguageModel, TraceInput
 from ..architecture.plans.kinds import Loss
 from ..architecture.plans.plan import Operation, over_tokens
 from ..arrays.stats import Array, causal_mask
-from ..errors import InputError
+from ..errors import InputError, naming
 from ..hooks.bus import Hook, HookBus, Subscription
 from ..hooks.event import Replacement, TraceEvent
 from ..hooks.sites import Part, Site, parse_site
@@ -117,10 +117,8 @@ class Editor:
             if site.selector in model.config.shapes() and site.selector != "lm_head":
                 raise InputError(f"{intervention.target} is a parameter: interventions change events")
             parts = {name: self._part(site, name) for name in site.names(list(model.plan))}
-            try:
+            with naming(f"{intervention.kind} {intervention.target}"):
                 applied.append(self._resolve(intervention, site, parts))
-            except InputError as error:
-                raise InputError(f"{intervention.kind} {intervention.target}: {error}") from error
         self.applied = tuple(applied)
 
     def afresh(self) -> Editor:
