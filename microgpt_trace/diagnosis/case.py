@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -60,22 +60,13 @@ class Case:
         return layer_of(self.name)
 
     @cached_property
-    def rows(self) -> tuple[Operation, ...]:
+    def rows(self) -> Plan:
         """The operations from the dump's inputs up to and including this operation."""
-        return tuple(self.plan[name] for name in (*self.judge.plain.between(self.name), self.name))
-
-    def rows_of(self, *kinds: type[K]) -> list[Operation[K]]:
-        """Return the `rows` of these kinds."""
-        rows: Iterable[Any] = self.rows
-        return [row for row in rows if isinstance(row.kind, kinds)]
-
-    def kinds(self, kind: type[K]) -> list[K]:
-        """Return the kind of each row in `rows` whose kind is an instance of the class `kind`."""
-        return [row.kind for row in self.rows if isinstance(row.kind, kind)]
+        return Plan([self.plan[name] for name in (*self.judge.plain.between(self.name), self.name)])
 
     def kind(self, kind: type[K]) -> K | None:
-        """Return the first result of `kinds`, or None."""
-        return next(iter(self.kinds(kind)), None)
+        """Return the first kind of `rows` that is an instance of the class `kind`, or None."""
+        return next(iter(self.rows.kinds(kind)), None)
 
     @property
     def alone(self) -> bool:
@@ -114,7 +105,7 @@ class Case:
     def parameters(self, *kinds: Parametric) -> list[OwnParameters]:
         """Return the parameters of the `rows` of these kinds. List each matrix or gain once."""
         parameters: dict[str, OwnParameters] = {}
-        for row in self.rows_of(*kinds):
+        for row in self.rows.of_kind(*kinds):
             names = map(kind_of, row.kind.names)
             for weight in names:
                 parameters.setdefault(weight, OwnParameters(row, weight, next(names, None)))

@@ -34,7 +34,7 @@ from ..text.brief import frozen, one_line
 from ..text.json_writing import in_document
 from ..text.wording import abridged
 from .case import Case, Generator
-from .faults import attention, experts, layers, norms, output, rope, scaling
+from .faults import attention, elementwise, experts, norms, output, rope
 from .faults import input as entrance
 from .faults import weights as matrices
 from .finding import Finding, findings_of, try_all
@@ -48,10 +48,11 @@ STAGES: tuple[tuple[Generator, ...], ...] = (
     (
         output.nonfinite, output.zeros, entrance.embedding, entrance.positions, matrices.biases, rope.rope,
         rope.rope_in_every_layer, attention.scale, attention.scores_before_rope, attention.grouping,
-        attention.mask, attention.softmax, attention.context, scaling.factors, scaling.caps,
-        scaling.clips, scaling.steepness, experts.choices, experts.shares, experts.orders,
-        experts.router_orders, output.numbers, norms.norms, norms.numbers, norms.skipped_norms,
-        norms.other_streams, layers.activations, layers.gates, layers.sums, matrices.matrices,
+        attention.mask, attention.softmax, attention.context, elementwise.factors, elementwise.caps,
+        attention.late_cap, elementwise.clips, elementwise.steepness, experts.choices, experts.shares,
+        experts.orders, experts.router_orders, output.numbers, norms.norms, norms.numbers,
+        norms.skipped_norms, norms.other_streams, elementwise.activations, elementwise.gates,
+        elementwise.sums, matrices.matrices,
     ),
     (matrices.quants, matrices.layers),
     (rope.frequencies, output.whole, output.heads, output.places),

@@ -11,13 +11,14 @@ import numpy as np
 
 from ...architecture.operations.by_kind import reference
 from ...architecture.operations.reference_inputs import ReferenceInputs
-from ...architecture.plans.kinds import Context, Rotation, Scores, Softmax
+from ...architecture.operations.softmax import visible
+from ...architecture.plans.kinds import Cap, Context, Rotation, Scores, Softmax
 from ...architecture.plans.plan import Operation, Plan
 from ...arrays.stats import Array
 from ..case import Case, first_of
 from ..hypothesis import Family, Hypothesis
 from .changes import after, called, computed, fed, of_kind, reading, with_attributes
-from .scaling import CAPS
+from .elementwise import CAPS
 
 TIMES = (0.125, 0.25, 0.5, 2.0, 4.0, 8.0)  # start values for the factor of the scores
 
@@ -79,7 +80,7 @@ def grouping(case: Case) -> Iterator[Hypothesis]:
     both, count_wrong = case.plan, 0
     kinds: Sequence[Scores | Context]
     for of, what in ((Scores, "keys"), (Context, "values")):
-        kinds = case.kinds(of)
+        kinds = case.rows.kinds(of)
         if not kinds:
             continue
         heads, count = kinds[-1].group, max(kinds[-1].group) + 1
@@ -112,7 +113,7 @@ def nearest_groups(case: Case, kind: type[Scores] | type[Context], count: int) -
 
 def mask(case: Case) -> Iterator[Hypothesis]:
     """Yield hypotheses: the causal mask or the sliding window is missing or wrong."""
-    if not case.rows_of(Softmax):
+    if not case.rows.of_kind(Softmax):
         return
     length, other = len(case.given.tokens), bind(_other_softmax, case)
     own = next(row.kind.window for row in case.plan.layers[case.layer or 0] if isinstance(row.kind, Softmax))
@@ -128,6 +129,21 @@ def mask(case: Case) -> Iterator[Hypothesis]:
     right = f"the model says {own}" if own else "but this layer of the model has no window"
     for window in _windows(case, own, windows):
         yield other("window", f"the sliding window has {window} positions, {right}", window=window)
+
+
+def late_cap(case: Case) -> Iterator[Hypothesis]:
+    """Yield the hypothesis that the cap of the scores is applied after the mask."""
+    for weights in case.rows.of_kind(Softmax)[:1]:
+        cap = case.plan[weights.inputs[0]].kind
+        if isinstance(cap, Cap):
+            late = computed(case.plan, of_kind(Softmax), bind(_with_hidden, -cap.limit))
+            claim = f"the cap is applied after the mask, so hidden keys have the score -{cap.limit:.6g}"
+            yield Hypothesis("cap-after-mask", claim, late)
+
+
+def _with_hidden(score: float, row: Operation[Softmax], given: ReferenceInputs, scores: Array) -> Array:
+    """Compute the softmax over all keys, where every hidden key has the same score."""
+    return _shares(np.where(visible(row.kind, scores.shape[-1]), scores, score))
 
 
 def _shares(scores: Array, axis: int = -1) -> Array:
@@ -170,10 +186,10 @@ def _other_softmax(case: Case, id: str, claim: str, **how: Any) -> Hypothesis:
 
 def softmax(case: Case) -> Iterator[Hypothesis | Family]:
     """Yield hypotheses: softmax uses another base, axis or temperature, or another divisor."""
-    if not case.rows_of(Softmax):
+    if not case.rows.of_kind(Softmax):
         return
     other, alone = bind(_other_softmax, case), isinstance(case.row.kind, Softmax) and case.alone
-    if any(kind.sinks for kind in case.kinds(Softmax)):
+    if any(kind.sinks for kind in case.rows.kinds(Softmax)):
         claim = "the softmax has no sinks, so that a row of weights sums to 1"
         yield other("sinks-missing", claim, sinks=None)
     yield other("softmax-axis", "softmax sums over queries, not over keys", shares=bind(_shares, axis=-2))

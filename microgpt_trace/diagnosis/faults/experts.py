@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial as bind
 from itertools import combinations, islice
@@ -14,10 +14,10 @@ from ...architecture.operations.choice import follows, nearest_tie, numbers, oth
 from ...architecture.operations.reference_inputs import ReferenceInputs
 from ...architecture.plans.event_words import words_of_kind
 from ...architecture.plans.kinds import Choice, Experts, Mixture, Routing
-from ...architecture.plans.plan import Operation, Plan, kind_of, prefix_of
+from ...architecture.plans.plan import Operation, kind_of, prefix_of
 from ...arrays.stats import Array
 from ...text.wording import abridged, counted
-from ..case import Case
+from ..case import Case, Change
 from ..hypothesis import COMBINED, Hypothesis
 from .changes import after, called, computed, of_kind, with_attributes
 
@@ -28,7 +28,7 @@ MOST_PAIRS = 20  # largest number of pairs of experts to exchange
 
 def choices(case: Case) -> Iterator[Hypothesis]:
     """Yield hypotheses: other experts are chosen, or the chosen experts are in another order."""
-    for row in [own for own in case.rows_of(Choice) if own.layer == case.layer]:
+    for row in [own for own in case.rows.of_kind(Choice) if own.layer == case.layer]:
         if case.positions is None:
             yield from _near_tie(case, row)
         yield from _counts(case, row)
@@ -84,7 +84,7 @@ def _counts(case: Case, row: Operation[Choice]) -> Iterator[Hypothesis]:
     the dump must not contain an event with a part for each expert."""
     parts, values = case.plan.chosen_by, case.judge.plain.values
     if case.name in parts or any(
-        name in parts and name in values for own in case.rows for name in own.inputs
+        name in parts and name in values for own in case.rows.values() for name in own.inputs
     ):
         return
     used, experts = row.kind.count, case.given.shapes[row.inputs[0]][1]
@@ -96,12 +96,12 @@ def _counts(case: Case, row: Operation[Choice]) -> Iterator[Hypothesis]:
 
 def shares(case: Case) -> Iterator[Hypothesis]:
     """Yield hypotheses: the shares of the experts are normalised otherwise, or are not applied."""
-    for kind in case.kinds(Routing)[:1]:
+    for kind in case.rows.kinds(Routing)[:1]:
         claim = "the shares are a softmax over all experts, and are not divided by their sum"
         claim = claim if kind.normalised else "the shares of the chosen experts are divided by their sum"
         other = with_attributes(case.plan, Routing, normalised=not kind.normalised)
         yield Hypothesis("shares-normalised", claim, other)
-    for row in [case.row] if isinstance(case.row.kind, Routing) else case.rows_of(Mixture):
+    for row in [case.row] if isinstance(case.row.kind, Routing) else case.rows.of_kind(Mixture):
         count = case.given.shapes[row.inputs[1]][1]
         name = row.name if isinstance(row.kind, Routing) else row.inputs[1]
         for share, words in {1 / count: f"1/{count}", 1.0: "1"}.items():
@@ -119,7 +119,7 @@ def _equal(share: float, row: Operation, given: ReferenceInputs, x: Array, other
 
 def orders(case: Case) -> Iterator[Hypothesis]:
     """Yield hypotheses: experts use the matrices of other experts, or gate and up are exchanged or mixed."""
-    rows = list({kind_of(row.name): row for row in case.rows_of(Experts)}.values())
+    rows = list({kind_of(row.name): row for row in case.rows.of_kind(Experts)}.values())
     every = np.arange(rows[0].kind.experts if rows else 0)
     for claim, order in (
         ("expert e has the matrix of expert e + 1", np.roll(every, -1)),
@@ -170,6 +170,13 @@ def _of_others(order: Array, row: Operation, given: ReferenceInputs, x: Array, c
 
 def _halves(case: Case, pair: Sequence[str]) -> Iterator[Hypothesis]:
     """Yield hypotheses: the matrices of gate and up are exchanged, or their rows are distributed wrongly."""
+
+    def part(change: Change, row: Operation, given: ReferenceInputs, x: Array, chosen: Array) -> Array:
+        """Return gate or up after a change of both, [T, k, 2, F] -> [T, k, 2, F]"""
+        both = [reference(case.plan[prefix_of(row.name) + name], given, x, chosen) for name in pair]
+        changed = change(np.stack([own.reshape(*chosen.shape, -1) for own in both], axis=2))
+        return changed[:, :, pair.index(kind_of(row.name))].reshape(both[0].shape)
+
     words = " and ".join(map(words_of_kind, pair))
     for id, claim, change in (
         ("gate-up-swapped", f"the matrices of {words} are exchanged", lambda both: both[:, :, ::-1]),
@@ -182,15 +189,4 @@ def _halves(case: Case, pair: Sequence[str]) -> Iterator[Hypothesis]:
             lambda both: both.swapaxes(2, 3).reshape(both.shape),
         ),
     ):  # fmt: skip
-        plan = computed(case.plan, called(*pair), bind(_part, case.plan, pair, change))
-        yield Hypothesis(id, claim, plan)
-
-
-def _part(
-    plan: Plan, pair: Sequence[str], change: Callable[[Array], Array],
-    row: Operation, given: ReferenceInputs, x: Array, chosen: Array,
-) -> Array:  # fmt: skip
-    """Return gate or up after a change of both, [T, k, 2, F] -> [T, k, 2, F]"""
-    both = [reference(plan[prefix_of(row.name) + name], given, x, chosen) for name in pair]
-    changed = change(np.stack([own.reshape(*chosen.shape, -1) for own in both], axis=2))
-    return changed[:, :, pair.index(kind_of(row.name))].reshape(both[0].shape)
+        yield Hypothesis(id, claim, computed(case.plan, called(*pair), bind(part, change)))

@@ -78,7 +78,7 @@ def embedding(case: Case) -> Iterator[Hypothesis | Family]:
 
 def _table(case: Case, by: str) -> Lookup | None:
     """Return the kind of the row that looks up embeddings by tokens or by positions, or None."""
-    return next((kind for kind in case.kinds(Lookup) if kind.by == by), None)
+    return next((kind for kind in case.rows.kinds(Lookup) if kind.by == by), None)
 
 
 def looking_up(by: str) -> Which:

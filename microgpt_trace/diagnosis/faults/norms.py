@@ -29,7 +29,7 @@ UNBIASED = "the sum of squares is divided by n - 1, not by n (an unbiased varian
 
 def norms(case: Case) -> Iterator[Hypothesis | Family]:
     """Yield hypotheses: a norm is skipped, has another gain or divisor, or treats the mean wrongly."""
-    kinds = case.kinds(Norm)
+    kinds = case.rows.kinds(Norm)
     if not kinds:
         return
     yield from _gains(case)
@@ -55,7 +55,8 @@ def norms(case: Case) -> Iterator[Hypothesis | Family]:
         claim = "the norm is computed over the whole row, not over each head"
         yield divided("norm-of-row", claim, _mean_of(), lambda row: None)
     heads = {name: own.dim for name, own in case.plan.heads.items()}
-    if any(row.name in heads for row in case.rows_of(Norm)) and None in [kind.head_dim for kind in kinds]:
+    of_heads = any(row.name in heads for row in case.rows.of_kind(Norm))
+    if of_heads and None in [kind.head_dim for kind in kinds]:
         claim = "the norm is computed over each head, not over the whole row"
         yield divided("norm-of-head", claim, _mean_of(), lambda row: heads.get(row.name))
     claim = f"eps {kinds[0].eps:g} is added outside the square root"
@@ -179,18 +180,18 @@ def _after_branch(case: Case, branch: str, row: Operation) -> Operation:
 def skipped_norms(case: Case) -> Iterator[Hypothesis]:
     """Yield hypotheses: a norm of the residual stream is missing, or a norm of q and k is missing or late."""
     plan, norms_read = case.plan, dict[str, str]()
-    for norm in (plan[row.inputs[0]] for row in case.rows_of(Linear)):
+    for norm in (plan[row.inputs[0]] for row in case.rows.of_kind(Linear)):
         if isinstance(norm.kind, Norm) and not norm.kind.head_dim:
             norms_read.setdefault(kind_of(norm.name).partition(".")[0], norm.name)
     for stage, name in norms_read.items():
         final = layer_of(name) is None
         claim = "the final norm is missing" if final else "the norm of the residual stream is missing"
         yield Hypothesis(f"{stage}-norm-missing", claim, _without_norm(plan, kind_of(name)))
-    if any(_head_norm(plan, row) for row in case.rows_of(Rotation)):
+    if any(_head_norm(plan, row) for row in case.rows.of_kind(Rotation)):
         bare = reading(plan, of_kind(Rotation), lambda row: (plan.source(row.name),))
         yield Hypothesis("qk-norm-missing", "the norm of q and k is missing", bare)
         yield Hypothesis("qk-norm-late", LATE, bare.changed(lambda row: _normed_late(plan, row)))
-    if any(kind.head_dim for kind in case.kinds(Norm)):
+    if any(kind.head_dim for kind in case.rows.kinds(Norm)):
         yield Hypothesis("qk-norm-late", LATE, plan.changed(lambda row: _rotated_early(plan, row)))
 
 

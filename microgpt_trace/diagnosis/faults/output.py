@@ -78,7 +78,7 @@ def _comparable(case: Case) -> Array:
 
 def numbers(case: Case) -> Iterator[Hypothesis | Family]:
     """Yield hypotheses: all values are multiplied by a number, or logits are capped."""
-    if case.plan.head[0].name in {row.name for row in case.rows}:
+    if case.plan.head[0].name in case.rows:
         yield capped(case, "logits")
     negated = ("negated", "your values have the wrong sign")
     kind = case.row.kind
@@ -117,11 +117,11 @@ def heads(case: Case) -> Iterator[Hypothesis]:
     order = distances.argmin(axis=1).tolist()
     if order != [*range(len(order))] and len(set(order)) > 1:
         claim = f"your heads, in order, are the right heads [{first_of(order, 16)}]"
-        yield Hypothesis("heads-permuted", claim, bind(_ordered, order))
 
+        def ordered(own: Case, e: Array) -> Array:
+            return np.take(e.reshape(own.in_heads), order, own.heads_axis).reshape(e.shape)
 
-def _ordered(order: list[int], case: Case, expected: Array) -> Array:
-    return np.take(expected.reshape(case.in_heads), order, case.heads_axis).reshape(expected.shape)
+        yield Hypothesis("heads-permuted", claim, ordered)
 
 
 def places(case: Case) -> Iterator[Hypothesis]:

@@ -110,7 +110,7 @@ def rope_in_every_layer(case: Case) -> Iterator[Hypothesis]:
         turned = (turning(rotations[0], given, x) for x in inputs)
         return reference(replace(row, otherwise=None), given, *turned)
 
-    if rotations and any(map(without, case.rows)):
+    if rotations and any(map(without, case.rows.values())):
         turning = Turning(*right_frequencies(case, rotations[0].kind))
         claim = "q and k are rotated, although this layer has no RoPE"
         yield Hypothesis("rope-in-every-layer", claim, computed(case.plan, without, compute))

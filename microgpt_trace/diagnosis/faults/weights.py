@@ -20,8 +20,8 @@ from ...arrays.stats import Array
 from ..case import Case, Change
 from ..hypothesis import Family, Hypothesis, multiplied
 from .changes import computed, with_instead
+from .elementwise import gated
 from .input import looking_up
-from .layers import gated
 from .rope import in_halves, in_pairs
 
 NIBBLES = {  # type -> (first byte of a block's nibbles, byte after the nibbles, elements per run)
@@ -177,7 +177,7 @@ def quants(case: Case) -> Iterator[Hypothesis]:
     model = case.given.model
     if not model.tensors:
         return
-    for table in (kind.table for kind in case.kinds(Lookup) if kind.by == "tokens"):
+    for table in (kind.table for kind in case.rows.kinds(Lookup) if kind.by == "tokens"):
         tensor = model.tensors[table]
         for wrong in misreadings(tensor.encoding.name) if tensor.encoding.unpack else ():
             plan = computed(case.plan, looking_up("tokens"), bind(_rows, tensor, wrong))

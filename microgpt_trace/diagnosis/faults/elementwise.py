@@ -1,8 +1,9 @@
-"""Mistakes in activations, gates and residual sums."""
+"""Mistakes in element-wise operations: activations, gates, sums, factors, caps and clips."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial as bind
 from typing import NamedTuple
@@ -13,15 +14,16 @@ from ...architecture.operations.by_kind import reference
 from ...architecture.operations.elementwise import ACTIVATIONS
 from ...architecture.operations.reference_inputs import ReferenceInputs
 from ...architecture.plans.event_words import words_of_kind
-from ...architecture.plans.kinds import Activation, Add, Experts, Linear, Multiply, Norm
+from ...architecture.plans.kinds import Activation, Add, Cap, Clip, Experts, Linear, Multiply, Norm, Scale
 from ...architecture.plans.plan import Operation, Plan, kind_of, prefix_of
 from ...arrays.stats import Array
 from ..case import Case
 from ..hypothesis import COMBINED, Family, Hypothesis, multiplied
-from .changes import called, computed, fed, of_kind, reading
+from .changes import Which, called, computed, fed, of_kind, reading, with_attributes
 
 ALIKE = 1e-4  # factors of the parts of a sum are equal below this relative difference
 STEEP = 20.0  # with this slope, x * sigmoid(slope * x) is almost a ReLU
+CAPS = (50.0, 30.0, 20.0)  # caps that models use
 
 
 def activations(case: Case) -> Iterator[Hypothesis | Family]:
@@ -75,18 +77,18 @@ def gated(case: Case, hidden: Operation) -> Gated | None:
 def gates(case: Case) -> Iterator[Hypothesis]:
     """Yield hypotheses: a gated MLP exchanges gate and up, or the activation or a factor is missing."""
     for mlp in filter(None, (gated(case, row) for row in _products(case))):
-        plan, names, hidden = case.plan, {row.name for row in case.rows}, mlp.hidden.name
+        plan, hidden = case.plan, mlp.hidden.name
         gate, up = (words_of_kind(kind_of(name)) for name in (mlp.gate, mlp.up))
-        if mlp.act in names:
+        if mlp.act in case.rows:
             swapped = fed(fed(plan, mlp.act, mlp.up), hidden, mlp.act, mlp.gate)
             claim = f"{mlp.function} is applied to {up}, not to {gate}"
             yield Hypothesis("gate-up-swapped", claim, swapped)
-        if {mlp.act, hidden} & names:
+        if {mlp.act, hidden} & case.rows.keys():
             claim = f"{gate} is multiplied by {up} without an activation"
             yield Hypothesis("hidden-without-activation", claim, fed(plan, hidden, mlp.gate, mlp.up))
         if case.row is mlp.hidden:
             yield from _hidden(case, mlp, gate, up)
-        for down in [row for row in case.rows_of(Linear, Experts) if hidden in row.inputs]:
+        for down in [row for row in case.rows.of_kind(Linear, Experts) if hidden in row.inputs]:
             for left, source, missing in (("act", mlp.act, up), ("up", mlp.up, gate)):
                 claim = f"the multiplication by {missing} is missing"
                 yield Hypothesis(f"down-of-{left}", claim, fed(plan, down.name, source, *down.inputs[1:]))
@@ -94,9 +96,9 @@ def gates(case: Case) -> Iterator[Hypothesis]:
 
 def _products(case: Case) -> list[Operation]:
     """Return the element-wise products among the case's rows, the rows' inputs, and the rows' readers."""
-    near = {name for row in case.rows for name in (*row.inputs, *case.plan.readers[row.name])}
-    names = {row.name for row in case.rows} | near
-    return list({kind_of(row.name): row for row in case.plan.of_kind(Multiply) if row.name in names}.values())
+    rows, plan = case.rows.values(), case.plan
+    near = {name for row in rows for name in (row.name, *row.inputs, *plan.readers[row.name])}
+    return list({kind_of(row.name): row for row in plan.of_kind(Multiply) if row.name in near}.values())
 
 
 def _hidden(case: Case, mlp: Gated, gate: str, up: str) -> Iterator[Hypothesis]:
@@ -128,7 +130,7 @@ def _parts(case: Case, row: Operation) -> tuple[str, str]:
 
 def sums(case: Case) -> Iterator[Hypothesis | Family]:
     """Yield hypotheses: a part of a residual sum is missing, scaled, or replaced by another event."""
-    rows = list({kind_of(row.name): row for row in case.rows_of(Add)}.values())
+    rows = list({kind_of(row.name): row for row in case.rows.of_kind(Add)}.values())
     alone = isinstance(case.row.kind, Add) and case.alone
     for row in rows:
         yield from _scaled_parts(case, row)
@@ -213,3 +215,79 @@ def measured_factors(case: Case) -> tuple[float, float] | None:
         return None
     first, second = np.linalg.lstsq(parts[finite], sums[finite], rcond=None)[0]
     return float(first), float(second)
+
+
+def factors(case: Case) -> Iterator[Family]:
+    """Yield hypotheses: values are not multiplied by their factor, or by another factor."""
+    for row in {kind_of(row.name): row for row in case.rows.of_kind(Scale)}.values():
+        own, words = row.kind.factor, words_of_kind(kind_of(row.inputs[0]))
+        special = {
+            1.0: ("factor-missing", f"the {words} is not multiplied by {own:.6g}"),
+            1 / own: ("factor-inverted", f"the {words} is divided by {own:.6g}, not multiplied"),
+            own * own: ("factor-twice", f"the {words} is multiplied by {own:.6g} twice"),
+        }
+        yield Family(
+            "factor", lambda by, row=row: with_attributes(case.plan, called(row.name), factor=by),  # type: ignore[misc]
+            f"the {words} is multiplied by {{}}, not by {own:.6g}".format, own=own, special=special,
+            low=-math.inf, pivot=None, unit=abs(own),
+        )  # fmt: skip
+
+
+def caps(case: Case) -> Iterator[Hypothesis | Family]:
+    """Yield hypotheses: a cap is missing, or has another limit."""
+    for row in {kind_of(row.name): row for row in case.rows.of_kind(Cap)}.values():
+        own, words = row.kind.limit, words_of_kind(kind_of(row.inputs[0]))
+        missing = computed(case.plan, called(row.name), lambda row, given, x: x)
+        yield Hypothesis("cap-missing", f"the cap of the {words} at {own:.6g} is missing", missing)
+        yield Family(
+            "cap", lambda limit, row=row: with_attributes(case.plan, called(row.name), limit=limit),  # type: ignore[misc]
+            f"the cap of the {words} is {{}}, not {own:.6g}".format, own=own, starts=CAPS, usual=CAPS,
+            low=1e-3 * own, high=16 * own,
+        )  # fmt: skip
+
+
+def clips(case: Case) -> Iterator[Hypothesis | Family]:
+    """Yield hypotheses: a clip is missing, has another limit or another side, or does not add its number."""
+    rows = list({kind_of(row.name): row for row in case.rows.of_kind(Clip)}.values())
+    for row in rows:
+        words, kind = words_of_kind(kind_of(row.inputs[0])), row.kind
+        side, low = ("not", -math.inf) if math.isfinite(kind.low) else ("also", -kind.high)
+        other = with_attributes(case.plan, called(row.name), low=low)
+        yield Hypothesis("clip-sides", f"{words} is {side} clipped at {-kind.high:.6g}", other)
+        if kind.plus:
+            without = with_attributes(case.plan, called(row.name), plus=0.0)
+            yield Hypothesis("plus-missing", f"{kind.plus:.6g} is not added to {words}", without)
+    for chosen in (*([row] for row in rows), *([rows] if len(rows) > 1 else [])):
+        at, own = bind(_clipped, case.plan, chosen), chosen[0].kind.high
+        words = " and ".join(words_of_kind(kind_of(row.inputs[0])) for row in chosen)
+        are = "are" if len(chosen) > 1 else "is"
+        yield Hypothesis("clip-missing", f"{words} {are} not clipped at {own:.6g}", at(math.inf))
+        yield Family(
+            "clip", at, f"{words} {are} clipped at {{}}, not at {own:.6g}".format,
+            own=own, starts=(own / 2, 2 * own), low=1e-3 * own, high=16 * own,
+        )  # fmt: skip
+
+
+def _clipped(plan: Plan, rows: Sequence[Operation[Clip]], limit: float) -> Plan:
+    """Return the plan with another limit of these clips, on each side that has a limit."""
+    above = with_attributes(plan, called(*(row.name for row in rows)), high=limit)
+    below = (row.name for row in rows if math.isfinite(row.kind.low))
+    return with_attributes(above, called(*below), low=-limit)
+
+
+def steepness(case: Case) -> Iterator[Family]:
+    """Yield hypotheses: x * sigmoid(alpha * x), computed as SiLU(alpha * x) / alpha, has another alpha."""
+    for row in case.rows.of_kind(Activation):
+        before, after = case.plan[row.inputs[0]], case.plan[case.plan.readers[row.name][0]]
+        if isinstance(before.kind, Scale) and isinstance(after.kind, Scale):
+            own = before.kind.factor
+            claim = f"the activation is x * sigmoid(x), not x * sigmoid({own:.6g} x)"
+            yield Family(
+                "steepness", bind(_steep, case.plan, called(before.name), called(after.name)),
+                f"the activation is x * sigmoid({{}} x), not x * sigmoid({own:.6g} x)".format,
+                own=own, special={1.0: ("steepness-missing", claim)}, usual=(1.702,), low=1e-2,
+            )  # fmt: skip
+
+
+def _steep(plan: Plan, before: Which, after: Which, alpha: float) -> Plan:
+    return with_attributes(with_attributes(plan, before, factor=alpha), after, factor=1 / alpha)
