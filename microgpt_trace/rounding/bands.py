@@ -100,10 +100,6 @@ class Bands:
         earlier = max(i for i in self._noise if i < layer)
         return self._noise[earlier] + (layer - 1 - earlier)
 
-    def _noise_in(self, spec: EventSpec) -> float:
-        layer = -1 if spec.stage == "embedding" else self._layers if spec.layer is None else spec.layer
-        return self._noise.get(layer) or self._before(layer) + 1
-
     def of(
         self, spec: EventSpec, rows: RowDifferences, thirds: Sequence[RowDifferences]
     ) -> list[BandMeasure]:
@@ -115,7 +111,9 @@ class Bands:
             return [BandMeasure("", distances, tolerance.rtol * everywhere)]
         peaked = is_peaked(spec)
         amplified = peaked or isinstance(kind_named(spec), Scores)
-        own = ROUNDING * math.sqrt(self._noise_in(spec)) * (AMPLIFIED if amplified else 1.0)
+        layer = -1 if spec.stage == "embedding" else self._layers if spec.layer is None else spec.layer
+        noise = self._noise.get(layer) or self._before(layer) + 1
+        own = ROUNDING * math.sqrt(noise) * (AMPLIFIED if amplified else 1.0)
         if not thirds or tolerance.factor is None:
             return [BandMeasure("", distances, own * everywhere)]
         factor = tolerance.factor * (PEAKED if peaked else 1.0)

@@ -76,34 +76,25 @@ class Evaluation:
         return self._apply(name, rows)
 
     def _apply(self, name: str, rows: Sequence[int] | None = None) -> Array:
-        row = self.plan[name]
+        row, rounding = self.plan[name], self.rounding
         inputs = [self.value(own) for own in row.inputs]
         if rows is not None:
             inputs = [own[list(rows)] for own in inputs]
-        if self.rounding is None or not isinstance(row.kind, Linear | Experts):
+        if rounding is None or not isinstance(row.kind, Linear | Experts):
             value = reference(row, self.given, *self._noisy(name, inputs, row.inputs))
             return value if inputs or rows is None else value[list(rows)]
-        rounded = [self.rounding.round(row, inputs[0], self._nudge), *inputs[1:]]
+        rounded = [rounding.round(row, inputs[0], self._nudge), *inputs[1:]]
         value = reference(row, self.given, *self._noisy(name, rounded, row.inputs))
-        return value + self._sum_error(name, inputs)
+        if row.read(row.kind.weight) is None:
+            return value + rounding.sum_error(row, inputs)
+        if self._noise is None:  # the plan replaces the matrix: only the size of the error is known
+            return value
+        return value + rounding.sum_error(row, inputs) * self._noise.uniform(-1, 1, (len(inputs[0]), 1))
 
     def noisy_input(self, name: str) -> Array:
         """Return the first input of an operation, with the noise of the operation."""
         first = self.plan[name].inputs[0]
         return self._noisy(name, [self.value(first)], [first])[0]
-
-    def _sum_error(self, name: str, inputs: Sequence[Array]) -> Array | float:
-        """Return the error that rounded sums of blocks cause in a product. If the plan replaces the model's
-        matrix, only the size of the error is known. The result is then random if the evaluation has noise,
-        and otherwise 0."""
-        row = self.plan[name]
-        assert self.rounding is not None
-        assert isinstance(row.kind, Linear | Experts)
-        if row.read(row.kind.weight) is None:
-            return self.rounding.sum_error(row, inputs)
-        if self._noise is None:
-            return 0.0
-        return self.rounding.sum_error(row, inputs) * self._noise.uniform(-1, 1, (len(inputs[0]), 1))
 
     def _noisy(self, name: str, values: list[Array], of: Sequence[str]) -> list[Array]:
         """Add random noise to the values of the events `of`, up to a share of the error that the operation

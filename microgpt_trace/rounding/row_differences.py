@@ -104,8 +104,6 @@ def element_index(
 
 
 def join(parts: Sequence[RowDifferences]) -> RowDifferences:
-    if len(parts) == 1:
-        return parts[0]
     return RowDifferences(
         *(np.concatenate([getattr(part, f.name) for part in parts]) for f in fields(RowDifferences))
     )
