@@ -15,13 +15,15 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ..architecture.model import LanguageModel
 from ..architecture.plans.kinds import Linear
 from ..architecture.plans.plan import Plan, kind_of
 from ..arrays.stats import Array
-from ..decoder.catalogue import kinds_in_heads, known_row
+from ..decoder.catalogue import kinds_in_heads
 from ..grouping import grouped
 from .layouts import Recorded, Shapes, fit, fits
 
+Events = Iterable[tuple[str, Array]]  # names and values, in order of computation
 ROWS, ELEMENTS = 16, 512  # maximum numbers of rows and elements in a sketch
 CLIP = np.float32(4)  # clip at 4 medians, so that a huge channel (as in SmolLM2) does not dominate
 SAME = 1e-2  # values agree below this relative L2 distance; bfloat16 rounds by up to 4e-3
@@ -121,12 +123,11 @@ class EventGroup(NamedTuple):
 class ScoreTable:
     """Scores for each pair of a recorded tensor and an event, in the best layout: [F, E]."""
 
+    parts: Sequence[TensorPart]  # F tensors or slices of tensors
+    names: Sequence[str]  # E events in order of computation
     layout: Array  # the letters of the layout, or "" if no layout fits
     several: Array  # True where more than one layout fits
-    distance: Array  # `distance` and the next three arrays are fields of Similarity
-    cosine: Array
-    similar: Array
-    finite: Array
+    similarity: Similarity  # of arrays [F, E]
 
     @cached_property
     def agreeing(self) -> Array:
@@ -134,14 +135,15 @@ class ScoreTable:
 
         A layer may change the residual stream by only 1e-3, so a tensor can agree with several events.
         """
-        best = self.distance.min(axis=1, keepdims=True)
-        agree: Array = (self.distance < SAME) & (self.distance <= 3 * best + 1e-5)
+        distance = self.similarity.distance
+        best = distance.min(axis=1, keepdims=True)
+        agree: Array = (distance < SAME) & (distance <= 3 * best + 1e-5)
         return agree
 
     @cached_property
     def strength(self) -> Array:
         """The strength of agreement: 2 - distance where values agree, and 0 elsewhere: [F, E]."""
-        return np.where(self.agreeing, 2 - self.distance, 0)
+        return np.where(self.agreeing, 2 - self.similarity.distance, 0)
 
 
 def source_name(recorded: Recorded) -> str:
@@ -150,13 +152,13 @@ def source_name(recorded: Recorded) -> str:
     return recorded.source if short.endswith("]") else short
 
 
-def grouped_events(events: Iterable[tuple[str, Array]], shapes: Shapes) -> tuple[list[str], list[EventGroup]]:
+def grouped_events(events: Events, shapes: Shapes, plan: Plan) -> tuple[list[str], list[EventGroup]]:
     """Return the names of the events in order of computation, and groups with sketches of their values."""
     names: list[str] = []
     groups: dict[tuple[tuple[int, ...], bool, bool], list[tuple[int, Sketch, Sketch]]] = {}
     for name, value in events:
         if value.shape == shapes.get(name):
-            causal = _is_causal(name)
+            causal = plan[name].causal
             last = value[..., -1:, :] if value.ndim > 1 else value
             key = value.shape, kind_of(name) in kinds_in_heads(), causal
             groups.setdefault(key, []).append((len(names), sketch(value, causal), sketch(last, causal)))
@@ -170,19 +172,14 @@ def grouped_events(events: Iterable[tuple[str, Array]], shapes: Shapes) -> tuple
     return names, result
 
 
-def _is_causal(event: str) -> bool:
-    row = known_row(event)
-    return row is not None and row.causal
-
-
-def compare(
-    parts: Sequence[TensorPart], groups: Sequence[EventGroup], shapes: Shapes, head_dim: int
-) -> ScoreTable:
-    """Compare every tensor with the events of each group, in every layout that fits."""
-    size = len(parts), sum(len(group.columns) for group in groups)
+def compare(parts: Sequence[TensorPart], events: Events, shapes: Shapes, model: LanguageModel) -> ScoreTable:
+    """Compare every tensor with every event of its shape, in every layout that fits."""
+    (names, groups), head_dim = grouped_events(events, shapes, model.plan), model.config.head_dim
+    size = len(parts), len(names)
     layouts, distances, zeros = np.full(size, "", "U4"), np.full(size, np.inf, np.float32), np.zeros(size)
     no = np.zeros(size, bool)
-    table = ScoreTable(layouts, no, distances, zeros, no.copy(), zeros.copy())
+    best = Similarity(distances, zeros, no, zeros.copy())
+    table = ScoreTable(parts, names, layouts, no.copy(), best)
     for row, part in enumerate(parts):
         read = cache(part.recorded.read)
         for group in groups:
@@ -191,14 +188,15 @@ def compare(
                 value = fit(group.example, once, shapes, head_dim=head_dim).array
                 if value.shape not in group.stacks:
                     continue
-                similarity = group.stacks[value.shape].compare(sketch(value, _is_causal(group.example)))
+                sampled = sketch(value, model.plan[group.example].causal)
+                similarity = group.stacks[value.shape].compare(sampled)
                 seen = table.layout[row, group.columns] != ""
-                better = ~seen | (similarity.distance < table.distance[row, group.columns])
+                better = ~seen | (similarity.distance < best.distance[row, group.columns])
                 at = group.columns[better]
                 table.several[row, group.columns] |= seen
                 table.layout[row, at] = layout
-                for field, values in similarity._asdict().items():
-                    getattr(table, field)[row, at] = values[better]
+                for values, own in zip(best, similarity, strict=True):
+                    values[row, at] = own[better]
     return table
 
 

@@ -20,19 +20,11 @@ from ..decoder.catalogue import residual_kinds
 from ..grouping import grouped
 from ..text.brief import frozen
 from .layouts import Shapes
-from .matching import (
-    ScoreTable,
-    TensorPart,
-    compare,
-    grouped_events,
-    parts_of,
-    place,
-    products_side_by_side,
-    source_name,
-)
+from .matching import ScoreTable, compare, parts_of, place, products_side_by_side, source_name
 from .recording import Recording
 
 Columns = Mapping[int | None, int]  # layer -> column of the score table
+Rows = Mapping[int, list[int]] | Mapping[None, list[int]]  # layer -> rows of the score table
 Votes = Mapping[str, set[int | None]]  # tensor -> layers of the events that agree with the tensor
 _NUMBER = re.compile("(?<![0-9])[0-9]{1,4}(?![0-9])")
 _MAX_NUMBERS = 16  # maximum count of numbers in a name that are tried as the layer number
@@ -89,25 +81,24 @@ def suggest(
     - If the agreeing tensors are in order, all other tensors are matched by order (t2 before t10). Matching
       by order also finds tensors after a fault.
     """
-    names, groups = grouped_events(events, shapes)
     readable = [left.recorded for left in recording.leftovers if left.readable]
     readable.sort(key=lambda one: _natural(one.source))
     fused = products_side_by_side(model.plan)
     parts = [part for recorded in readable for part in parts_of(recorded, fused, shapes)]
-    table = compare(parts, groups, shapes, model.config.head_dim)
-    series = list(find_series(parts, table, [layer_of(name) for name in names]))
-    places = _placed(series, names, table, _scores(table, names, recording.tensors))
-    found = chain.from_iterable(_of_series(one, columns, parts, names, table) for one, columns in places)
+    table = compare(parts, events, shapes, model)
+    series = list(find_series(table))
+    places = _placed(series, table, _scores(table, recording.tensors))
+    found = chain.from_iterable(_of_series(one, columns, table) for one, columns in places)
     unknown = [suggestion for suggestion in found if suggestion.event not in recording.tensors]
-    suggestions = sorted(unknown, key=lambda one: names.index(one.event))
+    suggestions = sorted(unknown, key=lambda one: table.names.index(one.event))
     placed = {one.source for one in suggestions}
     refused = [(left.recorded, left.reason) for left in recording.leftovers if not left.readable]
     unplaced = [Unplaced(source_name(one), one.shape, 1, reason) for one, reason in refused]
     for one in series:
         rest = [row for row in one.rows.values() if parts[row].name not in placed]
         if rest:
-            shape, reason = parts[rest[0]].recorded.shape, _reason(rest[0], names, table)
-            unplaced.append(Unplaced(one.name, shape, len(rest), reason))
+            shape = parts[rest[0]].recorded.shape
+            unplaced.append(Unplaced(one.name, shape, len(rest), _reason(rest[0], table)))
     return suggestions, unplaced
 
 
@@ -116,24 +107,22 @@ def _natural(name: str) -> list[str]:
     return [word.zfill(12) if word.isdecimal() else word for word in re.split("([0-9]+)", name)]
 
 
-def _scores(table: ScoreTable, names: Sequence[str], known: Container[str]) -> Array:
+def _scores(table: ScoreTable, known: Container[str]) -> Array:
     """Return a score for each pair of a tensor and an event: [F, E].
 
     If the residual stream agrees at an event, all earlier events are correct. For earlier events, tensors
     with dissimilar values score 0. All tensors score 0 for events in `known`, which were found by name.
     """
-    near = np.maximum(0, 1 - np.minimum(table.distance, 1))
-    scores = np.where(table.layout != "", FITS + table.cosine + near, 0)
-    residuals = [i for i, name in enumerate(names) if kind_of(name) in residual_kinds()]
+    near = np.maximum(0, 1 - np.minimum(table.similarity.distance, 1))
+    scores = np.where(table.layout != "", FITS + table.similarity.cosine + near, 0)
+    residuals = [i for i, name in enumerate(table.names) if kind_of(name) in residual_kinds()]
     last_right = max((i for i in residuals if table.agreeing[:, i].any()), default=-1)
-    scores[:, : last_right + 1] *= table.similar[:, : last_right + 1]
-    scores[:, [name in known for name in names]] = 0
+    scores[:, : last_right + 1] *= table.similarity.similar[:, : last_right + 1]
+    scores[:, [name in known for name in table.names]] = 0
     return scores
 
 
-def _placed(
-    series: Sequence[Series], names: Sequence[str], table: ScoreTable, scores: Array
-) -> Iterator[tuple[Series, Columns]]:
+def _placed(series: Sequence[Series], table: ScoreTable, scores: Array) -> Iterator[tuple[Series, Columns]]:
     """Yield each series that matches events, with the columns of the events by layer.
 
     Match series of several layers first. If there is such a series, match a single tensor with an event of a
@@ -141,7 +130,7 @@ def _placed(
     matched.
     """
     columns: dict[str, dict[int | None, int]] = {}
-    for column, name in enumerate(names):
+    for column, name in enumerate(table.names):
         columns.setdefault(kind_of(name), {})[layer_of(name)] = column
     layered = [one for one in series if None not in one.rows]
     kinds = [kind for kind in columns if None not in columns[kind] and layered]
@@ -151,10 +140,10 @@ def _placed(
     yield from ((layered[p], columns[kinds[k]]) for p, k in chosen.items())
     alone = [one for one in series if None in one.rows]
     rows = [one.rows[None] for one in alone]
-    strength, free = table.strength[rows], [kind_of(name) not in kinds for name in names]
+    strength, free = table.strength[rows], [kind_of(name) not in kinds for name in table.names]
     used = [column for k in chosen.values() for column in columns[kinds[k]].values()]
     shares = {kind: np.array([_words_named(one.name, kind) for one in alone]) for kind in columns}
-    named = NAMED * np.array([shares[kind_of(name)] for name in names]).T  # [P, E]
+    named = NAMED * np.array([shares[kind_of(name)] for name in table.names]).T  # [P, E]
     possible = (scores[rows] > 0) & np.array(free, bool) & ~strength[:, used].any(axis=1, keepdims=True)
     strength[:, used] = 0
     for at, column in place(possible * (scores[rows] + named), strength).items():
@@ -182,9 +171,7 @@ def _words_named(name: str, kind: str) -> float:
     return sum(word in own_words or (len(word) > 1 and word in name.lower()) for word in words) / len(words)
 
 
-def _of_series(
-    one: Series, columns: Columns, parts: Sequence[TensorPart], names: Sequence[str], table: ScoreTable
-) -> Iterator[Suggestion]:
+def _of_series(one: Series, columns: Columns, table: ScoreTable) -> Iterator[Suggestion]:
     """Yield a suggestion for each layer of a series, in the layout that is best in most layers."""
     pairs = [(row, columns[layer]) for layer, row in one.rows.items() if layer in columns]
     layout = Counter(str(table.layout[pair]) for pair in pairs).most_common(1)[0][0]
@@ -192,32 +179,30 @@ def _of_series(
     for pair in pairs:
         why = "values" if table.agreeing[pair] else "order" if alone else "name"
         yield Suggestion(
-            names[pair[1]], parts[pair[0]].name, layout, bool(table.several[pair]),
-            float(table.distance[pair]), float(table.finite[pair]), why,
+            table.names[pair[1]], table.parts[pair[0]].name, layout, bool(table.several[pair]),
+            float(table.similarity.distance[pair]), float(table.similarity.finite[pair]), why,
             "" if one.offset or alone else one.name,
         )  # fmt: skip
 
 
-def _reason(row: int, names: Sequence[str], table: ScoreTable) -> str:
+def _reason(row: int, table: ScoreTable) -> str:
     """Explain why a tensor matches no event."""
     if not (table.layout[row] != "").any():
         return "no event has this shape"
     if table.agreeing[row].any():
-        return f"a copy of {names[int(table.strength[row].argmax())]}"
+        return f"a copy of {table.names[int(table.strength[row].argmax())]}"
     return "values, names and order do not determine the event of this tensor"
 
 
 # --- Series: tensors whose names differ only in the number of the layer ---
 
 
-def find_series(
-    parts: Sequence[TensorPart], table: ScoreTable, layers: Sequence[int | None]
-) -> Iterator[Series]:
+def find_series(table: ScoreTable) -> Iterator[Series]:
     """Yield series so that each tensor is in one series. Split a fused tensor in the same way in all layers.
 
-    `layers` lists the layer of each event. If a name contains several numbers, the layer number is the number
-    that leads to the largest series.
+    If a name contains several numbers, the layer number is the number that leads to the largest series.
     """
+    parts, layers = table.parts, [layer_of(name) for name in table.names]
     rows = grouped(range(len(parts)), lambda row: parts[row].source)
     votes: dict[str, set[int | None]] = {source: set() for source in rows}
     for row, column in zip(*table.agreeing.nonzero(), strict=True):
@@ -230,13 +215,10 @@ def find_series(
         sources, offset = _by_layer(name, free, votes, count)
         if len(sources) > 1:
             used.update(sources.values())
-            by_layer: dict[int | None, list[int]] = {i: rows[source] for i, source in sources.items()}
-            for part, members in _best_split(by_layer, parts, table):
-                yield Series(name + part, members, offset)
+            yield from _best_split(name, {i: rows[source] for i, source in sources.items()}, table, offset)
     for source in rows:
         if source not in used:
-            for part, members in _best_split({None: rows[source]}, parts, table):
-                yield Series(source + part, members)
+            yield from _best_split(source, {None: rows[source]}, table)
 
 
 def _candidates(shapes: Mapping[str, tuple[int, ...]]) -> list[tuple[str, dict[int, str]]]:
@@ -270,22 +252,22 @@ def _by_layer(name: str, sources: Mapping[int, str], votes: Votes, layers: int) 
     return ({}, 0) if wrong or too_short else (by_layer(offset), offset)
 
 
-def _best_split(
-    rows: Mapping[int | None, list[int]], parts: Sequence[TensorPart], table: ScoreTable
-) -> list[tuple[str, dict[int | None, int]]]:
-    """Return the whole tensors or the slices of the best split, with the suffix of the name ("[:, :896]").
+def _best_split(name: str, rows: Rows, table: ScoreTable, offset: int = 0) -> Iterator[Series]:
+    """Yield the series of the whole tensors, or of each slice of the best split.
 
     Prefer a split with agreeing values, then a split with fitting shapes, then the whole tensor.
     """
     splits: dict[int, dict[str, dict[int | None, int]]] = {}
     for layer, indices in rows.items():
         for row in indices:
-            suffix = parts[row].name.removeprefix(parts[row].source)
-            splits.setdefault(parts[row].split, {}).setdefault(suffix, {})[layer] = row
+            part = table.parts[row]
+            suffix = part.name.removeprefix(part.source)
+            splits.setdefault(part.split, {}).setdefault(suffix, {})[layer] = row
 
     def rank(split: int) -> tuple[bool, bool, bool, int]:
         every = [row for members in splits[split].values() for row in members.values()]
         agreeing = int(table.agreeing[every].any(axis=1).sum())
         return agreeing > 0, bool((table.layout[every] != "").any(axis=1).all()), split == 0, agreeing
 
-    return list(splits[max(splits, key=rank)].items())
+    for suffix, members in splits[max(splits, key=rank)].items():
+        yield Series(name + suffix, members, offset)
