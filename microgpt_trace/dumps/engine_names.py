@@ -1,12 +1,12 @@
 """The names of our events in other engines, and the names of tensors that cannot be compared.
 
 In a name, # stands for the layer number. The events of a fused tensor are separated by spaces, and candidates
-by |. module_names.py has the names in transformers.
+by |. torch_modules.py has the names in transformers.
 """
 
 from __future__ import annotations
 
-from .module_names import LAYER_INPUT
+from .torch_modules import LAYER_INPUT
 
 # For each engine: the prefix of names in a layer, the prefix of other names, the suffix of names in a layer.
 # llama.cpp: graph_get_cb (src/llama-context.cpp) names a tensor "NAME-LAYER", or "NAME". The names are from

@@ -16,7 +16,7 @@ from ..architecture.plans.plan import kind_of
 from ..decoder.catalogue import architecture_named, example, examples, families
 from ..hooks.names import ALIASES
 from . import engine_names
-from .module_names import LAST_OUTPUT, LAYER_INPUT, modules_of, of_any_layer
+from .torch_modules import LAST_OUTPUT, LAYER_INPUT, modules_of, numbered, of_any_layer
 
 _ALLOWED = re.compile(r"[A-Za-z0-9 ._/\\():-]+")
 _WORDS = re.compile(r"[a-z]+|[0-9]+|#")
@@ -134,11 +134,6 @@ def _for_layer(meaning: Meaning, layer: int, architecture: str) -> Meaning:
     return replace(meaning, events=events, candidates=candidates)
 
 
-def numbered(event: str, layer: int) -> str:
-    """Return the name of an event with a layer number: layer#.attn.q -> layer3.attn.q"""
-    return event.replace("#", str(layer), 1)
-
-
 _APR_SECOND = ("qkv_matmul", "layer_output")  # second names; the first are qkv_bias and post_ffn_residual
 
 
@@ -165,7 +160,6 @@ def _module_names(architecture: str) -> Iterator[tuple[str, Meaning]]:
     """Yield the names of modules and of inputs of modules. The input of a module is a second name of an event
     that another module returns, and so is a module without parameters."""
     modules = modules_of(architecture)
-    returned = {event for events in modules.returned.values() for event in events}
 
     def spelled(path: str) -> str:
         outer = "" if path == "lm_head" else modules.architecture.names.outer
@@ -178,10 +172,10 @@ def _module_names(architecture: str) -> Iterator[tuple[str, Meaning]]:
         if event == LAST_OUTPUT:
             yield f"{spelled(path)}.input", Meaning(reason=engine_names.UNNUMBERED)
         else:
-            second = event in returned or event == LAYER_INPUT or path in modules.other
+            second = event in modules.of_parameters or event == LAYER_INPUT or path in modules.other
             yield f"{spelled(path)}.input", Meaning((event,), second=second)
     for path, events in modules.other.items():
-        yield spelled(path), Meaning(events, second=events[0] in returned)
+        yield spelled(path), Meaning(events, second=events[0] in modules.of_parameters)
     heads = tuple(row.name for row in modules.plan.head)
     for path, events in modules.returned.items():
         if len(heads) > 1 and events == heads[:1]:  # some models neither scale nor cap the logits

@@ -31,7 +31,6 @@ from .stored_arrays import (
     NPY_MAGIC,
     ZIP_MAGIC,
     StoredArray,
-    named_header,
     npy_array,
     npz_arrays,
     safetensors_arrays,
@@ -55,20 +54,20 @@ def is_recording(path: Path) -> bool:
             return not (path / "config.json").exists()
         head = beginning(path, _HEAD)
         if head[8:9] == b"{" and not _DOCUMENT.match(head):
-            return _holds_values(*named_header(path))
+            return _holds_values(*safetensors_arrays(path))
     except (OSError, FileFormatError):
         return False
     return head.startswith((NPY_MAGIC, ZIP_MAGIC)) or bool(_DOCUMENT.match(head))
 
 
-def _holds_values(header: Mapping[str, Any], metadata: Mapping[str, str]) -> bool:
+def _holds_values(arrays: Sequence[StoredArray], metadata: Mapping[str, str]) -> bool:
     """Return True if a safetensors file contains values of a run instead of parameters."""
     if metadata.get("format") == ARRAYS_FORMAT:
         return True
-    names = [name for name in header if name != "lm_head"]  # lm_head is also a parameter of microGPT
-    if any((meaning_of(name) or _UNKNOWN).events for name in names):
+    names = [array.name for array in arrays]
+    if any((meaning_of(name) or _UNKNOWN).events for name in names if name != "lm_head"):  # also a parameter
         return True
-    return bool(header) and not any(map(_PARAMETER.fullmatch, header))
+    return bool(names) and not any(map(_PARAMETER.fullmatch, names))
 
 
 def open_recording(path: Path, names: NameMap | None = None) -> Recording:

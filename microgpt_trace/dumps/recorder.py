@@ -20,11 +20,11 @@ from ..arrays.stats import Array
 from ..errors import InputError
 from ..files import check_target
 from .engine_names import RETURNED_SECOND, ROUTED, ROUTER, TURNED
-from .event_names import numbered
 from .stored_arrays import write_arrays
-from .torch_modules import TorchDecoder, expected_events, find_decoder, module_at
+from .torch_modules import TorchDecoder, expected_events, find_decoder, module_at, numbered
 
 _CACHES = ("cache", "past_key_values", "past_key_value")  # names of the argument in versions of transformers
+ROTARY = "apply_rotary_pos_emb"  # the function that rotates q and k, in the Python module of the attention
 _NOWHERE = "attn.scores, attn.head*, probs, loss: no module returns these values"
 
 
@@ -72,17 +72,17 @@ class TorchRecording:
     @property
     def left_out(self) -> list[str]:
         """A sentence for each group of missing events, with the reason."""
-        family = self._decoder.family
+        family, layers = self._decoder.family, range(len(self._decoder.layers))
         reasons = {
-            TURNED: f"the attention does not call {family.rotary} of its module" if family.rotary else "",
+            TURNED: f"the attention does not call {ROTARY} of its module",
             (RETURNED_SECOND,): "not returned; use eager attention with output_attentions=True",
             (family.activation,): "the activation is not a module",
         }
         missing = [
             f"{', '.join(name.removeprefix('layer#.') for name in names)}: {reason}"
             for names, reason in reasons.items()
-            if reason
-            and any(numbered(names[0], i) not in self.arrays for i in range(len(self._decoder.layers)))
+            if numbered(names[0], 0) in family.plan
+            and any(numbered(names[0], i) not in self.arrays for i in layers)
         ]
         return [_NOWHERE, *missing, *(["logits: the head did not run"] if not self.positions else [])]
 
@@ -136,20 +136,18 @@ class TorchRecording:
 
     def _distinct(self, path: str) -> list[Any]:
         """Return the modules at a path in all layers. List a shared module only once."""
-        family, layers = self._decoder.family, self._decoder.layers
-        modules = [module_at(layer, path) for layer in layers if family.has(layer, path)]
+        decoder = self._decoder
+        modules = [module_at(layer, path) for layer in decoder.layers if decoder.has(layer, path)]
         return list({id(module): module for module in modules}.values())
 
     def _wrap_rotary(self, hooks: ExitStack) -> None:
         """Replace the global function that rotates q and k, in the Python module of the attention class."""
-        attentions, rotary = self._distinct(self._decoder.family.attention), self._decoder.family.rotary
-        if not rotary:
-            return
+        attentions = self._distinct(self._decoder.family.attention)
         for home in {id(home): home for home in map(_home_of, attentions)}.values():
-            original = getattr(home, rotary, None)
+            original = getattr(home, ROTARY, None)
             if original is not None:
-                setattr(home, rotary, self._saving(original))
-                hooks.callback(setattr, home, rotary, original)
+                setattr(home, ROTARY, self._saving(original))
+                hooks.callback(setattr, home, ROTARY, original)
 
     def _saving(self, rotary: Callable[..., Any]) -> Callable[..., Any]:
         @wraps(rotary)
@@ -217,7 +215,7 @@ class TorchRecording:
             queries = getattr(config, "num_attention_heads", 1)
             heads = [queries, *[getattr(config, "num_key_value_heads", None) or queries] * 2]
         width = tensor.shape[-1] // sum(heads)
-        if self._decoder.family.names.architecture.names.by_head:
+        if self._decoder.family.architecture.names.by_head:
             tensor = tensor.unflatten(-1, (heads[0], len(events), width)).transpose(-3, -2).flatten(-3)
         yield from zip(events, tensor.split([count * width for count in heads], -1), strict=True)
 

@@ -207,20 +207,12 @@ def _kind(dtype: np.dtype[Any]) -> str:
     return "whole" if dtype.kind in "iub" else "other"
 
 
-def named_header(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
-    """Return the header and the metadata of a safetensors file.
-
-    Raises FileFormatError if the file is not a safetensors file, or a name is too long.
-    """
+def safetensors_arrays(path: Path) -> tuple[list[StoredArray], dict[str, str]]:
+    """Return the tensors and the metadata of a safetensors file. Raises FileFormatError if the file is not a
+    safetensors file, or a name is too long."""
     header, metadata = safetensors_header(path)
     for name in header:
         check_name(path, name)
-    return header, metadata
-
-
-def safetensors_arrays(path: Path) -> tuple[list[StoredArray], dict[str, str]]:
-    """Return the tensors and the metadata of a safetensors file. Raises FileFormatError."""
-    header, metadata = named_header(path)
     file = MappedFile.open(path)
     return [_tensor(file, name, entry) for name, entry in header.items()], metadata
 

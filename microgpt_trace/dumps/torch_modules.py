@@ -1,43 +1,126 @@
-"""Find the decoder in a PyTorch model by the names of modules. This file does not import torch.
+"""The events that the modules of a transformers model return and read, and the decoder in a PyTorch model.
+This file does not import torch.
 
-module_names.py has the events that each module returns and reads.
+A module with parameters returns the event whose row uses these parameters, and reads the input of this row.
+So the names of modules follow from the plan and from the names of parameters. An architecture lists only the
+modules without parameters.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from itertools import chain
 from typing import Any
 
-from ..architecture.plans.kinds import Activation, Lookup, Rotation
-from ..architecture.plans.plan import stage_of
-from ..decoder.catalogue import families
+from ..architecture.plans.kinds import Activation, Experts, Linear, Lookup, Mixture
+from ..architecture.plans.plan import Operation, Plan, kind_of, layer_of, stage_of
+from ..decoder.architecture import FUSED, Architecture
+from ..decoder.catalogue import ARCHITECTURES, architecture_named, example, families
 from ..errors import InputError
-from .event_names import numbered
-from .module_names import LAST_OUTPUT, LAYER_INPUT, Events, ModuleNames, modules_of, of_any_layer
 
+Events = tuple[str, ...]
+LAYER_INPUT = "input of layer #"  # the output of the previous layer, or the embedding
+LAST_OUTPUT = "output of the last layer"
 HEADS = ("lm_head", "embed_out")
-ROTARY = "apply_rotary_pos_emb"  # the function that rotates q and k, in the Python module of the attention
 OTHER_SPLIT = "multi_query"  # an attribute of attentions that split the fused product in an unsupported way
 
 
 @dataclass(frozen=True, eq=False)
-class TorchFamily:
-    """The modules of an architecture, relative to the stack and to a layer. The stack is the module whose
-    children are the embedding, the layers and the last norm."""
+class ModuleNames:
+    """The modules of an architecture. In paths and events, # stands for the layer number. The stack is the
+    module whose children are the embedding, the layers and the last norm."""
 
-    names: ModuleNames
+    types: Events  # the names of architectures in the module of the catalogue
+    architecture: Architecture
+    plan: Plan  # of one layer, with every optional row
 
     @cached_property
-    def outside(self) -> dict[str, str]:
+    def layers(self) -> str:
+        """The path of a layer, such as model.layers.# or h.#"""
+        return f"{self.architecture.names.blocks}.#"
+
+    @cached_property
+    def returned(self) -> Mapping[str, Events]:
+        """The events of each module with parameters, by path. A fused product returns several events."""
+        by_parameter: dict[str, str] = {}
+        for row in self.plan.values():
+            if not (isinstance(row.kind, Linear) and row.kind.columns):
+                for name in row.kind.names:
+                    by_parameter.setdefault(kind_of(name), of_any_layer(row.name))
+        by_parameter["lm_head"] = self.plan.head[0].name  # the example's output matrix is the embedding
+        names = self.architecture.names
+        result: dict[str, Events] = {path: (by_parameter[own],) for own, (_, path) in names.model.items()}
+        for own, (_, path) in names.layer.items():
+            if "#" in path:  # the parameters of experts belong to one module, which returns their sum
+                continue
+            parts = FUSED.get(own, (own,))
+            if by_parameter.keys() >= set(parts):  # other architectures with these names have more parameters
+                result[f"{self.layers}.{path}"] = tuple(by_parameter[part] for part in parts)
+        return result
+
+    @cached_property
+    def other(self) -> Mapping[str, Events]:
+        """The event of each module without parameters, by path."""
+        result = {self.layers: (f"layer#.{kind_of(self.plan.streams[-1])}",)}
+        for path, event in self.architecture.modules.items():
+            outside = stage_of(event) == "embedding"
+            result |= {path: (event,)} if outside else {f"{self.layers}.{path}": (f"layer#.{event}",)}
+        return result
+
+    @cached_property
+    def read(self) -> Mapping[str, str]:
+        """The event that each module reads, by path. Modules that read several events are left out."""
+        result: dict[str, str] = {}
+        for path, events in self._every.items():
+            inner = self.first_in(path)
+            row = self._rows[self._every[inner][0]]
+            if isinstance(row.kind, Mixture):  # a module of experts
+                result[path] = self._input(self.plan.of_kind(Experts)[0].inputs[0], True)
+            elif inner in self.other and (events[0] in self.of_parameters or len(row.inputs) > 1):
+                result[path] = events[0]  # a dropout reads the event that it returns
+            elif len(row.inputs) == 1:
+                result[path] = self._input(row.inputs[0], row.layer is not None)
+        return result
+
+    @cached_property
+    def _every(self) -> Mapping[str, Events]:
+        return {**self.returned, **self.other}
+
+    @cached_property
+    def of_parameters(self) -> frozenset[str]:
+        """The events that modules with parameters return."""
+        return frozenset(chain(*self.returned.values()))
+
+    @cached_property
+    def _rows(self) -> Mapping[str, Operation]:
+        """The first row of each event, by the event with # for the layer number."""
+        return {of_any_layer(row.name): row for row in [*self.plan.values()][::-1]}
+
+    @cached_property
+    def outputs(self) -> Mapping[str, Events]:
+        """The events of each module, by path, without modules that only contain other modules or return their
+        input."""
+        others: dict[Events, str] = {}  # modules inside of modules are listed first
+        for path, own in sorted(self.other.items(), key=lambda item: -len(item[0])):
+            if own[0] not in self.of_parameters:
+                others.setdefault(own, path)
+        return {**self.returned, **{path: own for own, path in others.items()}}
+
+    @cached_property
+    def in_layer(self) -> Mapping[str, Events]:
+        """The `outputs` of the modules in a layer, by path in the layer."""
+        prefix = f"{self.layers}."
+        return {
+            path.removeprefix(prefix): own for path, own in self.outputs.items() if path.startswith(prefix)
+        }
+
+    @cached_property
+    def outside(self) -> Mapping[str, str]:
         """The event of each module of the stack outside of layers, by the name of the module."""
-        outside: dict[str, str] = {}  # a dropout returns the event of another module again
-        for path, events in (*self.names.returned.items(), *self.names.other.items()):
-            if "#" not in path and path not in HEADS and events[0] not in outside.values():
-                outside[path.rpartition(".")[2]] = events[0]
-        return outside
+        paths = (path for path in self.outputs if "#" not in path and path not in HEADS)
+        return {path.rpartition(".")[2]: self.outputs[path][0] for path in paths}
 
     @cached_property
     def embedding(self) -> tuple[str, ...]:
@@ -47,7 +130,7 @@ class TorchFamily:
     @cached_property
     def positions(self) -> str:
         """The module that reads the positions, or ""."""
-        rows = {row.name for row in self.names.plan.of_kind(Lookup) if row.kind.by == "positions"}
+        rows = {row.name for row in self.plan.of_kind(Lookup) if row.kind.by == "positions"}
         return next((name for name, event in self.outside.items() if event in rows), "")
 
     @cached_property
@@ -56,99 +139,91 @@ class TorchFamily:
         return next(name for name in self.outside if name not in self.embedding)
 
     @cached_property
-    def layers(self) -> str:
+    def blocks(self) -> str:
         """The module that contains the layers."""
-        return self.names.layers.removesuffix(".#").rpartition(".")[2]
+        return self.architecture.names.blocks.rpartition(".")[2]
 
     @property
     def stack(self) -> tuple[str, ...]:
         """The names of the children of the stack."""
-        return (*self.embedding, self.layers, self.norm)
-
-    @cached_property
-    def outputs(self) -> dict[str, Events]:
-        """The events of each module in a layer, by path, without modules that only contain other modules or
-        return their input."""
-        returned = {event for events in self.names.returned.values() for event in events}
-        others: dict[Events, str] = {}  # modules inside of modules are listed first
-        for path, own in sorted(self.names.other.items(), key=lambda item: -len(item[0])):
-            if own[0] not in returned:
-                others.setdefault(own, path)
-        every = {**self.names.returned, **{path: own for own, path in others.items()}}
-        prefix = f"{self.names.layers}."
-        return {path.removeprefix(prefix): own for path, own in every.items() if path.startswith(prefix)}
+        return (*self.embedding, self.blocks, self.norm)
 
     @cached_property
     def taps(self) -> tuple[tuple[str, bool, Events], ...]:
         """The inputs and outputs to record in a layer. A tuple contains the path of a module, True for the
         input or False for the output, and the events (# stands for the layer number). An input is listed only
         if no module returns the event."""
-        layer = self.names.other[self.names.layers]
-        known = {LAYER_INPUT, LAST_OUTPUT, *layer, *(event for own in self.outputs.values() for event in own)}
+        layer = self.other[self.layers]
+        known = {LAYER_INPUT, LAST_OUTPUT, *layer, *chain(*self.in_layer.values())}
         read: dict[str, str] = {}
-        for path in self.outputs:
-            event = self.names.read.get(f"{self.names.layers}.{path}")
+        for path in self.in_layer:
+            event = self.read.get(f"{self.layers}.{path}")
             if event and event not in known:
                 read.setdefault(event, path)
         return (
-            *((path, False, events) for path, events in self.outputs.items()),
+            *((path, False, events) for path, events in self.in_layer.items()),
             *((path, True, (event,)) for event, path in read.items()),
             ("", False, layer),
         )
 
-    def has(self, layer: Any, path: str) -> bool:
-        """Return True if a layer has the module at a path, and the module inside that computes first."""
-        first = self.names.first_in(f"{self.names.layers}.{path}".rstrip("."))
-        paths = (path, first.removeprefix(f"{self.names.layers}.")) if path else ("",)
-        return all(module_at(layer, own) is not None for own in paths)
-
     @cached_property
     def attention(self) -> str:
         """The path of the attention in a layer."""
-        return next(path for path, event in self.names.architecture.modules.items() if event == "attn.out")
+        return next(path for path, event in self.architecture.modules.items() if event == "attn.out")
 
     @cached_property
     def activation(self) -> str:
         """The event of the MLP's function, which is a module in some versions of transformers only."""
-        return of_any_layer(self.names.plan.of_kind(Activation)[0].name)
+        return of_any_layer(self.plan.of_kind(Activation)[0].name)
 
-    @cached_property
-    def rotary(self) -> str:
-        """The name of the function that rotates q and k, or ""."""
-        return ROTARY if self.names.plan.of_kind(Rotation) else ""
+    def first_in(self, path: str) -> str:
+        """Return the path of the module inside of a module that computes first, or the path itself."""
+        inside = [own for own in self._every if own.startswith(f"{path}.")] or [path]
+        return min(inside, key=lambda own: self.plan.order[self._rows[self._every[own][0]].name])
 
-    def problem(self, layer: Any) -> str:
-        """Return why a layer does not belong to the architecture, or "". Other modules with parameters change
-        the meaning of the outputs, such as Gemma's norms after attention and MLP."""
-        family, optional = self.names.architecture.names.family, self.names.architecture.optional_modules
-        for path in self.outputs:
-            needed = f"{self.names.layers}.{path}" in self.names.returned and path not in optional
-            if needed and module_at(layer, path) is None:
-                return f"expected a module {path}, as in {family}, found none"
-        if hasattr(module_at(layer, self.attention), OTHER_SPLIT):
-            return f"the attention does not split q, k and v like {family}"
-        return next((f"the module {path} is not part of {family}" for path in self._unknown(layer)), "")
+    def _input(self, name: str, in_layer: bool) -> str:
+        if in_layer and name == self.plan.streams[0]:
+            return LAYER_INPUT
+        if not in_layer and name == self.plan.streams[-1]:
+            return LAST_OUTPUT
+        return of_any_layer(name)
 
-    def _unknown(self, layer: Any) -> Iterator[str]:
-        parents = dict.fromkeys(path.rpartition(".")[0] for path in self.outputs)  # "" is the layer itself
-        for parent in parents:
-            inner = module_at(layer, parent)
-            for child, module in ({} if inner is None else inner._modules).items():
-                path = f"{parent}.{child}".lstrip(".")
-                expected = path in {*self.outputs, *parents}
-                if not expected and module is not None and any(True for _ in module.parameters()):
-                    yield path
+
+def of_any_layer(event: str) -> str:
+    """Return the name of an event with # as the layer number, if the event is in a layer."""
+    return event if layer_of(event) is None else f"layer#.{event.partition('.')[2]}"
+
+
+def numbered(event: str, layer: int) -> str:
+    """Return the name of an event with a layer number: layer#.attn.q -> layer3.attn.q"""
+    return event.replace("#", str(layer), 1)
+
+
+@cache
+def modules_of(name: str) -> ModuleNames:
+    """Return the modules of an architecture of the catalogue."""
+    types = tuple(own for own, module in ARCHITECTURES.items() if module == ARCHITECTURES[name])
+    return ModuleNames(types, architecture_named(name), example(name))
+
+
+# --- The decoder in a PyTorch model ------------------------------------------------------------------
 
 
 @dataclass(frozen=True, eq=False)
 class TorchDecoder:
     """The decoder in a model."""
 
-    family: TorchFamily
+    family: ModuleNames
     stack: Any  # the module with the embedding, layers and norm
     layers: Sequence[Any]
     head: Any  # None for a model without a head
     whole: Any  # the module with the stack and the head, or None if the stack is the whole model
+
+    def has(self, layer: Any, path: str) -> bool:
+        """Return True if a layer has the module at a path, and the module inside that computes first."""
+        outer = f"{self.family.layers}."
+        first = self.family.first_in(outer + path).removeprefix(outer) if path else ""
+        return all(module_at(layer, own) is not None for own in (path, first))
 
 
 def find_decoder(model: Any) -> TorchDecoder:
@@ -158,7 +233,7 @@ def find_decoder(model: Any) -> TorchDecoder:
     if not hasattr(model, "named_modules"):
         raise InputError(f"record(): expected a PyTorch model, found {kind}")
     modules = dict(model.named_modules())
-    known = [TorchFamily(modules_of(name)) for name in families()]
+    known = [modules_of(name) for name in families()]
     stacks = {
         name: fitting
         for name, module in modules.items()
@@ -167,7 +242,7 @@ def find_decoder(model: Any) -> TorchDecoder:
     if not stacks:
         ways: dict[tuple[str, ...], str] = {}
         for family in known:
-            ways.setdefault(family.stack, family.names.architecture.names.family)
+            ways.setdefault(family.stack, family.architecture.names.family)
         expected = [f"{', '.join(stack)}, as in {family}" for stack, family in ways.items()]
         raise InputError(
             f"{kind}: expected a module with the children {', or '.join(expected)}; found"
@@ -182,17 +257,42 @@ def find_decoder(model: Any) -> TorchDecoder:
     return TorchDecoder(family, modules[name], layers, head, whole)
 
 
-def _fitting(stack: Any, name: str, families: Sequence[TorchFamily]) -> tuple[TorchFamily, list[Any]]:
+def _fitting(stack: Any, name: str, families: Sequence[ModuleNames]) -> tuple[ModuleNames, list[Any]]:
     """Return the first family whose modules the layers have, and the layers. The family that the config of
     the stack names comes first. Raises InputError if the layers have other modules than each family."""
     problems, kind = [], getattr(getattr(stack, "config", None), "model_type", None)
-    for family in sorted(families, key=lambda family: kind not in family.names.types):
-        layers = list(getattr(stack, family.layers))
-        found = [(i, what) for i, own in enumerate(layers) if (what := family.problem(own))]
+    for family in sorted(families, key=lambda family: kind not in family.types):
+        layers = list(getattr(stack, family.blocks))
+        found = [(i, what) for i, own in enumerate(layers) if (what := _problem(family, own))]
         if not found:
             return family, layers
-        problems += [f"{name}.{family.layers}.{i}: {what}".lstrip(".") for i, what in found]
+        problems += [f"{name}.{family.blocks}.{i}: {what}".lstrip(".") for i, what in found]
     raise InputError(problems[0])
+
+
+def _problem(names: ModuleNames, layer: Any) -> str:
+    """Return why a layer does not belong to an architecture, or "". Other modules with parameters change the
+    meaning of the outputs, such as Gemma's norms after attention and MLP."""
+    family, optional = names.architecture.names.family, names.architecture.optional_modules
+    for path in names.in_layer:
+        needed = f"{names.layers}.{path}" in names.returned and path not in optional
+        if needed and module_at(layer, path) is None:
+            return f"expected a module {path}, as in {family}, found none"
+    if hasattr(module_at(layer, names.attention), OTHER_SPLIT):
+        return f"the attention does not split q, k and v like {family}"
+    return next((f"the module {path} is not part of {family}" for path in _unknown(names, layer)), "")
+
+
+def _unknown(names: ModuleNames, layer: Any) -> Iterator[str]:
+    """Yield the path of each module with parameters that the architecture does not have."""
+    parents = dict.fromkeys(path.rpartition(".")[0] for path in names.in_layer)  # "" is the layer itself
+    for parent in parents:
+        inner = module_at(layer, parent)
+        for child, module in ({} if inner is None else inner._modules).items():
+            path = f"{parent}.{child}".lstrip(".")
+            expected = path in {*names.in_layer, *parents}
+            if not expected and module is not None and any(True for _ in module.parameters()):
+                yield path
 
 
 def expected_events(decoder: TorchDecoder) -> list[str]:
@@ -200,7 +300,7 @@ def expected_events(decoder: TorchDecoder) -> list[str]:
     family = decoder.family
     expected = [family.outside[name] for name in family.embedding]
     for i, layer in enumerate(decoder.layers):
-        taken = [events for path, _, events in family.taps if family.has(layer, path)]
+        taken = [events for path, _, events in family.taps if decoder.has(layer, path)]
         expected += [numbered(event, i) for event in chain(*taken)]
     return [*expected, family.outside[family.norm]]
 
