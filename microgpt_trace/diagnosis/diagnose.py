@@ -39,6 +39,7 @@ from .faults import input as entrance
 from .faults import weights as matrices
 from .finding import Finding, findings_of, try_all
 
+Explanation = tuple[list[Finding], list[str]]
 NONE: Partial = MappingProxyType({})
 MOST_PRODUCTS = 0.8  # an engine may round the inputs of products if this share of the products is wrong
 EXPLAINED = 0.5  # an offered precision must reduce an error to at most this share
@@ -132,18 +133,18 @@ def diagnose_values(
             raise InputError("no operation can be judged: the dump has no event of a pass over these tokens")
         if all(operation.error is None for operation in operations):
             raise InputError("no operation can be judged: all operations have NaN or infinite inputs")
+        wrong = [operation for operation in operations if not operation.holds]
         known = compute is not None or precision.name != "f32"
         offer = None if known else run.offer(operations)
-        findings, tried = ([], []) if offer and offer.shown else run.explain(precision, operations)
+        findings, tried = ([], []) if offer and offer.shown else run.explain(precision, wrong)
         if any(finding.explains for finding in findings):
             offer = None  # report the fault instead: rounding in several products can explain every error
         elif offer:
             findings, tried = [], []
-    wrong = [operation.name for operation in operations if not operation.holds]
     return Diagnosis(
         tuple(int(token) for token in tokens), precision.name, run.how(precision, how, operations),
         tuple(operations), (*entrance.token_findings(model, tokens, text_tokens), *findings),
-        wrong[0] if wrong and not offer else None, tuple(run.untested(operations)), tuple(tried),
+        wrong[0].name if wrong and not offer else None, tuple(run.untested(operations)), tuple(tried),
         run.count(operations), offer, unseen(operations, precision),
     )  # fmt: skip
 
@@ -181,11 +182,8 @@ class _Diagnoser(JudgedRun):
         expected = judge.plain.output(operation.name, own[1])
         return Case(operation.name, own[0], expected, own[1], judge, operation.error, operation.measured)
 
-    def explain(
-        self, precision: Precision, operations: Sequence[OperationResult]
-    ) -> tuple[list[Finding], list[str]]:
+    def explain(self, precision: Precision, wrong: Sequence[OperationResult]) -> Explanation:
         """Return the findings about the first wrong operation, and the ids of the tested hypotheses."""
-        wrong = [operation for operation in operations if not operation.holds]
         if not wrong:
             return [], []
         case = self.case(precision, wrong[0])

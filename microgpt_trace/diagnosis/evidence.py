@@ -105,7 +105,8 @@ class Seen:
 def best_of(family: Family, predict: Predict, seen: Seen, right: Array) -> float | None:
     """Return the number with the smallest error, or None if no error is clearly below the error of the
     `right` values. The search begins at a start, a special number or the model's number, whichever predicts
-    best. The model's number predicts the `right` values. Each step is a least-squares fit along the slope."""
+    best. The model's number predicts the `right` values. Each step is a least-squares fit along the slope,
+    and is shortened until the error falls."""
     starts = {value: predict(value) for value in dict.fromkeys((*family.starts, *family.special))}
     predictions = {value: rows for value, rows in starts.items() if rows is not None}
     if family.own is not None and math.isfinite(family.own):
@@ -120,7 +121,10 @@ def best_of(family: Family, predict: Predict, seen: Seen, right: Array) -> float
             break
         weighed = slope / seen.sizes
         by = float((weighed * (seen.found - rows) / seen.sizes).sum() / np.square(weighed).sum())
-        step = _better(family, predict, seen, (value, error), by)
+        shorter = (family.value(family.step(value) + by / 4**n) for n in range(SHORTENINGS))
+        predicted = ((other, predict(other)) for other in shorter if other != value)
+        steps = ((other, near, seen.error(near)) for other, near in predicted if near is not None)
+        step = next((step for step in steps if step[2] < error), None)
         if step is None:
             break
         gain = error - step[2]
@@ -142,21 +146,6 @@ def _slope(family: Family, predict: Predict, value: float, rows: Array) -> Array
         if near is not None:
             slope = (near - rows) / (family.step(other) - at)
             return slope if slope.any() and np.isfinite(slope).all() else None
-    return None
-
-
-def _better(
-    family: Family, predict: Predict, seen: Seen, start: tuple[float, float], by: float
-) -> tuple[float, Array, float] | None:
-    """Return the number after a step, the predicted rows and their error. Shorten the step until the error
-    falls. Return None if the error does not fall."""
-    value, error = start
-    for _ in range(SHORTENINGS):
-        other = family.value(family.step(value) + by)
-        rows = predict(other) if other != value else None
-        if rows is not None and seen.error(rows) < error:
-            return other, rows, seen.error(rows)
-        by /= 4
     return None
 
 

@@ -200,32 +200,25 @@ def softmax(case: Case) -> Iterator[Hypothesis | Family]:
         own=1.0, starts=TIMES, usual=(0.5, 2.0),
         special={math.log(2): ("softmax-base", "softmax uses base 2, not e")},
     )  # fmt: skip
-    for id, claim, shares in UNDIVIDED if alone else ():
-        yield other(id, claim, shares=shares)
+    if alone:
+        yield other("softmax-unnormalised", "exp(scores) is not divided by the sum of its row", shares=np.exp)
+        claim = "exp(scores - max) is not divided by the sum of its row"
+        yield other("softmax-unnormalised", claim, shares=lambda x: np.exp(x - x.max(axis=-1, keepdims=True)))
+        claim = "1 is added to the sum of every row (softmax off by one)"
+        yield other("softmax-plus-one", claim, shares=_off_by_one)
 
 
-UNDIVIDED: tuple[tuple[str, str, Callable[[Array], Array]], ...] = (
-    ("softmax-unnormalised", "exp(scores) is not divided by the sum of its row", np.exp),
-    (
-        "softmax-unnormalised", "exp(scores - max) is not divided by the sum of its row",
-        lambda x: np.exp(x - x.max(axis=-1, keepdims=True)),
-    ),
-    (
-        "softmax-plus-one", "1 is added to the sum of every row (softmax off by one)",
-        lambda x: np.exp(x) / (1 + np.exp(x).sum(axis=-1, keepdims=True)),
-    ),
-)  # fmt: skip
+def _off_by_one(scores: Array) -> Array:
+    return np.exp(scores) / (1 + np.exp(scores).sum(axis=-1, keepdims=True))
 
 
 def context(case: Case) -> Iterator[Hypothesis]:
     """Yield hypotheses: heads are concatenated wrongly, weights are transposed, or k or q replaces v."""
     if not isinstance(case.row.kind, Context) or case.positions is not None:
         return
-    for id, claim, axis in (
-        ("heads-not-transposed", "heads [H, T, D] are read as [T, H*D]", 0),
-        ("head-channels-first", "channels are ordered as [D, H], not as [H, D]", 2),
-    ):
-        yield Hypothesis(id, claim, bind(_swapped, axis))
+    yield Hypothesis("heads-not-transposed", "heads [H, T, D] are read as [T, H*D]", bind(_swapped, 0))
+    claim = "channels are ordered as [D, H], not as [H, D]"
+    yield Hypothesis("head-channels-first", claim, bind(_swapped, 2))
     if case.alone:
         yield Hypothesis("weights-transposed", "your context is weights.T @ v, not weights @ v", _transposed)
         q, k = next(row for row in case.plan.layers[case.layer or 0] if isinstance(row.kind, Scores)).inputs

@@ -104,21 +104,19 @@ def _products(case: Case) -> list[Operation]:
 def _hidden(case: Case, mlp: Gated, gate: str, up: str) -> Iterator[Hypothesis]:
     """Yield hypotheses: a gated MLP computes something else than act * up."""
     function, name = ACTIVATIONS[mlp.function], mlp.hidden.name
-    instead: tuple[tuple[str, str, tuple[str, ...], Callable[..., Array]], ...] = (
-        (
-            "gate-up-swapped", f"your values are {gate} * {mlp.function}({up})",
-            (mlp.gate, mlp.up), lambda gate, up: gate * function(up),
-        ),
-        (
-            "act-times-gate", f"the activation is multiplied by {gate}, not by {up}",
-            (mlp.act, mlp.gate), np.multiply,
-        ),
-        ("act-plus-up", f"the activation and {up} are added, not multiplied", (mlp.act, mlp.up), np.add),
-        ("hidden-activation-missing-up", f"the multiplication by {up} is missing", (mlp.act,), np.positive),
-    )  # fmt: skip
-    for id, claim, inputs, of in instead:
+
+    def instead(id: str, claim: str, of: Callable[..., Array], *inputs: str) -> Hypothesis:
         plan = fed(case.plan, name, *inputs)
-        yield Hypothesis(id, claim, computed(plan, called(name), lambda row, given, *x, of=of: of(*x)))
+        return Hypothesis(id, claim, computed(plan, called(name), lambda row, given, *x: of(*x)))
+
+    claim = f"your values are {gate} * {mlp.function}({up})"
+    yield instead("gate-up-swapped", claim, lambda gate, up: gate * function(up), mlp.gate, mlp.up)
+    claim = f"the activation is multiplied by {gate}, not by {up}"
+    yield instead("act-times-gate", claim, np.multiply, mlp.act, mlp.gate)
+    claim = f"the activation and {up} are added, not multiplied"
+    yield instead("act-plus-up", claim, np.add, mlp.act, mlp.up)
+    claim = f"the multiplication by {up} is missing"
+    yield instead("hidden-activation-missing-up", claim, np.positive, mlp.act)
 
 
 def _parts(case: Case, row: Operation) -> tuple[str, str]:

@@ -32,20 +32,17 @@ def choices(case: Case) -> Iterator[Hypothesis]:
         if case.positions is None:
             yield from _near_tie(case, row)
         yield from _counts(case, row)
-        for id, claim, change in (
-            (
-                "smallest-chosen", "the experts with the smallest logits are chosen",
-                lambda row, given, logits: nearest_tie(-logits, row.kind.count).chosen,
-            ),
-            (
-                "choice-order", "the chosen experts are sorted by number, not by logit",
-                lambda row, given, logits: np.sort(nearest_tie(logits, row.kind.count).chosen, axis=1),
-            ),
-        ):  # fmt: skip
-            yield Hypothesis(id, claim, computed(case.plan, of_kind(Choice), change))
+        claim = "the experts with the smallest logits are chosen"
+        yield Hypothesis("smallest-chosen", claim, computed(case.plan, of_kind(Choice), _smallest))
+        claim = "the chosen experts are sorted by number, not by logit"
+        yield Hypothesis("choice-order", claim, after(case.plan, of_kind(Choice), bind(np.sort, axis=1)))
         if row is case.row:
             claim = "the right experts are chosen, but are not sorted by logit"
             yield Hypothesis("choice-order", claim, _in_any_order, rank=COMBINED)
+
+
+def _smallest(row: Operation[Choice], given: ReferenceInputs, logits: Array) -> Array:
+    return nearest_tie(-logits, row.kind.count).chosen
 
 
 def _in_any_order(case: Case, expected: Array) -> Array:
@@ -171,22 +168,18 @@ def _of_others(order: Array, row: Operation, given: ReferenceInputs, x: Array, c
 def _halves(case: Case, pair: Sequence[str]) -> Iterator[Hypothesis]:
     """Yield hypotheses: the matrices of gate and up are exchanged, or their rows are distributed wrongly."""
 
-    def part(change: Change, row: Operation, given: ReferenceInputs, x: Array, chosen: Array) -> Array:
-        """Return gate or up after a change of both, [T, k, 2, F] -> [T, k, 2, F]"""
-        both = [reference(case.plan[prefix_of(row.name) + name], given, x, chosen) for name in pair]
-        changed = change(np.stack([own.reshape(*chosen.shape, -1) for own in both], axis=2))
-        return changed[:, :, pair.index(kind_of(row.name))].reshape(both[0].shape)
+    def halves(id: str, claim: str, change: Change) -> Hypothesis:
+        def part(row: Operation, given: ReferenceInputs, x: Array, chosen: Array) -> Array:
+            """Return gate or up after a change of both, [T, k, 2, F] -> [T, k, 2, F]"""
+            both = [reference(case.plan[prefix_of(row.name) + name], given, x, chosen) for name in pair]
+            changed = change(np.stack([own.reshape(*chosen.shape, -1) for own in both], axis=2))
+            return changed[:, :, pair.index(kind_of(row.name))].reshape(both[0].shape)
+
+        return Hypothesis(id, claim, computed(case.plan, called(*pair), part))
 
     words = " and ".join(map(words_of_kind, pair))
-    for id, claim, change in (
-        ("gate-up-swapped", f"the matrices of {words} are exchanged", lambda both: both[:, :, ::-1]),
-        (
-            "gate-up-interleaved", f"{words} are the halves of a matrix, but are read as alternating rows",
-            lambda both: both.reshape(*both.shape[:2], -1, 2).swapaxes(2, 3),
-        ),
-        (
-            "gate-up-in-halves", f"rows of {words} alternate in a matrix, but are read as halves",
-            lambda both: both.swapaxes(2, 3).reshape(both.shape),
-        ),
-    ):  # fmt: skip
-        yield Hypothesis(id, claim, computed(case.plan, called(*pair), bind(part, change)))
+    yield halves("gate-up-swapped", f"the matrices of {words} are exchanged", lambda x: x[:, :, ::-1])
+    claim = f"{words} are the halves of a matrix, but are read as alternating rows"
+    yield halves("gate-up-interleaved", claim, lambda x: x.reshape(*x.shape[:2], -1, 2).swapaxes(2, 3))
+    claim = f"rows of {words} alternate in a matrix, but are read as halves"
+    yield halves("gate-up-in-halves", claim, lambda x: x.swapaxes(2, 3).reshape(x.shape))
