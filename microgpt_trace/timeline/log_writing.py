@@ -44,12 +44,11 @@ class TrainingLog:
         self, path: Path, trainer: Trainer, watched: str, every: int | None, append: bool,
         note: Callable[[str], object] = lambda text: None, overwrite: bool = False,
     ) -> None:  # fmt: skip
-        self.watched, self._path, self._trainer, self._every = watched, path, trainer, every
-        self._append, self._note = append, note
+        self.watched, self._path, self._trainer, self._every, self._note = watched, path, trainer, every, note
         self._mode = "a" if append else "w" if overwrite else "x"
 
     def __enter__(self) -> TrainingLog:
-        if self._append and self._path.exists():
+        if self._mode == "a" and self._path.exists():
             self._drop_later_steps()
         with self._writing():
             self._file: IO[str] = self._path.resolve().open(self._mode, encoding="utf-8")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from itertools import pairwise
+from itertools import pairwise, takewhile
 from pathlib import Path
 from typing import Any
 
@@ -32,12 +32,7 @@ def read_timeline(path: Path) -> curves.Timeline:
 
 def since_when(conditions: Mapping[int, bool]) -> int | None:
     """Return the first step from which on the condition is true, or None if it is false at the end."""
-    since = None
-    for step in sorted(conditions, reverse=True):
-        if not conditions[step]:
-            break
-        since = step
-    return since
+    return min(takewhile(conditions.__getitem__, sorted(conditions, reverse=True)), default=None)
 
 
 class _Reader:
