@@ -186,8 +186,6 @@ def compare(parts: Sequence[TensorPart], events: Events, shapes: Shapes, model: 
             for layout in fits(group.example, part.recorded, shapes, head_dim):
                 once = replace(part.recorded, read=read, layout=layout)
                 value = fit(group.example, once, shapes, head_dim=head_dim).array
-                if value.shape not in group.stacks:
-                    continue
                 sampled = sketch(value, model.plan[group.example].causal)
                 similarity = group.stacks[value.shape].compare(sampled)
                 seen = table.layout[row, group.columns] != ""

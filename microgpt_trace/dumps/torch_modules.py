@@ -8,7 +8,7 @@ modules without parameters.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
 from itertools import chain
@@ -280,19 +280,15 @@ def _problem(names: ModuleNames, layer: Any) -> str:
             return f"expected a module {path}, as in {family}, found none"
     if hasattr(module_at(layer, names.attention), OTHER_SPLIT):
         return f"the attention does not split q, k and v like {family}"
-    return next((f"the module {path} is not part of {family}" for path in _unknown(names, layer)), "")
-
-
-def _unknown(names: ModuleNames, layer: Any) -> Iterator[str]:
-    """Yield the path of each module with parameters that the architecture does not have."""
     parents = dict.fromkeys(path.rpartition(".")[0] for path in names.in_layer)  # "" is the layer itself
     for parent in parents:
         inner = module_at(layer, parent)
         for child, module in ({} if inner is None else inner._modules).items():
             path = f"{parent}.{child}".lstrip(".")
-            expected = path in {*names.in_layer, *parents}
-            if not expected and module is not None and any(True for _ in module.parameters()):
-                yield path
+            expected = module is None or path in {*names.in_layer, *parents}
+            if not expected and any(True for _ in module.parameters()):
+                return f"the module {path} is not part of {family}"
+    return ""
 
 
 def expected_events(decoder: TorchDecoder) -> list[str]:
