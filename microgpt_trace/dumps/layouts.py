@@ -8,7 +8,7 @@ Stored shapes may contain more or fewer axes of length 1.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
@@ -226,15 +226,11 @@ def _the_reading(name: str, recorded: Recorded, expected: Shape, head_dims: Coll
         works = ", ".join(dict.fromkeys(letters)) if expected else "no layout for a single number"
         raise InputError(f"{recorded.source}: layout of {name}: expected {works}, found {recorded.layout!r}")
     possible = [r for r in _candidates(expected, head_dims) if recorded.layout in ("", r.letters)]
-    expectation = _in_words(possible) or f"{recorded.layout} of {list(expected)}"
+    shown = [r for r in possible if not r.last_of]
+    shown += [r for r in possible if r.last_of][:1]  # one of the shapes that contain just the last row
+    expectation = ", ".join(f"{r.in_words} {list(r.axes)}" for r in shown)
+    expectation = expectation or f"{recorded.layout} of {list(expected)}"
     raise InputError(f"{recorded.source}: {name}: expected {expectation}, found {list(recorded.shape)}")
-
-
-def _in_words(readings: Sequence[Reading]) -> str:
-    """List the shapes that would fit. List only the first shape that contains just the last row."""
-    last = [reading for reading in readings if reading.last_of][:1]
-    shown = [*(reading for reading in readings if not reading.last_of), *last]
-    return ", ".join(f"{reading.in_words} {list(reading.axes)}" for reading in shown)
 
 
 def _reading_notes(stored: Shape, reading: Reading) -> list[str]:
