@@ -24,18 +24,15 @@ from .elementwise import gated
 from .input import looking_up
 from .rope import in_halves, in_pairs
 
-NIBBLES = {  # type -> (first byte of a block's nibbles, byte after the nibbles, elements per run)
-    "Q4_0": (2, 18, 16), "Q4_1": (4, 20, 16), "Q5_0": (6, 22, 16), "Q5_1": (8, 24, 16),
-    "Q4_K": (16, 144, 32), "Q5_K": (48, 176, 32), "IQ4_NL": (2, 18, 16), "IQ4_XS": (8, 136, 16),
-    "MXFP4": (1, 17, 16),
+NIBBLES = {  # type -> (first byte of the nibbles, which end a block, and elements per run)
+    "Q4_0": (2, 16), "Q4_1": (4, 16), "Q5_0": (6, 16), "Q5_1": (8, 16), "Q4_K": (16, 32), "Q5_K": (48, 32),
+    "IQ4_NL": (2, 16), "IQ4_XS": (8, 16), "MXFP4": (1, 16),
 }  # fmt: skip
 SCALES = {  # type -> offsets of a block's float16 numbers: the scale, and the minimum if any
     "Q4_0": (0,), "Q4_1": (0, 2), "Q5_0": (0,), "Q5_1": (0, 2), "Q8_0": (0,), "AprQ4": (0,),
     "Q2_K": (80, 82), "Q3_K": (108,), "Q4_K": (0, 2), "Q5_K": (0, 2), "Q6_K": (208,),
     "IQ4_NL": (0,), "IQ4_XS": (0,),
 }  # fmt: skip
-ONE_SCALE = ("Q4_0", "Q5_0", "Q8_0", "AprQ4", "IQ4_NL")  # types with one scale and no minimum per block
-OF_HALVES = (*ONE_SCALE, "Q4_1", "Q5_1")  # types whose scales are stored as float16
 ZEROS = {"Q4_0": 8, "AprQ4": 8, "Q5_0": 16, "Q3_K": 4, "Q6_K": 32}
 HALVES = {"F16": ("BF16", "bfloat16"), "BF16": ("F16", "float16")}  # type -> the type read by mistake
 LARGEST = 1 << 27  # maximum elements of a tested matrix, which is decoded in one piece
@@ -203,11 +200,12 @@ def misreadings(name: str) -> Iterator[Misreading]:
 
 
 def _of_blocks(name: str) -> Iterator[Misreading]:
+    has_one_scale = name in SCALES and ENCODINGS[name].block_size == 32  # a float16 for the whole block
     if name in NIBBLES:
-        start, stop, size = NIBBLES[name]
+        start, size = NIBBLES[name]
         claim = f"low and high nibbles alternate, instead of {size} low nibbles before {size} high nibbles"
         yield Misreading("order", claim, values=bind(_reordered, (2, size)))
-        yield Misreading("order", "high nibbles are read before low nibbles", raw=bind(_swapped, start, stop))
+        yield Misreading("order", "high nibbles are read before low nibbles", raw=bind(_swapped, start))
     if name == "AprQ4":
         claim = "16 low nibbles are read before 16 high nibbles, instead of alternating"
         yield Misreading("order", claim, values=bind(_reordered, (16, 2)))
@@ -229,10 +227,10 @@ def _of_blocks(name: str) -> Iterator[Misreading]:
         if name in SCALES:
             claim = f"every block is decoded with the scale of the {which} block"
             yield Misreading("scale", claim, raw=bind(_rolled, SCALES[name], step))
-        if name not in ONE_SCALE:
+        if not has_one_scale or ENCODINGS[name].minima:
             claim = f"every run of elements is decoded with the scale of the {which} run"
             yield Misreading("scale", claim, quants=bind(_neighbour, step))
-    if name in OF_HALVES:
+    if has_one_scale:
         claim = "scales are read as bfloat16, not as float16"
         yield Misreading("scale-format", claim, quants=_scales_as_bf16)
 
@@ -242,9 +240,9 @@ def _reordered(shape: tuple[int, int], values: Array) -> Array:
     return values.reshape(len(values), -1, *shape).swapaxes(2, 3).reshape(values.shape)
 
 
-def _swapped(start: int, stop: int, raw: Array) -> Array:
+def _swapped(start: int, raw: Array) -> Array:
     raw = raw.copy()
-    raw[:, start:stop] = raw[:, start:stop] >> 4 | raw[:, start:stop] << 4
+    raw[:, start:] = raw[:, start:] >> 4 | raw[:, start:] << 4
     return raw
 
 
