@@ -9,71 +9,121 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from functools import cache
+from typing import Literal, NamedTuple
 
 import numpy as np
 
 from ..architecture.plans.plan import kind_of
 from ..arrays.stats import Array
 from ..decoder.catalogue import turned_names
+from ..rounding.levels import bits_of_type, bits_used, narrowed
 from ..rounding.stored_types import BLOCK, LIMIT, QuantisationDistance, Values, measure
 
 _SAMPLE = 1 << 12  # how many elements are compared first, to rule out most relations
 _MOST_TRANSPOSED = 1 << 26  # matrices with more elements (256 MB) are not transposed
+_MOST_ORDERED = 1 << 16  # the order of more rows is not searched
+_CHUNK = 1 << 20  # elements in memory at a time while the order of rows is searched
+_COLUMNS = 32  # columns that are compared to find the row of A in B
+_SHIFTED = 0.9  # if this share of the rows in other places moved equally far, the rows are shifted
+_MOST_DAMAGED, _MUCH = 0.9, 0.3  # a damage may be in this share of a parameter if it is this large there
+_ROUNDED = 0.7  # rounding to 2 bits leaves a relative L2 distance of about 0.4
 _NEAR_NAMESAKE = 0.5  # a matrix is not permuted or exchanged if its relative L2 distance is smaller than this
 
-Candidate = tuple[str, Values, Values]
+Kind = Literal["permuted", "transposed", "swapped", "scaled", "damaged", "rounded", "coarse", "other"]
 Rows = Callable[[int, int], Array]
+
+
+class Cause(NamedTuple):
+    """Why a parameter of B differs from the parameter of A. `text` has {A} and {B} for the names of the
+    sides. `other` is the parameter of A that B contains, or the side whose rows are in adjacent pairs, or the
+    number of bits that B uses. A "rounded" parameter went through a narrower type and is otherwise right."""
+
+    kind: Kind
+    text: str
+    other: str = ""
+
+    def told(self, a: str = "A", b: str = "B") -> str:
+        """Return the sentence with the names of the sides."""
+        return self.text.format(A=a, B=b)
+
+
+Candidate = tuple[Cause, Values, Values]
 
 
 def find_cause(
     name: str, a: Mapping[str, Values], b: Values, distance: QuantisationDistance, head_dims: tuple[int, ...]
-) -> str:
-    """Describe how b, the parameter `name` of side B, relates to the parameters of A, or return "".
+) -> Cause | None:
+    """Find how b, the parameter `name` of side B, relates to the parameters of A, or return None.
     `distance` is the distance of b from `a[name]`. `head_dims` lists the head widths of both sides."""
     if distance.nonfinite or not (distance.aa and distance.bb):
-        return _describe_values(distance)
+        return Cause("damaged", _describe_values(distance))
     if distance.holds(LIMIT):  # if only rounding differs, many relations would seem to hold
-        return _in_one_place(distance) or "rounding explains the difference"
+        return _in_one_place(distance) or Cause("rounded", "rounding explains the difference")
+    if cause := _rounded(a[name], b, distance):
+        return cause
     if distance.rewritten and distance.relative_l2 <= _NEAR_NAMESAKE:
         runs = f"{distance.rewritten:,} run(s) of elements have the same scale but no integer in common"
-        return f"{runs}; two roundings of the same numbers never differ in this way"
+        return Cause("damaged", f"{runs}; two roundings of the same numbers never differ in this way")
     if distance.damaged:  # few elements differ, and many relations would seem to hold
         return _in_one_place(distance)
     candidates = _candidates(name, a, b, distance, head_dims)
-    cause = next((text for text, left, right in candidates if _are_equal(left, right)), "")
-    return cause or _in_one_place(distance) or (_shifted_on_average(distance) if distance.moved else "")
+    cause = next((cause for cause, left, right in candidates if _are_equal(left, right)), None)
+    cause = cause or _in_one_place(distance) or _in_one_place(distance, _MOST_DAMAGED)
+    return cause or (_shifted_on_average(distance) if distance.moved else None)
+
+
+def _rounded(a: Values, b: Values, distance: QuantisationDistance) -> Cause | None:
+    """Return the cause if B was rounded to fewer bits than its type has."""
+    if distance.relative_l2 > _ROUNDED:
+        return None
+    for type in ("BF16", "F16"):
+        values = narrowed(b, type)
+        if values and measure(a, values).holds(LIMIT):
+            return Cause("rounded", f"the numbers of {{B}} were rounded to {type}", type)
+    bits = bits_used(b)
+    if bits < min(bits_of_type(b.type), bits_used(a)):
+        return Cause("coarse", f"the numbers of {{B}} use only about {bits} bits", str(bits))
+    return None
 
 
 def _describe_values(distance: QuantisationDistance) -> str:
     """Name the side that contains NaN, infinities or only zeros."""
     if not distance.nonfinite:
-        return f"{'B' if distance.aa else 'A'} is all zeros"
+        return f"{'{B}' if distance.aa else '{A}'} is all zeros"
     at, (a, b) = list(distance.index(distance.at)), distance.values
-    side, value = ("B", b) if math.isfinite(a) or not math.isfinite(b) else ("A", a)
+    side, value = ("{B}", b) if math.isfinite(a) or not math.isfinite(b) else ("{A}", a)
     kind = "NaN" if math.isnan(value) else "infinite"
-    both = "" if math.isfinite(a) or math.isfinite(b) else f" where A has {a:g}"
+    both = "" if math.isfinite(a) or math.isfinite(b) else f" where {{A}} has {a:g}"
     more = distance.nonfinite - 1
     return f"{side} is {kind} at {at}{both}" + f", and {more:,} more elements differ in this way" * bool(more)
 
 
-def _in_one_place(distance: QuantisationDistance) -> str:
-    """Describe the elements or blocks that differ, or return "" if many differ."""
-    if distance.expected is None:
-        few = distance.unequal <= max(1, distance.count // 100)
-        return f"{distance.unequal:,} of {distance.count:,} elements differ" if few else ""
-    if distance.damaged and not distance.blocks_off:
+def _in_one_place(distance: QuantisationDistance, share: float = 0.01) -> Cause | None:
+    """Describe the elements or blocks that differ, or return None if more than `share` of all differ, or if
+    rounding does not explain the other blocks. More than a hundredth must differ by much."""
+    count, size = distance.count, 1
+    differing = distance.unequal
+    if distance.expected is not None and not (distance.damaged and not distance.blocks_off):
+        count, size, differing = count // BLOCK, BLOCK, distance.blocks_off
+    if not 0 < differing <= max(1, int(count * share)) or distance.unexplained > 0:
+        return None
+    if differing > count // 100 + 1 and distance.relative_l2**2 < _MUCH**2 * differing / count:
+        return None
+    text = f"{differing:,} of {count:,} elements differ"
+    if size == BLOCK:
+        worst = f"the run at {list(distance.index(distance.block_at))} by {distance.worst_block:.3g} times"
+        text = f"{differing:,} run(s) of {BLOCK} elements differ, {worst} as much as rounding explains"
+    elif distance.expected is not None:
         steps = f"{distance.most_steps:.3g} steps of the type" if distance.most_steps < math.inf else "more"
-        return f"{distance.unequal:,} of {distance.count:,} elements differ, by up to {steps}"
-    if not 0 < distance.blocks_off <= max(1, distance.count // BLOCK // 100):
-        return ""
-    worst = f"the run at {list(distance.index(distance.block_at))} by {distance.worst_block:.3g} times"
-    return f"{distance.blocks_off:,} run(s) of {BLOCK} elements differ, {worst} as much as rounding explains"
+        text += f", by up to {steps}"
+    return Cause("damaged", text)
 
 
-def _shifted_on_average(distance: QuantisationDistance) -> str:
+def _shifted_on_average(distance: QuantisationDistance) -> Cause:
     share = distance.shift / distance.count
     way = "above" if share > 0 else "below"
-    return f"B is {way} A on average, by {abs(share):.2g} times the error that rounding explains"
+    by = f"by {abs(share):.2g} times the error that rounding explains"
+    return Cause("other", f"{{B}} is {way} {{A}} on average, {by}")
 
 
 def _are_equal(a: Values, b: Values) -> bool:
@@ -87,41 +137,75 @@ def _candidates(
     """Yield a sentence for each relation, and two parameters that are equal if the sentence is true."""
     own = a[name]
     if len(own.shape) == 1 or distance.relative_l2 > _NEAR_NAMESAKE:  # may be permuted or exchanged
-        if len(own.shape) == 2 and min(own.shape) > 1 and math.prod(own.shape) <= _MOST_TRANSPOSED:
-            yield "transposed: the rows of B are the columns of A", own, transposed(b)
+        if len(own.shape) > 1 and min(own.shape) > 1 and math.prod(own.shape) <= _MOST_TRANSPOSED:
+            text = "transposed: the rows of {B} are the columns of {A}"
+            yield Cause("transposed", text), own, transposed(b)
         if kind_of(name) in turned_names():
             yield from _rope_orders(own, b, head_dims)
         for other in _namesakes(name, a):
-            yield f"B contains A's {other}", a[other], b
+            yield Cause("swapped", f"{{B}} contains {{A}}'s {other}", other), a[other], b
+        if len(own.shape) > 1:
+            yield from _row_orders(own, b)
     if distance.scale is not None:
         factor = -1.0 if abs(distance.scale + 1) < LIMIT else distance.scale
-        yield "negated: B is -A", scaled(own, -1.0), b
-        yield f"scaled: B is {factor:.6g} times A", scaled(own, factor), b
-    yield "B is A + 1", shifted(own, 1.0), b
-    yield "B is A - 1", shifted(own, -1.0), b
+        yield Cause("scaled", "negated: {B} is -{A}"), scaled(own, -1.0), b
+        yield Cause("scaled", f"scaled: {{B}} is {factor:.6g} times {{A}}"), scaled(own, factor), b
+    yield Cause("scaled", "{B} is {A} + 1"), shifted(own, 1.0), b
+    yield Cause("scaled", "{B} is {A} - 1"), shifted(own, -1.0), b
 
 
 def _rope_orders(own: Values, b: Values, head_dims: tuple[int, ...]) -> Iterator[Candidate]:
     for dim in dict.fromkeys(head_dims):
         if own.shape[0] % dim == 0:
-            order = "{}'s rows are in GGUF's adjacent pairs, or {}'s rows were converted once too often"
-            yield "RoPE order: " + order.format("B", "A"), own, in_halves(b, dim)
-            yield "RoPE order: " + order.format("A", "B"), in_halves(own, dim), b
+            order = "RoPE order: {}'s rows are in GGUF's adjacent pairs, or {}'s rows were converted "
+            order += "once too often"
+            yield Cause("permuted", order.format("{B}", "{A}"), "B"), own, in_halves(b, dim)
+            yield Cause("permuted", order.format("{A}", "{B}"), "A"), in_halves(own, dim), b
 
 
 def _namesakes(name: str, a: Mapping[str, Values]) -> list[str]:
-    """Return other parameters of A with this shape: first of the same kind, then of the same layer."""
+    """Return other parameters of A with this shape: first of the same kind, then of the same layer, then all
+    others."""
     layer, _, kind = name.rpartition(".")
     alike = [other for other, values in a.items() if other != name and values.shape == a[name].shape]
     others = [other for other in alike if layer and other.endswith(f".{kind}")]
-    return others + [other for other in alike if other.rpartition(".")[0] == layer]
+    here = [other for other in alike if other.rpartition(".")[0] == layer]
+    return list(dict.fromkeys(others + here + alike))
+
+
+def _row_orders(own: Values, b: Values) -> Iterator[Candidate]:
+    """Yield the order in which B has the rows of A. A row of a tensor of experts is a matrix of an expert."""
+    count, what = own.shape[0], "expert" if len(own.shape) > 2 else "row"
+    if own.tensor is None or count > _MOST_ORDERED:
+        return
+    rows, own_rows = (_fingerprints(values) for values in (b, own))
+    step = max(1, _CHUNK // count)
+    order = np.concatenate([(rows[i : i + step] @ own_rows.T).argmax(axis=1) for i in range(0, count, step)])
+    away = order - np.arange(count)
+    if moved := np.flatnonzero(away).tolist():
+        text = f": {what} {moved[0]} of {{B}} is {what} {order[moved[0]]} of {{A}}"
+        cause = Cause("permuted" if what == "row" else "swapped", f"{what}s in another order{text}")
+        if what == "row" and np.mean(away[moved] == np.median(away[moved])) > _SHIFTED:
+            cause = Cause("damaged", f"rows shifted{text}")
+        yield cause, Values.of(own.tensor.of_rows(order)), b
+
+
+def _fingerprints(values: Values) -> Array:
+    """Return some columns of all rows, scaled to length 1: [rows, columns]"""
+    width = math.prod(values.shape[1:])
+    step, columns = max(1, _CHUNK // width), np.unique(np.linspace(0, width - 1, _COLUMNS).astype(int))
+    starts = range(0, values.shape[0], step)
+    read = [values.rows(i, min(i + step, values.shape[0])).reshape(-1, width)[:, columns] for i in starts]
+    rows = np.concatenate(read)
+    return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), np.float32(1e-30))
 
 
 def transposed(values: Values) -> Values:
-    """Read the values column by column: reshape them to [columns, rows] and transpose the result."""
+    """Read each matrix column by column: reshape it to [columns, rows] and transpose the result."""
+    *experts, height, width = values.shape
 
     def transpose(rows: Rows) -> Rows:
-        whole = cache(lambda: rows(0, values.shape[0]).reshape(values.shape[::-1]).T)
+        whole = cache(lambda: rows(0, values.shape[0]).reshape(*experts, width, height).swapaxes(-1, -2))
         return lambda start, stop: np.ascontiguousarray(whole()[start:stop])
 
     return replace(values, rows=transpose(values.rows), steps=transpose(values.steps))

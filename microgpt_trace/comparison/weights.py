@@ -21,7 +21,7 @@ from ..arrays.stats import Array
 from ..errors import InputError
 from ..hooks.names import select_spelled
 from ..notebook import in_notebook
-from ..rounding.stored_types import FACTOR, Values, float_steps, measure, step_tensor
+from ..rounding.stored_types import FACTOR, QuantisationDistance, Values, float_steps, measure
 from ..text.brief import frozen
 from .weight_relations import find_cause
 
@@ -106,7 +106,7 @@ class WeightsComparison:
 
 
 @dataclass(frozen=True)
-class _Side:
+class _NamedValues:
     """The parameters of a model by name, in order of use."""
 
     origin: str
@@ -169,17 +169,17 @@ def _relative_error(row: WeightRow) -> float:
     return row.relative_l2 / row.expected if row.expected else row.relative_l2 * 2.0**24
 
 
-def _row(name: str, a: _Side, b: _Side, rtol: float | None) -> WeightRow:
+def _row(name: str, a: _NamedValues, b: _NamedValues, rtol: float | None) -> WeightRow:
     name_a, name_b = a.counterpart(name), b.counterpart(name)
     left, right = a.values[name_a], b.values[name_b]
     facts = (name, name_b, left.shape, right.shape, left.type, right.type)
     if left.shape != right.shape:
         return WeightRow(*facts, holds=False, cause="shapes differ")
-    if left.tensor and right.tensor and all(starmap(_same_blocks, in_pieces(left.tensor, right.tensor))):
+    distance = distance_of(left, right)
+    if distance is None:
         return WeightRow(*facts, holds=True, relative_l2=0.0, unequal=0, nowhere=0, max_abs=0.0, scale=1.0)
-    distance = measure(left, right)
     holds = distance.holds(0.0, rtol)
-    cause = "" if holds else find_cause(name_a, a.values, right, distance, (a.head_dim, b.head_dim))
+    cause = None if holds else find_cause(name_a, a.values, right, distance, (a.head_dim, b.head_dim))
     fields = ["relative_l2", "expected", "unequal", "nowhere", "max_abs", "scale"]
     if not distance.exact:
         fields += ["blocks_off", "worst_block"]
@@ -189,7 +189,15 @@ def _row(name: str, a: _Side, b: _Side, rtol: float | None) -> WeightRow:
         measures |= {"index": distance.index(distance.at), "value_a": value_a, "value_b": value_b}
     if distance.worst_block > 0:
         measures["block"] = distance.index(distance.block_at)
-    return WeightRow(*facts, holds, cause, **measures)
+    return WeightRow(*facts, holds, cause.told() if cause else "", **measures)
+
+
+def distance_of(left: Values, right: Values) -> QuantisationDistance | None:
+    """Measure the distance of two parameters of equal shapes, or return None if the stored bytes are the
+    same."""
+    if left.tensor and right.tensor and all(starmap(_same_blocks, in_pieces(left.tensor, right.tensor))):
+        return None
+    return measure(left, right)
 
 
 def _same_blocks(left: StoredTensor, right: StoredTensor) -> bool:
@@ -200,15 +208,15 @@ def _same_blocks(left: StoredTensor, right: StoredTensor) -> bool:
     return left.data is right.data or np.array_equal(left.data, right.data)
 
 
-def _side(model: LanguageModel) -> _Side:
+def _side(model: LanguageModel) -> _NamedValues:
     values = {name: _values_of(model, name) for name in model.config.shapes()}
-    return _Side(model.origin, values, model.config.head_dim, tied="lm_head" not in values)
+    return _NamedValues(model.origin, values, model.config.head_dim, tied="lm_head" not in values)
 
 
 def _values_of(model: LanguageModel, name: str) -> Values:
     tensor = model.tensors.get(name)
     if tensor is not None:
-        return Values(tensor.encoding.name, tensor.shape, tensor.rows, step_tensor(tensor).rows, tensor)
+        return Values.of(tensor)
     array = model.parameter(name)
     type = "F64" if array.dtype == np.float64 else "F32"
 

@@ -98,6 +98,11 @@ class Values:
     steps: Callable[[int, int], Array]
     tensor: StoredTensor | None = None  # the tensor in the model file, if there is one
 
+    @classmethod
+    def of(cls, tensor: StoredTensor) -> Values:
+        """Return the values of a stored tensor. No bytes are read."""
+        return cls(tensor.encoding.name, tensor.shape, tensor.rows, step_tensor(tensor).rows, tensor)
+
 
 class QuantisationDistance:
     """The distance of b from a, computed from one piece after another. Elements that are not finite are
@@ -112,6 +117,7 @@ class QuantisationDistance:
         # sums of products; ee: sum of expected squared errors
         self.aa = self.bb = self.ab = self.dd = self.ee = 0.0
         self.shift = self.most_steps = 0.0  # sum of error / expected error; largest error in steps
+        self.unexplained = 0.0  # sum of squared errors, less the allowed squared errors, in other blocks
         self.max_abs, self.worst_block = 0.0, 0.0
         self.values = (0.0, 0.0)
         self.at = self.block_at = 0  # flat indices
@@ -203,9 +209,12 @@ class QuantisationDistance:
         """Compare the squared errors of each block with the expected squared errors."""
         starts = np.arange(0, errors.size, BLOCK)
         with np.errstate(divide="ignore", invalid="ignore"):
-            ratios = np.add.reduceat(errors, starts) / np.add.reduceat(squares, starts)
+            sums, explained = np.add.reduceat(errors, starts), np.add.reduceat(squares, starts)
+            ratios = sums / explained
         ratios[np.isnan(ratios)] = 0  # 0 / 0: there is neither an expected error nor an error
-        self.blocks_off += int(np.count_nonzero(ratios > self.block_factor**2))
+        off = ratios > self.block_factor**2
+        self.blocks_off += int(np.count_nonzero(off))
+        self.unexplained += float(np.sum(sums - FACTOR**2 * explained, where=~off))
         place = int(ratios.argmax())
         worst = math.sqrt(ratios[place])
         if worst > self.worst_block:

@@ -443,7 +443,7 @@ def test_blocks_with_all_integers_off_by_one_are_found(type):
         assert not found.holds(0.0)
         cause = find_cause("w", {"w": values(a)}, values(b), found, (64, 64))
         words = r"[\d,]+ run\(s\) of elements have the same scale but no integer in common; two .*"
-        assert re.fullmatch(words, cause)
+        assert re.fullmatch(words, cause.told())
 
 
 def rounded_otherwise(array, scaled):
