@@ -80,6 +80,7 @@ def read_rope(
             scaling[key] = inner.get_or_default(key, POSITIVE, value)
     for key in ("rope_theta", _PARTIAL):
         scaling.pop(key, None)
+    settings.last = "rope_scaling"
     if _scaling_kind(scaling) == "longrope":
         return _longrope(theta, scaling, settings.require("max_position_embeddings", WHOLE))
     return _scaled_rope(theta, scaling, settings.values.get(ROPE_FACTORS, ()))
@@ -185,6 +186,8 @@ def gguf_rope(keys: Settings, head_dim: int, partial: bool = False) -> dict[str,
         raise InputError(f"rope.dimension_count {size} differs from the {head_dim} channels of a head")
     theta = keys.get_or_default("rope.freq_base", POSITIVE, 10000.0, LLAMA_CPP)
     kind = keys.get("rope.scaling.type", TEXT)
+    if kind not in (None, "none", "linear", "yarn"):
+        raise InputError(f"RoPE scaling {brief(kind)} is not supported; supported: none, linear, yarn")
     factor = keys.get("rope.scaling.factor", POSITIVE) or keys.get("rope.scale_linear", POSITIVE)
     if kind is None and factor not in (None, 1):
         why = f"{LLAMA_CPP} if the file has a factor"
@@ -196,8 +199,6 @@ def gguf_rope(keys: Settings, head_dim: int, partial: bool = False) -> dict[str,
         scaling = {"type": kind, "factor": factor}
     elif kind == "yarn":
         scaling = {"type": kind, "factor": factor} | _yarn(keys, factor)
-    elif kind not in (None, "none"):
-        raise InputError(f"RoPE scaling {brief(kind)} is not supported; supported: none, linear, yarn")
     share = {"partial_rotary_factor": size / head_dim} if partial else {}
     return {"rope_theta": theta, "rope_scaling": scaling, **share}
 

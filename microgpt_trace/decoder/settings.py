@@ -5,17 +5,19 @@ config.json; readers of other formats translate their metadata to these keys.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
-from ..errors import InputError
+from ..errors import FileFormatError, InputError
 from ..text.brief import brief
+from .problems import Problems
 
 Sizes = Mapping[str, Any]  # the dimensions of a model, by our names
 Options = dict[str, Any]  # options of a config, or settings under the keys of config.json
 TRANSFORMERS = "the default of transformers, since the config has no value"
 WHOLE, COUNT, POSITIVE = "a whole number above 0", "a whole number", "a positive number"
+T = TypeVar("T")
 MAX_LAYERS = 10_000  # the layer number in the name of a tensor has at most four digits
 FLAG, TEXT, OBJECT = "true or false", "text", "an object"
 
@@ -52,21 +54,40 @@ def one_of(what: str, value: Any, names: Iterable[str]) -> str:
 
 
 class Settings:
-    """The settings in a model file, with checked types. `notes` lists the defaults that were used, and `used`
-    the keys that were looked up."""
+    """The settings in a model file, with checked types. `notes` lists the defaults that were used, `used` the
+    keys that were looked up, and `last` the key that was looked up last."""
 
-    def __init__(self, values: Mapping[str, Any], notes: list[str], prefix: str = "") -> None:
-        self.values, self.notes, self.prefix = values, notes, prefix
-        self.used = set[str]()
+    def __init__(
+        self, values: Mapping[str, Any], notes: list[str], prefix: str = "", problems: Problems | None = None
+    ) -> None:
+        self.values, self.notes, self.prefix, self.problems = values, notes, prefix, problems
+        self.used, self.last = set[str](), ""
+
+    def reading(self, read: Callable[[], T]) -> T:
+        """Return the result of `read`, which reads these settings. With `problems`, an error is noted as a
+        problem of the setting that was looked up last, and `read` is called again without this setting."""
+        while True:
+            try:
+                return read()
+            except (InputError, FileFormatError) as error:
+                if self.problems is None:
+                    raise
+                values = self.problems.replaced(self.values, self.prefix, self.last)
+                self.problems.note(self.problems.id_of(self.last), error)
+                if values is None:
+                    raise
+                self.values = values
 
     def has(self, key: str) -> bool:
         """Return True if the file contains the key, even without a value."""
         self.used.add(key)
+        self.last = key
         return self.prefix + key in self.values
 
     def raw(self, key: str) -> Any | None:
         """Return a setting of any type, or None if missing."""
         self.used.add(key)
+        self.last = key
         return self.values.get(self.prefix + key)
 
     def get(self, key: str, kind: str) -> Any | None:

@@ -20,6 +20,7 @@ from ..arrays.encodings import ENCODINGS, StoredTensor
 from ..arrays.stats import Array
 from ..decoder.architectures.llama import NAMES
 from ..decoder.model import Decoder
+from ..decoder.problems import Problems
 from ..errors import FileFormatError, InputError, naming
 from ..text.brief import brief
 from ..text.json_reading import MANY_VALUES, from_json
@@ -82,27 +83,32 @@ class AprFile:
     notes: tuple[str, ...]
 
 
-def read_apr(path: Path, *, rope_pairs: Pairs | None = None, overrides: Mapping[str, Any] = {}) -> Decoder:
+def read_apr(
+    path: Path, *, rope_pairs: Pairs | None = None, overrides: Mapping[str, Any] = {},
+    problems: Problems | None = None,
+) -> Decoder:  # fmt: skip
     """Open the decoder in an .apr file. `overrides` maps names of missing metadata to values.
 
     Raises FileFormatError if the file is damaged, has another format or contradicts itself. Raises InputError
     if the file lacks a setting that the user must set, or an override contradicts the file.
     """
     file = read_apr_header(path)
-    settings = AprSettings(path, file.metadata, overrides)
-    settings.architecture()  # report an unsupported architecture first, then unknown names of tensors
+    settings = AprSettings(path, file.metadata, overrides, problems)
+    settings.reading(settings.architecture)  # report this first, then unknown names of tensors
     stored = {t.name: t for t in file.tensors if not t.name.endswith(NAMES.skipped)}  # without inv_freq
     frequencies = stored.pop("rope_freqs.weight", None)
-    tensors = our_tensors(path, stored.values(), NAMES)
-    config = apr_config(settings, tensors, frequencies, rope_pairs)
-    check_tensors(path, config, tensors)
-    tensors = in_halves(config, tensors) if config.adjacent_pairs else tensors
+    tensors = our_tensors(path, stored.values(), NAMES, problems)
 
     def vocabulary() -> Vocabulary | None:
         from ..vocabulary.metadata import from_apr
 
         return from_apr(file.metadata, path)
 
+    if problems is not None:
+        problems.opened(".apr v2", file.metadata, settings.notes, tensors, vocabulary)
+    config = settings.reading(lambda: apr_config(settings, tensors, frequencies, rope_pairs))
+    check_tensors(path, config, tensors, problems)
+    tensors = in_halves(config, tensors) if config.adjacent_pairs else tensors
     notes = (*file.notes, *settings.notes)
     return Decoder(config, tensors, str(path), ".apr v2", vocabulary, file.metadata, notes)
 

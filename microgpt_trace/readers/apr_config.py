@@ -16,6 +16,7 @@ from ..arrays.encodings import StoredTensor
 from ..decoder.catalogue import ARCHITECTURES
 from ..decoder.config import DecoderConfig
 from ..decoder.options import ROPE_FACTORS
+from ..decoder.problems import Problems
 from ..decoder.settings import OBJECT, POSITIVE, TEXT, WHOLE, Settings, check_value
 from ..errors import FileFormatError, InputError, naming
 from ..text.brief import brief
@@ -70,7 +71,7 @@ def apr_config(
     keys["sliding_window"] = window = settings.value("sliding_window")  # None if missing: no default
     if frequencies is None and keys["rope_scaling"] is None and "rope_scaling" not in settings.values:
         settings.notes.append("rope_scaling is not in the file: no scaling is applied")
-    translated = Settings(keys, settings.notes)
+    translated = Settings(keys, settings.notes, problems=settings.problems)
     with naming(settings.path, FileFormatError):
         keys[ROPE_FACTORS] = rope_factors(frequencies, sizes["head_dim"])
         config, _ = decoder_config(architecture, translated, tensors, pairs == "adjacent")
@@ -160,7 +161,7 @@ def _pairs(settings: AprSettings, architecture: str, is_gguf: bool, option: Pair
     Converters to GGUF permute the rows of a llama. Other converters often set rope_type only by the name of
     the architecture. If original_format and rope_type disagree, or both are missing, --rope-pairs decides.
     """
-    kind, origin = settings.values.get("rope_type"), settings.values.get("original_format")
+    kind, origin = settings.raw("rope_type"), settings.values.get("original_format")
     stated = _PAIRS_OF_TYPE.get(kind) if not isinstance(kind, bool | float | list | dict) else None
     if kind is not None and stated is None:
         settings.fail(f"rope_type {brief(kind)} is not supported; supported: 0 (adjacent pairs), 2 (halves)")
@@ -189,8 +190,11 @@ def _pairs(settings: AprSettings, architecture: str, is_gguf: bool, option: Pair
 class AprSettings(Settings):
     """The settings of an .apr file and of --set. `notes` lists the settings computed from tensors."""
 
-    def __init__(self, path: Path, metadata: Mapping[str, Any], overrides: Mapping[str, Any]) -> None:
-        super().__init__(metadata, [])
+    def __init__(
+        self, path: Path, metadata: Mapping[str, Any], overrides: Mapping[str, Any],
+        problems: Problems | None = None,
+    ) -> None:  # fmt: skip
+        super().__init__(metadata, [], problems=problems)
         self.path, self.missing = path, list[str]()
         names = {alias: name for name in FIELDS for alias in _names(name)}
         for key in overrides:
@@ -230,9 +234,11 @@ class AprSettings(Settings):
 
     def check_complete(self) -> None:
         """Raise InputError with the options to use if settings are missing."""
-        if self.missing:
-            options = " ".join(f"--set {name}=N" for name in self.missing)
-            raise InputError(f"{self.path} does not contain {', '.join(self.missing)}; add {options}")
+        missing, self.missing = self.missing, []
+        if missing:
+            self.last = missing[0]
+            options = " ".join(f"--set {name}=N" for name in missing)
+            raise InputError(f"{self.path} does not contain {', '.join(missing)}; add {options}")
 
     def from_tensors(self, name: str, value: int, source: str) -> int:
         """Return `value`, computed from tensors. Raises an error if the metadata or --set differ."""

@@ -14,6 +14,7 @@ from ..arrays.encodings import ENCODINGS, StoredTensor
 from ..arrays.expert_tensor import NONE, ExpertTensor
 from ..arrays.stats import Array
 from ..decoder.architecture import FUSED, FileNames
+from ..decoder.problems import Problems, noting
 from ..errors import InputError
 from ..grouping import grouped
 
@@ -22,18 +23,24 @@ RowsOf = Callable[[Array, int], StoredTensor]  # rows of the matrix of an expert
 _PIECE = re.compile(rf"#[0-9]+|{BLOCKS}|{SCALES}")
 
 
-def join_experts(tensors: Mapping[str, StoredTensor], names: FileNames) -> dict[str, StoredTensor]:
+def join_experts(
+    tensors: Mapping[str, StoredTensor], names: FileNames, problems: Problems | None = None
+) -> dict[str, StoredTensor]:
     """Return the tensors with the experts of each layer joined. Raises InputError if a part is missing, if
-    parts have different shapes, or if two tensors contain the same parameter."""
+    parts have different shapes, or if two tensors contain the same parameter. With `problems`, such experts
+    are left out."""
     result = dict[str, StoredTensor]()
     for name, of_name in grouped(tensors, lambda name: _PIECE.sub("", name)).items():
         parts = {own: tensors[own] for own in of_name}
         if name.endswith("_experts"):
-            parts = _joined(name, {own.removeprefix(name): tensor for own, tensor in parts.items()}, names)
-        if both := sorted(parts.keys() & result):
-            first = tensors[of_name[0]].name
-            raise InputError(f"tensor {first!r} and another tensor both contain {both[0]}")
-        result |= parts
+            pieces, parts = {own.removeprefix(name): tensor for own, tensor in parts.items()}, {}
+            with noting(problems, "weights.missing", name):
+                parts = _joined(name, pieces, names)
+        with noting(problems, "weights.extra", *parts):
+            if both := sorted(parts.keys() & result):
+                first = tensors[of_name[0]].name
+                raise InputError(f"tensor {first!r} and another tensor both contain {both[0]}")
+            result |= parts
     return result
 
 

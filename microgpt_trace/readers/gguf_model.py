@@ -14,12 +14,13 @@ from ..decoder.catalogue import ARCHITECTURES, GGUF_NAMES, architecture_named
 from ..decoder.config import DecoderConfig
 from ..decoder.model import Decoder
 from ..decoder.options import LONG, ROPE_FACTORS, SHORT
+from ..decoder.problems import Problems, noting
 from ..decoder.settings import POSITIVE, WHOLE, Settings, is_count
 from ..errors import FileFormatError, InputError, naming
 from ..text.brief import brief
 from .decoder_config import check_overrides, decoder_config, obstacles, overridden, unsupported
 from .gguf import Strings, read_gguf_header
-from .model_file import check_depth, check_tensors, in_halves, our_tensors, rope_factors
+from .model_file import check_tensors, checked_depth, in_halves, our_tensors, rope_factors
 
 if TYPE_CHECKING:
     from ..vocabulary.tokens import Vocabulary
@@ -28,33 +29,55 @@ FACTORS = "rope_freqs.weight"  # the divisors of llama3 scaling
 MAX_MERGES = 16  # the largest number of merges per token; Llama 3 has two
 
 
-def read_gguf(path: Path, overrides: Mapping[str, Any] = {}) -> Decoder:
+def read_gguf(path: Path, overrides: Mapping[str, Any] = {}, problems: Problems | None = None) -> Decoder:
     """Open the decoder in a GGUF file. A tensor is read from the file at each use of the tensor. `overrides`
     maps keys of config.json to values that replace those of the file.
 
-    Raises FileFormatError if the file is damaged or incomplete, or its architecture is not supported.
+    Raises FileFormatError if the file is damaged or incomplete, or its architecture is not supported. Then
+    `problems` has all reasons, and what could be read.
     """
     header = read_gguf_header(path)
     notes: list[str] = []
     stored = {tensor.name: tensor for tensor in header.tensors}
+    kind = f"GGUF v{header.version}"
     with naming(path, FileFormatError):
-        name, architecture = _architecture(header.metadata)
+        own, prefix = _own_name(header.metadata, problems)
+        name = problems.architecture if problems else ""
+        with noting(problems if name else None, "settings.architecture"):
+            name = _architecture(own, header.metadata)
+        architecture = architecture_named(name)
+        if architecture.from_gguf is None:  # the other file is a mistral
+            name, architecture = "llama", architecture_named("llama")
         factors = {name: stored.pop(name) for name in (FACTORS, LONG, SHORT) if name in stored}
-        tensors = our_tensors(path, stored.values(), architecture.names)
-        keys = Settings(header.metadata, notes, f"{header.metadata['general.architecture']}.")
+        tensors = our_tensors(path, stored.values(), architecture.names, problems)
+        vocabulary = partial(_vocabulary, path, header.metadata, _rows(tensors, problems))
+        if problems is not None:
+            problems.opened(kind, header.metadata, notes, tensors, vocabulary)
+        keys = Settings(header.metadata, notes, prefix, problems)
         config, tensors = _config(name, architecture, keys, tensors, factors, overrides)
     tensors = {name: _with_rows(own, config.shapes().get(name, ())) for name, own in tensors.items()}
-    check_tensors(path, config, tensors)
+    if problems is not None:
+        problems.tensors = tensors
+    check_tensors(path, config, tensors, problems)
     tensors = in_halves(config, tensors) if config.adjacent_pairs else tensors
-    kind = f"GGUF v{header.version}"
-    vocabulary = partial(_vocabulary, path, header.metadata, config.vocab_size)
     return Decoder(config, tensors, str(path), kind, vocabulary, header.metadata, tuple(notes))
 
 
-def _architecture(metadata: Mapping[str, Any]) -> tuple[str, Architecture]:
-    """Return the name in the catalogue, and the architecture. Raises InputError if GGUF files have no such
-    architecture."""
-    value = metadata.get("general.architecture")
+def _own_name(metadata: Mapping[str, Any], problems: Problems | None) -> tuple[Any, str]:
+    """Return the name of the architecture, and the prefix of its keys. With `problems`, both come from the
+    keys if the file names another architecture."""
+    name = metadata.get("general.architecture")
+    keys = [key for key in metadata if key.endswith(".block_count")]
+    if problems is not None and keys and f"{name}.block_count" not in keys:
+        found = keys[0].removesuffix(".block_count")
+        text = f"general.architecture is {brief(name)}, but the names of settings begin with {brief(found)}"
+        problems.note("settings.architecture", text)
+        name = found
+    return name, f"{name}."
+
+
+def _architecture(value: Any, metadata: Mapping[str, Any]) -> str:
+    """Return the name in the catalogue. Raises InputError if GGUF files have no such architecture."""
     experts = metadata.get("llama.expert_count")
     if isinstance(value, str) and value == "llama" and is_count(experts) and experts:
         value = "llama with experts"
@@ -62,7 +85,7 @@ def _architecture(metadata: Mapping[str, Any]) -> tuple[str, Architecture]:
     if own in ARCHITECTURES and value not in GGUF_NAMES.values():
         found = architecture_named(own)
         if found.from_gguf is not None:
-            return own, found
+            return own
     others = {own: name for name, own in GGUF_NAMES.items()}
     names = [others.get(name, name) for name in ARCHITECTURES if architecture_named(name).from_gguf]
     unknown = obstacles(metadata, f"{value}.")
@@ -117,6 +140,7 @@ def _refuse_variants(keys: Settings) -> None:
     """Raise InputError if the metadata require a computation that the architecture does not read."""
     for key, neutral in _NEUTRAL.items():
         value = None if key in keys.used else keys.values.get(keys.prefix + key)
+        keys.last = key
         if value is not None and not (type(value) in (int, float, bool) and value in neutral):
             raise InputError(f"{keys.prefix}{key} = {brief(value)} is not supported")
 
@@ -126,35 +150,54 @@ def _config(
     factors: Mapping[str, StoredTensor], overrides: Mapping[str, Any],
 ) -> tuple[DecoderConfig, dict[str, StoredTensor]]:  # fmt: skip
     """Return the config, and the tensors with fused qkv split into q, k and v."""
-    if "wte" not in tensors:
+    problems = keys.problems
+    if "wte" not in tensors and problems is None:
         raise InputError("tensor 'token_embd.weight' is missing")
-    vocab_size = tensors["wte"].shape[0]
-    stated = keys.get("vocab_size", WHOLE) or vocab_size
-    if stated != vocab_size:
-        raise InputError(f"vocab_size {stated:,} differs from the {vocab_size:,} rows of token_embd.weight")
+    with noting(problems, "vocabulary.size"):
+        vocab_size = _rows(tensors, problems)
+        stated = keys.get("vocab_size", WHOLE) or vocab_size
+        if stated != vocab_size:
+            raise InputError(
+                f"vocab_size {stated:,} differs from the {vocab_size:,} rows of token_embd.weight"
+            )
+    sizes = keys.reading(lambda: _sizes(architecture, keys, vocab_size))
+    head_dim, n_layer = sizes["head_dim"], checked_depth(sizes["n_layer"], tensors, problems)
+    values = {theirs: sizes[own] for own, theirs in architecture.sizes.items()}
+    values["tie_word_embeddings"] = "lm_head" not in tensors
+    long: dict[str, Any] = {}
+    with noting(problems, "settings.rope_factors"):
+        values[ROPE_FACTORS] = rope_factors(factors.get(FACTORS), head_dim)
+        long = {name: _divisors(own, head_dim) for name, own in factors.items() if name != FACTORS}
+    translate = architecture.from_gguf
+    assert translate is not None
+    values |= keys.reading(lambda: translate(keys, sizes | {"n_layer": n_layer} | long))
+    keys.reading(lambda: _refuse_variants(keys))
+    settings = Settings(overridden(values, overrides), keys.notes, problems=problems)
+    config, tensors = decoder_config(name, settings, tensors, architecture.permuted)
+    check_overrides(settings, overrides)
+    with noting(problems, "settings.rope_factors"):
+        if factors and (config.rope is None or (long and config.rope.kind != "longrope")):
+            raise InputError(f"tensor {max(factors)!r} is not part of {architecture.names.family}")
+    return config, tensors
+
+
+def _rows(tensors: Mapping[str, StoredTensor], problems: Problems | None) -> int:
+    """Return the number of rows of the token embedding, or else of the output matrix or of the other file."""
+    found = next((tensors[name].shape[0] for name in ("wte", "lm_head") if name in tensors), 1)
+    return problems.other.vocab_size if problems and problems.other and "wte" not in tensors else found
+
+
+def _sizes(architecture: Architecture, keys: Settings, vocab_size: int) -> dict[str, Any]:
+    """Return the dimensions, by our names."""
     width, n_head = keys.require("embedding_length", WHOLE), keys.require("attention.head_count", WHOLE)
     head_dim = keys.get("attention.key_length", WHOLE) or width // n_head
     size = keys.get("attention.value_length", WHOLE) or head_dim
     if size != head_dim:
         raise InputError(f"attention.value_length {size} differs from the {head_dim} channels of a head")
-    sizes = {
+    return {
         "n_layer": keys.require("block_count", WHOLE), "n_embd": width, "n_head": n_head,
         "head_dim": head_dim, "n_kv_head": keys.get("attention.head_count_kv", WHOLE) or n_head,
         "n_inner": keys.require("feed_forward_length", WHOLE), "vocab_size": vocab_size,
         "context_length": keys.require("context_length", WHOLE),
         "norm_eps": keys.require(architecture.gguf_eps, POSITIVE),
     }  # fmt: skip
-    check_depth(sizes["n_layer"], tensors)
-    values = {theirs: sizes[own] for own, theirs in architecture.sizes.items()}
-    values["tie_word_embeddings"] = "lm_head" not in tensors
-    values[ROPE_FACTORS] = rope_factors(factors.get(FACTORS), head_dim)
-    long = {name: _divisors(own, head_dim) for name, own in factors.items() if name != FACTORS}
-    assert architecture.from_gguf is not None
-    values |= architecture.from_gguf(keys, sizes | long)
-    _refuse_variants(keys)
-    settings = Settings(overridden(values, overrides), keys.notes)
-    config, tensors = decoder_config(name, settings, tensors, architecture.permuted)
-    check_overrides(settings, overrides)
-    if factors and (config.rope is None or (long and config.rope.kind != "longrope")):
-        raise InputError(f"tensor {max(factors)!r} is not part of {architecture.names.family}")
-    return config, tensors

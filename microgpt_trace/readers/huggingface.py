@@ -13,6 +13,7 @@ from ..decoder.architecture import Architecture
 from ..decoder.catalogue import ARCHITECTURES, architecture_named
 from ..decoder.config import DecoderConfig
 from ..decoder.model import Decoder
+from ..decoder.problems import Problems, noting
 from ..decoder.settings import FLAG, Settings
 from ..errors import FileFormatError, InputError, naming
 from ..text.brief import brief
@@ -26,19 +27,23 @@ CONFIG, WEIGHTS = "config.json", "model.safetensors"
 INDEX = WEIGHTS + ".index.json"
 
 
-def read_huggingface(path: Path, overrides: Mapping[str, Any] = {}) -> Decoder:
+def read_huggingface(
+    path: Path, overrides: Mapping[str, Any] = {}, problems: Problems | None = None
+) -> Decoder:
     """Open the decoder in a folder. A tensor is read from the file at each use of the tensor. `overrides`
     maps keys of config.json to values that replace those of the file.
 
     `path` is the folder, or a model file in the folder. Raises FileFormatError if a file is damaged or
-    missing, or the architecture is not supported.
+    missing, or the architecture is not supported. Then `problems` has all reasons, and what could be read.
     """
     folder = folder_of(path)
     metadata = read_json(folder / CONFIG)
-    with naming(folder / CONFIG, FileFormatError):
-        name = metadata.get("model_type")
-        if not isinstance(name, str) or name not in ARCHITECTURES:
-            raise InputError(unsupported(name, ARCHITECTURES, obstacles(metadata)))
+    name = problems.architecture if problems else ""
+    with (
+        noting(problems if name else None, "settings.architecture"),
+        naming(folder / CONFIG, FileFormatError),
+    ):
+        name = _architecture(metadata)
     architecture = architecture_named(name)
     files, shards = _files(folder)
     if path != folder and path.name not in (CONFIG, INDEX, *files):
@@ -46,22 +51,34 @@ def read_huggingface(path: Path, overrides: Mapping[str, Any] = {}) -> Decoder:
     tokenizer = convertible(folder)
     notes = [f"expected a tokenizer.json, found {tokenizer}: tokens are shown as numbers"] * bool(tokenizer)
     names = architecture.names
-    tensors = our_tensors(folder, _tensors(folder, files, shards, names.skipped), names)
-    with naming(folder, FileFormatError):
-        tensors |= {name: tensors[name].transposed() for name in tensors if name.endswith(names.transposed)}
+    tensors = our_tensors(folder, _tensors(folder, files, shards, names.skipped, problems), names, problems)
+    vocabulary = partial(from_huggingface, folder)
+    if problems is not None:
+        problems.opened("Hugging Face folder", metadata, notes, tensors, vocabulary)
+    for own in [own for own in tensors if own.endswith(names.transposed)]:
+        with noting(problems, "weights.other", own), naming(folder, FileFormatError):
+            tensors[own] = tensors[own].transposed()
     if architecture.gains_less_one:
         notes.append("the file stores gains less 1; they are shown with this 1")
         tensors |= {name: replace(own, plus=1.0) for name, own in tensors.items() if name.endswith("norm")}
     with naming(folder / CONFIG, FileFormatError):
-        settings = Settings(overridden(metadata, overrides), notes)
+        settings = Settings(overridden(metadata, overrides), notes, problems=problems)
         config, tensors = decoder_config(name, settings, tensors)
         check_overrides(settings, overrides)
-        _check_biases(settings, architecture, config)
+        with noting(problems, "settings.biases"):
+            _check_biases(settings, architecture, config)
     if config.tied and "lm_head" in tensors:
         notes.append(f"{tensors.pop('lm_head').name} is not used: the config ties the head to the embedding")
-    check_tensors(folder, config, tensors)
-    vocabulary = partial(from_huggingface, folder)
+    check_tensors(folder, config, tensors, problems)
     return Decoder(config, tensors, str(path), "Hugging Face folder", vocabulary, metadata, tuple(notes))
+
+
+def _architecture(metadata: Mapping[str, Any]) -> str:
+    """Return the name of the architecture. Raises InputError if it is not supported."""
+    name = metadata.get("model_type")
+    if not isinstance(name, str) or name not in ARCHITECTURES:
+        raise InputError(unsupported(name, ARCHITECTURES, obstacles(metadata)))
+    return name
 
 
 def _files(folder: Path) -> tuple[list[str], dict[str, str] | None]:
@@ -87,8 +104,9 @@ def _files(folder: Path) -> tuple[list[str], dict[str, str] | None]:
 
 
 def _tensors(
-    folder: Path, files: list[str], shards: dict[str, str] | None, skipped: tuple[str, ...]
-) -> list[StoredTensor]:
+    folder: Path, files: list[str], shards: dict[str, str] | None, skipped: tuple[str, ...],
+    problems: Problems | None,
+) -> list[StoredTensor]:  # fmt: skip
     """Return the tensors of all files, without names that end in one of `skipped`. Raises FileFormatError if
     the tensors do not match the index."""
     tensors, index = [], folder / INDEX
@@ -96,12 +114,14 @@ def _tensors(
         shard = read_safetensors(folder / file, skipped)
         for tensor in shard:
             if shards is not None and shards.get(tensor.name) != file:
-                raise FileFormatError(f"{index}: the index does not list {brief(tensor.name)} in {file}")
+                with noting(problems, "weights.missing"):
+                    raise FileFormatError(f"{index}: the index does not list {brief(tensor.name)} in {file}")
         tensors += shard
     missing = {name for name in shards or () if not name.endswith(skipped)} - {own.name for own in tensors}
     if shards and missing:
         name = min(missing)
-        raise FileFormatError(f"{folder / shards[name]}: tensor {brief(name)} of the index is missing")
+        with noting(problems, "weights.missing"):
+            raise FileFormatError(f"{folder / shards[name]}: tensor {brief(name)} of the index is missing")
     return tensors
 
 

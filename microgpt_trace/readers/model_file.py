@@ -11,7 +11,9 @@ from ..architecture.plans.blocks import BIASES
 from ..architecture.plans.plan import layer_of
 from ..arrays.encodings import StoredTensor
 from ..decoder.architecture import FUSED, Architecture, FileNames
+from ..decoder.catalogue import architecture_named
 from ..decoder.config import DecoderConfig
+from ..decoder.problems import Problems, noting
 from ..errors import FileFormatError, InputError, naming
 from ..text.brief import brief
 from .expert_tensors import join_experts
@@ -19,15 +21,21 @@ from .expert_tensors import join_experts
 _PERMUTED = ("attn_wq", "attn_wk", "attn_bq", "attn_bk")  # RoPE rotates pairs of rows of these tensors
 
 
-def our_tensors(path: Path, tensors: Iterable[StoredTensor], names: FileNames) -> dict[str, StoredTensor]:
+def our_tensors(
+    path: Path, tensors: Iterable[StoredTensor], names: FileNames, problems: Problems | None = None
+) -> dict[str, StoredTensor]:
     """Return the tensors under our names, with the tensors of the experts of a layer joined.
 
     Raises FileFormatError if a name is unknown or repeated, if a layer before the last layer has no tensor,
-    or if the tensors of experts do not match.
+    or if the tensors of experts do not match. `problems` lists tensors with such names as unknown.
     """
     ours: dict[str, StoredTensor] = {}
+    others = architecture_named(problems.architecture).names if problems and problems.other else names
     for tensor in tensors:
-        name = names.our_name(tensor.name)
+        name = names.our_name(tensor.name) or others.our_name(tensor.name)
+        if problems is not None and (name is None or name in ours):
+            problems.unknown.append(tensor.name)
+            continue
         if name is None:
             hint = nearest(tensor.name[:200], names.like(tensor.name))
             raise FileFormatError(f"{path}: tensor {brief(tensor.name)} is not part of {names.family}{hint}")
@@ -35,10 +43,10 @@ def our_tensors(path: Path, tensors: Iterable[StoredTensor], names: FileNames) -
             raise FileFormatError(f"{path}: tensors {ours[name].name!r} and {tensor.name!r} are both {name}")
         ours[name] = tensor
     for i, number in enumerate(sorted(layers_of(ours))):
-        if i != number:
+        if i != number and problems is None:
             raise FileFormatError(f"{path}: there are tensors of layer {number}, but none of layer {i}")
     with naming(path, FileFormatError):
-        return join_experts(ours, names)
+        return join_experts(ours, names, problems)
 
 
 def layers_of(tensors: Iterable[str]) -> set[int]:
@@ -46,11 +54,15 @@ def layers_of(tensors: Iterable[str]) -> set[int]:
     return {layer for name in tensors if (layer := layer_of(name)) is not None}
 
 
-def check_depth(n_layer: int, tensors: Iterable[str]) -> None:
-    """Raise InputError if fewer than `n_layer` layers have tensors, before memory is allocated per layer."""
-    count = len(layers_of(tensors))
-    if n_layer > count:
+def checked_depth(n_layer: int, tensors: Iterable[str], problems: Problems | None = None) -> int:
+    """Return the number of layers. Raises InputError if fewer than `n_layer` layers have tensors, before
+    memory is allocated per layer. With `problems`, return the number of layers of the other file."""
+    count, other = len(layers_of(tensors)), problems.other if problems else None
+    if n_layer <= (max(count, other.n_layer) if other else count):
+        return n_layer
+    with noting(problems, "settings.n_layer"):
         raise InputError(f"expected {n_layer:,} layers, found tensors of {count}")
+    return other.n_layer if other else max(count, 1)
 
 
 def biases_of(tensors: Iterable[str]) -> tuple[str, ...]:
@@ -66,9 +78,13 @@ def check_biases(architecture: Architecture, name: str, biases: Iterable[str]) -
         raise InputError(f"the bias 'layer0.{min(missing)}' is missing; every {name} has this bias")
 
 
-def check_tensors(path: Path, config: DecoderConfig, tensors: Mapping[str, StoredTensor]) -> None:
-    """Raise FileFormatError if a tensor is missing, has a wrong shape or does not belong to the model."""
-    _check_heads(path, config, tensors)
+def check_tensors(
+    path: Path, config: DecoderConfig, tensors: Mapping[str, StoredTensor], problems: Problems | None = None
+) -> None:
+    """Raise FileFormatError if a tensor is missing, has a wrong shape or does not belong to the model, or if
+    there are `problems`."""
+    if problems is not None and (problems.found or problems.unknown):
+        raise FileFormatError(f"{path}: the file has problems")
     shapes = config.shapes()
     for name, shape in shapes.items():
         if name not in tensors:
@@ -90,20 +106,21 @@ def _in_file(tensor: StoredTensor, shape: tuple[int, ...]) -> list[int]:
     return [*shape[:-2], *shape[-2:][:: -1 if tensor.by_columns else 1]]
 
 
-def _check_heads(path: Path, config: DecoderConfig, tensors: Mapping[str, StoredTensor]) -> None:
-    """Raise FileFormatError if the heads need more rows than any tensor has, before memory is allocated."""
+def check_heads(config: DecoderConfig, tensors: Mapping[str, StoredTensor]) -> None:
+    """Raise InputError if the heads need more rows than any tensor has, before memory is allocated."""
     rows = config.n_head * config.head_dim
     largest = max((tensor.shape[0] for tensor in tensors.values() if tensor.shape), default=0)
     if largest < rows:
-        raise FileFormatError(
-            f"{path}: {config.n_head:,} heads of {config.head_dim:,} channels need {rows:,} rows of q, and "
-            f"no tensor has more than {largest:,}"
+        raise InputError(
+            f"{config.n_head:,} heads of {config.head_dim:,} channels need {rows:,} rows of q, and no tensor "
+            f"has more than {largest:,}"
         )
 
 
 def split_fused(
-    tensors: Mapping[str, StoredTensor], sizes: Mapping[str, int], by_head: bool = False
-) -> dict[str, StoredTensor]:
+    tensors: Mapping[str, StoredTensor], sizes: Mapping[str, int], by_head: bool = False,
+    problems: Problems | None = None,
+) -> dict[str, StoredTensor]:  # fmt: skip
     """Return the tensors with each fused matrix or bias split into its parts, such as q, k and v.
 
     The parts follow each other, or in Hugging Face files alternate head by head if `by_head` is true. Raises
@@ -118,19 +135,20 @@ def split_fused(
             result[name] = tensor
             continue
         parts = {part: part.partition("_")[2][1:] for part in FUSED[kind]}
-        counts = {part: rows_of[what] for part, what in parts.items()}
-        rows, total = tensor.shape[0] if tensor.shape else "a single number", sum(counts.values())
-        if rows != total:
-            *first, last = (f"{counts[part]} rows of {what}" for part, what in parts.items())
-            expected = f"{', '.join(first)} and {last}"
-            raise InputError(f"tensor {tensor.name!r}: expected {expected}, found {rows}")
-        order = np.arange(total)
-        if by_head and kind.startswith("attn") and not tensor.name.startswith("blk."):
-            order = order.reshape(sizes["n_head"], len(parts), -1).swapaxes(0, 1).ravel()
-        for part, own in zip(parts, np.split(order, np.cumsum([*counts.values()])[:-1]), strict=True):
-            if f"{prefix}.{part}" in tensors:
-                raise InputError(f"tensor {tensor.name!r} and another tensor both contain {prefix}.{part}")
-            result[f"{prefix}.{part}"] = tensor.of_rows(own)
+        with noting(problems, "weights.other", *(f"{prefix}.{part}" for part in parts)):
+            counts = {part: rows_of[what] for part, what in parts.items()}
+            rows, total = tensor.shape[0] if tensor.shape else "a single number", sum(counts.values())
+            if rows != total:
+                *first, last = (f"{counts[part]} rows of {what}" for part, what in parts.items())
+                expected = f"{', '.join(first)} and {last}"
+                raise InputError(f"tensor {tensor.name!r}: expected {expected}, found {rows}")
+            order = np.arange(total)
+            if by_head and kind.startswith("attn") and not tensor.name.startswith("blk."):
+                order = order.reshape(sizes["n_head"], len(parts), -1).swapaxes(0, 1).ravel()
+            for part, own in zip(parts, np.split(order, np.cumsum([*counts.values()])[:-1]), strict=True):
+                if (whole := f"{prefix}.{part}") in tensors:
+                    raise InputError(f"tensor {tensor.name!r} and another tensor both contain {whole}")
+                result[whole] = tensor.of_rows(own)
     return result
 
 
