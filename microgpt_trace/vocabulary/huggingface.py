@@ -18,7 +18,7 @@ from ..text.brief import brief
 from ..text.json_reading import MANY_VALUES
 from ..untrusted_files import read_json, read_text
 from .bpe import byte_level_bytes, literal_bytes, sentencepiece_bytes
-from .metadata import Metadata, check_tokens
+from .metadata import BYTE, CONTROL, USER_DEFINED, Metadata, check_tokens
 from .sandbox import MIB, Isolated, Limits
 from .tokens import Vocabulary
 
@@ -46,7 +46,8 @@ def from_huggingface(folder: Path) -> Vocabulary | None:
         partial(_encode, process, path, str(path.absolute())),  # the folder may change
         literal=frozenset(literal), stop_ids=frozenset(stops),
         templates=_templates(folder, config, config_path), template_tokens=_template_tokens(folder, config),
-        chat_adds_bos=False, **ends,
+        chat_adds_bos=False, types=_types(tokenizer, ids, to_bytes), read_merges=partial(_merges, path),
+        **ends,
     )  # fmt: skip
 
 
@@ -115,6 +116,25 @@ def _alphabet(tokenizer: Mapping[str, Any], path: Path) -> tuple[str, Callable[[
     return model, literal_bytes
 
 
+def _types(
+    tokenizer: Mapping[str, Any], ids: Mapping[str, int], to_bytes: Callable[[str], bytes]
+) -> dict[int, int]:
+    """Return the types of the tokens that are not normal, as the numbers in GGUF files."""
+    added, unknown = tokenizer.get("added_tokens") or (), tokenizer["model"].get("unk_token")
+    spelled = {f"<0x{byte:02X}>": BYTE for byte in range(256 if to_bytes is sentencepiece_bytes else 0)}
+    spelled |= {unknown: CONTROL} if isinstance(unknown, str) else {}
+    types = {ids[token]: kind for token, kind in spelled.items() if token in ids}
+    return types | {token["id"]: CONTROL if token.get("special") else USER_DEFINED for token in added}
+
+
+def _merges(path: Path) -> list[str] | None:
+    """Read the merges of tokenizer.json, each "left right"."""
+    merges = read_json(path, MANY_VALUES).get("model", {}).get("merges")
+    if not isinstance(merges, list):
+        return None
+    return [" ".join(map(str, merge)) if isinstance(merge, list) else str(merge) for merge in merges]
+
+
 def _nested(part: Any, path: Path) -> Iterator[dict[str, Any]]:
     """Yield a part of tokenizer.json and, if it is a sequence, its members at any depth."""
     queue = deque([part])
@@ -162,6 +182,8 @@ def _added_ends(
     """Return add_bos and add_eos, and the ids of the tokens that the post-processor adds."""
     before, after = _surroundings(tokenizer.get("post_processor"), path)
     ends: dict[str, Any] = {"add_bos": bool(before), "add_eos": bool(after)}
+    flags = {end: config.get(f"add_{end}_token") for end in ("bos", "eos")}
+    ends["configured"] = {end: flag for end, flag in flags.items() if type(flag) is bool}
     if config.get("add_bos_token") not in (None, bool(before)):
         flag = brief(config["add_bos_token"])
         ends["bos_note"] = f"tokenizer.json decides, not add_bos_token = {flag}"

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from .bpe import (
 from .pre_tokenizers import ALIASES, PRE_TOKENIZERS
 from .tokens import Vocabulary
 
-NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED = 1, 2, 3, 4, 5  # types of tokens; type 6 is a byte
+NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6  # types of tokens
 LLAMA_CPP = "llama.cpp's default, because the file does not say"
 ASSUMED = "assumed, because .apr files do not say"
 # The user-defined, the control and the stripping tokens of an encoder
@@ -176,8 +177,8 @@ def from_gguf(metadata: Mapping[str, Any], path: Path) -> Vocabulary | None:
     return Vocabulary(
         path, tokens, kind, to_bytes, encoder,
         literal=_of_types(types, UNKNOWN, CONTROL, USER_DEFINED, UNUSED), bos_id=bos_id, eos_id=eos_id,
-        stop_ids=frozenset(end for end in ends if end is not None), templates=_templates(file),
-        **_flags(file, bos_id, eos_id, bos),
+        stop_ids=frozenset(end for end in ends if end is not None), templates=_templates(file), types=types,
+        read_merges=partial(file.strings, "tokenizer.ggml.merges"), **_flags(file, bos_id, eos_id, bos),
     )  # fmt: skip
 
 
@@ -245,6 +246,7 @@ def from_apr(metadata: Mapping[str, Any], path: Path) -> Vocabulary | None:
         path, tokens, kind, to_bytes, encoder, literal=control, bos_id=bos_id, eos_id=eos_id,
         add_bos=bos and bos_id is not None, bos_note=ASSUMED,
         templates={"default": template} if template else {},
+        read_merges=partial(file.strings, "tokenizer.merges"),
     )  # fmt: skip
 
 

@@ -9,7 +9,7 @@ generation %}` blocks.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -21,20 +21,34 @@ from ..errors import FileFormatError, InputError
 from .sandbox_process import one_line
 
 
-def render(template: str, text: str, tokens: Mapping[str, str]) -> str:
+def render(template: str, text: str, tokens: Mapping[str, str], **chat: Any) -> str:
     """Render a template with one user message, up to where the model's answer begins. `tokens` has the
-    special tokens by their names in templates, such as bos_token. Raises InputError if the template refuses
-    the message, and FileFormatError if its syntax is wrong."""
+    special tokens by their names in templates, such as bos_token. `chat` has other values for the names of
+    transformers, such as messages and tools. Raises InputError if the template refuses the message, and
+    FileFormatError if its syntax is wrong."""
     try:
         program = _environment().from_string(template)
         messages = [{"role": "user", "content": text}]
-        return program.render(
-            **tokens, messages=messages, add_generation_prompt=True, tools=None, documents=None
-        )
+        names = {"messages": messages, "add_generation_prompt": True, "tools": None, "documents": None}
+        return program.render(**{**tokens, **names, **chat})
     except TemplateSyntaxError as error:
         raise FileFormatError(f"line {error.lineno} of its chat template: {one_line(error)}") from error
     except TemplateError as error:
         raise InputError(f"its chat template refuses the message: {one_line(error)}") from error
+
+
+def render_each(
+    template: str, chats: Sequence[Mapping[str, Any]], tokens: Mapping[str, str]
+) -> list[tuple[str, str]]:
+    """Render chats, such as {"messages": [...], "tools": [...]}. Return for each chat the text and "", or ""
+    and the reason why the template refuses the chat or fails."""
+    results = []
+    for chat in chats:
+        try:
+            results.append((render(template, "", tokens, **chat), ""))
+        except Exception as error:  # a template can fail like any program
+            results.append(("", one_line(error)))
+    return results
 
 
 class _Generation(Extension):

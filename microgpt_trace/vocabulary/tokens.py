@@ -39,6 +39,10 @@ class Vocabulary:
     plain text, without conversion. If `add_bos` is not the file's flag, `bos_note` names the source of
     `add_bos`. `template_tokens` has the special tokens by their names in chat templates, where None means BOS
     and EOS. If `chat_adds_bos` is False, the only BOS of a chat is the BOS that its template prints.
+
+    `certify` compares the last three fields. `types` has the types of tokens that are not normal, as numbers
+    of GGUF, or is None if the file does not say. `read_merges` returns the merges in their order, each
+    "left right". `configured` has flags of tokenizer_config.json, such as {"bos": True}, that have no effect.
     """
 
     longest_text: ClassVar[int] = 1 << 20  # in characters, which take 45 bytes each in `tokenizers`
@@ -60,6 +64,9 @@ class Vocabulary:
     template_process: Isolated = field(
         default_factory=partial(Isolated, f"{__package__}.templates:render", "its chat template", LIMITS)
     )
+    types: Mapping[int, int] | None = None
+    read_merges: Callable[[], Sequence[str] | None] = lambda: None
+    configured: Mapping[str, bool] = field(default_factory=dict)
 
     def __repr__(self) -> str:
         return one_line(self, path=str(self.path), size=self.size, kind=self.kind)
@@ -125,11 +132,14 @@ class Vocabulary:
         FileFormatError if the template is invalid, fails, or takes too much time or memory."""
         template = pick_template(self.templates, self.path)
         check_installed("jinja2", "chat templates need")
+        rendered: str = self.template_process(self.path, template, text, self.names_in_templates())
+        return rendered
+
+    def names_in_templates(self) -> dict[str, str]:
+        """Return the special tokens by their names in chat templates, such as {"bos_token": "<s>"}."""
         ends = {"bos_token": self.bos_id, "eos_token": self.eos_id}
         spelled = {name: "" if i is None else self.decode([i]) for name, i in ends.items()}
-        tokens = spelled if self.template_tokens is None else dict(self.template_tokens)
-        rendered: str = self.template_process(self.path, template, text, tokens)
-        return rendered
+        return spelled if self.template_tokens is None else dict(self.template_tokens)
 
     def describe(self) -> str:
         """Describe the vocabulary, as in "49,152 tokens, byte-level BPE (smollm), no BOS added"."""

@@ -87,6 +87,27 @@ class ForwardPass:
     relus: ClassVar[Sequence[Array]] = ()  # inputs of ReLUs, which are not collected
 
 
+class _Tiled(dict[str, Array]):
+    """Values of a sequence, which are read as values of n equal sequences: [N, ...] -> [n*N, ...]"""
+
+    n = 1
+
+    def __getitem__(self, name: str) -> Array:
+        value = super().__getitem__(name)
+        return np.tile(value, (self.n, *[1] * (value.ndim - 1)))
+
+
+def repeated(done: ForwardPass, targets: Array) -> ForwardPass:
+    """Return the pass of n sequences that are equal to the sequence of `done`, with the targets [n, T]. No
+    hook may have changed a value. A backward pass computes the logits again."""
+    run, tap = done.run, ValuesTap(SILENT, ())
+    assert isinstance(run.tap, ValuesTap)
+    tap.computed = tap.used = values = _Tiled(run.tap.used)
+    values.n = n = len(targets)
+    run = PassState(run.model, np.tile(run.tokens, n), n, tap, targets=targets.ravel().tolist())
+    return ForwardPass(run, np.tile(done.final, (n, 1)), range(targets.size), {})
+
+
 class TokenLogit(NamedTuple):
     """A logit, times a factor. `row` is the number of a position with logits."""
 

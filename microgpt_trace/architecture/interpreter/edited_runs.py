@@ -40,7 +40,7 @@ def logits_of_edits(
         total, done, at = sum(depth - start for start in starts), 0, 0
         unedited = PassState(model, tokens)
         stream = before_forward(unedited)
-        for group, start, following in zip(groups, starts, [*starts[1:], None], strict=True):
+        for group, start, following in zip(groups, starts, [*starts, None][1:], strict=True):
             for i in range(at, start):
                 stream = layer_forward(stream, i, unedited)
             at = start

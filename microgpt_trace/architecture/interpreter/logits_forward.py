@@ -67,17 +67,22 @@ PART = 1 << 23  # logits in a part: 32 MB. Smaller parts would unpack the output
 
 def run_packed(model: LanguageModel, pack: Pack, tap: Tap) -> None:
     """Run one pass over texts. If requested, logits and probabilities are computed in parts."""
-    groups = [
-        (group.rows, PassState(model, pack.tokens[group.rows], group.texts, _TapOfTexts(tap, group.texts)))
-        for group in pack.groups
-    ]
-    final = pass_forward(PassState(model, pack.tokens, tap=tap, groups=groups))
+    final = final_of_pack(model, pack, tap)
     if not any(tap.wants(name) for name in (*(row.name for row in model.plan.head), "probs")):
         return
     for part in in_parts(len(final), model.config.vocab_size, PART):
         logits = tap.emit("logits", head_forward(model, final[part], tap))
         if tap.wants("probs"):
             tap.emit("probs", softmax(logits))
+
+
+def final_of_pack(model: LanguageModel, pack: Pack, tap: Tap = SILENT) -> Array:
+    """Compute the input of the head for the rows of a pack: [N, C]"""
+    groups = [
+        (group.rows, PassState(model, pack.tokens[group.rows], group.texts, _TapOfTexts(tap, group.texts)))
+        for group in pack.groups
+    ]
+    return pass_forward(PassState(model, pack.tokens, tap=tap, groups=groups))
 
 
 @dataclass(frozen=True, slots=True)
