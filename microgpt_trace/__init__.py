@@ -9,6 +9,7 @@ TYPE_CHECKING = False  # loading typing takes 7 ms, during which Ctrl-C would pr
 if TYPE_CHECKING:  # "X as X" tells type checkers that X is public
     from .arrays.stats import TensorStats as TensorStats
     from .attribution.attribute import attribute as attribute
+    from .certification.certify import certify as certify
     from .comparison.diff import diff as diff
     from .diagnosis.diagnose import diagnose as diagnose
     from .dumps.recorder import record as record
@@ -55,6 +56,7 @@ _MODULES = {
     "Trace": "tracing.result",
     "TraceEvent": "hooks.event",
     "attribute": "attribution.attribute",
+    "certify": "certification.certify",
     "diagnose": "diagnosis.diagnose",
     "diff": "comparison.diff",
     "explain": "explaining.explain",

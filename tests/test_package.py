@@ -67,7 +67,7 @@ def test_builds_each_command_alone():
 
 
 def test_the_public_names_are_few_and_resolve():
-    assert 10 <= len(microgpt_trace.__all__) <= 36
+    assert 10 <= len(microgpt_trace.__all__) <= 37
     assert microgpt_trace.__all__ == sorted(microgpt_trace.__all__)
     for name in microgpt_trace.__all__:
         assert getattr(microgpt_trace, name).__name__ == name

@@ -25,7 +25,8 @@ PACKAGE = Path(microgpt_trace.__file__).parent
 FLOORS = [
     *("text", "ground", "corpus", "arrays", "hooks", "architecture", "vocabulary", "microgpt", "decoder"),
     *("readers", "running", "measuring", "rounding", "tracing", "timeline", "dumps", "comparison"),
-    *("diagnosis", "explaining", "patching", "attribution", "surveying", "render", "package", "cli"),
+    *("diagnosis", "explaining", "patching", "attribution", "certification", "surveying", "render"),
+    *("package", "cli"),
 ]
 
 # The floors of modules outside folders.

@@ -23,8 +23,8 @@ from .standard_streams import prepare, release
 
 UNCOLLECTED = 1_000_000  # new objects before a garbage collection; the default costs 10 ms per start
 COMMANDS = (
-    "trace", "learn", "diff", "diagnose", "explain", "attribute", "patch", "survey", "train", "timeline",
-    "sample", "inspect", "gradcheck",
+    "trace", "learn", "diff", "diagnose", "certify", "explain", "attribute", "patch", "survey", "train",
+    "timeline", "sample", "inspect", "gradcheck",
 )  # fmt: skip
 
 

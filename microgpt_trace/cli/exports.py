@@ -31,6 +31,7 @@ FIGURES = {
     "diff": ("diff",),
     "diagnose": ("diagnosis",),
     "timeline": ("timeline", "loss"),
+    "certify": ("certificate",),
 }
 # figure -> the module in render.figures and the function that draw the figure
 DRAWS = {

@@ -113,6 +113,11 @@ RULES: dict[str, tuple[Conflict | Needs, ...]] = {
         _FORCE,
     ),
     "timeline": (_FORCE,),
+    "certify": (
+        Needs("--confirm", ("--by-tensor",), "--confirm is the number of tensors to compute exactly"),
+        Needs("--plot", ("--by-tensor",), "the figure shows the effect of each tensor"),
+        _FORCE,
+    ),
     "train": (Needs("--trace-every", ("--log",), "--trace-every adds traces to the log"),),
     "survey": (
         Needs("--resume", ("--out",), "--out names the survey to continue"),
@@ -124,6 +129,7 @@ RULES: dict[str, tuple[Conflict | Needs, ...]] = {
 # For each command, the document whose schema --schema prints, and the options that select another document.
 SCHEMAS: dict[str, tuple[str, dict[str, str]]] = {
     "trace": ("trace", {"--validate": "validation", "--jsonl": "trace_line"}),
+    "certify": ("certificate", {}),
     "diff": ("diff", {"--weights": "weights", "--prompts": "prompts"}),
     "diagnose": ("diagnosis", {}),
     "explain": ("explanation", {"--by-writer": "score_writers"}),

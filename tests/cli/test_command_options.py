@@ -45,7 +45,9 @@ def words(param, text):
 
 def test_refuses_an_empty_path():
     for command, param in PATHS:
-        before = ["a"] if param.name in ("b", "model") and param.param_type_name == "argument" else []
+        before = (
+            ["a"] if param.name in ("b", "model", "original") and param.param_type_name == "argument" else []
+        )
         name = words(param, "")[0] or param.metavar.strip("[]")
         assert refusal(command, *before, *words(param, "")) == f"{name}: expected a file name, found nothing"
 

@@ -73,8 +73,8 @@ REFUSED = {
     "trace emma --plot ''": "--plot: expected a file name, found nothing",
     "trace emma --plot probs=": "--plot: expected a file name, found nothing",
     "trace emma --plot heat=a.svg": (
-        f"--plot heat: {OF_TRACE}; other commands draw attribution, diagnosis, diff, explanation, patch and "
-        "timeline"
+        f"--plot heat: {OF_TRACE}; other commands draw attribution, certificate, diagnosis, diff, "
+        "explanation, patch and timeline"
     ),
     "trace emma --plot patch=a.svg": f"--plot patch: {OF_TRACE}",
     "patch emma emmy --plot lens=a.svg": "--plot lens: patch draws patch",

@@ -18,6 +18,7 @@ from microgpt_trace import (
     Model,
     Tokenizer,
     attribute,
+    certify,
     diagnose,
     diff,
     explain,
@@ -30,6 +31,7 @@ from microgpt_trace import (
     validate,
 )
 from microgpt_trace.attribution.score_writers import score_by_writer
+from microgpt_trace.certification.certificate import TensorEffect
 from microgpt_trace.cli import COMMANDS, build
 from microgpt_trace.comparison.prompts import diff_prompts
 from microgpt_trace.comparison.weights import compare_weights
@@ -90,6 +92,8 @@ def decoder_results(model, tokens, folder):
     yield "decoder's explanation", explain(model, "layer1.attn.q_rope[2,1]", tokens=tokens)
     yield "decoder's attribution", attribute(model, tokens=tokens, target="#5")
     yield "decoder's diff", diff(model, model, tokens=tokens)
+    effect = TensorEffect("wte", "F32", 0.1, None, 1.0)
+    yield "certificate", replace(certify(model.origin, model.origin), tensors=(effect,))
 
 
 @pytest.fixture(scope="module")

@@ -1,18 +1,22 @@
 """Write the files that the examples of the pages use: models, dumps and texts."""
 
 import re
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
+import numpy as np
 from support.apr_files import HF
 from support.faulty_engine import Fault, decoder_run
 from support.foreign_dumps import write_dump
+from support.gguf_files import rewrite
 from support.pages import ROOT, Example
 from support.real_model import SMOLLM2
 from support.tiny_experts import write_experts
 from support.tiny_models import TOKENS, rope_5, tiny_config, tiny_model, write_folder
 
 from microgpt_trace import load
+from microgpt_trace.readers.gguf import read_gguf_header
 
 MLP = "model.layers.1.mlp.{}_proj.weight"
 
@@ -68,11 +72,29 @@ def write_converted(folder: Path) -> None:
     write_folder(folder, config, weights | {gate: weights[up], up: weights[gate]})
 
 
+def write_export_of_smollm2(path: Path) -> None:
+    """Write SmolLM2 as a converter does that forgets the RoPE base, one matrix of keys, and a line break."""
+    right = read_gguf_header(SMOLLM2)
+    tensors = {tensor.name: tensor for tensor in right.tensors}
+    keys = tensors["blk.3.attn_k.weight"]
+    pairs = np.arange(keys.shape[0]).reshape(-1, 2, 32).swapaxes(1, 2).ravel()
+    rows = keys.stored.reshape(keys.shape[0], -1)
+    tensors[keys.name] = replace(keys, stored=rows[np.argsort(pairs)].ravel())
+    template = right.metadata["tokenizer.chat_template"]
+    assert "assistant\n" in template
+    changes = {
+        "llama.rope.freq_base": None,
+        "tokenizer.chat_template": template.replace("assistant\n", "assistant"),
+    }
+    rewrite(path, right, changes, list(tensors.values()))
+
+
 FACTS = "Paris is the capital of France.\nWater boils at 100 degrees.\nThe cat sat on the mat.\n"
 OF_SMOLLM2 = {
     "smollm2.gguf": lambda path: path.symlink_to(SMOLLM2),
     "port": write_dump_of_smollm2("numbers"),  # names without meaning
     "my-port": write_dump_of_smollm2("transformerlens"),
+    "export.gguf": write_export_of_smollm2,
 }
 FILES = OF_SMOLLM2 | {
     "small-port": write_small_port,

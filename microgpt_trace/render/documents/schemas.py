@@ -11,6 +11,7 @@ WITH_MODEL = {"trace": "document_schema", "trace_line": "line_schema", "inspect"
 
 # For each result: the title of its document, its module and its class.
 RESULTS = {
+    "certificate": ("Certificate of an export", "certification.certificate", "Certificate"),
     "diff": ("Comparison of two runs", "comparison.differences", "Comparison"),
     "weights": ("Comparison of the parameters of two models", "comparison.weights", "WeightsComparison"),
     "prompts": ("Comparison of two models over many prompts", "comparison.prompts", "PromptsComparison"),

@@ -1,0 +1,63 @@
+"""certify: tell whether an exported model is the same model as its original."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from ..architecture.edits import Report, unreported
+from ..errors import InputError
+from .by_tensor import tensor_effects
+from .certificate import Certificate
+from .opening import open_side
+from .predictions import prediction_checks
+from .settings import settings_checks
+from .shipped import shipped
+from .templates import template_checks
+from .vocabulary import vocabulary_checks
+from .weights import weight_checks
+
+SOME = 8  # texts whose predictions show the effect of each tensor
+
+
+def certify(
+    export: str | Path, original: str | Path, *, texts: Sequence[str] = (), max_kl: float | None = None,
+    by_tensor: bool = False, confirm: int | None = None, report: Report = unreported,
+) -> Certificate:  # fmt: skip
+    """Compare an exported model with the model that it was made from: settings, vocabulary, chat template,
+    weights and predictions. `export` and `original` are GGUF files, .apr files or Hugging Face folders.
+
+    Unlike `load`, this function opens models with missing tensors or wrong counts, which are findings.
+
+    - `texts` replaces the 200 short texts whose predictions are compared. Encodings are compared on both.
+    - A mean KL(original || export) above `max_kl`, in nats, counts as a difference.
+    - `by_tensor` adds the KL that each parameter of the export causes alone, over eight passages, or over the
+      eight longest `texts`. With `confirm`, the KL is estimated from gradients, and computed for this number
+      of parameters with the largest estimates. On KeyboardInterrupt, what is known by then is returned.
+
+    `report(done, of)` is called with the progress. Raises FileFormatError if a file cannot be read, and
+    InputError if an option does not fit.
+
+    >>> certify("model-q4_1.gguf", "model-folder").verdict  # doctest: +SKIP
+    'same'
+    """
+    if max_kl is not None and not max_kl >= 0:
+        raise InputError(f"max_kl: expected a number of at least 0, found {max_kl}")
+    if confirm is not None and not by_tensor:
+        raise InputError("confirm: needs by_tensor")
+    first = open_side(Path(original))
+    other = open_side(Path(export), first)
+    if first.problems:  # the settings that it lacks are those of the export
+        first = open_side(Path(original), other)
+    read = texts or shipped("texts")
+    checks = [*settings_checks(other, first), *vocabulary_checks(other, first, texts)]
+    checks += [*template_checks(other, first), *weight_checks(other, first, report)]
+    checks += prediction_checks(other, first, read, max_kl, checks, report)
+    if not by_tensor:
+        return Certificate(str(export), str(original), tuple(checks))
+    passages = texts or shipped("passages")
+    try:
+        effects = tensor_effects(other, first, sorted(passages, key=len)[-SOME:], confirm, report)
+    except KeyboardInterrupt:  # no effect is known yet, but all checks are
+        effects = ()
+    return Certificate(str(export), str(original), tuple(checks), effects)

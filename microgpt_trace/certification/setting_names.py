@@ -1,0 +1,62 @@
+"""The names of settings: in certificates, in the metadata of GGUF files, and in config.json."""
+
+from __future__ import annotations
+
+# Our names: (keys of GGUF metadata without the name of the architecture, keys of config.json and .apr files).
+# The first key is the usual key. The names are those of the fields of `DecoderConfig`, if there is a field.
+NAMES: dict[str, tuple[str, str]] = {
+    "architecture": ("general.architecture", "model_type architecture hf_model_type hf_architecture"),
+    "n_layer": ("block_count", "num_hidden_layers num_layers n_layers n_layer"),
+    "n_embd": ("embedding_length", "hidden_size hidden_dim d_model n_embd"),
+    "n_head": ("attention.head_count", "num_attention_heads num_heads n_heads n_head"),
+    "n_kv_head": ("attention.head_count_kv", "num_key_value_heads num_kv_heads n_kv_heads"),
+    "head_dim": ("attention.key_length attention.value_length", "head_dim"),
+    "n_inner": ("feed_forward_length", "intermediate_size ffn_dim intermediate_dim n_inner"),
+    "context_length": ("context_length", "max_position_embeddings max_seq_len n_positions n_ctx"),
+    "norm_eps": ("attention.layer_norm_rms_epsilon attention.layer_norm_epsilon",
+                 "rms_norm_eps layer_norm_epsilon layer_norm_eps norm_eps"),
+    "activation": ("", "hidden_act hidden_activation activation_function"),
+    "biases": ("", "attention_bias mlp_bias qkv_bias"),
+    "qk_norm": ("", ""),
+    "window": ("attention.sliding_window", "sliding_window"),
+    "windowed_layers": ("attention.sliding_window_pattern", "layer_types use_sliding_window "
+                        "max_window_layers sliding_window_pattern _sliding_window_pattern"),
+    "rope_base": ("rope.freq_base", "rope_theta rotary_emb_base"),
+    "rope_scaling": ("rope.scaling.type", "rope_scaling rope_parameters"),
+    "rope_factor": ("rope.scaling.factor rope.scale_linear", "rope_scaling.factor"),
+    "rope_original_context": (
+        "rope.scaling.original_context_length",
+        "rope_scaling.original_max_position_embeddings original_max_position_embeddings"),
+    "rope_low_freq_factor": ("", "rope_scaling.low_freq_factor"),
+    "rope_high_freq_factor": ("", "rope_scaling.high_freq_factor"),
+    "rope_beta_fast": ("rope.scaling.yarn_beta_fast", "rope_scaling.beta_fast"),
+    "rope_beta_slow": ("rope.scaling.yarn_beta_slow", "rope_scaling.beta_slow"),
+    "rope_attention_factor": ("rope.scaling.attn_factor", "rope_scaling.attention_factor"),
+    "rope_truncate": ("", "rope_scaling.truncate"),
+    "rope_factors": ("", "rope_scaling.long_factor rope_scaling.short_factor"),
+    "rope_channels": ("rope.dimension_count", "partial_rotary_factor rotary_pct"),
+    "rope_layers": ("", "no_rope_layers no_rope_layer_interval"),
+    "rope_window_base": ("rope.freq_base_swa", "rope_local_base_freq"),
+    "rope_window_scaling": ("", ""),
+    "rope_pairs": ("", "rope_type original_format"),
+    "score_scale": ("attention.scale", "query_pre_attn_scalar attention_multiplier scale_attn_weights "
+                    "scale_attn_by_inverse_layer_idx"),
+    "attn_logit_softcapping": ("attn_logit_softcapping", "attn_logit_softcapping"),
+    "final_logit_softcapping": ("final_logit_softcapping", "final_logit_softcapping"),
+    "embedding_multiplier": ("embedding_scale", "embedding_multiplier"),
+    "residual_multiplier": ("residual_scale", "residual_multiplier"),
+    "logits_multiplier": ("logit_scale", "logits_scaling"),
+    "parallel": ("use_parallel_residual", "use_parallel_residual"),
+    "experts": ("expert_count", "num_local_experts num_experts"),
+    "experts_used": ("expert_used_count", "num_experts_per_tok"),
+    "expert_inner": ("expert_feed_forward_length", "moe_intermediate_size"),
+    "shared_inner": ("expert_shared_feed_forward_length", "shared_expert_intermediate_size"),
+    "dense_layers": ("", "mlp_only_layers decoder_sparse_step"),
+    "normalised": ("expert_weights_scale", "norm_topk_prob"),
+    "swiglu_limit": ("", "swiglu_limit"),
+    "swiglu_alpha": ("", "swiglu_alpha"),
+}  # fmt: skip
+KEYS = {name: tuple(" ".join(keys).split()) for name, keys in NAMES.items()}
+CHECKS = {key: f"settings.{name}" for name, keys in KEYS.items() for key in keys}
+CHECKS |= {"attention.causal": "settings.causal", "attention.clamp_kqv": "settings.attn_clamp"}
+CHECKS |= {"vocab_size": "vocabulary.size", "expert_group_count": "settings.expert_groups"}

@@ -1,0 +1,307 @@
+"""Check that an export has the tokens of its original and turns texts into the same tokens.
+
+The ids are `vocabulary.size`, `.tokens`, `.types`, `.merges`, `.special` and `.encoding`. This module knows
+nothing about models and templates.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import partial
+from typing import Literal, TypeAlias
+
+from ..errors import FileFormatError, InputError, MicrogptError, check_installed
+from ..text.printable import on_one_line
+from ..vocabulary import bpe
+from ..vocabulary.metadata import ASSUMED, CONTROL, NORMAL, UNKNOWN, UNUSED, USER_DEFINED
+from ..vocabulary.pre_tokenizers import PRE_TOKENIZERS
+from ..vocabulary.tokens import Vocabulary
+from .certificate import CertificateCheck, Status
+from .opening import Side
+from .shipped import shipped
+
+Found: TypeAlias = tuple[Status, str]  # the status and the detail of a check
+Case: TypeAlias = tuple[str, bool]  # a text, and whether special tokens in the text are parsed
+SAME: Found = ("same", "")
+_CONTROL = (CONTROL, UNKNOWN)
+_TYPES = {1: "normal", 3: "control", 4: "user-defined", 5: "unused", 6: "byte"}
+_PADDING = re.compile(r"|[\[<](PAD|pad|dummy|unused|mask|MASK)_?\d*[\]>]")  # tokens that no text needs
+# Tokens that llama.cpp's converter makes control tokens, and tokens at which llama.cpp ends any text
+_LOOKS_SPECIAL = re.compile(r"<\|.*\|>|<｜.*｜>|<2mass>|\[@BOS@\]", re.DOTALL)
+_ENDS = re.compile(
+    r"<\|(eot_id|eom_id|im_end|end|end_of_text|endoftext|return|call|calls|flush|END_OF_TURN_TOKEN)\|>"
+    r"|</s>|<eos>|<end_of_turn>|<end_of_utterance>|_?<EOT>|\[EOT\]|\[EOS\]|<｜end▁of▁sentence｜>"
+)
+
+
+def vocabulary_checks(export: Side, original: Side, texts: Sequence[str] = ()) -> list[CertificateCheck]:
+    """Compare two vocabularies. Both encode the 200 shipped texts and `texts`."""
+    ours, theirs = export.vocabulary, original.vocabulary
+    parts = {"size": _size, "tokens": _tokens, "types": _types, "merges": _merges, "special": special_tokens}
+    if ours is None or theirs is None:
+        return _unread(export if ours is None else original, [*parts, "encoding"], ours is None)
+    checks: list[CertificateCheck] = []
+    for name, part in (*parts.items(), ("encoding", None)):
+        causes = " and ".join(check.id for check in checks[:4] if check.status == "different")
+        compare = part or partial(_encoding, cases=_cases(texts, ours, theirs), causes=causes)
+        try:
+            checks.append(CertificateCheck(f"vocabulary.{name}", *compare(ours, theirs)))
+        except MicrogptError as error:
+            checks.append(CertificateCheck(f"vocabulary.{name}", "not checked", str(error)))
+    return checks
+
+
+def _unread(side: Side, names: Sequence[str], is_export: bool) -> list[CertificateCheck]:
+    """Return the checks if a side has no vocabulary. A problem of the export is a difference in the part of
+    the vocabulary that the problem names."""
+    problem = side.vocabulary_problem
+    detail = f"The vocabulary cannot be read: {problem}." if problem else f"{side.origin} has no vocabulary."
+    words = {"token_type": "types", "merges": "merges", "scores": "merges", "_token": "special", "": "tokens"}
+    wrong = next(name for word, name in words.items() if word in problem) if problem and is_export else ""
+    status: dict[str, Status] = {wrong: "different"}
+    return [CertificateCheck(f"vocabulary.{name}", status.get(name, "not checked"), detail) for name in names]
+
+
+def is_folder(vocabulary: Vocabulary) -> bool:
+    """Return True if the vocabulary comes from a Hugging Face folder."""
+    return vocabulary.template_tokens is not None
+
+
+def _different(what: str, ours: str, theirs: str, todo: str) -> Found:
+    return "different", on_one_line(f"{what} is {ours} in the export and {theirs} in the original. {todo}")
+
+
+def _advice(export: Vocabulary, key: str, file: str = "tokenizer.json") -> str:
+    """Return what to do to an export: write a key of a GGUF file, or copy a file of a folder."""
+    if is_folder(export):
+        return f"Copy {file} from the original."
+    return f"Write {key} into the metadata, or convert again."
+
+
+def _size(ours: Vocabulary, theirs: Vocabulary) -> Found:
+    """Compare the numbers of tokens. Tokens that only pad the longer vocabulary do not count."""
+    if ours.size == theirs.size:
+        return SAME
+    sizes = f"The export has {ours.size:,} tokens, the original {theirs.size:,}."
+    side, longer = ("export", ours) if ours.size > theirs.size else ("original", theirs)
+    for i in range(min(ours.size, theirs.size), longer.size):
+        if not _pads(i, longer):
+            return "different", f"{sizes} Only the {side} has {_shown(longer, i)}. Convert again."
+    return "same", f"{sizes} The other tokens are padding."
+
+
+def _pads(token: int, *vocabularies: Vocabulary) -> bool:
+    """Return True if no text needs this token."""
+    unused = [(v.types or {}).get(token) == UNUSED for v in vocabularies]
+    return all(u or _PADDING.fullmatch(v.tokens[token]) for u, v in zip(unused, vocabularies, strict=True))
+
+
+def _shown(vocabulary: Vocabulary, token: int) -> str:
+    return f'token {token:,} "{vocabulary.label(token)}"'
+
+
+def _tokens(ours: Vocabulary, theirs: Vocabulary) -> Found:
+    """Compare the bytes of the tokens that both sides have. A type also changes the bytes of a token, but the
+    types are compared elsewhere."""
+    alike, pairs = ours.to_bytes is theirs.to_bytes, enumerate(zip(ours.tokens, theirs.tokens, strict=False))
+    wrong = [i for i, (a, b) in pairs if not (alike and a == b) and ours.piece(i) != theirs.piece(i)]
+    wrong = [i for i in wrong if not _pads(i, ours, theirs)]
+    if not wrong:
+        return SAME
+    what = f"Tokens that differ: {len(wrong):,}. The first"
+    kinds = "" if alike else f"The export has {ours.kind}, the original {theirs.kind}. "
+    return _different(what, _shown(ours, wrong[0]), _shown(theirs, wrong[0]), f"{kinds}Convert again.")
+
+
+def _types(ours: Vocabulary, theirs: Vocabulary) -> Found:
+    """Compare the types of the tokens that both sides have, as far as both files say them. llama.cpp's
+    converter makes a user-defined token that looks special a control token."""
+    if ours.types is None or theirs.types is None:
+        return "same", f"The {'export' if ours.types is None else 'original'} does not say the types."
+    rows = list(_other_types(ours, theirs))
+    if is_folder(ours) != is_folder(theirs):
+        made = (USER_DEFINED, CONTROL) if is_folder(ours) else (CONTROL, USER_DEFINED)
+        rows = [r for r in rows if r[1:] != made or not _LOOKS_SPECIAL.fullmatch(theirs.tokens[r[0]])]
+    if not rows:
+        return SAME
+    token, a, b = rows[0]
+    what = f"Tokens of another type: {len(rows):,}. The type of {_shown(theirs, token)}"
+    todo = _advice(ours, f"{b} as number {token} of tokenizer.ggml.token_type")
+    return _different(what, _TYPES.get(a, str(a)), _TYPES.get(b, str(b)), todo)
+
+
+def _other_types(ours: Vocabulary, theirs: Vocabulary) -> Iterator[tuple[int, int, int]]:
+    """Yield each token whose type differs, with both types. The unknown token is a control token."""
+    for i in sorted((ours.types or {}).keys() | (theirs.types or {}).keys()):
+        kinds = [(v.types or {}).get(i, NORMAL) for v in (ours, theirs)]
+        a, b = (CONTROL if kind == UNKNOWN else kind for kind in kinds)
+        if a != b and i < min(ours.size, theirs.size) and not _pads(i, ours, theirs):
+            yield i, a, b
+
+
+def _merges(ours: Vocabulary, theirs: Vocabulary) -> Found:
+    """Compare the merges and their order. A SentencePiece vocabulary in a GGUF file has scores instead, which
+    put the other side's merges in order. Equal scores allow any order."""
+    a, b = ours.read_merges(), theirs.read_merges()
+    scores = [getattr(vocabulary.encoder, "scores", None) for vocabulary in (ours, theirs)]
+    base, own = (ours, a) if scores[0] is None else (theirs, b)
+    if None not in scores or (scores != [None, None] and own is not None):
+        types, size = base.types or {}, min(ours.size, theirs.size)
+        ids = {token: i for i, token in enumerate(base.tokens[:size]) if types.get(i, NORMAL) == NORMAL}
+        a, b = (_by_score(own or ids, ids, one) for one in scores)
+    if a is None or b is None:
+        side = "export" if b is None else "original"
+        return SAME if a is b else ("different", f"Only the {side} has merges. Convert again.")
+    todo = _advice(ours, f"the original's tokenizer.ggml.{'merges' if scores[0] is None else 'scores'}")
+    for side, one, other in (("export", b, {*a}), ("original", a, {*b})):
+        if lost := [merge for merge in one if merge not in other]:
+            place = f'Number {one.index(lost[0]) + 1:,} is "{lost[0]}".'
+            return "different", on_one_line(f"Merges that the {side} lacks: {len(lost):,}. {place} {todo}")
+    at = next((i for i, (one, two) in enumerate(zip(a, b, strict=False)) if one != two), None)
+    if at is None:
+        return SAME
+    return _different(f"The merges are in another order. Number {at + 1:,}", f'"{a[at]}"', f'"{b[at]}"', todo)
+
+
+def _by_score(merges: Iterable[str], ids: Mapping[str, int], scores: Sequence[float] | None) -> list[str]:
+    """Return the merges whose results have ids. If there are scores, put the merges in their order."""
+    own = [merge for merge in merges if merge.replace(" ", "", 1) in ids]
+    if scores is None:
+        return own
+    return sorted(own, key=lambda merge: scores[ids[merge.replace(" ", "", 1)]], reverse=True)
+
+
+def special_tokens(ours: Vocabulary, theirs: Vocabulary) -> Found:
+    """Compare BOS, EOS, the other tokens that end a text, and whether BOS and EOS are added. A GGUF file has
+    no place for all tokens of a folder that end a text, so it needs only one of them."""
+    need, have = _stops(theirs), _stops(ours)
+    for end in ("bos", "eos"):
+        name, (a, b) = end.upper(), added(end, ours, theirs)
+        if a != b:
+            todo = _advice(ours, f"tokenizer.ggml.add_{end}_token = {str(b).lower()}")
+            return "different", f"Only the {'export' if a else 'original'} adds {name} to texts. {todo}"
+        one, two = ((v.bos_id if end == "bos" else v.eos_id) for v in (ours, theirs))
+        if one is not None and two is not None and one != two and (end == "bos" or one not in need):
+            todo = _advice(ours, f"tokenizer.ggml.{end}_token_id = {two}", "tokenizer_config.json")
+            return _different(name, _shown(ours, one), _shown(theirs, two), todo)
+    lost = need - have if is_folder(ours) == is_folder(theirs) or not need & have else set()
+    if lost:
+        todo = _advice(ours, f"tokenizer.ggml.eot_token_id = {min(lost)}", "generation_config.json")
+        return "different", f"Only the original ends a text at {_shown(theirs, min(lost))}. {todo}"
+    if ours.add_bos != theirs.add_bos:
+        return "same", "Whether BOS is added is only a flag of one side, or one side does not say it."
+    return SAME
+
+
+def added(end: Literal["bos", "eos"], ours: Vocabulary, theirs: Vocabulary) -> tuple[bool, bool]:
+    """Return for both sides whether BOS or EOS is added. The sides agree if one side follows the flag in the
+    other side's tokenizer_config.json, as converters do, or if an .apr file does not say."""
+    a, b = ((v.add_bos if end == "bos" else v.add_eos) for v in (ours, theirs))
+    follows = ours.configured.get(end) == b or theirs.configured.get(end) == a
+    return (b, b) if follows or ASSUMED in (ours.bos_note, theirs.bos_note) else (a, b)
+
+
+def _stops(vocabulary: Vocabulary) -> set[int]:
+    """Return the tokens that end a text. In a GGUF file, llama.cpp adds tokens with well-known spellings."""
+    stops = {*vocabulary.stop_ids, *(() if vocabulary.eos_id is None else (vocabulary.eos_id,))}
+    known = () if is_folder(vocabulary) else enumerate(vocabulary.tokens)
+    return stops | {i for i, token in known if _ENDS.fullmatch(token)}
+
+
+def _cases(texts: Sequence[str], ours: Vocabulary, theirs: Vocabulary) -> list[Case]:
+    """Return texts with and without parsing their special tokens. If the types of a token differ, leave out
+    the texts in which the token is not parsed."""
+    types = theirs.types or ours.types or {}
+    both = [i for i in types if i < min(ours.size, theirs.size) and not _pads(i, theirs)]
+    first = [i for kind in (CONTROL, USER_DEFINED) for i in [i for i in both if types[i] == kind][:6]]
+    own = [f"a {theirs.tokens[i]}b, {theirs.tokens[i]} c" for i in first]
+    usable = [text for text in (*shipped("texts"), *own, *texts) if len(text) <= theirs.longest_text]
+    usable = [text for text in usable if text.encode(errors="ignore").decode() == text]
+    loose = [theirs.tokens[i] for i, _, _ in _other_types(ours, theirs)][:1000]
+    clean = [text for text in usable if not any(token in text for token in loose)]
+    parsed = clean if ours.types is None or theirs.types is None else usable
+    return [(text, False) for text in clean] + [(text, True) for text in parsed]
+
+
+def _encoding(ours: Vocabulary, theirs: Vocabulary, cases: Sequence[Case], causes: str) -> Found:
+    """Compare the ids of texts, without BOS and EOS. `causes` names the checks of the tokens and merges that
+    found a difference. Raises MicrogptError if a tokenizer is broken or not supported."""
+    check_installed("tokenizers", "turning text into tokens needs")
+    expected = [_ids(theirs.encoder, case) for case in cases]
+    try:
+        found = [_ids(ours.encoder, case) for case in cases]
+    except FileFormatError as error:
+        why = f"Follows from {causes}." if causes else _explanation(ours, theirs, cases)
+        return ("different" if causes else "not checked"), f"{error}. {why}"
+    wrong = [i for i, ids in enumerate(found) if ids != expected[i]]
+    if not wrong:
+        return SAME
+    why = _explanation(ours, theirs, cases)
+    if not why and all(_but_for_spaces(ours, theirs, cases[i]) for i in wrong):
+        return "same", f"Only the GGUF file adds a space in {len(wrong):,} texts, which its format requires."
+    splits = [(i, _split(ours, found[i], expected[i]), _split(theirs, expected[i], found[i])) for i in wrong]
+    i, one, two = min(splits, key=lambda row: "\\x" in row[1] + row[2])  # rather not parts of characters
+    parsed = ", with special tokens parsed," if cases[i][1] else ""
+    what = f'Texts that are split differently: {len(wrong):,} of {len(cases):,}. "{cases[i][0]:.60}"{parsed}'
+    follows = f"{why} The rest follows from {causes}." if why else f"Follows from {causes}."
+    return _different(what, one, two, follows if causes else why or "Convert again.")
+
+
+def _ids(encoder: bpe.Encoder, case: Case) -> list[int] | str:
+    """Return the ids of a text, or "refused" if the text has no tokens."""
+    try:
+        return encoder(*case)
+    except InputError:
+        return "refused"
+
+
+def _split(vocabulary: Vocabulary, ids: list[int] | str, others: list[int] | str) -> str:
+    """Show the tokens around the place where the ids begin to differ."""
+    if isinstance(ids, str):
+        return ids
+    start = max(next((i for i, (a, b) in enumerate(zip(ids, others, strict=False)) if a != b), 0) - 2, 0)
+    before, after = "…|" if start else "", "|…" if len(ids) > start + 8 else ""
+    return f'"{before}{"|".join(map(vocabulary.label, ids[start : start + 8]))}{after}"'
+
+
+def _but_for_spaces(ours: Vocabulary, theirs: Vocabulary, case: Case) -> bool:
+    """Return True if a folder gives the ids of a GGUF file for the text with more spaces: a GGUF file puts a
+    space before each text and after each special token, and some tokenizer.json do not."""
+    file, folder = (ours, theirs) if is_folder(theirs) else (theirs, ours)
+    encoder, (text, special) = file.encoder, case
+    if not isinstance(encoder, bpe.SentencePieceBpe) or not encoder.add_space_prefix or not is_folder(folder):
+        return False
+    fixed = {file.tokens[i] for i in (*encoder.user_defined, *(encoder.control if special else ()))}
+    parts = bpe.split_fixed(text, fixed)
+    parts[::2] = [f" {part}" if part else "" for part in parts[::2]]
+    return _ids(folder.encoder, ("".join(parts), special)) == _ids(encoder, case)
+
+
+def _explanation(ours: Vocabulary, theirs: Vocabulary, cases: Sequence[Case]) -> str:
+    """Name the way in which each side splits texts into words, and say what to do. Return "" if the ways are
+    equal or unknown. How the sides merge words does not matter."""
+    a, b = (_ways(vocabulary, [case for case in cases if not case[1]]) for vocabulary in (ours, theirs))
+    if not b or set(a) & set(b):
+        return ""
+    one, two = (" or ".join([*ways[:1], *(way.partition(" = ")[2] for way in ways[1:])]) for ways in (a, b))
+    export = f"The export splits like {one}, the" if a else "The"
+    return f"{export} original splits like {two}. {_advice(ours, b[0])}"
+
+
+def _ways(vocabulary: Vocabulary, cases: Sequence[Case]) -> list[str]:
+    """Return the metadata with which a GGUF file of the same tokens splits texts as this vocabulary does."""
+    merges, types, encoder = vocabulary.read_merges(), vocabulary.types or {}, vocabulary.encoder
+    if vocabulary.to_bytes is bpe.sentencepiece_bytes:
+        prefix = vocabulary.decode(encoder("x", False)).startswith(" ")
+        return [f"tokenizer.ggml.add_space_prefix = {str(prefix).lower()}"]
+    if merges is None or vocabulary.to_bytes is not bpe.byte_level_bytes:
+        return []
+    fixed = [i for i in types if types[i] == USER_DEFINED], [i for i in types if types[i] in _CONTROL]
+    start = vocabulary.path, vocabulary.tokens, *fixed, (), merges
+    try:
+        rows = {name: bpe.ByteLevelBpe(*start, row) for name, row in PRE_TOKENIZERS.items()}
+        ways = [n for n, own in rows.items() if all(_ids(own, c) == _ids(encoder, c) for c in cases)]
+    except FileFormatError:
+        ways = []
+    return [f'tokenizer.ggml.pre = "{name}"' for name in ways]

@@ -1,0 +1,493 @@
+"""Judge whole certificates: faults planted in exports, each alone, and exports with nothing wrong."""
+
+import json
+import shutil
+from functools import cache
+
+import numpy as np
+import pytest
+from support.export_vocabularies import written
+from support.exports import stored
+from support.gguf_files import rewrite
+from support.gguf_of_torch import write_gguf_of
+from support.sweeps import in_sweep
+from support.tiny_gpt2 import gpt2_config, random_gpt2, write_gpt2_gguf
+from support.tiny_models import (
+    LLAMA3,
+    pair_neighbours,
+    random_weights,
+    rope_4,
+    tiny_config,
+    write_folder,
+    write_gguf,
+)
+from support.torch_models import IN_GGUF, torch_model
+
+from microgpt_trace.certification.certify import certify
+from microgpt_trace.readers.gguf import read_gguf_header
+
+pytest.importorskip("tokenizers", reason="tokenizers writes the vocabularies")
+SIZES = {"hidden_size": 64, "intermediate_size": 96, "max_position_embeddings": 256}
+WIDE = SIZES | {"num_attention_heads": 4}
+OWN = {  # models that need no torch
+    "llama": tiny_config(**WIDE, **rope_4()),
+    "llama_tied": tiny_config(**WIDE | {"tie_word_embeddings": True}, **rope_4()),
+    "llama3": tiny_config(**WIDE, **rope_4(500.0, rope_type="llama3", **LLAMA3)),
+    "qwen2": tiny_config("qwen2", **WIDE, **rope_4(1e6)),
+    "qwen3": tiny_config("qwen3", **WIDE | {"head_dim": 16, "tie_word_embeddings": True}, **rope_4()),
+    "mistral": tiny_config("mistral", sliding_window=5, **WIDE, **rope_4()),
+    "gpt2": gpt2_config(n_embd=64, n_positions=256),
+}
+VOCABULARIES = {
+    "llama": "smollm", "llama_tied": "llama-3", "llama3": "llama-3", "qwen2": "qwen-2", "qwen3": "qwen-2",
+    "mistral": "llama-2", "gpt2": "gpt-2", "gemma2": "gemma-2", "gemma3_text": "gemma-3", "phi3": "phi-3",
+    "mixtral": "mixtral", "qwen3_moe": "qwen-3-moe", "granite": "granite", "gpt_neox": "pythia",
+    "gpt_oss": "gpt-oss", "olmo2": "olmo-2", "smollm3": "smollm-3", "qwen2_moe": "qwen-2",
+}  # fmt: skip
+TEXTS = (
+    "Hello, world! don't",
+    "def f(x):\n    return x+12345",
+    "été 日本語 🎉  two",
+    "a" * 5,
+    "I'LL We've 3.14",
+)
+TYPES = ("F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "MXFP4")
+T = "tokenizer.ggml."
+Q, K, OUT, DOWN = (f"blk.0.{n}.weight" for n in ("attn_q", "attn_k", "attn_output", "ffn_down"))
+GATE, UP, NORM, EXPERTS = (f"blk.0.{n}.weight" for n in ("ffn_gate", "ffn_up", "attn_norm", "ffn_gate_exps"))
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory):
+    """Return a function that writes a model with a vocabulary as a folder. It returns the folder, the header
+    of the GGUF file, and the metadata with the vocabulary."""
+    root = tmp_path_factory.mktemp("pairs")
+
+    @cache
+    def write(name):
+        vocabulary, source = written(VOCABULARIES[name])
+        ends = {key: vocabulary[f"{T}{key}"] for key in ("bos_token_id", "eos_token_id")}
+        changes, folder, file = (
+            ends | {"vocab_size": len(vocabulary[f"{T}tokens"])},
+            root / name,
+            root / f"{name}.gguf",
+        )
+        if name in OWN:
+            weights = random_weights_of(config := OWN[name] | changes, name)
+            write_folder(folder, config, weights)
+            (write_gpt2_gguf if name == "gpt2" else write_gguf)(file, config, weights)
+        else:
+            more = IN_GGUF[name] | SIZES | {"num_hidden_layers": 2, "moe_intermediate_size": 32}
+            theirs = torch_model(name, more | changes)
+            theirs.save_pretrained(folder)
+            write_gguf_of(theirs, file)
+        for part in ("tokenizer.json", "tokenizer_config.json"):
+            shutil.copy(source / part, folder / part)
+        header = read_gguf_header(file)
+        return folder, header, {k: v for k, v in vocabulary.items() if k != "general.architecture"}
+
+    return write
+
+
+def random_weights_of(config, seed):
+    return (random_gpt2 if config["model_type"] == "gpt2" else random_weights)(config, seed)
+
+
+def exported(pair, path, name, type="F32", *edits):
+    """Write a GGUF file of a model in a type. Each edit changes the metadata and the arrays in place."""
+    folder, header, vocabulary = pair(name)
+    metadata = {**header.metadata, **vocabulary}
+    arrays = {tensor.name: np.array(tensor.read()) for tensor in header.tensors}
+    for edit in edits:
+        edit(metadata, arrays)
+    tensors = [
+        stored(key, array, "F32" if key.startswith("rope_") else type) for key, array in arrays.items()
+    ]
+    changes = {**dict.fromkeys(header.metadata), **metadata}
+    return rewrite(path, header, changes, tensors), folder
+
+
+def shown(certificate):
+    """Return the ids of a certificate that differ, without those that follow from others. Print them."""
+    for check in certificate.checks:
+        if check.status in ("different", "not checked"):
+            print(check.id, check.status, check.names, check.detail)
+    ids = [check.id for check in certificate.checks]
+    assert len(set(ids)) == len(ids)
+    return [
+        check.id for check in certificate.checks
+        if check.status == "different" and "ollows from" not in check.detail
+    ]  # fmt: skip
+
+
+# --- Edits ------------------------------------------------------------------------------------
+
+
+def meta(key, value):
+    """Return an edit that sets a key without its prefix. A function gets the old value, None removes it."""
+
+    def edit(metadata, arrays):
+        whole = (
+            key if key.startswith(("tokenizer", "general")) else f"{metadata['general.architecture']}.{key}"
+        )
+        new = value(metadata[whole]) if callable(value) else value
+        metadata.pop(whole, None) if new is None else metadata.update({whole: new})
+
+    return edit
+
+
+def voc(key, value):
+    return meta(T + key, value)
+
+
+def template(old, new):
+    return meta("tokenizer.chat_template", lambda text: text.replace(old, new))
+
+
+def at(place, change):
+    """Return a function that changes the element of a list, or with None removes it."""
+
+    def edit(row):
+        row = list(row)
+        row[place : place + 1 or None] = [] if change is None else [change(row[place])]
+        return row
+
+    return edit
+
+
+def swapped(i, j):
+    def edit(row):
+        row = list(row)
+        row[i], row[j] = row[j], row[i]
+        return row
+
+    return edit
+
+
+def weight(name, by):
+    """Return an edit that changes a tensor. With None it removes the tensor."""
+
+    def edit(metadata, arrays):
+        if by is None:
+            del arrays[name]
+        else:
+            arrays[name] = np.ascontiguousarray(by(arrays[name]), np.float32)
+
+    return edit
+
+
+def exchange(one, other):
+    def edit(metadata, arrays):
+        arrays[one], arrays[other] = arrays[other], arrays[one]
+
+    return edit
+
+
+def exchange_layers(metadata, arrays):
+    for name in [name for name in arrays if name.startswith("blk.0.")]:
+        exchange(name, name.replace("blk.0.", "blk.1."))(metadata, arrays)
+
+
+def copy(target, source):
+    def edit(metadata, arrays):
+        arrays[target] = arrays[source].copy()
+
+    return edit
+
+
+def add(name, shape):
+    return lambda metadata, arrays: arrays.update({name: np.ones(shape, np.float32)})
+
+
+def put(index, value):
+    def by(array):
+        array[index] = value
+        return array
+
+    return by
+
+
+def unpaired(heads):
+    """Undo the order of rows that a GGUF file of llama needs."""
+    return lambda w: w.reshape(heads, -1, 2, *w.shape[1:]).swapaxes(1, 2).reshape(w.shape)
+
+
+def paired(heads):
+    return lambda w: pair_neighbours(w, heads)
+
+
+def bits(count):
+    """Round runs of 32 numbers to integers of `count` bits."""
+
+    def by(array):
+        runs = array.reshape(-1, 32)
+        scale = np.abs(runs).max(axis=1, keepdims=True) / (2 ** (count - 1) - 0.5)
+        return (np.rint(runs / scale) * scale).reshape(array.shape)
+
+    return by
+
+
+def through(type):
+    return lambda array: stored("w", np.atleast_2d(array), type).read().reshape(array.shape)
+
+
+def low_rank(array):
+    rng = np.random.default_rng(3)
+    delta = rng.normal(size=(len(array), 4)) @ rng.normal(size=(4, array.shape[1]))
+    return array + delta * (0.1 * np.linalg.norm(array) / np.linalg.norm(delta))
+
+
+def noisy(array):
+    noise = np.random.default_rng(4).normal(size=array.shape)
+    return array + 0.2 * noise * np.linalg.norm(array) / np.linalg.norm(noise)
+
+
+def control_as_normal(types):
+    return at(list(types).index(3), lambda _: 1)(types)
+
+
+def without_last_token(metadata, arrays):
+    for key in ("tokens", "token_type", "scores"):
+        if T + key in metadata:
+            metadata[T + key] = list(metadata[T + key])[:-1]
+
+
+# --- Faults -----------------------------------------------------------------------------------
+
+EPS = "attention.layer_norm_rms_epsilon"
+FAULTS = [  # the id that must be accused, or its beginning, model, type, edits
+    ("settings.rope_base", "llama", "Q8_0", meta("rope.freq_base", 5e5)),
+    ("settings.rope_base", "qwen2", "Q4_0", meta("rope.freq_base", None)),
+    ("settings.norm_eps", "qwen3", "F16", meta(EPS, 1e-2)),
+    ("settings.norm_eps", "gpt2", "F32", meta("attention.layer_norm_epsilon", 1e-2)),
+    ("settings.n_head", "llama", "Q4_1", meta("attention.head_count", 8), meta("rope.dimension_count", 8)),
+    ("settings.n_kv_head", "qwen2", "BF16", meta("attention.head_count_kv", None)),
+    ("settings.n_layer", "gpt2", "Q5_0", meta("block_count", 1)),
+    ("settings.context_length", "mistral", "Q5_1", meta("context_length", 128)),
+    ("settings.window", "mistral", "F16", meta("attention.sliding_window", None)),
+    ("settings.window", "gemma2", "Q8_0", meta("attention.sliding_window", 64)),
+    ("settings.rope_", "llama3", "Q4_0", weight("rope_freqs.weight", None)),
+    ("settings.rope_", "llama3", "F32", weight("rope_freqs.weight", lambda w: w * 2)),
+    ("settings.rope_channels", "gpt_neox", "F16", meta("rope.dimension_count", 8)),
+    ("settings.parallel", "gpt_neox", "Q8_0", meta("use_parallel_residual", False)),
+    ("settings.attn_logit_softcapping", "gemma2", "F32", meta("attn_logit_softcapping", None)),
+    ("settings.experts_used", "mixtral", "Q4_0", meta("expert_used_count", 2)),
+    ("settings.score_scale", "granite", "Q8_0", meta("attention.scale", None)),
+    ("settings.logits_multiplier", "granite", "F32", meta("logit_scale", 0.25)),
+    ("settings.architecture", "llama", "F16", meta("general.architecture", "mistral4")),
+    ("settings.n_inner", "phi3", "F32", meta("feed_forward_length", None)),
+    ("vocabulary.merges", "llama", "Q8_0", voc("merges", swapped(3, 9))),
+    ("vocabulary.merges", "qwen2", "F16", voc("merges", at(5, None))),
+    ("vocabulary.merges", "gpt2", "F32", voc("merges", None)),
+    ("vocabulary.merges", "gemma2", "F32", voc("scores", swapped(-9, -200))),
+    ("vocabulary.tokens", "qwen3", "Q4_0", voc("tokens", swapped(-60, -90))),
+    ("vocabulary.tokens", "mixtral", "F16", voc("tokens", at(-60, lambda own: own + "qq"))),
+    ("vocabulary.types", "llama", "Q4_1", voc("token_type", control_as_normal)),
+    ("vocabulary.types", "phi3", "Q8_0", voc("token_type", None)),
+    ("vocabulary.special", "mistral", "Q8_0", voc("add_bos_token", False)),
+    ("vocabulary.special", "llama3", "F32", voc("eos_token_id", 70)),
+    ("vocabulary.special", "gemma3_text", "BF16", voc("add_eos_token", True)),
+    ("vocabulary.special", "gpt2", "Q4_0", voc("bos_token_id", 70)),
+    ("vocabulary.encoding", "llama", "F32", voc("pre", "gpt-2")),
+    ("vocabulary.encoding", "qwen2", "Q8_0", voc("pre", None)),
+    ("vocabulary.encoding", "mistral", "F32", voc("add_space_prefix", False)),
+    ("vocabulary.size", "qwen3", "F32", without_last_token),
+    ("template.", "llama", "Q8_0", template("helpful", "useful")),
+    ("template.", "qwen2", "F32", template("assistant\n", "assistant")),
+    ("template.", "mistral", "F16", template("[/INST]", "[/INST] ")),
+    ("template.", "llama3", "F32", template(" | trim", "")),
+    ("template.bos", "mistral", "F32", template("{{ bos_token }}", "{{ bos_token }}{{ bos_token }}")),
+    ("template.missing", "qwen3", "Q8_0", meta("tokenizer.chat_template", None)),
+    ("template.", "gemma2", "F16", template("<start_of_turn>model", "<start_of_turn>assistant")),
+    ("weights.missing", "llama", "Q8_0", weight(OUT, None)),
+    ("weights.missing", "gpt2", "F16", weight("blk.1.ffn_down.bias", None)),
+    ("weights.missing", "mixtral", "F32", weight(EXPERTS, None)),
+    ("weights.extra", "qwen3", "F32", add("blk.0.attn_z.weight", (64, 64))),
+    ("weights.extra", "llama", "F16", add("blk.2.attn_norm.weight", 64)),
+    ("weights.permuted", "llama", "Q8_0", weight(Q, unpaired(4)), weight(K, unpaired(2))),
+    ("weights.permuted", "qwen2", "Q4_0", weight(K, paired(2))),
+    ("weights.permuted", "granite", "Q4_1", weight(Q, paired(4))),
+    ("weights.transposed", "mistral", "F32", weight(OUT, np.transpose)),
+    ("weights.transposed", "gpt2", "Q8_0", weight("blk.1.attn_output.weight", np.transpose)),
+    ("weights.transposed", "llama", "F32", weight(UP, np.transpose)),
+    ("weights.swapped", "llama", "Q4_0", exchange(GATE, UP)),
+    ("weights.swapped", "qwen3", "Q8_0", exchange_layers),
+    ("weights.swapped", "gemma3_text", "F16", exchange(NORM, "blk.0.ffn_norm.weight")),
+    ("weights.swapped", "mixtral", "Q4_0", weight(EXPERTS, lambda w: np.roll(w, 1, 0))),
+    ("weights.swapped", "llama", "F16", copy("output.weight", "token_embd.weight")),
+    ("weights.scaled", "gemma2", "Q8_0", weight(NORM, lambda w: w - 1)),
+    ("weights.scaled", "gemma3_text", "F32", weight("token_embd.weight", lambda w: w * 8)),
+    ("weights.scaled", "qwen2", "Q5_0", weight(OUT, lambda w: w * 1.1)),
+    ("weights.damaged", "llama", "F32", weight(OUT, put((3, 4), np.nan))),
+    ("weights.damaged", "qwen2", "Q4_1", weight(OUT, np.zeros_like)),
+    ("weights.damaged", "gpt2", "Q8_0", weight("token_embd.weight", lambda w: np.roll(w, 1, 0))),
+    ("weights.damaged", "phi3", "F16", weight(DOWN, put(slice(30, None), 0))),
+    ("weights.damaged", "qwen3_moe", "BF16", weight(EXPERTS, put(3, 0))),
+    ("weights.rounded", "qwen3", "Q8_0", weight(OUT, bits(3))),
+    ("weights.rounded", "gpt2", "F16", weight("blk.0.attn_output.weight", through("Q4_0"))),
+    ("weights.rounded", "mistral", "F32", weight(OUT, through("Q8_0"))),
+    ("weights.rounded", "gemma2", "Q4_0", weight(OUT, bits(2))),
+    ("weights.other", "llama", "F16", weight(Q, low_rank)),
+    ("weights.other", "phi3", "Q8_0", weight(DOWN, noisy)),
+    ("weights.other", "qwen2", "F32", weight("output.weight", noisy)),
+    ("settings.window", "gpt_oss", "F16", meta("attention.sliding_window", None)),
+    ("settings.rope_factor", "gpt_oss", "F32", meta("rope.scaling.factor", 2.0)),
+    ("settings.experts_used", "qwen2_moe", "Q8_0", meta("expert_used_count", 2)),
+    ("vocabulary.encoding", "gpt_oss", "Q8_0", voc("pre", "llama-bpe")),
+    ("vocabulary.types", "olmo2", "F16", voc("token_type", lambda own: at(own.index(4), lambda _: 1)(own))),
+    ("template.", "gpt_oss", "F16", template("Reasoning: ", "Reasoning:")),
+    ("weights.missing", "olmo2", "F32", weight("blk.1.attn_q_norm.weight", None)),
+    ("weights.scaled", "olmo2", "Q4_0", weight("blk.0.post_attention_norm.weight", lambda w: w * 2)),
+    ("weights.permuted", "smollm3", "Q8_0", weight(Q, unpaired(4)), weight(K, unpaired(2))),
+    ("weights.swapped", "qwen2_moe", "F16",
+     exchange("blk.0.ffn_gate_shexp.weight", "blk.0.ffn_up_shexp.weight")),
+    ("weights.swapped", "gpt_oss", "BF16", weight("blk.1.ffn_down_exps.weight", lambda w: np.roll(w, 1, 0))),
+    ("weights.damaged", "gpt_oss", "F16", weight("blk.0.attn_sinks.weight", np.zeros_like)),
+    ("weights.damaged", "qwen2_moe", "F32", weight("blk.0.ffn_gate_inp.weight", put((1, 2), np.inf))),
+    ("weights.rounded", "smollm3", "F16", weight(DOWN, through("Q5_0"))),
+]  # fmt: skip
+ALWAYS = ("llama", "qwen2", "gpt2")
+
+
+def seldom(cases, every):
+    """Return parameters: every `every`-th case that needs no torch always runs, the others in the sweep."""
+    return [
+        case if case[1] in ALWAYS and i % every == 0 else in_sweep((case,)) for i, case in enumerate(cases)
+    ]
+
+
+@pytest.mark.parametrize("fault", seldom(FAULTS, 10), ids=lambda own: f"{own[0]}-{own[1]}-{own[2]}")
+def test_a_fault_of_an_export_is_accused_alone(pair, tmp_path, fault):
+    check, name, type, *edits = fault
+    found = certify(*exported(pair, tmp_path / "export.gguf", name, type, *edits), texts=TEXTS)
+    accused = shown(found)
+    print(f"{check} planted, {accused} accused")
+    assert found.verdict == "different"
+    assert accused
+    assert all(own == check or (check.endswith(("_", ".")) and own.startswith(check)) for own in accused)
+
+
+# --- Sound exports ----------------------------------------------------------------------------
+
+
+def more_rows(metadata, arrays):
+    for name in {"token_embd.weight", "output.weight"} & arrays.keys():
+        arrays[name] = np.pad(arrays[name], ((0, 7), (0, 0)))
+    metadata.pop(f"{metadata['general.architecture']}.vocab_size", None)
+
+
+def rows_with_names(metadata, arrays):
+    more_rows(metadata, arrays)
+    count = len(metadata[f"{T}tokens"])
+    metadata[f"{T}tokens"] = [*metadata[f"{T}tokens"], *(f"[PAD{count + i}]" for i in range(7))]
+    metadata[f"{T}token_type"] = [*metadata[f"{T}token_type"], *[5] * 7]
+    if f"{T}scores" in metadata:
+        metadata[f"{T}scores"] = [*metadata[f"{T}scores"], *[-1000.0] * 7]
+
+
+def every(by):
+    def edit(metadata, arrays):
+        arrays.update({name: by(array) for name, array in arrays.items()})
+
+    return edit
+
+
+SOUND = [  # what is special, model, type, edits
+    *(("every type", name, type) for type in TYPES for name in ("llama", "gpt2", "qwen2")),
+    *(("every architecture", name, "Q8_0") for name in VOCABULARIES),
+    *(("four bits", name, "Q4_0") for name in VOCABULARIES),
+    *(("bf16 in F32", name, "F32", every(through("BF16"))) for name in ("llama", "gemma2", "gpt2")),
+    ("f16 in F32", "mistral", "F32", every(through("F16"))),
+    *(("padded rows", name, "Q8_0", more_rows) for name in ("llama", "qwen3", "gemma2")),
+    *(("padded rows with names", name, "F16", rows_with_names) for name in ("llama", "qwen3", "mistral")),
+    *(("a tied head written out", name, type, copy("output.weight", "token_embd.weight"))
+      for name, type in (("qwen3", "F32"), ("llama_tied", "Q8_0"), ("gemma2", "F16"))),
+    ("the default base of RoPE left out", "llama", "F16", meta("rope.freq_base", None)),
+    ("RoPE's channels left out", "qwen2", "F32", meta("rope.dimension_count", None)),
+    ("the size of the vocabulary left out", "qwen2", "Q8_0", meta("vocab_size", None)),
+    ("BOS by default of the type", "mistral", "F32", voc("add_bos_token", None)),
+    ("EOS by default", "llama", "F32", voc("add_eos_token", None)),
+    ("BOS of llama-bpe", "llama3", "F32", voc("add_bos_token", None)),
+    ("BOS of Gemma", "gemma2", "F32", voc("add_bos_token", None)),
+    ("no BOS in gpt-2", "gpt2", "F32", voc("add_bos_token", None)),
+    ("a comment in the template", "qwen2", "F16", meta("tokenizer.chat_template", lambda t: "{# x #}" + t)),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("case", seldom(SOUND, 12), ids=lambda own: f"{own[0]}-{own[1]}-{own[2]}")
+def test_a_sound_export_is_the_same_model(pair, tmp_path, case):
+    what, name, type, *edits = case
+    found = certify(*exported(pair, tmp_path / "export.gguf", name, type, *edits), texts=TEXTS)
+    assert shown(found) == []
+    print(what, found.verdict)
+    assert found.verdict == "same"
+
+
+# --- Folders ----------------------------------------------------------------------------------
+
+
+def edited(file, change):
+    """Return an edit of a JSON file of a folder."""
+
+    def edit(folder):
+        content = json.loads((folder / file).read_text(encoding="utf-8"))
+        change(content)
+        (folder / file).write_text(json.dumps(content), encoding="utf-8")
+
+    return edit
+
+
+def config(**changes):
+    return edited("config.json", lambda own: own.update(changes))
+
+
+def tokenizer_config(**changes):
+    return edited("tokenizer_config.json", lambda own: own.update(changes))
+
+
+def swap_merges(tokenizer):
+    merges = tokenizer["model"]["merges"]
+    merges[3], merges[9] = merges[9], merges[3]
+
+
+FOLDERS = [  # the id that must be accused or "", model, changes of the folder
+    ("", "llama", lambda folder: None),
+    ("", "llama_tied", config(head_dim=16)),
+    ("", "gpt2", lambda folder: None),
+    ("settings.rope_base", "llama", config(rope_theta=5e5)),
+    ("settings.activation", "llama", config(hidden_act="gelu")),
+    ("settings.n_kv_head", "qwen2", config(num_key_value_heads=4)),
+    ("settings.n_layer", "qwen3", config(num_hidden_layers=3)),
+    ("settings.activation", "gpt2", config(activation_function="relu")),
+    ("settings.rope_", "llama3", config(rope_scaling=None)),
+    ("vocabulary.merges", "qwen2", edited("tokenizer.json", swap_merges)),
+    ("vocabulary.special", "llama", tokenizer_config(eos_token="<|im_start|>")),
+    ("vocabulary.encoding", "qwen2", edited("tokenizer.json", lambda own: own.update(normalizer=None))),
+    ("template.", "llama", tokenizer_config(chat_template="{{ messages[0]['content'] }}")),
+    ("template.missing", "qwen2", tokenizer_config(chat_template=None)),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("of_file", [False, True])
+@pytest.mark.parametrize("case", seldom(FOLDERS, 99), ids=lambda own: f"{own[0]}-{own[1]}")
+def test_a_folder_is_compared_with_a_file_and_with_a_folder(pair, tmp_path, case, of_file):
+    check, name, edit = case
+    file, folder = exported(pair, tmp_path / "file.gguf", name)
+    export = shutil.copytree(folder, tmp_path / "export")
+    edit(export)
+    found = certify(export, file if of_file else folder, texts=TEXTS)
+    accused = shown(found)
+    print(f"{check} planted, {accused} accused")
+    assert found.verdict == ("different" if check else "same")
+    assert accused if check else not accused
+    assert all(own == check or (check.endswith(("_", ".")) and own.startswith(check)) for own in accused)
+
+
+@pytest.mark.parametrize("change", [None, in_sweep(lambda w: w[::-1])])
+def test_divisors_that_a_requantised_file_lost_are_accused(pair, tmp_path, change):
+    original, _ = exported(pair, tmp_path / "original.gguf", "llama3", "F16")
+    export, _ = exported(
+        pair, tmp_path / "export.gguf", "llama3", "Q4_0", weight("rope_freqs.weight", change)
+    )
+    assert shown(certify(export, original, texts=TEXTS)) == ["settings.rope_factors"]
+    assert shown(certify(original, original, texts=TEXTS)) == []

@@ -1,0 +1,222 @@
+"""Open files that `trace` refuses. Everything but the fault stays usable."""
+
+import sys
+from dataclasses import replace
+from functools import partial
+
+import numpy as np
+import pytest
+from attacks.formats import apr, gguf, huggingface
+from support import apr_files
+from support.gguf_files import gguf_bytes
+from support.gguf_of_torch import write_gguf_of
+from support.hostile import open_safely
+from support.tiny_models import tiny_model, write_folder, write_gguf
+from support.torch_models import torch_model
+
+from microgpt_trace.certification.opening import open_side, side_of
+from microgpt_trace.certification.settings import settings_checks
+from microgpt_trace.errors import FileFormatError
+from microgpt_trace.readers.gguf import read_gguf_header
+from microgpt_trace.readers.loading import SMALL
+
+FORMATS = {
+    "GGUF": gguf.gguf, "GGUF with yarn": lambda: gguf.scaled(gguf.gguf()), ".apr": apr.apr,
+    "gpt2": huggingface.gpt2, "config.json": huggingface.no_config, "safetensors": huggingface.safetensors,
+    "shards": huggingface.sharded,
+    **{case: partial(huggingface.huggingface, case) for case in huggingface.CONFIGS},
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def llama(tmp_path_factory):
+    """The header of a GGUF file, and the opened folder of the same model."""
+    folder = tmp_path_factory.mktemp("llama")
+    config, weights = tiny_model("llama_gqa")
+    file = read_gguf_header(write_gguf(folder / "model.gguf", config, weights))
+    return file, open_side(write_folder(folder / "hf", config, weights))
+
+
+@pytest.fixture(params=["with the original", "alone"])
+def opened(llama, tmp_path, request):
+    """Return a function that opens a GGUF file of changed metadata and tensors, perhaps with the original."""
+    file, original = llama
+    fallback = original if request.param == "with the original" else None
+
+    def open_changed(tensors=file.tensors, **changes):
+        path = tmp_path / "export.gguf"
+        path.write_bytes(gguf_bytes(file.metadata | changes, tensors))
+        return open_side(path, fallback)
+
+    return open_changed
+
+
+def ids(side):
+    print(*(f"{problem.id} {problem.text}" for problem in side.problems), sep="\n")
+    assert side.model is None
+    return [problem.id for problem in side.problems]
+
+
+def check_tensors(side, original, without=()):
+    """Check that the tensors of a side are those of the original, apart from some names."""
+    assert set(side.tensors) == set(original.tensors) - set(without)
+    for name, tensor in side.tensors.items():
+        np.testing.assert_array_equal(tensor.read(), original.tensors[name].read(), name)
+
+
+def test_a_sound_file_has_a_model_and_no_problems(opened, llama):
+    side = opened()
+    assert (side.problems, side.unknown, side.vocabulary, side.vocabulary_problem) == ((), (), None, "")
+    assert side.config == side.model.config == side_of(side.model).config
+    check_tensors(side, llama[1])
+
+
+def test_missing_tensors_are_named(opened, llama):
+    lost = ("blk.1.attn_q.weight", "output_norm.weight")
+    side = opened([tensor for tensor in llama[0].tensors if tensor.name not in lost])
+    assert ids(side) == ["weights.missing"]
+    assert set(side.problems[0].names) == {"layer1.attn_wq", "final_norm"}
+    check_tensors(side, llama[1], side.problems[0].names)
+
+
+def test_a_lost_embedding_leaves_the_rest(opened, llama):
+    side = opened([tensor for tensor in llama[0].tensors if tensor.name != "token_embd.weight"])
+    assert ids(side) == ["weights.missing"]
+    check_tensors(side, llama[1], ["wte"])
+
+
+def test_a_lost_layer_is_missing(llama, tmp_path):
+    file, original = llama
+    path = tmp_path / "export.gguf"
+    path.write_bytes(gguf_bytes(file.metadata, [own for own in file.tensors if "blk.1." not in own.name]))
+    side = open_side(path, original)
+    assert ids(side) == ["weights.missing"]
+    assert len(side.problems[0].names) == 9
+
+
+def test_unknown_and_repeated_tensors_are_listed(opened, llama):
+    tensors = llama[0].tensors
+    norm = next(tensor for tensor in tensors if tensor.name == "output_norm.weight")
+    other = [replace(norm, name=name) for name in ("blk.0.attn_z.weight", "model.norm.weight", "x" * 250)]
+    side = opened([*tensors, *other])
+    assert ids(side) == ["weights.extra"]
+    assert side.unknown == tuple(tensor.name for tensor in other)
+    check_tensors(side, llama[1])
+
+
+def test_a_tensor_of_another_layer_is_extra(opened, llama):
+    norm = next(tensor for tensor in llama[0].tensors if tensor.name == "output_norm.weight")
+    side = opened([*llama[0].tensors, replace(norm, name="blk.2.attn_norm.weight")])
+    assert ids(side) == ["weights.extra"]
+    assert side.problems[0].names == ("layer2.attn_norm",)
+
+
+def test_a_wrong_shape_is_named(opened, llama):
+    turned = [replace(t, shape=t.shape[::-1]) if "ffn_up" in t.name else t for t in llama[0].tensors]
+    side = opened(turned)
+    assert ids(side) == ["weights.other"]
+    assert side.problems[0].names == ("layer0.mlp_wup", "layer1.mlp_wup")
+    assert "expected [48, 32] for the first, found [32, 48]" in side.problems[0].text
+
+
+def test_a_wrong_vocabulary_size_is_named(opened, llama):
+    side = opened(**{"llama.vocab_size": 77})
+    assert ids(side) == ["vocabulary.size"]
+    check_tensors(side, llama[1])
+
+
+def test_wrong_heads_do_not_change_the_order_of_rows(llama, tmp_path):
+    file, original = llama
+    path = tmp_path / "export.gguf"
+    for changes in ({"llama.attention.head_count": 8}, {"llama.attention.head_count": 3}):
+        path.write_bytes(gguf_bytes(file.metadata | changes, file.tensors))
+        check_tensors(open_side(path, original), original)
+
+
+def test_a_broken_vocabulary_leaves_the_model(opened):
+    keys = {"model": "gpt2", "tokens": ["a", "b"], "merges": ["a b"], "bos_token_id": 99}
+    side = opened(**{f"tokenizer.ggml.{key}": value for key, value in keys.items()})
+    assert side.model is not None
+    assert side.vocabulary is None
+    assert "okenizer.ggml.bos_token_id: expected an id below 2, found 99" in side.vocabulary_problem
+
+
+def of_torch(name, folder, form=""):
+    """Return the opened folder of a model of transformers, and the header of its GGUF file."""
+    model = torch_model(name)
+    model.save_pretrained(folder / "original")
+    file = read_gguf_header(write_gguf_of(model, folder / "model.gguf", form))
+    return open_side(folder / "original"), file
+
+
+@pytest.mark.parametrize(
+    ("name", "form", "dropped", "lost"),
+    [("qwen2", "", "attn_k.bias", "attn_bk"), ("mixtral", "single", "ffn_up.2.weight", "mlp_wup_experts")],
+)
+def test_lost_biases_and_experts_are_missing(tmp_path, name, form, dropped, lost):
+    original, file = of_torch(name, tmp_path, form)
+    path = tmp_path / "export.gguf"
+    path.write_bytes(gguf_bytes(file.metadata, [own for own in file.tensors if dropped not in own.name]))
+    side = open_side(path, original)
+    assert set(ids(side)) == {"weights.missing"}
+    missing = [f"layer{i}.{lost}" for i in range(4)]
+    assert set(missing) == {name for problem in side.problems for name in problem.names}
+    check_tensors(side, original, missing)
+
+
+def test_fused_tensors_are_split_by_the_heads_of_the_original(tmp_path):
+    original, file = of_torch("phi3", tmp_path)
+    path = tmp_path / "export.gguf"
+    path.write_bytes(gguf_bytes(file.metadata | {"phi3.attention.head_count_kv": 4}, file.tensors))
+    side = open_side(path, original)
+    assert ids(side) == ["settings.n_kv_head"]
+    check_tensors(side, original)
+
+
+APR_FAULTS = [
+    ({"num_layers": 3}, "n_layer"), ({"num_heads": 2}, "n_head"), ({"rms_norm_eps": None}, "norm_eps"),
+    ({"rope_type": 7}, "rope_pairs"), ({"architecture": "bert"}, "architecture"),
+    ({"intermediate_size": 99}, "n_inner"), ({"rope_scaling": {"type": "x"}}, "rope_scaling"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("changes", "fault"), APR_FAULTS)
+def test_a_wrong_setting_of_an_apr_file_is_named(tmp_path, changes, fault):
+    for name, metadata in (("good", apr_files.METADATA), ("export", apr_files.METADATA | changes)):
+        (tmp_path / name).write_bytes(apr_files.apr_bytes(metadata, apr_files.tiny_model()[0]))
+    original = open_side(tmp_path / "good")
+    side = open_side(tmp_path / "export", original)
+    assert f"settings.{fault}" in ids(side)
+    wrong = [check.id for check in settings_checks(side, original) if check.status != "same"]
+    assert wrong == [f"settings.{fault}"]
+    check_tensors(side, original)
+
+
+def test_what_is_no_decoder_is_refused(tmp_path, llama):
+    path = tmp_path / "cut.gguf"
+    path.write_bytes(gguf_bytes(llama[0].metadata, llama[0].tensors)[:-40])
+    with pytest.raises(FileFormatError, match="cut short"):
+        open_side(path, llama[1])
+    with pytest.raises(FileFormatError, match="found a microGPT"):
+        open_side(SMALL)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="the damage replaces files by links and pipes")
+@pytest.mark.parametrize("name", FORMATS)
+def test_damage_is_a_problem_or_one_line(tmp_path, name):
+    """Each damage that `load` refuses is a problem of the opened file, or the same kind of error."""
+    form = FORMATS[name]()
+    (tmp_path / "good").mkdir()
+    good = open_side(form.damaged(tmp_path / "good"))
+    assert good.problems == ()
+    wrong = [("", {key: value}) for key, values in form.wrong.items() for value in values]
+    for fallback in (good, None):
+        for _, *change in [*form.refused, *wrong]:
+            sides = []
+            path = form.damaged(tmp_path, *change)
+            message = open_safely(path, lambda path: sides.append(open_side(path, fallback)), 2 * form.memory)  # noqa: B023
+            assert bool(message) != bool(sides)
+            for side in sides:
+                found = [c for c in settings_checks(side, good) if c.status in ("different", "not checked")]
+                assert side.problems or found, change
+                assert all(problem.text.isprintable() for problem in side.problems)

@@ -1,0 +1,275 @@
+"""Planted faults of vocabularies are named alone, and sound exports have no differences."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from support.export_vocabularies import EXPORTED, accused, changed_folder, exported, original, side, written
+from support.model_tokenizers import DIGITS, tokenizers
+from support.real_model import SMOLLM2, needs_smollm2
+from support.sweeps import some_of
+
+import microgpt_trace
+from microgpt_trace import load
+from microgpt_trace.certification.vocabulary import vocabulary_checks
+from microgpt_trace.vocabulary.huggingface import from_huggingface
+from microgpt_trace.vocabulary.metadata import from_apr
+from microgpt_trace.vocabulary.pre_tokenizers import PRE_TOKENIZERS
+
+transformers = pytest.importorskip("transformers", reason="transformers is not installed")
+
+G = "tokenizer.ggml."
+NAMES = ["size", "tokens", "types", "merges", "special", "encoding"]
+
+
+def put(key, value):
+    """Return a fault that sets a key of the metadata. A function gets the old value, None removes the key."""
+
+    def fault(metadata):
+        new = value(metadata[G + key]) if callable(value) else value
+        return {k: v for k, v in (metadata | {G + key: new}).items() if v is not None}
+
+    return fault
+
+
+def at(place, value):
+    """Return a function that changes the element of a list at a place, or with None removes the element."""
+    return lambda row: [
+        *row[:place],
+        *([] if value is None else [value(row[place])]),
+        *row[place + 1 or None :],
+    ]
+
+
+def exchange(i, j):
+    """Return a function that exchanges two elements of a list."""
+
+    def change(row):
+        row = list(row)
+        row[i], row[j] = row[j], row[i]
+        return row
+
+    return change
+
+
+def retyped(spelled, kind):
+    """Return a fault that changes the type of the first token whose spelling contains a text."""
+
+    def fault(metadata):
+        place = next(i for i, token in enumerate(metadata[G + "tokens"]) if spelled in token)
+        return put("token_type", at(place, lambda _: kind))(metadata)
+
+    return fault
+
+
+def control(kind):
+    """Return a fault that changes the type of the first control token."""
+    return lambda metadata: put("token_type", at(metadata[G + "token_type"].index(3), lambda _: kind))(
+        metadata
+    )
+
+
+def shorter(metadata):
+    rows = [G + key for key in ("tokens", "token_type", "scores") if G + key in metadata]
+    return metadata | {key: metadata[key][:-1] for key in rows}
+
+
+BYTE_LEVEL = {
+    "two merges exchanged": (put("merges", exchange(3, 9)), "merges"),
+    "two late merges exchanged": (put("merges", exchange(-30, -3)), "merges"),
+    "a merge missing": (put("merges", at(5, None)), "merges"),
+    "the last merge missing": (put("merges", at(-1, None)), "merges"),
+    "no merges": (put("merges", None), "merges"),
+    "no pre-tokenizer": (put("pre", None), "encoding"),
+}
+SENTENCEPIECE = {
+    "two scores exchanged": (put("scores", exchange(-9, -200)), "merges"),
+    "a score lost": (put("scores", at(-200, lambda _: -1e6)), "merges"),
+    "another space prefix": (put("add_space_prefix", lambda on: not on), "encoding"),
+    "a byte token made normal": (retyped("<0x0A>", 1), "types"),
+}  # fmt: skip
+ANY = {
+    "the bytes of a token": (put("tokens", at(-60, lambda token: token + "qq")), "tokens"),
+    "two tokens exchanged": (put("tokens", exchange(-60, -90)), "tokens"),
+    "another BOS": (put("bos_token_id", 70), "special"),
+    "another EOS": (put("eos_token_id", 70), "special"),
+    "BOS not as in the original": (put("add_bos_token", lambda on: not on), "special"),
+    "EOS added": (put("add_eos_token", True), "special"),
+    "a normal token made control": (put("token_type", at(-60, lambda _: 3)), "types"),
+    "a control token made normal": (control(1), "types"),
+    "a control token made user-defined": (control(4), "types"),
+    "no types": (put("token_type", None), "types"),
+    "the last token lost": (shorter, "size"),
+}  # fmt: skip
+FAULTS = [
+    (name, fault)
+    for name in ("llama-3", "llama-2", "qwen-2", "gemma-2", "smollm", "gpt-2")
+    for fault in (*ANY, *(BYTE_LEVEL if EXPORTED[name].pre else SENTENCEPIECE))
+]
+
+
+@pytest.mark.parametrize(("name", "fault"), some_of(FAULTS, every=4))
+def test_names_a_fault_of_a_gguf_file_alone(name, fault):
+    change, expected = (ANY | BYTE_LEVEL | SENTENCEPIECE)[fault]
+    checks = vocabulary_checks(exported(change(written(name)[0])), original(name))
+    assert accused(checks) == [f"vocabulary.{expected}"]
+    assert [check.id for check in checks] == [f"vocabulary.{name}" for name in NAMES]
+
+
+@pytest.mark.parametrize(
+    ("name", "pre"),
+    some_of([(n, pre) for n in ("llama-3", "qwen-2", "smollm") for pre in PRE_TOKENIZERS], every=5),
+)
+def test_names_the_pre_tokenizer_that_explains_the_splits(name, pre):
+    metadata, own = written(name)[0], EXPORTED[name].pre
+    checks = vocabulary_checks(exported(metadata | {G + "pre": pre}), original(name))
+    if replace(PRE_TOKENIZERS[pre], adds_bos=False) == replace(PRE_TOKENIZERS[own], adds_bos=False):
+        assert accused(checks) == []
+    else:
+        assert accused(checks) == ["vocabulary.encoding"]
+        assert f'tokenizer.ggml.pre = "{own}"' in checks[-1].detail
+
+
+def test_an_unknown_pre_tokenizer_is_not_checked_but_the_right_one_is_named():
+    checks = vocabulary_checks(exported(written("qwen-2")[0] | {G + "pre": "new"}), original("qwen-2"))
+    assert accused(checks) == []
+    assert checks[-1].status == "not checked"
+    assert 'Write tokenizer.ggml.pre = "qwen2" into the metadata' in checks[-1].detail
+
+
+def test_a_lost_merge_and_another_pre_tokenizer_are_both_named():
+    metadata = put("merges", at(5, None))(written("qwen-2")[0]) | {G + "pre": "gpt-2"}
+    checks = vocabulary_checks(exported(metadata), original("qwen-2"))
+    assert accused(checks) == ["vocabulary.merges", "vocabulary.encoding"]
+    assert checks[-1].detail.endswith("The rest follows from vocabulary.merges.")
+
+
+# --- Sound exports --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", some_of(EXPORTED, every=3))
+def test_a_converted_or_saved_tokenizer_is_the_same_in_both_directions(name, tmp_path):
+    gguf, folder = exported(written(name)[0]), original(name)
+    assert accused(vocabulary_checks(gguf, folder, ["a text of the user"])) == []
+    assert accused(vocabulary_checks(folder, gguf)) == []
+    transformers.AutoTokenizer.from_pretrained(written(name)[1]).save_pretrained(tmp_path)
+    assert accused(vocabulary_checks(side(from_huggingface(tmp_path)), folder)) == []
+    assert {check.status for check in vocabulary_checks(gguf, folder)} == {"same"}
+
+
+def test_padding_is_the_same():
+    metadata = written("qwen-2")[0]
+    size = len(metadata[G + "tokens"])
+    padded = put("tokens", lambda row: [*row, *(f"[PAD{size + i}]" for i in range(9))])(metadata)
+    padded = put("token_type", lambda row: [*row, *[5] * 9])(padded)
+    checks = vocabulary_checks(exported(padded), original("qwen-2"))
+    assert {check.status for check in checks} == {"same"}
+    assert (
+        checks[0].detail
+        == f"The export has {size + 9} tokens, the original {size}. The other tokens are padding."
+    )
+
+
+@pytest.mark.parametrize(("name", "adds"), [("qwen-2", True), ("llama-2", False)])
+def test_bos_by_configuration_alone_is_the_same(name, adds, tmp_path):
+    folder = changed_folder(name, tmp_path, add_bos_token=adds)
+    checks = vocabulary_checks(exported(written(name)[0] | {G + "add_bos_token": adds}), folder)
+    assert accused(checks) == []
+    assert {check.status for check in checks} == {"same"}
+
+
+def test_an_apr_file_that_does_not_say_types_is_the_same():
+    own = original("qwen-2").vocabulary
+    metadata = {
+        "tokenizer.vocabulary": own.tokens, "tokenizer.merges": own.read_merges(), "architecture": "qwen2",
+        "tokenizer.bos_token_id": own.bos_id, "tokenizer.eos_token_id": own.eos_id,
+    }  # fmt: skip
+    checks = vocabulary_checks(side(from_apr(metadata, Path("model.apr"))), side(own))
+    assert accused(checks) == []
+    assert {check.status for check in checks} == {"same"}
+
+
+def test_a_user_defined_token_that_looks_special_may_become_a_control_token():
+    for token, wrong in (("<|fim|>", []), ("<tool_call>", ["vocabulary.types"])):
+        export = exported(retyped(token, 3)(written("qwen-2")[0]))
+        assert accused(vocabulary_checks(export, original("qwen-2"))) == wrong
+
+
+@pytest.mark.parametrize(
+    ("change", "config", "expected"),
+    [
+        (lambda own: own["added_tokens"].reverse(), {}, []),
+        (lambda own: own["model"].update(merges=[" ".join(m) for m in own["model"]["merges"]]), {}, []),
+        (lambda own: own["model"]["merges"].pop(5), {}, ["merges"]),
+        (lambda own: own["added_tokens"][1].update(special=False), {}, ["types"]),
+        (lambda own: own.update(post_processor=None), {}, ["special"]),
+        (lambda own: None, {"eos_token": "</s>"}, ["special"]),
+        (lambda own: own.update(normalizer=None), {}, ["encoding"]),
+    ],
+)
+def test_compares_two_folders(change, config, expected, tmp_path):
+    checks = vocabulary_checks(changed_folder("llama-2", tmp_path, change, **config), original("llama-2"))
+    assert accused(checks) == [f"vocabulary.{name}" for name in expected]
+
+
+def test_names_the_other_pre_tokenizer_of_a_folder(tmp_path):
+    def digits(own):
+        own["pre_tokenizer"]["pretokenizers"][0] = {"type": "Digits", "individual_digits": True}
+
+    checks = vocabulary_checks(changed_folder("qwen-2", tmp_path, digits), original("qwen-2"))
+    assert accused(checks) == ["vocabulary.encoding"]
+    assert 'original splits like tokenizer.ggml.pre = "qwen2". Copy tokenizer.json' in checks[-1].detail
+
+
+# --- Vocabularies that cannot be read -------------------------------------------------------------
+
+
+def test_without_a_vocabulary_nothing_is_checked():
+    for sides in ((side(None), original("gpt-2")), (original("gpt-2"), side(None))):
+        checks = vocabulary_checks(*sides)
+        assert {(check.status, check.detail) for check in checks} == {
+            ("not checked", "model has no vocabulary.")
+        }
+
+
+@pytest.mark.parametrize(
+    ("problem", "expected"),
+    [
+        ("tokenizer.ggml.bos_token_id: expected an id below 600, found 600", "special"),
+        ("tokenizer.ggml.token_type: expected 600 numbers, found 1", "types"),
+        ("tokenizer.ggml.tokens: expected a list of tokens, found none", "tokens"),
+    ],
+)
+def test_a_vocabulary_that_cannot_be_read_is_different_where_it_is_wrong(problem, expected):
+    checks = vocabulary_checks(side(None, problem), original("gpt-2"))
+    assert accused(checks) == [f"vocabulary.{expected}"]
+    checks = vocabulary_checks(original("gpt-2"), side(None, problem))
+    assert {check.status for check in checks} == {"not checked"}
+
+
+def test_ships_200_texts():
+    path = Path(microgpt_trace.__file__).parent / "certification" / "texts.json"
+    texts = json.loads(path.read_text(encoding="utf-8"))
+    assert len(texts) == len(set(texts)) == 200
+
+
+# --- The real SmolLM2 -----------------------------------------------------------------------------
+
+
+@needs_smollm2
+def test_smollm2_is_the_same_as_a_folder_made_from_it(tmp_path):
+    own = load(SMOLLM2).vocabulary
+    merges = [tuple(merge.split(" ")) for merge in own.read_merges()]
+    model = tokenizers.models.BPE({token: i for i, token in enumerate(own.tokens)}, merges)
+    tokenizer = tokenizers.Tokenizer(model)
+    tokenizer.pre_tokenizer = DIGITS
+    tokenizer.decoder = tokenizers.decoders.ByteLevel()
+    special = [own.tokens[i] for i, kind in own.types.items() if kind == 3]
+    tokenizer.add_special_tokens([tokenizers.AddedToken(token, normalized=False) for token in special])
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    config = {"bos_token": own.tokens[own.bos_id], "eos_token": own.tokens[own.eos_id]}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
+    checks = vocabulary_checks(side(own), side(from_huggingface(tmp_path)))
+    assert accused(checks) == []
+    assert {check.status for check in checks} == {"same"}
