@@ -25,8 +25,8 @@ class Models:
     )
     original: Path | None = argument("ORIGINAL", "Model that EXPORT was made from.")
     texts: Path | None = option(
-        "Texts to compare instead of the built-in texts, one per line.", panel=HelpPanel.INPUT,
-        show_default="200 short texts",
+        "Texts whose predictions are compared, one per line. Their encodings are compared as well.",
+        panel=HelpPanel.INPUT, show_default="200 short texts",
     )  # fmt: skip
 
 
