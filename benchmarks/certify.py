@@ -45,18 +45,18 @@ def unrounded(tensor: Any, rng: np.random.Generator) -> Any:
 
 
 def child(kind: str, path: str, count: int, length: int) -> None:
-    from microgpt_trace import load
     from microgpt_trace.certification.by_tensor import tensor_effects
-    from microgpt_trace.certification.opening import side_of
+    from microgpt_trace.certification.opening import open_side
     from microgpt_trace.certification.predictions import prediction_checks
 
-    export, rng = load(path), np.random.default_rng(1)
+    side, rng = open_side(Path(path)), np.random.default_rng(1)
+    export: Any = side.model
     tensors = {name: unrounded(tensor, rng) for name, tensor in export.tensors.items()}
     original = replace(export, tensors=tensors, load_vocabulary=lambda: export.vocabulary)
     text = "\n".join(json.loads(TEXTS.read_text(encoding="utf-8")))
     ids = original.read(text).tokens[: count * length]
     texts = [list(ids[start : start + length]) for start in range(0, len(ids), length)]
-    sides = side_of(export), side_of(original)
+    sides = side, replace(side, model=original, tensors=tensors)
     result: dict[str, Any] = {"texts": len(texts)}
     start, cpu = time.perf_counter(), time.process_time()
     if kind == "predictions":

@@ -25,6 +25,11 @@ def rows_held(vocab_size: int) -> int:
     return HELD * rows_of_a_part(vocab_size)
 
 
+def in_small_parts(count: int, vocab_size: int) -> Iterator[slice]:
+    """Yield slices of half a part, for work on logits that makes copies in float64."""
+    return in_parts(count, 2 * vocab_size)
+
+
 def in_parts(count: int, vocab_size: int, most: int | None = None) -> Iterator[slice]:
     """Yield slices of `count` rows. A slice has at most `most` logits, but at least one row."""
     size = rows_of_a_part(vocab_size, most=most)

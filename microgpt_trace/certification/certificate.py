@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Literal
 
 from ..notebook import in_notebook
@@ -61,12 +60,7 @@ class Certificate:
     @in_document
     def verdict(self) -> Verdict:
         """Return "different" if a check found a difference, or else "incomplete" if a check is missing."""
-        return verdict_of(self.checks)
-
-
-def verdict_of(checks: Sequence[CertificateCheck]) -> Verdict:
-    """Return the verdict that follows from the checks."""
-    statuses = {check.status for check in checks}
-    if "different" in statuses:
-        return "different"
-    return "incomplete" if "not checked" in statuses else "same"
+        statuses = {check.status for check in self.checks}
+        if "different" in statuses:
+            return "different"
+        return "incomplete" if "not checked" in statuses else "same"

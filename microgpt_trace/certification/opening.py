@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 READERS: Mapping[str, Callable[..., Decoder]] = {
     "GGUF": read_gguf, "apr": read_apr, "Hugging Face": read_huggingface,
 }  # fmt: skip
-__all__ = ["Problem", "Side", "open_side", "side_of"]
+__all__ = ["Problem", "Side", "open_side"]
 
 
 @frozen(slots=False, eq=False)
@@ -57,13 +57,6 @@ class Side:
     format: str = ""
     metadata: Mapping[str, Any] = field(default_factory=dict)
     assumed: tuple[str, ...] = ()
-
-
-def side_of(model: Decoder) -> Side:
-    """Return the side of a model that `trace` can run."""
-    found = Problems({}, format=model.format, metadata=model.metadata, notes=[*model.assumed])
-    found.config, found.tensors = model.config, model.tensors
-    return _side(Path(model.origin), model, found)
 
 
 def open_side(path: Path, fallback: Side | None = None) -> Side:

@@ -49,8 +49,8 @@ def certify(
 ) -> None:
     """Say whether an exported model is the same model as its original, and what differs.
 
-    Exit code 0: the same, as far as the types of the file allow. 1: something differs or could not be
-    checked. 2: a file cannot be read.
+    Exit code 0: the same, as far as the types of the file allow.
+    1: something differs or could not be checked. 2: a file cannot be read.
     """
     output.check()
     if models.export is None or models.original is None:

@@ -48,9 +48,8 @@ def _runs(values: Values, rows: Callable[[int, int], Array], size: int) -> Array
     count = min(values.shape[0], -(-size // max(1, math.prod(values.shape[1:]))))
     places = np.unique(np.linspace(0, values.shape[0] - count, _PLACES).astype(int))
     read = [rows(i, i + count).reshape(-1)[:_LONGEST] for i in map(int, places)]
-    return np.concatenate([own[: own.size // size * size].reshape(-1, size) for own in read]).astype(
-        np.float64
-    )
+    runs = [own[: own.size // size * size].reshape(-1, size) for own in read]
+    return np.concatenate(runs).astype(np.float64)
 
 
 def bits_used(values: Values) -> int:
@@ -99,11 +98,10 @@ def wasted_bits(values: Values, distance: QuantisationDistance) -> int:
         return 0
     runs, steps = (_runs(values, rows, 16) for rows in (values.rows, values.steps))
     bits, step = bits_of_type(values.type), steps.max(axis=1)
-    with_minima = tensor.encoding.minima > 0
-    range_ = (
-        np.ptp(runs, axis=1) / (2**bits - 1) if with_minima else np.abs(runs).max(axis=1) / 2 ** (bits - 1)
-    )
-    used = float(np.median(range_[step > 0] / step[step > 0])) if step.any() else 1.0
+    shares = np.abs(runs).max(axis=1) / 2 ** (bits - 1)  # of a range of integers around 0, times the step
+    if tensor.encoding.minima:
+        shares = np.ptp(runs, axis=1) / (2**bits - 1)
+    used = float(np.median(shares[step > 0] / step[step > 0])) if step.any() else 1.0
     if used > _LEAST_RANGE or distance.relative_l2 <= FACTOR * expected * used:
         return 0
     return min(bits - 1, round(-math.log2(max(used, 0.5**bits))))

@@ -14,7 +14,7 @@ from ..architecture.edits import replacing
 from ..architecture.interpreter.backward import ForwardPass, Give, keeping_tap
 from ..architecture.interpreter.run import forward, head_forward
 from ..architecture.operations.pass_state import KVCache, PassState
-from ..arrays.logits import in_parts, rows_held, rows_of_a_part, softmax
+from ..arrays.logits import in_small_parts, rows_held, rows_of_a_part, softmax
 from ..arrays.stats import Array
 from ..arrays.threads import one_blas_thread
 from ..decoder.model import Decoder, prepare
@@ -151,7 +151,7 @@ def predict(
     for start in range(0, len(rows), size):
         group = rows[start : start + size]
         computed = head_forward(model, final[list(group)], tap)
-        for part in in_parts(len(group), 2 * vocab_size) if is_parted else [slice(len(group))]:
+        for part in in_small_parts(len(group), vocab_size) if is_parted else [slice(len(group))]:
             logits = tap.emit("logits", computed[part])
             computed_probs = softmax(logits)
             if is_parted:  # the checker does not receive `probs` as one event

@@ -1,5 +1,5 @@
-"""The findings of a run as plain data: checks, insights, anomalies, gradients. Other modules
-compute findings."""
+"""The findings of a run as plain data: checks, insights, anomalies and the gradients of further targets.
+Other modules compute findings."""
 
 from __future__ import annotations
 

@@ -324,10 +324,9 @@ class Trace:
         the trace has several targets, `target` is the number of one of them."""
         if not target:
             return self.array(name, "backward")
-        own = self.more_arrays[target - 1].items()
-        return replace(self, arrays={("backward", event): array for event, array in own}).array(
-            name, "backward"
-        )
+        arrays = self.more_arrays[target - 1].items()
+        own = replace(self, arrays={("backward", event): array for event, array in arrays})
+        return own.array(name, "backward")
 
     def event(self, name: str, phase: Phase = "forward") -> TraceEvent | None:
         """Return the event `name`, or None if the event is not shown."""

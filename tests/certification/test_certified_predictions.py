@@ -4,12 +4,12 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from support.exports import side_of
 from support.tiny_models import TOKENS, round_weights, tiny_model, write_folder
 from support.tiny_tokenizer import write_tokenizer
 
 from microgpt_trace import load
 from microgpt_trace.certification.certificate import CertificateCheck
-from microgpt_trace.certification.opening import side_of
 from microgpt_trace.certification.predictions import compared, prediction_checks, texts_read
 
 TEXTS = ["Hello, world!", "abc", "to be or not to be", "Why?"]

@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 from attacks.formats import apr, gguf, huggingface
 from support import apr_files
+from support.exports import side_of
 from support.gguf_files import gguf_bytes
 from support.gguf_of_torch import write_gguf_of
 from support.hostile import open_safely
 from support.tiny_models import tiny_model, write_folder, write_gguf
 from support.torch_models import torch_model
 
-from microgpt_trace.certification.opening import open_side, side_of
+from microgpt_trace.certification.opening import open_side
 from microgpt_trace.certification.settings import settings_checks
 from microgpt_trace.errors import FileFormatError
 from microgpt_trace.readers.gguf import read_gguf_header

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from support.exports import side_of
 from support.sweeps import some_of
 from support.tiny_models import CASES, TOKENS, quantise, random_weights, tiny_model, write_folder, write_gguf
 from support.torch_models import MODELS, written
@@ -13,7 +14,6 @@ from microgpt_trace import load
 from microgpt_trace.architecture.plans.kinds import Choice
 from microgpt_trace.certification import by_tensor
 from microgpt_trace.certification.by_tensor import tensor_effects
-from microgpt_trace.certification.opening import side_of
 from microgpt_trace.certification.predictions import divergences
 
 TEXTS = (list(TOKENS), [5, 9, 1, 2, 33, 4, 30, 12, 11, 40, 8, 7], [7])

@@ -12,7 +12,7 @@ from support.torch_models import IN_GGUF, torch_model
 
 from microgpt_trace import load
 from microgpt_trace.arrays.encodings import ENCODINGS, StoredTensor
-from microgpt_trace.certification.opening import side_of
+from microgpt_trace.certification.opening import Side
 from microgpt_trace.readers.gguf import read_gguf_header
 
 SIZES = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "moe_intermediate_size": 32}
@@ -62,6 +62,14 @@ def exported(source, path, type="F32", edit=None, damage=None):
         tensors = {name: replace(own, stored=own.stored.copy()) for name, own in tensors.items()}
         damage(tensors)
     return rewrite(path, right, tensors=list(tensors.values()))
+
+
+def side_of(model):
+    """Return the side of a model that `trace` can run."""
+    return Side(
+        model.origin, model, model.config, model.tensors, vocabulary=model.vocabulary, format=model.format,
+        metadata=model.metadata, assumed=model.assumed,
+    )  # fmt: skip
 
 
 def side(path):

@@ -15,7 +15,7 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
-from ...arrays.logits import in_parts, used_losses
+from ...arrays.logits import in_small_parts, used_losses
 from ...arrays.stats import Array
 from ...hooks.bus import SILENT, Tap
 from ...hooks.event import differs
@@ -252,7 +252,7 @@ class _Walk:
                     gradient[row - part.start, token] += factor
         else:
             targets = self.run.targets[part]
-            for some in [slice(None)] if whole else in_parts(len(value), 2 * value.shape[1]):
+            for some in [slice(None)] if whole else in_small_parts(*value.shape):
                 computed = row_forward(probs, {logits.name: value[some]}, self.run)
                 used = self._replaced.get(probs.name, computed)
                 gradient[some] = self._through_loss(value[some], computed, used, targets[some])
