@@ -11,7 +11,7 @@ from ..text.brief import frozen
 from .stats import Array
 
 PART = 1 << 21  # number of logits to compute at a time: 8 MB
-HELD = 8  # number of parts that a trace computes with one product, because each product unpacks the matrix
+HELD = 8  # number of parts to compute with one product, because each product unpacks the matrix
 
 
 def rows_of_a_part(vocab_size: int, together: int = 1, most: int | None = None) -> int:
@@ -21,8 +21,13 @@ def rows_of_a_part(vocab_size: int, together: int = 1, most: int | None = None) 
 
 
 def rows_held(vocab_size: int) -> int:
-    """Return how many rows of logits a trace computes with one product: 64 MB."""
+    """Return how many rows of logits to compute with one product: 64 MB."""
     return HELD * rows_of_a_part(vocab_size)
+
+
+def in_products(count: int, vocab_size: int) -> Iterator[slice]:
+    """Yield slices of `count` rows of logits to compute with one product each."""
+    return in_parts(count, vocab_size, HELD * PART)
 
 
 def in_small_parts(count: int, vocab_size: int) -> Iterator[slice]:

@@ -8,9 +8,9 @@ from pathlib import Path
 from ..architecture.edits import Report, unreported
 from ..errors import InputError
 from .by_tensor import tensor_effects
-from .certificate import Certificate
+from .certificate import Certificate, CertificateCheck, TensorEffect
 from .opening import open_side
-from .predictions import prediction_checks
+from .predictions import IDS, prediction_checks
 from .settings import settings_checks
 from .shipped import shipped
 from .templates import template_checks
@@ -18,6 +18,7 @@ from .vocabulary import vocabulary_checks
 from .weights import weight_checks
 
 SOME = 8  # texts whose predictions show the effect of each tensor
+_LAST = ("vocabulary.encoding", "template.no_system", "weights.other", *IDS)  # the last checks of each part
 
 
 def certify(
@@ -33,7 +34,9 @@ def certify(
     - A mean KL(original || export) above `max_kl`, in nats, counts as a difference.
     - `by_tensor` adds the KL that each parameter of the export causes alone, over eight passages, or over the
       eight longest `texts`. With `confirm`, the KL is estimated from gradients, and computed for this number
-      of parameters with the largest estimates. On KeyboardInterrupt, what is known by then is returned.
+      of parameters with the largest estimates.
+
+    On KeyboardInterrupt, what is known by then is returned, and the other checks are "not checked".
 
     `report(done, of)` is called with the progress. Raises FileFormatError if a file cannot be read, and
     InputError if an option does not fit.
@@ -50,14 +53,17 @@ def certify(
     if first.problems:  # the settings that it lacks are those of the export
         first = open_side(Path(original), other)
     read = texts or shipped("texts")
-    checks = [*settings_checks(other, first), *vocabulary_checks(other, first, texts)]
-    checks += [*template_checks(other, first), *weight_checks(other, first, report)]
-    checks += prediction_checks(other, first, read, max_kl, checks, report)
-    if not by_tensor:
-        return Certificate(str(export), str(original), tuple(checks))
-    passages = texts or shipped("passages")
+    passages = sorted(texts or shipped("passages"), key=len)[-SOME:]
+    checks, effects = [*settings_checks(other, first)], tuple[TensorEffect, ...]()
     try:
-        effects = tensor_effects(other, first, sorted(passages, key=len)[-SOME:], confirm, report)
-    except KeyboardInterrupt:  # no effect is known yet, but all checks are
-        effects = ()
+        checks += vocabulary_checks(other, first, texts)
+        checks += template_checks(other, first)
+        checks += weight_checks(other, first, report)
+        checks += prediction_checks(other, first, read, max_kl, checks, report)
+        if by_tensor:
+            effects = tensor_effects(other, first, passages, confirm, report)
+    except KeyboardInterrupt:
+        made = {check.id.partition(".")[0] for check in checks}
+        missing = [name for name in _LAST if name.partition(".")[0] not in made]
+        checks += [CertificateCheck(name, "not checked", "This check was interrupted.") for name in missing]
     return Certificate(str(export), str(original), tuple(checks), effects)

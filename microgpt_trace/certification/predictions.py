@@ -12,7 +12,7 @@ from ..architecture.edits import Report, unreported
 from ..architecture.interpreter.logits_forward import final_of_pack
 from ..architecture.interpreter.run import head_forward
 from ..architecture.packs import UNKNOWN, Pack, ReadText, passes
-from ..arrays.logits import in_parts, kl_divergence, log_softmax
+from ..arrays.logits import in_parts, in_products, kl_divergence, log_softmax
 from ..arrays.stats import Array
 from ..arrays.threads import one_blas_thread
 from ..decoder.model import Decoder
@@ -97,20 +97,24 @@ def compared(
     original: Decoder, export: Decoder, reads: Sequence[ReadText], report: Report
 ) -> ComparedPredictions:
     """Run both models over texts, a few texts in one pass, and compare their logits a part at a time."""
-    models, parts = (original, export), list[ComparedPredictions]()
+    models, found = (original, export), list[ComparedPredictions]()
+    width = max(model.config.vocab_size for model in models)
     order = sorted(range(len(reads)), key=lambda at: len(reads[at].ids))
     with one_blas_thread(), np.errstate(all="ignore"):
         for chosen in passes([reads[at] for at in order], original.pass_rows):
             report(chosen.start, len(reads))
             pack = Pack([reads[at] for at in order[chosen]])
             finals = [final_of_pack(model, pack) for model in models]
-            for part in in_parts(pack.rows, max(model.config.vocab_size for model in models)):
-                a, b = (head_forward(*pair) for pair in zip(models, (f[part] for f in finals), strict=True))
-                texts = np.array(order[chosen])[pack.text_at[part]]
-                top = np.stack([a.argmax(axis=1), b.argmax(axis=1)], axis=1)
-                noise = _noise(a, len(original.plan.layers))
-                parts.append(ComparedPredictions(texts, pack.positions[part], divergences(a, b), noise, top))
-    return ComparedPredictions(*map(np.concatenate, zip(*parts, strict=True)))
+            texts = np.array(order[chosen])[pack.text_at]
+            for rows in in_products(pack.rows, width):
+                logits = [head_forward(model, f[rows]) for model, f in zip(models, finals, strict=True)]
+                at = texts[rows], pack.positions[rows]
+                for part in in_parts(len(at[0]), width):
+                    a, b = (own[part] for own in logits)
+                    top = np.stack([a.argmax(axis=1), b.argmax(axis=1)], axis=1)
+                    noise = _noise(a, len(original.plan.layers))
+                    found.append(ComparedPredictions(*(o[part] for o in at), divergences(a, b), noise, top))
+    return ComparedPredictions(*map(np.concatenate, zip(*found, strict=True)))
 
 
 def divergences(a: Array, b: Array) -> Array:

@@ -26,7 +26,7 @@ Case: TypeAlias = tuple[str, bool]  # a text, and whether special tokens in the 
 SAME: Found = ("same", "")
 _CONTROL = (CONTROL, UNKNOWN)
 _TYPES = {1: "normal", 3: "control", 4: "user-defined", 5: "unused", 6: "byte"}
-_PADDING = re.compile(r"|[\[<](PAD|pad|dummy|unused|mask|MASK)_?\d*[\]>]")  # tokens that no text needs
+PADDING = re.compile(r"|[\[<](PAD|pad|dummy|unused|mask|MASK)_?\d*[\]>]")  # tokens that no text needs
 # Tokens that llama.cpp's converter makes control tokens, and tokens at which llama.cpp ends any text
 _LOOKS_SPECIAL = re.compile(r"<\|.*\|>|<｜.*｜>|<2mass>|\[@BOS@\]", re.DOTALL)
 _ENDS = re.compile(
@@ -94,7 +94,7 @@ def _size(ours: Vocabulary, theirs: Vocabulary) -> Found:
 def _pads(token: int, *vocabularies: Vocabulary) -> bool:
     """Return True if no text needs this token."""
     unused = [(v.types or {}).get(token) == UNUSED for v in vocabularies]
-    return all(u or _PADDING.fullmatch(v.tokens[token]) for u, v in zip(unused, vocabularies, strict=True))
+    return all(u or PADDING.fullmatch(v.tokens[token]) for u, v in zip(unused, vocabularies, strict=True))
 
 
 def _shown(vocabulary: Vocabulary, token: int) -> str:

@@ -6,7 +6,6 @@ explains the tensor, and only of this relation.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple
@@ -19,14 +18,14 @@ from ..comparison.weight_relations import Cause, find_cause
 from ..comparison.weights import distance_of
 from ..grouping import grouped
 from ..rounding.levels import bits_of_type, narrowed, wasted_bits
-from ..rounding.stored_types import FACTOR, LIMIT, QuantisationDistance, Values, measure
+from ..rounding.stored_types import EXACT, FACTOR, LIMIT, QuantisationDistance, Values, measure
 from ..text.printable import on_one_line
 from ..text.wording import abridged, at_most
 from .certificate import CertificateCheck
 from .opening import Side
+from .vocabulary import PADDING
 
 _BY_VOCABULARY = ("wte", "lm_head")  # parameters with a row for each token
-_PADDING = re.compile(r"\[PAD[0-9]+\]")  # tokens that llama.cpp's converter adds for rows without a token
 _MOST_RANK = 64  # ranks up to half of this are found
 _UNRELATED = 0.9  # tensors with this relative L2 distance have nothing in common
 _SHOWN = 3  # sentences of a check
@@ -122,7 +121,7 @@ def _compared(
     if cause is not None and cause.kind != "rounded":
         yield _judged(name, cause, left, right, distance, export)
         return
-    type = right.type
+    type = right.type if left.type in EXACT else f"{right.type} from {left.type}"
     if cause is not None and (narrow := narrowed(right, cause.other)):
         type, distance = f"{type} through {cause.other}", measure(left, narrow)
     allowed = max(FACTOR * (distance.expected or 0.0), LIMIT)
@@ -134,7 +133,7 @@ def _padding(name: str, theirs: int, ours: int, export: Side, original: Side) ->
     sides = (original, export) if ours < theirs else (export,)
     vocabulary = next((side.vocabulary for side in sides if side.vocabulary is not None), None)
     tokens = [] if vocabulary is None else list(vocabulary.tokens)
-    while tokens and (not tokens[-1] or _PADDING.fullmatch(tokens[-1])):
+    while tokens and PADDING.fullmatch(tokens[-1]):
         tokens.pop()
     check = "missing" if ours < theirs else "extra"
     text = f"{theirs:,} rows in the original, {ours:,} in the export"
@@ -159,6 +158,8 @@ def _judged(
     if cause.kind != "other" or (text and bits_of_type(right.type) <= 8):
         return _Accusation(cause.kind, text, name)
     text = "all numbers differ a little, as if one side was trained further"
+    if bits_of_type(right.type) <= 8:
+        text = f"{right.type} explains only a part, as if one side was trained further or had fewer bits"
     if error > _UNRELATED:
         text = "the numbers have nothing in common with the original"
     elif rank := _rank(left, right, distance):
@@ -206,7 +207,7 @@ def _check(check: str, found: Sequence[_Accusation], export: Side) -> Certificat
     parts = []
     for type, alike in grouped(found, lambda one: one.text).items():
         error, allowed = map(at_most, max((one.error, one.allowed) for one in alike))
-        parts.append(f"{type}: at most {error} of each tensor's size, the type allows {allowed}")
+        parts.append(f"{type}: at most {error} of each tensor's size, rounding explains up to {allowed}")
     return CertificateCheck(own, "rounded", f"{'; '.join(parts)}.")
 
 

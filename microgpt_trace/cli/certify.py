@@ -76,7 +76,7 @@ def certify(
 
     give(context, result, output, exports, title, again)
     if interrupted:
-        note("interrupted: the effects of tensors are those of the texts that were finished")
+        note("interrupted: the certificate contains what was finished")
         raise SystemExit(EXIT_CODE)
     exit_unless(result.verdict == "same")
 

@@ -8,10 +8,10 @@ from support.sweeps import in_sweep, some_of
 from support.tiny_gpt2 import GPT2S
 from support.tiny_models import CASES
 
-from microgpt_trace.architecture.interpreter import logits_forward as packed_runs
 from microgpt_trace.architecture.interpreter import run as interpreter
 from microgpt_trace.architecture.interpreter.logits_forward import run_packed
 from microgpt_trace.architecture.packs import Pack, ReadText, equal_lengths, passes
+from microgpt_trace.arrays import logits
 
 LENGTHS = [1, 3, 3, 3, 7, 9, 9]  # single and equal lengths, below and above the windows
 MODEL = random_model(odd_plan())
@@ -93,7 +93,7 @@ def test_a_replaced_value_changes_each_text_as_alone(name):
 
 
 def test_a_part_of_the_logits_may_span_texts(monkeypatch):
-    monkeypatch.setattr(packed_runs, "PART", 61 * 8)
+    monkeypatch.setattr(logits, "PART", 61)
     assert [len(value) for value in assert_as_alone(MODEL)["logits"]] == [8, 8, 8, 8, 3]
 
 

@@ -3,6 +3,7 @@ with exit code 2."""
 
 import json
 import os
+import re
 import shutil
 import signal
 import sys
@@ -153,6 +154,18 @@ def test_ctrl_c_before_the_first_effect_prints_the_checks(models, monkeypatch):
     assert done.code == 130
     assert "up to the rounding of its types" in done.out
     assert "interrupted" in done.lines[-1]
+
+
+def test_ctrl_c_during_a_check_prints_the_earlier_checks(models, monkeypatch):
+    def interrupted(*arguments):
+        os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(sys.modules[certify.__module__], "weight_checks", interrupted)
+    done = run(models, "other", "llama", "--by-tensor", *ONE)
+    assert done.code == 130
+    assert "Nothing differs, but 3 checks could not be made" in done.out
+    assert re.search(r"template +\d+ same", done.out)
+    assert "weights.other, predictions.kl, predictions.top" in done.out
 
 
 def test_ctrl_c_during_effects_keeps_the_finished_ones(models):

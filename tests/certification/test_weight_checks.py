@@ -130,7 +130,7 @@ def test_numbers_that_went_through_a_narrower_float_are_rounded(pair, tmp_path, 
 def test_the_error_and_the_allowed_error_of_each_type_are_given(pair, tmp_path):
     original, sound = pair("llama")
     found = statuses(weight_checks(side(exported(sound, tmp_path / "b.gguf", "Q4_1")), side(original)))
-    words = r"Q4_1: at most \d(\.\d)?% of each tensor's size, the type allows 1\d%\."
+    words = r"Q4_1: at most \d(\.\d)?% of each tensor's size, rounding explains up to 1\d%\."
     assert re.fullmatch(words, found["rounded"].detail)
 
 

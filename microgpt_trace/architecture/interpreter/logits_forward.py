@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ...arrays.logits import in_parts, rows_of_a_part, softmax, used_losses
+from ...arrays.logits import in_products, rows_of_a_part, softmax, used_losses
 from ...arrays.stats import Array
 from ...hooks.bus import SILENT, Tap
 from ...hooks.event import differs
@@ -62,7 +62,6 @@ def _losses(model: LanguageModel, final: Array, targets: Sequence[int | None], t
 
 
 ROWS = 512  # rows in a pass over several texts; larger passes are no faster
-PART = 1 << 23  # logits in a part: 32 MB. Smaller parts would unpack the output matrix more often
 
 
 def run_packed(model: LanguageModel, pack: Pack, tap: Tap) -> None:
@@ -70,7 +69,7 @@ def run_packed(model: LanguageModel, pack: Pack, tap: Tap) -> None:
     final = final_of_pack(model, pack, tap)
     if not any(tap.wants(name) for name in (*(row.name for row in model.plan.head), "probs")):
         return
-    for part in in_parts(len(final), model.config.vocab_size, PART):
+    for part in in_products(len(final), model.config.vocab_size):
         logits = tap.emit("logits", head_forward(model, final[part], tap))
         if tap.wants("probs"):
             tap.emit("probs", softmax(logits))
