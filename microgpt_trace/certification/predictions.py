@@ -52,16 +52,19 @@ def prediction_checks(
     Raises InputError if a token id does not fit the original.
     """
     reason, reads = why_not(export, original, texts), list[ReadText]()
-    if not reason and export.model and original.model:
-        rows = export.model.config.vocab_size
-        reads = [own for own in texts_read(original.model, texts) if own.tokens.max() < rows]
-        reason = f"No text fits the original's context and the export's {rows:,} tokens." if not reads else ""
-    if reason or not (export.model and original.model):
+    reader = export.model if original.vocabulary is None else original.model
+    if not reason and reader and export.model and original.model:
+        both = export.model.config, original.model.config
+        rows, context = (min(getattr(own, n) for own in both) for n in ("vocab_size", "context_length"))
+        reads = [own for own in texts_read(reader, texts) if own.tokens.max() < rows]
+        reads = [own for own in reads if len(own.tokens) <= context]
+        reason = f"No text fits the context of both models and their {rows:,} tokens." if not reads else ""
+    if reason or not (reader and export.model and original.model):
         return [CertificateCheck(name, "not checked", reason) for name in IDS]
     found = compared(original.model, export.model, reads, report)
     different = (check.id for check in before if check.status == "different" and check.id not in HARMLESS)
     causes = [name for name in different if name.startswith(CAUSES)]
-    detail = _detail(original.model, reads, found, len(texts) - len(reads))
+    detail = _detail(reader, reads, found, len(texts) - len(reads))
     (status, advice), result = _kl(found, max_kl), list[CertificateCheck]()
     for name, own, text in zip(IDS, (status, _top(found)[0]), (detail, _top(found)[1]), strict=True):
         if causes and own != "same":
@@ -77,8 +80,8 @@ def why_not(export: Side, original: Side, texts: Sequence[str | Sequence[int]]) 
     for name, side in (("export", export), ("original", original)):
         if side.model is None:
             return f"The {name} cannot run{f': {side.problems[0].text}' if side.problems else '.'}"
-    if original.vocabulary is None and any(isinstance(text, str) for text in texts):
-        return original.vocabulary_problem or "The original has no vocabulary that could encode the texts."
+    if original.vocabulary is export.vocabulary is None and any(isinstance(text, str) for text in texts):
+        return original.vocabulary_problem or "No vocabulary could encode the texts."
     return "" if texts else "There are no texts."
 
 
@@ -108,12 +111,12 @@ def compared(
             texts = np.array(order[chosen])[pack.text_at]
             for rows in in_products(pack.rows, width):
                 logits = [head_forward(model, f[rows]) for model, f in zip(models, finals, strict=True)]
-                at = texts[rows], pack.positions[rows]
-                for part in in_parts(len(at[0]), width):
+                text, position = texts[rows], pack.positions[rows]
+                for part in in_parts(len(text), width):
                     a, b = (own[part] for own in logits)
                     top = np.stack([a.argmax(axis=1), b.argmax(axis=1)], axis=1)
-                    noise = _noise(a, len(original.plan.layers))
-                    found.append(ComparedPredictions(*(o[part] for o in at), divergences(a, b), noise, top))
+                    kl, noise = divergences(a, b), _noise(a, len(original.plan.layers))
+                    found.append(ComparedPredictions(text[part], position[part], kl, noise, top))
     return ComparedPredictions(*map(np.concatenate, zip(*found, strict=True)))
 
 
@@ -134,13 +137,13 @@ def _noise(logits: Array, layers: int) -> Array:
     return np.square(PREDICTED * ROUNDING) * mean_square * (layers + 1) / 2
 
 
-def _detail(original: Decoder, reads: Sequence[ReadText], found: ComparedPredictions, left: int) -> str:
-    """Describe the KL over all positions, and the position with the largest KL."""
+def _detail(reader: Decoder, reads: Sequence[ReadText], found: ComparedPredictions, left: int) -> str:
+    """Describe the KL over all positions, and the position with the largest KL. `reader` read the texts."""
     at = int(np.argmax(found.kl))  # the first NaN, if there is one
     text, position = int(found.text[at]), int(found.position[at])
-    seen = shown_token(original.spelled(reads[text].tokens[: position + 1][-SEEN:].tolist()))
-    size = original.config.vocab_size
-    a, b = (token_label(original, own) if own < size else f"#{own}" for own in found.top[at].tolist())
+    seen = shown_token(reader.spelled(reads[text].tokens[: position + 1][-SEEN:].tolist()))
+    size = reader.config.vocab_size
+    a, b = (token_label(reader, own) if own < size else f"#{own}" for own in found.top[at].tolist())
     mean, high = (number(float(value)) for value in (found.kl.mean(), np.percentile(found.kl, 99)))
     of = f"{counted(len(found.kl), 'position')} of {counted(len(reads), 'text')}"
     return (
