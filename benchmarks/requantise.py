@@ -13,7 +13,10 @@ from collections.abc import Sequence
 from ctypes import byref
 from pathlib import Path
 
-TYPES = {"F16": 1, "Q4_0": 2, "Q4_1": 3, "Q8_0": 7, "Q4_K_M": 15}  # llama_ftype in llama.h
+TYPES = {  # llama_ftype in llama.h
+    "F16": 1, "Q4_0": 2, "Q4_1": 3, "Q8_0": 7, "Q5_0": 8, "Q2_K": 10, "Q3_K_M": 12, "Q4_K_M": 15,
+    "Q5_K_M": 17, "Q6_K": 18, "IQ4_XS": 30,
+}  # fmt: skip
 
 
 def requantise(model: Path, folder: Path, kinds: Sequence[str] = tuple(TYPES)) -> list[Path]:
