@@ -20,7 +20,12 @@ class MicrogptError(Exception):
 
 
 class InputError(MicrogptError):
-    """A text, name, option or hook does not fit the model or the command."""
+    """A text, name, option or hook does not fit the model or the command. `setting` is the field of a config
+    that the error is about, or ""."""
+
+    def __init__(self, message: str = "", setting: str = "") -> None:
+        super().__init__(message)
+        self.setting = setting
 
 
 class FileFormatError(MicrogptError):

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from ..arrays.encodings import StoredTensor
 from ..decoder.config import DecoderConfig
 from ..decoder.model import Decoder
-from ..decoder.problems import Problem, Problems
-from ..decoder.settings import is_count, is_positive
+from ..decoder.problems import Problems
 from ..errors import FileFormatError, InputError, MicrogptError
 from ..grouping import grouped
 from ..readers.apr import read_apr
@@ -19,10 +17,10 @@ from ..readers.gguf_model import read_gguf
 from ..readers.huggingface import read_huggingface
 from ..readers.loading import format_of
 from ..readers.model_file import in_halves
-from ..text.brief import brief, frozen
+from ..text.brief import brief
 from ..text.printable import as_message
 from ..text.wording import abridged, counted
-from .setting_names import CHECKS, KEYS, NAMES
+from .setting_names import CHECKS, NAMES
 
 if TYPE_CHECKING:
     from ..vocabulary.tokens import Vocabulary
@@ -30,11 +28,10 @@ if TYPE_CHECKING:
 READERS: Mapping[str, Callable[..., Decoder]] = {
     "GGUF": read_gguf, "apr": read_apr, "Hugging Face": read_huggingface,
 }  # fmt: skip
-__all__ = ["Problem", "Side", "open_side"]
 
 
-@frozen(slots=False, eq=False)
-class Side:
+@dataclass(eq=False, repr=False)
+class Side(Problems):
     """One of the two models of a certificate, as far as its file can be read.
 
     - `model` is None if `trace` would refuse the file. Then `problems` has the reasons.
@@ -46,17 +43,9 @@ class Side:
     - `metadata` and `format` are those of the file. `assumed` are notes on what the file does not say.
     """
 
-    origin: str  # the path as the user wrote it
-    model: Decoder | None
-    config: DecoderConfig | None
-    tensors: Mapping[str, StoredTensor]
-    unknown: tuple[str, ...] = ()
+    model: Decoder | None = None
     vocabulary: Vocabulary | None = None
     vocabulary_problem: str = ""
-    problems: tuple[Problem, ...] = ()
-    format: str = ""
-    metadata: Mapping[str, Any] = field(default_factory=dict)
-    assumed: tuple[str, ...] = ()
 
 
 def open_side(path: Path, fallback: Side | None = None) -> Side:
@@ -66,70 +55,49 @@ def open_side(path: Path, fallback: Side | None = None) -> Side:
     sense. Raises FileFormatError if the file is cut short, is damaged, cannot be read or is no decoder.
     """
     other = fallback.config if fallback else None
-    found = Problems(CHECKS, _usual(other) if other else {}, other)
+    side = Side(str(path), strict=False, ids=CHECKS, other=other)
     read, model = READERS.get(format_of(path)), None
     if read is None:
         raise FileFormatError(f"{path}: expected a GGUF, .apr or Hugging Face model, found a microGPT")
     try:
-        model = read(path, problems=found)
+        model = read(path, problems=side)
     except (FileFormatError, InputError) as error:
-        if not found.format:
+        if not side.format:
             raise
-        if found.config is None and not found.found:
-            found.note("settings.architecture", error)
-    if found.unknown:
-        first, count = brief(found.unknown[0]), counted(len(found.unknown), "unknown tensor")
-        found.note("weights.extra", f"the file has {count}, such as {first}")
-    if found.config and found.config.adjacent_pairs:
-        layout = other or found.config
-        whole = {n: t for n, t in found.tensors.items() if t.shape and t.shape[0] % layout.head_dim == 0}
-        found.tensors = {**found.tensors, **in_halves(layout, whole)}
-    if found.config and not model:
-        _note_tensors(found.config, found)
-    return _side(path, model, found)
-
-
-def _side(path: Path, model: Decoder | None, found: Problems) -> Side:
-    vocabulary, problem = None, ""
+        if side.config is None and not side.problems:
+            side.note("settings.architecture", error)
+    if side.unknown:
+        first, count = brief(side.unknown[0]), counted(len(side.unknown), "unknown tensor")
+        side.note("weights.extra", InputError(f"the file has {count}, such as {first}"))
+    if side.config and side.config.adjacent_pairs:
+        side.tensors = in_halves((other or side.config).head_dim, side.tensors)
+    side.model = None if side.problems else model
+    if side.config and not side.model:
+        _note_tensors(side, side.config)
     try:
-        vocabulary = model.vocabulary if model else found.vocabulary()
+        side.vocabulary = side.model.vocabulary if side.model else side.load_vocabulary()
     except MicrogptError as error:
-        problem = _sentence(path, str(error))
-    problems = tuple(replace(own, text=_sentence(path, own.text)) for own in found.found)
-    return Side(
-        str(path), model, found.config, found.tensors, tuple(found.unknown), vocabulary, problem, problems,
-        found.format, found.metadata, tuple(dict.fromkeys(found.notes)),
-    )  # fmt: skip
+        side.vocabulary_problem = _sentence(path, str(error))
+    side.problems = tuple(replace(own, text=_sentence(path, own.text)) for own in side.problems)
+    side.assumed = list(dict.fromkeys(side.assumed))
+    return side
 
 
-def _usual(config: DecoderConfig) -> dict[str, Any]:
-    """Return the numbers in a config by the keys that files use for them."""
-    values = {name: getattr(config, name, None) for name in KEYS}
-    values["rope_base"] = config.rope and config.rope.theta
-    return {
-        key: value for name, value in values.items() for key in KEYS[name]
-        if name == "architecture" or is_count(value) or is_positive(value)
-    }  # fmt: skip
-
-
-def _note_tensors(config: DecoderConfig, found: Problems) -> None:
+def _note_tensors(side: Side, config: DecoderConfig) -> None:
     """Note the tensors that do not fit the config. If the other file has the same tensor, or also lacks the
     tensor, a setting is wrong."""
-    shapes, other = config.shapes(), found.other
-    right = shapes if other is None else other.shapes()
-    own = {name: tensor.shape for name, tensor in found.tensors.items()}
+    shapes, right = config.shapes(), (side.other or config).shapes()
+    own = {name: tensor.shape for name, tensor in side.tensors.items()}
     unfit = [name for name in {**shapes, **own} if shapes.get(name) != own.get(name)]
-    misread = [name for name in unfit if other is not None and own.get(name) == right.get(name)]
-    if misread and not any(problem.id.startswith("settings.") for problem in found.found):
+    misread = [name for name in unfit if own.get(name) == right.get(name)]
+    if misread and not any(problem.id.startswith("settings.") for problem in side.problems):
         first, *_ = misread
         expected, actual = (list(of.get(first, ())) or "no such tensor" for of in (shapes, own))
         text = f"the settings do not fit tensor {first}: expected {expected}, found {actual}"
-        values = ((name, *(getattr(own, name, None) for own in (config, other))) for name in NAMES)
-        wrong = [
-            str(name) for name, a, b in values if a != b and not isinstance(a, float)
-        ]  # no shape follows
-        found.note(f"settings.{[*wrong, 'architecture'][0]}", text)
-    accused = {name for problem in found.found for name in problem.names}
+        values = {name: [getattr(own, name, None) for own in (config, side.other)] for name in NAMES}
+        wrong = (n for n, (a, b) in values.items() if a != b and not isinstance(a, float))  # no shape follows
+        side.note(f"settings.{next(wrong, 'architecture')}", InputError(text))
+    accused = {name for problem in side.problems for name in problem.names}
     unfit = [name for name in unfit if name not in misread and name not in accused]
     kinds = grouped(unfit, lambda n: "missing" if n not in own else "other" if n in shapes else "extra")
     what = {"missing": "missing from the file", "extra": "not part of the model", "other": "of a wrong shape"}
@@ -137,12 +105,11 @@ def _note_tensors(config: DecoderConfig, found: Problems) -> None:
         text = f"{what[kind]}: {counted(len(names), 'tensor')} ({abridged(names)})"
         if kind == "other":
             text += f", expected {list(shapes[names[0]])} for the first, found {list(own[names[0]])}"
-        found.note(f"weights.{kind}", text, names)
+        side.note(f"weights.{kind}", InputError(text), *names)
 
 
 def _sentence(path: Path, text: str) -> str:
     """Return an error as a sentence without the path."""
-    for start in (path, path / "config.json"):
-        text = text.removeprefix(f"{start}: ")
+    text = text.removeprefix(f"{path}: ").removeprefix(f"{path / 'config.json'}: ")
     text = as_message(text.replace(f"{path} ", "the file ")).rstrip(".")
     return f"{text[:1].upper() if text.split()[0].isalpha() else text[:1]}{text[1:]}."

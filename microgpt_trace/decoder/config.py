@@ -59,16 +59,18 @@ class DecoderConfig(Dimensions):
             check_whole_number(name, getattr(self, name))
         check_positive("norm_eps", self.norm_eps)
         if self.n_head % self.n_kv_head:
-            raise InputError(f"n_head {self.n_head}: expected a multiple of n_kv_head {self.n_kv_head}")
+            text = f"n_head {self.n_head}: expected a multiple of n_kv_head {self.n_kv_head}"
+            raise InputError(text, "n_head")
         channels = self.rotary_dim or self.head_dim
         if self.rope is not None and (channels % 2 or channels > self.head_dim):
-            raise InputError(f"head_dim: RoPE needs an even number, found {channels}")
+            raise InputError(f"head_dim: RoPE needs an even number, found {channels}", "head_dim")
         factors, pairs = self.rope.factors if self.rope else (), channels // 2
         pairs *= 2 if self.rope and self.rope.kind == "longrope" else 1  # of short and of long texts
         if factors and len(factors) != pairs:
-            raise InputError(f"RoPE factors: expected {pairs}, one for each pair, found {len(factors)}")
+            text = f"RoPE factors: expected {pairs}, one for each pair, found {len(factors)}"
+            raise InputError(text, "rope_factors")
         if self.window is not None:
-            check_whole_number("sliding window", self.window)
+            check_whole_number("window", self.window)
 
     @property
     def plan(self) -> Plan:

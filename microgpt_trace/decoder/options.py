@@ -37,7 +37,7 @@ def rotated_channels(settings: Settings, head_dim: int, share: float = 1.0, old_
     """Return the number of channels of a head that RoPE turns, or None for all. `share` is the default of
     transformers. `old_key` is the name of the setting in older configs."""
     places = [settings.raw(key) for key in ("rope_parameters", "rope_scaling")]
-    for values in (*(Settings(own, []) for own in places if isinstance(own, dict)), settings):
+    for values in (*(Settings(own) for own in places if isinstance(own, dict)), settings):
         for key in (_PARTIAL, old_key):
             value = values.get(key, POSITIVE) if key else None
             if value is not None:
@@ -69,7 +69,7 @@ def read_rope(
         outer = settings.raw(key)
         if outer is not None and scaling.setdefault(key, outer) != outer:
             raise InputError(f"{key}: {brief(scaling[key])} and {brief(outer)} contradict each other")
-    inner = Settings(scaling, settings.notes)
+    inner = Settings(scaling, settings.problems)
     theta = inner.get_or_default("rope_theta", POSITIVE, theta)
     share = inner.get(_PARTIAL, POSITIVE)
     if not partial and share not in (None, 1):
@@ -110,7 +110,7 @@ def _scaling_kind(scaling: Mapping[str, Any]) -> Any:
 
 def _longrope(theta: float, scaling: Mapping[str, Any], context: int) -> Rope:
     """Build RoPE with divisors for short and for long texts. Raises InputError for missing settings."""
-    inner, divisors = Settings(scaling, []), []
+    inner, divisors = Settings(scaling), []
     for key in ("short_factor", "long_factor"):
         values = scaling.get(key)
         if not isinstance(values, list | tuple) or not all(map(is_positive, values)):

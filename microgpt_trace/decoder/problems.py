@@ -1,15 +1,15 @@
-"""Problems: what a reader notes about a file that cannot run, and what it reads nevertheless. Without a
-`Problems`, a reader raises an error at the first problem."""
+"""Problems: why a file cannot run, and what a reader reads nevertheless. A reader raises an error at the
+first problem, unless its `Problems` is not strict."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 from ..arrays.encodings import StoredTensor
-from ..errors import FileFormatError, InputError
+from ..errors import FileFormatError, InputError, MicrogptError
 from ..text.brief import frozen
 from .config import DecoderConfig
 
@@ -26,77 +26,84 @@ class Problem:
     names: tuple[str, ...] = ()
 
 
-@dataclass
+@dataclass(eq=False, repr=False)
 class Problems:
     """The problems of a file, and what a reader could read: the config, the tensors under our names with rows
-    in Hugging Face order, the names of unknown tensors, the notes and the metadata.
+    in Hugging Face order, the names of unknown tensors, the notes (`assumed`) and the metadata.
 
-    `ids` maps keys of settings, in any format, to the ids of checks. `other` is the config of another file of
-    the same model, if there is one, and `usual` has its settings by key. They replace settings that are
-    missing or make no sense.
+    If `strict` is true, the first problem is raised as an error. Otherwise, missing and unknown tensors are
+    passed over, and listed when everything is read. `ids` maps keys of settings, in any format, to the ids of
+    checks. `other` is the config of another file of the same model, if there is one. Its settings replace
+    settings that are missing or make no sense.
     """
 
-    ids: Mapping[str, str]
-    usual: Mapping[str, Any] = field(default_factory=dict)
+    origin: str = ""  # the path as the user wrote it
+    strict: bool = True
+    ids: Mapping[str, str] = field(default_factory=dict)
     other: DecoderConfig | None = None
-    found: list[Problem] = field(default_factory=list)
+    problems: tuple[Problem, ...] = ()
     config: DecoderConfig | None = None
-    tensors: Mapping[str, StoredTensor] = field(default_factory=dict)
+    tensors: dict[str, StoredTensor] = field(default_factory=dict)
     unknown: list[str] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
+    assumed: list[str] = field(default_factory=list)
     metadata: Mapping[str, Any] = field(default_factory=dict)
-    format: str = ""
-    vocabulary: Callable[[], Any] = lambda: None
+    format: str = ""  # set before the settings are read; from here on, the file is a model
+    load_vocabulary: Callable[[], Any] = lambda: None
 
-    @property
-    def architecture(self) -> str:
-        """The name of the other file's architecture, or ""."""
-        return self.other.architecture if self.other else ""
+    def note(self, id: str, error: MicrogptError, *names: str) -> None:
+        """Add a problem, or raise the error. An identical problem is added once."""
+        if self.strict:
+            raise error
+        problem = Problem(id, str(error), names)
+        if problem not in self.problems and len(self.problems) < MOST:
+            self.problems += (problem,)
 
-    def opened(
-        self, format: str, metadata: Mapping[str, Any], notes: list[str],
-        tensors: Mapping[str, StoredTensor], vocabulary: Callable[[], Any],
-    ) -> None:  # fmt: skip
-        """Keep what was read before the settings. From here on, the file is a model."""
-        self.format, self.metadata, self.notes = format, metadata, notes
-        self.tensors, self.vocabulary = tensors, vocabulary
+    @contextmanager
+    def noting(self, id: str, *names: str) -> Iterator[None]:
+        """Note an error of the block as a problem."""
+        try:
+            yield
+        except (InputError, FileFormatError) as error:
+            self.note(id, error, *names)
 
-    def note(self, id: str, text: object, names: Sequence[str] = ()) -> None:
-        """Add a problem. An identical problem is added once."""
-        problem = Problem(id, str(text), tuple(names))
-        if problem not in self.found and len(self.found) < MOST:
-            self.found.append(problem)
+    def architecture(self, read: Callable[[], str]) -> str:
+        """Return the architecture that `read` names. After an error, return that of the other file."""
+        if self.other is None:
+            return read()
+        with self.noting("settings.architecture"):
+            return read()
+        return self.other.architecture
 
     def id_of(self, key: str) -> str:
         """Return the check that a setting belongs to. The key may contain the name of an architecture."""
         return self.ids.get(key) or self.ids.get(key.partition(".")[2]) or "settings.other"
 
-    def replaced(self, values: Mapping[str, Any], prefix: str, key: str) -> dict[str, Any] | None:
-        """Return the settings with those of the same kind as `key` taken from the other file, or left out.
-        Return None if this changes nothing."""
+    def corrected(self, values: Mapping[str, Any], key: str, error: MicrogptError) -> dict[str, Any]:
+        """Note an error of the setting `key`. Return the settings with those of the same kind taken from the
+        other file, or left out. Raises the error if this changes nothing."""
+        self.note(self.id_of(key), error)
         kind = self.id_of(key).partition("rope_")[:2]
-        names = {name.removeprefix(prefix) for name in values} | {key}
-        same = [name for name in names if name == key or self.id_of(name).partition("rope_")[:2] == kind]
-        result = {name: value for name, value in values.items() if name.removeprefix(prefix) not in same}
-        result |= {prefix + name: self.usual[name] for name in same if name in self.usual}
-        changed = any(result.get(prefix + name) is not values.get(prefix + name) for name in same)
-        return result if changed else None
+        same = {key, *(name for name in values if self.id_of(name).partition("rope_")[:2] == kind)}
+        usual = {name: self._usual(name) for name in same}
+        if all(values.get(name) is value for name, value in usual.items()):
+            raise error
+        rest = {name: value for name, value in values.items() if name not in same}
+        return rest | {name: value for name, value in usual.items() if value is not None}
 
-    def settled(self, ids: Iterable[str]) -> dict[str, Any]:
-        """Return the fields of the other file's config that these checks are about."""
-        names = {id.removeprefix("settings.") for id in ids}
-        if any(name.startswith("rope_") for name in names):
-            names |= {"rope", "window_rope", "rotary_dim", "layers_without_rope"}
+    def _usual(self, key: str) -> Any | None:
+        """Return the other file's value of a setting that is one number or the architecture, or else None."""
+        name = self.id_of(key).removeprefix("settings.")
+        of, name = (self.other and self.other.rope, "theta") if name == "rope_base" else (self.other, name)
+        value = getattr(of, name, None)
+        return value if name == "architecture" or type(value) in (int, float) else None
+
+    def settled(self, *names: str) -> dict[str, Any]:
+        """Return these fields of the other file's config, and the fields that have a problem."""
+        wrong = {*names, *(problem.id.removeprefix("settings.") for problem in self.problems)}
+        if any(name.startswith("rope_") for name in wrong):
+            wrong |= {"rope", "window_rope", "rotary_dim", "layers_without_rope"}
         values = vars(self.other) if self.other else {}
-        return {name: values[name] for name in names - {"architecture", "biases"} if name in values}
+        return {name: values[name] for name in wrong - {"architecture", "biases"} if name in values}
 
 
-@contextmanager
-def noting(problems: Problems | None, id: str, *names: str) -> Iterator[None]:
-    """Note an error of the block as a problem, or let the error pass if there is no list of problems."""
-    try:
-        yield
-    except (InputError, FileFormatError) as error:
-        if problems is None:
-            raise
-        problems.note(id, error, names)
+STRICT = Problems()

@@ -57,31 +57,22 @@ class Settings:
     """The settings in a model file, with checked types. `notes` lists the defaults that were used, `used` the
     keys that were looked up, and `last` the key that was looked up last."""
 
-    def __init__(
-        self, values: Mapping[str, Any], notes: list[str], prefix: str = "", problems: Problems | None = None
-    ) -> None:
-        self.values, self.notes, self.prefix, self.problems = values, notes, prefix, problems
-        self.used, self.last = set[str](), ""
+    def __init__(self, values: Mapping[str, Any], problems: Problems | None = None, prefix: str = "") -> None:
+        self.values, self.problems, self.prefix = values, problems or Problems(), prefix
+        self.notes, self.used, self.last = self.problems.assumed, set[str](), ""
 
     def reading(self, read: Callable[[], T]) -> T:
-        """Return the result of `read`, which reads these settings. With `problems`, an error is noted as a
-        problem of the setting that was looked up last, and `read` is called again without this setting."""
+        """Return the result of `read`, which reads these settings. An error is a problem of the setting that
+        was looked up last. If the problem is noted, `read` is called again without this setting."""
         while True:
             try:
                 return read()
             except (InputError, FileFormatError) as error:
-                if self.problems is None:
-                    raise
-                values = self.problems.replaced(self.values, self.prefix, self.last)
-                self.problems.note(self.problems.id_of(self.last), error)
-                if values is None:
-                    raise
-                self.values = values
+                self.values = self.problems.corrected(self.values, self.prefix + self.last, error)
 
     def has(self, key: str) -> bool:
         """Return True if the file contains the key, even without a value."""
-        self.used.add(key)
-        self.last = key
+        self.raw(key)
         return self.prefix + key in self.values
 
     def raw(self, key: str) -> Any | None:

@@ -26,7 +26,7 @@ from ..text.brief import brief
 from ..text.json_reading import MANY_VALUES, from_json
 from .apr_config import AprSettings, Pairs, apr_config
 from .mapped_file import MappedFile
-from .model_file import check_tensors, in_halves, our_tensors
+from .model_file import checked_decoder, our_tensors
 
 if TYPE_CHECKING:
     from ..vocabulary.tokens import Vocabulary
@@ -93,24 +93,22 @@ def read_apr(
     if the file lacks a setting that the user must set, or an override contradicts the file.
     """
     file = read_apr_header(path)
+    problems = problems or Problems(str(path))
+    problems.assumed += file.notes
     settings = AprSettings(path, file.metadata, overrides, problems)
     settings.reading(settings.architecture)  # report this first, then unknown names of tensors
     stored = {t.name: t for t in file.tensors if not t.name.endswith(NAMES.skipped)}  # without inv_freq
     frequencies = stored.pop("rope_freqs.weight", None)
-    tensors = our_tensors(path, stored.values(), NAMES, problems)
+    problems.tensors = tensors = our_tensors(path, stored.values(), NAMES, problems)
 
     def vocabulary() -> Vocabulary | None:
         from ..vocabulary.metadata import from_apr
 
         return from_apr(file.metadata, path)
 
-    if problems is not None:
-        problems.opened(".apr v2", file.metadata, settings.notes, tensors, vocabulary)
+    problems.format, problems.metadata, problems.load_vocabulary = ".apr v2", file.metadata, vocabulary
     config = settings.reading(lambda: apr_config(settings, tensors, frequencies, rope_pairs))
-    check_tensors(path, config, tensors, problems)
-    tensors = in_halves(config, tensors) if config.adjacent_pairs else tensors
-    notes = (*file.notes, *settings.notes)
-    return Decoder(config, tensors, str(path), ".apr v2", vocabulary, file.metadata, notes)
+    return checked_decoder(path, config, problems)
 
 
 def read_apr_header(path: Path) -> AprFile:

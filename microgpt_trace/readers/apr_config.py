@@ -71,10 +71,10 @@ def apr_config(
     keys["sliding_window"] = window = settings.value("sliding_window")  # None if missing: no default
     if frequencies is None and keys["rope_scaling"] is None and "rope_scaling" not in settings.values:
         settings.notes.append("rope_scaling is not in the file: no scaling is applied")
-    translated = Settings(keys, settings.notes, problems=settings.problems)
+    translated = Settings(keys, settings.problems)
     with naming(settings.path, FileFormatError):
         keys[ROPE_FACTORS] = rope_factors(frequencies, sizes["head_dim"])
-        config, _ = decoder_config(architecture, translated, tensors, pairs == "adjacent")
+        config = decoder_config(architecture, translated, pairs == "adjacent")
     if window is None and "sliding_window" in translated.used:
         if settings.values.get("use_sliding_window"):
             settings.fail("sliding_window is missing, although use_sliding_window is set")
@@ -191,10 +191,9 @@ class AprSettings(Settings):
     """The settings of an .apr file and of --set. `notes` lists the settings computed from tensors."""
 
     def __init__(
-        self, path: Path, metadata: Mapping[str, Any], overrides: Mapping[str, Any],
-        problems: Problems | None = None,
-    ) -> None:  # fmt: skip
-        super().__init__(metadata, [], problems=problems)
+        self, path: Path, metadata: Mapping[str, Any], overrides: Mapping[str, Any], problems: Problems
+    ) -> None:
+        super().__init__(metadata, problems)
         self.path, self.missing = path, list[str]()
         names = {alias: name for name in FIELDS for alias in _names(name)}
         for key in overrides:

@@ -7,23 +7,19 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from ..arrays.encodings import StoredTensor
-from ..decoder.architecture import FUSED, Architecture
+from ..decoder.architecture import Architecture
 from ..decoder.catalogue import architecture_named
 from ..decoder.config import DecoderConfig
-from ..decoder.problems import Problems
 from ..decoder.settings import FLAG, POSITIVE, TRANSFORMERS, WHOLE, Settings, is_count
 from ..errors import InputError
 from ..text.brief import brief
 from ..text.wording import ranges
-from .model_file import biases_of, check_biases, check_heads, checked_depth, split_fused
+from .model_file import biases_of, check_heads, checked_depth, split_fused
 
 HEADS = ("n_embd", "n_head", "n_kv_head", "head_dim")
 
 
-def decoder_config(
-    name: str, settings: Settings, tensors: Mapping[str, StoredTensor], adjacent_pairs: bool = False
-) -> tuple[DecoderConfig, dict[str, StoredTensor]]:
+def decoder_config(name: str, settings: Settings, adjacent_pairs: bool = False) -> DecoderConfig:
     """Build the config of the architecture `name`, and split fused tensors.
 
     `adjacent_pairs` is True if RoPE rotates adjacent rows of q and k together. Raises InputError if a setting
@@ -31,55 +27,29 @@ def decoder_config(
     """
     architecture, problems = architecture_named(name), settings.problems
     sizes = settings.reading(lambda: _sizes(settings, architecture))
-    sizes["n_layer"] = checked_depth(sizes["n_layer"], tensors, problems)
+    sizes["n_layer"] = checked_depth(sizes["n_layer"], problems.tensors, problems)
     options = settings.reading(lambda: architecture.options(settings, sizes))
     if settings.values.get("sliding_window") is not None and "sliding_window" not in settings.used:
         settings.notes.append(f"sliding_window is not used by a {name}")
-    tensors = split_fused(tensors, _layout(tensors, sizes, problems), architecture.names.by_head, problems)
-    biases = biases_of([*tensors, *architecture.biases] if problems else tensors)
-    check_biases(architecture, name, biases)
-    tied = settings.reading(lambda: _is_tied(settings, architecture, "lm_head" in tensors))
-    config = _config(architecture.config, tensors, problems, {
-        "architecture": name, **sizes, "tied": tied, "biases": biases, **options,
-        "adjacent_pairs": adjacent_pairs,
-    })  # fmt: skip
-    if problems is not None:
-        problems.config, problems.tensors = config, tensors
-    return config, tensors
-
-
-def _layout(
-    tensors: Mapping[str, StoredTensor], sizes: Mapping[str, int], problems: Problems | None
-) -> Mapping[str, int]:
-    """Return the sizes of the other file, unless only the heads of `sizes` fit a fused tensor."""
-    if problems is None or problems.other is None:
-        return sizes
-    fused = {own.shape[0] for name, own in tensors.items() if own.shape and name.rpartition(".")[2] in FUSED}
-    theirs, mine = (
-        (own["n_head"] + 2 * own["n_kv_head"]) * own["head_dim"] for own in (vars(problems.other), sizes)
-    )
-    return sizes if mine in fused and theirs not in fused else vars(problems.other)
-
-
-def _config(
-    kind: type[DecoderConfig], tensors: Mapping[str, StoredTensor], problems: Problems | None,
-    values: dict[str, Any],
-) -> DecoderConfig:  # fmt: skip
-    """Return the config. With `problems`, the settings that have a problem are those of the other file."""
-    if problems is not None:
-        values |= problems.settled(problem.id for problem in problems.found)
+    tensors = split_fused(problems.tensors, sizes, architecture.names.by_head, problems)
+    biases = biases_of(tensors if problems.strict else [*tensors, *architecture.biases])
+    if missing := set(architecture.biases).difference(biases):
+        raise InputError(f"the bias 'layer0.{min(missing)}' is missing; every {name} has this bias")
+    values: dict[str, Any] = {
+        "architecture": name, **sizes, "biases": biases, **options, "adjacent_pairs": adjacent_pairs,
+        "tied": settings.reading(lambda: _is_tied(settings, architecture, "lm_head" in tensors)),
+    }  # fmt: skip
+    values |= problems.settled()
     try:
-        check_heads(config := kind(**values), tensors)
-        return config
-    except InputError as error:  # the message may begin with the name of a field
-        if problems is None or problems.other is None:
+        check_heads(config := architecture.config(**values), tensors)
+    except InputError as error:
+        if problems.other is None:
             raise
         wrong = [name for name in HEADS if values[name] != getattr(problems.other, name)]
-        wrong.append(
-            {"RoPE": "rope_factors", "sliding": "window"}.get(word := str(error).split()[0], word[:-1])
-        )
-        problems.note(f"settings.{wrong[0]}", error)
-        return kind(**values | problems.settled((wrong[0], *HEADS)))
+        problems.note(f"settings.{[*wrong, error.setting][0]}", error)
+        config = architecture.config(**values | problems.settled(*HEADS))
+    problems.config, problems.tensors = config, tensors
+    return config
 
 
 def overridden(values: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:

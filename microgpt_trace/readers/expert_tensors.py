@@ -14,7 +14,7 @@ from ..arrays.encodings import ENCODINGS, StoredTensor
 from ..arrays.expert_tensor import NONE, ExpertTensor
 from ..arrays.stats import Array
 from ..decoder.architecture import FUSED, FileNames
-from ..decoder.problems import Problems, noting
+from ..decoder.problems import Problems
 from ..errors import InputError
 from ..grouping import grouped
 
@@ -24,19 +24,19 @@ _PIECE = re.compile(rf"#[0-9]+|{BLOCKS}|{SCALES}")
 
 
 def join_experts(
-    tensors: Mapping[str, StoredTensor], names: FileNames, problems: Problems | None = None
+    tensors: Mapping[str, StoredTensor], names: FileNames, problems: Problems
 ) -> dict[str, StoredTensor]:
     """Return the tensors with the experts of each layer joined. Raises InputError if a part is missing, if
-    parts have different shapes, or if two tensors contain the same parameter. With `problems`, such experts
+    parts have different shapes, or if two tensors contain the same parameter. If this is noted, such experts
     are left out."""
     result = dict[str, StoredTensor]()
     for name, of_name in grouped(tensors, lambda name: _PIECE.sub("", name)).items():
         parts = {own: tensors[own] for own in of_name}
         if name.endswith("_experts"):
             pieces, parts = {own.removeprefix(name): tensor for own, tensor in parts.items()}, {}
-            with noting(problems, "weights.missing", name):
+            with problems.noting("weights.missing", name):
                 parts = _joined(name, pieces, names)
-        with noting(problems, "weights.extra", *parts):
+        with problems.noting("weights.extra", *parts):
             if both := sorted(parts.keys() & result):
                 first = tensors[of_name[0]].name
                 raise InputError(f"tensor {first!r} and another tensor both contain {both[0]}")

@@ -141,7 +141,7 @@ class GgufFile:
         self._fits(tensor_count, 24, "tensors")
         self._fits(pair_count, 13, "metadata pairs")
         self.metadata = self._pairs(pair_count)
-        self.settings = Settings(self.metadata, [])
+        self.settings = Settings(self.metadata)
         self.tensors = tuple(self._tensors(tensor_count))
 
     def number(self) -> tuple[int, int]:

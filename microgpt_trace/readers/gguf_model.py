@@ -14,13 +14,13 @@ from ..decoder.catalogue import ARCHITECTURES, GGUF_NAMES, architecture_named
 from ..decoder.config import DecoderConfig
 from ..decoder.model import Decoder
 from ..decoder.options import LONG, ROPE_FACTORS, SHORT
-from ..decoder.problems import Problems, noting
+from ..decoder.problems import Problems
 from ..decoder.settings import POSITIVE, WHOLE, Settings, is_count
 from ..errors import FileFormatError, InputError, naming
 from ..text.brief import brief
 from .decoder_config import check_overrides, decoder_config, obstacles, overridden, unsupported
 from .gguf import Strings, read_gguf_header
-from .model_file import check_tensors, checked_depth, in_halves, our_tensors, rope_factors
+from .model_file import checked_decoder, checked_depth, our_tensors, rope_factors
 
 if TYPE_CHECKING:
     from ..vocabulary.tokens import Vocabulary
@@ -34,44 +34,38 @@ def read_gguf(path: Path, overrides: Mapping[str, Any] = {}, problems: Problems 
     maps keys of config.json to values that replace those of the file.
 
     Raises FileFormatError if the file is damaged or incomplete, or its architecture is not supported. Then
-    `problems` has all reasons, and what could be read.
+    `problems` that are not strict have all reasons, and what could be read.
     """
-    header = read_gguf_header(path)
-    notes: list[str] = []
+    problems, header = problems or Problems(str(path)), read_gguf_header(path)
     stored = {tensor.name: tensor for tensor in header.tensors}
-    kind = f"GGUF v{header.version}"
     with naming(path, FileFormatError):
         own, prefix = _own_name(header.metadata, problems)
-        name = problems.architecture if problems else ""
-        with noting(problems if name else None, "settings.architecture"):
-            name = _architecture(own, header.metadata)
+        name = problems.architecture(lambda: _architecture(own, header.metadata))
         architecture = architecture_named(name)
         if architecture.from_gguf is None:  # the other file is a mistral
             name, architecture = "llama", architecture_named("llama")
         factors = {name: stored.pop(name) for name in (FACTORS, LONG, SHORT) if name in stored}
-        tensors = our_tensors(path, stored.values(), architecture.names, problems)
-        vocabulary = partial(_vocabulary, path, header.metadata, _rows(tensors, problems))
-        if problems is not None:
-            problems.opened(kind, header.metadata, notes, tensors, vocabulary)
-        keys = Settings(header.metadata, notes, prefix, problems)
-        config, tensors = _config(name, architecture, keys, tensors, factors, overrides)
-    tensors = {name: _with_rows(own, config.shapes().get(name, ())) for name, own in tensors.items()}
-    if problems is not None:
-        problems.tensors = tensors
-    check_tensors(path, config, tensors, problems)
-    tensors = in_halves(config, tensors) if config.adjacent_pairs else tensors
-    return Decoder(config, tensors, str(path), kind, vocabulary, header.metadata, tuple(notes))
+        problems.tensors = our_tensors(path, stored.values(), architecture.names, problems)
+        problems.load_vocabulary = partial(_vocabulary, path, header.metadata, _rows(problems))
+        problems.format, problems.metadata = f"GGUF v{header.version}", header.metadata
+        keys = Settings(header.metadata, problems, prefix)
+        config = _config(name, architecture, keys, factors, overrides)
+    shapes = config.shapes()
+    for name, own in problems.tensors.items():
+        if shapes.get(name) == (1, *own.shape):  # GGUF files store a matrix of one row as a vector
+            problems.tensors[name] = replace(own, shape=shapes[name])
+    return checked_decoder(path, config, problems)
 
 
-def _own_name(metadata: Mapping[str, Any], problems: Problems | None) -> tuple[Any, str]:
-    """Return the name of the architecture, and the prefix of its keys. With `problems`, both come from the
-    keys if the file names another architecture."""
+def _own_name(metadata: Mapping[str, Any], problems: Problems) -> tuple[Any, str]:
+    """Return the name of the architecture, and the prefix of its keys. If problems are noted, both come
+    from the keys if the file names another architecture."""
     name = metadata.get("general.architecture")
     keys = [key for key in metadata if key.endswith(".block_count")]
-    if problems is not None and keys and f"{name}.block_count" not in keys:
+    if not problems.strict and keys and f"{name}.block_count" not in keys:
         found = keys[0].removesuffix(".block_count")
         text = f"general.architecture is {brief(name)}, but the names of settings begin with {brief(found)}"
-        problems.note("settings.architecture", text)
+        problems.note("settings.architecture", InputError(text))
         name = found
     return name, f"{name}."
 
@@ -90,11 +84,6 @@ def _architecture(value: Any, metadata: Mapping[str, Any]) -> str:
     names = [others.get(name, name) for name in ARCHITECTURES if architecture_named(name).from_gguf]
     unknown = obstacles(metadata, f"{value}.")
     raise InputError(unsupported(value, names, unknown, " (which includes mistral)"))
-
-
-def _with_rows(tensor: StoredTensor, shape: tuple[int, ...]) -> StoredTensor:
-    """Return a matrix of one row as a matrix. GGUF files store such a matrix as a vector."""
-    return replace(tensor, shape=shape) if shape == (1, *tensor.shape) else tensor
 
 
 def _vocabulary(path: Path, metadata: Mapping[str, Any], rows: int) -> Vocabulary | None:
@@ -146,15 +135,15 @@ def _refuse_variants(keys: Settings) -> None:
 
 
 def _config(
-    name: str, architecture: Architecture, keys: Settings, tensors: Mapping[str, StoredTensor],
-    factors: Mapping[str, StoredTensor], overrides: Mapping[str, Any],
-) -> tuple[DecoderConfig, dict[str, StoredTensor]]:  # fmt: skip
-    """Return the config, and the tensors with fused qkv split into q, k and v."""
-    problems = keys.problems
-    if "wte" not in tensors and problems is None:
+    name: str, architecture: Architecture, keys: Settings, factors: Mapping[str, StoredTensor],
+    overrides: Mapping[str, Any],
+) -> DecoderConfig:  # fmt: skip
+    """Return the config. Split fused qkv into q, k and v."""
+    problems, tensors = keys.problems, keys.problems.tensors
+    if "wte" not in tensors and problems.strict:
         raise InputError("tensor 'token_embd.weight' is missing")
-    with noting(problems, "vocabulary.size"):
-        vocab_size = _rows(tensors, problems)
+    with problems.noting("vocabulary.size"):
+        vocab_size = _rows(problems)
         stated = keys.get("vocab_size", WHOLE) or vocab_size
         if stated != vocab_size:
             raise InputError(
@@ -165,26 +154,27 @@ def _config(
     values = {theirs: sizes[own] for own, theirs in architecture.sizes.items()}
     values["tie_word_embeddings"] = "lm_head" not in tensors
     long: dict[str, Any] = {}
-    with noting(problems, "settings.rope_factors"):
+    with problems.noting("settings.rope_factors"):
         values[ROPE_FACTORS] = rope_factors(factors.get(FACTORS), head_dim)
         long = {name: _divisors(own, head_dim) for name, own in factors.items() if name != FACTORS}
     translate = architecture.from_gguf
     assert translate is not None
     values |= keys.reading(lambda: translate(keys, sizes | {"n_layer": n_layer} | long))
     keys.reading(lambda: _refuse_variants(keys))
-    settings = Settings(overridden(values, overrides), keys.notes, problems=problems)
-    config, tensors = decoder_config(name, settings, tensors, architecture.permuted)
+    settings = Settings(overridden(values, overrides), problems)
+    config = decoder_config(name, settings, architecture.permuted)
     check_overrides(settings, overrides)
-    with noting(problems, "settings.rope_factors"):
+    with problems.noting("settings.rope_factors"):
         if factors and (config.rope is None or (long and config.rope.kind != "longrope")):
             raise InputError(f"tensor {max(factors)!r} is not part of {architecture.names.family}")
-    return config, tensors
+    return config
 
 
-def _rows(tensors: Mapping[str, StoredTensor], problems: Problems | None) -> int:
+def _rows(problems: Problems) -> int:
     """Return the number of rows of the token embedding, or else of the output matrix or of the other file."""
+    tensors = problems.tensors
     found = next((tensors[name].shape[0] for name in ("wte", "lm_head") if name in tensors), 1)
-    return problems.other.vocab_size if problems and problems.other and "wte" not in tensors else found
+    return problems.other.vocab_size if problems.other and "wte" not in tensors else found
 
 
 def _sizes(architecture: Architecture, keys: Settings, vocab_size: int) -> dict[str, Any]:

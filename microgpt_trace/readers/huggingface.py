@@ -13,14 +13,14 @@ from ..decoder.architecture import Architecture
 from ..decoder.catalogue import ARCHITECTURES, architecture_named
 from ..decoder.config import DecoderConfig
 from ..decoder.model import Decoder
-from ..decoder.problems import Problems, noting
+from ..decoder.problems import Problems
 from ..decoder.settings import FLAG, Settings
 from ..errors import FileFormatError, InputError, naming
 from ..text.brief import brief
 from ..untrusted_files import folder_of, read_json, reading
 from ..vocabulary.huggingface import convertible, from_huggingface
 from .decoder_config import check_overrides, decoder_config, obstacles, overridden, unsupported
-from .model_file import check_tensors, our_tensors
+from .model_file import checked_decoder, our_tensors
 from .safetensors import read_safetensors
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
@@ -34,43 +34,38 @@ def read_huggingface(
     maps keys of config.json to values that replace those of the file.
 
     `path` is the folder, or a model file in the folder. Raises FileFormatError if a file is damaged or
-    missing, or the architecture is not supported. Then `problems` has all reasons, and what could be read.
+    missing, or the architecture is not supported. Then `problems` that are not strict have all reasons, and
+    what could be read.
     """
-    folder = folder_of(path)
+    problems, folder = problems or Problems(str(path)), folder_of(path)
     metadata = read_json(folder / CONFIG)
-    name = problems.architecture if problems else ""
-    with (
-        noting(problems if name else None, "settings.architecture"),
-        naming(folder / CONFIG, FileFormatError),
-    ):
-        name = _architecture(metadata)
+    with naming(folder / CONFIG, FileFormatError):
+        name = problems.architecture(lambda: _architecture(metadata))
     architecture = architecture_named(name)
     files, shards = _files(folder)
     if path != folder and path.name not in (CONFIG, INDEX, *files):
         raise FileFormatError(f"{path}: the model does not use this file; give the folder or {files[0]}")
     tokenizer = convertible(folder)
-    notes = [f"expected a tokenizer.json, found {tokenizer}: tokens are shown as numbers"] * bool(tokenizer)
-    names = architecture.names
+    notes, names = problems.assumed, architecture.names
+    notes += [f"expected a tokenizer.json, found {tokenizer}: tokens are shown as numbers"] * bool(tokenizer)
     tensors = our_tensors(folder, _tensors(folder, files, shards, names.skipped, problems), names, problems)
-    vocabulary = partial(from_huggingface, folder)
-    if problems is not None:
-        problems.opened("Hugging Face folder", metadata, notes, tensors, vocabulary)
+    problems.format, problems.metadata, problems.tensors = "Hugging Face folder", metadata, tensors
+    problems.load_vocabulary = partial(from_huggingface, folder)
     for own in [own for own in tensors if own.endswith(names.transposed)]:
-        with noting(problems, "weights.other", own), naming(folder, FileFormatError):
+        with naming(folder, FileFormatError), problems.noting("weights.other", own):
             tensors[own] = tensors[own].transposed()
     if architecture.gains_less_one:
         notes.append("the file stores gains less 1; they are shown with this 1")
         tensors |= {name: replace(own, plus=1.0) for name, own in tensors.items() if name.endswith("norm")}
     with naming(folder / CONFIG, FileFormatError):
-        settings = Settings(overridden(metadata, overrides), notes, problems=problems)
-        config, tensors = decoder_config(name, settings, tensors)
+        settings = Settings(overridden(metadata, overrides), problems)
+        config = decoder_config(name, settings)
         check_overrides(settings, overrides)
-        with noting(problems, "settings.biases"):
+        with problems.noting("settings.biases"):
             _check_biases(settings, architecture, config)
-    if config.tied and "lm_head" in tensors:
-        notes.append(f"{tensors.pop('lm_head').name} is not used: the config ties the head to the embedding")
-    check_tensors(folder, config, tensors, problems)
-    return Decoder(config, tensors, str(path), "Hugging Face folder", vocabulary, metadata, tuple(notes))
+    if config.tied and (head := problems.tensors.pop("lm_head", None)):
+        notes.append(f"{head.name} is not used: the config ties the head to the embedding")
+    return checked_decoder(folder, config, problems)
 
 
 def _architecture(metadata: Mapping[str, Any]) -> str:
@@ -105,7 +100,7 @@ def _files(folder: Path) -> tuple[list[str], dict[str, str] | None]:
 
 def _tensors(
     folder: Path, files: list[str], shards: dict[str, str] | None, skipped: tuple[str, ...],
-    problems: Problems | None,
+    problems: Problems,
 ) -> list[StoredTensor]:  # fmt: skip
     """Return the tensors of all files, without names that end in one of `skipped`. Raises FileFormatError if
     the tensors do not match the index."""
@@ -114,14 +109,14 @@ def _tensors(
         shard = read_safetensors(folder / file, skipped)
         for tensor in shard:
             if shards is not None and shards.get(tensor.name) != file:
-                with noting(problems, "weights.missing"):
-                    raise FileFormatError(f"{index}: the index does not list {brief(tensor.name)} in {file}")
+                text = f"{index}: the index does not list {brief(tensor.name)} in {file}"
+                problems.note("weights.missing", FileFormatError(text))
         tensors += shard
     missing = {name for name in shards or () if not name.endswith(skipped)} - {own.name for own in tensors}
     if shards and missing:
         name = min(missing)
-        with noting(problems, "weights.missing"):
-            raise FileFormatError(f"{folder / shards[name]}: tensor {brief(name)} of the index is missing")
+        text = f"{folder / shards[name]}: tensor {brief(name)} of the index is missing"
+        problems.note("weights.missing", FileFormatError(text))
     return tensors
 
 

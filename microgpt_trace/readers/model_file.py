@@ -10,10 +10,11 @@ import numpy as np
 from ..architecture.plans.blocks import BIASES
 from ..architecture.plans.plan import layer_of
 from ..arrays.encodings import StoredTensor
-from ..decoder.architecture import FUSED, Architecture, FileNames
+from ..decoder.architecture import FUSED, FileNames
 from ..decoder.catalogue import architecture_named
 from ..decoder.config import DecoderConfig
-from ..decoder.problems import Problems, noting
+from ..decoder.model import Decoder
+from ..decoder.problems import STRICT, Problems
 from ..errors import FileFormatError, InputError, naming
 from ..text.brief import brief
 from .expert_tensors import join_experts
@@ -22,18 +23,18 @@ _PERMUTED = ("attn_wq", "attn_wk", "attn_bq", "attn_bk")  # RoPE rotates pairs o
 
 
 def our_tensors(
-    path: Path, tensors: Iterable[StoredTensor], names: FileNames, problems: Problems | None = None
+    path: Path, tensors: Iterable[StoredTensor], names: FileNames, problems: Problems
 ) -> dict[str, StoredTensor]:
     """Return the tensors under our names, with the tensors of the experts of a layer joined.
 
     Raises FileFormatError if a name is unknown or repeated, if a layer before the last layer has no tensor,
-    or if the tensors of experts do not match. `problems` lists tensors with such names as unknown.
+    or if the tensors of experts do not match. If problems are noted, such tensors are listed as unknown.
     """
     ours: dict[str, StoredTensor] = {}
-    others = architecture_named(problems.architecture).names if problems and problems.other else names
+    others = architecture_named(problems.other.architecture).names if problems.other else names
     for tensor in tensors:
         name = names.our_name(tensor.name) or others.our_name(tensor.name)
-        if problems is not None and (name is None or name in ours):
+        if not problems.strict and (name is None or name in ours):
             problems.unknown.append(tensor.name)
             continue
         if name is None:
@@ -43,7 +44,7 @@ def our_tensors(
             raise FileFormatError(f"{path}: tensors {ours[name].name!r} and {tensor.name!r} are both {name}")
         ours[name] = tensor
     for i, number in enumerate(sorted(layers_of(ours))):
-        if i != number and problems is None:
+        if i != number and problems.strict:
             raise FileFormatError(f"{path}: there are tensors of layer {number}, but none of layer {i}")
     with naming(path, FileFormatError):
         return join_experts(ours, names, problems)
@@ -54,14 +55,13 @@ def layers_of(tensors: Iterable[str]) -> set[int]:
     return {layer for name in tensors if (layer := layer_of(name)) is not None}
 
 
-def checked_depth(n_layer: int, tensors: Iterable[str], problems: Problems | None = None) -> int:
+def checked_depth(n_layer: int, tensors: Iterable[str], problems: Problems) -> int:
     """Return the number of layers. Raises InputError if fewer than `n_layer` layers have tensors, before
-    memory is allocated per layer. With `problems`, return the number of layers of the other file."""
-    count, other = len(layers_of(tensors)), problems.other if problems else None
+    memory is allocated per layer. If this is noted, return the number of layers of the other file."""
+    count, other = len(layers_of(tensors)), problems.other
     if n_layer <= (max(count, other.n_layer) if other else count):
         return n_layer
-    with noting(problems, "settings.n_layer"):
-        raise InputError(f"expected {n_layer:,} layers, found tensors of {count}")
+    problems.note("settings.n_layer", InputError(f"expected {n_layer:,} layers, found tensors of {count}"))
     return other.n_layer if other else max(count, 1)
 
 
@@ -71,21 +71,10 @@ def biases_of(tensors: Iterable[str]) -> tuple[str, ...]:
     return tuple(bias for bias in BIASES if bias in kinds)
 
 
-def check_biases(architecture: Architecture, name: str, biases: Iterable[str]) -> None:
-    """Raise InputError if no layer has a bias that the architecture requires."""
-    missing = set(architecture.biases).difference(biases)
-    if missing:
-        raise InputError(f"the bias 'layer0.{min(missing)}' is missing; every {name} has this bias")
-
-
-def check_tensors(
-    path: Path, config: DecoderConfig, tensors: Mapping[str, StoredTensor], problems: Problems | None = None
-) -> None:
-    """Raise FileFormatError if a tensor is missing, has a wrong shape or does not belong to the model, or if
-    there are `problems`."""
-    if problems is not None and (problems.found or problems.unknown):
-        raise FileFormatError(f"{path}: the file has problems")
-    shapes = config.shapes()
+def checked_decoder(path: Path, config: DecoderConfig, file: Problems) -> Decoder:
+    """Return the decoder in a file. Raises FileFormatError if a tensor is missing, has a wrong shape or does
+    not belong to the model."""
+    shapes, tensors = config.shapes(), file.tensors
     for name, shape in shapes.items():
         if name not in tensors:
             raise FileFormatError(f"{path}: tensor {name!r} is missing{nearest(name, tensors)}")
@@ -99,6 +88,10 @@ def check_tensors(
             f"{path}: tensor {tensors[extra[0]].name!r} is not part of a {config.architecture} with "
             f"{config.n_layer} layers{nearest(extra[0], shapes)}"
         )
+    if config.adjacent_pairs:
+        tensors = in_halves(config.head_dim, tensors)
+    about = (file.origin, file.format, file.load_vocabulary, file.metadata, tuple(file.assumed))
+    return Decoder(config, tensors, *about)
 
 
 def _in_file(tensor: StoredTensor, shape: tuple[int, ...]) -> list[int]:
@@ -113,43 +106,52 @@ def check_heads(config: DecoderConfig, tensors: Mapping[str, StoredTensor]) -> N
     if largest < rows:
         raise InputError(
             f"{config.n_head:,} heads of {config.head_dim:,} channels need {rows:,} rows of q, and no tensor "
-            f"has more than {largest:,}"
+            f"has more than {largest:,}",
+            "n_head",
         )
 
 
 def split_fused(
     tensors: Mapping[str, StoredTensor], sizes: Mapping[str, int], by_head: bool = False,
-    problems: Problems | None = None,
+    problems: Problems = STRICT,
 ) -> dict[str, StoredTensor]:  # fmt: skip
     """Return the tensors with each fused matrix or bias split into its parts, such as q, k and v.
 
     The parts follow each other, or in Hugging Face files alternate head by head if `by_head` is true. Raises
-    InputError if the number of rows of a fused tensor differs from the sum of its parts.
+    InputError if the number of rows of a fused tensor differs from the sum of its parts. The sizes of the
+    other file go first, if they fit.
     """
-    queries, keys = (sizes[heads] * sizes["head_dim"] for heads in ("n_head", "n_kv_head"))
-    rows_of = {"q": queries, "k": keys, "v": keys, "gate": sizes["n_inner"], "up": sizes["n_inner"]}
+    layouts = [vars(problems.other), sizes] if problems.other else [sizes]
     result: dict[str, StoredTensor] = {}
     for name, tensor in tensors.items():
         prefix, _, kind = name.rpartition(".")
         if kind not in FUSED:
             result[name] = tensor
             continue
-        parts = {part: part.partition("_")[2][1:] for part in FUSED[kind]}
-        with noting(problems, "weights.other", *(f"{prefix}.{part}" for part in parts)):
-            counts = {part: rows_of[what] for part, what in parts.items()}
-            rows, total = tensor.shape[0] if tensor.shape else "a single number", sum(counts.values())
-            if rows != total:
-                *first, last = (f"{counts[part]} rows of {what}" for part, what in parts.items())
+        parts = {part: part.partition("_")[2][1:] for part in FUSED[kind]}  # such as q, k and v
+        with problems.noting("weights.other", *(f"{prefix}.{part}" for part in parts)):
+            rows = tensor.shape[0] if tensor.shape else "a single number"
+            fitting = (own for own in layouts if sum(_rows(what, own) for what in parts.values()) == rows)
+            layout = next(fitting, layouts[0])
+            counts = [_rows(what, layout) for what in parts.values()]
+            if rows != sum(counts):
+                *first, last = (f"{n} rows of {what}" for n, what in zip(counts, parts.values(), strict=True))
                 expected = f"{', '.join(first)} and {last}"
                 raise InputError(f"tensor {tensor.name!r}: expected {expected}, found {rows}")
-            order = np.arange(total)
+            order = np.arange(rows)
             if by_head and kind.startswith("attn") and not tensor.name.startswith("blk."):
-                order = order.reshape(sizes["n_head"], len(parts), -1).swapaxes(0, 1).ravel()
-            for part, own in zip(parts, np.split(order, np.cumsum([*counts.values()])[:-1]), strict=True):
+                order = order.reshape(layout["n_head"], len(parts), -1).swapaxes(0, 1).ravel()
+            for part, own in zip(parts, np.split(order, np.cumsum(counts)[:-1]), strict=True):
                 if (whole := f"{prefix}.{part}") in tensors:
                     raise InputError(f"tensor {tensor.name!r} and another tensor both contain {whole}")
                 result[whole] = tensor.of_rows(own)
     return result
+
+
+def _rows(part: str, sizes: Mapping[str, int]) -> int:
+    """Return the number of rows of a part of a fused tensor, such as "q"."""
+    heads = {"q": "n_head", "k": "n_kv_head", "v": "n_kv_head"}
+    return sizes[heads[part]] * sizes["head_dim"] if part in heads else sizes["n_inner"]
 
 
 def rope_factors(factors: StoredTensor | None, head_dim: int) -> tuple[float, ...]:
@@ -162,16 +164,18 @@ def rope_factors(factors: StoredTensor | None, head_dim: int) -> tuple[float, ..
     return tuple(factors.read().tolist())
 
 
-def in_halves(config: DecoderConfig, tensors: Mapping[str, StoredTensor]) -> dict[str, StoredTensor]:
+def in_halves(head_dim: int, tensors: Mapping[str, StoredTensor]) -> dict[str, StoredTensor]:
     """Return the tensors with the rows of q and k reordered: from adjacent RoPE pairs to Hugging Face order.
+    Tensors of other shapes stay as they are.
 
     In Hugging Face order, RoPE rotates channel j of a head of D channels together with channel j + D/2.
     Converters to GGUF reorder the rows of a llama so that the channels of a pair are neighbours.
     """
-    return {
-        name: _even_rows_first(tensor, config.head_dim) if name.endswith(_PERMUTED) else tensor
-        for name, tensor in tensors.items()
-    }
+    reordered = {
+        name: _even_rows_first(tensor, head_dim) for name, tensor in tensors.items()
+        if name.endswith(_PERMUTED) and tensor.shape and tensor.shape[0] % head_dim == 0
+    }  # fmt: skip
+    return {**tensors, **reordered}
 
 
 def _even_rows_first(tensor: StoredTensor, head_dim: int) -> StoredTensor:

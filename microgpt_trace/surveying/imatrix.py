@@ -128,7 +128,7 @@ def read_imatrix(path: Path) -> Imatrix:
     0. Raises FileFormatError if the file is not a valid importance matrix."""
     header = read_gguf_header(path)
     with naming(path, FileFormatError):
-        metadata = Settings(header.metadata, [])
+        metadata = Settings(header.metadata)
         kind = header.metadata.get("general.type")
         if str(kind) != "imatrix":  # str, because == compares an array element by element
             raise InputError(f"expected an importance matrix (general.type 'imatrix'), found {brief(kind)}")

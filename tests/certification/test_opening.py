@@ -67,7 +67,7 @@ def check_tensors(side, original, without=()):
 
 def test_a_sound_file_has_a_model_and_no_problems(opened, llama):
     side = opened()
-    assert (side.problems, side.unknown, side.vocabulary, side.vocabulary_problem) == ((), (), None, "")
+    assert (side.problems, side.unknown, side.vocabulary, side.vocabulary_problem) == ((), [], None, "")
     assert side.config == side.model.config == side_of(side.model).config
     check_tensors(side, llama[1])
 
@@ -101,7 +101,7 @@ def test_unknown_and_repeated_tensors_are_listed(opened, llama):
     other = [replace(norm, name=name) for name in ("blk.0.attn_z.weight", "model.norm.weight", "x" * 250)]
     side = opened([*tensors, *other])
     assert ids(side) == ["weights.extra"]
-    assert side.unknown == tuple(tensor.name for tensor in other)
+    assert side.unknown == [tensor.name for tensor in other]
     check_tensors(side, llama[1])
 
 

@@ -11,8 +11,8 @@ import pytest
 from support.exports import exported, side, stored, write_pair
 from support.tiny_models import pair_neighbours
 
-from microgpt_trace.certification.opening import Problem
 from microgpt_trace.certification.weights import weight_checks
+from microgpt_trace.decoder.problems import Problem
 
 IDS = ("missing", "extra", "permuted", "transposed", "swapped", "scaled", "damaged", "rounded", "other")
 TYPES = ("F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "MXFP4")

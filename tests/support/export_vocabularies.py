@@ -71,7 +71,7 @@ def written(name):
 
 
 def side(vocabulary, problem=""):
-    return Side("model", None, None, {}, (), vocabulary, problem)
+    return Side(origin="model", vocabulary=vocabulary, vocabulary_problem=problem)
 
 
 def exported(metadata):

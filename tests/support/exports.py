@@ -67,8 +67,8 @@ def exported(source, path, type="F32", edit=None, damage=None):
 def side_of(model):
     """Return the side of a model that `trace` can run."""
     return Side(
-        model.origin, model, model.config, model.tensors, vocabulary=model.vocabulary, format=model.format,
-        metadata=model.metadata, assumed=model.assumed,
+        origin=model.origin, model=model, config=model.config, tensors=model.tensors, format=model.format,
+        vocabulary=model.vocabulary, metadata=model.metadata, assumed=model.assumed,
     )  # fmt: skip
 
 

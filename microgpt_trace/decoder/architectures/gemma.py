@@ -67,7 +67,7 @@ def options_of_gemma3(settings: Settings, sizes: Sizes) -> Options:
     if isinstance(both, dict) and "sliding_attention" in both:
         names = ("full_attention", "sliding_attention")
         rope, local = (
-            read_rope(Settings({**settings.values, "rope_parameters": both.get(name)}, settings.notes))
+            read_rope(Settings({**settings.values, "rope_parameters": both.get(name)}, settings.problems))
             for name in names
         )
     else:

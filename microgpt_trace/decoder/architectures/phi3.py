@@ -32,7 +32,8 @@ def from_gguf(keys: Settings, sizes: Sizes) -> Options:
         "original_max_position_embeddings": keys.get("rope.scaling.original_context_length", WHOLE),
         "attention_factor": keys.get("rope.scaling.attn_factor", POSITIVE),
     }  # fmt: skip
-    plain = Settings({k: v for k, v in keys.values.items() if ".scaling." not in k}, keys.notes, keys.prefix)
+    unscaled = {key: value for key, value in keys.values.items() if ".scaling." not in key}
+    plain = Settings(unscaled, keys.problems, keys.prefix)
     return values | gguf_rope(plain, sizes["head_dim"], partial=True) | {"rope_scaling": scaling}
 
 
