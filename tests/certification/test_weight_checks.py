@@ -127,6 +127,13 @@ def test_numbers_that_went_through_a_narrower_float_are_rounded(pair, tmp_path, 
     assert (f"{type} through {through_}" in found["rounded"].detail) == (type != "Q8_0")
 
 
+def test_errors_between_two_grids_may_grow_with_the_numbers(pair):
+    array = stored("w", np.random.default_rng(0).standard_normal((512, 512), np.float32), "Q4_1").read()
+    sides = [replace(side(pair("llama")[0]), tensors={"wte": stored("w", array, t)}) for t in ("F16", "Q5_1")]
+    found = statuses(weight_checks(sides[1], sides[0]))
+    assert {name: check.status for name, check in found.items()} == {"rounded": "rounded"}
+
+
 def test_the_error_and_the_allowed_error_of_each_type_are_given(pair, tmp_path):
     original, sound = pair("llama")
     found = statuses(weight_checks(side(exported(sound, tmp_path / "b.gguf", "Q4_1")), side(original)))
