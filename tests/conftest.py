@@ -1,5 +1,6 @@
 """Models and files that several test modules share. All models but SmolLM2 are small and seeded."""
 
+import gc
 import os
 import signal
 from collections import Counter
@@ -7,6 +8,7 @@ from functools import cache
 
 from microgpt_trace.arrays.threads import VARIABLES
 
+gc.disable()  # until all tests are collected: looking for garbage takes a quarter of that time
 for name in VARIABLES:  # one thread, as in the command; NumPy and PyTorch read this when they load
     os.environ.setdefault(name, "1")
 
@@ -32,6 +34,17 @@ def pytest_configure(config):
     slow = [HealthCheck.too_slow]
     settings.register_profile("searches", max_examples=examples, deadline=None, suppress_health_check=slow)
     settings.load_profile("searches")
+
+
+def pytest_collection_modifyitems(items):
+    """Run the pages of docs/ first. One takes 30 s, in which other workers would wait at the end."""
+    items.sort(key=lambda item: "test_the_examples_of_a_page" not in item.name)
+
+
+def pytest_collection_finish():
+    """Collect garbage from now on, but never look at the modules and tests again."""
+    gc.freeze()
+    gc.enable()
 
 
 def pytest_terminal_summary(terminalreporter):

@@ -52,12 +52,15 @@ def _copy(ours: Vocabulary) -> str:
 def _compared(ours: Vocabulary, theirs: Vocabulary) -> list[CertificateCheck]:
     chats = shipped("conversations")
     render = partial(_rendered, chats)
-    a, b = render(ours, ours.names_in_templates()), render(theirs, theirs.names_in_templates())
+    names, names_there = ours.names_in_templates(), theirs.names_in_templates()
+    a = render(ours, names)
+    alike = (ours.templates, names) == (theirs.templates, names_there)
+    b = a if alike else render(theirs, names_there)
     bos, reasons = _bos(ours, theirs, a, b), {}
     if bos.status == "different":
         reasons["template.bos"] = [_split_bos(v, texts)[1] for v, texts in ((ours, a), (theirs, b))]
     if a != b and special_tokens(ours, theirs)[0] == "different":
-        reasons["vocabulary.special"] = [render(ours, theirs.names_in_templates()), b]
+        reasons["vocabulary.special"] = [render(ours, names_there), b]
     checks = [bos]
     for i, name in enumerate(chats):
         at = [j for j in (2 * i, 2 * i + 1) if a[j][0] != b[j][0] or bool(a[j][1]) != bool(b[j][1])]

@@ -11,9 +11,10 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from functools import lru_cache
 from typing import Any
 
-from jinja2 import TemplateError, TemplateSyntaxError, nodes
+from jinja2 import Template, TemplateError, TemplateSyntaxError, nodes
 from jinja2.ext import Extension, loopcontrols
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
@@ -27,7 +28,7 @@ def render(template: str, text: str, tokens: Mapping[str, str], **chat: Any) -> 
     transformers, such as messages and tools. Raises InputError if the template refuses the message, and
     FileFormatError if its syntax is wrong."""
     try:
-        program = _environment().from_string(template)
+        program = _program(template)
         messages = [{"role": "user", "content": text}]
         names = {"messages": messages, "add_generation_prompt": True, "tools": None, "documents": None}
         return program.render(**{**tokens, **names, **chat})
@@ -49,6 +50,11 @@ def render_each(
         except Exception as error:  # a template can fail like any program
             results.append(("", one_line(error)))
     return results
+
+
+@lru_cache(maxsize=2)  # certify renders one or two templates for ten chats
+def _program(template: str) -> Template:
+    return _environment().from_string(template)
 
 
 class _Generation(Extension):

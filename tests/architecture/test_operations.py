@@ -50,7 +50,7 @@ def check(worked, at):
     check_steps(SimpleNamespace(steps=worked.steps, value=worked.value, element=str(at.element)))
 
 
-def places(numbers, names, count=8, most=10**6):
+def places(numbers, names, count=4, most=10**6):
     rng = np.random.default_rng(8)
     for name in names:
         for _ in range(count):

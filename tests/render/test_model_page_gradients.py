@@ -10,6 +10,7 @@ from support.commands import microgpt
 from support.documents import document, parse_json
 from support.page_numbers import LEFT, VERDICTS, explained_in, in_tables, is_rounded, verdict_in
 from support.real_model import SMOLLM2, needs_smollm2
+from support.sweeps import in_sweep
 from support.tiny_experts import write_experts
 from support.tiny_gpt2 import tiny_gpt2
 from support.tiny_models import write_folder
@@ -128,7 +129,7 @@ def test_the_command_gives_the_gradient_of_chosen_positions(page_at, decoder_fol
 
 
 @needs_smollm2
-@pytest.mark.parametrize("budget", [0.5, 1, 2])
+@pytest.mark.parametrize("budget", [0.5, in_sweep(1, whole=True), 2])
 def test_the_budget_counts_gradients(page_file, budget):
     words = ("trace", SMOLLM2, "The capital of France is", "--backward", "--html-budget", budget)
     size = page_file(*words).stat().st_size / 1e6

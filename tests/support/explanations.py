@@ -39,8 +39,16 @@ def check_steps(explanation):
 
 
 def check_values(explanation, explained):
-    """Check that every named element has the value that the explanation gives for it."""
+    """Check that every named element has the value that the explanation gives for it, and that one factor of
+    each array, and every use, can be explained."""
+    arrays = {}
     for factor in explanation.factors():
+        name, _, index = factor.name.partition("[")
+        arrays.setdefault((name, factor.kind), factor)
+        place = tuple(map(int, index.rstrip("]").split(","))) if index else ()
+        value = explained.run.value(name, place, factor.kind)
+        assert value == pytest.approx(factor.value, rel=1e-12), factor
+    for factor in arrays.values():
         assert explained(factor.name, factor.kind).traced == pytest.approx(factor.value, rel=1e-12), factor
     for use in explanation.uses:
         other = explained(use.name, use.kind)
@@ -81,4 +89,5 @@ def explainer(model, terms=16, **options):
             results[name, phase] = explain_in(run, name, backward=phase == "backward", terms=terms)
         return results[name, phase]
 
+    explained.run = run
     return explained

@@ -60,12 +60,12 @@ def entry(name, dims, kind=0, offset=0):
 def assemble(pairs=b"", entries=b"", data=b"", *, version=3, tensors=1, metadata=0, alignment=32):
     """Return a file of these parts, unchecked."""
     head = b"GGUF" + u32(version) + u64(tensors) + u64(metadata) + pairs + entries
-    return head + bytes(-len(head) % alignment) + data
+    return b"".join((head, bytes(-len(head) % alignment), data))
 
 
 def gguf_bytes(metadata, tensors):
     """Return a well-formed file with metadata and StoredTensors, whose values are not checked."""
-    index, data = b"", b""
+    index, data = bytearray(), bytearray()  # bytes would be copied for each tensor
     for tensor in tensors:
         index += entry(tensor.name, tensor.shape[::-1], NUMBERS[tensor.encoding.name], len(data))
         data += tensor.data.tobytes()
