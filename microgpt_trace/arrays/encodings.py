@@ -211,13 +211,17 @@ class StoredTensor:
             values[start : start + rows] = self._rows(start, min(start + rows, count))
         return values.reshape(self.shape)
 
+    @property
+    def is_plain(self) -> bool:
+        """True if the file stores F32 row after row, so that `rows` returns a view."""
+        changed = self.order is not None or self.by_columns or self.plus or self.scale != 1.0
+        return self.encoding is ENCODINGS["F32"] and self.row_size is None and not changed
+
     def unpacked(self) -> StoredTensor:
-        """Return the tensor as F32 in memory. If the file stores F32, row after row, return the tensor
-        itself."""
-        f32 = ENCODINGS["F32"]
-        if self.encoding is f32 and self.order is None and not (self.by_columns or self.plus):
+        """Return the tensor as F32 in memory, or the tensor itself if it is plain."""
+        if self.is_plain:
             return self
-        return StoredTensor(self.name, f32, self.shape, self.read().reshape(-1).view(np.uint8))
+        return StoredTensor(self.name, ENCODINGS["F32"], self.shape, self.read().reshape(-1).view(np.uint8))
 
     def rows(self, start: int, stop: int) -> Array:
         """Return rows `start` to `stop`, or these elements of a vector, as float32. The result may be a view
@@ -247,12 +251,12 @@ class StoredTensor:
         """Decode stored rows `start` to `stop`, which may begin within a block: [stop - start, row_length]"""
         if self.by_columns:
             return self._values(self.data[start:stop])[:, :, 0]
-        size, block_bytes = self.encoding.block_size, self.encoding.block_bytes
-        first, last = start * self.stride // size, -(-stop * self.stride // size)
+        size, block_bytes, stride = self.encoding.block_size, self.encoding.block_bytes, self.stride
+        first, last = start * stride // size, -(-stop * stride // size)
         blocks = self.data[first * block_bytes : last * block_bytes].reshape(-1, block_bytes)
         flat = self._values(blocks).reshape(-1)
-        flat = flat[start * self.stride - first * size :][: (stop - start) * self.stride]
-        return flat.reshape(stop - start, self.stride)[:, : self.row_length]
+        flat = flat[start * stride - first * size :][: (stop - start) * stride]
+        return flat.reshape(stop - start, stride)[:, : self.row_length]
 
     def _gather(self, indices: Array) -> Array:
         """Decode the stored rows with these indices. No blocks of other rows are decoded: [n] -> [n,

@@ -4,6 +4,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
+from ..arrays.kept_weights import GB
 from ..errors import InputError
 from ..readers.loading import RopePairs
 from ..text.json_reading import OutOfBounds, from_json
@@ -106,8 +107,14 @@ class FileSettings(WeightSettings):
         "--set", metavar="KEY=VALUE", family=PRODUCTION,
     )  # fmt: skip
 
+    memory: float | None = option(
+        "GB of unpacked weights to keep in memory for later passes.", min=0.0, metavar="GB",
+        family=PRODUCTION, show_default="1, or 0 for a single pass and for gradients",
+    )  # fmt: skip
+
     def load_settings(self) -> dict[str, Any]:
-        return {**vars(self), "settings": settings_of(self.settings or [])}
+        memory = None if self.memory is None else int(self.memory * GB)
+        return {**vars(self), "settings": settings_of(self.settings or []), "memory": memory}
 
 
 def settings_of(pairs: list[str]) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from ..architecture.plans.event_words import steps_of
 from ..architecture.plans.kinds import Rotation
 from ..architecture.plans.plan import Plan
 from ..arrays.encodings import StoredTensor
+from ..arrays.kept_weights import MEMORY, KeptWeights
 from ..arrays.linear import linear, linear_backward
 from ..arrays.stats import Array
 from ..arrays.threads import available_cores
@@ -40,7 +41,6 @@ if TYPE_CHECKING:
 
 DEFAULT = "The capital of France is"
 MOST_PIECES = 8  # tokens of a text that an error shows
-MOST = 1 << 28  # the largest number of weights in memory: 1 GB at 4 bytes each
 
 
 @dataclass(frozen=True, repr=False)
@@ -63,6 +63,7 @@ class Decoder:
     load_vocabulary: Callable[[], Vocabulary | None] = field(repr=False, default=lambda: None)
     metadata: Mapping[str, Any] = field(repr=False, default_factory=dict)
     assumed: tuple[str, ...] = ()
+    kept: KeptWeights | None = field(repr=False, default=None)  # None: only runs of many passes keep weights
 
     _repr_html_ = in_notebook
     run, run_pack, logits, edited_logits = run_together, run_packed, logits_forward, logits_of_edits
@@ -119,10 +120,12 @@ class Decoder:
         return replace(self)
 
     def for_many_passes(self) -> Decoder:
-        if self.config.parameter_count > MOST:
-            return self
-        tensors = {name: tensor.unpacked() for name, tensor in self.tensors.items()}
-        return replace(self, tensors=tensors, load_vocabulary=lambda: self.vocabulary)
+        return self if self.kept is not None else self.keeping(MEMORY)
+
+    def keeping(self, memory: int) -> Decoder:
+        """Return this model. The new model keeps up to `memory` bytes of weights unpacked."""
+        kept = KeptWeights(self.tensors.values(), memory)
+        return replace(self, kept=kept, load_vocabulary=lambda: self.vocabulary)
 
     def read(self, text: str | None = None, tokens: Sequence[int] | None = None) -> TraceInput:
         inputs = prepare(self, text, tokens)
@@ -174,7 +177,10 @@ class Decoder:
         return linear_backward(dy, self._matrix(name, expert), min(2, available_cores()))
 
     def _matrix(self, name: str, expert: int | None) -> StoredTensor:
-        return self.tensors[name] if expert is None else self.tensors[name].of_expert(expert)
+        tensor = self.tensors[name]
+        if self.kept is not None:
+            return self.kept.matrix(tensor, expert)
+        return tensor if expert is None else tensor.of_expert(expert)
 
 
 def _differences_of_layers(plan: Plan) -> dict[str, Any]:

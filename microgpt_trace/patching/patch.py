@@ -130,6 +130,7 @@ def patch_inputs(
         raise InputError(f"position {row}: up to this position both texts have the same tokens")
     if options.method == "attribution":
         return _estimated(model, pair, options, row, report)
+    model = model.for_many_passes()
     if options.senders:
         paths = paths_of(model, options.senders, options.receivers, length)
         spots = [(path.sender.spot, path.receiver) for path in paths]

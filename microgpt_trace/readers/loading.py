@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from ..arrays.kept_weights import MEMORY
 from ..errors import FileFormatError, InputError
 from ..untrusted_files import beginning, check_regular, reading
 
@@ -27,6 +28,7 @@ _FORMATS = {  # what a model of each format is called, and the options that appl
 def load(
     path: str | Path, *, n_head: int | None = None, bos: Literal["first", "last"] | None = None,
     rope_pairs: RopePairs | None = None, settings: Mapping[str, Any] | None = None,
+    memory: int | None = MEMORY,
 ) -> Model | Decoder:  # fmt: skip
     """Open a microGPT checkpoint, a GGUF file, an .apr file or a Hugging Face folder. "small" names the
     trained microGPT of this package, and the text "./small" a file.
@@ -34,8 +36,12 @@ def load(
     `n_head` and `bos` describe a microGPT whose weights have no metadata. `rope_pairs` and `settings`, such
     as {"num_heads": 14}, add settings that are missing in an .apr file. These settings must not contradict
     the file. For a GGUF file or a Hugging Face folder, `settings`, such as {"hidden_act": "gelu_new"},
-    replace settings of config.json. Raises FileFormatError if the file is missing, is damaged or has an
-    unknown format.
+    replace settings of config.json.
+
+    A production model keeps up to `memory` bytes of its matrices unpacked as float32, once they were used,
+    by default 1 GB. With None, only computations of many passes keep them.
+
+    Raises FileFormatError if the file is missing, is damaged or has an unknown format.
     """
     path = SMALL if str(path) == "small" else Path(path)
     kind = format_of(path)
@@ -52,14 +58,16 @@ def load(
     if kind == "apr":
         from .apr import read_apr
 
-        return read_apr(path, rope_pairs=rope_pairs, overrides=settings or {})
-    if kind == "GGUF":
+        decoder = read_apr(path, rope_pairs=rope_pairs, overrides=settings or {})
+    elif kind == "GGUF":
         from .gguf_model import read_gguf
 
-        return read_gguf(path, settings or {})
-    from .huggingface import read_huggingface
+        decoder = read_gguf(path, settings or {})
+    else:
+        from .huggingface import read_huggingface
 
-    return read_huggingface(path, settings or {})
+        decoder = read_huggingface(path, settings or {})
+    return decoder if memory is None else decoder.keeping(memory)
 
 
 def is_model(path: Path) -> bool:

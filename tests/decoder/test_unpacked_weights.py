@@ -1,12 +1,13 @@
 """A model that keeps its weights unpacked: it has the same values, and stays within its memory limit."""
 
+from dataclasses import replace
+
 import numpy as np
 from support.stored_tensors import ONE_BY_ONE, PARTS, stored, transposed
 from support.tiny_models import wide_model
 
 from microgpt_trace import load
 from microgpt_trace.arrays.encodings import ENCODINGS
-from microgpt_trace.decoder import model as decoder
 
 
 def assert_unpacked(tensor):
@@ -38,14 +39,16 @@ def test_a_contiguous_f32_tensor_is_not_copied():
 
 
 def test_a_model_for_many_passes_computes_the_same_from_unpacked_weights(tmp_path):
-    model, _, _ = wide_model(tmp_path, "Q4_1")
+    model = load(wide_model(tmp_path, "Q4_1")[0].origin, memory=None)
     inputs = model.read(tokens=[5, 3, 44, 3])
     ready = model.for_many_passes()
-    assert ready is not model
-    for name, tensor in ready.tensors.items():
-        assert tensor.encoding.name == "F32"
-        assert tensor is ready.tensors[name]
-        np.testing.assert_array_equal(tensor.read(), model.tensors[name].read())
+    assert ready.for_many_passes() is ready
+    for tensor in model.tensors.values():
+        if len(tensor.shape) == 2:
+            matrix = ready.kept.matrix(tensor, None)
+            assert matrix.is_plain
+            assert matrix is ready.kept.matrix(tensor, None)
+            np.testing.assert_array_equal(matrix.read(), tensor.read())
     rows = range(4)
     logits, expected = ready.logits(inputs, rows), model.logits(inputs, rows)
     distance = np.abs(logits - expected).max() / np.abs(expected).max()
@@ -53,12 +56,33 @@ def test_a_model_for_many_passes_computes_the_same_from_unpacked_weights(tmp_pat
     assert 0 < distance < 1e-5
 
 
-def test_a_large_model_stays_packed(tmp_path, monkeypatch):
+def test_a_model_keeps_the_first_matrices_that_fit(tmp_path):
     model, _, _ = wide_model(tmp_path, "Q4_1")
-    monkeypatch.setattr(decoder, "MOST", model.config.parameter_count - 1)
-    assert model.for_many_passes() is model
-    monkeypatch.setattr(decoder, "MOST", model.config.parameter_count)
-    assert model.for_many_passes() is not model
+    matrices = [tensor for tensor in model.tensors.values() if len(tensor.shape) == 2]
+    sizes = [4 * own.shape[0] * own.shape[1] for own in matrices]
+    for memory in (0, sizes[0] - 1, sizes[0], sum(sizes[:3]), sum(sizes)):
+        weights, left = model.keeping(memory).kept, memory
+        for own, size in zip(matrices, sizes, strict=True):
+            assert weights.matrix(own, None).is_plain == (size <= left)
+            left -= size * (size <= left)
+
+
+def test_a_weight_in_place_of_another_is_not_kept(tmp_path):
+    model = load(wide_model(tmp_path, "Q4_1")[0].origin, memory=None)
+    name, tensor = next((n, t) for n, t in model.tensors.items() if len(t.shape) == 2)
+    other = replace(tensor)
+    changed = replace(model.for_many_passes(), tensors={**model.tensors, name: other})
+    assert changed.kept.matrix(other, None) is other
+
+
+def test_the_default_memory_is_for_runs_of_many_passes(tmp_path):
+    path = wide_model(tmp_path, "Q4_1")[0].origin
+    assert load(path, memory=None).kept is None
+    for given, matrix in ((0, False), (1_000_000_000, True)):
+        model = load(path, memory=given)
+        assert model.for_many_passes() is model
+        tensor = next(t for t in model.tensors.values() if len(t.shape) == 2)
+        assert model.kept.matrix(tensor, None).is_plain == matrix
 
 
 def test_the_vocabulary_is_read_once(decoder_folder):
