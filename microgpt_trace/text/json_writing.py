@@ -11,6 +11,8 @@ from typing import Any, TypeVar
 
 from .wording import nonfinite_name
 
+_LEAVES = frozenset({float, int, str, bool, type(None)})
+
 
 def result_json(result: Any) -> str:
     """Return the JSON document of a result, with the schema id and the marked properties first. `result` is a
@@ -36,9 +38,11 @@ def _member(key: str, value: Any) -> str:
 
 def plain(value: Any) -> Any:
     """Turn dataclasses into dictionaries of their fields and marked properties, recursively."""
+    kind: Any = type(value)
+    if kind in _LEAVES:  # first, because a document has hundreds of thousands
+        return value
     if isinstance(value, tuple | list):
         return [plain(item) for item in value]
-    kind: Any = type(value)
     if hasattr(kind, "__dataclass_fields__"):
         return {name: plain(getattr(value, name)) for name in members(kind)}
     return value

@@ -65,13 +65,11 @@ def predictions_of(
         )
 
 
-def event_record(event: TraceEvent, values: Array | None = None) -> dict[str, Any]:
-    """Return an event as plain data, with its `values` if given and its seconds if measured."""
+def event_record(event: TraceEvent) -> dict[str, Any]:
+    """Return an event as plain data, with its seconds if measured."""
     record = plain(event)
     if event.seconds is None:
         del record["seconds"]
-    if values is not None:
-        record["values"] = values.tolist()
     return record
 
 

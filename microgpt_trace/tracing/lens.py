@@ -12,7 +12,7 @@ import numpy as np
 
 from ..architecture.interpreter.run import final_forward, head_forward
 from ..architecture.plans.plan import Plan
-from ..arrays.logits import best_tokens, in_parts, rank_of, softmax
+from ..arrays.logits import best_tokens, in_products, rank_of, softmax
 from ..arrays.stats import Array
 from ..decoder.model import Decoder
 from ..hooks.event import TraceEvent
@@ -82,6 +82,6 @@ class Lens:
         """Yield the stream, the position and the logits [V] of every row that was kept."""
         places = [(name, position) for name in self._kept for position in self._positions_of(name)]
         stacked = final_forward(self._model, np.concatenate(list(self._kept.values())))
-        for part in in_parts(len(stacked), self._model.config.vocab_size):
+        for part in in_products(len(stacked), self._model.config.vocab_size):
             for place, row in zip(places[part], head_forward(self._model, stacked[part]), strict=True):
                 yield (*place, row)

@@ -148,6 +148,7 @@ def test_computes_logits_in_parts(tiny, monkeypatch):
 
     monkeypatch.setattr(lens_module, "head_forward", recorded)
     monkeypatch.setattr(logits, "PART", 3 * VOCAB)
+    monkeypatch.setattr(logits, "HELD", 1)
     found = run(tiny, target=5, positions="all")
     assert max(sizes) == 3
     assert sum(sizes) == 2 * 2 * 7

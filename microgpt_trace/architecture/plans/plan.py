@@ -8,7 +8,7 @@ layer3.attn.q.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, ValuesView
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import takewhile
@@ -115,6 +115,9 @@ class Plan(Mapping[str, Operation]):
 
     def __len__(self) -> int:
         return len(self._rows)
+
+    def values(self) -> ValuesView[Operation]:  # 10 times as fast as the method of Mapping
+        return self._rows.values()
 
     @cached_property
     def layers(self) -> tuple[tuple[Operation, ...], ...]:

@@ -3,12 +3,12 @@ schema.py."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import MISSING, fields
 from typing import Any
 
+from ...arrays.stats import Array
 from ...text.json_writing import dump, marked, plain, to_text
-from ...tracing.collector import event_record
 from ...tracing.result import SCHEMA_ID, Trace
 
 # The lists of a document. In JSON Lines, each item of a list is a record with this name.
@@ -48,11 +48,19 @@ def document(trace: Trace, values: bool = False) -> dict[str, Any]:
         value = getattr(trace, name)
         if value or name in required or (name == "generation_end" and trace.generation):
             result[name] = plain(value)
-    kept = trace.arrays if values else {}
-    result["events"] = [event_record(event, kept.get((event.phase, event.name))) for event in trace]
-    more = zip(result.get("more_gradients", ()), trace.more_gradients, trace.more_arrays, strict=False)
-    for record, own, arrays in more:
-        record["events"] = [event_record(e, arrays.get(e.name) if values else None) for e in own.events]
-    for record, token in zip(result.get("generation", ()), trace.generation, strict=False):
-        record["events"] = [event_record(event) for event in token.events]
+    if values:
+        _add_values(result["events"], [trace.arrays.get((e.phase, e.name)) for e in trace])
+        more = zip(result.get("more_gradients", ()), trace.more_gradients, trace.more_arrays, strict=False)
+        for record, own, arrays in more:
+            _add_values(record["events"], [arrays.get(event.name) for event in own.events])
+    for part in (result, *result.get("more_gradients", ()), *result.get("generation", ())):
+        for record in part["events"]:
+            if record["seconds"] is None:
+                del record["seconds"]
     return result
+
+
+def _add_values(records: list[dict[str, Any]], arrays: Iterable[Array | None]) -> None:
+    for record, array in zip(records, arrays, strict=True):
+        if array is not None:
+            record["values"] = array.tolist()
