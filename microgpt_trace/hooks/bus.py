@@ -51,6 +51,9 @@ class SilentTap:
     def layer(self, index: int) -> Tap:
         return self
 
+    def spend(self) -> None:
+        """See `PartsTap`."""
+
 
 SILENT = SilentTap()
 
@@ -63,7 +66,7 @@ class Subscription:
     names: frozenset[str]
     phases: tuple[Phase, ...]
     stats: bool
-    parts: bool
+    parts: bool | Hook
 
 
 class HookBus:
@@ -81,13 +84,15 @@ class HookBus:
 
     def subscription(
         self, hook: Hook, *names: str, phases: Phase | Sequence[Phase] = ("forward",), stats: bool = False,
-        parts: bool = False,
+        parts: bool | Hook = False,
     ) -> Subscription:  # fmt: skip
         """Return a subscription that calls `hook` for the events that match `names` (without names: all).
 
         If `stats` is true, the events have statistics. With `parts`, the hook receives an empty value if the
-        model computes a large value in parts. Raises InputError if a name matches no event, or if a phase is
-        unknown or does not fit the events.
+        model computes a large value in parts. If `parts` is a hook, it receives every part before: some rows
+        [n, W], or some queries and the keys up to the last of them [H, n, S]. Its event describes all parts
+        so far. Raises InputError if a name matches no event, or if a phase is unknown or does not fit the
+        events.
         """
         phases = (phases,) if isinstance(phases, str) else tuple(phases)
         for phase in phases:
@@ -101,7 +106,7 @@ class HookBus:
     @contextmanager
     def subscribe(
         self, hook: Hook, *names: str, phases: Phase | Sequence[Phase] = ("forward",), stats: bool = False,
-        first: bool = False, parts: bool = False,
+        first: bool = False, parts: bool | Hook = False,
     ) -> Iterator[HookBus]:  # fmt: skip
         """Call `hook` in every run that begins inside this context; see `subscription` for the arguments.
         With `first`, the hook is called before all hooks that are already subscribed."""
@@ -143,6 +148,7 @@ class Run:
     slopes: dict[str, Array] = field(default_factory=dict)  # d replacement / d computed value
     altered: bool = False  # True if a hook replaced a gradient or an update
     resumed: float = field(default_factory=perf_counter)  # the time when the model last continued
+    spent: float = 0.0  # seconds that the next value needed before
     parts: dict[str, TraceEvent] = field(default_factory=dict)  # events of values that come in parts
     scalar: str = "loss"  # the number whose gradients a backward pass computes
 
@@ -186,7 +192,8 @@ class Run:
         return event
 
     def deliver(self, phase: Phase, name: str, value: Array) -> Array:
-        seconds = perf_counter() - self.resumed if self.timed else None
+        seconds = perf_counter() - self.resumed + self.spent if self.timed else None
+        self.spent = 0.0
         value = self._through_hooks(phase, name, np.asarray(value), seconds)
         if phase == "backward" and name in self.replaced:
             # Where the slope is 0, the loss no longer depends on the inputs of this value.
@@ -239,20 +246,54 @@ class _BusTap:
 
 
 class PartsTap(_BusTap):
-    """The tap of values that a model computes in parts, some rows [n, ...] at a time."""
+    """The tap of values that a model computes in parts: some rows [n, W] or some queries [H, n, S] at a
+    time."""
 
     def emit(self, name: str, value: Array) -> Array:
-        run = self.run
         if not value.ndim:  # the gradient of the loss
             return super().emit(name, value)
-        seconds, stats = perf_counter() - run.resumed, TensorStats.of(value)
-        shape, event = value.shape, run.parts.get(name)
+        run, name = self.run, self.prefix + name
+        seconds, (*others, rows, width) = perf_counter() - run.resumed, value.shape
+        listeners = run.listeners(self.phase, name)
+        stats = _stats_of_part(value, run.specs[name].causal) if listeners else None
+        event = run.parts.get(name)
         if event is None:
-            event = run.event(self.phase, name, shape, name_of(value.dtype), None)
-        else:
-            assert event.stats is not None  # statistics exist for every part
-            shape = (event.shape[0] + len(value), *shape[1:])
-            seconds, stats = seconds + (event.seconds or 0.0), event.stats.merge(stats)
-        run.parts[name] = replace(event, shape=shape, stats=stats, seconds=seconds)
+            event = run.event(self.phase, name, (*others, 0, width), name_of(value.dtype), None)
+        elif stats is not None and event.stats is not None:
+            stats = event.stats.merge(stats)
+        shape, seconds = (*others, event.shape[-2] + rows, width), seconds + (event.seconds or 0.0)
+        event = run.parts[name] = replace(event, shape=shape, stats=stats, seconds=seconds)
+        for subscription in listeners:
+            if not isinstance(subscription.parts, bool):
+                with read_only(value) as view:
+                    subscription.parts(event, view)
         run.resume()
         return value
+
+    def spend(self) -> None:
+        """Add the time since the last part to the time of the event that follows the parts."""
+        self.run.spent += perf_counter() - self.run.resumed
+        self.run.resume()
+
+
+def _stats_of_part(value: Array, causal: bool) -> TensorStats:
+    """Return the statistics of some rows, or of the keys that some queries [H, n, S] see. The first S - n
+    keys come before all the queries, and need no mask."""
+    if not causal:
+        return TensorStats.of(value)
+    queries, keys = value.shape[-2:]
+    last = TensorStats.of(value[..., keys - queries :], causal_mask(queries, queries))
+    return TensorStats.of(value[..., : keys - queries]).merge(last)
+
+
+@contextmanager
+def in_parts(tap: Tap, names: Sequence[str]) -> Iterator[PartsTap | SilentTap | None]:
+    """Yield a tap that accepts the events `names` in parts, or None if a listener requests one of them as a
+    whole. Afterwards, call the hooks with the events."""
+    if not isinstance(tap, _BusTap):
+        yield None if any(map(tap.wants, names)) else SILENT
+    elif any(tap.run.wants_whole(tap.prefix + name, (tap.phase,)) for name in names):
+        yield None
+    else:
+        yield PartsTap(tap.run, tap.phase, tap.prefix)
+        tap.run.announce_parts()

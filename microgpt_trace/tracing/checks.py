@@ -6,7 +6,7 @@ check uses an operation's inputs after all hooks, and the operation's output bef
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
@@ -44,21 +44,24 @@ class Checker:
         self._parts: Array | None = None  # the sum of the heads so far
         self._parts_seen = 0
         self._parts_magnitude = 0.0  # the sum of the heads' largest elements
+        self._bad: dict[str, tuple[list[int], str]] = {}  # index and place of an event's non-finite element
         self._worst: dict[str, tuple[float, str]] = {}  # claim -> (largest deviation, place)
         self._dtype = "float32"
 
     def observers(self, bus: HookBus, *names: str) -> tuple[Subscription, Subscription]:
         """Return subscriptions to events before any other hook, and to forward events after all hooks."""
         return (
-            bus.subscription(self._computed, *names, phases=PHASES, stats=True, parts=True),
+            bus.subscription(self._computed, *names, phases=PHASES, stats=True, parts=self._part),
             bus.subscription(self._used, *names, parts=True),
         )
 
     def _computed(self, event: TraceEvent, value: Array) -> None:
         self._dtype = event.dtype
-        bad = event.stats is not None and event.stats.nonfinite_count
-        if bad and self.first_nonfinite is None and not self._is_vanishing(event, value):
-            self.first_nonfinite = self.where + _first_nonfinite(event, value)
+        if value.size:
+            self._part(event, value)
+        _, place = self._bad.pop(event.name, ([], ""))
+        if place and self.first_nonfinite is None and not self._is_vanishing(event, value, place):
+            self.first_nonfinite = self.where + place
         if event.phase != "forward" or not value.size:  # an event that is emitted in parts has an empty value
             return
         row = self._plan[event.name]
@@ -69,13 +72,29 @@ class Checker:
                 self._compare("heads", event, parts, value, self._parts_magnitude)
         elif event.name in self._plan.residuals:
             self._compare_residual(event, value)
-        elif isinstance(row.kind, Softmax | Probabilities) or (
-            isinstance(row.kind, Routing) and row.kind.normalised
-        ):
-            self.rows_sum_to_1(event.name, value)
-        if isinstance(row.kind, Softmax):
-            above = np.where(causal_mask(*value.shape[-2:]), 0, value)
-            self._record("causal", event.name, max(float(above.max()), -float(above.min())))
+
+    def _part(self, event: TraceEvent, value: Array) -> None:
+        """Receive an event, or some of its rows or queries."""
+        if event.stats is not None and event.stats.nonfinite_count:
+            for found in _nonfinite(event, value):
+                self._bad[event.name] = min(found, self._bad.get(event.name, found))
+        if event.phase == "forward":
+            self._check_shares(event.name, value)
+
+    def _check_shares(self, name: str, value: Array) -> None:
+        """Check probabilities [n, V], shares of experts, or the attention weights of some queries [H, n, S]:
+        the sum of each row, and that no query sees a later key. With attention sinks, a sum may be smaller
+        than 1."""
+        kind = self._plan[name].kind
+        if isinstance(kind, Softmax | Probabilities) or (isinstance(kind, Routing) and kind.normalised):
+            off = value.sum(axis=-1) - 1
+            off = np.maximum(off, 0) if name in self._with_sinks else np.abs(off)
+            self._record("softmax", name, float(off.max(initial=0.0)))
+        if isinstance(kind, Softmax):
+            queries, keys = value.shape[-2:]
+            last = value[..., keys - queries :]  # all queries see the keys before
+            above = np.where(causal_mask(queries, queries), 0, last)
+            self._record("causal", name, max(float(above.max()), -float(above.min())))
 
     def _compare_residual(self, event: TraceEvent, value: Array) -> None:
         inputs = self._plan.residuals[event.name]
@@ -96,25 +115,15 @@ class Checker:
             self._parts_seen += 1
             self._parts_magnitude += float(np.abs(value).max(initial=0.0))
 
-    def _is_vanishing(self, event: TraceEvent, value: Array) -> bool:
+    def _is_vanishing(self, event: TraceEvent, value: Array, place: str) -> bool:
         """Return True if d loss / d P is infinite only at probabilities that `vanishing` marks."""
         if self.vanishing is None or (event.phase, event.name) != ("backward", "probs"):
             return False
         if not np.isfinite(value[~self.vanishing]).all() or np.isnan(value).any():
             return False
         targets = counted(int(np.count_nonzero(np.isinf(value))), "target")
-        self.infinite = (
-            f"{_first_nonfinite(event, value)}: the P of {targets} is 0 or almost 0, and d loss / d P is -1 "
-            "/ (T P)"
-        )
+        self.infinite = f"{place}: the P of {targets} is 0 or almost 0, and d loss / d P is -1 / (T P)"
         return True
-
-    def rows_sum_to_1(self, name: str, value: Array) -> None:
-        """Sum each row of probabilities [..., V], and record the largest deviation from 1. With attention
-        sinks, a sum may be smaller than 1."""
-        off = value.sum(axis=-1) - 1
-        off = np.maximum(off, 0) if name in self._with_sinks else np.abs(off)
-        self._record("softmax", name, float(off.max(initial=0.0)))
 
     def _compare(
         self, claim: str, event: TraceEvent, value: Array, expected: Array, magnitude: float = 1.0
@@ -159,14 +168,16 @@ def untraced_check(traced: Array, untraced: Array) -> Check:
     return Check("untraced", UNTRACED, same, difference, 0.0)
 
 
-def _first_nonfinite(event: TraceEvent, value: Array) -> str:
-    """Describe the place of an event's first non-finite element."""
-    phase = "" if event.phase == "forward" else f"{event.phase} of "
-    if not value.size:
-        return f"{phase}{event.name}"
+def _nonfinite(event: TraceEvent, value: Array) -> Iterator[tuple[list[int], str]]:
+    """Yield the index and the place of the first non-finite element, if any. `value` may be the last part of
+    an event."""
     bad = ~np.isfinite(value)
     if value.ndim == 3:  # [H, T, S]: ignore elements above the diagonal
         bad = np.tril(bad, value.shape[2] - value.shape[1])
-    index = np.argwhere(bad)[0].tolist()
-    position = f", position {index[-2 if value.ndim == 3 else 0]}" if index else ""
-    return f"{phase}{event.name}{position}, element {index} = {nonfinite_name(float(value[tuple(index)]))}"
+    for index in np.argwhere(bad)[:1].tolist():
+        found = nonfinite_name(float(value[tuple(index)]))
+        if value.ndim > 1:
+            index[-2] += event.shape[-2] - value.shape[-2]
+        phase = "" if event.phase == "forward" else f"{event.phase} of "
+        position = f", position {index[-2 if value.ndim == 3 else 0]}" if index else ""
+        yield index, f"{phase}{event.name}{position}, element {index} = {found}"

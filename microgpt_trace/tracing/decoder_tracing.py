@@ -70,7 +70,7 @@ def trace_decoder(
     with one_blas_thread(), np.errstate(all="ignore"), untouched as baseline:
         overview, experts = Overview(model.plan, model.parameter, inputs.tokens), ExpertMeter(model.plan)
         hooks = [hook for hook in (overview, experts, lens_hook) if hook is not None]
-        watching = [(hook, hook.names) for hook in hooks if hook.names]
+        watching = [(hook, hook.names, getattr(hook, "part", False)) for hook in hooks if hook.names]
         observers = Observers(model, {*everything, *shown}, shown, kept, watching, baseline)
         cache = KVCache(len(inputs.tokens) + generate) if generate else None
         run = observers.begin(time, keep=recheck or backward)
@@ -149,13 +149,11 @@ def predict(
     size = rows_held(vocab_size) if is_parted else len(rows)
     predictions: list[Prediction] = []
     for start in range(0, len(rows), size):
-        group = rows[start : start + size]
+        group, computed, logits = rows[start : start + size], np.empty(0), np.empty(0)  # frees 64 MB
         computed = head_forward(model, final[list(group)], tap)
         for part in in_small_parts(len(group), vocab_size) if is_parted else [slice(len(group))]:
             logits = tap.emit("logits", computed[part])
             computed_probs = softmax(logits)
-            if is_parted:  # the checker does not receive `probs` as one event
-                observers.checker.rows_sum_to_1("probs", computed_probs)
             probs = tap.emit("probs", computed_probs)
             replaced = differs(probs, computed_probs)
             predictions += predictions_of(model, inputs, group[part], logits, probs, replaced, top_k)

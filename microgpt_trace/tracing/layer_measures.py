@@ -38,6 +38,7 @@ class Overview:
         self._positions = compared_positions(tokens)
         self._usual = np.ones(len(self._positions), bool)  # positions without a massive activation so far
         self._entered = np.empty((0, 0))  # the residual stream before the layer
+        self._first_key = list[Array]()  # the weights of position 0, if weights come in parts: [H, n] each
         self._measured: dict[str, Any] = {}
         self._compared: dict[str, Array] = {}  # numbers at each of the compared positions
         # For each layer: the fields of its row, the positions without a massive activation, the numbers to
@@ -56,12 +57,18 @@ class Overview:
         elif event.name in self._plan.streams:
             self._finish(event, value)
         elif isinstance(kind, Softmax):
-            self._measured["sink"] = float(value[:, 1:, 0].mean()) if value.shape[1] > 1 else None
+            first = np.concatenate(self._first_key, axis=1) if self._first_key else value[:, :, 0]
+            self._measured["sink"] = float(first[:, 1:].mean()) if first.shape[1] > 1 else None
+            self._first_key.clear()
         elif isinstance(kind, Activation):
-            small = np.abs(value) <= NEAR_ZERO
+            small = (value <= NEAR_ZERO) & (value >= -NEAR_ZERO)
             share = float(np.count_nonzero(small) / small.size)
             self._measured |= {"near_zero": share, "near_zero_threshold": NEAR_ZERO}
             self._compared["passing"] = 1 - small[self._positions].mean(axis=1)
+
+    def part(self, event: TraceEvent, value: Array) -> None:
+        """Receive the attention weights of some queries: [H, n, S]"""
+        self._first_key.append(value[:, :, 0].copy())
 
     def _enter(self, stream: Array) -> None:
         self._entered = stream.copy()

@@ -43,7 +43,7 @@ def trace_microgpt(
     norms, rows, summary = NormMeter(model.plan, model.parameter), tuple[ParameterRow, ...](), None
     untouched = baseline_of(model, inputs, positions, interventions, shown, top_k)
     with np.errstate(all="ignore"), untouched as baseline:
-        observers = Observers(model, every, shown, kept, [(norms, norms.names)], baseline)
+        observers = Observers(model, every, shown, kept, [(norms, norms.names, False)], baseline)
         run = observers.begin(time)
         done = forward(model.params, batch, run.tap("forward"))
         replaced = differs(done.probs, done.softmax)

@@ -43,13 +43,13 @@ def baseline_of(
 
 class Observers:
     """The hooks that observe the events `names` of a model's passes. The Trace gets the events `shown` and
-    the arrays `kept`. `watching` has additional hooks, each with the names of the events to observe. The
-    hooks in `watching` are called before the events are collected. The interventions of a `baseline` apply in
-    every pass."""
+    the arrays `kept`. `watching` has additional hooks, each with the names of the events to observe, and with
+    `parts` of `HookBus.subscription`. The hooks in `watching` are called before the events are collected. The
+    interventions of a `baseline` apply in every pass."""
 
     def __init__(
         self, model: LanguageModel, names: Collection[str], shown: Collection[str], kept: Sequence[str],
-        watching: Sequence[tuple[Hook, Collection[str]]], baseline: Baseline | None,
+        watching: Sequence[tuple[Hook, Collection[str], bool | Hook]], baseline: Baseline | None,
     ) -> None:  # fmt: skip
         self.baseline, self.shown = baseline, frozenset(shown)
         self.collector, self.checker = Collector(kept), Checker(model.plan, model.parameter)
@@ -57,7 +57,9 @@ class Observers:
         bus = model.hooks
         self._editing, self._after = baseline.subscriptions(bus) if baseline is not None else ([], [])
         self._first, self._last = self.checker.observers(bus, *names)
-        self._after += [bus.subscription(hook, *own, stats=True) for hook, own in watching]
+        self._after += [
+            bus.subscription(hook, *own, stats=True, parts=parts) for hook, own, parts in watching
+        ]
         self._after += [
             bus.subscription(self.collector, *chosen, phases=PHASES, stats=True, parts=parts)
             for chosen, parts in ((self._names.difference(kept), True), (kept, False))

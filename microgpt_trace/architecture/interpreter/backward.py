@@ -49,7 +49,7 @@ class ValuesTap:
         return used
 
     def wants(self, name: str) -> bool:
-        return self._tap.wants(name)
+        return name in self._names or self._tap.wants(name)
 
     def layer(self, index: int) -> Tap:
         raise NotImplementedError("this tap needs full names of events, such as layer0.attn.q")

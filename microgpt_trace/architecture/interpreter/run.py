@@ -7,16 +7,18 @@ value that no row reads, such as a head's output, is computed only if a listener
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from ...arrays.stats import Array
 from ...arrays.threads import keep_freed_memory
-from ...hooks.bus import SILENT, Tap
+from ...hooks.bus import SILENT, Tap, in_parts
 from ..model import LanguageModel
 from ..operations.by_kind import arithmetic_of
 from ..operations.pass_state import KVCache, PassState
+from ..plans.kinds import Context, Scores
 from ..plans.plan import Operation
 
 
@@ -82,30 +84,47 @@ def run_rows(rows: Sequence[Operation], values: dict[str, Array], run: PassState
 
 def compute(rows: Sequence[Operation], values: dict[str, Array], run: PassState) -> None:
     """Run rows in order. Add the results to `values`, and remove each value that no later row reads."""
-    mixing = [at for at, row in enumerate(rows) if row.kind.mixes_positions] if run.groups else []
+    mixing = [at for at, row in enumerate(rows) if row.kind.mixes_positions]
     if mixing:
         start, stop = mixing[0], mixing[-1] + 1
         _compute_together(rows[:start], values, run)
-        _compute_by_group(rows[start:stop], values, run)
+        _compute_attention(rows[start:stop], values, run)
         _compute_together(rows[stop:], values, run)
     else:
         _compute_together(rows, values, run)
 
 
-def _compute_by_group(rows: Sequence[Operation], values: dict[str, Array], run: PassState) -> None:
-    """Run rows separately for each group of texts of equal length. The value of the last row is emitted once,
-    for all groups together."""
-    *within, last = rows
+def _compute_attention(rows: Sequence[Operation], values: dict[str, Array], run: PassState) -> None:
+    """Run the rows of attention separately for each group of texts of equal length. The value of the last row
+    is emitted once, for all groups together."""
+    last = rows[-1].name
     read = {name for row in rows for name in row.inputs}.difference(row.name for row in rows)
-    parts = []
-    for part, group in run.groups:
-        group_values = {name: values[name][part] for name in read}
-        _compute_together(within, group_values, group)
-        parts.append(row_forward(last, group_values, group))
-    values[last.name] = run.tap.emit(last.name, np.concatenate(parts))
+    parts = [
+        _attend(rows, {name: values[name][part] for name in read}, group)
+        for part, group in run.groups or [(slice(None), run)]
+    ]
+    values[last] = run.tap.emit(last, parts[0] if len(parts) == 1 else np.concatenate(parts))
     for row in rows:
         for name in run.model.plan.tasks[row.name].done:
             values.pop(name, None)
+
+
+def _attend(rows: Sequence[Operation], values: dict[str, Array], run: PassState) -> Array:
+    """Compute the value of the last row. If the rows lead from scores to a context, and no listener requests
+    a value between as a whole, the rows run for a block of queries at a time."""
+    *within, last = rows
+    blocks = run.blocks(len(last.kind.group)) if isinstance(last.kind, Context) else []
+    if len(blocks) > 1 and isinstance(rows[0].kind, Scores):
+        with in_parts(run.tap, [row.name for row in within]) as tap:
+            if tap is not None:
+                parts = []
+                for block in blocks:
+                    part = _attend(rows, dict(values), replace(run, tap=tap, block=block))
+                    parts.append(part.reshape(run.n, -1, part.shape[1]))
+                    tap.spend()
+                return np.concatenate(parts, axis=1).reshape(-1, part.shape[1])
+    _compute_together(within, values, run)
+    return row_forward(last, values, run)
 
 
 def _compute_together(rows: Sequence[Operation], values: dict[str, Array], run: PassState) -> None:

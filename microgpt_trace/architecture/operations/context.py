@@ -20,7 +20,7 @@ from .heads import (
     share_heads,
     sum_by_group,
 )
-from .pass_state import Gradients, PassState
+from .pass_state import Gradients, PassState, QueryBlock
 from .reference_inputs import ReferenceInputs, Spread
 from .softmax import window_of
 
@@ -32,7 +32,19 @@ def forward(row: Operation[Context], run: PassState, weights: Array, v: Array) -
     group = run.keys_of_heads(kind.group, len(values) // run.n)
     if run.cache is not None:
         values = run.cache.extend(row.name, values)
-    return out_of_heads(context_forward(weights, values, group, run.attention_workers), run.n)
+    window = window_of(run.model.plan, row)
+
+    def of(block: QueryBlock) -> Array:
+        own, first = weights[:, block.rows], block.first(window)
+        context = context_forward(own[..., first : block.keys], values[:, first : block.keys], group, workers)
+        for part in (slice(first), slice(block.keys, own.shape[2])):  # not 0 only if a hook changed weights
+            if own[..., part].any():
+                context += context_forward(own[..., part], values[:, part], group, workers)
+        return context
+
+    workers = run.attention_workers
+    parts = [of(block) for block in run.blocks(len(kind.group))]
+    return out_of_heads(parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1), run.n)
 
 
 def backward(

@@ -54,6 +54,14 @@ def cap_slope(u: Array) -> Array:
     return 4 * e / np.square(1 + e)
 
 
+def silu(x: Array) -> Array:
+    """Return x * sigmoid(x) = x / (1 + exp(-x)), with the memory of one array."""
+    y = np.negative(x, out=np.empty_like(x))
+    np.exp(y, out=y)
+    y += 1
+    return np.divide(x, y, out=y)
+
+
 def silu_slope(x: Array) -> Array:
     """Return the slope of SiLU: s + x s (1 - s), where s is the sigmoid of x."""
     s = 1 / (1 + np.exp(-x))
@@ -102,7 +110,7 @@ def gelu_by_tanh_slope(x: Array) -> Array:
 
 
 FORWARD: dict[str, Callable[[Array], Array]] = {
-    "SiLU": lambda x: x / (1 + np.exp(-x)),  # x * sigmoid(x)
+    "SiLU": silu,
     "ReLU": lambda x: np.maximum(x, 0),
     # GELU and its approximation: Hendrycks and Gimpel, "Gaussian Error Linear Units" (2016).
     "GELU": lambda x: x * normal_cdf(x),

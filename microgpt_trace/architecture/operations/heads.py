@@ -6,7 +6,7 @@ The axes of a formula are [head, query, key], or [position, head, channel of the
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import numpy as np
 
@@ -50,6 +50,18 @@ def share_heads(fill: Callable[[slice], None], heads: int, workers: int) -> None
 
     bounds = [heads * n // workers for n in range(workers + 1)]
     share(fill_ignoring, map(slice, bounds, bounds[1:]), workers)
+
+
+def placed(parts: Iterable[tuple[slice, slice, Array]], shape: tuple[int, ...]) -> Array:
+    """Return an array [H, T, S] that contains each part at its queries and keys, and 0 elsewhere."""
+    whole: Array | None = None
+    for queries, keys, part in parts:
+        if part.shape == shape:
+            return part
+        whole = np.zeros(shape, part.dtype) if whole is None else whole
+        whole[:, queries, keys] = part
+    assert whole is not None  # a pass has at least one query
+    return whole
 
 
 def over_channels(kind: Scores | Context, of_query: Named, of_key: str) -> TermOf:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from ..model import LanguageModel
 
 T = TypeVar("T")
+BLOCK = 1 << 20  # elements of the scores of a block of queries: 4 MB
 
 
 class Gradients(NamedTuple):
@@ -52,6 +53,19 @@ class KVCache:
         return self.rows[name][:, :stop]
 
 
+class QueryBlock(NamedTuple):
+    """Queries whose attention is computed together. They see no key after the last of them."""
+
+    queries: slice  # the queries, among the positions of the pass
+    rows: slice  # the rows of scores, weights and context that are computed
+    keys: int  # the number of keys up to the last query
+
+    def first(self, window: int | None) -> int:
+        """Return the first key in the window of the first query."""
+        start = self.keys - (self.queries.stop - self.queries.start)
+        return 0 if window is None else max(0, start + 1 - window)
+
+
 @dataclass
 class PassState:
     """A pass over n sequences of T tokens each. The N = n*T rows of a pass are sorted by sequence.
@@ -68,6 +82,7 @@ class PassState:
     targets: Sequence[int | None] = ()  # the token after each position, or None
     wanted: frozenset[str] = frozenset()  # the parameters whose gradients are requested
     groups: Sequence[tuple[slice, PassState]] = ()
+    block: QueryBlock | None = None  # the only queries whose attention is computed, or None for all queries
     _once: dict[Hashable, Any] = field(default_factory=dict)  # results of `once`, shared with copies
     _last: tuple[str, Array] | None = None  # name and value of the last requested matrix
 
@@ -86,6 +101,16 @@ class PassState:
     def attention_workers(self) -> int:
         """The number of threads that share the heads."""
         return min(2, available_cores()) if len(self.tokens) > PARALLEL else 1
+
+    def blocks(self, heads: int) -> list[QueryBlock]:
+        """Return the blocks of queries of a layer with this number of heads. A short text has one block."""
+        if self.block is not None:
+            queries = self.block.queries
+            return [self.block._replace(rows=slice(queries.stop - queries.start))]
+        length, past = len(self.tokens) // self.n, self.cache.length if self.cache else 0
+        size = max(1, BLOCK // (heads * (past + length)))
+        slices = [slice(start, min(start + size, length)) for start in range(0, length, size)]
+        return [QueryBlock(queries, queries, past + queries.stop) for queries in slices]
 
     def matrix(self, name: str) -> Array:
         """Return a whole matrix [out, in]. The matrix is cached until another matrix is requested, since all

@@ -19,6 +19,7 @@ from .heads import (
     over_channels,
     over_keys,
     over_queries,
+    placed,
     share_heads,
     sum_by_group,
 )
@@ -34,7 +35,16 @@ def forward(row: Operation[Scores], run: PassState, q: Array, k: Array) -> Array
     group = run.keys_of_heads(kind.group, len(keys) // run.n)
     if run.cache is not None:
         keys = run.cache.extend(row.name, keys)
-    return scores_forward(queries, keys, group, kind.scale, run.attention_workers)
+    blocks = run.blocks(len(kind.group))
+    parts = (  # the keys before the end of a block, and the later keys if all scores are requested
+        (block.rows, part, scores_forward(
+            queries[:, block.queries], keys[:, part], group, kind.scale, run.attention_workers
+        ))
+        for block in blocks
+        for part in (slice(block.keys), slice(block.keys, blocks[-1].keys))
+        if part.start != part.stop
+    )  # fmt: skip
+    return placed(parts, (len(queries), blocks[-1].rows.stop, blocks[-1].keys))
 
 
 def backward(row: Operation[Scores], run: PassState, dy: Array, y: Array, q: Array, k: Array) -> Gradients:

@@ -10,18 +10,23 @@ from ..formulas.steps import EXP
 from ..formulas.traced_element import TracedElement
 from ..plans.kinds import Softmax
 from ..plans.plan import Operation, Plan
-from .heads import KEY, OVER, QUERY, share_heads
-from .pass_state import Gradients, PassState
+from .heads import KEY, OVER, QUERY, placed, share_heads
+from .pass_state import Gradients, PassState, QueryBlock
 from .reference_inputs import ReferenceInputs, Spread
 
 
 def forward(row: Operation[Softmax], run: PassState, scores: Array) -> Array:
     """Compute the softmax over the visible keys, and 0 for other keys: [n*H, T, S] -> [n*H, T, S]"""
-    kind = row.kind
-    length, keys = scores.shape[1:]
-    seen = run.once(("seen", kind.window), lambda: seen_keys(length, keys, kind.window))
+    kind, workers = row.kind, run.attention_workers
     sinks = None if kind.sinks is None else np.tile(run.model.parameter(kind.sinks), run.n)
-    return softmax_forward(scores, seen, run.attention_workers, sinks)
+
+    def of(block: QueryBlock) -> tuple[slice, slice, Array]:
+        keys, length = slice(block.first(kind.window), block.keys), block.queries.stop - block.queries.start
+        key = "seen", kind.window, length, block.keys
+        seen = run.once(key, lambda: seen_keys(length, block.keys, kind.window)[:, keys])
+        return block.rows, keys, softmax_forward(scores[:, block.rows, keys], seen, workers, sinks)
+
+    return placed(map(of, run.blocks(len(scores) // run.n)), scores.shape)
 
 
 def backward(row: Operation, run: PassState, dy: Array, y: Array, scores: Array) -> Gradients:
@@ -37,7 +42,7 @@ def backward(row: Operation, run: PassState, dy: Array, y: Array, scores: Array)
 def softmax_forward(scores: Array, seen: Array, workers: int, sinks: Array | None = None) -> Array:
     """Compute the softmax over visible keys, and 0 for other keys: [H, T, S], [T, S] -> [H, T, S]. `sinks`
     [H] has a score without a key for each head."""
-    weights, lowest = np.empty_like(scores), scores.dtype.type(-np.inf)
+    weights, lowest = np.empty(scores.shape, scores.dtype), scores.dtype.type(-np.inf)
 
     def fill(part: slice) -> None:
         z = np.where(seen, scores[part], lowest)
