@@ -42,6 +42,13 @@ class Encoding:
     centre: int = 0
     codebook: tuple[int, ...] = field(repr=False, default=())
 
+    def integers(self, blocks: Array) -> Quants:
+        """Unpack blocks [N, B, R] of a quantised type to int8 integers around 0, which avoid differences of
+        large sums: a product has an error of 4e-7 instead of 2e-6 (or 1e-5 if all inputs are positive)."""
+        assert self.unpack is not None
+        quants = self.unpack(blocks)
+        return quants.centred(self.centre) if self.minima else quants
+
 
 def _quantised(
     name: str, block_size: int, block_bytes: int, unpack: Callable[..., Quants], minima: int = 0,

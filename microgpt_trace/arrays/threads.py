@@ -1,4 +1,4 @@
-"""Set the number of threads of NumPy's BLAS, and let the C library keep memory for NumPy."""
+"""How many threads and how much memory to use. This module loads no NumPy."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from typing import Any
 
 VARIABLES = ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OMP_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
 KEPT = 31 << 20  # in bytes; the limit of glibc is 32 MB
+GB = 1_000_000_000
+MEMORY = GB  # bytes of weights to keep by default, however much is free
 _alone = ContextVar("alone", default=False)
 
 

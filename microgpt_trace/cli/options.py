@@ -4,7 +4,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-from ..arrays.kept_weights import GB
+from ..arrays.threads import GB
 from ..errors import InputError
 from ..readers.loading import RopePairs
 from ..text.json_reading import OutOfBounds, from_json
@@ -108,7 +108,7 @@ class FileSettings(WeightSettings):
     )  # fmt: skip
 
     memory: float | None = option(
-        "GB of unpacked weights to keep in memory for later passes.", min=0.0, metavar="GB",
+        "GB of weights to keep ready for later passes.", min=0.0, metavar="GB",
         family=PRODUCTION, show_default="1, or 0 for a single pass and for gradients",
     )  # fmt: skip
 

@@ -22,10 +22,10 @@ from ..architecture.plans.event_words import steps_of
 from ..architecture.plans.kinds import Rotation
 from ..architecture.plans.plan import Plan
 from ..arrays.encodings import StoredTensor
-from ..arrays.kept_weights import MEMORY, KeptWeights
+from ..arrays.kept_weights import KeptWeights
 from ..arrays.linear import linear, linear_backward
 from ..arrays.stats import Array
-from ..arrays.threads import available_cores
+from ..arrays.threads import MEMORY, available_cores
 from ..errors import InputError, MicrogptError
 from ..grouping import grouped
 from ..hooks.bus import HookBus
@@ -123,7 +123,7 @@ class Decoder:
         return self if self.kept is not None else self.keeping(MEMORY)
 
     def keeping(self, memory: int) -> Decoder:
-        """Return this model. The new model keeps up to `memory` bytes of weights unpacked."""
+        """Return this model. The new model keeps up to `memory` bytes of weights (KeptWeights)."""
         kept = KeptWeights(self.tensors.values(), memory)
         return replace(self, kept=kept, load_vocabulary=lambda: self.vocabulary)
 

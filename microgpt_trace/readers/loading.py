@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from ..arrays.kept_weights import MEMORY
+from ..arrays.threads import MEMORY
 from ..errors import FileFormatError, InputError
 from ..untrusted_files import beginning, check_regular, reading
 
@@ -38,8 +38,8 @@ def load(
     the file. For a GGUF file or a Hugging Face folder, `settings`, such as {"hidden_act": "gelu_new"},
     replace settings of config.json.
 
-    A production model keeps up to `memory` bytes of its matrices unpacked as float32, once they were used,
-    by default 1 GB. With None, only computations of many passes keep them.
+    A production model keeps up to `memory` bytes of its matrices ready for the next pass, by default 1 GB.
+    With None, only computations of many passes keep them. This changes no number.
 
     Raises FileFormatError if the file is missing, is damaged or has an unknown format.
     """

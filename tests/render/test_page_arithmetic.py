@@ -191,8 +191,7 @@ def test_only_the_last_position_of_a_picture_is_explained(page_at, length):
     words = ("trace", SMOLLM2, "--tokens", ",".join(map(str, tokens)))
     page = with_modules(page_at(*words, address="layer5.attn.weights"))
     names = [f"layer29.{event}" for event in LOCAL]
-    model = load(SMOLLM2, memory=None)
-    run = trace(model, tokens=tokens, values=names, names=["layer5.attn.weights"], positions=[-1])
+    run = trace(load(SMOLLM2), tokens=tokens, values=names, names=["layer5.attn.weights"], positions=[-1])
     for name, (verdict, value) in page.evaluate(OF_EACH, [names, length - 1]).items():
         assert ": equal" in verdict, (name, verdict)
         array = run.arrays["forward", name]
