@@ -49,7 +49,7 @@ def best(run: Callable[[], Any], turns: int) -> float:
 def ours(path: str, length: int, turns: int) -> dict[str, float]:
     from microgpt_trace import load, trace
 
-    model, tokens = load(path), [(7 * i) % 1000 + 5 for i in range(length)]
+    model, tokens = load(path, memory=None), [(7 * i) % 1000 + 5 for i in range(length)]
     return {
         "forward": best(lambda: trace(model, tokens=tokens), turns),
         "both": best(lambda: trace(model, tokens=tokens, backward=True), turns),
@@ -59,7 +59,7 @@ def ours(path: str, length: int, turns: int) -> dict[str, float]:
 def attribution(path: str, method: str, turns: int) -> dict[str, float]:
     from microgpt_trace import load, patch
 
-    model = load(path)
+    model = load(path, memory=None)
     sites = ["embed.tok", "layer*.mlp.residual", "layer*.mlp.down", "layer*.attn.head*"]
     options = {"sites": sites} if method == "exact" else {"confirm": 0, "neurons": method == "neurons"}
     name = "exact" if method == "exact" else "attribution"

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from concurrent.futures import ThreadPoolExecutor
 
 Item = TypeVar("Item")
-MAX_ROWS, MOST = 768, 2 * CHUNK  # limits of a chunk; a token of packed Qwen2.5-1.5B takes 7% longer with half
+MAX_ROWS = 768  # largest number of rows of a chunk
 LINES = 192  # rows to transpose at a time: each needs a line of the L1 cache. Saves 28% of SmolLM2's head
 PARALLEL, MANY = 32, 8 * CHUNK  # use workers for more than 32 positions or at least this many elements
 # Activations and scales may be NaN or infinite. Used in a `with` statement, because a decorator costs 3 us.
@@ -133,10 +133,10 @@ def _is_shared(weight: StoredTensor, positions: int) -> bool:
 
 
 def _chunks(weight: StoredTensor, positions: int) -> list[slice]:
-    """Cut the rows into equal chunks of at most MOST elements. The number of chunks is even if workers are
+    """Cut the rows into equal chunks of at most CHUNK elements. The number of chunks is even if workers are
     used."""
     out = weight.shape[0]
-    most = min(MAX_ROWS, max(16, MOST // max(1, weight.stride)))
+    most = min(MAX_ROWS, max(16, CHUNK // max(1, weight.stride)))
     count = -(-out // most)
     count += _is_shared(weight, positions) and count % 2
     rows = -(-out // count // 16) * 16
