@@ -58,7 +58,9 @@ bench: $(VENV)/installed-bench
 bench-models: $(VENV)/installed-bench-models $(VENV)/installed-smollm2
 	$(BIN)/python benchmarks/models.py all
 	$(BIN)/python benchmarks/gradients.py
+	$(BIN)/python benchmarks/again.py
 	$(BIN)/python benchmarks/certify.py
+	$(BIN)/python benchmarks/certify.py --types
 
 bench-survey: $(VENV)/installed-judges $(VENV)/installed-models $(VENV)/installed-smollm2
 	$(BIN)/python benchmarks/survey.py all
