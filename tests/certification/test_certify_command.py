@@ -3,7 +3,6 @@ with exit code 2."""
 
 import json
 import os
-import re
 import shutil
 import signal
 import sys
@@ -145,27 +144,23 @@ def test_the_document_fits_its_schema_and_can_be_drawn(models, tmp_path, words):
     assert not plot or b"wte" in figure.read_bytes()
 
 
-def test_ctrl_c_before_the_first_effect_prints_the_checks(models, monkeypatch):
+@pytest.mark.parametrize(
+    ("step", "found"),
+    [
+        ("weight_checks", ["Nothing differs, but 3 checks could not be made", "template     11 same",
+                           "weights.other, predictions.kl, predictions.top"]),
+        ("tensor_effects", ["up to the rounding of its types"]),
+    ],
+)  # fmt: skip
+def test_ctrl_c_prints_the_checks_made_so_far(models, monkeypatch, step, found):
     def interrupted(*arguments):
         os.kill(os.getpid(), signal.SIGINT)
 
-    monkeypatch.setattr(sys.modules[certify.__module__], "tensor_effects", interrupted)
+    monkeypatch.setattr(sys.modules[certify.__module__], step, interrupted)
     done = run(models, "other", "llama", "--by-tensor", *ONE)
     assert done.code == 130
-    assert "up to the rounding of its types" in done.out
+    assert all(words in done.out for words in found)
     assert "interrupted" in done.lines[-1]
-
-
-def test_ctrl_c_during_a_check_prints_the_earlier_checks(models, monkeypatch):
-    def interrupted(*arguments):
-        os.kill(os.getpid(), signal.SIGINT)
-
-    monkeypatch.setattr(sys.modules[certify.__module__], "weight_checks", interrupted)
-    done = run(models, "other", "llama", "--by-tensor", *ONE)
-    assert done.code == 130
-    assert "Nothing differs, but 3 checks could not be made" in done.out
-    assert re.search(r"template +\d+ same", done.out)
-    assert "weights.other, predictions.kl, predictions.top" in done.out
 
 
 def test_ctrl_c_during_effects_keeps_the_finished_ones(models):
