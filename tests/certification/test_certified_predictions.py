@@ -9,6 +9,8 @@ from support.tiny_models import TOKENS, round_weights, tiny_model, write_folder
 from support.tiny_tokenizer import write_tokenizer
 
 from microgpt_trace import load
+from microgpt_trace.architecture.edits import unreported
+from microgpt_trace.arrays import logits
 from microgpt_trace.certification.certificate import CertificateCheck
 from microgpt_trace.certification.predictions import compared, prediction_checks, texts_read
 
@@ -54,6 +56,16 @@ def test_kl_is_that_of_torch_in_float64(pair, tmp_path):
         print(found.kl[rows], expected)
         np.testing.assert_allclose(found.kl[rows], expected, rtol=5e-3, atol=1e-9)
         assert (found.top[rows] == np.stack([a.argmax(-1), b.argmax(-1)], axis=1)).all()
+
+
+def test_logits_are_compared_in_parts(pair, monkeypatch):
+    models = pair[::-1]
+    reads = texts_read(models[0], TEXTS)
+    whole = compared(*models, reads, unreported)
+    monkeypatch.setattr(logits, "PART", 2 * models[0].config.vocab_size)
+    monkeypatch.setattr(logits, "HELD", 2)
+    for a, b in zip(whole, compared(*models, reads, unreported), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-7)  # products of other rows round differently
 
 
 def test_rounding_of_weights_is_rounded(pair):
