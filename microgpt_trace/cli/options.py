@@ -109,7 +109,8 @@ class FileSettings(WeightSettings):
 
     memory: float | None = option(
         "GB of weights to keep ready for later passes.", min=0.0, metavar="GB",
-        family=PRODUCTION, show_default="1, or 0 for a single pass and for gradients",
+        panel=HelpPanel.INPUT, family=PRODUCTION,
+        show_default="1, or 0 for a single pass and for gradients",
     )  # fmt: skip
 
     def load_settings(self) -> dict[str, Any]:
