@@ -53,8 +53,7 @@ def tensor_effects(
     or cannot encode the texts.
 
     On KeyboardInterrupt, return the effects over the finished texts, or over a part of the first text. An
-    unknown effect has neither `kl` nor `estimate`. If
-    all are unknown, raise KeyboardInterrupt.
+    unknown effect has neither `kl` nor `estimate`. If all are unknown, raise KeyboardInterrupt.
 
     Raises InputError if a token id does not fit the original.
     """

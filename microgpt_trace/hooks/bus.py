@@ -287,7 +287,7 @@ def _stats_of_part(value: Array, causal: bool) -> TensorStats:
 
 
 @contextmanager
-def in_parts(tap: Tap, names: Sequence[str]) -> Iterator[PartsTap | SilentTap | None]:
+def accepting_parts(tap: Tap, names: Sequence[str]) -> Iterator[PartsTap | SilentTap | None]:
     """Yield a tap that accepts the events `names` in parts, or None if a listener requests one of them as a
     whole. Afterwards, call the hooks with the events."""
     if not isinstance(tap, _BusTap):

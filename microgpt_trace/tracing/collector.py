@@ -67,8 +67,12 @@ def predictions_of(
 
 def event_record(event: TraceEvent) -> dict[str, Any]:
     """Return an event as plain data, with its seconds if measured."""
-    record = plain(event)
-    if event.seconds is None:
+    return measured_only(plain(event))
+
+
+def measured_only(record: dict[str, Any]) -> dict[str, Any]:
+    """Remove the seconds from the record of an event if they were not measured."""
+    if record["seconds"] is None:
         del record["seconds"]
     return record
 

@@ -67,11 +67,10 @@ def continue_prompt(
     the token. A token that was predicted by the prompt's pass gets no events, because the Trace already has
     the events of this pass.
     """
-    rng = np.random.default_rng(sampling.seed)
+    model, rng = model.for_many_passes(), np.random.default_rng(sampling.seed)
     done, streams, events = Continuation(), list[Array](), tuple[TraceEvent, ...]()
     ropes = [kind.rope for kind in model.plan.kinds(Rotation)]
     switches = {rope.original_context for rope in ropes if rope.kind == "longrope"}
-    quick = model.for_many_passes()
     ids, altered, chosen_by_probs = list(inputs.tokens), bool(replaced), "probs" in replaced
     while len(done.tokens) < sampling.count and not done.end:
         step = len(done.tokens) + 1
@@ -81,11 +80,11 @@ def continue_prompt(
             if step > 1:
                 if cache.length in switches:  # keys of a longer text turn by other angles
                     cache.length, cache.text_length = 0, len(ids)
-                    again = forward(quick, np.array(ids[:-1]), cache=cache)
+                    again = forward(model, np.array(ids[:-1]), cache=cache)
                     streams = list(again[len(inputs.tokens) :, None])
-                streams.append(forward(quick, np.array(ids[-1:]), run.tap("forward"), cache))
+                streams.append(forward(model, np.array(ids[-1:]), run.tap("forward"), cache))
             tap = run.tap("forward")
-            logits = tap.emit("logits", head_forward(quick, streams[-1] if streams else final[-1:], tap))
+            logits = tap.emit("logits", head_forward(model, streams[-1] if streams else final[-1:], tap))
             last = logits[0], tap.emit("probs", softmax(logits))[0]
             altered, chosen_by_probs = altered or bool(run.replaced), "probs" in run.replaced
             done.steps.add(collector.events)
@@ -101,7 +100,7 @@ def continue_prompt(
         done.tokens.append(GeneratedToken(step, len(ids) - 1, chosen, tuple(others), events))
         if model.vocabulary is not None and model.vocabulary.ends_text(ids[-1]):
             done.end = f"the model ended its text with {chosen.label}"
-    return done, _cache_check(quick, ids[: len(inputs.tokens) + len(streams)], streams, altered)
+    return done, _cache_check(model, ids[: len(inputs.tokens) + len(streams)], streams, altered)
 
 
 @np.errstate(divide="ignore")  # log(0) is -inf, which excludes a token from sampling

@@ -14,7 +14,7 @@ import numpy as np
 
 from ...arrays.stats import Array
 from ...arrays.threads import keep_freed_memory
-from ...hooks.bus import SILENT, Tap, in_parts
+from ...hooks.bus import SILENT, Tap, accepting_parts
 from ..model import LanguageModel
 from ..operations.by_kind import arithmetic_of
 from ..operations.pass_state import KVCache, PassState
@@ -115,7 +115,7 @@ def _attend(rows: Sequence[Operation], values: dict[str, Array], run: PassState)
     *within, last = rows
     blocks = run.blocks(len(last.kind.group)) if isinstance(last.kind, Context) else []
     if len(blocks) > 1 and isinstance(rows[0].kind, Scores):
-        with in_parts(run.tap, [row.name for row in within]) as tap:
+        with accepting_parts(run.tap, [row.name for row in within]) as tap:
             if tap is not None:
                 parts = []
                 for block in blocks:
