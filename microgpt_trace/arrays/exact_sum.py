@@ -12,17 +12,21 @@ summation" (2015), choose places that do not depend on the numbers.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from functools import cache
+from itertools import count
 
 import numpy as np
 
 from ..text.brief import one_line
 from .stats import Array
 
-WIDTH = 42  # number of bits of a piece
-OFFSET = 34  # place 0 has multiples of 2^-34 up to 2^8. Places 0 and -1 cover activations.
-MOST = 1 << 10  # carry after this many numbers, because 2^10 * 2^42 < 2^53
+WIDTH = 40  # number of bits of a piece
+OFFSET = 33  # place 0 has multiples of 2^-33 up to 2^7. Places 0 and -1 cover activations.
+MOST = 1 << 12  # carry after this many numbers, because 2^12 * 2^40 < 2^53
 LARGEST = 2.0**900  # larger numbers would overflow when cut
-BLOCK = 1 << 14  # numbers to cut at a time: so many fit the cache
+BLOCK = 1 << 15  # numbers to cut at a time: so many fit the cache
+_ONES = np.ones(MOST)  # a product with ones is 3 to 8 times as fast as sum(axis=0)
 
 
 class ExactSum:
@@ -40,9 +44,9 @@ class ExactSum:
         """Add rows of float64 numbers, [n, C], whose magnitudes are below LARGEST."""
         rows = max(1, min(MOST, BLOCK // max(1, self.size)))
         for start in range(0, len(values), rows):
-            block = values[start : start + rows].astype(np.float64)
+            block = values[start : start + rows]
             for place, pieces in _cut(block):
-                self._at(place)[...] += pieces.sum(axis=0)
+                self._at(place)[...] += _ONES[: len(block)].dot(pieces)
             self._count(len(block))
 
     def add_at(self, channels: Array, values: Array) -> None:
@@ -50,7 +54,7 @@ class ExactSum:
         `channels` may repeat a channel."""
         for start in range(0, len(values), MOST):
             part = slice(start, start + MOST)
-            for place, pieces in _cut(values[part].astype(np.float64)):
+            for place, pieces in _cut(values[part]):
                 self._at(place)[...] += np.bincount(channels[part], pieces, self.size)
             self._count(len(values[part]))
 
@@ -107,25 +111,26 @@ class ExactSum:
         return self._pieces[place]
 
 
-def _cut(values: Array) -> list[tuple[int, Array]]:
-    """Cut numbers into pieces that add up to these numbers. Return each place with its pieces. Overwrites
-    `values`."""
+def _cut(values: Array) -> Iterator[tuple[int, Array]]:
+    """Cut float64 numbers into pieces that add up to these numbers. Yield each place with its pieces, in an
+    array that the next step overwrites."""
     largest = max(float(values.max()), -float(values.min())) if values.size else 0.0
     assert largest < LARGEST
-    cuts: list[tuple[int, Array]] = []
     if largest == 0:
-        return cuts
+        return
     place = -(-(math.frexp(largest)[1] + OFFSET) // WIDTH) - 1
-    while not cuts or values.any():
-        for _ in range(1 if cuts else 2):  # 1 place is rarely enough for all pieces
-            pieces = values + _cutter(place)
-            pieces -= _cutter(place)
-            values -= pieces
-            cuts.append((place, pieces))
-            place -= 1
-    return cuts
+    pieces, rest = np.empty_like(values), values
+    for cuts in count(1):
+        np.add(rest, _cutter(place), out=pieces)
+        np.subtract(pieces, _cutter(place), out=pieces)
+        yield place, pieces
+        if cuts > 1 and (pieces == rest).all():  # 1 place is rarely enough for all pieces
+            return
+        rest = np.subtract(rest, pieces, out=None if cuts == 1 else rest)
+        place -= 1
 
 
+@cache
 def _cutter(place: int) -> float:
     """Return a constant. Adding and subtracting the constant rounds to multiples of the place's power of
     two."""

@@ -5,6 +5,7 @@ A number that is not finite, or whose magnitude exceeds LARGEST, is counted but 
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Collection, Mapping
 from functools import cached_property, partial
 from typing import Any
@@ -38,13 +39,17 @@ class ChannelTallies:
         self.zeros = Counts(channels)
         self.nonfinite = Counts(channels)
 
+    def add(self, total: Array, squares: Array) -> None:
+        self.total.add(total)
+        self.squares.add(squares)
+
 
 class ChannelMeter(Meter):
     """A meter of the channels of events. For scores and attention weights, the heads count as channels."""
 
     def __init__(self, channels: Mapping[str, int], causal: Collection[str]) -> None:
         self._own = {name: ChannelTallies(count) for name, count in channels.items()}
-        self._causal = causal
+        self._causal, self._of_heads = causal, defaultdict[str, list[tuple[Array, Array]]](list)
         self.names = list(channels)
         self.tallies = named({name: vars(own) for name, own in self._own.items()})
 
@@ -62,15 +67,20 @@ class ChannelMeter(Meter):
             own.nonfinite.numbers += lost
             own.values.numbers -= lost
         if name in self._causal:
-            total, squares = _sums_of_heads(kept)
+            self._of_heads[name].append(_sums_of_heads(kept))
         else:
-            total, squares = _sums_of_rows(self.layout, self.next(name, len(value)), kept)
+            own.add(*_sums_of_rows(self.layout, self.next(name, len(value)), kept))
         own.values.numbers += value.size // len(low)
-        own.total.add(total)
-        own.squares.add(squares)
         own.range.take(low, high)
-        if (kept == 0).any():
-            own.zeros.numbers += _count(value == 0)
+        zeros = value == 0
+        if zeros.any():
+            own.zeros.numbers += _count(zeros)
+
+    def finish(self) -> None:
+        """Add the sums of all groups at once, because short texts make many groups."""
+        for name, groups in self._of_heads.items():
+            self._own[name].add(*map(np.concatenate, zip(*groups, strict=True)))
+        self._of_heads.clear()
 
 
 def seen_by_heads(value: Array) -> Array:
@@ -117,7 +127,10 @@ def _reduced(by: np.ufunc, value: Array) -> Array:
 
 
 def _count(chosen: Array) -> Array:
-    return np.count_nonzero(chosen, axis=0 if chosen.ndim == 2 else (0, 2))
+    if chosen.ndim == 3:
+        return np.count_nonzero(chosen, axis=(0, 2))
+    ones = np.ones(len(chosen), np.float32)  # a product takes a quarter of the time, and counts up to 2^24
+    return ones.dot(chosen).astype(np.int64)
 
 
 class HistogramMeter(Meter):
@@ -132,7 +145,8 @@ class HistogramMeter(Meter):
         if name in self._causal:
             value = seen_by_heads(value)
         bits = np.ascontiguousarray(value, np.float32).view(np.uint32).ravel()
-        self._bins[name].numbers += np.bincount((bits >> SHIFT) & (BINS - 1), minlength=BINS)
+        counts = np.bincount(bits >> SHIFT, minlength=2 * BINS)  # first of positive numbers, then of negative
+        self._bins[name].numbers += counts.reshape(2, BINS).sum(axis=0)
 
 
 class TopMeter(Meter):

@@ -9,6 +9,7 @@ document's weights in a layer are not all finite, the tallies of the layer leave
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -56,12 +57,13 @@ class AttentionMeter(Meter):
         measured = queries.measured(value.reshape(-1, heads, length, length))
         fine = np.isfinite(np.sum([*measured.values()], axis=0)).all(axis=1)
         if fine.any():
-            self._measured[name].append({key: sums[fine] for key, sums in measured.items()})
+            some = slice(None) if fine.all() else fine
+            self._measured[name].append({key: sums[some] for key, sums in measured.items()})
             self._count(name, queries, fine)
 
     def _count(self, name: str, queries: Queries, fine: Array) -> None:
         """Count the queries of a group, in the documents that the mask `fine` [n] selects."""
-        numbers = np.count_nonzero(fine) * (queries.length - 1), *queries.repeated[fine].sum(axis=0)
+        numbers = np.count_nonzero(fine) * (queries.length - 1), *(fine @ queries.repeated)
         for tally, number in zip(self._counts[name].values(), numbers, strict=True):
             tally.numbers += number
 
@@ -96,7 +98,7 @@ class Queries:
         self._firsts = first_rows(self._text)
         queries = at // self.length
         counts = [
-            np.bincount(np.unique(repeats) // self.length, minlength=self.texts)
+            np.bincount(repeats[first_rows(repeats)] // self.length, minlength=self.texts)
             for repeats in (queries, queries[is_apart])
         ]
         self.repeated = np.stack(counts, axis=1)  # the last two of COUNTS, for each text: [n, 2]
@@ -110,15 +112,15 @@ class Queries:
         """Return the sums over the queries of each text and head: [n, H, T, T] -> [n, H] each. All texts can
         share weights [1, H, T, T]."""
         count, heads = weights.shape[:2]
-        queries = np.arange(1, self.length)
+        flat = weights.reshape(count, heads, -1)
+        # Unlike take, an index array puts the queries first in memory, so that sums add query after query.
+        shares = flat[:, :, _places(self.length)].astype(np.float64).sum(axis=3)
         logs = np.log(np.maximum(weights, np.finfo(weights.dtype).tiny))
         of_key = np.multiply(logs, weights, out=logs)[:, :, 1:].reshape(count, heads, -1)
         entropy = 0.0 * weights[:, :, 0, 0] - of_key.sum(axis=2, dtype=np.float64)  # NaN if a weight is NaN
-        repeats = weights.reshape(count, heads, -1)[self._text % count, :, self._place].astype(np.float64)
+        repeats = flat[self._text % count, :, self._place].astype(np.float64)
         return {
-            "itself": _summed(weights[:, :, queries, queries]),
-            "previous": _summed(weights[:, :, queries, queries - 1]),
-            "first": _summed(weights[:, :, 1:, 0]),
+            "itself": shares[:, :, 0], "previous": shares[:, :, 1], "first": shares[:, :, 2],
             "repeat": self._by_text(repeats), "repeat_apart": self._by_text(repeats * self._apart),
             "entropy": entropy,
         }  # fmt: skip
@@ -168,6 +170,9 @@ def repeats_of(tokens: Array) -> tuple[Array, Array]:
     return earlier, earlier & (back > 1) & (keys > 0)
 
 
-def _summed(weights: Array) -> Array:
-    """Sum the weights of all queries in float64: [n, H, Q] -> [n, H]"""
-    return weights.astype(np.float64).sum(axis=2)
+@lru_cache(maxsize=64)
+def _places(length: int) -> Array:
+    """Return the indices of each query's own position, of the previous position and of position 0 in a
+    flattened [T, T] matrix, for the queries from position 1 on: [3, T - 1]"""
+    queries = np.arange(1, length)
+    return queries * length + np.stack((queries, queries - 1, np.zeros_like(queries)))

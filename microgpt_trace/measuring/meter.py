@@ -51,10 +51,10 @@ class PackLayout(Pack):
 
     def sums(self, wide: Array) -> Array:
         """Sum the float64 rows of each document, in the order of `in_turn`: [N, C] -> [B, C]"""
-        if len(self.texts) == 1:
-            return wide.sum(axis=0, keepdims=True)
-        sums, start = wide[: len(self.texts)].copy(), len(self.texts)
-        for count in self._reach[1:]:
+        texts, everywhere = len(self.texts), self._reach.count(len(self.texts))  # positions of all documents
+        start = everywhere * texts
+        sums = wide[:start].reshape(everywhere, texts, -1).sum(axis=0)
+        for count in self._reach[everywhere:]:
             sums[-count:] += wide[start : start + count]
             start += count
         return sums

@@ -62,11 +62,13 @@ class PredictionMeter(Meter):
         at = np.arange(len(value)), np.maximum(targets, 0)
         target_logits = value[at]
         highest = value.max(axis=1)
-        sums = np.exp(value - highest[:, None]).astype(np.float64) @ np.ones(value.shape[1])
+        ones = np.ones(value.shape[1], np.float32)
+        sums = np.exp(value - highest[:, None]).astype(np.float64) @ ones.astype(np.float64)
         loss = np.log(sums) + highest.astype(np.float64) - target_logits
         self._loss[rows] = np.where(targets == UNKNOWN, np.nan, loss)
-        self._rank[rows] = 1 + np.count_nonzero(value > target_logits[:, None], axis=1)
-        ties = np.flatnonzero(np.count_nonzero(value == target_logits[:, None], axis=1) > 1)
+        above, equal = (by(value, target_logits[:, None]) @ ones for by in (np.greater, np.equal))
+        self._rank[rows] = 1 + above  # products count up to 2^24 in half the time of count_nonzero
+        ties = np.flatnonzero(equal > 1)
         for row in ties:
             self._rank[start + row] = rank_of(value[row], at[1][row])
 

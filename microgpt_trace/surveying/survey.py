@@ -235,12 +235,13 @@ def _crew_for(
     return in_processes(assignment, processes)
 
 
-def _without_long_text(model: LanguageModel, digest: blake2b, document: Document) -> Document:
-    """Add a document to the hash of its block. If the text is too long for the model, return a document with
-    the reason and a shorter text. The shorter text is the name that training would read."""
-    digest.update(f"{len(document.text)} ".encode())
+def _without_long_text(model: LanguageModel, most: int, digest: blake2b, document: Document) -> Document:
+    """Add a document to the hash of its block. If the text has more than `most` characters, return a document
+    with the reason and a shorter text. The shorter text is the name that training would read."""
+    size = len(document.text)
+    digest.update(b"%d " % size)
     digest.update(document.text.encode())
-    if len(document.text) <= model.longest_text:
+    if size <= most:
         return document
     (reason,) = model.read_many([document.text])
     return document._replace(text="".join(model.training_texts([document.text])), unfit=str(reason))
@@ -266,10 +267,11 @@ class _BlockReader:
         return tuple(zip(names, self.files.values(), strict=True))
 
     def __iter__(self) -> Iterator[Block]:
-        remaining = iter(self._corpus)
+        remaining, most = iter(self._corpus), self._model.longest_text
         while True:
             digest, documents = blake2b(digest_size=8), list[Document]()
-            documents += map(partial(_without_long_text, self._model, digest), islice(remaining, self._size))
+            short = partial(_without_long_text, self._model, most, digest)
+            documents += map(short, islice(remaining, self._size))
             if not documents:
                 return
             for document in documents:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from microgpt_trace.arrays.exact_sum import BLOCK, MOST, WIDTH, ExactSum
+from microgpt_trace.arrays.exact_sum import BLOCK, MOST, OFFSET, WIDTH, ExactSum
 
 numbers = st.one_of(
     st.floats(-1e150, 1e150),
@@ -73,6 +73,12 @@ def test_sums_of_the_largest_pieces_stay_exact(first):
             exact.add(part)
             exact.values()
         assert_bits(exact, np.concatenate(rows))
+
+
+def test_sums_of_full_pieces_of_the_first_place_stay_exact():
+    full = math.ldexp(2**WIDTH - 1, -OFFSET)
+    rows = np.full((MOST - 1, 1), full)  # the sum is odd, in units of the place
+    assert_bits(summed(rows), rows)
 
 
 def test_a_carry_goes_through_many_places():

@@ -7,6 +7,9 @@ from support.sweeps import in_sweep
 from support.terminal import rendered
 
 from microgpt_trace import init
+from microgpt_trace.measuring import head_tokens
+from microgpt_trace.measuring.tallies import TopList
+from microgpt_trace.microgpt.documents import default_data
 from microgpt_trace.render.results.survey import survey_sections
 from microgpt_trace.surveying import report_heads, survey_files
 from microgpt_trace.surveying.report import report_of
@@ -98,6 +101,31 @@ def test_examples_mark_the_key_and_the_query_in_the_text(model, tmp_path):
         query = f"{inner}[{labels[at.query]}]" if at.key < at.query else ""
         text = f"‹{labels[at.key]}›{query}" if query else f"[‹{labels[at.key]}›]"
         assert at.text == before[-16:] + text
+
+
+@pytest.mark.parametrize("at_once", [1, 100, 1 << 17])
+def test_sums_of_weights_do_not_depend_on_how_many_are_summed_at_once(at_once, monkeypatch):
+    monkeypatch.setattr(head_tokens, "AT_ONCE", at_once)
+    weights = np.tril(np.random.default_rng(0).random((5, 3, 6, 6), np.float32))
+    inner = np.tril(weights, -1)[:, :, 1:, 1:].astype(float)
+    for got, axis in zip(head_tokens._sums_of_weights(weights), (3, 2), strict=True):
+        np.testing.assert_allclose(got, inner.sum(axis=axis), rtol=0, atol=1e-15)
+
+
+def test_tokens_without_sums_are_left_out():
+    sums = np.zeros((3, 2), np.int64)
+    head_tokens._add(
+        sums, np.array([1, 5, 0, 1]), np.array([[0.5, 1, 0.25, 0.5]]), np.array([0, 1, 0.5, 0.5])
+    )
+    assert (sums * head_tokens.UNIT).tolist() == [[0.25, 1], [0.5, 0.5], [1, 1]]
+
+
+def test_places_below_the_bar_change_no_list(monkeypatch, tmp_path):
+    set_pack_size(monkeypatch, 8)
+    texts = default_data().read_text().split()[:400]
+    one = survey_bytes(surveyed(init(), texts, tmp_path))
+    monkeypatch.setattr(TopList, "bar", property(lambda self: np.full(self.units, -np.inf)))
+    assert survey_bytes(surveyed(init(), texts, tmp_path)) == one
 
 
 def test_older_files_open_and_merge_without_looks(monkeypatch, tmp_path):
