@@ -128,7 +128,7 @@ class StoredTensor:
     @property
     def row_length(self) -> int:
         """The number of elements of a row. A vector has rows of 1 element."""
-        return math.prod(self.shape[1:])
+        return self.shape[1] if len(self.shape) == 2 else math.prod(self.shape[1:])
 
     @property
     def stride(self) -> int:

@@ -37,14 +37,19 @@ class _Workspace(threading.local):
 
     def __init__(self) -> None:
         self.buffers: dict[str, Array] = {}
+        self.views: dict[tuple[str, tuple[int, ...], type], Array] = {}  # 2 us less per product of a token
 
     def take(self, use: str, shape: tuple[int, ...], dtype: type) -> Array:
         """Return an array with undefined content. The array is valid until the next call with the same
         `use`."""
+        if (view := self.views.get((use, shape, dtype))) is not None:
+            return view
         size = math.prod(shape) * np.dtype(dtype).itemsize
         if use not in self.buffers or self.buffers[use].size < size:
             self.buffers[use] = np.empty(size, np.uint8)
-        return self.buffers[use][:size].view(dtype).reshape(shape)
+            self.views = {key: view for key, view in self.views.items() if key[0] != use}
+        view = self.views[use, shape, dtype] = self.buffers[use][:size].view(dtype).reshape(shape)
+        return view
 
 
 _workspace = _Workspace()

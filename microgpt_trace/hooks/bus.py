@@ -18,7 +18,7 @@ import numpy as np
 from ..arrays.stats import Array, TensorStats, causal_mask
 from ..errors import InputError
 from ..text.brief import frozen, one_line
-from .event import PHASES, EventSpec, Phase, Replacement, TraceEvent, checked_replacement, read_only
+from .event import PHASES, EventSpec, Phase, ReadOnly, Replacement, TraceEvent, checked_replacement
 from .names import select_names
 
 Hook = Callable[[TraceEvent, Array], Any]
@@ -205,11 +205,12 @@ class Run:
     def _through_hooks(self, phase: Phase, name: str, value: Array, seconds: float | None) -> Array:
         event = with_stats = self.event(phase, name, value.shape, name_of(value.dtype), seconds)
         remaining = iter(self.listeners(phase, name))
+        causal = self.specs[name].causal and value.shape[-2] > 1  # a single query sees all keys
         while True:
-            with read_only(value) as view:
+            with ReadOnly(value) as view:
                 for subscription in remaining:
                     if subscription.stats and with_stats is event:
-                        mask = causal_mask(*view.shape[-2:]) if self.specs[name].causal else None
+                        mask = causal_mask(*view.shape[-2:]) if causal else None
                         with_stats = event.with_stats(TensorStats.of(view, mask))
                     result = subscription.hook(with_stats if subscription.stats else event, view)
                     if result is not None and result is not view:
@@ -265,7 +266,7 @@ class PartsTap(_BusTap):
         event = run.parts[name] = replace(event, shape=shape, stats=stats, seconds=seconds)
         for subscription in listeners:
             if not isinstance(subscription.parts, bool):
-                with read_only(value) as view:
+                with ReadOnly(value) as view:
                     subscription.parts(event, view)
         run.resume()
         return value

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -70,18 +68,24 @@ def differs(used: Array, computed: Array) -> bool:
     return used is not computed and not np.array_equal(used, computed, equal_nan=True)
 
 
-@contextmanager
-def read_only(value: Array) -> Iterator[Array]:
-    """Yield a view that cannot be made writeable, because the underlying array is read-only meanwhile."""
-    owner = value.base if isinstance(value.base, np.ndarray) else value
-    before = owner.flags.writeable
-    owner.flags.writeable = False
-    view = value.view()
-    view.flags.writeable = False
-    try:
-        yield view
-    finally:
-        owner.flags.writeable = before
+class ReadOnly:
+    """A context with a view of a value that cannot be made writeable, because the underlying array is
+    read-only meanwhile. (`contextmanager` takes 2 us more, for each event of a generated token.)"""
+
+    __slots__ = "_before", "_owner", "_value"
+
+    def __init__(self, value: Array) -> None:
+        self._value, self._owner = value, value.base if isinstance(value.base, np.ndarray) else value
+        self._before = self._owner.flags.writeable
+
+    def __enter__(self) -> Array:
+        self._owner.flags.writeable = False
+        view = self._value.view()
+        view.flags.writeable = False
+        return view
+
+    def __exit__(self, *error: object) -> None:
+        self._owner.flags.writeable = self._before
 
 
 def checked_replacement(hook: object, event: TraceEvent, value: Array, result: Any) -> Array:

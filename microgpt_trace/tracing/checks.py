@@ -39,6 +39,9 @@ class Checker:
         self.infinite = ""  # the place of an infinite d loss / d P
         self._plan, self._parameter = plan, parameter
         self._with_sinks = {row.name for row in plan.of_kind(Softmax) if row.kind.sinks}
+        self._weights = {row.name for row in plan.of_kind(Softmax)}
+        self._shares = {*self._weights, *(row.name for row in plan.of_kind(Probabilities))}
+        self._shares |= {row.name for row in plan.of_kind(Routing) if row.kind.normalised}
         self._last_sum = {name: total for total, inputs in plan.residuals.items() for name in inputs}
         self._added: dict[str, Array] = {}  # the inputs of residual sums, after all hooks
         self._parts: Array | None = None  # the sum of the heads so far
@@ -50,10 +53,9 @@ class Checker:
 
     def observers(self, bus: HookBus, *names: str) -> tuple[Subscription, Subscription]:
         """Return subscriptions to events before any other hook, and to forward events after all hooks."""
-        return (
-            bus.subscription(self._computed, *names, phases=PHASES, stats=True, parts=self._part),
-            bus.subscription(self._used, *names, parts=True),
-        )
+        computed = bus.subscription(self._computed, *names, phases=PHASES, stats=True, parts=self._part)
+        added = computed.names.intersection({*self._last_sum, *self._plan.sums_of})
+        return computed, Subscription(self._used, added, ("forward",), stats=False, parts=True)
 
     def _computed(self, event: TraceEvent, value: Array) -> None:
         self._dtype = event.dtype
@@ -85,12 +87,11 @@ class Checker:
         """Check probabilities [n, V], shares of experts, or the attention weights of some queries [H, n, S]:
         the sum of each row, and that no query sees a later key. With attention sinks, a sum may be smaller
         than 1."""
-        kind = self._plan[name].kind
-        if isinstance(kind, Softmax | Probabilities) or (isinstance(kind, Routing) and kind.normalised):
+        if name in self._shares:
             off = value.sum(axis=-1) - 1
             off = np.maximum(off, 0) if name in self._with_sinks else np.abs(off)
             self._record("softmax", name, float(off.max(initial=0.0)))
-        if isinstance(kind, Softmax):
+        if name in self._weights:
             queries, keys = value.shape[-2:]
             last = value[..., keys - queries :]  # all queries see the keys before
             above = np.where(causal_mask(queries, queries), 0, last)
