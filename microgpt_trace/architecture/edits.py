@@ -9,7 +9,7 @@ import numpy as np
 
 from ..arrays.stats import Array
 from ..hooks.bus import SILENT, Tap
-from ..text.brief import frozen
+from ..text.frozen import frozen
 
 Report = Callable[[int, int], None]  # arguments: the number of finished items, the number of all items
 

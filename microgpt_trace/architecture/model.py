@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 from ..arrays.stats import Array
 from ..hooks.bus import SILENT, HookBus, Tap
-from ..text.brief import frozen
+from ..text.frozen import frozen
 from .edits import Edit, Report, unreported
 from .packs import Pack, ReadText
 from .plans.kinds import Linear

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 
 import numpy as np
 import numpy.typing as npt
 
 from ..errors import InputError
-from ..text.brief import brief, frozen
+from ..text.brief import brief
+from ..text.frozen import frozen
 from . import dequantisation
 from .dequantisation import Quants
 from .stats import Array
@@ -22,7 +23,7 @@ from .stats import Array
 CHUNK = 600_000  # number of elements to decode at a time; as float32 they fit the caches
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Encoding:
     """A type of stored numbers, which come in blocks of `block_bytes` bytes with `block_size` numbers each.
 

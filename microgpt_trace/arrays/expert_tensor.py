@@ -8,7 +8,7 @@ from dataclasses import field
 
 import numpy as np
 
-from ..text.brief import frozen
+from ..text.frozen import frozen
 from .encodings import StoredTensor
 from .stats import Array
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from ..text.brief import frozen
+from ..text.frozen import frozen
 from .stats import Array
 
 PART = 1 << 21  # number of logits to compute at a time: 8 MB

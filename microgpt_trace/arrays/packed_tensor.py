@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from ..text.brief import frozen
+from ..text.frozen import frozen
 from .encodings import Encoding, StoredTensor
 from .stats import Array
 

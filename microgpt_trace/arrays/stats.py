@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..text.brief import frozen
+from ..text.frozen import frozen
 
 Array = npt.NDArray[Any]
 PIECE = 1 << 15  # number of elements to summarise at a time: 256 KB in float64

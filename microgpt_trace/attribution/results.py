@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import Literal
 
 from ..arrays.logits import LogitDifference
 from ..measuring.definitions import Attention, RoleName
 from ..notebook import in_notebook
 from ..patching.results import MeanPatched
-from ..text.brief import frozen, one_line
+from ..text.brief import one_line
+from ..text.frozen import frozen
 from ..text.json_writing import in_document
 from ..tracing.findings import Check
 
@@ -41,7 +41,7 @@ class Contribution:
     loss_change: float | None
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class LogitSum:
     """A traced logit and the sum of its parts.
 
@@ -108,7 +108,7 @@ class HeadRole:
     looks: tuple[Look, ...]
 
 
-@dataclass(frozen=True, slots=True, repr=False)
+@frozen
 class AttributionResult:
     """The attribution of a text's predictions, and the roles of the heads over the text.
 

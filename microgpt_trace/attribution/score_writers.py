@@ -24,7 +24,7 @@ from ..errors import InputError
 from ..explaining.elements import find_element
 from ..notebook import in_notebook
 from ..rounding.invariants import OF_SUMS
-from ..text.brief import frozen
+from ..text.frozen import frozen
 from ..tracing.findings import Check
 from ..tracing.result import Trace
 from ..tracing.trace import trace

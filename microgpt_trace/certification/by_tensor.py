@@ -32,7 +32,7 @@ from ..arrays.threads import one_blas_thread
 from ..decoder.model import Decoder
 from ..grouping import grouped
 from ..hooks.bus import SILENT, Tap
-from ..text.brief import frozen
+from ..text.frozen import frozen
 from .certificate import TensorEffect
 from .opening import Side
 from .predictions import divergences, texts_read, why_not

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from ..notebook import in_notebook
-from ..text.brief import frozen
+from ..text.frozen import frozen
 from ..text.json_writing import in_document
 
 Status = Literal["same", "rounded", "different", "not checked"]

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import field, fields, is_dataclass
 from functools import update_wrapper
 from inspect import Parameter
 from pathlib import Path
@@ -19,6 +19,8 @@ from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
 import typer
 from typer.models import ArgumentInfo
+
+from ..text.frozen import frozen
 
 Class = TypeVar("Class")
 METAVARS: dict[Any, str] = {bool: "", int: "N", float: "NUMBER", str: "TEXT", Path: "FILE", list: ""}
@@ -29,7 +31,7 @@ def group(panel: str = "") -> Callable[[type[Class]], type[Class]]:
     another panel."""
 
     def decorate(cls: type[Class]) -> type[Class]:
-        dataclass(frozen=True, eq=False, repr=False)(cls)
+        frozen(slots=False, eq=False)(cls)
         for each in fields(cls):  # type: ignore[arg-type]
             if each.name in cls.__annotations__:  # fields of the base class are already described
                 _describe(each, panel)

@@ -2,13 +2,13 @@
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from ..errors import InputError
 from ..hooks.names import ALIASES, glob_pattern, select_names
+from ..text.frozen import frozen
 from ..text.wording import counted
 from .exports import Exports
 from .option_groups import flag, group, option
@@ -235,7 +235,7 @@ def _number(name: str, text: str) -> float:
         raise InputError(f"--scale {name}: expected a number, found {text!r}") from error
 
 
-@dataclass(frozen=True)
+@frozen(slots=False)
 class Request:
     """The model, and the user's choice of results to show and to save."""
 

@@ -20,7 +20,8 @@ from ..errors import InputError
 from ..hooks.event import TraceEvent
 from ..readers.loading import load
 from ..running.event_stream import EventStream, Piece
-from ..text.brief import frozen, one_line
+from ..text.brief import one_line
+from ..text.frozen import frozen
 
 if TYPE_CHECKING:
     from ..architecture.model import LanguageModel, TraceInput

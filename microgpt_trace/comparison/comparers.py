@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,6 +19,7 @@ from ..hooks.event import EventSpec
 from ..rounding.bands import Bands, is_peaked
 from ..rounding.row_differences import RowDifferences, compare_rows, join, with_predictions
 from ..running.event_stream import Piece
+from ..text.frozen import frozen
 from .compared_runs import ComparedRun, RecordedRun
 from .differences import AgreementMeter, EventDifference, difference
 from .routing import RoutingComparer
@@ -186,7 +186,7 @@ def _one_row(relative: float, a: float, b: float, stats: TensorStats, odd: int =
 Judge = Callable[[str], EventDifference]  # returns the current difference of an event
 
 
-@dataclass(frozen=True, eq=False, repr=False)
+@frozen(slots=False, eq=False)
 class KeptPair:
     """The values of an event on both sides, at n positions: [n, W], [H, n, S] for H heads, or []."""
 

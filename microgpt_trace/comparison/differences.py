@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -15,7 +14,8 @@ from ..notebook import in_notebook
 from ..rounding.bands import BandMeasure, Tolerance
 from ..rounding.judging import Unseen
 from ..rounding.row_differences import RowDifferences, element_index
-from ..text.brief import frozen, one_line
+from ..text.brief import one_line
+from ..text.frozen import frozen
 from ..text.json_writing import in_document
 from .compared_runs import Unpaired
 
@@ -122,7 +122,7 @@ class Jump:
     after: float
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Agreement:
     """The agreement of the predictions of two runs.
 
@@ -150,7 +150,7 @@ class SideSummary:
     unpaired: tuple[Unpaired, ...]
 
 
-@dataclass(frozen=True, repr=False)
+@frozen(slots=False)
 class Comparison:
     """Two runs compared event by event, in order of computation.
 

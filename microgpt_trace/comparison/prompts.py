@@ -10,7 +10,7 @@ from ..architecture.edits import Report, unreported
 from ..architecture.model import LanguageModel
 from ..errors import FileFormatError, InputError, naming
 from ..notebook import in_notebook
-from ..text.brief import frozen
+from ..text.frozen import frozen
 from ..text.json_reading import OutOfBounds, from_json
 from ..text.json_writing import in_document
 from ..untrusted_files import read_text

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from itertools import starmap
 from typing import Any
 
@@ -22,7 +21,7 @@ from ..errors import InputError
 from ..hooks.names import select_spelled
 from ..notebook import in_notebook
 from ..rounding.stored_types import FACTOR, QuantisationDistance, Values, float_steps, measure
-from ..text.brief import frozen
+from ..text.frozen import frozen
 from .weight_relations import find_cause
 
 Index = tuple[int, ...]
@@ -105,7 +104,7 @@ class WeightsComparison:
     _repr_html_ = in_notebook
 
 
-@dataclass(frozen=True)
+@frozen(slots=False)
 class _NamedValues:
     """The parameters of a model by name, in order of use."""
 

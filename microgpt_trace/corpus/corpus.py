@@ -5,7 +5,6 @@ extension of a file decides how its rows are read.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import cached_property, partial
 from hashlib import blake2b
 from itertools import compress, count, islice
@@ -14,6 +13,7 @@ from typing import NamedTuple
 
 from ..errors import FileFormatError, InputError, RunError, check_installed
 from ..text.brief import brief, one_line
+from ..text.frozen import frozen
 from ..text.wording import abridged, counted
 from .remote import remote_files
 from .rows import BLANK, NoText, Row, rows_of
@@ -24,7 +24,7 @@ _NEEDS = {".parquet": "pyarrow", ".zst": "zstandard"}  # extension -> the packag
 ReportBytes = Callable[[int], object]  # called with the number of bytes read so far
 
 
-@dataclass(frozen=True)
+@frozen(slots=False)
 class CorpusSelection:
     """The sources of a corpus, and the documents to read: all, the first `limit`, or a random `sample`.
 

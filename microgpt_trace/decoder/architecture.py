@@ -6,10 +6,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from functools import cached_property
 from typing import Any
 
+from ..text.frozen import frozen
 from .config import DecoderConfig
 from .settings import Options, Settings, Sizes
 
@@ -29,7 +30,7 @@ _EXPERT = re.compile(r"\.(0|[1-9][0-9]{0,3})\.")
 GGUF_QKV = "attn_qkv"  # a GGUF file of any architecture may have q, k and v in one matrix
 
 
-@dataclass(frozen=True, eq=False)
+@frozen(slots=False, eq=False)
 class FileNames:
     """The names of an architecture's parameters: our name -> (name in GGUF, name in Hugging Face).
 
@@ -116,7 +117,7 @@ def bias_name(own: str) -> str | None:
     return f"{half}_b{rest.removeprefix('w')}" if rest.startswith(("w", "norm")) else None
 
 
-@dataclass(frozen=True, eq=False)
+@frozen(slots=False, eq=False)
 class Architecture:
     """The rows, the options and the file names of an architecture.
 

@@ -17,7 +17,7 @@ from ..architecture.plans.config_checks import check_positive, check_whole_numbe
 from ..architecture.plans.plan import Plan
 from ..architecture.plans.rope import Rope
 from ..errors import InputError
-from ..text.brief import frozen
+from ..text.frozen import frozen
 
 _DIMENSIONS = (
     "n_layer", "n_embd", "n_head", "n_kv_head", "head_dim", "n_inner", "vocab_size", "context_length",

@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from functools import cached_property
 from operator import index
 from pathlib import Path
@@ -31,6 +31,7 @@ from ..grouping import grouped
 from ..hooks.bus import HookBus
 from ..notebook import in_notebook
 from ..text.brief import one_line
+from ..text.frozen import frozen
 from ..text.printable import quoted, shown_token
 from ..text.wording import counted
 from ..untrusted_files import folder_of
@@ -43,7 +44,7 @@ DEFAULT = "The capital of France is"
 MOST_PIECES = 8  # tokens of a text that an error shows
 
 
-@dataclass(frozen=True, repr=False)
+@frozen(slots=False)
 class Decoder:
     """A decoder that can be traced. The weights stay in the file until a computation needs them."""
 

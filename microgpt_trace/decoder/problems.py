@@ -10,7 +10,7 @@ from typing import Any
 
 from ..arrays.encodings import StoredTensor
 from ..errors import FileFormatError, InputError, MicrogptError
-from ..text.brief import frozen
+from ..text.frozen import frozen
 from .config import DecoderConfig
 
 MOST = 100  # problems; a hostile file has more

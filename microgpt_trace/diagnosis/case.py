@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
 
@@ -14,6 +13,7 @@ from ..architecture.plans.kinds import Activation, Experts, Linear, Multiply, No
 from ..architecture.plans.plan import K, Operation, Plan, kind_of, layer_of, prefix_of
 from ..arrays.stats import Array
 from ..rounding.judging import Judge, compared_blocks, errors_of
+from ..text.frozen import frozen
 from .evidence import Seen
 from .hypothesis import Family, Hypothesis
 
@@ -29,7 +29,7 @@ class OwnParameters(NamedTuple):
     bias: str | None
 
 
-@dataclass(frozen=True, eq=False)
+@frozen(slots=False, eq=False)
 class Case:
     """A wrong operation. `found` contains the values of the dump. `expected` contains the values computed
     from the dump's inputs (float32 or float64). `positions` lists the positions of the rows, or is None for

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial as bind
 from pathlib import Path
 from types import MappingProxyType
@@ -30,7 +30,8 @@ from ..notebook import in_notebook
 from ..rounding.bands import RoundedPasses, tolerance_of
 from ..rounding.judging import OVER_THE_PASS, JudgedRun, OperationResult, Partial, Unseen, unseen
 from ..rounding.precision import PRECISIONS, Precision, precision_named, precision_of
-from ..text.brief import frozen, one_line
+from ..text.brief import one_line
+from ..text.frozen import frozen
 from ..text.json_writing import in_document
 from ..text.wording import abridged
 from .case import Case, Generator
@@ -60,7 +61,7 @@ STAGES: tuple[tuple[Generator, ...], ...] = (
 )  # fmt: skip
 
 
-@dataclass(frozen=True)
+@frozen(slots=False)
 class Offer:
     """A precision `compute` that was not requested but may explain the errors. `looks_like` describes this
     precision. `wrong` is the number of wrong operations that involve a product. `explains` is the number of
@@ -227,7 +228,7 @@ class DumpFacts:
     notes: tuple[str, ...]
 
 
-@dataclass(frozen=True, kw_only=True, repr=False)
+@frozen(slots=False, kw_only=True)
 class DiagnosisDocument(Diagnosis):
     """The JSON document of a diagnosis, with facts about the dump and the model."""
 

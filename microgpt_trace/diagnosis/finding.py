@@ -18,7 +18,7 @@ from ..architecture.plans.plan import Plan
 from ..arrays.stats import Array
 from ..rounding.evaluation import Evaluation
 from ..rounding.judging import Judge, JudgedRows
-from ..text.brief import frozen
+from ..text.frozen import frozen
 from .case import Case, Generator, Transform
 from .evidence import ALL_ALIKE, best_of, common, range_of
 from .hypothesis import NUMBERED, PLAIN, Family, Hypothesis, Range, named

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any, NamedTuple
 
-from ..text.brief import frozen
+from ..text.frozen import frozen
 
 TIGHT = 0.01  # a range of at most 1 % below and above a number is not written in the claim
 DIGITS = range(1, 10)  # numbers of significant digits to try in a claim
@@ -42,7 +42,7 @@ class Range(NamedTuple):
     high: float
 
 
-@dataclass(frozen=True, eq=False)
+@frozen(slots=False, eq=False)
 class Family:
     """A mistake that contains a number, such as a wrong eps. The search for the number begins at `starts` and
     `special`, and stays between `low` and `high`.

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cache
 
 from ..architecture.plans.plan import kind_of
 from ..decoder.catalogue import architecture_named, example, examples, families
 from ..hooks.names import ALIASES
+from ..text.frozen import frozen
 from . import engine_names
 from .torch_modules import LAST_OUTPUT, LAYER_INPUT, modules_of, numbered, of_any_layer
 
@@ -25,7 +26,7 @@ _MAX_DIGITS, _MAX_NUMBERS = 4, 8
 _CLEAR_NAME = re.compile(r"model\.transformer\.(h\.#\.(ln|attn|mlp).*|ln_f)")
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Meaning:
     """The meaning of a name in a dump: one event, several events, or the reason why no event matches.
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,8 @@ from ..arrays.stats import Array
 from ..decoder.catalogue import choice_of, kinds_in_heads
 from ..decoder.settings import is_count
 from ..errors import FileFormatError, InputError
-from ..text.brief import brief, frozen
+from ..text.brief import brief
+from ..text.frozen import frozen
 
 Shape = tuple[int, ...]
 Shapes = Mapping[str, Shape]  # by event
@@ -37,7 +37,7 @@ LAYOUTS: tuple[str, ...] = (
 )
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Reading:
     """One way to read a stored tensor: reshape it to `axes`, transpose by `order`, reshape to `shape`."""
 

@@ -21,7 +21,8 @@ from typing import Any
 import numpy as np
 
 from ..errors import FileFormatError, InputError
-from ..text.brief import brief, frozen
+from ..text.brief import brief
+from ..text.frozen import frozen
 from ..untrusted_files import read_text
 from .event_names import is_event, known_events, without_suffix
 from .layouts import LAYOUTS, OWN, whole_numbers

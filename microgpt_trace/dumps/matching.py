@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cache, cached_property, lru_cache
 from itertools import pairwise
 from typing import NamedTuple
@@ -21,6 +21,7 @@ from ..architecture.plans.plan import Plan, kind_of
 from ..arrays.stats import Array
 from ..decoder.catalogue import kinds_in_heads
 from ..grouping import grouped
+from ..text.frozen import frozen
 from .layouts import Recorded, Shapes, fit, fits
 
 Events = Iterable[tuple[str, Array]]  # names and values, in order of computation
@@ -119,7 +120,7 @@ class EventGroup(NamedTuple):
     stacks: Mapping[tuple[int, ...], Stack]  # sketches of all rows and of the last row, by shape
 
 
-@dataclass(frozen=True, eq=False)
+@frozen(slots=False, eq=False)
 class ScoreTable:
     """Scores for each pair of a recorded tensor and an event, in the best layout: [F, E]."""
 

@@ -18,7 +18,7 @@ from ..architecture.plans.plan import kind_of, layer_of
 from ..arrays.stats import Array
 from ..decoder.catalogue import residual_kinds
 from ..grouping import grouped
-from ..text.brief import frozen
+from ..text.frozen import frozen
 from .layouts import Shapes
 from .matching import ScoreTable, compare, parts_of, place, products_side_by_side, source_name
 from .recording import Recording

@@ -14,7 +14,8 @@ from ..architecture.plans.plan import over_tokens
 from ..arrays.stats import Array
 from ..errors import InputError, naming
 from ..hooks.event import TraceEvent
-from ..text.brief import frozen, token_list
+from ..text.brief import token_list
+from ..text.frozen import frozen
 from ..text.printable import quoted
 from .layouts import OWN, Fitted, Leftover, Recorded, Shapes, fit
 

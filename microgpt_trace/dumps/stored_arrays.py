@@ -13,7 +13,6 @@ import re
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, NamedTuple
@@ -28,6 +27,7 @@ from ..files import write_atomically
 from ..readers.mapped_file import MappedFile
 from ..readers.safetensors import safetensors_header
 from ..text.brief import brief
+from ..text.frozen import frozen
 from ..text.json_reading import MANY_VALUES, from_json
 from ..untrusted_files import check_regular, reading
 
@@ -90,7 +90,7 @@ _NUMPY_TYPES = {  # type in safetensors -> type in NumPy
 }  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@frozen(eq=False)
 class StoredArray:
     """An array in a file.
 

@@ -9,7 +9,6 @@ modules without parameters.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import cache, cached_property
 from itertools import chain
 from typing import Any
@@ -19,6 +18,7 @@ from ..architecture.plans.plan import Operation, Plan, kind_of, layer_of, stage_
 from ..decoder.architecture import FUSED, Architecture
 from ..decoder.catalogue import ARCHITECTURES, architecture_named, example, families
 from ..errors import InputError
+from ..text.frozen import frozen
 
 Events = tuple[str, ...]
 LAYER_INPUT = "input of layer #"  # the output of the previous layer, or the embedding
@@ -27,7 +27,7 @@ HEADS = ("lm_head", "embed_out")
 OTHER_SPLIT = "multi_query"  # an attribute of attentions that split the fused product in an unsupported way
 
 
-@dataclass(frozen=True, eq=False)
+@frozen(slots=False, eq=False)
 class ModuleNames:
     """The modules of an architecture. In paths and events, # stands for the layer number. The stack is the
     module whose children are the embedding, the layers and the last norm."""
@@ -209,7 +209,7 @@ def modules_of(name: str) -> ModuleNames:
 # --- The decoder in a PyTorch model ------------------------------------------------------------------
 
 
-@dataclass(frozen=True, eq=False)
+@frozen(slots=False, eq=False)
 class TorchDecoder:
     """The decoder in a model."""
 

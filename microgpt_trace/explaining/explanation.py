@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 from ..architecture.formulas.steps import Factor, Pass, Step, Use, element_name
 from ..architecture.model import Scalar
 from ..notebook import in_notebook
 from ..text.brief import one_line
+from ..text.frozen import frozen
 from ..text.json_writing import in_document
 
 
-@dataclass(frozen=True, slots=True, repr=False)
+@frozen
 class Explanation:
     """The computation of one number, and the elements that read it.
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property, reduce
 
 import numpy as np
@@ -28,6 +28,7 @@ from ..architecture.operations.softmax import window_of
 from ..architecture.plans.kinds import Choice, Probabilities
 from ..architecture.plans.plan import Operation
 from ..arrays.stats import Array
+from ..text.frozen import frozen
 
 Places = dict[int, Array]  # number of an axis or range -> [n]
 
@@ -74,7 +75,7 @@ def gradient_uses(at: TracedElement) -> list[Use]:
     return uses
 
 
-@dataclass(frozen=True, eq=False)
+@frozen(slots=False, eq=False)
 class _ReadingArray:
     """An array or gradient whose formula may read the explained element. `words` describe the operation."""
 

@@ -17,7 +17,8 @@ import numpy as np
 
 from ..arrays.stats import Array, TensorStats, causal_mask
 from ..errors import InputError
-from ..text.brief import frozen, one_line
+from ..text.brief import one_line
+from ..text.frozen import frozen
 from .event import PHASES, EventSpec, Phase, ReadOnly, Replacement, TraceEvent, checked_replacement
 from .names import select_names
 
@@ -134,7 +135,7 @@ class HookBus:
         return Run(self.specs, (*before, *self._subscriptions, *after), timed, keep)
 
 
-@dataclass(repr=False)
+@dataclass(eq=False, repr=False)
 class Run:
     """One pass of a model under the hooks that were subscribed when it began."""
 
@@ -229,7 +230,7 @@ class Run:
                 self.altered = True
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class _BusTap:
     run: Run
     phase: Phase

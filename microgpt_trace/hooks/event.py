@@ -8,7 +8,7 @@ import numpy as np
 
 from ..arrays.stats import Array, TensorStats
 from ..errors import InputError
-from ..text.brief import frozen
+from ..text.frozen import frozen
 
 Phase = Literal["forward", "backward", "update"]
 PHASES: tuple[Phase, ...] = ("forward", "backward", "update")

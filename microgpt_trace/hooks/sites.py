@@ -18,7 +18,7 @@ import numpy as np
 
 from ..arrays.stats import Array
 from ..errors import InputError
-from ..text.brief import frozen
+from ..text.frozen import frozen
 from ..text.wording import listed
 from .names import select_names
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from ..architecture.plans.kinds import Activation, Multiply
 from ..arrays.stats import NOT_FINITE, Array, median
-from ..text.brief import frozen
+from ..text.frozen import frozen
 from .definitions import NEAR_ZERO, OUTLIER
 from .meter import EXCERPT, Meter, PackLayout, causal_places
 from .tallies import Counts, Ranges, Sums, TopList, gathered, named

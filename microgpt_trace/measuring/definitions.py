@@ -9,8 +9,9 @@ role "repeat", occurrences of the token at the previous position and at position
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Literal
+
+from ..text.frozen import frozen
 
 NEAR_ZERO = 0.01  # an activation within ±0.01 reduces the value that it multiplies to at most 1 %
 MASSIVE = 1000.0  # multiple of the median magnitude: Sun et al., "Massive Activations" (2024)
@@ -26,7 +27,7 @@ ROLES: dict[RoleName, str] = {  # role -> the field of `Attention` with the shar
 }  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Attention:
     """The shares of a head's attention on certain keys, averaged over the queries from position 1 on.
 

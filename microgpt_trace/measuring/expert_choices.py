@@ -8,7 +8,7 @@ import math
 import numpy as np
 
 from ..arrays.stats import Array
-from ..text.brief import frozen
+from ..text.frozen import frozen
 from ..text.json_writing import in_document
 
 

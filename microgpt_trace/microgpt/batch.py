@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 
 from ..architecture.packs import EqualLengths, equal_lengths
 from ..arrays.stats import Array, DType
+from ..text.frozen import frozen
 from .parameters import Config
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class PackedRows:
     """The data of a batch that depend on the lengths of its names, not on their characters."""
 

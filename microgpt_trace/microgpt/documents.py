@@ -13,7 +13,8 @@ import numpy as np
 
 from ..arrays.stats import Array, DType
 from ..errors import FileFormatError
-from ..text.brief import brief, frozen
+from ..text.brief import brief
+from ..text.frozen import frozen
 from ..text.wording import counted
 from ..untrusted_files import read_text
 from .batch import Batch, Packer

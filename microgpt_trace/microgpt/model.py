@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, field, replace
 from functools import cached_property
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -22,7 +22,8 @@ from ..arrays.threads import one_blas_thread
 from ..errors import InputError
 from ..hooks.bus import SILENT, HookBus, Tap
 from ..notebook import in_notebook
-from ..text.brief import brief, frozen, one_line
+from ..text.brief import brief, one_line
+from ..text.frozen import frozen
 from .batch import Batch, Packer
 from .documents import LONG_LINE, Documents, encoded_names, held_out
 from .forward_backward import event_specs, forward
@@ -43,7 +44,7 @@ def check_seed(seed: int) -> None:
     check_whole_number("seed", seed, 0, MAX_COUNT)
 
 
-@dataclass(frozen=True)
+@frozen(slots=False)
 class Schedule:
     """The settings of a training run. Adam's learning rate falls linearly from `lr` to zero over `steps`."""
 
@@ -76,7 +77,7 @@ class TrainingState:
     run_id: str = field(default="", compare=False)  # a random id of the run; empty in older checkpoints
 
 
-@dataclass(frozen=True, repr=False)
+@frozen(slots=False)
 class Model:
     """A microGPT that can be traced, trained and sampled: its parameters, its tokenizer and its origin."""
 

@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 
 from ..arrays.stats import Array, DType
-from ..text.brief import frozen
+from ..text.frozen import frozen
 
 RMSNORM_EPS = 1e-5
 # Within +-60, softmax need not subtract the maximum: float32 does not overflow (as at e^88) or lose digits in

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import cast
 
 import numpy as np
@@ -12,7 +11,8 @@ from ..architecture.plans.blocks import Dimensions
 from ..architecture.plans.config_checks import check_whole_number
 from ..arrays.stats import NOT_FINITE, Array, DType
 from ..errors import InputError
-from ..text.brief import frozen, one_line
+from ..text.brief import one_line
+from ..text.frozen import frozen
 from . import operations
 
 INIT_STD = 0.08
@@ -20,7 +20,7 @@ CACHE_LINE = 64  # bytes
 LAYER_PARAMETERS = ("attn_wq", "attn_wk", "attn_wv", "attn_wo", "mlp_fc1", "mlp_fc2")
 
 
-@dataclass(frozen=True)
+@frozen(slots=False)
 class Config(Dimensions):
     """The dimensions of a microGPT. `n_inner` is the width of the MLP, where 0 means 4 * n_embd."""
 

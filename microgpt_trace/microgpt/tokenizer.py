@@ -8,7 +8,8 @@ from itertools import pairwise
 from typing import Literal
 
 from ..errors import InputError
-from ..text.brief import brief, frozen, token_list
+from ..text.brief import brief, token_list
+from ..text.frozen import frozen
 from ..text.printable import on_one_line, shown_token
 
 BOS_LABEL = "BOS"

@@ -11,7 +11,7 @@ import numpy as np
 from ..architecture.edits import Report, unreported
 from ..architecture.model import LanguageModel, TraceInput
 from ..errors import FileFormatError, InputError, naming
-from ..text.brief import frozen
+from ..text.frozen import frozen
 from ..text.wording import counted
 from ..untrusted_files import read_text
 from .patch import Method, PatchOptions, Text, Token, patch_inputs, read_pair

@@ -15,7 +15,6 @@ the model runs on from the changed output of the receiver. A receiver is an inpu
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cache, partial
 from typing import NamedTuple
 
@@ -34,13 +33,14 @@ from ..errors import InputError
 from ..grouping import grouped
 from ..hooks.names import select_spelled
 from ..hooks.sites import Part, parse_site
+from ..text.frozen import frozen
 from .points import PatchPoint, passes_on, point_of
 
 Values = Mapping[str, Array]
 RECEIVER = "receiver, such as layer0.attn.head0.q, layer0.attn.k, layer0.mlp or logits"
 
 
-@dataclass(frozen=True, eq=False, repr=False)
+@frozen(slots=False, eq=False)
 class Route:
     """The rows that are computed again for a receiver, the events and heads that write to the residual stream
     before the receiver, and the events that keep their corrupted values, unless one is the sender."""

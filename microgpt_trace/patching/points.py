@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from itertools import chain
 
@@ -17,13 +17,14 @@ from ..errors import InputError
 from ..hooks.names import ALIASES
 from ..hooks.sites import Part, Site, parse_site
 from ..running.token_names import token_of
+from ..text.frozen import frozen
 from .results import Spot
 
 AFTER_LOGITS = ("probs", "loss")
 WHOLE = Part()
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class PatchPoint:
     """A part of an event that is patched, and its description."""
 

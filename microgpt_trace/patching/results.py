@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import groupby, pairwise
 from operator import itemgetter
 from typing import Generic, Literal, TypeVar
@@ -18,7 +18,8 @@ from ..decoder.catalogue import leaving_kinds
 from ..errors import InputError
 from ..grouping import grouped
 from ..notebook import in_notebook
-from ..text.brief import frozen, one_line
+from ..text.brief import one_line
+from ..text.frozen import frozen
 from ..text.json_writing import in_document
 from ..tracing.findings import Check
 
@@ -52,7 +53,7 @@ class Spot:
         return self.position is None if self.head is None else self.site != self.name
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Patched(Spot):
     """The corrupted run with the clean value in one place. `difference` is the logit difference of this run.
     `restored` is the share of the way from the corrupted run's difference to the clean run's difference."""
@@ -61,7 +62,7 @@ class Patched(Spot):
     difference: float
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class PathPatched(Patched):
     """The corrupted run in which a receiver alone reads the sender's clean write. The spot is the sender."""
 
@@ -72,7 +73,7 @@ class PathPatched(Patched):
         return f"{self.site} to {self.receiver}"
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Confirmed(Spot):
     """A place with the estimate of attribution patching, and the value of an exact patch."""
 
@@ -91,7 +92,7 @@ def confirmed_by(cell: Patched, restored: float, tolerance: float) -> Confirmed:
     return Confirmed(*cell.place, cell.restored, restored, fails)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class MeanPatched(Spot):
     """The mean and population std of the finite values in one place over `count` pairs or prompts."""
 
@@ -124,7 +125,7 @@ class PatchedPair:
     check: Check
 
 
-@dataclass(frozen=True, repr=False)
+@frozen(slots=False)
 class PatchResult(PatchedPair):
     """The share of the logit difference that each site restores: 0 for the corrupted, 1 for the clean run.
 

@@ -12,7 +12,7 @@ import math
 import struct
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -23,6 +23,7 @@ from ..decoder.model import Decoder
 from ..decoder.problems import Problems
 from ..errors import FileFormatError, InputError, naming
 from ..text.brief import brief
+from ..text.frozen import frozen
 from ..text.json_reading import MANY_VALUES, from_json
 from .apr_config import AprSettings, Pairs, apr_config
 from .mapped_file import MappedFile
@@ -73,7 +74,7 @@ class _TensorEntry(NamedTuple):
     size: int
 
 
-@dataclass(frozen=True)
+@frozen(slots=False)
 class AprFile:
     """The metadata of an .apr file, and its tensors under the names in the file. `notes` lists unusual facts
     about the file."""

@@ -14,7 +14,7 @@ import numpy as np
 from ..arrays.encodings import Encoding, StoredTensor
 from ..arrays.stats import Array
 from ..errors import FileFormatError
-from ..text.brief import frozen
+from ..text.frozen import frozen
 from ..untrusted_files import check_regular, reading
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -22,7 +22,7 @@ from ..decoder.catalogue import kind_named
 from ..hooks.bus import Run, Tap
 from ..hooks.event import EventSpec
 from ..running.event_stream import EventStream, Piece, Put
-from ..text.brief import frozen
+from ..text.frozen import frozen
 from .precision import PRECISIONS, Precision, block_of
 from .row_differences import RowDifferences
 
@@ -195,7 +195,7 @@ FEWEST = 3  # the fewest passes, for a long text
 ROWS = 256  # limit for the rows of all passes together, so a long text has fewer passes
 
 
-@dataclass(frozen=True)
+@frozen(slots=False)
 class _RoundingTap:
     """A tap that rounds the values of the passes in `numbers`. Every value is a stack of one value per pass.
     `put` receives the rounded values, or the values before rounding if only the inputs of products are

@@ -15,7 +15,7 @@ from ..architecture.operations.softmax import visible, window_of
 from ..architecture.plans.kinds import Choice, Experts, Linear, Softmax
 from ..architecture.plans.plan import Operation, layer_of
 from ..arrays.stats import Array
-from ..text.brief import frozen
+from ..text.frozen import frozen
 from ..text.wording import nonfinite_name
 from .evaluation import CARRIED, Evaluation, with_ties
 from .precision import CHANCE, PRECISIONS, Precision, ProductInputs, beyond_usual, factor_error

@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -28,6 +28,7 @@ from ..arrays.rounding import BLOCK, WIDE_BLOCK, q8_blocks, to_bf16, to_f16, to_
 from ..arrays.stats import Array
 from ..errors import InputError
 from ..grouping import grouped
+from ..text.frozen import frozen
 
 # The number of roundings of an operation in float32, by the engine and by us together, with the polynomials
 # for exp and 1/sqrt. A sum of K terms has 2 sqrt(K) more roundings. If terms of the sum may be equal, there
@@ -36,7 +37,7 @@ ROUNDINGS = 16.0
 VANISHING = 128.0  # smallest error bound / smallest normal number, because e^-x in SiLU may overflow
 
 
-@dataclass(frozen=True)
+@frozen(slots=False)
 class Precision:
     """The precision of an engine's computation. `words` describes which values the engine rounds, and `round`
     rounds a value.

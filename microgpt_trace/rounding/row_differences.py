@@ -7,12 +7,13 @@ one query. In shapes, n is the number of rows and K the number of columns.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import fields, replace
 
 import numpy as np
 
 from ..arrays.logits import kl_divergence, log_softmax
 from ..arrays.stats import Array, median
+from ..text.frozen import frozen
 
 FAR = 6.0  # an element beyond this multiple of its row's RMS is an outlier (Gaussian rows have no outliers)
 HIDDEN = 0.2  # largest RMS of elements that outliers hide, as a share of the row's RMS
@@ -21,7 +22,7 @@ FEWEST = 8  # fewest effective columns to distinguish a common factor from error
 CAPPED, ROUNDS = 2.0, 4  # limit of a weight / mean magnitude; number of iterations to compute the limit
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@frozen(eq=False)
 class RowDifferences:
     """The comparison of two tensors, row by row. Every field is an array [n].
 

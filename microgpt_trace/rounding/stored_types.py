@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 
 from ..arrays.encodings import Encoding, StoredTensor
 from ..arrays.expert_tensor import ExpertTensor, in_pieces
 from ..arrays.stats import Array
+from ..text.frozen import frozen
 
 BLOCK = 32  # elements per block; the errors of each block and of the whole tensor are checked
 # Allowed error of a tensor, as a multiple of the expected error. llama.cpp's quantisers (ggml 0.13) leave 0.5
@@ -87,7 +88,7 @@ def _quantised_steps(encoding: Encoding) -> Callable[[Array], Array]:
     return decode
 
 
-@dataclass(frozen=True)
+@frozen(slots=False)
 class Values:
     """The values of a parameter on one side of a comparison. `rows(start, stop)` returns the values of some
     rows, and `steps(start, stop)` returns their grid steps."""

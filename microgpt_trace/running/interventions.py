@@ -29,7 +29,7 @@ from ..errors import InputError, naming
 from ..hooks.bus import Hook, HookBus, Subscription
 from ..hooks.event import Replacement, TraceEvent
 from ..hooks.sites import Part, Site, parse_site
-from ..text.brief import frozen
+from ..text.frozen import frozen
 from .token_names import token_of
 
 Kind = Literal["ablate", "ablate-mean", "scale", "patch", "add"]

@@ -13,7 +13,8 @@ from typing import Any
 from ..errors import InputError
 from ..hooks.names import select_names
 from ..notebook import in_notebook
-from ..text.brief import brief, frozen
+from ..text.brief import brief
+from ..text.frozen import frozen
 from ..text.json_writing import in_document
 from ..text.wording import counted
 from .predictions import surveyed_parts

@@ -11,7 +11,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Future, wait
 from copy import deepcopy
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from functools import lru_cache
 from platform import node
 from threading import Lock
@@ -24,6 +24,7 @@ from ..corpus.corpus import Document
 from ..errors import InputError, MicrogptError, RunError
 from ..microgpt.model import init
 from ..readers.loading import load
+from ..text.frozen import frozen
 from .shard import survey_shard
 from .state import Measured, SurveyOrder, fingerprint_of
 
@@ -37,7 +38,7 @@ PATIENCE = 1.0  # seconds between two checks of the number of workers
 _one_at_a_time = Lock()  # a worker has one model and one core, so that only one of its threads may run
 
 
-@dataclass(frozen=True)
+@frozen(slots=False)
 class ModelSource:
     """What a worker opens as its model: path and options of `load`, or the seed of an untrained microGPT."""
 
@@ -68,7 +69,7 @@ Note = Callable[[str], None]
 Run = Callable[[Sequence[Block]], Measured]
 
 
-@dataclass(frozen=True)
+@frozen(slots=False)
 class Assignment:
     """What every worker needs: the model, the measurements to make, and the version of the program."""
 

@@ -25,7 +25,8 @@ from ..decoder.settings import COUNT, Settings
 from ..errors import FileFormatError, InputError, RunError, naming
 from ..files import write_atomically
 from ..readers.gguf import MAGIC, Strings, read_gguf_header
-from ..text.brief import brief, frozen
+from ..text.brief import brief
+from ..text.frozen import frozen
 from ..text.wording import counted
 from ..untrusted_files import beginning
 from .shard import order_for

@@ -9,7 +9,7 @@ from typing import Any
 from ..measuring.predictions import PREDICTIONS, RANKS, PredictionTallies
 from ..measuring.tallies import gathered, merge_all
 from ..microgpt.model import NOTHING
-from ..text.brief import frozen
+from ..text.frozen import frozen
 from ..text.wording import fixed, value_and_limit
 from .state import Survey, SurveyExample
 

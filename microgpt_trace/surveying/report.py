@@ -16,7 +16,7 @@ from ..measuring.channels import ChannelStatistics, quantiles
 from ..measuring.definitions import MASSIVE
 from ..measuring.expert_choices import entropy
 from ..measuring.streams import STREAMS
-from ..text.brief import frozen
+from ..text.frozen import frozen
 from ..text.printable import shown_token
 from ..text.wording import counted, fixed, value_and_limit
 from ..tracing.anomalies import FAR, GROWTH, TURN, can_vary, constant, nonfinite, odd_layer, too_few_layers

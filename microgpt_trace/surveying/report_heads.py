@@ -9,7 +9,7 @@ from ..arrays.stats import Array
 from ..measuring.definitions import Attention, RoleName, role_of
 from ..measuring.head_tokens import KINDS, UNIT
 from ..measuring.heads import COUNTS, EVENLY, SUMS, mean_shares
-from ..text.brief import frozen
+from ..text.frozen import frozen
 from .state import Survey
 
 OFTEN = 20  # how often a token or a pair must occur, because a mean over few places says little

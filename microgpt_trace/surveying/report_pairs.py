@@ -10,7 +10,7 @@ from typing import TypeVar
 import numpy as np
 
 from ..arrays.stats import NOT_FINITE, Array
-from ..text.brief import frozen
+from ..text.frozen import frozen
 from ..text.json_writing import in_document
 from .predictions import SurveyedPart, SurveyedToken
 from .report import SurveyedEvent, SurveyedLayer

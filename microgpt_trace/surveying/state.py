@@ -21,7 +21,8 @@ from ..measuring.channels import ChannelStatistics, channel_statistics
 from ..measuring.meter import MARK
 from ..measuring.tallies import NOBODY, TopList, merge_all
 from ..notebook import in_notebook
-from ..text.brief import brief, frozen, one_line
+from ..text.brief import brief, one_line
+from ..text.frozen import frozen
 from ..text.json_reading import from_json
 from ..text.json_writing import dump
 

@@ -1,22 +1,12 @@
-"""Shorten values to one line, for error messages and reprs. The decorator `frozen` makes a dataclass with a
-repr of one line."""
+"""Shorten values to one line, for error messages and reprs."""
 
 from __future__ import annotations
 
 import reprlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, fields, is_dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from dataclasses import fields, is_dataclass
+from typing import Any
 
-if TYPE_CHECKING:
-    from typing_extensions import dataclass_transform
-else:
-
-    def dataclass_transform(**_):
-        return lambda decorator: decorator
-
-
-Class = TypeVar("Class", bound=type)
 LINE = 160  # largest number of characters of a repr
 
 
@@ -59,26 +49,6 @@ def one_line(record: Any, **facts: Any) -> str:
     if len(name) + len(text) + 2 > LINE:
         text = f"{text[: LINE - len(name) - 5]}..."
     return f"{name}({' '.join(text.split())})" if "\n" in text else f"{name}({text})"
-
-
-@dataclass_transform(frozen_default=True, field_specifiers=(field,))
-def frozen(cls: Any = None, *, slots: bool = True, eq: bool = True) -> Any:
-    """Turn a class into a frozen dataclass whose repr is one short line.
-
-    Use `slots=False` for classes with cached properties and `eq=False` for classes that contain arrays.
-
-    >>> @frozen
-    ... class Point:
-    ...     x: int
-    >>> Point(3)
-    Point(x=3)
-    """
-
-    def decorate(kind: Class) -> Class:
-        kind.__repr__ = one_line  # type: ignore[assignment]
-        return dataclass(frozen=True, slots=slots, eq=eq, repr=False)(kind)  # type: ignore[return-value]
-
-    return decorate if cls is None else decorate(cls)
 
 
 def _fields(record: Any) -> list[str]:

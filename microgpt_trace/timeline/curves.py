@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from ..errors import InputError, naming
 from ..hooks.names import select_names
 from ..microgpt.forward_backward import event_specs
 from ..microgpt.parameters import Config
 from ..notebook import in_notebook
-from ..text.brief import frozen
+from ..text.frozen import frozen
 
 _LAYER = re.compile(r"^layer[0-9]+\.")
 Curve = tuple[float | None, ...]
@@ -48,7 +48,7 @@ class ParameterCurve:
     update_ratio: Curve
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class LikelyToken:
     label: str
     p: float
@@ -83,7 +83,7 @@ class PositionCurve:
     halfway: int | None
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class DeadUnit:
     """A ReLU unit that is zero at every position of every held-out name from the traced step `since` on."""
 
@@ -91,7 +91,7 @@ class DeadUnit:
     since: int
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class ReturnedUnit:
     """A unit that is alive at the end but was dead from the traced step `died` until `returned`."""
 
@@ -120,7 +120,7 @@ class LossCurve:
     loss: tuple[float, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class RunStart:
     """The start of a run, or of its continuation. `step` is the last step before the start, and
     `held_out_loss` the loss after this step."""
@@ -136,7 +136,7 @@ class FailedCheck:
     detail: str
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class TrainingPlan:
     steps: int
     batch_size: int

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from ..errors import FileFormatError
-from ..text.brief import frozen
+from ..text.frozen import frozen
 from ..text.json_reading import OutOfBounds, from_json
 from ..untrusted_files import check_regular, reading
 

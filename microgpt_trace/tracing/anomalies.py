@@ -19,6 +19,7 @@ from ..hooks.event import TraceEvent
 from ..measuring.norms import NormRows
 from ..rounding.invariants import OF_NORMS
 from ..text.brief import one_line
+from ..text.frozen import frozen
 from ..text.wording import abridged, counted
 from .findings import FEWEST_TOKENS, TOO_FEW, Anomaly
 from .result import Compared, LayerRow
@@ -105,7 +106,7 @@ def _norms(norms: NormRows) -> Anomaly:
     return Anomaly(identifier, title, odd, off, OF_NORMS, "invariant", name, seen, layer=layer)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class LayerRule:
     """A rule that compares one number of every layer."""
 

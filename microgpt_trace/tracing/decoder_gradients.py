@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import reduce
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +21,7 @@ from ..hooks.bus import PartsTap, Run
 from ..hooks.names import select_names
 from ..rounding.invariants import OF_SUMS
 from ..running.token_names import chosen_positions, token_label, token_of
+from ..text.frozen import frozen
 from ..text.wording import ranges
 from .collector import Collector
 from .findings import Check, TargetGradients, gradient_check
@@ -36,7 +37,7 @@ LOGITS = 25.0  # if all logits are smaller, the rounding error of a logit of thi
 ALLOWED, BENT = 0.03, 0.1  # error of a difference, besides its asymmetry; largest asymmetry of a difference
 
 
-@dataclass(frozen=True)
+@frozen(slots=False)
 class Asked:
     """The gradients that a trace is asked for. `targets` are tokens, or None for the loss. `parameters` are
     the parameters that get a gradient, which `on_gradient` receives."""

@@ -8,7 +8,7 @@ from typing import Literal
 
 from ..architecture.model import Scalar
 from ..hooks.event import TraceEvent
-from ..text.brief import frozen
+from ..text.frozen import frozen
 
 FEWEST_TOKENS = 4  # with fewer positions, the massive activations of a single token decide a median
 TOO_FEW = f"fewer than {FEWEST_TOKENS} positions are without massive activations"

@@ -18,6 +18,7 @@ from ..decoder.model import Decoder
 from ..errors import InputError
 from ..hooks.event import TraceEvent
 from ..rounding.invariants import OF_SHAPES
+from ..text.frozen import frozen
 from .anomalies import Steps
 from .collector import Collector
 from .findings import Check
@@ -27,7 +28,7 @@ from .result import GeneratedToken, candidate_of
 CLAIM = "decode steps equal the rows of a full pass"
 
 
-@dataclass(frozen=True)
+@frozen(slots=False)
 class Sampling:
     """The sampling options of a continuation of `count` tokens. At temperature 0 every step picks the most
     probable token. Each generated token is reported with `runners_up` other candidates."""

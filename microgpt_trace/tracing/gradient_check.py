@@ -32,7 +32,7 @@ from ..microgpt.model import Model
 from ..microgpt.parameters import Parameters
 from ..notebook import in_notebook
 from ..rounding.invariants import OF_SLOPES
-from ..text.brief import frozen
+from ..text.frozen import frozen
 from .collector import Collector
 from .findings import Check, gradient_check
 

@@ -14,7 +14,7 @@ from ..arrays.stats import TensorStats
 from ..decoder.model import Decoder
 from ..hooks.names import select_spelled
 from ..microgpt.model import Model
-from ..text.brief import frozen
+from ..text.frozen import frozen
 
 DECODED = 1 << 20  # elements of a tensor that are decoded at a time
 LISTED = 64  # a list in the metadata is shown in full if it has at most this many items

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from typing import Any
 
 from ..architecture.edits import Applied
@@ -16,7 +16,8 @@ from ..hooks.event import EventSpec, Phase, TraceEvent
 from ..hooks.names import select_names
 from ..measuring.expert_choices import ExpertChoices
 from ..notebook import in_notebook
-from ..text.brief import frozen, one_line
+from ..text.brief import one_line
+from ..text.frozen import frozen
 from ..text.json_writing import in_document
 from ..text.wording import abridged
 from .findings import Anomaly, Check, Insight, TargetGradients
@@ -108,7 +109,7 @@ class StepSummary:
     note: str
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Compared:
     """The numbers of a layer that the anomaly rules compare.
 
@@ -224,7 +225,7 @@ class Intervened:
         return next((change for change in self.changes if change.name == name), None)
 
 
-@dataclass(frozen=True, eq=False, repr=False)
+@frozen(slots=False, eq=False)
 class Trace:
     """The result of one traced run. Iterating over a Trace yields the events, and `trace[name]` is the array
     of an event. `loss` is None if no predicted position has a target."""

@@ -31,7 +31,7 @@ from ..hooks.names import select_names
 from ..notebook import in_notebook
 from ..rounding.invariants import OF_SUMS
 from ..rounding.precision import element_bound
-from ..text.brief import frozen
+from ..text.frozen import frozen
 from ..text.json_writing import in_document
 from .intervention_effects import distance
 from .result import Trace

@@ -12,14 +12,13 @@ import math
 import re
 import unicodedata
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from ..errors import FileFormatError, InputError, check_installed
-from ..text.brief import frozen
+from ..text.frozen import frozen
 from .pre_tokenizers import PreTokenizer
 
 SPACE_MARK = "\u2581"  # SentencePiece's character for a space
@@ -80,7 +79,7 @@ def sentencepiece_bytes(token: str) -> bytes:
     return bytes([int(byte[1], 16)]) if byte else literal_bytes(token.replace(SPACE_MARK, " "))
 
 
-@dataclass(frozen=True, eq=False)
+@frozen(slots=False, eq=False)
 class _Bpe:
     """The common part of the byte-level and the SentencePiece encoder. An encoder cuts fixed tokens out of a
     text, then merges the words between the fixed tokens. Fixed tokens are the `user_defined` tokens and, if

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import FileFormatError
-from ..text.brief import frozen
+from ..text.frozen import frozen
 from .bpe import (
     SPACE_MARK,
     ByteLevelBpe,

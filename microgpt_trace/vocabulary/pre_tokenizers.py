@@ -8,10 +8,11 @@ GPT-NeoX, Qwen and Cohere in transformers, Mistral's tekken.json, and the patter
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+
+from ..text.frozen import frozen
 
 
-@dataclass(frozen=True)
+@frozen(slots=False)
 class PreTokenizer:
     """How a text becomes words. Each pattern splits the pieces of the previous pattern.
 

@@ -16,12 +16,12 @@ import threading
 import weakref
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
 from .. import errors
 from ..errors import FileFormatError, RunError
+from ..text.frozen import frozen
 from ..text.json_reading import MANY_VALUES, from_json
 
 MIB = 1 << 20
@@ -29,7 +29,7 @@ _STDERR = 4096  # number of bytes of stderr to keep
 _START = f"import sys; sys.path[:] = sys.argv[1:]; from {__package__}.sandbox_process import serve; serve()"
 
 
-@dataclass(frozen=True)
+@frozen(slots=False)
 class Limits:
     """The limits of one call. `seconds` includes the start of the process, `memory` is in bytes and enforced
     only on Linux, and `answer` is the number of bytes of the answer as JSON."""

@@ -6,13 +6,14 @@ Labels and decoding need no optional package. Encoding needs `tokenizers`, and c
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from functools import partial
 from pathlib import Path
 from typing import ClassVar
 
 from ..errors import InputError, check_installed
 from ..text.brief import one_line
+from ..text.frozen import frozen
 from ..text.printable import on_one_line
 from .bpe import Encoder, literal_bytes
 from .sandbox import MIB, Isolated, Limits
@@ -31,7 +32,7 @@ def pick_template(templates: Mapping[str, str], path: Path) -> str:
     return templates["default" if "default" in templates else next(iter(templates))]
 
 
-@dataclass(frozen=True, eq=False, repr=False)
+@frozen(slots=False, eq=False)
 class Vocabulary:
     """The tokens of a model by id, their bytes, and the encoding of text.
 

@@ -13,11 +13,10 @@ from __future__ import annotations
 import ast
 import math
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cache
 from typing import Any, Literal
 
-from ...text.brief import frozen
+from ...text.frozen import frozen
 from ..model import Scalar
 from ..plans.kinds import Length, Shape
 from ..plans.plan import Plan
@@ -247,7 +246,7 @@ def one_step(sizes: Sequence[int], *terms: TermOf) -> Formula:
     return Formula(tuple(sizes), (StepOf(terms),))
 
 
-@dataclass(frozen=True, eq=False)
+@frozen(slots=False, eq=False)
 class Setting:
     """A plan, the events and gradients that hooks replaced, such as ("backward", "logits"), the number of
     positions in the text, and the number whose gradients the run has (None stands for the loss)."""

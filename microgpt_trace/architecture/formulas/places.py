@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from functools import cached_property, reduce
 from typing import Any
 
 import numpy as np
 
 from ...arrays.stats import Array
+from ...text.frozen import frozen
 from ...text.printable import shown_token
 from ..plans.kinds import Length
 from .formula import ElementAt, Formula, Over, PlaceAlong, Table, TermOf
@@ -20,7 +21,7 @@ SomeAt = At | Mapping[int, Array]  # or places, by the number of the axis or ran
 MASKED = ("keys", "queries")
 
 
-@dataclass(frozen=True, eq=False)
+@frozen(slots=False, eq=False)
 class ElementPlaces:
     """An element of a traced array, with its formula."""
 

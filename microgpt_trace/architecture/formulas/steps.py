@@ -9,13 +9,12 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
 from ...arrays.stats import Array
-from ...text.brief import frozen
+from ...text.frozen import frozen
 
 Pass = Literal["forward", "backward"]
 Origin = Literal["forward", "backward", "constant"]
@@ -87,7 +86,7 @@ def element_name(name: str, index: tuple[int, ...]) -> str:
     return f"{name}[{','.join(map(str, index))}]" if index else name
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Worked:
     """The computation of an element, or of the contribution of one reader to the element's gradient."""
 

@@ -4,7 +4,6 @@ uses no kernels."""
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Generic, NamedTuple
 
 import numpy as np
@@ -12,13 +11,14 @@ import numpy as np
 from ...arrays.stats import Array
 from ...errors import InputError
 from ...hooks.event import Phase
+from ...text.frozen import frozen
 from ..model import LanguageModel, Scalar, TraceInput
 from ..plans.kinds import Shape
 from ..plans.plan import OfKind, Operation, Plan, over_tokens
 from .steps import Pass, element_name
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Element:
     """One element of an event or a parameter."""
 
@@ -29,7 +29,7 @@ class Element:
         return element_name(self.name, self.index)
 
 
-@dataclass(frozen=True, eq=False)
+@frozen(slots=False, eq=False)
 class TracedElement(Generic[OfKind]):
     """An element of a run. An explanation writes out the `most` largest terms of each sum."""
 
@@ -77,7 +77,7 @@ class KnownTarget(NamedTuple):
     loss: float
 
 
-@dataclass(frozen=True, eq=False)
+@frozen(slots=False, eq=False)
 class RunValues:
     """The stored arrays and the model of a run. Elements are returned as float64. Reading an array that is
     not stored raises InputError.

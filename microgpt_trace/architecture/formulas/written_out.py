@@ -10,12 +10,12 @@ from constants is exact. In an HTML page, formulas.js computes these steps.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 
 from ...arrays.stats import Array
+from ...text.frozen import frozen
 from .formula import Constant, ElementAt, FactorOf, Part, Place, ResultOf, ShareOfKnown, Sign, StepOf, TermOf
 from .places import At, ElementPlaces
 from .steps import (
@@ -46,7 +46,7 @@ class Result(NamedTuple):
     exact: bool = False  # True if the result is computed only from constants
 
 
-@dataclass(frozen=True, eq=False)
+@frozen(slots=False, eq=False)
 class FactorReader:
     """Reads the factors of one term, or of all terms of a range, given the results of earlier steps."""
 

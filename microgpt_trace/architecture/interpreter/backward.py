@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
@@ -19,6 +19,7 @@ from ...arrays.logits import in_small_parts, used_losses
 from ...arrays.stats import Array
 from ...hooks.bus import SILENT, Tap
 from ...hooks.event import differs
+from ...text.frozen import frozen
 from ..edits import replacing
 from ..model import LanguageModel
 from ..operations.by_kind import arithmetic_of, values_for_backward
@@ -72,7 +73,7 @@ def keeping_tap(plan: Plan, length: int, tap: Tap) -> ValuesTap:
     return ValuesTap(tap, kept)
 
 
-@dataclass(frozen=True, eq=False, repr=False)
+@frozen(slots=False, eq=False)
 class ForwardPass:
     """The results of a forward pass that the backward pass needs. The run has a `keeping_tap`."""
 

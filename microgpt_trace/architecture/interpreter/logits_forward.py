@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -12,6 +11,7 @@ from ...arrays.logits import in_products, rows_of_a_part, softmax, used_losses
 from ...arrays.stats import Array
 from ...hooks.bus import SILENT, Tap
 from ...hooks.event import differs
+from ...text.frozen import frozen
 from ..model import LanguageModel, TapOf, TraceInput
 from ..operations.pass_state import PassState
 from ..packs import Pack
@@ -84,7 +84,7 @@ def final_of_pack(model: LanguageModel, pack: Pack, tap: Tap = SILENT) -> Array:
     return pass_forward(PassState(model, pack.tokens, tap=tap, groups=groups))
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class _TapOfTexts:
     """A tap for n texts of equal length. The tap emits scores and weights [n*H, T, T] as [n, H, T, T]."""
 

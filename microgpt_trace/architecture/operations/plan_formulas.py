@@ -3,9 +3,9 @@ formulas of single rows are in other modules."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import NamedTuple
 
+from ...text.frozen import frozen
 from ..formulas.formula import Formula, Setting
 from ..formulas.traced_element import RunValues, rows_with
 from ..plans.kinds import Add, Loss, Probabilities
@@ -22,7 +22,7 @@ class GradientWay(NamedTuple):
     formula: Formula | None  # None if a hook replaced the event, so that the contribution is 0
 
 
-@dataclass(frozen=True, eq=False)
+@frozen(slots=False, eq=False)
 class Formulas(Setting):
     """The formulas of one run. Hooks may have replaced values of the run."""
 

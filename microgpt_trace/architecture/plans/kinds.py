@@ -7,8 +7,9 @@ arithmetic is in operations/, one module per kind. microgpt/operations.py explai
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
+
+from ...text.frozen import frozen
 
 if TYPE_CHECKING:
     from .rope import Rope
@@ -61,7 +62,7 @@ class Elementwise(Kind):
         return any(inputs)
 
 
-@dataclass(frozen=True, eq=False, repr=False)
+@frozen(slots=False, eq=False)
 class Lookup(Kind):
     """The rows of a table [rows, width] that the tokens or the positions select."""
 
@@ -77,7 +78,7 @@ class Lookup(Kind):
         return {self.table: (self.rows, self.width)}
 
 
-@dataclass(frozen=True, eq=False, repr=False)
+@frozen(slots=False, eq=False)
 class Linear(Kind):
     """y = x @ W.T + b, where W is [width, in]. `columns` (first, end) selects columns of x and W."""
 
@@ -97,7 +98,7 @@ class Linear(Kind):
         return shapes if self.bias is None else {**shapes, self.bias: (self.width,)}
 
 
-@dataclass(frozen=True, eq=False, repr=False)
+@frozen(slots=False, eq=False)
 class Norm(Kind):
     """RMSNorm of each row or head. If `centred` is true, LayerNorm of each row or head."""
 
@@ -111,7 +112,7 @@ class Norm(Kind):
         return dict.fromkeys(self.names, (self.head_dim or inputs[0][-1],))
 
 
-@dataclass(frozen=True, eq=False, repr=False)
+@frozen(slots=False, eq=False)
 class Rotation(Kind):
     """RoPE: of the first n `channels` of each head, channels j and j + n/2 turn by an angle that grows with
     the position. The other channels pass unchanged."""
@@ -121,7 +122,7 @@ class Rotation(Kind):
     channels: int
 
 
-@dataclass(frozen=True, eq=False, repr=False)
+@frozen(slots=False, eq=False)
 class Scores(Kind):
     """scores = q @ k.T * scale, before the mask. Query head h reads the keys of the key-value
     head with the index group[h]."""
@@ -136,7 +137,7 @@ class Scores(Kind):
         return (len(self.group), length, length)
 
 
-@dataclass(frozen=True, eq=False, repr=False)
+@frozen(slots=False, eq=False)
 class Softmax(Kind):
     """The softmax of the scores over the keys that a query sees. A window hides keys that are far back. With
     `sinks` [H], each head has one more score without a key, so that a row of weights sums to less than 1."""
@@ -150,7 +151,7 @@ class Softmax(Kind):
         return dict.fromkeys(self.names, inputs[0][:1])
 
 
-@dataclass(frozen=True, eq=False, repr=False)
+@frozen(slots=False, eq=False)
 class Context(Kind):
     """context = weights @ v, with heads side by side. Head h uses the values of key-value head group[h]."""
 
@@ -162,7 +163,7 @@ class Context(Kind):
         return (length, len(self.group) * self.head_dim)
 
 
-@dataclass(frozen=True, eq=False, repr=False)
+@frozen(slots=False, eq=False)
 class Activation(Elementwise):
     """A function that is applied to each element. The function is ReLU, SiLU, GELU or GELU by tanh."""
 
@@ -181,21 +182,21 @@ class Add(Elementwise):
     """The sum of two inputs, element by element."""
 
 
-@dataclass(frozen=True, eq=False, repr=False)
+@frozen(slots=False, eq=False)
 class Scale(Elementwise):
     """y = factor * x, element by element."""
 
     factor: float
 
 
-@dataclass(frozen=True, eq=False, repr=False)
+@frozen(slots=False, eq=False)
 class Cap(Elementwise):
     """y = limit * tanh(x / limit), element by element. Every element of y lies between -limit and limit."""
 
     limit: float
 
 
-@dataclass(frozen=True, eq=False, repr=False)
+@frozen(slots=False, eq=False)
 class Clip(Elementwise):
     """y = min(max(x, low), high) + plus, element by element."""
 
@@ -204,7 +205,7 @@ class Clip(Elementwise):
     plus: float = 0.0
 
 
-@dataclass(frozen=True, eq=False, repr=False)
+@frozen(slots=False, eq=False)
 class Choice(Kind):
     """The numbers of the `count` experts with the largest logits in each row, the largest first."""
 
@@ -214,7 +215,7 @@ class Choice(Kind):
         return (length, self.count)
 
 
-@dataclass(frozen=True, eq=False, repr=False)
+@frozen(slots=False, eq=False)
 class Routing(Kind):
     """The share of each chosen expert: the softmax of the logits over the chosen experts. Unless `normalised`
     is true, the softmax is over all experts, and the shares of a row sum to less than 1."""
@@ -225,7 +226,7 @@ class Routing(Kind):
         return inputs[1]
 
 
-@dataclass(frozen=True, eq=False, repr=False)
+@frozen(slots=False, eq=False)
 class Experts(Kind):
     """y = x @ W[e].T + b[e] for each chosen expert e, with the results side by side. W is [experts, width,
     in]. If `beside` is true, x also has a part for each chosen expert, else all experts read the same x."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, ValuesView
-from dataclasses import dataclass
 from functools import cached_property
 from itertools import takewhile
 from operator import attrgetter, itemgetter
@@ -20,6 +19,7 @@ from ...arrays.stats import Array
 from ...grouping import grouped
 from ...hooks.event import EventSpec
 from ...text.brief import one_line
+from ...text.frozen import frozen
 from .kinds import (
     Add,
     Choice,
@@ -50,7 +50,7 @@ else:
     OfKind = TypeVar("OfKind", covariant=True)
 
 
-@dataclass(frozen=True, slots=True, repr=False, eq=False)
+@frozen(eq=False)
 class Operation(EventSpec, Generic[OfKind]):
     """A row of a plan: the description of an event, and the operation that computes the event.
 
@@ -60,7 +60,7 @@ class Operation(EventSpec, Generic[OfKind]):
     `otherwise` replaces the reference computation of the row. Rows are compared by identity.
     """
 
-    kind: OfKind = Kind()  # type: ignore[assignment]  # noqa: RUF009
+    kind: OfKind = Kind()  # type: ignore[assignment]
     inputs: tuple[str, ...] = ()
     parts: tuple[str, ...] = ()
     instead: Mapping[str, Callable[..., Array]] | None = None

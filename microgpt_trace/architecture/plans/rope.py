@@ -13,7 +13,7 @@ import numpy as np
 
 from ...arrays.stats import Array
 from ...errors import InputError
-from ...text.brief import frozen
+from ...text.frozen import frozen
 from .config_checks import check_positive, check_whole_number
 
 ROPE_KINDS = ("default", "linear", "llama3", "yarn", "longrope")

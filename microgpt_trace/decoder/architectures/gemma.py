@@ -11,7 +11,7 @@ from functools import cached_property, partial
 from ...architecture.plans.blocks import Blocks
 from ...architecture.plans.plan import Plan
 from ...architecture.plans.rope import Rope
-from ...text.brief import frozen
+from ...text.frozen import frozen
 from ..architecture import Architecture, FileNames
 from ..config import DecoderConfig
 from ..options import LLAMA_CPP, gguf_rope, read_activation, read_rope, read_window, typed_layers

@@ -8,7 +8,7 @@ from functools import cached_property
 from ...architecture.plans.blocks import Blocks
 from ...architecture.plans.kinds import Add, Lookup
 from ...architecture.plans.plan import Plan
-from ...text.brief import frozen
+from ...text.frozen import frozen
 from ..architecture import QKV_BIASES, Architecture, FileNames
 from ..config import DecoderConfig
 from ..options import read_activation

@@ -7,7 +7,7 @@ from functools import cached_property
 from ...architecture.plans.blocks import Blocks
 from ...architecture.plans.kinds import Add
 from ...architecture.plans.plan import Plan
-from ...text.brief import frozen
+from ...text.frozen import frozen
 from ..architecture import QKV_BIASES, SIZES, Architecture, FileNames
 from ..config import DecoderConfig
 from ..options import gguf_rope, read_activation, read_rope, rotated_channels

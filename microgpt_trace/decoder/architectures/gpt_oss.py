@@ -10,7 +10,7 @@ from typing import Any
 from ...architecture.plans.blocks import Blocks
 from ...architecture.plans.kinds import Activation, Clip, Multiply, Scale
 from ...architecture.plans.rope import Rope
-from ...text.brief import frozen
+from ...text.frozen import frozen
 from ..architecture import Architecture
 from ..options import gguf_rope, read_experts, read_rope, read_window, typed_layers
 from ..settings import COUNT, POSITIVE, WHOLE, Settings

@@ -9,7 +9,8 @@ from typing import Literal
 from ...architecture.plans.blocks import Blocks
 from ...architecture.plans.plan import Plan
 from ...errors import InputError
-from ...text.brief import brief, frozen
+from ...text.brief import brief
+from ...text.frozen import frozen
 from ..architecture import QKV_BIASES, Architecture, FileNames
 from ..config import DecoderConfig
 from ..options import gguf_rope, read_activation, read_rope, read_window, typed_layers

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 from ...architecture.plans.blocks import Blocks
 from ...architecture.plans.plan import Plan
 from ...architecture.plans.rope import Rope
-from ...text.brief import frozen
+from ...text.frozen import frozen
 from ..architecture import Architecture
 from ..config import DecoderConfig
 from ..options import read_activation, read_experts, read_rope, read_window

@@ -6,7 +6,7 @@ from functools import cached_property
 
 from ...architecture.plans.blocks import Blocks
 from ...architecture.plans.plan import Plan
-from ...text.brief import frozen
+from ...text.frozen import frozen
 from ..architecture import Architecture, FileNames
 from ..config import DecoderConfig
 from ..options import gguf_rope, read_activation, read_rope

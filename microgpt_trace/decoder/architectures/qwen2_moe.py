@@ -8,7 +8,7 @@ from typing import Any
 
 from ...architecture.plans.blocks import Blocks
 from ...architecture.plans.kinds import Activation, Add, Mixture
-from ...text.brief import frozen
+from ...text.frozen import frozen
 from ..architecture import QKV_BIASES, Architecture
 from ..options import read_window, typed_layers
 from ..settings import COUNT, FLAG, WHOLE, Settings

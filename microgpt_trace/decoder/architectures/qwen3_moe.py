@@ -9,7 +9,8 @@ from typing import Any
 from ...architecture.plans.blocks import Blocks
 from ...architecture.plans.rope import Rope
 from ...errors import InputError
-from ...text.brief import brief, frozen
+from ...text.brief import brief
+from ...text.frozen import frozen
 from ..architecture import Architecture
 from ..options import gguf_rope, read_activation, read_experts, read_rope, read_window
 from ..settings import FLAG, WHOLE, Settings, is_count

@@ -6,7 +6,8 @@ from functools import cached_property
 
 from ...architecture.plans.plan import Plan
 from ...errors import InputError
-from ...text.brief import brief, frozen
+from ...text.brief import brief
+from ...text.frozen import frozen
 from ..architecture import Architecture
 from ..config import DecoderConfig
 from ..options import gguf_rope, read_activation, read_rope, read_window, typed_layers

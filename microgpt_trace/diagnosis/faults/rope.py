@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial as bind
 from typing import Any, NamedTuple
 
@@ -19,6 +19,7 @@ from ...architecture.plans.plan import Operation, Plan, kind_of
 from ...architecture.plans.rope import Rope
 from ...arrays.stats import Array
 from ...rounding.precision import NARROW, PRECISIONS
+from ...text.frozen import frozen
 from ..case import Case, Change
 from ..hypothesis import COMBINED, DESCRIBED, NUMBERED, PLAIN, Family, Hypothesis
 from .changes import computed, of_kind
@@ -33,7 +34,7 @@ PART_LEFT = 0.1  # a measured frequency counts if less than this share of the er
 PAIRED = " (and pairs are interleaved: neighbours, not halves)"
 
 
-@dataclass(frozen=True, eq=False)
+@frozen(slots=False, eq=False)
 class Turning:
     """A rotation of the first n channels of each head. `frequencies` [n/2] lists the radians per position of
     each pair of channels. `factor` multiplies cos and sin. `offset` is the first position."""

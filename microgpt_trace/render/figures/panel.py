@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from math import ceil, isfinite, isnan, nan
 from textwrap import fill
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from ...errors import check_installed
+from ...text.frozen import frozen
 from ...text.wording import counted
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ BLUE, ORANGE, GREY, DARK = "#0072b2", "#d55e00", "#999999", "#333333"  # safe fo
 Series = Sequence[float | None]  # None stands for a missing value
 
 
-@dataclass(frozen=True, eq=False, repr=False)
+@frozen(slots=False, eq=False)
 class Panel:
     """Axes to draw on, with methods that write text on the Axes."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from operator import attrgetter
 from typing import Any
 
@@ -12,11 +12,12 @@ from ...arrays.stats import Array
 from ...attribution.results import AttributionResult, HeadRole, PositionAttribution, PromptsAttribution
 from ...measuring.definitions import ROLES
 from ...patching.results import PairsResult, PatchResult
+from ...text.frozen import frozen
 from ...text.printable import shown_token
 from ..results.attribution import ROLE_WORDS, SHARES
 
 
-@dataclass(frozen=True, eq=False, repr=False)
+@frozen(slots=False, eq=False)
 class PageView:
     """The contents of a page besides its sections. Sections are numbered from 1.
 

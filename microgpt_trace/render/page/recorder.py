@@ -17,6 +17,7 @@ from ...architecture.plans.kinds import Context, Scores, Softmax
 from ...architecture.plans.plan import Operation
 from ...arrays.stats import Array
 from ...hooks.event import TraceEvent
+from ...text.frozen import frozen
 from .plan_data import fits_a_page
 
 THUMB = 64  # largest number of queries and keys in a small picture ("thumbs")
@@ -26,7 +27,7 @@ Form = Literal["exact", "shares", "thumbs", "last"]
 SIZES = {"exact": 4.6, "shares": 1.05, "thumbs": 1.1}
 
 
-@dataclass(frozen=True, eq=False, repr=False)
+@frozen(slots=False, eq=False)
 class Held:
     """An array in the form of a page. `numbers` contains float32 numbers, or the bytes of a picture.
     `picture` describes the picture. `last` contains the exact numbers of the last position: [C], or [H, T]
