@@ -18,6 +18,7 @@ MASSIVE = 1000.0  # multiple of the median magnitude: Sun et al., "Massive Activ
 OUTLIER = 6.0  # multiple of the median RMS of an event's channels
 GROWN = 2.0  # a stream has grown if its final size is this many times its first size
 SINK = 0.3  # a sink's share is at least e + SINK * (1 - e), where e is the evenly spread share
+UNIT_RMS = 0.99  # smallest RMS of a row that is described as RMS 1: eps lowers the RMS a little
 STILL = 0.98  # a layer is still if the cosine of its input and output is at least this large
 SHARE, TIMES = 0.4, 2.0
 

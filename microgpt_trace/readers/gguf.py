@@ -13,7 +13,7 @@ import math
 import re
 import struct
 from array import array
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from struct import Struct
@@ -93,6 +93,8 @@ class Strings(Sequence[str]):
     then its bytes. The last string ends at `stop`. Bytes that are not UTF-8 become lone surrogates.
     """
 
+    dtype = str
+
     def __init__(self, file: MappedFile, starts: Array, stop: int) -> None:
         self._file, self._starts, self._stop = file, starts, stop
 
@@ -101,6 +103,9 @@ class Strings(Sequence[str]):
 
     def __getitem__(self, index: Any) -> Any:
         return self._decoded[index]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._decoded)
 
     def __repr__(self) -> str:
         return brief(self._decoded)

@@ -23,13 +23,12 @@ from ..architecture.plans.kinds import (
 )
 from ..architecture.plans.plan import Operation, Plan, kind_of
 from ..decoder.model import Decoder
-from ..measuring.definitions import GROWN, MASSIVE, SINK, STILL
+from ..measuring.definitions import GROWN, MASSIVE, SINK, STILL, UNIT_RMS
 from ..measuring.norms import NormRows
 from ..rounding.invariants import OF_NORMS
 from ..text.printable import shown_token
 from ..text.wording import counted, fixed, number, percent, value_and_limit
 from .findings import Insight, Numbers, Outcome, unknown
-from .microgpt_insights import WHOLE
 from .result import LayerRow
 
 TITLES = {
@@ -96,12 +95,12 @@ def _normalization(norms: NormRows) -> Outcome:
         f"gain{' and bias' * (norms.centred is not False)}, not on the size of its input. eps lowers the RMS "
         f"of a row by at most {1 - least[tightest]:.1e}."
     )
-    if least[tightest] < WHOLE:
+    if least[tightest] < UNIT_RMS:
         effect = (
             f"eps matters here: a row after {tightest} has RMS {number(least[tightest])}, because its "
             "input is small compared with √eps. The L2 after such a norm depends on the size of its input."
         )
-    return least[tightest] >= WHOLE, f"{text} {effect}", numbers
+    return least[tightest] >= UNIT_RMS, f"{text} {effect}", numbers
 
 
 def growth(sizes: Sequence[float], what: str = "the median row norm") -> Outcome:

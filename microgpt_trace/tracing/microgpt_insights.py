@@ -12,13 +12,13 @@ from ..architecture.plans.kinds import Activation, Norm, Probabilities, Softmax
 from ..architecture.plans.plan import Plan
 from ..arrays.stats import Array, TensorStats
 from ..hooks.event import TraceEvent
+from ..measuring.definitions import UNIT_RMS
 from ..measuring.norms import NormRows
 from ..microgpt.model import Model
 from ..rounding.invariants import OF_NORMS
 from ..text.wording import at_most, counted, decimals, fixed, listed, percent, span, value_and_limit
 from .findings import Insight, Numbers, Outcome, unknown
 
-WHOLE = 0.99  # smallest RMS of a row that is described as RMS 1: eps lowers the RMS a little
 SMALL_BRANCH = 0.25  # largest L2 of a small perturbation, as a share of the residual stream's L2
 SPARSE = (0.2, 0.8)  # the output of ReLU is called sparse if its share of zeros is in this range
 SPARSELY = "leaves a sparse representation"
@@ -68,10 +68,10 @@ def _rmsnorm(stats: Stats, norms: NormRows, rows: int, model: Model) -> Outcome:
     numbers |= {"farthest": off[worst], "least_rms": min(least.values())}
     measured = (
         f"L2 = {span(_l2(stats, name) for name in off)} after each of the {len(off)} norms"
-        f"{', whatever the size of the input' * (least[tightest] >= WHOLE)} ({decimals(before)} before the "
-        "first norm)"
+        f"{', whatever the size of the input' * (least[tightest] >= UNIT_RMS)} ({decimals(before)} before "
+        "the first norm)"
     )
-    if least[tightest] < WHOLE:
+    if least[tightest] < UNIT_RMS:
         text = (
             f"Not every row has RMS 1: a row after {tightest} has RMS {decimals(least[tightest])}, because "
             f"its input is so small that eps = {norms.eps[tightest]:g} matters. {measured}. Rows of RMS 1 "
