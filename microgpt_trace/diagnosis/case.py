@@ -97,9 +97,14 @@ class Case:
         return heads.reshape(len(heads), -1)
 
     @cached_property
+    def compared(self) -> Array | None:
+        """A mask of the entries to compare; see `Judge.compared`."""
+        return self.judge.compared(self.name, self.positions)
+
+    @cached_property
     def largest(self) -> float:
         """The largest error of a row, or infinity if a row of the dump is not finite."""
-        rows, _ = compared_blocks(self.found, self.expected, self.judge.compared(self.name))
+        rows, _ = compared_blocks(self.found, self.expected, self.compared)
         return float(np.nanmax(errors_of(rows), initial=0))
 
     def parameters(self, *kinds: Parametric) -> list[OwnParameters]:
@@ -150,9 +155,8 @@ class Case:
     @cached_property
     def seen(self) -> Seen:
         """The values of the dump for comparison with predictions."""
-        compared, precision = self.judge.compared(self.name), self.judge.plain.precision.name
         elements = len(self.rows) == 1 and isinstance(self.row.kind, ELEMENTWISE)
-        return Seen(self.found, self.expected, compared, precision, elements)
+        return Seen(self.found, self.expected, self.compared, self.judge.plain.precision.name, elements)
 
 
 def first_of(values: Sequence[object] | Array, most: int) -> str:

@@ -78,11 +78,12 @@ class Evaluation:
     def _apply(self, name: str, rows: Sequence[int] | None = None) -> Array:
         row, rounding = self.plan[name], self.rounding
         inputs = [self.value(own) for own in row.inputs]
-        if rows is not None:
+        from_rows = bool(inputs) and not row.kind.mixes_positions  # True if a row follows from its own inputs
+        if rows is not None and from_rows:
             inputs = [own[list(rows)] for own in inputs]
         if rounding is None or not isinstance(row.kind, Linear | Experts):
             value = reference(row, self.given, *self._noisy(name, inputs, row.inputs))
-            return value if inputs or rows is None else value[list(rows)]
+            return value if rows is None or from_rows else value[..., list(rows), :]
         rounded = [rounding.round(row, inputs[0], self._nudge), *inputs[1:]]
         value = reference(row, self.given, *self._noisy(name, rounded, row.inputs))
         if row.read(row.kind.weight) is None:

@@ -135,14 +135,15 @@ class Judge:
     def __init__(self, plain: Evaluation, draws: Sequence[Evaluation]) -> None:
         self.plain, self.draws = plain, draws
 
-    def compared(self, name: str) -> Array | None:
-        """Return a mask of the entries to compare, or None for all entries. For attention scores [H, T, T],
-        the mask [T, T] marks the keys that each query sees. All attention weights are compared, because the
-        weights of hidden keys must be 0."""
+    def compared(self, name: str, positions: Sequence[int] | None) -> Array | None:
+        """Return a mask of the entries to compare, or None for all entries. For attention scores [H, n, T],
+        the mask [n, T] marks the keys that each of the `positions` (None: all) sees. All attention weights
+        are compared, because the weights of hidden keys must be 0."""
         plan, row = self.plain.plan, self.plain.given.model.plan[name]
         if not row.causal or isinstance(row.kind, Softmax):
             return None
-        return visible(Softmax(window_of(plan, row)), len(self.plain.given.tokens))
+        seen = visible(Softmax(window_of(plan, row)), len(self.plain.given.tokens))
+        return seen if positions is None else seen[list(positions)]
 
     def rows(
         self, name: str, found: Array, expected: Array, positions: Sequence[int] | None,
@@ -155,7 +156,7 @@ class Judge:
         tolerance."""
         output = noisy or (lambda draw: draw.output(name, positions))
         expected, ties = with_ties(self.plain, self.draws[:FEW_DRAWS], name, found, expected, positions)
-        seen, meter = self.compared(name), FactorMeter()
+        seen, meter = self.compared(name, positions), FactorMeter()
         differences, concentration = compared_blocks(found, expected, seen, meter)
         errors, chance = errors_of(differences), np.ones(len(differences.d))
         if self.plain.precision.coarse:
@@ -167,17 +168,18 @@ class Judge:
             ratio = np.nan_to_num(errors / tolerances, posinf=0.0)
             if exact or not 1 < ratio.max() <= near or np.nanmax(np.where(ratio > 1, errors, 0)) > most:
                 break
-            tolerances = np.maximum(tolerances, chance * self._carried(name, expected, output, draws))
+            tolerances = np.maximum(tolerances, chance * self._carried(name, expected, output, seen, draws))
         factor, error = meter.result()
         allowed = alike * float(np.nanmedian(tolerances)) + CHANCE * error
         allowed += factor_error(self.plain.precision, self.plain.spread(name), len(errors))
         return JudgedRows(errors, tolerances, factor, allowed, differences, ties)
 
-    def _carried(self, name: str, expected: Array, noisy: Callable[[Evaluation], Array], draws: int) -> Array:
+    def _carried(
+        self, name: str, expected: Array, noisy: Callable[[Evaluation], Array], seen: Array | None, draws: int
+    ) -> Array:
         """Return the error of each row that errors of the inputs cause. The result is the RMS over several
         evaluations with noise, because the noise of one evaluation may hardly change a row of few
         elements."""
-        seen = self.compared(name)
         errors = (errors_of(compared_blocks(noisy(own), expected, seen)[0]) for own in self.draws[:draws])
         moved = np.sqrt(sum(map(np.square, errors)) / draws)
         if self.plain.rounding is not None and self.plain.between(name):

@@ -134,6 +134,29 @@ def test_positions_that_a_dump_lacks_are_listed(llama, tmp_path):
     assert (event.shape, event.holds, event.position) == ((1, 61), False, 6)
 
 
+LAST = {"scores": 1, "weights": 1, "context": 0}  # the axis of the positions
+
+
+@pytest.mark.parametrize("wrong", [None, *LAST])
+def test_attention_of_the_last_query_is_judged(llama, tmp_path, wrong):
+    """An engine that generates records the scores of one query [H, 1, T]."""
+    names = {name: f"layer1.attn.{name}" for name in LAST}
+    arrays = {name: value for name, value in values_of(llama[0]).items() if name not in names.values()}
+    for name, axis in LAST.items():
+        value = values_of(llama[0])[names[name]].take([-1], axis)
+        arrays[names[name]] = value * np.float32(8 if name == wrong else 1)
+    path = write_npz(tmp_path / "d.npz", arrays)
+    found = diff(llama[1], path, tokens=TOKENS)
+    said = diagnose(path, llama[1], tokens=TOKENS).diagnosis
+    print([(f.claim, f.residual) for f in said.findings])
+    assert {found.positions_of(event) for event in found.partly_compared} == {1}
+    expected = [names[wrong]] if wrong else []
+    assert [event.name for event in found.events if not event.holds] == expected
+    assert [own.name for own in said.wrong] == expected
+    if wrong:
+        assert any("8" in f.claim and f.explains for f in said.findings)
+
+
 def test_events_before_the_first_divergence_are_counted(llama):
     a, b = llama
     with b.hooks.subscribe(lambda event, value: -value, "layer0.attn.context"):

@@ -102,7 +102,7 @@ def grouping(case: Case) -> Iterator[Hypothesis]:
 
 def nearest_groups(case: Case, kind: type[Scores] | type[Context], count: int) -> tuple[int, ...]:
     """Return for each head of the dump the group whose keys or values lead to the most similar output."""
-    heads, errors, compared = len(case.by_head(case.found)), [], case.judge.compared(case.name)
+    heads, errors, compared = len(case.by_head(case.found)), [], case.compared
     for g in range(count):
         row = with_attributes(case.plan, kind, group=(g,) * heads)[case.name]
         difference = np.abs(case.found - reference(row, case.given, *case.inputs))

@@ -71,9 +71,8 @@ def _clip_limit(case: Case) -> float | None:
 
 
 def _comparable(case: Case) -> Array:
-    compared = case.judge.compared(case.name)
     finite = np.isfinite(case.found) & np.isfinite(case.expected)
-    return finite if compared is None else finite & compared
+    return finite if case.compared is None else finite & case.compared
 
 
 def numbers(case: Case) -> Iterator[Hypothesis | Family]:
