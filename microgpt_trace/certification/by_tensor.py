@@ -201,7 +201,7 @@ class _EffectSums:
 
 def _size(effect: TensorEffect) -> float:
     """Return the exact or the estimated KL, infinity for NaN, or -1 if the effect is unknown."""
-    value = effect.estimate if effect.kl is None else effect.kl
+    value = effect.effect
     return -1.0 if value is None else math.inf if math.isnan(value) else value
 
 

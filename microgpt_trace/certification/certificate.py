@@ -43,6 +43,11 @@ class TensorEffect:
     estimate: float | None
     share: float | None
 
+    @property
+    def effect(self) -> float | None:
+        """The KL, or the estimate if the KL is unknown."""
+        return self.estimate if self.kl is None else self.kl
+
 
 @frozen
 class Certificate:

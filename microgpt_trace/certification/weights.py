@@ -17,7 +17,7 @@ from ..arrays.encodings import StoredTensor
 from ..comparison.weight_relations import Cause, find_cause
 from ..comparison.weights import distance_of
 from ..grouping import grouped
-from ..rounding.levels import bits_of_type, bits_used, narrowed, wasted_bits
+from ..rounding.levels import bits_of_type, narrowed, wasted_bits
 from ..rounding.stored_types import EXACT, FACTOR, LIMIT, QuantisationDistance, Values, measure
 from ..text.printable import on_one_line
 from ..text.wording import abridged, at_most
@@ -116,16 +116,13 @@ def _compared(
         dims = [side.config.head_dim for side in (original, export) if side.config is not None]
         cause = find_cause(theirs, {**values, theirs: left}, right, distance, tuple(dims))
         cause = cause or Cause("other", "")
-        near = distance.expected is not None and distance.relative_l2 <= FACTOR * distance.expected
-        if cause.kind == "scaled" and near and bits_used(left) < bits_of_type(left.type):
-            cause = None  # errors between two grids may grow with the numbers, as from Q4_1 to Q5_1
     elif wasted := wasted_bits(right, distance):
         cause = Cause("coarse", "", str(bits_of_type(right.type) - wasted))
     if cause is not None and cause.kind != "rounded":
         yield _judged(name, cause, left, right, distance, export)
         return
     type = right.type if left.type in EXACT else f"{right.type} from {left.type}"
-    if cause is not None and (narrow := narrowed(right, cause.other)):
+    if cause is not None and cause.other and (narrow := narrowed(right, cause.other)):
         type, distance = f"{type} through {cause.other}", measure(left, narrow)
     allowed = max(FACTOR * (distance.expected or 0.0), LIMIT)
     yield _Accusation("rounded", type, "", distance.relative_l2, allowed)

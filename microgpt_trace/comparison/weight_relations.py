@@ -17,7 +17,7 @@ from ..architecture.plans.plan import kind_of
 from ..arrays.stats import Array
 from ..decoder.catalogue import turned_names
 from ..rounding.levels import bits_of_type, bits_used, narrowed
-from ..rounding.stored_types import BLOCK, LIMIT, QuantisationDistance, Values, measure
+from ..rounding.stored_types import BLOCK, FACTOR, LIMIT, QuantisationDistance, Values, measure
 
 _SAMPLE = 1 << 12  # how many elements are compared first, to rule out most relations
 _MOST_TRANSPOSED = 1 << 26  # matrices with more elements (256 MB) are not transposed
@@ -69,7 +69,11 @@ def find_cause(
     candidates = _candidates(name, a, b, distance, head_dims)
     cause = next((cause for cause, left, right in candidates if _are_equal(left, right)), None)
     cause = cause or _in_one_place(distance) or _in_one_place(distance, _MOST_DAMAGED)
-    return cause or (_shifted_on_average(distance) if distance.moved else None)
+    cause = cause or (_shifted_on_average(distance) if distance.moved else None)
+    near = distance.expected is not None and distance.relative_l2 <= FACTOR * distance.expected
+    if cause and cause.kind == "scaled" and near and bits_used(a[name]) < bits_of_type(a[name].type):
+        return Cause("rounded", "the errors of two roundings, which may grow with the numbers")
+    return cause
 
 
 def _rounded(a: Values, b: Values, distance: QuantisationDistance) -> Cause | None:

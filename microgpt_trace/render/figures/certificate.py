@@ -17,7 +17,7 @@ def certificate_picture(result: Certificate, top: int = TOP) -> Picture:
     certificate has no effects."""
     if not result.tensors:
         raise InputError("the certificate has no effects of tensors: certify with by_tensor=True")
-    effects = [(effect.name, _size(effect.kl, effect.estimate)) for effect in result.tensors]
+    effects = [(own.name, math.nan if own.effect is None else own.effect) for own in result.tensors]
     effects = [own for own in effects if own[1] != 0] or effects[:1]
     rows = [SignedValue(*own) for own in effects[:top]]
     if rest := effects[top:]:
@@ -29,7 +29,3 @@ def certificate_picture(result: Certificate, top: int = TOP) -> Picture:
         panel.label(title)
 
     return Picture(PAGE * 0.75, len(rows) * BAR + 0.8, draw)
-
-
-def _size(kl: float | None, estimate: float | None) -> float:
-    return next((value for value in (kl, estimate) if value is not None), math.nan)
