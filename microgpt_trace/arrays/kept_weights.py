@@ -14,17 +14,18 @@ class KeptWeights:
     """Prepares matrices for products when they are used first, and keeps up to `memory` bytes of them.
 
     Quantised matrices are packed (PackedTensor), and others are unpacked as float32. This changes no bit of a
-    product. Which of the `tensors` are kept follows from their order, their sizes and `memory` alone. Other
-    tensors, such as those that replace some of them for an experiment, are returned as they are stored.
+    product. The `tensors` with the fewest bytes per element are chosen first. Other tensors, such as those
+    that replace some of them for an experiment, are returned as they are stored.
     """
 
     def __init__(self, tensors: Iterable[StoredTensor], memory: int) -> None:
         self._chosen: set[StoredTensor] = set()
         self._kept: dict[tuple[StoredTensor, int | None], StoredTensor] = {}
-        for tensor in dict.fromkeys(tensors):
-            if len(tensor.shape) > 1 and (size := _size(tensor)) <= memory:
+        sizes = {tensor: _size(tensor) for tensor in tensors if len(tensor.shape) > 1}
+        for tensor in sorted(sizes, key=lambda own: sizes[own] / max(1, math.prod(own.shape))):
+            if sizes[tensor] <= memory:
                 self._chosen.add(tensor)
-                memory -= size
+                memory -= sizes[tensor]
 
     def matrix(self, tensor: StoredTensor, expert: int | None) -> StoredTensor:
         """Return a matrix, or the matrix of an expert of a tensor [experts, out, in]."""

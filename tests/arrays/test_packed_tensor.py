@@ -58,6 +58,18 @@ def test_tensors_that_products_decode_are_not_packed():
             same_bits(weight, matrix)
 
 
+def test_the_smallest_elements_are_kept_first():
+    plain, bytes_, nibbles = (stored(name, 32, 512) for name in ("F16", "Q6_K", "Q4_K"))
+    sizes = 4 * 32 * 512, packed_size(bytes_), packed_size(nibbles)
+    for memory, kept in (
+        (sizes[2], [nibbles]),
+        (sum(sizes[1:]), [nibbles, bytes_]),
+        (sizes[0], [nibbles, bytes_]),
+    ):
+        weights = KeptWeights([plain, bytes_, nibbles], memory)
+        assert [own for own in (nibbles, bytes_, plain) if weights.matrix(own, None) is not own] == kept
+
+
 @pytest.mark.parametrize("name", ["Q4_1", "Q4_K", "Q6_K"])
 def test_products_use_the_scales_of_the_copy(name):
     weight, x = stored(name, 37, 512), np.ones((1, 512), np.float32)
