@@ -2,7 +2,7 @@
 work are an error."""
 
 import os
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from multiprocessing import active_children
 
 import numpy as np
@@ -23,11 +23,12 @@ from microgpt_trace.surveying.execution import (
 from microgpt_trace.surveying.shard import order_for
 from microgpt_trace.surveying.state import fingerprint_of
 from microgpt_trace.surveying.survey_files import survey_bytes
+from microgpt_trace.text.frozen import frozen
 
 pytest.importorskip("tokenizers", reason="text is encoded by the package tokenizers")
 
 
-@dataclass(frozen=True)
+@frozen(slots=False)
 class Failing(ModelSource):
     """A model that only the process of the test can open."""
 
