@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ..architecture.packs import equal_lengths
 from ..architecture.plans.microgpt import plan_of
 from ..architecture.plans.plan import layer_of, stage_of
 from ..arrays.stats import Array
@@ -67,7 +68,7 @@ def backward(params: Parameters, done: Pass, grads: Parameters, tap: Tap = SILEN
     """Write d loss / d parameter into `grads`. The tap receives d loss / d activation for each event. Raises
     InputError if the batch has several names and a tap observes its gradients."""
     emit, batch = tap.emit, done.batch
-    if tap is not SILENT and batch.rows.groups:
+    if tap is not SILENT and not batch.rows.alone:
         raise InputError("hooks on gradients need one name at a time, found a batch of several")
     dlogits = operations.cross_entropy_backward(done.probs, batch.targets, batch.rows.share)
     if tap is not SILENT:
@@ -198,65 +199,76 @@ def attention_forward(
     if not rows.groups:
         context, cache = attend_forward(q, k, v, params.heads(len(q)), tap)
         return emit("attn.context", context), cache
-    context, caches = np.empty_like(q), []
+    contexts, caches = [], []
     for group in rows.groups:
-        stack = (group.texts, group.length, -1)
-        q_g, k_g, v_g = (a[group.rows].reshape(stack) for a in (q, k, v))
-        part, cache = attend_forward(q_g, k_g, v_g, params.heads(group.length), tap)
-        context[group.rows].reshape(stack)[...] = part
+        q_g, k_g, v_g = group.heads(q), group.heads(k), group.heads(v)
+        c = params.heads(q_g.shape[2], stacked=False)
+        context, cache = attend_forward(q_g, k_g, v_g, c, tap, None if rows.alone else group.lengths)
+        contexts.append(group.side_by_side(context))
         caches.append(cache)
-    return emit("attn.context", context), caches
+    return emit("attn.context", np.concatenate(contexts)), caches
 
 
 def attention_backward(dcontext: Array, cache: Any, params: Parameters, rows: PackedRows, tap: Tap) -> Array:
     """Return the gradients of q, k and v side by side: [N, C] -> [N, 3C]"""
+    emit = tap.emit
     if not rows.groups:
-        dq_dk_dv = attend_backward(dcontext, cache, params.heads(len(dcontext)), tap)
-        return np.concatenate(dq_dk_dv, axis=1)
-    width = dcontext.shape[1]
-    dqkv = np.empty((len(dcontext), 3 * width), dcontext.dtype)
-    for group, cache_g in zip(rows.groups, cache, strict=True):
-        stack = (group.texts, group.length, width)
-        dcontext_g = dcontext[group.rows].reshape(stack)
-        dq_dk_dv = attend_backward(dcontext_g, cache_g, params.heads(group.length), tap)
-        for i, part in enumerate(dq_dk_dv):
-            dqkv[group.rows, i * width : (i + 1) * width].reshape(stack)[...] = part
-    return dqkv
+        dq, dk, dv = attend_backward(dcontext, cache, params.heads(len(dcontext)), tap)
+    else:
+        parts = []
+        for group, cache_g in zip(rows.groups, cache, strict=True):
+            dcontext_g = group.heads(dcontext)
+            c = params.heads(dcontext_g.shape[2], stacked=False)
+            parts.append(map(group.side_by_side, attend_backward(dcontext_g, cache_g, c, tap)))
+        dq, dk, dv = map(np.concatenate, zip(*parts, strict=True))
+    dv, dk, dq = emit("attn.v", dv), emit("attn.k", dk), emit("attn.q", dq)
+    return np.concatenate((dq, dk, dv), axis=1)
 
 
-def attend_forward(q: Array, k: Array, v: Array, c: operations.HeadConstants, tap: Tap) -> tuple[Array, Any]:
-    """Compute scores, weights and context for names of one length: 3 times [(n,) T, C] -> [(n,) T, C]"""
+def attend_forward(
+    q: Array, k: Array, v: Array, c: operations.HeadConstants, tap: Tap, lengths: Array | None = None
+) -> tuple[Array, Any]:
+    """Compute scores, weights and context for one name with stacked heads, [T, C] -> [T, C], or for n names
+    of these `lengths`, each head alone: [n, H, T, D] -> [n, H, T, D]"""
     mm = operations.product_for(q)
     scores, spread_q = operations.scores_forward(mm, q, k, c)
     if tap is not SILENT:
-        scores = emit_per_head("attn.scores", scores, c, tap)
+        scores = emit_per_head("attn.scores", scores, lengths, tap)
     weights = computed = operations.attention_weights_forward(mm, scores, c)
     if tap is not SILENT:
-        weights = emit_per_head("attn.weights", computed, c, tap)
+        weights = emit_per_head("attn.weights", computed, lengths, tap)
     return operations.context_forward(mm, weights, v, c), (spread_q, k, v, computed, weights)
 
 
 def attend_backward(
     dcontext: Array, cache: Any, c: operations.HeadConstants, tap: Tap
 ) -> tuple[Array, Array, Array]:
-    """Reverse attend_forward line by line: [(n,) T, C] -> 3 times [(n,) T, C]"""
+    """Reverse attend_forward line by line, and return the gradients of q, k and v."""
     spread_q, k, v, computed, weights = cache
     mm = operations.product_for(dcontext)
     dweights, dv = operations.context_backward(mm, dcontext, weights, v, c)
     if tap is not SILENT:
-        dweights = emit_per_head("attn.weights", dweights, c, tap)
+        dweights = emit_per_head("attn.weights", dweights, None, tap)
     dscores = operations.softmax_backward(mm, dweights, computed, c.ones)
     if tap is not SILENT:
-        dscores = emit_per_head("attn.scores", dscores, c, tap)
-    dq, dk = operations.scores_backward(mm, dscores, spread_q, k, c)
-    dv, dk, dq = tap.emit("attn.v", dv), tap.emit("attn.k", dk), tap.emit("attn.q", dq)
-    return dq, dk, dv
+        dscores = emit_per_head("attn.scores", dscores, None, tap)
+    return *operations.scores_backward(mm, dscores, spread_q, k, c), dv
 
 
-def emit_per_head(name: str, value: Array, c: operations.HeadConstants, tap: Tap) -> Array:
-    """Emit a value [(n,) H*T, T], whose heads are stacked as rows, in the shape [(n,) H, T, T]."""
-    heads = value.reshape(*value.shape[:-2], c.n_head, c.length, c.length)
-    return tap.emit(name, heads).reshape(value.shape)
+def emit_per_head(name: str, value: Array, lengths: Array | None, tap: Tap) -> Array:
+    """Emit the value of one name as [H, T, T], or those of the n names of each length as [n, H, T, T]."""
+    size = value.shape[-1]
+    if lengths is None:
+        return tap.emit(name, value.reshape(-1, size, size)).reshape(value.shape)
+    used, first = value, 0
+    for _, texts, length in equal_lengths(lengths):
+        part = np.s_[first : first + texts, :, :length, :length]
+        emitted = tap.emit(name, value[part])
+        if differs(emitted, value[part]):
+            used = value.copy() if used is value else used
+            used[part] = emitted
+        first += texts
+    return used
 
 
 def event_specs(config: Config) -> list[EventSpec]:
