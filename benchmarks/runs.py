@@ -17,14 +17,19 @@ LR = 0.01
 
 
 @cache
-def documents() -> Documents:
-    """Return the names of names.txt."""
-    return Documents.fit(read_lines(default_data()), Tokenizer(), Config().block_size)
+def documents(block_size: int = Config.block_size) -> Documents:
+    """Return the names of names.txt, or for a longer block texts of the letters of many names."""
+    lines = read_lines(default_data())
+    if block_size > Config.block_size:
+        letters, size = "".join(lines), block_size - 1
+        lines = [letters[at : at + size] for at in range(0, len(letters) - size, size)]
+    return Documents.fit(lines, Tokenizer(), block_size)
 
 
 def new_trainer(config: Config, steps: int, batch_size: int, lr: float = LR, seed: int = 42) -> Trainer:
     """Start a run. `seed` sets the initial values and the order of the names."""
-    return Trainer(init(config, seed=seed), documents(), Schedule(steps, batch_size, lr, seed))
+    texts = documents(config.block_size)
+    return Trainer(init(config, seed=seed), texts, Schedule(steps, batch_size, lr, seed))
 
 
 def padded(names: Sequence[Sequence[int] | np.ndarray], block_size: int) -> np.ndarray:

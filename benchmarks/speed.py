@@ -37,6 +37,7 @@ class Workload:
     batch_size: int
     steps: int
     lr: float = LR
+    seed: int = 42
     peers: tuple[str, ...] = tuple(name for name in PEERS if name not in SLOW)
 
 
@@ -47,6 +48,11 @@ WORKLOADS = (
     Workload("one name, 2 layers of width 32", Config(n_layer=2, n_head=2, n_embd=32), 1, 400),
     # At a rate of 0.01, 8 layers amplify rounding, so that any two programs differ after 20 steps.
     Workload("one name, 8 layers of width 64", Config(n_layer=8, n_head=4, n_embd=64), 1, 40, 0.001),
+    Workload("256 letters, 4 layers of width 32", Config(n_embd=32, n_layer=4, block_size=256), 1, 40, 0.001),
+    # With some seeds, programs round an input of a ReLU to different sides of 0, and differ from there on.
+    Workload(
+        "512 letters, 4 layers of width 128", Config(n_embd=128, n_layer=4, block_size=512), 1, 10, 1e-4, 2
+    ),
 )
 
 
@@ -59,7 +65,7 @@ class Ours:
 
     def begin(self) -> None:
         work = self.workload
-        self.trainer = new_trainer(work.config, SCHEDULE_STEPS, work.batch_size, work.lr)
+        self.trainer = new_trainer(work.config, SCHEDULE_STEPS, work.batch_size, work.lr, work.seed)
         self.run = self.trainer.run()
 
     def prepare(self, batches: Sequence[np.ndarray]) -> int:

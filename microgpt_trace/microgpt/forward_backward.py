@@ -21,6 +21,8 @@ from . import operations
 from .batch import Batch, PackedRows
 from .parameters import Config, LayerWeights, Parameters
 
+QUERIES = 64  # queries of a block
+
 
 class Pass(NamedTuple):
     """The results of a forward pass, and the values that its backward pass needs."""
@@ -201,9 +203,8 @@ def attention_forward(
         return emit("attn.context", context), cache
     contexts, caches = [], []
     for group in rows.groups:
-        q_g, k_g, v_g = group.heads(q), group.heads(k), group.heads(v)
-        c = params.heads(q_g.shape[2], stacked=False)
-        context, cache = attend_forward(q_g, k_g, v_g, c, tap, None if rows.alone else group.lengths)
+        lengths = None if rows.alone else group.lengths
+        context, cache = blocks_forward(*map(group.heads, (q, k, v)), params, tap, lengths)
         contexts.append(group.side_by_side(context))
         caches.append(cache)
     return emit("attn.context", np.concatenate(contexts)), caches
@@ -213,16 +214,49 @@ def attention_backward(dcontext: Array, cache: Any, params: Parameters, rows: Pa
     """Return the gradients of q, k and v side by side: [N, C] -> [N, 3C]"""
     emit = tap.emit
     if not rows.groups:
-        dq, dk, dv = attend_backward(dcontext, cache, params.heads(len(dcontext)), tap)
+        dq, dk, dv = attend_backward(dcontext, cache, tap)
     else:
         parts = []
         for group, cache_g in zip(rows.groups, cache, strict=True):
-            dcontext_g = group.heads(dcontext)
-            c = params.heads(dcontext_g.shape[2], stacked=False)
-            parts.append(map(group.side_by_side, attend_backward(dcontext_g, cache_g, c, tap)))
+            gradients = blocks_backward(group.heads(dcontext), cache_g, tap)
+            parts.append(map(group.side_by_side, gradients))
         dq, dk, dv = map(np.concatenate, zip(*parts, strict=True))
     dv, dk, dq = emit("attn.v", dv), emit("attn.k", dk), emit("attn.q", dq)
     return np.concatenate((dq, dk, dv), axis=1)
+
+
+def blocks_forward(
+    q: Array, k: Array, v: Array, params: Parameters, tap: Tap, lengths: Array | None
+) -> tuple[Array, list[Any]]:
+    """Attend with each head alone: 3 times [n, H, T, D] -> [n, H, T, D]. The queries of a block need no key
+    after the block, which saves a quarter of a step at T = 512. A tap receives all queries in one block.
+    """
+    length = q.shape[2]
+    size = QUERIES if tap is SILENT else length
+    contexts, caches = [], []
+    for first in range(0, length, size):
+        stop = min(first + size, length)
+        before = np.s_[:, :, :stop]
+        c = params.head(stop, first)
+        context, cache = attend_forward(q[:, :, first:stop], k[before], v[before], c, tap, lengths)
+        contexts.append(context)
+        caches.append(cache)
+    return np.concatenate(contexts, axis=2), caches
+
+
+def blocks_backward(dcontext: Array, caches: list[Any], tap: Tap) -> tuple[Array, Array, Array]:
+    """Reverse blocks_forward: [n, H, T, D] -> 3 times [n, H, T, D]"""
+    if len(caches) == 1:
+        return attend_backward(dcontext, caches[0], tap)
+    dq, dk, dv = np.empty_like(dcontext), np.zeros_like(dcontext), np.zeros_like(dcontext)
+    stop = 0
+    for cache in caches:
+        block = np.s_[:, :, stop : stop + QUERIES]
+        stop += QUERIES
+        dq[block], dk_part, dv_part = attend_backward(dcontext[block], cache, tap)
+        dk[:, :, :stop] += dk_part
+        dv[:, :, :stop] += dv_part
+    return dq, dk, dv
 
 
 def attend_forward(
@@ -237,14 +271,12 @@ def attend_forward(
     weights = computed = operations.attention_weights_forward(mm, scores, c)
     if tap is not SILENT:
         weights = emit_per_head("attn.weights", computed, lengths, tap)
-    return operations.context_forward(mm, weights, v, c), (spread_q, k, v, computed, weights)
+    return operations.context_forward(mm, weights, v, c), (c, spread_q, k, v, computed, weights)
 
 
-def attend_backward(
-    dcontext: Array, cache: Any, c: operations.HeadConstants, tap: Tap
-) -> tuple[Array, Array, Array]:
+def attend_backward(dcontext: Array, cache: Any, tap: Tap) -> tuple[Array, Array, Array]:
     """Reverse attend_forward line by line, and return the gradients of q, k and v."""
-    spread_q, k, v, computed, weights = cache
+    c, spread_q, k, v, computed, weights = cache
     mm = operations.product_for(dcontext)
     dweights, dv = operations.context_backward(mm, dcontext, weights, v, c)
     if tap is not SILENT:

@@ -35,14 +35,14 @@ RMSNORM_EPS = 1e-5
 # subnormal sums (as at e^-87).
 SAFE_EXPONENT = 60.0
 SAFE_SQUARE = SAFE_EXPONENT**2
-LONG = 32  # rows of more columns are summed once, and the sum is broadcast
+LONG = 64  # rows of more columns are summed once, and the sum is broadcast
 
 Product = Callable[..., Array]
 
 
 @frozen
 class NormConstants:
-    """The constants of RMSNorm: `mean` is [C, C] filled with 1/C, and `eps` a 0-d array."""
+    """The constants of RMSNorm: `mean` is [C, C] (or [C, 1] for long rows) of 1/C, and `eps` a 0-d array."""
 
     mean: Array
     eps: Array
@@ -50,7 +50,8 @@ class NormConstants:
     @classmethod
     @lru_cache(maxsize=8)
     def of(cls, width: int, dtype: DType) -> NormConstants:
-        return cls(np.full((width, width), 1 / width, dtype), np.array(RMSNORM_EPS, dtype))
+        columns = width if width <= LONG else 1
+        return cls(np.full((width, columns), 1 / width, dtype), np.array(RMSNORM_EPS, dtype))
 
 
 def rmsnorm_forward(x: Array, c: NormConstants) -> tuple[Array, tuple[Array, Array]]:
@@ -67,8 +68,9 @@ def rmsnorm_forward(x: Array, c: NormConstants) -> tuple[Array, tuple[Array, Arr
 def rmsnorm_backward(dy: Array, cache: tuple[Array, Array], c: NormConstants) -> Array:
     """dx = (dy - y * mean(dy * y)) / rms: [N, C] -> [N, C]"""
     y, rms = cache
-    dx = np.multiply(dy, y).dot(c.mean)
-    np.subtract(dy, np.multiply(dx, y, dx), dx)
+    dx = np.multiply(dy, y)
+    np.multiply(dx.dot(c.mean), y, dx)
+    np.subtract(dy, dx, dx)
     return np.divide(dx, rms, dx)
 
 
@@ -88,19 +90,21 @@ class HeadConstants:
     n_head: int
     scale: Array  # [] 1/sqrt(D)
     copies: Array  # [H*T] for each stacked row, the row of x to copy
-    head_mask: Array  # [H*T, C] 1 on the channels of the head, 0 elsewhere
-    head_mask_scaled: Array  # [H*T, C] head_mask / sqrt(D)
+    head_mask: Array  # [H*T, C] 1 on the channels of the head, 0 elsewhere; [] 1 for one head
+    head_mask_scaled: Array  # head_mask / sqrt(D)
     place: Array  # [T, C] the index of each channel, in the rows of its head, in a flattened [H*T, C]
     mask: Array  # [H*T, T] 0 up to the diagonal, -inf above it
     ones: Array  # [T, T], or [T, 1] for long rows
 
     @classmethod
     @lru_cache(maxsize=64)
-    def of(cls, length: int, n_head: int, width: int, dtype: DType) -> HeadConstants:
+    def of(cls, length: int, n_head: int, width: int, dtype: DType, first: int = 0) -> HeadConstants:
+        """Return the constants for the queries from `first` on. Stacked heads need all queries."""
         head_dim = width // n_head
         rows, channels = np.arange(length), np.arange(width)
         head_mask = np.repeat(np.kron(np.eye(n_head), np.ones((1, head_dim))), length, axis=0)
-        mask = np.where(np.tri(length, dtype=bool), 0.0, -np.inf)
+        head_mask = head_mask if n_head > 1 else np.ones(())
+        mask = np.where(np.tri(length, dtype=bool), 0.0, -np.inf)[first:]
         return cls(
             length,
             n_head,
@@ -182,14 +186,15 @@ def exponent(x: Array, mask: Array | None = None) -> Array:
 
 def attention_weights_forward(mm: Product, scores: Array, c: HeadConstants) -> Array:
     """weights = softmax(scores + causal mask): [H*T, T] -> [H*T, T]"""
-    e = np.exp(exponent(scores, c.mask))
-    return e / mm(e, c.ones)
+    e = exponent(scores, c.mask)
+    np.exp(e, e)
+    return np.divide(e, mm(e, c.ones), e)
 
 
 def softmax_backward(mm: Product, dy: Array, y: Array, ones: Array) -> Array:
     """dx = y * (dy - sum(y * dy)) over rows, which is 0 where y is masked: [..., K] -> [..., K]"""
     weighted = y * dy
-    return weighted - y * mm(weighted, ones)
+    return np.subtract(weighted, y * mm(weighted, ones), weighted)
 
 
 def cross_entropy_forward(logits: Array, targets: Array, ones: Array) -> tuple[Array, Any]:

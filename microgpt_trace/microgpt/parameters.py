@@ -117,12 +117,13 @@ class Parameters:
         views = [self[f"layer{i}.{name}"] for name in LAYER_PARAMETERS]
         return LayerWeights(wqkv, *views[3:], *(view.T for view in views))
 
-    def heads(self, length: int, stacked: bool = True) -> operations.HeadConstants:
-        """Return the arrays of attention that depend only on the length of a name, such as the mask: for all
-        heads stacked as rows, or for one head alone."""
-        config = self.config
-        heads, width = (config.n_head, config.n_embd) if stacked else (1, config.head_dim)
-        return operations.HeadConstants.of(length, heads, width, self.dtype)
+    def heads(self, length: int) -> operations.HeadConstants:
+        """Return the arrays of attention that depend only on the length of a name, such as the mask."""
+        return operations.HeadConstants.of(length, self.config.n_head, self.config.n_embd, self.dtype)
+
+    def head(self, length: int, first: int) -> operations.HeadConstants:
+        """Return these arrays for each head alone, and the queries from `first` on."""
+        return operations.HeadConstants.of(length, 1, self.config.head_dim, self.dtype, first)
 
     def __repr__(self) -> str:
         return one_line(self, config=self.config, flat=self.flat)
