@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from support.judges import agree, scalar_forward, scalar_loss, torch_grad, torch_run
-from support.tiny_microgpts import one_name, packed_names
+from support.tiny_microgpts import make, one_name, packed_names
 
 from microgpt_trace import Config, Tokenizer, init, trace
 from microgpt_trace.errors import InputError
@@ -61,6 +61,24 @@ def test_float32_agrees_with_torch(emma):
         agree(grads[name], torch_grad(tensor), rtol=1e-4, atol=5e-7, what=name)
 
 
+@pytest.mark.parametrize("rows", [32, 33, 64, 65, 128, 140])
+def test_a_long_text_agrees_with_torch_in_blocks_of_queries_and_in_one_block(rows):
+    """A trace needs all queries in one block."""
+    config = Config(vocab_size=6, n_embd=66, n_head=3, n_layer=2, block_size=140)
+    model = make(config, Tokenizer("lmnop"), "", gain=2.0).model
+    text = "".join(np.random.default_rng(3).choice(list("lmnop"), rows - 1))
+    ids = np.array(model.tokenizer.encode_name(text))
+    events, weights = torch_run(dict(model.params.items()), ids[:-1], ids[1:], config)
+    traced = trace(model, text, backward=True)
+    for name, tensor in events.items():
+        agree(traced[name], tensor.detach().numpy(), what=name)
+    loss, grads = gradients(model.params, one_name(ids, config))
+    agree(loss, events["loss"].item(), what="loss")
+    for name, tensor in weights.items():
+        agree(traced.gradient(name), torch_grad(tensor), what=f"d {name}")
+        agree(grads[name], torch_grad(tensor), what=f"d {name} in blocks")
+
+
 @pytest.mark.parametrize("position", [1, 4, 7])
 def test_a_character_does_not_change_earlier_rows(deep, position):
     changed = deep.text[:position] + ("a" if deep.text[position] != "a" else "b") + deep.text[position + 1 :]
@@ -76,10 +94,12 @@ def random_names(lengths, config, seed=5):
 
 
 @pytest.mark.parametrize(
-    "lengths", [[*range(16, 0, -1), *range(1, 17)], [5, 5, 5], [7]], ids=["mixed", "5", "1"]
+    "lengths",
+    [[*range(16, 0, -1), *range(1, 17)], [5, 5, 5], [7], [*[5] * 40, 16, 7, 7], [3, 70, 100, 70]],
+    ids=["mixed", "5", "1", "two groups", "long"],
 )
 def test_a_batch_gives_the_mean_of_its_names(lengths):
-    config = Config(n_layer=2, n_head=2)
+    config = Config(n_layer=2, n_head=2, block_size=max(16, *lengths))
     params = Parameters.random(config, 1, np.float64)
     params.flat *= 4
     names = random_names(lengths, config)
