@@ -80,8 +80,17 @@ def test_a_value_returned_by_a_hook_replaces_the_event(name):
 
     _, done = observed(model, packed_names(ids, model.config), halved)
     order = sorted(range(len(ids)), key=lambda number: len(ids[number]))
-    alone = [observed(model, one_name(ids[number], model.config), halved)[1].logits for number in order]
-    np.testing.assert_allclose(done.logits, np.concatenate(alone), rtol=1e-10, atol=1e-12)
+    alone = [observed(model, one_name(ids[number], model.config), halved)[1] for number in order]
+    logits = np.concatenate([each.logits for each in alone])
+    np.testing.assert_allclose(done.logits, logits, rtol=1e-10, atol=1e-12)
+    mean = np.mean([gradient_of(model, each) for each in alone], axis=0)
+    np.testing.assert_allclose(gradient_of(model, done), mean, rtol=1e-10, atol=1e-12)
+
+
+def gradient_of(model, done):
+    grads = model.params.copy()
+    backward(model.params, done, grads)
+    return grads.flat
 
 
 def test_rejects_hooks_on_gradients_of_several_names():
