@@ -35,13 +35,12 @@ class Group(NamedTuple):
     def heads(self, x: Array) -> Array:
         """Copy the heads of the rows of this group: [N, C] -> [n, H, T, D]"""
         heads = x[self.rows].reshape(self.place.size, -1)
-        zeros = np.zeros((1, heads.shape[1]), x.dtype)
-        return np.concatenate((heads, zeros)).take(self.source, 0)
+        return np.concatenate((heads, np.zeros_like(heads[:1]))).take(self.source, 0)
 
     def side_by_side(self, heads: Array) -> Array:
-        """Reverse `heads`: [n, H, T, D] -> [rows, C]"""
-        by_row = heads.reshape(-1, heads.shape[-1]).take(self.place, 0)
-        return by_row.reshape(len(self.place), -1)
+        """Reverse `heads`, for several values together: [m, n, H, T, D] -> [m, rows, C]"""
+        by_row = heads.reshape(len(heads), -1, heads.shape[-1]).take(self.place, 1)
+        return by_row.reshape(*by_row.shape[:2], -1)
 
 
 def groups_of(lengths: Array, n_head: int) -> tuple[Group, ...]:
@@ -81,6 +80,7 @@ class Packer:
     def __init__(self, config: Config, dtype: DType = np.float32) -> None:
         self.config, self.dtype = config, dtype
         self._tokens = np.eye(config.vocab_size, dtype=dtype)
+        self._positions = np.eye(config.block_size, dtype=dtype)
         self._by_length: dict[int, tuple[PackedRows, Array]] = {}
 
     def one(self, ids: Array) -> Batch:
@@ -92,22 +92,17 @@ class Packer:
     def _add_length(self, length: int) -> tuple[PackedRows, Array]:
         """Cache and return the rows for a name of this length, and the `targets` of each token: [V, V]"""
         share = np.array(1 / length, self.dtype)
-        positions_onehot = np.eye(length, self.config.block_size, dtype=self.dtype)
         groups = () if length <= SHORT else groups_of(np.array([length]), self.config.n_head)
-        rows = PackedRows(np.arange(length), positions_onehot, share, True, groups)
+        rows = PackedRows(np.arange(length), self._positions[:length], share, True, groups)
         self._by_length[length] = result = rows, self._tokens * share
         return result
 
     def several(self, tokens: Array, next_tokens: Array, lengths: Array) -> Batch:
         """Make a batch of B names from the ids of their rows [N], the ids after each row [N] and the numbers
         of rows [B]. The shortest name comes first."""
-        rows = np.arange(len(tokens))
-        positions = rows - np.repeat(lengths.cumsum() - lengths, lengths)
-        share = np.repeat(1 / (len(lengths) * lengths), lengths).astype(self.dtype)
-        targets = np.zeros((len(rows), self.config.vocab_size), self.dtype)
-        targets[rows, next_tokens] = share
-        positions_onehot = np.zeros((len(rows), self.config.block_size), self.dtype)
-        positions_onehot[rows, positions] = 1
+        positions = np.arange(len(tokens)) - np.repeat(lengths.cumsum() - lengths, lengths)
+        share = np.repeat(1 / (len(lengths) * lengths), lengths).astype(self.dtype)[:, None]
+        targets = self._tokens.take(next_tokens, 0) * share
         groups = groups_of(lengths, self.config.n_head)
-        packed_rows = PackedRows(positions, positions_onehot, share[:, None], False, groups)
+        packed_rows = PackedRows(positions, self._positions.take(positions, 0), share, False, groups)
         return Batch(tokens, self._tokens.take(tokens, 0), targets, packed_rows)

@@ -151,7 +151,7 @@ def layer_backward(
         dcontext = dattn_out.dot(w.wo)
     else:
         dcontext = emit("attn.context", heads_backward(dattn_out, context, w, g, params, tap))
-    dqkv = attention_backward(dcontext, attention, params, rows, tap)
+    dqkv = attention_backward(dcontext, attention, rows, tap)
     dqkv.T.dot(attn_in, g.wqkv)
     dx_n = emit("attn.norm", dqkv.dot(w.wqkv))
     return dx + operations.rmsnorm_backward(dx_n, attn_norm, params.norm)
@@ -201,62 +201,52 @@ def attention_forward(
     if not rows.groups:
         context, cache = attend_forward(q, k, v, params.heads(len(q)), tap)
         return emit("attn.context", context), cache
-    contexts, caches = [], []
+    context, caches = np.empty_like(q), []
     for group in rows.groups:
         lengths = None if rows.alone else group.lengths
-        context, cache = blocks_forward(*map(group.heads, (q, k, v)), params, tap, lengths)
-        contexts.append(group.side_by_side(context))
+        heads, cache = blocks_forward(group.heads(q), group.heads(k), group.heads(v), tap, lengths)
+        context[group.rows] = group.side_by_side(heads[None])
         caches.append(cache)
-    return emit("attn.context", np.concatenate(contexts)), caches
+    return emit("attn.context", context), caches
 
 
-def attention_backward(dcontext: Array, cache: Any, params: Parameters, rows: PackedRows, tap: Tap) -> Array:
+def attention_backward(dcontext: Array, cache: Any, rows: PackedRows, tap: Tap) -> Array:
     """Return the gradients of q, k and v side by side: [N, C] -> [N, 3C]"""
-    emit = tap.emit
     if not rows.groups:
         dq, dk, dv = attend_backward(dcontext, cache, tap)
     else:
-        parts = []
-        for group, cache_g in zip(rows.groups, cache, strict=True):
-            gradients = blocks_backward(group.heads(dcontext), cache_g, tap)
-            parts.append(map(group.side_by_side, gradients))
-        dq, dk, dv = map(np.concatenate, zip(*parts, strict=True))
-    dv, dk, dq = emit("attn.v", dv), emit("attn.k", dk), emit("attn.q", dq)
+        dq, dk, dv = gradients = np.empty((3, *dcontext.shape), dcontext.dtype)
+        for group, blocks in zip(rows.groups, cache, strict=True):
+            heads = blocks_backward(group.heads(dcontext), blocks, tap)
+            gradients[:, group.rows] = group.side_by_side(heads)
+    dv, dk, dq = tap.emit("attn.v", dv), tap.emit("attn.k", dk), tap.emit("attn.q", dq)
     return np.concatenate((dq, dk, dv), axis=1)
 
 
-def blocks_forward(
-    q: Array, k: Array, v: Array, params: Parameters, tap: Tap, lengths: Array | None
-) -> tuple[Array, list[Any]]:
+def blocks_forward(q: Array, k: Array, v: Array, tap: Tap, lengths: Array | None) -> tuple[Array, Any]:
     """Attend with each head alone: 3 times [n, H, T, D] -> [n, H, T, D]. The queries of a block need no key
-    after the block, which saves a quarter of a step at T = 512. A tap receives all queries in one block.
-    """
+    after the block, which saves a quarter of a step at T = 512. A tap receives all queries in one block."""
     length = q.shape[2]
     size = QUERIES if tap is SILENT else length
-    contexts, caches = [], []
+    context, caches = np.empty_like(q), []
     for first in range(0, length, size):
-        stop = min(first + size, length)
-        before = np.s_[:, :, :stop]
-        c = params.head(stop, first)
-        context, cache = attend_forward(q[:, :, first:stop], k[before], v[before], c, tap, lengths)
-        contexts.append(context)
+        block, before = np.s_[:, :, first : first + size], np.s_[:, :, : first + size]
+        c = operations.HeadConstants.of(min(first + size, length), 1, q.shape[3], q.dtype, first)
+        context[block], cache = attend_forward(q[block], k[before], v[before], c, tap, lengths)
         caches.append(cache)
-    return np.concatenate(contexts, axis=2), caches
+    return context, caches
 
 
-def blocks_backward(dcontext: Array, caches: list[Any], tap: Tap) -> tuple[Array, Array, Array]:
-    """Reverse blocks_forward: [n, H, T, D] -> 3 times [n, H, T, D]"""
-    if len(caches) == 1:
-        return attend_backward(dcontext, caches[0], tap)
-    dq, dk, dv = np.empty_like(dcontext), np.zeros_like(dcontext), np.zeros_like(dcontext)
-    stop = 0
+def blocks_backward(dcontext: Array, caches: Any, tap: Tap) -> Array:
+    """Reverse blocks_forward: [n, H, T, D] -> the gradients of q, k and v [3, n, H, T, D]"""
+    dq, dk, dv = gradients = np.zeros((3, *dcontext.shape), dcontext.dtype)
     for cache in caches:
-        block = np.s_[:, :, stop : stop + QUERIES]
-        stop += QUERIES
+        stop, queries = cache[0].length, len(cache[0].mask)
+        block, before = np.s_[:, :, stop - queries : stop], np.s_[:, :, :stop]
         dq[block], dk_part, dv_part = attend_backward(dcontext[block], cache, tap)
-        dk[:, :, :stop] += dk_part
-        dv[:, :, :stop] += dv_part
-    return dq, dk, dv
+        dk[before] += dk_part
+        dv[before] += dv_part
+    return gradients
 
 
 def attend_forward(
@@ -266,11 +256,9 @@ def attend_forward(
     of these `lengths`, each head alone: [n, H, T, D] -> [n, H, T, D]"""
     mm = operations.product_for(q)
     scores, spread_q = operations.scores_forward(mm, q, k, c)
-    if tap is not SILENT:
-        scores = emit_per_head("attn.scores", scores, lengths, tap)
-    weights = computed = operations.attention_weights_forward(mm, scores, c)
-    if tap is not SILENT:
-        weights = emit_per_head("attn.weights", computed, lengths, tap)
+    scores = emit_per_head("attn.scores", scores, lengths, tap)
+    computed = operations.attention_weights_forward(mm, scores, c)
+    weights = emit_per_head("attn.weights", computed, lengths, tap)
     return operations.context_forward(mm, weights, v, c), (c, spread_q, k, v, computed, weights)
 
 
@@ -279,26 +267,23 @@ def attend_backward(dcontext: Array, cache: Any, tap: Tap) -> tuple[Array, Array
     c, spread_q, k, v, computed, weights = cache
     mm = operations.product_for(dcontext)
     dweights, dv = operations.context_backward(mm, dcontext, weights, v, c)
-    if tap is not SILENT:
-        dweights = emit_per_head("attn.weights", dweights, None, tap)
+    dweights = emit_per_head("attn.weights", dweights, None, tap)
     dscores = operations.softmax_backward(mm, dweights, computed, c.ones)
-    if tap is not SILENT:
-        dscores = emit_per_head("attn.scores", dscores, None, tap)
+    dscores = emit_per_head("attn.scores", dscores, None, tap)
     return *operations.scores_backward(mm, dscores, spread_q, k, c), dv
 
 
 def emit_per_head(name: str, value: Array, lengths: Array | None, tap: Tap) -> Array:
     """Emit the value of one name as [H, T, T], or those of the n names of each length as [n, H, T, T]."""
-    size = value.shape[-1]
+    if tap is SILENT:
+        return value
     if lengths is None:
+        size = value.shape[-1]
         return tap.emit(name, value.reshape(-1, size, size)).reshape(value.shape)
-    used, first = value, 0
+    used, first = value.copy(), 0
     for _, texts, length in equal_lengths(lengths):
         part = np.s_[first : first + texts, :, :length, :length]
-        emitted = tap.emit(name, value[part])
-        if differs(emitted, value[part]):
-            used = value.copy() if used is value else used
-            used[part] = emitted
+        used[part] = tap.emit(name, value[part])
         first += texts
     return used
 

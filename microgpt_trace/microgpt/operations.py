@@ -7,12 +7,10 @@ Docstrings of the whole package use these letters for shapes:
     F MLP width           V vocabulary             K any number of columns
 
 Attention of one short name [T, C] stacks the heads as rows: a query becomes H copies, and each copy keeps
-the channels of one head and has 0 elsewhere, so that one product computes all heads. Attention of a group of
-n names, or of one long name, takes each head alone as if it were a name: [n, H, T, D]. Shapes below are those
-of stacked heads. With separate heads, [n, H] comes before, H is 1 and C is D.
-
-A row sum is a product with a constant matrix. The product repeats the sum along the row, because broadcasting
-such small arrays takes three times as long (1.5 instead of 0.5 us). Long rows have a single sum.
+the channels of one head and has 0 elsewhere, so that one product computes all heads. Attention of several
+names or of a long name takes each head alone: [n, H] precede the shapes below, in which then H is 1 and C is
+D. A row sum is a product with a constant matrix. The product repeats the sum along the row, because
+broadcasting such small arrays takes three times as long (1.5 instead of 0.5 us). Long rows have one sum.
 
 Since zero times NaN is NaN, a NaN in the query or key of one head spreads to the scores of the other heads.
 The first event with a non-finite value is still identified correctly.
@@ -69,8 +67,7 @@ def rmsnorm_backward(dy: Array, cache: tuple[Array, Array], c: NormConstants) ->
     """dx = (dy - y * mean(dy * y)) / rms: [N, C] -> [N, C]"""
     y, rms = cache
     dx = np.multiply(dy, y)
-    np.multiply(dx.dot(c.mean), y, dx)
-    np.subtract(dy, dx, dx)
+    np.subtract(dy, np.multiply(dx.dot(c.mean), y, dx), dx)
     return np.divide(dx, rms, dx)
 
 
@@ -90,8 +87,8 @@ class HeadConstants:
     n_head: int
     scale: Array  # [] 1/sqrt(D)
     copies: Array  # [H*T] for each stacked row, the row of x to copy
-    head_mask: Array  # [H*T, C] 1 on the channels of the head, 0 elsewhere; [] 1 for one head
-    head_mask_scaled: Array  # head_mask / sqrt(D)
+    head_mask: Array  # [H*T, C] 1 on the channels of the head, 0 elsewhere
+    head_mask_scaled: Array  # [H*T, C] head_mask / sqrt(D)
     place: Array  # [T, C] the index of each channel, in the rows of its head, in a flattened [H*T, C]
     mask: Array  # [H*T, T] 0 up to the diagonal, -inf above it
     ones: Array  # [T, T], or [T, 1] for long rows
@@ -102,8 +99,7 @@ class HeadConstants:
         """Return the constants for the queries from `first` on. Stacked heads need all queries."""
         head_dim = width // n_head
         rows, channels = np.arange(length), np.arange(width)
-        head_mask = np.repeat(np.kron(np.eye(n_head), np.ones((1, head_dim))), length, axis=0)
-        head_mask = head_mask if n_head > 1 else np.ones(())
+        head_mask = np.repeat(np.kron(np.eye(n_head), np.ones((1, head_dim))), length, axis=0)[first:]
         mask = np.where(np.tri(length, dtype=bool), 0.0, -np.inf)[first:]
         return cls(
             length,
@@ -127,9 +123,7 @@ def product_of_stacks(a: Array, b: Array) -> Array:
     """a @ b for stacks of matrices. One b for all matrices takes one product, in a third of the time."""
     if b.ndim == 2:
         return a.reshape(-1, a.shape[-1]).dot(b).reshape(*a.shape[:-1], -1)
-    if b.strides[-1] > b.strides[-2]:  # a copy of a transposed b saves up to half of the time
-        b = np.ascontiguousarray(b)
-    return np.matmul(a, b)
+    return np.matmul(a, np.ascontiguousarray(b))  # a copy of a transposed b saves up to half of the time
 
 
 def spread(x: Array, head_mask: Array, c: HeadConstants) -> Array:
@@ -186,8 +180,8 @@ def exponent(x: Array, mask: Array | None = None) -> Array:
 
 def attention_weights_forward(mm: Product, scores: Array, c: HeadConstants) -> Array:
     """weights = softmax(scores + causal mask): [H*T, T] -> [H*T, T]"""
-    e = exponent(scores, c.mask)
-    np.exp(e, e)
+    z = exponent(scores, c.mask)
+    e = np.exp(z, z)
     return np.divide(e, mm(e, c.ones), e)
 
 

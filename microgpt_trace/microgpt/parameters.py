@@ -121,10 +121,6 @@ class Parameters:
         """Return the arrays of attention that depend only on the length of a name, such as the mask."""
         return operations.HeadConstants.of(length, self.config.n_head, self.config.n_embd, self.dtype)
 
-    def head(self, length: int, first: int) -> operations.HeadConstants:
-        """Return these arrays for each head alone, and the queries from `first` on."""
-        return operations.HeadConstants.of(length, 1, self.config.head_dim, self.dtype, first)
-
     def __repr__(self) -> str:
         return one_line(self, config=self.config, flat=self.flat)
 

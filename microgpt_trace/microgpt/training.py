@@ -185,8 +185,7 @@ class Trainer:
         for done in self._passes(indices):
             losses = losses_of(done.logits, done.batch.targets.argmax(axis=1))
             begins = np.flatnonzero(done.batch.rows.positions == 0)
-            lengths = np.diff(begins, append=len(losses))
-            total += float((np.add.reduceat(losses, begins) / lengths).sum())
+            total += float((np.add.reduceat(losses, begins) / np.diff(begins, append=len(losses))).sum())
             for layer, relu in enumerate(done.relus):  # [N, F]
                 alive[layer] |= (relu != 0).any(axis=0)
         if not len(indices):
