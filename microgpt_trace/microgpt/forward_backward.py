@@ -225,7 +225,8 @@ def attention_backward(dcontext: Array, cache: Any, rows: PackedRows, tap: Tap) 
 
 def blocks_forward(q: Array, k: Array, v: Array, tap: Tap, lengths: Array | None) -> tuple[Array, Any]:
     """Attend with each head alone: 3 times [n, H, T, D] -> [n, H, T, D]. The queries of a block need no key
-    after the block, which saves a quarter of a step at T = 512. A tap receives all queries in one block."""
+    after the block, which saves a quarter of a step at T = 512. A tap receives all queries in one block, so
+    that the last digits can differ."""
     length = q.shape[2]
     size = QUERIES if tap is SILENT else length
     context, caches = np.empty_like(q), []
