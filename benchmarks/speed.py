@@ -51,7 +51,7 @@ WORKLOADS = (
     Workload("256 letters, 4 layers of width 32", Config(n_embd=32, n_layer=4, block_size=256), 1, 40, 0.001),
     # With some seeds, programs round an input of a ReLU to different sides of 0, and differ from there on.
     Workload(
-        "512 letters, 4 layers of width 128", Config(n_embd=128, n_layer=4, block_size=512), 1, 10, 1e-4, 2
+        "512 letters, 4 layers of width 128", Config(n_embd=128, n_layer=4, block_size=512), 1, 5, 1e-5, 2
     ),
 )
 
