@@ -11,7 +11,8 @@ from ..text.frozen import frozen
 from .parameters import Config
 
 SHORT = 32  # positions of a name that runs alone with its heads stacked, which takes half the time there
-MERGED = 32  # names of different lengths run together until a group has so many
+MERGED = 32  # in training, names of different lengths run together until a group has so many
+QUERIES = 64  # in training, queries of a block
 
 
 class Group(NamedTuple):
@@ -19,18 +20,18 @@ class Group(NamedTuple):
     shorter than the longest name of the group."""
 
     rows: slice
-    lengths: Array  # [n]
+    queries: int  # the number of queries of a block
     source: Array  # [n, H, T] the head of a row to copy, as an index into [rows*H], or rows*H for zeros
     place: Array  # [rows, H] the index of each head of a row in [n*H*T]
 
     @classmethod
-    def of(cls, first: int, lengths: Array, n_head: int) -> Group:
+    def of(cls, first: int, lengths: Array, n_head: int, training: bool) -> Group:
         names, longest, rows = len(lengths), int(lengths[-1]), int(lengths.sum())
         cells = np.arange(names * n_head * longest).reshape(names, n_head, longest)
         place = cells.swapaxes(1, 2)[np.arange(longest) < lengths[:, None]]
         source = np.full_like(cells, rows * n_head)
         source.ravel()[place] = np.arange(rows * n_head).reshape(rows, n_head)
-        return cls(slice(first, first + rows), lengths, source, place)
+        return cls(slice(first, first + rows), QUERIES if training else longest, source, place)
 
     def heads(self, x: Array) -> Array:
         """Copy the heads of the rows of this group: [N, C] -> [n, H, T, D]"""
@@ -43,13 +44,14 @@ class Group(NamedTuple):
         return by_row.reshape(*by_row.shape[:2], -1)
 
 
-def groups_of(lengths: Array, n_head: int) -> tuple[Group, ...]:
-    """Group the names of a batch, sorted from short to long. Names of one length stay together."""
+def groups_of(lengths: Array, n_head: int, training: bool) -> tuple[Group, ...]:
+    """Group the names of a batch, sorted from short to long. Names of one length stay together. Only in
+    training, the last digits of a name may depend on the other names."""
     ends = [*((lengths[1:] != lengths[:-1]).nonzero()[0] + 1).tolist(), len(lengths)]
     groups, start, row = [], 0, 0
     for end in ends:
-        if end - start >= MERGED or end == len(lengths):
-            groups.append(Group.of(row, lengths[start:end], n_head))
+        if not training or end - start >= MERGED or end == len(lengths):
+            groups.append(Group.of(row, lengths[start:end], n_head, training))
             start, row = end, groups[-1].rows.stop
     return tuple(groups)
 
@@ -77,8 +79,8 @@ class Batch(NamedTuple):
 class Packer:
     """Makes batches for one model, and caches one-hot rows and data that depend only on lengths of names."""
 
-    def __init__(self, config: Config, dtype: DType = np.float32) -> None:
-        self.config, self.dtype = config, dtype
+    def __init__(self, config: Config, dtype: DType = np.float32, training: bool = False) -> None:
+        self.config, self.dtype, self._training = config, dtype, training
         self._tokens = np.eye(config.vocab_size, dtype=dtype)
         self._positions = np.eye(config.block_size, dtype=dtype)
         self._by_length: dict[int, tuple[PackedRows, Array]] = {}
@@ -92,7 +94,7 @@ class Packer:
     def _add_length(self, length: int) -> tuple[PackedRows, Array]:
         """Cache and return the rows for a name of this length, and the `targets` of each token: [V, V]"""
         share = np.array(1 / length, self.dtype)
-        groups = () if length <= SHORT else groups_of(np.array([length]), self.config.n_head)
+        groups = () if length <= SHORT else groups_of(np.array([length]), self.config.n_head, self._training)
         rows = PackedRows(np.arange(length), self._positions[:length], share, True, groups)
         self._by_length[length] = result = rows, self._tokens * share
         return result
@@ -103,6 +105,6 @@ class Packer:
         positions = np.arange(len(tokens)) - np.repeat(lengths.cumsum() - lengths, lengths)
         share = np.repeat(1 / (len(lengths) * lengths), lengths).astype(self.dtype)[:, None]
         targets = self._tokens.take(next_tokens, 0) * share
-        groups = groups_of(lengths, self.config.n_head)
+        groups = groups_of(lengths, self.config.n_head, self._training)
         packed_rows = PackedRows(positions, self._positions.take(positions, 0), share, False, groups)
         return Batch(tokens, self._tokens.take(tokens, 0), targets, packed_rows)

@@ -125,7 +125,7 @@ class Encoded:
         self.stream = encoded_names(names, tokenizer)
         self.lengths = np.fromiter((len(name) + 1 for name in names), np.intp, len(names))
         self.starts = np.concatenate(([0], self.lengths.cumsum()))
-        self._packer = Packer(config, dtype)
+        self._packer = Packer(config, dtype, training=True)
         self._starts = self.starts.tolist()  # slicing is faster with Python integers
 
     def one(self, index: int) -> Batch:

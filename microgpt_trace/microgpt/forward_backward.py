@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..architecture.packs import equal_lengths
 from ..architecture.plans.microgpt import plan_of
 from ..architecture.plans.plan import layer_of, stage_of
 from ..arrays.stats import Array
@@ -20,8 +19,6 @@ from ..hooks.event import EventSpec, differs
 from . import operations
 from .batch import Batch, PackedRows
 from .parameters import Config, LayerWeights, Parameters
-
-QUERIES = 64  # queries of a block
 
 
 class Pass(NamedTuple):
@@ -203,8 +200,8 @@ def attention_forward(
         return emit("attn.context", context), cache
     context, caches = np.empty_like(q), []
     for group in rows.groups:
-        lengths = None if rows.alone else group.lengths
-        heads, cache = blocks_forward(group.heads(q), group.heads(k), group.heads(v), tap, lengths)
+        q_g, k_g, v_g = map(group.heads, (q, k, v))
+        heads, cache = blocks_forward(q_g, k_g, v_g, group.queries, tap, rows.alone)
         context[group.rows] = group.side_by_side(heads[None])
         caches.append(cache)
     return emit("attn.context", context), caches
@@ -223,17 +220,17 @@ def attention_backward(dcontext: Array, cache: Any, rows: PackedRows, tap: Tap) 
     return np.concatenate((dq, dk, dv), axis=1)
 
 
-def blocks_forward(q: Array, k: Array, v: Array, tap: Tap, lengths: Array | None) -> tuple[Array, Any]:
-    """Attend with each head alone: 3 times [n, H, T, D] -> [n, H, T, D]. The queries of a block need no key
-    after the block, which saves a quarter of a step at T = 512. A tap receives all queries in one block, so
-    that the last digits can differ."""
+def blocks_forward(q: Array, k: Array, v: Array, size: int, tap: Tap, alone: bool) -> tuple[Array, Any]:
+    """Attend with each head alone: 3 times [n, H, T, D] -> [n, H, T, D]. The `size` queries of a block need
+    no key after the block, which saves a quarter of a step at T = 512. A tap receives all queries at once, so
+    a batch for a tap has one block."""
     length = q.shape[2]
-    size = QUERIES if tap is SILENT else length
+    assert tap is SILENT or size >= length
     context, caches = np.empty_like(q), []
     for first in range(0, length, size):
         block, before = np.s_[:, :, first : first + size], np.s_[:, :, : first + size]
         c = operations.HeadConstants.of(min(first + size, length), 1, q.shape[3], q.dtype, first)
-        context[block], cache = attend_forward(q[block], k[before], v[before], c, tap, lengths)
+        context[block], cache = attend_forward(q[block], k[before], v[before], c, tap, alone)
         caches.append(cache)
     return context, caches
 
@@ -251,15 +248,15 @@ def blocks_backward(dcontext: Array, caches: Any, tap: Tap) -> Array:
 
 
 def attend_forward(
-    q: Array, k: Array, v: Array, c: operations.HeadConstants, tap: Tap, lengths: Array | None = None
+    q: Array, k: Array, v: Array, c: operations.HeadConstants, tap: Tap, alone: bool = True
 ) -> tuple[Array, Any]:
     """Compute scores, weights and context for one name with stacked heads, [T, C] -> [T, C], or for n names
-    of these `lengths`, each head alone: [n, H, T, D] -> [n, H, T, D]"""
+    with each head alone, [n, H, T, D] -> [n, H, T, D]"""
     mm = operations.product_for(q)
     scores, spread_q = operations.scores_forward(mm, q, k, c)
-    scores = emit_per_head("attn.scores", scores, lengths, tap)
+    scores = emit_per_head("attn.scores", scores, alone, tap)
     computed = operations.attention_weights_forward(mm, scores, c)
-    weights = emit_per_head("attn.weights", computed, lengths, tap)
+    weights = emit_per_head("attn.weights", computed, alone, tap)
     return operations.context_forward(mm, weights, v, c), (c, spread_q, k, v, computed, weights)
 
 
@@ -268,25 +265,18 @@ def attend_backward(dcontext: Array, cache: Any, tap: Tap) -> tuple[Array, Array
     c, spread_q, k, v, computed, weights = cache
     mm = operations.product_for(dcontext)
     dweights, dv = operations.context_backward(mm, dcontext, weights, v, c)
-    dweights = emit_per_head("attn.weights", dweights, None, tap)
+    dweights = emit_per_head("attn.weights", dweights, True, tap)
     dscores = operations.softmax_backward(mm, dweights, computed, c.ones)
-    dscores = emit_per_head("attn.scores", dscores, None, tap)
+    dscores = emit_per_head("attn.scores", dscores, True, tap)
     return *operations.scores_backward(mm, dscores, spread_q, k, c), dv
 
 
-def emit_per_head(name: str, value: Array, lengths: Array | None, tap: Tap) -> Array:
-    """Emit the value of one name as [H, T, T], or those of the n names of each length as [n, H, T, T]."""
+def emit_per_head(name: str, value: Array, alone: bool, tap: Tap) -> Array:
+    """Emit the value of one name as [H, T, T], or the value of n names of one length as [n, H, T, T]."""
     if tap is SILENT:
         return value
-    if lengths is None:
-        size = value.shape[-1]
-        return tap.emit(name, value.reshape(-1, size, size)).reshape(value.shape)
-    used, first = value.copy(), 0
-    for _, texts, length in equal_lengths(lengths):
-        part = np.s_[first : first + texts, :, :length, :length]
-        used[part] = tap.emit(name, value[part])
-        first += texts
-    return used
+    heads = value.reshape(-1, value.shape[-1], value.shape[-1]) if alone else value
+    return tap.emit(name, heads).reshape(value.shape)
 
 
 def event_specs(config: Config) -> list[EventSpec]:
