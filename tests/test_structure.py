@@ -6,6 +6,8 @@ Folders are floors, and imports go down. Imports have no cycles, so that any mod
 import ast
 import os
 import re
+import shutil
+import subprocess
 from collections import Counter
 from functools import cache
 from graphlib import CycleError, TopologicalSorter
@@ -21,6 +23,10 @@ from microgpt_trace.decoder.catalogue import known_rows
 from microgpt_trace.render.shown import SHOWN
 
 PACKAGE = Path(microgpt_trace.__file__).parent
+TOP_LEVEL = (
+    ".ci .github .gitignore CHANGELOG.md CONTRIBUTING.md LICENSE Makefile README.md benchmarks docs "
+    "microgpt_trace names.txt pyproject.toml tests"
+)
 
 FLOORS = [
     *("text", "ground", "corpus", "arrays", "hooks", "architecture", "vocabulary", "microgpt", "decoder"),
@@ -291,6 +297,16 @@ def test_names_of_test_files_are_unique():
     """pytest imports a file by its name, without its folder."""
     names = Counter(path.name for path in Path(__file__).parent.rglob("test_*.py"))
     assert [name for name, count in names.items() if count > 1] == []
+
+
+def test_the_top_level_has_only_these_files():
+    if shutil.which("git") is None or not (PACKAGE.parent / ".git").exists():
+        pytest.skip("the files of a commit are known only in a clone")
+    done = subprocess.run(["git", "ls-files"], cwd=PACKAGE.parent, capture_output=True, text=True)
+    if done.returncode:
+        pytest.skip(f"git: {done.stderr}")
+    tops = {name.split("/")[0] for name in done.stdout.splitlines()}
+    assert tops == {*TOP_LEVEL.split()}
 
 
 def test_no_module_is_longer_than_350_lines():
