@@ -201,7 +201,7 @@ class _EffectSums:
 
 def _size(effect: TensorEffect) -> float:
     """Return the exact or the estimated KL, infinity for NaN, or -1 if the effect is unknown."""
-    value = effect.effect
+    value = effect.size
     return -1.0 if value is None else math.inf if math.isnan(value) else value
 
 

@@ -44,7 +44,7 @@ class TensorEffect:
     share: float | None
 
     @property
-    def effect(self) -> float | None:
+    def size(self) -> float | None:
         """The KL, or the estimate if the KL is unknown."""
         return self.estimate if self.kl is None else self.kl
 

@@ -39,7 +39,7 @@ def lines_of(chunks: Iterable[bytes]) -> Iterator[bytes | None]:
             pending.clear()
         if others:
             yield _line(_drain(pending).removeprefix(bom), length)
-            yield from map(_line, others[:-1], map(len, others))
+            yield from (_line(line, len(line)) for line in others[:-1])
             pending, length, bom = bytearray(others[-1]), len(others[-1]), b""
     if length:
         yield _line(_drain(pending).removeprefix(bom), length)

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ..architecture.packs import equal_lengths
 from ..arrays.stats import Array, DType
 from ..text.frozen import frozen
 from .parameters import Config
@@ -47,12 +48,12 @@ class Group(NamedTuple):
 def groups_of(lengths: Array, n_head: int, training: bool) -> tuple[Group, ...]:
     """Group the names of a batch, sorted from short to long. Names of one length stay together. Only in
     training, the last digits of a name may depend on the other names."""
-    ends = [*((lengths[1:] != lengths[:-1]).nonzero()[0] + 1).tolist(), len(lengths)]
-    groups, start, row = [], 0, 0
-    for end in ends:
+    groups, start, end, row = list[Group](), 0, 0, 0
+    for rows, names, _ in equal_lengths(lengths):
+        end += names
         if not training or end - start >= MERGED or end == len(lengths):
             groups.append(Group.of(row, lengths[start:end], n_head, training))
-            start, row = end, groups[-1].rows.stop
+            start, row = end, rows.stop
     return tuple(groups)
 
 

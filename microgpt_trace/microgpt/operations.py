@@ -115,7 +115,7 @@ class HeadConstants:
 
 
 def product_for(x: Array) -> Product:
-    """Return the fastest product function: for one short name ndarray.dot (without dispatch)."""
+    """Return the fastest product function: for one short name ndarray.dot, which needs no dispatch."""
     return np.ndarray.dot if x.ndim == 2 else product_of_stacks
 
 

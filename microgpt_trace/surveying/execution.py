@@ -62,7 +62,7 @@ class Block(NamedTuple):
     @property
     def size(self) -> int:
         """The memory of the texts in bytes."""
-        return sum([sys.getsizeof(document.text) for document in self.documents])
+        return sum(sys.getsizeof(document.text) for document in self.documents)
 
 
 Note = Callable[[str], None]

@@ -238,10 +238,9 @@ def _crew_for(
 def _without_long_text(model: LanguageModel, most: int, digest: blake2b, document: Document) -> Document:
     """Add a document to the hash of its block. If the text has more than `most` characters, return a document
     with the reason and a shorter text. The shorter text is the name that training would read."""
-    size = len(document.text)
-    digest.update(b"%d " % size)
+    digest.update(f"{len(document.text)} ".encode())
     digest.update(document.text.encode())
-    if size <= most:
+    if len(document.text) <= most:
         return document
     (reason,) = model.read_many([document.text])
     return document._replace(text="".join(model.training_texts([document.text])), unfit=str(reason))

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import MISSING, FrozenInstanceError, dataclass, field, fields
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .brief import one_line
 
@@ -74,36 +74,48 @@ def _initializer(kind: Any) -> Callable[..., None]:
     return made
 
 
+class _Names(NamedTuple):
+    """The names of all fields of a class, of the fields that `==` compares, and of the fields to hash."""
+
+    all: tuple[str, ...]
+    compared: tuple[str, ...]
+    hashed: tuple[str, ...]
+
+
 @cache
-def _fields_of(kind: Any) -> tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]:
-    """Return the names of all fields, of the fields to compare, and of the fields to hash."""
+def _names_of(kind: Any) -> _Names:
     own = fields(kind)
-    compared = [each for each in own if each.compare]
-    hashed = [each for each in compared if each.hash is not False]
-    return tuple(f.name for f in own), tuple(f.name for f in compared), tuple(f.name for f in hashed)
+    hashed = (each.name for each in own if (each.compare if each.hash is None else each.hash))
+    return _Names(tuple(f.name for f in own), tuple(f.name for f in own if f.compare), tuple(hashed))
 
 
-def _values(record: Any, which: int) -> tuple[Any, ...]:
+def _names(record: Any) -> _Names:
     kind: Any = type(record)
-    return tuple(getattr(record, name) for name in _fields_of(kind)[which])
+    return _names_of(kind)
+
+
+def _values(record: Any, names: Iterable[str]) -> tuple[Any, ...]:
+    return tuple(getattr(record, name) for name in names)
 
 
 def _state(self: Any) -> tuple[Any, ...]:
-    return _values(self, 0)
+    return _values(self, _names(self).all)
 
 
 def _restore(self: Any, state: tuple[Any, ...]) -> None:
-    kind: Any = type(self)
-    for name, value in zip(_fields_of(kind)[0], state, strict=True):
+    for name, value in zip(_names(self).all, state, strict=True):
         object.__setattr__(self, name, value)
 
 
 def _equal(self: Any, other: Any) -> bool:
-    return _values(self, 1) == _values(other, 1) if type(other) is type(self) else NotImplemented
+    if type(other) is not type(self):
+        return NotImplemented
+    compared = _names(self).compared
+    return _values(self, compared) == _values(other, compared)
 
 
 def _hash(self: Any) -> int:
-    return hash(_values(self, 2))
+    return hash(_values(self, _names(self).hashed))
 
 
 def _refuse(self: object, name: str, *value: object) -> None:

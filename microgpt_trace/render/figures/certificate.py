@@ -17,7 +17,7 @@ def certificate_picture(result: Certificate, top: int = TOP) -> Picture:
     certificate has no effects."""
     if not result.tensors:
         raise InputError("the certificate has no effects of tensors: certify with by_tensor=True")
-    effects = [(own.name, math.nan if own.effect is None else own.effect) for own in result.tensors]
+    effects = [(own.name, math.nan if own.size is None else own.size) for own in result.tensors]
     effects = [own for own in effects if own[1] != 0] or effects[:1]
     rows = [SignedValue(*own) for own in effects[:top]]
     if rest := effects[top:]:
