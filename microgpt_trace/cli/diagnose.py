@@ -56,10 +56,9 @@ def diagnose(
         recording, model, dumped.text, tokens=token_ids(dumped.tokens), map=opener.names,
         layouts=naming.layouts_by_glob(), compute=judgement.compute,
     )  # fmt: skip
-    without = ["verbose", *["compute"] * (judgement.compute in (None, "f32"))]
     give(
         context, result, output, exports, f"{dumped.dump} by {dumped.model}",
-        lambda name: same_command(context, ["--layer", name, "--verbose"], without=without, of="diff"),
+        lambda name: same_command(context, ["--layer", name, "--verbose"], without=["verbose"], of="diff"),
         view={"verbose": judgement.verbose},
     )  # fmt: skip
     exit_unless(result.diagnosis.clean)

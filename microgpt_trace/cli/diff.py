@@ -56,9 +56,10 @@ class DiffNaming(DumpNaming):
 class Band:
     """The largest difference that is not an error."""
 
-    compute: Literal["bf16", "f16", "q8"] | None = option(
-        "Precision of the other engine. The tolerance is measured at this precision.", show_default="float32"
-    )
+    compute: Literal["f32", "bf16", "f16", "q8"] | None = option(
+        "Precision of the other engine. The tolerance is measured at this precision.",
+        show_default="bf16 or f16 if the values of a dump have that precision, else f32",
+    )  # fmt: skip
     calibrate: Path | None = option("Third run, whose distance from A sets the tolerance.", metavar="REF")
     factor: float | None = option(
         "Tolerance as a multiple of the distance that --compute or --calibrate measures.",

@@ -23,7 +23,7 @@ from ..hooks.event import EventSpec
 from ..hooks.names import select_names
 from ..rounding.bands import ENOUGH, PASSES, Bands, RoundedPasses, Tolerance, tolerance_of
 from ..rounding.judging import JudgedRun, OperationResult, unseen
-from ..rounding.precision import Precision, precision_named, precision_of
+from ..rounding.precision import PRECISIONS, Precision, precision_named, precision_of
 from ..running.event_stream import Piece
 from ..running.token_names import chosen_positions
 from .compared_runs import ComparedRun, ModelRun, RecordedRun, Unpaired, first_model
@@ -53,10 +53,12 @@ def diff(
     `layouts` names the layouts of these tensors. `positions` selects the positions that the view by position
     shows.
 
-    An event agrees if its distance lies within its band. By default the band is float32 rounding. With
-    `compute` ("bf16", "f16", "q8"), the band is `factor` times the largest distance between our own pass and
-    several passes rounded to this precision. `calibrate` is a third run. The band is then `factor` times the
-    distance between the third run and `a`. `rtol` sets the band of a row, `atol` the band of an element.
+    An event agrees if its distance lies within its band. `compute` ("f32", "bf16", "f16", "q8") is the
+    precision of an engine. If `compute` is None, the precision of a dump is recognised from its values, as in
+    `diagnose`; other comparisons use float32. In float32, the band is float32 rounding. In other precisions,
+    the band is `factor` times the largest distance between our own pass and several passes rounded to this
+    precision. `calibrate` is a third run. The band is then `factor` times the distance between the third run
+    and `a`. `rtol` sets the band of a row, `atol` the band of an element.
 
     `report(done, of)` is called with the number of compared events and of all events. `watch` is called with
     the values of each event, and with a function that returns the current difference of an event. Raises
@@ -73,10 +75,12 @@ def diff(
         raise InputError("factor multiplies the band that compute or calibrate measures: give one of them")
     sources = [a, b] if calibrate is None else [a, b, calibrate]
     sides = prepare_sides(sources, text, tokens, map, layouts or {})
-    rounded = precision_named(compute) if compute not in (None, "f32") else None
+    precision = _precision(sides, compute) if compute or not bands else PRECISIONS["f32"]
     origin = sides[2].origin if calibrate is not None else None
-    passes = _rounded_passes(sides, rounded) if rounded is not None else None
-    tolerance = tolerance_of(rounded, origin, factor, rtol, atol, passes.count if passes else PASSES)
+    passes = _rounded_passes(sides, precision) if precision.coarse else None
+    tolerance = tolerance_of(
+        precision if passes else None, origin, factor, rtol, atol, passes.count if passes else PASSES
+    )
     with one_blas_thread(), np.errstate(all="ignore"):
         return compare(sides, names, tolerance, passes, positions, report, watch, judge=factor is None)
 
@@ -90,7 +94,7 @@ def compare(
     also test each operation on its recorded inputs. Raises InputError if no event can be compared."""
     a, b, *third = sides
     specs, model = event_specs_of(sides), first_model(sides)
-    dump = next((s for s in sides if isinstance(s, RecordedRun) and not s.statistics), None)
+    dump = _first_dump(sides)
     paired = paired_names(a, b, specs)
     with_band = [name for name in paired if all(name in side.names for side in third)]
     lacking = [name for name in paired if name not in with_band]
@@ -129,7 +133,6 @@ def compare(
         agreement=comparer.agreement.result(),
         positions=tuple(chosen_positions(positions, length)) if length else (),
         left_out=left_out, of_statistics=isinstance(comparer, StatisticsComparer),
-        hint=_hint(dump, tolerance) if first and model and dump else "",
         unseen=unseen(operations, tolerance.precision), routing=flips,
         consequences=tuple(consequences(events, flips)),
     )  # fmt: skip
@@ -168,12 +171,20 @@ def _other_scores(models: Sequence[ModelRun], names: Sequence[str]) -> list[str]
     return [name for name in common if isinstance(kind_named(name), Scores) and name not in names]
 
 
-def _hint(dump: RecordedRun, tolerance: Tolerance) -> str:
-    """Suggest --compute if the dump is rounded to a narrow type but was compared as float32."""
-    if tolerance.kind != "float32":
-        return ""
-    precision, how = precision_of(None, dump.whole_and_partial(dump.names)[0])
-    return f"{dump.origin}: {how}; compare with --compute {precision.name}" if precision.narrow else ""
+def _first_dump(sides: Sequence[ComparedRun]) -> RecordedRun | None:
+    """Return the first side that is a recording with values, or None."""
+    return next((side for side in sides if isinstance(side, RecordedRun) and not side.statistics), None)
+
+
+def _precision(sides: Sequence[ComparedRun], compute: str | None) -> Precision:
+    """Return the precision named `compute`. If `compute` is None, recognise the precision of a dump of the
+    model, and note it beside the dump. Without a dump or a model, the precision is float32."""
+    model, dump = first_model(sides), _first_dump(sides)
+    if compute is not None or model is None or dump is None:
+        return precision_named(compute or "f32")
+    precision, how = precision_of(None, dump.whole_and_partial(model.names)[0])
+    dump.notes += [f"computes in {precision.name}: {how}"] * precision.narrow
+    return precision
 
 
 def _rounded_passes(sides: Sequence[ComparedRun], compute: Precision) -> RoundedPasses:

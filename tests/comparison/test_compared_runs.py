@@ -5,14 +5,16 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
-from support.comparing import save_json, saved
+from support.comparing import recording, save_json, saved, values_of
 from support.faulty_engine import decoder_run
 from support.foreign_dumps import write_dump
 from support.tiny_models import TOKENS, random_weights, tiny_model, write_folder, write_gguf
+from support.torch_models import written
 
 from microgpt_trace import load, trace
 from microgpt_trace.comparison.diff import diff
 from microgpt_trace.comparison.read_tokens import recognise
+from microgpt_trace.diagnosis.diagnose import diagnose
 from microgpt_trace.dumps.aprt_writing import write_aprt
 from microgpt_trace.dumps.formats import open_recording
 from microgpt_trace.errors import InputError
@@ -204,9 +206,27 @@ def test_events_that_the_third_run_lacks_are_listed(qwen2, tmp_path):
     assert "layer0.attn.q" not in reasons(found.b)
 
 
-def test_a_rounded_dump_gets_the_hint_to_use_compute(qwen2, tmp_path):
+@pytest.mark.parametrize("compute", ["bf16", "f16"])
+def test_diff_and_diagnose_recognise_the_same_precision_of_a_dump(qwen2, tmp_path, compute):
     config, weights = tiny_model("qwen2")
-    write_dump(tmp_path / "d", decoder_run(config, weights, TOKENS, rounding="bf16"), "ours")
+    write_dump(tmp_path / "d", decoder_run(config, weights, TOKENS, rounding=compute), "ours")
     found = diff(qwen2, tmp_path / "d")
-    assert (found.agree, "--compute bf16" in found.hint) == (False, True)
-    assert diff(qwen2, tmp_path / "d", compute="bf16").agree
+    told = diagnose(tmp_path / "d", qwen2, tokens=TOKENS).diagnosis
+    note = f"computes in {compute}: {told.compute_how}"
+    assert (found.agree, found.tolerance.kind, told.clean) == (True, compute, True)
+    assert note in found.b.notes
+    strict = diff(qwen2, tmp_path / "d", compute="f32")
+    assert (strict.agree, diagnose(tmp_path / "d", qwen2, compute="f32").diagnosis.clean) == (False, False)
+    assert diff(qwen2, tmp_path / "d", rtol=1.0).tolerance.kind == "given"
+
+
+@pytest.mark.parametrize("compute", [None, "bf16"])
+def test_logits_before_a_factor_are_compared_without_the_logits(tmp_path, compute):
+    written("granite", tmp_path)
+    model = load(tmp_path)
+    values = values_of(model, TOKENS)
+    dump = recording({name: values[name] for name in ("layer0.attn.q", "logits.raw")})
+    found = diff(model, dump, tokens=TOKENS, compute=compute)
+    assert (found.agree, found.event("logits.raw").positions) == (True, tuple(range(len(TOKENS))))
+    wrong = recording({"logits.raw": values["logits.raw"] * np.float32(1.5)})
+    assert diff(model, wrong, compute=compute).first == "logits.raw"

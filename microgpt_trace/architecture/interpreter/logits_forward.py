@@ -25,10 +25,11 @@ def logits_forward(model: LanguageModel, inputs: TraceInput, rows: Sequence[int]
 
 
 def run_together(model: LanguageModel, inputs: TraceInput, tap_of: TapOf, n: int) -> None:
-    """Run n passes over the same tokens at once. If a listener requests logits, probabilities or the loss,
-    these values are computed in parts."""
+    """Run n passes over the same tokens at once. If a listener requests a value of the head,
+    probabilities or the loss, these values are computed in parts."""
     final = forward(model, np.array(inputs.tokens), tap_of(range(n)), n=n).reshape(n, len(inputs.tokens), -1)
-    if not any(tap_of([0]).wants(name) for name in ("logits", "probs", "loss")):
+    after = [row.name for row in model.plan.head]
+    if not any(tap_of([0]).wants(name) for name in (*after, "probs", "loss")):
         return
     most = rows_of_a_part(model.config.vocab_size)  # the largest number of rows in a part
     size = min(most, final.shape[1])
