@@ -23,6 +23,7 @@ from ..hooks.event import EventSpec
 from ..hooks.names import select_names
 from ..rounding.bands import ENOUGH, PASSES, Bands, RoundedPasses, Tolerance, tolerance_of
 from ..rounding.judging import JudgedRun, OperationResult, unseen
+from ..rounding.offers import Offer, offered
 from ..rounding.precision import PRECISIONS, Precision, precision_named, precision_of
 from ..running.event_stream import Piece
 from ..running.token_names import chosen_positions
@@ -82,7 +83,8 @@ def diff(
         precision if passes else None, origin, factor, rtol, atol, passes.count if passes else PASSES
     )
     with one_blas_thread(), np.errstate(all="ignore"):
-        return compare(sides, names, tolerance, passes, positions, report, watch, judge=factor is None)
+        result = compare(sides, names, tolerance, passes, positions, report, watch, judge=factor is None)
+        return result if bands or passes else replace(result, offer=_offer(sides, result.first))
 
 
 def compare(
@@ -185,6 +187,15 @@ def _precision(sides: Sequence[ComparedRun], compute: str | None) -> Precision:
     precision, how = precision_of(None, dump.whole_and_partial(model.names)[0])
     dump.notes += [f"computes in {precision.name}: {how}"] * precision.narrow
     return precision
+
+
+def _offer(sides: Sequence[ComparedRun], first: str | None) -> Offer | None:
+    """Return a precision that explains the errors of a dump, if the first wrong event involves a product."""
+    model, dump = first_model(sides), _first_dump(sides)
+    if first is None or model is None or dump is None or len(model.model.hooks):
+        return None
+    run = JudgedRun(model.model, model.inputs.tokens, *dump.whole_and_partial(model.names))
+    return offered(run, list(run.operations(PRECISIONS["f32"]))) if run.products(first) else None
 
 
 def _rounded_passes(sides: Sequence[ComparedRun], compute: Precision) -> RoundedPasses:

@@ -13,6 +13,7 @@ from ..hooks.event import EventSpec
 from ..notebook import in_notebook
 from ..rounding.bands import BandMeasure, Tolerance
 from ..rounding.judging import Unseen
+from ..rounding.offers import Offer
 from ..rounding.row_differences import RowDifferences, element_index
 from ..text.brief import one_line
 from ..text.frozen import frozen
@@ -179,7 +180,7 @@ class Comparison:
     positions: tuple[int, ...]
     left_out: tuple[str, ...]
     of_statistics: bool  # True if only statistics were compared, because a side has no values
-    hint: str = ""  # suggests --compute
+    offer: Offer | None = None  # a precision that may explain the differences
     unseen: Unseen | None = None  # the differences that the requested precision hides
     routing: tuple[RoutingFlip, ...] = ()  # the positions where the runs choose different experts
     consequences: tuple[str, ...] = ()  # the events that only differ where other experts were chosen before

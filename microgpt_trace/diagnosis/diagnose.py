@@ -5,7 +5,6 @@ The arrays of a dump are loaded only when needed, and converted to the shapes of
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial as bind
@@ -29,7 +28,8 @@ from ..errors import InputError
 from ..notebook import in_notebook
 from ..rounding.bands import RoundedPasses, tolerance_of
 from ..rounding.judging import OVER_THE_PASS, JudgedRun, OperationResult, Partial, Unseen, unseen
-from ..rounding.precision import PRECISIONS, Precision, precision_named, precision_of
+from ..rounding.offers import Offer, offered
+from ..rounding.precision import Precision, precision_named, precision_of
 from ..text.brief import one_line
 from ..text.frozen import frozen
 from ..text.json_writing import in_document
@@ -42,8 +42,6 @@ from .finding import Finding, findings_of, try_all
 
 Explanation = tuple[list[Finding], list[str]]
 NONE: Partial = MappingProxyType({})
-MOST_PRODUCTS = 0.8  # an engine may round the inputs of products if this share of the products is wrong
-EXPLAINED = 0.5  # an offered precision must reduce an error to at most this share
 
 # Simple mistakes. Then matrices, decoded wrongly or from another layer. Then descriptions of wrong values.
 STAGES: tuple[tuple[Generator, ...], ...] = (
@@ -59,20 +57,6 @@ STAGES: tuple[tuple[Generator, ...], ...] = (
     (matrices.quants, matrices.layers),
     (rope.frequencies, output.whole, output.heads, output.places),
 )  # fmt: skip
-
-
-@frozen(slots=False)
-class Offer:
-    """A precision `compute` that was not requested but may explain the errors. `looks_like` describes this
-    precision. `wrong` is the number of wrong operations that involve a product. `explains` is the number of
-    these operations that are right under the precision. `shown` is True if the precision at least halves the
-    error of at least one operation."""
-
-    compute: str
-    looks_like: str
-    explains: int
-    wrong: int
-    shown: bool = True
 
 
 @frozen(slots=False)
@@ -136,7 +120,7 @@ def diagnose_values(
             raise InputError("no operation can be judged: all operations have NaN or infinite inputs")
         wrong = [operation for operation in operations if not operation.holds]
         known = compute is not None or precision.name != "f32"
-        offer = None if known else run.offer(operations)
+        offer = None if known else offered(run, operations)
         findings, tried = ([], []) if offer and offer.shown else run.explain(precision, wrong)
         if any(finding.explains for finding in findings):
             offer = None  # report the fault instead: rounding in several products can explain every error
@@ -158,23 +142,6 @@ class _Diagnoser(JudgedRun):
         rows = [self.plan[operation.name] for operation in operations]
         ways = self.rounding.describe(rows) if precision.into_products else ""
         return f"{how}; the inputs of products are {ways}" if ways else how
-
-    def offer(self, operations: Sequence[OperationResult]) -> Offer | None:
-        """Return a precision that rounds the inputs of products and explains most errors, or None."""
-        products = {o.name: self.products(o.name) for o in operations if o.error is not None}
-        errors = {o.name: o.error or 0 for o in operations if not o.holds and products.get(o.name)}
-        judged = sum(bool(own) for own in products.values())
-        if not errors or len(errors) < MOST_PRODUCTS * judged:
-            return None
-        right = {o.name: o.error or 0 for o in self.operations(PRECISIONS["q8"]) if o.holds}
-        shown = [n for n in errors if n in right and right[n] <= EXPLAINED * errors[n]]
-        explained = [n for n in errors if n in shown or (n in right and len(products[n]) > 1)]
-        if len(explained) < MOST_PRODUCTS * len(errors):
-            return None
-        ways = Counter(self.rounding.way(own) for name in explained for own in products[name][-1:])
-        way = ways.most_common(1)[0][0]
-        looks_like = f"rounding of {'8-bit' if way.compute == 'q8' else way.words} inputs"
-        return Offer(way.compute, looks_like, len(explained), len(errors), bool(shown))
 
     def case(self, precision: Precision, operation: OperationResult) -> Case:
         judge, own = self.judge(precision), self.own(operation.name)

@@ -115,6 +115,12 @@ def test_both_commands_agree_about_8_bit_products(tmp_path, type, inputs):
     for tokens, fault in product(TEXTS.values(), (None, scaled(1.004))):
         events = decoder_run(config, weights, tokens, fault, inputs=inputs)
         assert_agree(model, fault is None, tokens, events, "q8")
+    compared, diagnosis = judged(model, tokens, decoder_run(config, weights, tokens, inputs=inputs), None)
+    print(compared.offer, diagnosis.offer)
+    assert (compared.agree, diagnosis.clean, compared.offer.compute) == (False, False, "q8")
+    assert compared.offer == diagnosis.offer
+    strict, _ = judged(model, tokens, decoder_run(config, weights, tokens, inputs=inputs), "f32")
+    assert strict.offer is None
 
 
 def test_a_factor_of_all_rows_is_named_as_the_cause(decoders):

@@ -43,7 +43,7 @@ def comparison_sections(
     result: Comparison, *, verbose: bool = False, by_position: bool = False
 ) -> list[Section]:
     """Return the two sides, the verdict with the first divergence, tables, and what was not compared."""
-    sections = [Section([_sides(result)]), *_routing(result), _verdict(result)]
+    sections = [Section([_sides(result)]), *_routing(result), *_offer(result), _verdict(result)]
     differ = any(event.max_abs != 0 for event in result.compared)
     if verbose or (differ and len(result.events) <= FEW):
         sections.append(_table_of("Events in order of computation", result.events))
@@ -76,6 +76,13 @@ def tokens_line(tokens: Sequence[int], labels: Sequence[str]) -> str:
     return f"{len(tokens):,}: {named}{' …' * (len(tokens) > MAX_TOKENS)}"
 
 
+def _offer(result: Comparison) -> Iterator[Section]:
+    """Yield a section that proposes another precision for `--compute`, if this precision may explain all."""
+    if result.offer:
+        title = f"Before you search for a fault: {result.offer.look}"
+        yield Section([indented(str(result.offer))], title, style="bold yellow")
+
+
 def _verdict(result: Comparison) -> Section:
     if result.agree:
         title, style, blocks = _agreement(result), "bold green", [*_agreement_details(result)]
@@ -86,8 +93,6 @@ def _verdict(result: Comparison) -> Section:
         blocks = [*_divergence(result, first)]
     if result.agreement is not None:
         blocks.append(indented(_predictions(result.agreement)))
-    if result.hint:
-        blocks.append(indented(result.hint))
     few = few_names(len(result.events), *(side.unpaired for side in (result.a, result.b)))
     return Section(blocks, few + title, style="bold yellow" if few and result.agree else style)
 

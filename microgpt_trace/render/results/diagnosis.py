@@ -6,10 +6,11 @@ from collections.abc import Iterator, Sequence
 
 from ...architecture.plans.kinds import Scores
 from ...decoder.catalogue import kind_named
-from ...diagnosis.diagnose import Diagnosis, DumpDiagnosis, Offer
+from ...diagnosis.diagnose import Diagnosis, DumpDiagnosis
 from ...diagnosis.finding import Finding
 from ...grouping import grouped
 from ...rounding.judging import OVER_THE_PASS, OperationResult
+from ...rounding.offers import Offer
 from ...text.wording import abridged, counted
 from ..numbers import distance, two_apart
 from ..sections import Column, Labelled, Section, Words, alarm, facts, indented, table_section, words
@@ -76,12 +77,7 @@ def _wrongness(first: OperationResult) -> Iterator[Words]:
 
 def _offer(offer: Offer) -> Section:
     """Return a verdict that names no fault, but proposes another precision for `--compute`."""
-    look = "look like" if offer.shown else "may be"
-    count = f"{offer.explains:,} of the {offer.wrong:,} errors of operations with a product"
-    right = f"with `--compute {offer.compute}`, rounding explains {count}"
-    unsure = ", but this is uncertain: several products lie between dumped events, so dump more events"
-    title = f"No fault is named: the errors {look} {offer.looks_like}"
-    return Section([indented(right + unsure * (not offer.shown))], title, style="bold yellow")
+    return Section([indented(str(offer))], f"No fault is named: {offer.look}", style="bold yellow")
 
 
 def _findings(diagnosis: Diagnosis) -> Iterator[Section]:
