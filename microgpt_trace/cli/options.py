@@ -1,5 +1,6 @@
 """Groups of options that several commands share, and functions that convert the values of options."""
 
+import sys
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -114,7 +115,7 @@ class FileSettings(WeightSettings):
     )  # fmt: skip
 
     def load_settings(self) -> dict[str, Any]:
-        memory = None if self.memory is None else int(self.memory * GB)
+        memory = None if self.memory is None else int(min(self.memory * GB, sys.maxsize))  # inf keeps all
         return {**vars(self), "settings": settings_of(self.settings or []), "memory": memory}
 
 
