@@ -1,6 +1,5 @@
 """Groups of options that several commands share, and functions that convert the values of options."""
 
-import sys
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -115,7 +114,7 @@ class FileSettings(WeightSettings):
     )  # fmt: skip
 
     def load_settings(self) -> dict[str, Any]:
-        memory = None if self.memory is None else int(min(self.memory * GB, sys.maxsize))  # inf keeps all
+        memory = None if self.memory is None else int(min(self.memory * GB, 2.0**62))  # inf keeps all
         return {**vars(self), "settings": settings_of(self.settings or []), "memory": memory}
 
 

@@ -1,5 +1,4 @@
-"""Prepares stdin, stdout, stderr and the width of their lines for a command, even if the caller closed one of
-these streams."""
+"""Prepares stdin, stdout and stderr for a command, even if a stream is closed, or its width is wrong."""
 
 from __future__ import annotations
 
@@ -11,7 +10,6 @@ from typing import Any
 
 from ..errors import ReaderGone
 
-SIZES = {"COLUMNS", "LINES", "TERMINAL_WIDTH"}  # variables that Rich and Typer read
 NARROWEST, WIDEST = 20, 1000  # characters: on narrower lines tables vanish, and wider lines take megabytes
 
 
@@ -83,7 +81,7 @@ def _fill_closed() -> None:
 
 def _limit_sizes() -> None:
     """Limit the sizes of the terminal in the environment, and remove sizes that are not positive numbers."""
-    for name in SIZES & os.environ.keys():
+    for name in {"COLUMNS", "LINES", "TERMINAL_WIDTH"} & os.environ.keys():  # Rich and Typer read these
         digits = os.environ.pop(name).lstrip("0")
         if digits.isascii() and digits.isdigit():
             os.environ[name] = str(min(max(int(digits[:9]), NARROWEST), WIDEST))
