@@ -231,3 +231,22 @@ def test_wrong_widths_leave_help_readable(columns):
     assert (done.code, done.err) == (0, "")
     assert "Show every number that a transformer computes." in done.out
     assert len(done.out) < 100_000
+
+
+@pytest.mark.parametrize(
+    ("line", "code", "files"),
+    [
+        ("trace small emma --out {}/a.txt", 0, ["a.txt"]),
+        ("learn emma --out {}/a.html", 0, ["a.html"]),
+        ("trace emma --save a.safetensors --out {}/a.txt", 2, []),
+    ],
+)
+def test_writes_to_absolute_paths_from_a_deleted_folder(line, code, files, tmp_path, monkeypatch):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    done = microgpt(line.format(tmp_path / "out"))
+    assert done.code == code, done.err
+    assert code == 0 or refused(done, "the current folder was deleted; change to another folder")
+    assert [path.name for path in (tmp_path / "out").iterdir()] == files
