@@ -93,7 +93,11 @@ def __getattr__(name: str) -> object:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from importlib import import_module
 
-    value = getattr(import_module(f".{_MODULES[name]}", __name__), name)
+    module = import_module(f".{_MODULES[name]}", __name__)
+    value = getattr(module, name)
+    if not isinstance(value, type):
+        value = import_module(".argument_types", __name__).checked(value)
+        setattr(module, name, value)  # otherwise the function could not be pickled
     globals()[name] = value
     return value
 

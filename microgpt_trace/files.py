@@ -241,6 +241,39 @@ def write_folder(folder: Path) -> Iterator[Path]:
     _refuse_elsewhere(folder, written)
 
 
+@contextmanager
+def write_into(folder: Path, overwrite: bool = False) -> Iterator[Path]:
+    """Yield a temporary folder, and move all its files into `folder` at the end. Make `folder` if it does not
+    exist. After an error or a signal, `folder` is as it was before. Raises InputError if `folder` cannot be
+    made, or if a file exists and `overwrite` is not set, and RunError if a file cannot be written."""
+    is_new, temporary = not folder.exists(), folder / f".{os.urandom(4).hex()}.tmp"
+
+    def clean() -> None:
+        shutil.rmtree(temporary, ignore_errors=True)
+        if is_new:
+            with suppress(OSError):  # the folder has the files by now
+                folder.rmdir()
+
+    with tidied(clean):
+        try:
+            folder.mkdir(exist_ok=True)
+            temporary.mkdir()
+        except OSError as error:
+            raise InputError(f"{folder}: cannot make the folder ({_reason(error)})") from error
+        try:
+            yield temporary
+            with uninterrupted():
+                files = [path for path in temporary.rglob("*") if path.is_file()]
+                moves = {path: folder / path.relative_to(temporary) for path in files}
+                for target in filter(os.path.lexists, moves.values()):
+                    check_target(target, overwrite)
+                for path in sorted(files, key=lambda own: -len(own.parts)):  # a subfolder may be impossible
+                    moves[path].parent.mkdir(exist_ok=True)
+                    path.replace(_target(moves[path]))
+        except OSError as error:
+            raise RunError(f"{folder}: cannot write ({_reason(error)})") from error
+
+
 def _temporary(path: Path) -> Path:
     """Return a random path in the folder of the target, so that no other run uses the same path."""
     return _beside(path, f"{os.urandom(4).hex()}.tmp")

@@ -149,3 +149,15 @@ def test_a_trace_names_its_text_and_model():
         "Trace(text='emma', model='untrained, seed 42', loss=3.16999, events=25, arrays=25)"
     )
     assert repr(init()).startswith("Model(origin='untrained, seed 42', parameters=4192, ")
+
+
+def test_a_diagnosis_says_what_is_wrong(tmp_path):
+    run = trace(init(), "emma")
+    run.arrays["forward", "layer0.attn.norm"] *= 1.5
+    save_arrays(run, tmp_path / "a.safetensors")
+    result = diagnose(tmp_path / "a.safetensors", init())
+    print(result, result.diagnosis)
+    assert str(result).endswith("wrong='layer0.attn.norm')")
+    start = "Diagnosis(clean=False, first_wrong='layer0.attn.norm', judged="
+    assert str(result.diagnosis).startswith(start)
+    assert "multiplied by" in str(result.diagnosis)

@@ -37,7 +37,7 @@ FLOORS = [
 
 # The floors of modules outside folders.
 FLAT = {
-    "ground": "errors files grouping interrupt notebook signals untrusted_files",
+    "ground": "argument_types errors files grouping interrupt notebook signals untrusted_files",
     "package": "microgpt_trace",
     "cli": "__main__",
 }

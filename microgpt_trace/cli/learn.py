@@ -1,15 +1,17 @@
 """microgpt learn"""
 
-from collections.abc import Iterator
+import os
+import re
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import typer
 
 from ..errors import InputError
-from ..files import check_target, write_atomically
+from ..files import check_target, write_atomically, write_into
 from ..render.shown import sections_of
-from ..text.printable import command, on_one_line
+from ..text.brief import brief
+from ..text.printable import command
 from ..text.wording import counted
 from ..tracing.trace import trace
 from .browser import open_page, temporary_page
@@ -18,13 +20,17 @@ from .option_checks import command_line
 from .option_groups import argument, flag, group, option
 from .options import HelpPanel, WeightSettings
 from .output import check_apart, check_file, note
+from .progress import progress
 
 if TYPE_CHECKING:
     from ..microgpt.model import Model
     from ..tracing.result import Trace
 
 
-SHEETS = ("index", "worksheet", "answers")  # the files of a class besides the pages of names
+SHEETS = ("index", "worksheet", "teacher/answers")  # the files of a class besides the pages of names
+# Names that every file system can store as the name of a page. Windows reserves the names from con to lpt.
+PLAIN = re.compile(r"(?!(index|worksheet|con|prn|aux|nul|(com|lpt)[0-9¹²³])$)[^\W_]{1,40}")
+MOST = 200  # largest number of names without --limit: a page takes about 200 kB
 
 
 @group(HelpPanel.INPUT)
@@ -40,6 +46,9 @@ class Lesson:
         "Make a page for each name in this file, which has one name per line, and a worksheet, its answers "
         "and an index.", "--class",
     )  # fmt: skip
+    limit: int | None = option(
+        "Read only the first N names of --class.", min=1, show_default=f"all, if there are at most {MOST}"
+    )
 
 
 @group(HelpPanel.SAVING)
@@ -64,7 +73,7 @@ def learn(context: typer.Context, *, lesson: Lesson, files: LessonFiles, bare: W
         check_file("--out", files.out, files.force)
     model = microgpt_from(lesson.model, None, bare)
     if lesson.class_ is not None:
-        _write_class(model, lesson.model, lesson.class_, files)
+        _write_class(model, lesson, files)
         return
     run = trace(model, lesson.name, values=True, step=True)
     path = files.out or temporary_page("lesson")
@@ -78,7 +87,7 @@ def learn(context: typer.Context, *, lesson: Lesson, files: LessonFiles, bare: W
 EXAMPLES = (
     "microgpt learn",
     "microgpt learn olivia --model microgpt.safetensors",
-    "microgpt learn --class names.txt --out lesson",
+    "microgpt learn --class class.txt --out lesson",
 )
 
 
@@ -90,52 +99,56 @@ def _page(model: "Model", path: Path, run: "Trace", line: str) -> str:
     return trace_page(run, model, sections_of(run, overview=True), line, again, start="&tour=1")
 
 
-def _write_class(model: "Model", path: Path, names: Path, files: LessonFiles) -> None:
-    """Write a page for each name that the model can read, a worksheet, its answers and an index."""
-    from ..render.page.worksheet import Pupil, index_page, worksheet_page
+def _write_class(model: "Model", lesson: Lesson, files: LessonFiles) -> None:
+    """Write a page for each name that the model can read, and the sheets of the class, or write nothing."""
+    from ..render.page.worksheet import Pupil, index_page, questions_of, worksheet_page
 
-    assert files.out is not None
-    folder, pupils, places = files.out, list[Pupil](), dict[str, Path]()
-    for number, written, name in _readable(model, names):
-        run = trace(model, name, values=True, step=True)
-        # A file system may ignore case. No other name has the "-" of the numbered names.
-        is_plain = name.isalnum() and name.islower() and name not in SHEETS
-        place = places.setdefault(name, folder / f"{name if is_plain else f'name-{number}'}.html")
-        pupils.append(Pupil(number, written, name, place, run))
-    if not pupils:
-        raise InputError(f"{names}: expected at least one name that the model can read, found none")
-    try:
-        folder.mkdir(exist_ok=True)
-    except OSError as error:
-        raise InputError(f"--out {folder}: cannot make the folder ({error.strerror})") from error
-    sheets = [folder / f"{title}.html" for title in SHEETS]
-    check_apart([("--out", target) for target in (*sheets, *places.values())], [names, path])
-    for target in (*sheets, *places.values()):
+    folder, file, pupils = cast(Path, files.out), cast(Path, lesson.class_), list[Pupil]()
+    names, notes = _readable(model, file, lesson.limit)
+    plain = {name for _, _, name in names if name.islower() and PLAIN.fullmatch(name)}  # case may be ignored
+    pages = {name: f"{name if name in plain else f'name-{number}'}.html" for number, _, name in names[::-1]}
+    targets = [folder / name for name in (*(f"{sheet}.html" for sheet in SHEETS), *pages.values())]
+    check_apart([("--out", target) for target in targets], [file, lesson.model])
+    for target in filter(os.path.lexists, targets):
         check_target(target, files.force)
-    for pupil in {pupil.name: pupil for pupil in pupils}.values():
-        line = command("learn", [pupil.name], ["--model", str(path)])
-        write_atomically(pupil.page, _page(model, path, pupil.run, line).encode(), files.force)
-    texts = index_page(pupils), worksheet_page(pupils, model), worksheet_page(pupils, model, answers=True)
-    for target, text in zip(sheets, texts, strict=True):
-        write_atomically(target, text.encode(), files.force)
-    note(f"saved {counted(len(places), 'page')}, a worksheet, its answers and an index to {folder}")
+    with write_into(folder, files.force) as temporary, progress("page") as report:
+        questions = dict[str, tuple[tuple[str, str], ...]]()
+        for number, written, name in names:
+            if name not in questions:
+                report(len(questions), len(pages))
+                run = trace(model, name, values=True, step=True)
+                line = command("learn", [name], ["--model", str(lesson.model)])
+                (temporary / pages[name]).write_bytes(_page(model, lesson.model, run, line).encode())
+                questions[name] = tuple(questions_of(run, model))
+            pupils.append(Pupil(number, written, name, pages[name], questions[name]))
+        (temporary / "teacher").mkdir()
+        texts = index_page(pupils), worksheet_page(pupils), worksheet_page(pupils, answers=True)
+        for sheet, text in zip(SHEETS, texts, strict=True):
+            (temporary / f"{sheet}.html").write_bytes(text.encode())
+    saved = f"saved {counted(len(pages), 'page')}, a worksheet and an index to {folder}"
+    for text in (*notes, f"{saved}, and the answers to {folder / SHEETS[-1]}.html"):
+        note(text)
 
 
-def _readable(model: "Model", path: Path) -> Iterator[tuple[int, str, str]]:
-    """Yield the number of each line, the name on it, and the nearest name that the model can read. A name
-    that is too long, or that has no letter of the model, is reported with its line."""
+def _readable(model: "Model", path: Path, limit: int | None) -> tuple[list[tuple[int, str, str]], list[str]]:
+    """Return the names that the model can read, and notes about other names. A name is the number of its
+    line, the name as written, and the nearest name that the model can read. Raises InputError if there are
+    too many names, or no such name."""
     from ..microgpt.documents import read_lines
 
-    most = model.config.block_size - 1
-    for number, line in enumerate(read_lines(path), 1):
-        written = line.strip()
+    lines = [(number, line.strip()) for number, line in enumerate(read_lines(path), 1) if line.strip()]
+    if limit is None and len(lines) > MOST:
+        raise InputError(f"{path}: found {len(lines):,} names; for more than {MOST} pages, add --limit N")
+    names, notes, most = [], list[str](), model.config.block_size - 1
+    for number, written in lines[:limit]:
         name = model.tokenizer.nearest(written)
-        if not written:
-            continue
         if not name or len(name) > most:
-            reason = f"{len(name)} letters, at most {most} fit" if name else "no letter that the model knows"
-            note(f"{path}:{number}: left out {on_one_line(written)!r}: {reason}")
+            reason = f"{len(name):,} letters, at most {most} fit" if name else "no letter of the model"
+            notes.append(f"{path}:{number}: left out {brief(written)}: {reason}")
             continue
         if name.lower() != written.lower():
-            note(f"{path}:{number}: {on_one_line(written)} is read as {name}")
-        yield number, written, name
+            notes.append(f"{path}:{number}: {brief(written)} is read as {brief(name)}")
+        names.append((number, written, name))
+    if not names:
+        raise InputError(f"{path}: expected a name that the model can read, found none ({notes[0]})")
+    return names, notes

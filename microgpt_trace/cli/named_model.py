@@ -1,7 +1,6 @@
 """Opens the models and dumps that the command line names."""
 
 import os
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from os.path import realpath
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 import typer
 
 from ..errors import FileFormatError, InputError
-from ..readers.loading import is_model, load
+from ..readers.loading import DOWNLOAD, MODEL_SUFFIXES, is_model, load, names_hub_model
 from ..text.printable import command
 from .option_checks import parameters_given, path_from
 from .option_groups import group, option
@@ -30,8 +29,6 @@ if TYPE_CHECKING:
     from ..dumps.recording import Recording
     from ..microgpt.model import Model
 
-MODEL_SUFFIXES = (".gguf", ".apr", ".safetensors")
-
 
 @group(HelpPanel.INPUT)
 class Tokens:
@@ -40,16 +37,13 @@ class Tokens:
     tokens: str | None = option("Token ids to use instead of a text, such as 504,3575.", metavar="ID,ID...")
 
 
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
-
-
 def model_and_text(
     first: str | None, second: str | None, model: Path | None
 ) -> tuple[Path | None, str | None]:
     """Return the path of the model and the text. A single argument is the text unless it names a model."""
     if second is not None:
         return model_before([first or "", second], model), second
-    if first is None or not names_a_model(first):
+    if first is None or not (names_a_model(first) or (model is None and names_hub_model(first))):
         return model, first
     return model_before([first], model), None
 
@@ -61,11 +55,9 @@ def model_before(words: Sequence[str], model: Path | None) -> Path:
     if model is not None:
         also = "; quote a text of several words" * bool(texts)
         raise InputError(f"--model {model}: expected one model, found {first} too{also}")
-    if texts and first != "small" and not is_there(first):
+    if texts and first != "small" and not (is_there(first) or names_a_model(first)):
         order = f"the model comes first: {texts[0]} {first!r}" if names_a_model(texts[0]) else ""
-        if _HUB_ID.fullmatch(first) and not order:
-            order = "expected a folder or file; a model of a hub must be downloaded first"
-        hint = order or "quote a text of several words"
+        hint = order or (DOWNLOAD if names_hub_model(first) else "quote a text of several words")
         raise InputError(f"{first or repr(first)}: no such model for the text {texts[0]!r}; {hint}")
     return path_from(first)
 

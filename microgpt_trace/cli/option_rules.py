@@ -113,6 +113,7 @@ RULES: dict[str, tuple[Conflict | Needs, ...]] = {
         _FORCE,
     ),
     "timeline": (_FORCE,),
+    "learn": (Needs("--limit", ("--class",), "--limit is the number of names of a class"),),
     "certify": (
         Needs("--confirm", ("--by-tensor",), "--confirm is the number of tensors to compute exactly"),
         Needs("--plot", ("--by-tensor",), "the figure shows the effect of each tensor"),

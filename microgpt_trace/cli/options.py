@@ -114,7 +114,7 @@ class FileSettings(WeightSettings):
     )  # fmt: skip
 
     def load_settings(self) -> dict[str, Any]:
-        memory = None if self.memory is None else int(self.memory * GB)
+        memory = None if self.memory is None else int(min(self.memory * GB, 2.0**62))  # inf keeps all
         return {**vars(self), "settings": settings_of(self.settings or []), "memory": memory}
 
 

@@ -77,7 +77,8 @@ def put(pieces: Iterable[str], out: Path | None, overwrite: bool = False) -> Non
 
 def check_apart(written: Iterable[tuple[str, Path | None]], reads: Iterable[Path | None] = ()) -> None:
     """Raise InputError if two options name one file, or an option names a file that the command reads."""
-    read, names = {realpath(path) for path in reads if path is not None}, dict[str, str]()
+    small = Path("small")  # the model of the package, not a file
+    read, names = {realpath(path) for path in reads if path not in (None, small)}, dict[str, str]()
     for name, path in written:
         if path is None:
             continue
@@ -165,6 +166,8 @@ def exit_code_of(command: Callable[[], Any]) -> int:
     except OSError as error:
         if error.filename is not None:
             return _fail(f"{error.filename}: {error.strerror}", InputError.exit_code)
+        if isinstance(error, FileNotFoundError):  # os.getcwd raises it without the name of a file
+            return _fail("the current folder was deleted; change to another folder", InputError.exit_code)
         drop_output()
         return _fail(f"cannot write the output ({error.strerror})", RunError.exit_code)
     except MemoryError as error:

@@ -1,4 +1,4 @@
-"""Prepares stdin, stdout and stderr for a command, even if the caller closed one of these streams."""
+"""Prepares stdin, stdout and stderr for a command, even if a stream is closed, or its width is wrong."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from contextlib import suppress
 from typing import Any
 
 from ..errors import ReaderGone
+
+NARROWEST, WIDEST = 20, 1000  # characters: on narrower lines tables vanish, and wider lines take megabytes
 
 
 class Results(io.TextIOWrapper):
@@ -44,6 +46,7 @@ class Notes(io.TextIOWrapper):
 def prepare() -> None:
     """Replace the standard streams. If the caller closed stdout, writing results raises OSError."""
     _fill_closed()
+    _limit_sizes()
     sys.stdout = _over(sys.stdout, 1, Results, line_buffering=sys.stdout is not None and sys.stdout.isatty())
     sys.stderr = _over(sys.stderr, 2, Notes, line_buffering=True)
 
@@ -74,6 +77,14 @@ def _fill_closed() -> None:
         except OSError:
             # os.open uses the lowest free descriptor, which is `descriptor` here
             os.open(os.devnull, os.O_WRONLY if descriptor == 2 else os.O_RDONLY)
+
+
+def _limit_sizes() -> None:
+    """Limit the sizes of the terminal in the environment, and remove sizes that are not positive numbers."""
+    for name in {"COLUMNS", "LINES", "TERMINAL_WIDTH"} & os.environ.keys():  # Rich and Typer read these
+        digits = os.environ.pop(name).lstrip("0")
+        if digits.isascii() and digits.isdigit():
+            os.environ[name] = str(min(max(int(digits[:9]), NARROWEST), WIDEST))
 
 
 def _over(stream: Any, descriptor: int, kind: type[io.TextIOWrapper], line_buffering: bool) -> Any:

@@ -18,7 +18,7 @@ from ..errors import InputError, MicrogptError, RunError
 from ..files import write_atomically
 from ..interrupt import EXIT_CODE
 from ..microgpt.documents import default_data
-from ..readers.loading import is_model
+from ..readers.loading import MODEL_SUFFIXES, is_model
 from ..render.results.survey import imatrix_sections, survey_sections
 from ..signals import handled
 from ..surveying import is_survey
@@ -37,7 +37,7 @@ from ..surveying.survey import survey
 from ..surveying.survey_files import read_survey, survey_bytes
 from ..text.brief import brief
 from ..text.wording import counted
-from .named_model import MODEL_SUFFIXES, is_there, model_from, names_a_model
+from .named_model import is_there, model_from, names_a_model
 from .option_checks import path_from
 from .options import FileSettings
 from .output import check_apart, check_file, note

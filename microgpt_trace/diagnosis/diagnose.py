@@ -81,6 +81,10 @@ class Diagnosis:
     offer: Offer | None = None
     unseen: Unseen | None = None
 
+    def __repr__(self) -> str:
+        about = {"clean": self.clean, "first_wrong": self.first_wrong, "judged": self.judged, "of": self.of}
+        return one_line(self, **about, claims=[finding.claim for finding in self.findings])
+
     @property
     @in_document
     def clean(self) -> bool:
@@ -221,7 +225,7 @@ class DumpDiagnosis(NamedTuple):
         return DiagnosisDocument(**vars(self.diagnosis), dump=facts, model=self.model, unpaired=unpaired)
 
     def __repr__(self) -> str:
-        return one_line(self)
+        return one_line(self, dump=self.dump.origin, model=self.model, wrong=self.diagnosis.first_wrong)
 
     def _repr_html_(self) -> str:
         return in_notebook(self)

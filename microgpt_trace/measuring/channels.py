@@ -163,8 +163,7 @@ class TopMeter(Meter):
         start = self.next(name, len(value))
         above = (value > 0) & (value >= own.bar.astype(value.dtype))  # with ties, the earlier document wins
         rows, channels = np.nonzero(above & (value < np.inf))
-        if rows.size:
-            layout.enter(own, channels, rows + start, value[rows, channels].astype(np.float64), channels)
+        layout.enter(own, channels, rows + start, value[rows, channels].astype(np.float64), channels)
 
 
 @frozen(slots=False, eq=False)

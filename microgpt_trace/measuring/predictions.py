@@ -85,8 +85,7 @@ class PredictionMeter(Meter):
             self._by_token(own, fine & in_part)
             own.nonfinite.numbers += np.count_nonzero(known & ~fine & in_part)
             chosen = np.flatnonzero((part == number) & (finite > 0) & (finite == all_known))
-            if chosen.size:
-                self._by_document(own, chosen, loss[chosen] / finite[chosen], hits[chosen] / finite[chosen])
+            self._by_document(own, chosen, loss[chosen] / finite[chosen], hits[chosen] / finite[chosen])
 
     def _by_token(self, own: PredictionTallies, rows: Array) -> None:
         targets, ranks = self.layout.targets[rows], self._rank[rows]
@@ -105,8 +104,7 @@ class PredictionMeter(Meter):
         own.share_right.add(share[:, None])
         for examples, value in ((own.worst, loss), (own.best, -loss)):
             entering = value > examples.bar[0]
-            if entering.any():
-                self._enter(examples, chosen[entering], value[entering])
+            self._enter(examples, chosen[entering], value[entering])
 
     def _enter(self, examples: TopList, documents: Array, value: Array) -> None:
         examples.add(

@@ -71,10 +71,9 @@ class StreamMeter(Meter):
             self._documents.numbers[layer] += len(fine)
             self._massive.numbers[layer] += np.count_nonzero(times[fine] >= MASSIVE)
             fine = fine[times[fine] >= self._farthest.bar[layer]]  # with ties, the earlier document wins
-            if fine.size:
-                position, channel = np.divmod(place[fine], value.shape[1])
-                rows = layout.starts[first + fine] + position
-                layout.enter(self._farthest, np.full(len(rows), layer), rows, times[fine], channel)
+            position, channel = np.divmod(place[fine], value.shape[1])
+            rows = layout.starts[first + fine] + position
+            layout.enter(self._farthest, np.full(len(rows), layer), rows, times[fine], channel)
 
 
 def _dots(a: Array, b: Array) -> Array:

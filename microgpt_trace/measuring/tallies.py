@@ -55,7 +55,7 @@ class Sums(Tally):
         self.exact = ExactSum(int(np.prod(shape, dtype=np.int64)))
 
     def add(self, values: Array) -> None:
-        self.exact.add(values.reshape(len(values), -1))
+        self.exact.add(values.reshape(len(values), self.exact.size))
 
     def values(self) -> Array:
         """Return the sums, rounded once."""
@@ -137,7 +137,9 @@ class TopList(Tally):
 
     def add(self, unit: Array, entries: Array, excerpts: Excerpts) -> None:
         """Add each of n entries to the list of its unit. An entry must not be added twice. `excerpts` is
-        called only with the entries that enter a list."""
+        called only with the entries that enter a list. `n` may be 0."""
+        if not len(entries):
+            return
         units, local = np.unique(unit, return_inverse=True)
         held = len(units) * self.most
         every = np.concatenate((self.entries[units].ravel(), entries))
@@ -152,9 +154,8 @@ class TopList(Tally):
 
     def merge(self, other: TopList) -> None:
         filled = other.entries["document"] != NOBODY
-        if filled.any():
-            texts = other.excerpt[filled]
-            self.add(np.nonzero(filled)[0], other.entries[filled], lambda chosen: texts[chosen])
+        texts = other.excerpt[filled]
+        self.add(np.nonzero(filled)[0], other.entries[filled], lambda chosen: texts[chosen])
 
     def arrays(self) -> dict[str, Array]:
         return {name: self.entries[name] for name in ENTRY.names or ()} | {"excerpt": self.excerpt}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
 
 RopePairs = Literal["adjacent", "halves"]
 SMALL = Path(__file__).parents[1] / "small.safetensors"  # the trained microGPT of the package, named "small"
+MODEL_SUFFIXES = (".gguf", ".apr", ".safetensors")
+DOWNLOAD = "expected a file or folder; a model of a hub must be downloaded first"
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*[/:][A-Za-z0-9][\w.-]*")  # or the name of a file in a folder
 _FORMATS = {  # what a model of each format is called, and the options that apply to the format
     "checkpoint": ("a microGPT checkpoint", ("--n-head", "--bos")),
     "apr": ("an .apr model", ("--rope-pairs", "--set")),
@@ -44,6 +48,8 @@ def load(
     Raises FileFormatError if the file is missing, is damaged or has an unknown format.
     """
     path = SMALL if str(path) == "small" else Path(path)
+    if names_hub_model(str(path)) and not path.exists():
+        raise FileFormatError(f"{path}: no such model; {DOWNLOAD}")
     kind = format_of(path)
     called, allowed = _FORMATS[kind]
     options = {"--n-head": n_head, "--bos": bos, "--rope-pairs": rope_pairs, "--set": settings}
@@ -68,6 +74,11 @@ def load(
 
         decoder = read_huggingface(path, settings or {})
     return decoder if memory is None else decoder.keeping(memory)
+
+
+def names_hub_model(text: str) -> bool:
+    """Return True for a name like meta-llama/Llama-3.2-1B or llama3.2:1b, which is not the name of a file."""
+    return _HUB_ID.fullmatch(text) is not None and not text.endswith(MODEL_SUFFIXES)
 
 
 def is_model(path: Path) -> bool:

@@ -158,3 +158,11 @@ def test_out_dash_is_standard_output(words):
     assert plain.code == 0
     assert plain.out
     assert microgpt(*words.split(), "--out", "-") == plain
+
+
+@pytest.mark.parametrize("memory", ["1e308", "inf", "1e400", "9" * 400])
+def test_memory_larger_than_any_computer_keeps_all_weights(memory, compared_folders):
+    one, other = (
+        microgpt("trace", compared_folders["llama_gqa"], "ab", "--memory", own) for own in (memory, 1)
+    )
+    assert (one.code, one.out) == (0, other.out)

@@ -1,5 +1,6 @@
 """`microgpt learn`: the page, the browser, and the files for a class."""
 
+import errno
 import html
 import json
 import re
@@ -88,6 +89,16 @@ def test_out_keeps_an_existing_page_unless_forced(opened, tmp_path):
         ("learn --class bytes.txt --out lesson", "expected UTF-8 text"),
         ("learn --class class.txt --out class.txt", "reads the file"),
         ("learn --class class.txt --out empty.txt", "cannot make the folder"),
+        (
+            "learn --class signs.txt --out lesson",
+            "none (signs.txt:2: left out '!!': no letter of the model)",
+        ),
+        (
+            "learn --class many.txt --out lesson",
+            "found 201 names; for more than 200 pages, add --limit N",
+        ),
+        ("learn emma --limit 3", "--limit needs --class"),
+        ("learn --class class.txt --out lesson --limit 0", "at least 1"),
         ("learn zoë", "try 'zoe'"),
         ("learn abcdefghijklmnop", "16"),
         ("learn --model missing.safetensors", "no such file"),
@@ -97,6 +108,8 @@ def test_what_cannot_be_read_or_written_is_refused(tmp_path, line, words):
     (tmp_path / "class.txt").write_text("emma\n")
     (tmp_path / "empty.txt").write_text("")
     (tmp_path / "bytes.txt").write_bytes(b"\xff\xfe")
+    (tmp_path / "signs.txt").write_text("\n!!\n??\n")
+    (tmp_path / "many.txt").write_text("emma\n\n" * 201)
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     assert words in refusal(line, cwd=tmp_path)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
@@ -109,18 +122,18 @@ def test_a_production_model_is_refused(decoder_folder, tmp_path):
 def test_a_class_has_a_page_for_each_name_that_fits(tmp_path):
     lines = made(tmp_path)
     assert lines == [
-        "class.txt:2: José is read as jose",
-        "class.txt:3: O'Brien is read as obrien",
+        "class.txt:2: 'José' is read as 'jose'",
+        "class.txt:3: \"O'Brien\" is read as 'obrien'",
         "class.txt:4: left out 'abcdefghijklmnopqrst': 20 letters, at most 15 fit",
-        "class.txt:8: left out '!!!': no letter that the model knows",
-        "saved 4 pages, a worksheet, its answers and an index to lesson",
+        "class.txt:8: left out '!!!': no letter of the model",
+        "saved 4 pages, a worksheet and an index to lesson, and the answers to lesson/teacher/answers.html",
     ]
     pages = {"emma.html", "jose.html", "obrien.html", "name-7.html"}
     files = {path.name for path in (tmp_path / "lesson").iterdir()}
-    assert files == pages | {"index.html", "worksheet.html", "answers.html"}
+    assert files == pages | {"index.html", "worksheet.html", "teacher"}
     index = (tmp_path / "lesson" / "index.html").read_text("utf-8")
     links = re.findall(r'<a href="([^"]*)">([^<]*)</a>', index)
-    assert {link for link, _ in links} == files - {"index.html", "answers.html"}
+    assert {link for link, _ in links} == files - {"index.html", "teacher"}
     assert [html.unescape(name) for _, name in links[:3]] == ["emma", "José", "O'Brien"]
 
 
@@ -134,7 +147,7 @@ def test_no_file_of_a_class_is_outside_of_its_folder_whatever_the_names(tmp_path
     files = [path.name for path in (tmp_path / "lesson").iterdir()]
     assert len({name.lower() for name in files}) == len(files) == 8 + 3
     index = (tmp_path / "lesson" / "index.html").read_text("utf-8")
-    assert set(re.findall(r'href="([^"]*)"', index)) == set(files) - {"index.html", "answers.html"}
+    assert set(re.findall(r'href="([^"]*)"', index)) == set(files) - {"index.html", "teacher"}
 
 
 @pytest.mark.parametrize("model", ["small", "deep"])
@@ -160,28 +173,79 @@ def test_the_answers_of_the_worksheet_are_those_of_the_commands(tmp_path, checkp
         f"{where}, {100 * weights[head, key]:#.3g} %", str((arrays[f"layer{last}.mlp.act"][2] > 0).sum()),
         f"{target} → {changed}",
     ]  # fmt: skip
-    said = text_of(tmp_path / "lesson" / "answers.html")
+    said = text_of(tmp_path / "lesson" / "teacher" / "answers.html")
     print(said[-1500:], expected)
     assert [line.strip() for line in said.splitlines() if line.strip() in expected] == expected
     blank = text_of(tmp_path / "lesson" / "worksheet.html")
     assert not [answer for answer in expected if f" {answer}" in blank.split("\n")]
 
 
-def test_a_write_that_fails_leaves_the_files_of_the_last_class(tmp_path, monkeypatch):
-    made(tmp_path, "emma\nmia\n")
-    before = {path.name: path.read_bytes() for path in (tmp_path / "lesson").iterdir()}
-    assert "exists already" in refusal("learn --class class.txt --out lesson", cwd=tmp_path)
-    assert {path.name: path.read_bytes() for path in (tmp_path / "lesson").iterdir()} == before
-    written, write = [], learn.write_atomically
+def contents(folder):
+    return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
-    def fail_at_the_second(path, content, force):
-        written.append(path)
-        write(path if len(written) == 1 else path / "no folder", content, force)
 
-    monkeypatch.setattr(learn, "write_atomically", fail_at_the_second)
+def interrupt():
+    raise KeyboardInterrupt
+
+
+def fill_the_disk():
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+@pytest.mark.parametrize(("act", "code"), [(interrupt, 130), (fill_the_disk, 1)])
+@pytest.mark.parametrize(
+    "before", [None, {}, {"notes.txt": "mine"}, {"emma.html": "old", "index.html": "old"}]
+)
+def test_a_class_that_is_not_complete_leaves_the_folder_as_it_was(act, code, before, tmp_path, monkeypatch):
+    if before is not None:
+        (tmp_path / "lesson").mkdir()
+        for name, text in before.items():
+            (tmp_path / "lesson" / name).write_text(text)
+    (tmp_path / "class.txt").write_text("emma\nmia\nava\n")
+    files, page, made = contents(tmp_path), learn._page, []
+
+    def page_or_end(*given):
+        if len(made) == 2:
+            [temporary] = (tmp_path / "lesson").glob(".*.tmp")
+            assert {path.name for path in temporary.iterdir()} == {"emma.html", "mia.html"}
+            act()
+        made.append(given)
+        return page(*given)
+
+    monkeypatch.setattr(learn, "_page", page_or_end)
     done = microgpt("learn --class class.txt --out lesson --force", cwd=tmp_path)
-    assert (done.code, len(written)) == (2, 2), done.err
-    assert {path.name: path.read_bytes() for path in (tmp_path / "lesson").iterdir()}.keys() == before.keys()
+    assert (done.code, len(done.lines)) == (code, code == 1), done.err
+    assert contents(tmp_path) == files
+    assert (tmp_path / "lesson").exists() == (before is not None)
+
+
+def test_a_new_class_replaces_a_class_only_with_force(tmp_path):
+    made(tmp_path, "emma\nmia\n")
+    before = contents(tmp_path)
+    assert "exists already" in refusal("learn --class class.txt --out lesson", cwd=tmp_path)
+    assert contents(tmp_path) == before
+    (tmp_path / "lesson" / "mia.html").write_text("old")
+    made(tmp_path, "emma\nmia\n", "--force")
+    assert contents(tmp_path) == before
+
+
+def test_no_page_has_a_name_that_windows_reserves(tmp_path):
+    made(tmp_path, "con\naux\nNUL\nconny\nteacher\nanswers\nindex\n")
+    assert {path.name for path in (tmp_path / "lesson").glob("*.html")} == {
+        *("name-1.html", "name-2.html", "name-3.html", "conny.html", "teacher.html", "answers.html"),
+        *("name-7.html", "index.html", "worksheet.html"),
+    }
+
+
+def test_reads_as_many_names_as_the_limit_allows(tmp_path):
+    lines = made(tmp_path, "?\nemma\nmia\n" * 100, "--limit 2")
+    assert (len(lines), lines[-1][:12]) == (2, "saved 1 page")
+
+
+def test_cuts_a_long_name_in_the_note(tmp_path):
+    lines = made(tmp_path, f"{'é' * 100_000}\nemma\n")
+    assert lines[0].endswith("': 100,000 letters, at most 15 fit")
+    assert len(lines[0]) < 200
 
 
 def test_the_file_of_names_is_never_replaced(tmp_path):

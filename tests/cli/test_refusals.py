@@ -63,6 +63,9 @@ REFUSED = {
     "trace emma --model microgpt.safetensors": "no such file in this folder; `microgpt train` writes",
     # trace of a decoder
     "trace nope Hello": "nope: no such model for the text 'Hello'; quote a text of several words",
+    "trace llama3.2:1b": "llama3.2:1b: no such model; expected a file or folder; a model of a hub must be",
+    "trace llama3.2:1b Hello": "no such model for the text 'Hello'; expected a file or folder; a model of",
+    "trace folder/nope.gguf Hello": "folder/nope.gguf: no such file",
     "trace --model nope.gguf Hello": "nope.gguf: no such file",
     "trace llama ''": "empty … no BOS",
     "trace llama --tokens 1,x": "--tokens … '1,x'",

@@ -13,6 +13,7 @@ from support.commands import microgpt, process, refused
 from support.sweeps import some_of
 
 from microgpt_trace import init, save
+from microgpt_trace.cli.standard_streams import prepare
 from microgpt_trace.errors import RunError
 from microgpt_trace.files import write_atomically, write_folder
 from microgpt_trace.signals import handled
@@ -208,3 +209,44 @@ def test_refuses_a_dash_as_a_file_name(command, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     refused(microgpt(command), "expected a file name")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["COLUMNS", "LINES", "TERMINAL_WIDTH"])
+@pytest.mark.parametrize(
+    ("given", "used"),
+    [
+        *((text, None) for text in ("", "0", "000", "-5", "abc", "8 0", "²", "1e3")),
+        *(("1", "20"), ("84", "84"), ("0084", "84"), ("99999999", "1000"), ("9" * 5000, "1000")),
+    ],
+)
+def test_limits_the_size_of_the_terminal_in_the_environment(name, given, used, monkeypatch):
+    monkeypatch.setenv(name, given)
+    prepare()
+    assert os.environ.get(name) == used
+
+
+@pytest.mark.parametrize("columns", ["0", "99999999"])
+def test_wrong_widths_leave_help_readable(columns):
+    done = process("--help", COLUMNS=columns, TERMINAL_WIDTH="abc")
+    assert (done.code, done.err) == (0, "")
+    assert "Show every number that a transformer computes." in done.out
+    assert len(done.out) < 100_000
+
+
+@pytest.mark.parametrize(
+    ("line", "code", "files"),
+    [
+        ("trace small emma --out {}/a.txt", 0, ["a.txt"]),
+        ("learn emma --out {}/a.html", 0, ["a.html"]),
+        ("trace emma --save a.safetensors --out {}/a.txt", 2, []),
+    ],
+)
+def test_writes_to_absolute_paths_from_a_deleted_folder(line, code, files, tmp_path, monkeypatch):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    done = microgpt(line.format(tmp_path / "out"))
+    assert done.code == code, done.err
+    assert code == 0 or refused(done, "the current folder was deleted; change to another folder")
+    assert [path.name for path in (tmp_path / "out").iterdir()] == files

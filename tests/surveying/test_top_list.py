@@ -23,13 +23,13 @@ entries = st.lists(
 
 
 def top_list(entries):
-    """Return a list with all entries added at once, each with an excerpt of its own."""
+    """Return a list with all entries (perhaps none) added at once, each with an excerpt of its own."""
     top = TopList(3, 3, 4)
-    if entries:
-        unit, value, document, position = map(np.array, zip(*entries, strict=True))
-        texts = np.stack([unit, document, position, 7 * document], axis=1).astype(np.uint8)
-        rows = zip(value, document, 10 * document, position, unit + 5, strict=True)
-        top.add(unit, np.array([*rows], ENTRY), texts.__getitem__)
+    unit, value, document, position = np.array(entries, float).reshape(-1, 4).T
+    unit, document = unit.astype(int), document.astype(int)
+    texts = np.stack([unit, document, position, 7 * document], axis=1).astype(np.uint8)
+    rows = zip(value, document, 10 * document, position, unit + 5, strict=True)
+    top.add(unit, np.array([*rows], ENTRY), texts.__getitem__)
     return top
 
 

@@ -11,6 +11,7 @@ import re
 import zlib
 from base64 import b64encode
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
 from hashlib import sha256
 from importlib.resources import files
 from typing import Any
@@ -128,6 +129,7 @@ def _source(name: str) -> str:
     return _INDENT.sub("", _COMMENT.sub("", FOLDER.joinpath(name).read_text("utf-8")))
 
 
+@cache  # the closure below would keep 200 kB for each page of a class
 def script(main: str) -> str:
     """Join a module and its imports into one script. Each module becomes a function, after its imports."""
     sources = dict[str, str]()

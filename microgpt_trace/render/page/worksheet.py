@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -22,30 +21,30 @@ EMPTY: dict[str, Any] = {"commands": {}, "grids": [], "added": [], "facts": {}} 
 
 
 class Pupil(NamedTuple):
-    """A name of a class: its line, the name as written and as the model reads it, its page and its run."""
+    """A name of a class: its line, the name as written and as the model reads it, the file of its page, and
+    questions about its run, each with its answer."""
 
     line: int
     written: str
     name: str
-    page: Path
-    run: Trace
+    page: str
+    questions: tuple[tuple[str, str], ...]
 
 
 def index_page(pupils: Sequence[Pupil]) -> str:
     """Return the page with links to all pages of a class."""
     rows = [
-        element("li", element("a", pupil.written, href=pupil.page.name), f" {_heard(pupil)}")
-        for pupil in pupils
+        element("li", element("a", pupil.written, href=pupil.page), f" {_heard(pupil)}") for pupil in pupils
     ]
     lead = element("p", "Each page begins with a tour. The pages need no network.")
     sheet = element("p", element("a", "Worksheet", href="worksheet.html"))
     return _page("Names of the class", [lead, element("ul", *rows), sheet])
 
 
-def worksheet_page(pupils: Sequence[Pupil], model: LanguageModel, answers: bool = False) -> str:
+def worksheet_page(pupils: Sequence[Pupil], answers: bool = False) -> str:
     """Return the questions about each name with room for the answers, or with the answers."""
     title = "Answers for the teacher" if answers else "Worksheet"
-    cards = [_card(pupil, model, answers) for pupil in {pupil.name: pupil for pupil in pupils}.values()]
+    cards = [_card(pupil, answers) for pupil in {pupil.name: pupil for pupil in pupils}.values()]
     lead = (
         "Open the page of a name, leave the tour (esc), and choose place 2, or the last place of a short "
         "name. Put every part back before the next question."
@@ -59,9 +58,9 @@ def _page(title: str, body: Sequence[Markup]) -> str:
     return page(title, [header(title, ""), main, *footer()], EMPTY, {}, "sections")
 
 
-def _card(pupil: Pupil, model: LanguageModel, answers: bool) -> Markup:
+def _card(pupil: Pupil, answers: bool) -> Markup:
     items = []
-    for question, answer in _questions(pupil.run, model):
+    for question, answer in pupil.questions:
         shown = element("b", f" {answer}") if answers else element("span", f" {BLANK}")
         items.append(element("li", question, shown))
     return element(
@@ -73,7 +72,7 @@ def _heard(pupil: Pupil) -> str:
     return "" if pupil.name == pupil.written else f"(read as {pupil.name})"
 
 
-def _questions(run: Trace, model: LanguageModel) -> Iterator[tuple[str, str]]:
+def questions_of(run: Trace, model: LanguageModel) -> Iterator[tuple[str, str]]:
     """Yield questions about a run, each with its answer."""
     last = len(run.input.tokens) - 1
     at = min(2, last)
