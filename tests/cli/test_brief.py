@@ -16,7 +16,7 @@ def test_brief_leaves_out_prose_and_nothing_else(compared_folders):
     decoder = f"{compared_folders['qwen3']} 'Ann ran'"
     for line in ("emma", "emma -v --backward --step --top-k 3", "emma --ablate layer0.attn.head2", decoder,
                  f"{decoder} -v --lens --generate 2"):  # fmt: skip
-        whole, brief = (microgpt(f"trace {line} {option}").out for option in ("", "--brief"))
+        whole, brief = (microgpt(f"trace {line} {option}", width=500).out for option in ("", "--brief"))
         assert any(text in whole for text in PROSE)
         assert not any(text in brief for text in PROSE), line
         left_out = [each for each in whole.splitlines() if each not in brief.splitlines()]
