@@ -29,9 +29,17 @@ from ..running.event_stream import Piece
 from ..running.token_names import chosen_positions
 from .compared_runs import ComparedRun, ModelRun, RecordedRun, Unpaired, first_model
 from .comparers import RowComparer, StatisticsComparer
-from .differences import GIVEN, Comparison, EventDifference, SideSummary, jump_of
+from .differences import (
+    GIVEN,
+    RECORDED_EXPERTS,
+    Comparison,
+    EventDifference,
+    RoutingFlip,
+    SideSummary,
+    jump_of,
+)
 from .pairing import event_specs_of, labels_of, paired_names, prepare_sides
-from .routing import consequences, explained
+from .routing import consequences, explained, following
 
 if TYPE_CHECKING:
     from ..dumps.mapping import NameMap
@@ -106,24 +114,28 @@ def compare(
     chosen = select_names(names, with_band) if names else usual
     if not chosen:
         raise InputError(f"{third[0].origin}, which sets the band, contains none of the events to compare")
-    comparer, remaining = _comparer(sides, specs, tolerance, passes), set(chosen)
-    for pieces in _side_by_side(sides, chosen, passes):
-        remaining.difference_update(piece.name for piece in pieces if piece is not None)
-        report(len(chosen) - len(remaining), len(chosen))
-        comparer.add(pieces)
-        if watch is not None:
-            watch(pieces, lambda name: next(iter(comparer.finish([name]))))
-    by_bands = list(comparer.finish(chosen))
-    operations = _judged(model, dump, tolerance, by_bands) if judge and model and dump and not third else []
-    events = tuple(_with_judgement(by_bands, operations))
+    comparer = _comparer(sides, specs, tolerance, passes)
+    by_bands = _by_bands(comparer, sides, chosen, passes, report, watch)
+    flips = _flips(comparer)
+    excused, alike, remaining = explained(by_bands, flips), by_bands, flips
+    run = _judged_run(model, dump) if model and dump and not third else None
+    if run and model and not all(event.holds for event in by_bands):
+        with following(model.model, run, tolerance.precision or PRECISIONS["bf16"]) as choices:
+            if choices:
+                again = _comparer(sides, specs, tolerance, passes)
+                alike, remaining = _by_bands(again, sides, chosen, passes), _flips(again)
+                excused = {event.name for event in alike if event.holds}
+    operations = _judged(run, tolerance, alike) if judge and run else []
+    events = tuple(_with_judgement(by_bands, alike, operations))
+    wrong = {own.name for own in operations if not own.holds}
     if not any(event.comparable for event in events):
         raise InputError(
             f"{a.origin} and {b.origin} have nothing to compare: all values are NaN or infinite, and the "
             "same on both sides"
         )
-    flips = tuple(comparer.routing.flips()) if isinstance(comparer, RowComparer) else ()
-    excused = explained(events, flips)
-    first = next((event.name for event in events if not event.holds and event.name not in excused), None)
+    differ = [event.name for event in events if not event.holds]
+    first = next((name for name in differ if name not in excused - wrong), None)
+    after = {*consequences(alike, remaining), *(n for n in excused if not isinstance(kind_named(n), Choice))}
     every = [name for name, spec in specs.items() if not spec.extra and (not model or name in model.names)]
     left_out = tuple(name for name in every if name not in chosen)
     since, between, missed = _gap(events, first, list(specs), left_out)
@@ -136,8 +148,27 @@ def compare(
         positions=tuple(chosen_positions(positions, length)) if length else (),
         left_out=left_out, of_statistics=isinstance(comparer, StatisticsComparer),
         unseen=unseen(operations, tolerance.precision), routing=flips,
-        consequences=tuple(consequences(events, flips)),
+        consequences=tuple(name for name in differ if name in after - wrong),
     )  # fmt: skip
+
+
+def _by_bands(
+    comparer: RowComparer | StatisticsComparer, sides: Sequence[ComparedRun], names: Sequence[str],
+    passes: RoundedPasses | None, report: Report = unreported, watch: Watch | None = None,
+) -> list[EventDifference]:  # fmt: skip
+    """Compare the values of these events while the models run, and return the differences."""
+    remaining = set(names)
+    for pieces in _side_by_side(sides, names, passes):
+        remaining.difference_update(piece.name for piece in pieces if piece is not None)
+        report(len(names) - len(remaining), len(names))
+        comparer.add(pieces)
+        if watch is not None:
+            watch(pieces, lambda name: next(iter(comparer.finish([name]))))
+    return list(comparer.finish(names))
+
+
+def _flips(comparer: RowComparer | StatisticsComparer) -> tuple[RoutingFlip, ...]:
+    return tuple(comparer.routing.flips()) if isinstance(comparer, RowComparer) else ()
 
 
 def _side_by_side(
@@ -194,7 +225,7 @@ def _offer(sides: Sequence[ComparedRun], first: str | None) -> Offer | None:
     model, dump = first_model(sides), _first_dump(sides)
     if first is None or model is None or dump is None or len(model.model.hooks):
         return None
-    run = JudgedRun(model.model, model.inputs.tokens, *dump.whole_and_partial(model.names))
+    run = _judged_run(model, dump)
     return offered(run, list(run.operations(PRECISIONS["f32"]))) if run.products(first) else None
 
 
@@ -224,16 +255,17 @@ def _comparer(
     return RowComparer(specs, bands, None if side is None else side.model, base)
 
 
-def _judged(
-    model: ModelRun, dump: RecordedRun, tolerance: Tolerance, events: Sequence[EventDifference]
-) -> list[OperationResult]:
+def _judged_run(model: ModelRun, dump: RecordedRun) -> JudgedRun:
+    return JudgedRun(model.model, model.inputs.tokens, *dump.whole_and_partial(model.names))
+
+
+def _judged(run: JudgedRun, tolerance: Tolerance, events: Sequence[EventDifference]) -> list[OperationResult]:
     """Compute the operations of these events from the recorded inputs, and judge the recorded outputs, as
     `diagnose` does. Return [] if the precision is not known or the model has hooks. In float32, stop at the
     first event beyond its band."""
     precision = tolerance.precision
-    if precision is None or len(model.model.hooks):
+    if precision is None or len(run.given.model.hooks):
         return []
-    run = JudgedRun(model.model, model.inputs.tokens, *dump.whole_and_partial(model.names))
     first = next((event.name for event in events if not event.holds), None)
     names = {event.name for event in events if not isinstance(kind_named(event.name), Choice)}
     operations = run.operations(precision, names)
@@ -241,16 +273,20 @@ def _judged(
 
 
 def _with_judgement(
-    events: Sequence[EventDifference], operations: Sequence[OperationResult]
+    events: Sequence[EventDifference], alike: Sequence[EventDifference], operations: Sequence[OperationResult]
 ) -> Iterator[EventDifference]:
-    """Mark events that lie within their band, but whose recorded output does not follow from the recorded
-    inputs. In a marked event, differences of earlier events hide an error of the operation. A marked event
-    stores the error, position and values of its operation."""
+    """Yield the differences in `alike`, of runs with the same experts, if they lie beyond their band. Mark
+    events that lie within their band, but whose recorded output does not follow from the recorded inputs. In
+    a marked event, differences of earlier events hide an error of the operation. A marked event stores the
+    error, position and values of its operation."""
     wrong = {own.name: own for own in operations if not own.holds}
-    for event in events:
-        own = wrong.get(event.name) if event.holds else None
+    for event, same in zip(events, alike, strict=True):
+        own = wrong.get(event.name) if same.holds else None
         if own is None:
-            yield event
+            words = (
+                "" if isinstance(kind_named(event.name), Choice) else f"{same.measured} {RECORDED_EXPERTS}"
+            )
+            yield event if same.holds or same == event else replace(same, measured=words.strip())
             continue
         head = own.element[0] if len(own.element) == 3 else None
         values: dict[str, Any] = {"relative": own.error, "a": own.expected, "b": own.found}

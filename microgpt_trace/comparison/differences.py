@@ -20,7 +20,7 @@ from ..text.frozen import frozen
 from ..text.json_writing import in_document
 from .compared_runs import Unpaired
 
-GIVEN = "given its own inputs"
+GIVEN, RECORDED_EXPERTS = "given its own inputs", "with the recorded experts"
 
 
 @frozen
@@ -36,7 +36,8 @@ class EventDifference:
     - `max_abs`: the largest |a - b|, at `max_index`.
     - `position`, `head`, `index`, `a`, `b`: the element that differs most in the first row beyond its band,
       or else in the worst row. If `measured` contains "given its own inputs", `b` is the recorded value, and
-      `a` is computed from the recorded inputs.
+      `a` is computed from the recorded inputs. If `measured` contains "with the recorded experts", the value
+      of the model is from a pass that makes the dump's choices of experts.
     - `count`: the number of elements. `alike`: how many elements are the same NaN or infinity on both sides.
       Elements that are alike are not compared. If no element of a row or event can be compared, the distance
       is NaN.
@@ -59,7 +60,7 @@ class EventDifference:
     index: tuple[int, ...]
     a: float
     b: float
-    measured: str  # "", "in length", "without the bias", "given its own inputs", "max of the statistics"
+    measured: str  # "", "in length", "without the bias", "given its own inputs", "with the recorded experts"
     positions: tuple[int, ...]  # the positions that were compared
     by_position: tuple[float, ...]  # the largest distance at each of these positions
     count: int
@@ -110,6 +111,14 @@ class RoutingFlip:
         if self.margin is None or self.explained is None or not self.follows:
             return False
         return abs(self.margin) <= self.explained
+
+    @property
+    def wrong(self) -> str:
+        """The run ("A" or "B") whose experts do not have the largest of its own logits, or "" if no run is
+        known to choose wrongly."""
+        if self.margin is None or self.by_rounding:
+            return ""
+        return "A" if self.margin < 0 else "" if self.follows else "B"
 
 
 @frozen

@@ -15,18 +15,16 @@ from typing import NamedTuple
 import numpy as np
 
 from ..architecture.model import LanguageModel
-from ..architecture.operations.choice import follows
 from ..architecture.plans.kinds import Choice
 from ..architecture.plans.plan import kind_of, layer_of, prefix_of
 from ..arrays.stats import Array
 from ..decoder.catalogue import choice_of, kind_named, known_row, place_of, routers
 from ..grouping import grouped
 from ..hooks.event import EventSpec
-from ..rounding.precision import CHANCE
-from .compared_runs import RecordedRun
+from ..rounding.evaluation import choice_follows
+from ..rounding.judging import JudgedRun
+from ..rounding.precision import CHANCE, Precision
 from .differences import EventDifference, RoutingFlip
-
-TIE = 0.01  # the largest difference, as a share of the largest logit, that rounding to any precision causes
 
 
 class _BothRuns(NamedTuple):
@@ -103,9 +101,10 @@ class RoutingComparer:
 
 def explained(events: Sequence[EventDifference], flips: Sequence[RoutingFlip]) -> set[str]:
     """Return the events that differ only because rounding changed a choice of experts: the choices and the
-    events after them."""
+    events after them. A wrong choice is no consequence of another."""
     by_rounding = [flip for flip in flips if flip.by_rounding]
-    return set(consequences(events, by_rounding, also_choices=True))
+    wrong = {flip.name for flip in flips if flip.wrong}
+    return set(consequences(events, by_rounding, also_choices=True)) - wrong
 
 
 def consequences(
@@ -134,23 +133,22 @@ def _unaffected(event: EventDifference, flips: Mapping[str, Sequence[int]]) -> A
 
 
 @contextmanager
-def following(model: LanguageModel, dump: RecordedRun) -> Iterator[None]:
+def following(model: LanguageModel, run: JudgedRun, precision: Precision) -> Iterator[bool]:
     """Let the model choose the dump's experts inside the with block, where this choice follows from the
-    dump's logits. Rounding decides near ties, and two experts have unrelated outputs."""
+    dump's logits, as judged in `precision`. Rounding decides near ties, and two experts have unrelated
+    outputs. The context is True if the dump contains choices."""
+    rows = [row for row in model.plan.of_kind(Choice) if row.name in run.values]
+    judge = run.judge(precision)
     with ExitStack() as stack:
-        for row in model.plan.of_kind(Choice):
-            if {row.name, *row.inputs} <= {*dump.names}:
-                found, logits = (dump.fitted(name).array for name in (row.name, row.inputs[0]))
-                hook = partial(_chosen_in, found, logits)
-                stack.enter_context(model.hooks.subscribe(hook, row.name))
-        yield
+        for row in rows:
+            found = run.values[row.name]
+            right = choice_follows(judge.plain, judge.draws, row.name, found, in_order=False)
+            right |= np.isnan(judge.plain.value(row.inputs[0])).any(axis=1)  # no choice among NaN is wrong
+            stack.enter_context(model.hooks.subscribe(partial(_chosen_in, found, right), row.name))
+        yield bool(rows)
 
 
-def _chosen_in(found: Array, logits: Array, event: EventSpec, chosen: Array) -> Array | None:
-    if found.shape != chosen.shape or len(logits) != len(chosen):
-        return None
-    right = follows(found, logits, TIE * np.abs(logits).max(axis=1, keepdims=True))
-    right |= np.isnan(logits).any(axis=1)  # no choice among NaN is wrong
+def _chosen_in(found: Array, right: Array, event: EventSpec, chosen: Array) -> Array:
     return np.where(right[:, None], found, chosen).astype(chosen.dtype)
 
 

@@ -21,7 +21,6 @@ from ..comparison.compared_runs import ModelRun, RecordedRun, Unpaired
 from ..comparison.diff import compare
 from ..comparison.pairing import labels_of, open_all, prepare_sides
 from ..comparison.read_tokens import with_tokens
-from ..comparison.routing import following
 from ..dumps.mapping import NameMap
 from ..dumps.recording import Recording
 from ..errors import InputError
@@ -283,14 +282,14 @@ def _over_the_pass(diagnosis: Diagnosis, dumped: RecordedRun, ours: ModelRun) ->
     passes = RoundedPasses(ours.model, ours.inputs, precision) if precision.coarse else None
     tolerance = tolerance_of(passes.compute, passes=passes.count) if passes else tolerance_of()
     try:
-        with one_blas_thread(), np.errstate(all="ignore"), following(ours.model, dumped):
-            events = compare([ours, dumped], (), tolerance, passes, judge=False).events
+        with one_blas_thread(), np.errstate(all="ignore"):
+            found = compare([ours, dumped], (), tolerance, passes, judge=False)
     except InputError:  # the dump and the model's pass have no finite element in common
         return diagnosis
     order = [own.name for own in diagnosis.operations]
-    first = next((event for event in events if not event.holds and event.name in order), None)
-    if first is None:
+    if found.first not in order:
         return diagnosis
+    first = found.event(found.first)
     at = order.index(first.name)
     if diagnosis.first_wrong and order.index(diagnosis.first_wrong) <= at:
         return diagnosis

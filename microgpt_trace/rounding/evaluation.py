@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import zlib
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -10,7 +11,7 @@ from functools import partial
 import numpy as np
 
 from ..architecture.operations.by_kind import reference, spread_of
-from ..architecture.operations.choice import follows, otherwise
+from ..architecture.operations.choice import follows, numbers, otherwise
 from ..architecture.operations.reference_inputs import ReferenceInputs, Spread
 from ..architecture.plans.kinds import Choice, Experts, Linear
 from ..architecture.plans.plan import Plan, layer_of
@@ -33,7 +34,6 @@ class Evaluation:
     ) -> None:  # fmt: skip
         self.given, self.plan, self.values = given, plan, values
         self.precision, self.rounding, self._seed, self._own = precision, rounding, noise, given.model.plan
-        self._noise = None if noise is None else np.random.default_rng(noise)
         self._nudge = 0.0 if noise is None else -FLOAT32 if noise % 2 else FLOAT32  # round ties up, or down
         self._recomputed: dict[str, Array] = {}
 
@@ -88,9 +88,10 @@ class Evaluation:
         value = reference(row, self.given, *self._noisy(name, rounded, row.inputs))
         if row.read(row.kind.weight) is None:
             return value + rounding.sum_error(row, inputs)
-        if self._noise is None:  # the plan replaces the matrix: only the size of the error is known
+        if self._seed is None:  # the plan replaces the matrix: only the size of the error is known
             return value
-        return value + rounding.sum_error(row, inputs) * self._noise.uniform(-1, 1, (len(inputs[0]), 1))
+        share = self._random(f"{name} sums").uniform(-1, 1, (len(inputs[0]), 1))
+        return value + rounding.sum_error(row, inputs) * share
 
     def noisy_input(self, name: str) -> Array:
         """Return the first input of an operation, with the noise of the operation."""
@@ -100,14 +101,18 @@ class Evaluation:
     def _noisy(self, name: str, values: list[Array], of: Sequence[str]) -> list[Array]:
         """Add random noise to the values of the events `of`, up to a share of the error that the operation
         may have. The numbers of chosen experts have no rounding errors."""
-        if self._noise is None:
+        if self._seed is None:
             return values
-        by, noise = self.floor(name) * NOISE, self._noise
+        by, noise = self.floor(name) * NOISE, self._random(name)
         return [
             value if isinstance(self.plan[own].kind, Choice)
             else value * (1 + by * noise.uniform(-1, 1, value.shape))
             for value, own in zip(values, of, strict=True)
         ]  # fmt: skip
+
+    def _random(self, name: str) -> np.random.Generator:
+        """Return the noise of an operation, which does not depend on the other operations that are judged."""
+        return np.random.default_rng([self._seed or 0, zlib.crc32(name.encode())])
 
     def forget_before(self, layer: int) -> None:
         """Drop the recomputed values of the layers before `layer - 1`."""
@@ -148,8 +153,7 @@ def with_ties(
     if not choices or not expected.ndim:
         return none
     if choices[-1].name == name:
-        at = slice(None) if positions is None else list(positions)
-        right = follows(found, plain.value(choices[-1].inputs[0])[at], _within(draws, name)[at])
+        right = choice_follows(plain, draws, name, found, positions)
         tied, other = (found != expected).any(axis=1, keepdims=True) & right[:, None], found
     else:
         error = np.linalg.norm(found - expected, axis=-1, keepdims=True)
@@ -162,6 +166,20 @@ def with_ties(
         other = plain.under(plain.plan.changed(lambda row: ties.get(row.name, row))).output(name, positions)
         tied &= np.linalg.norm(found - other, axis=-1, keepdims=True) < error
     return np.where(tied, other, expected), np.unique(np.nonzero(tied)[-2])
+
+
+def choice_follows(
+    plain: Evaluation, draws: Sequence[Evaluation], name: str, found: Array,
+    positions: Sequence[int] | None = None, in_order: bool = True,
+) -> Array:  # fmt: skip
+    """Return True for each position where the dump's choice of experts follows from the logits within their
+    rounding error: [n, k] -> [n]. With `in_order`, the experts must also be sorted by their logits."""
+    at = slice(None) if positions is None else list(positions)
+    logits = plain.value(plain.plan[name].inputs[0])[at]
+    if not in_order:
+        own = np.take_along_axis(logits, numbers(found, logits.shape[1]), axis=1)
+        found = np.take_along_axis(found, np.argsort(-own, axis=1, kind="stable"), axis=1)
+    return follows(found, logits, _within(draws, name)[at])
 
 
 def _within(draws: Sequence[Evaluation], name: str) -> Array:

@@ -126,9 +126,8 @@ def _flip(flip: RoutingFlip, result: Comparison) -> str:
         return f"{start}; {'A' if flip.only_b else 'B'} chooses an expert twice"
     if flip.margin is None:
         return f"{start}; the logits of these experts are missing or not finite"
-    wrong = "A" if flip.margin < 0 and not flip.by_rounding else "" if flip.follows else "B"
-    if wrong:
-        return f"{start}; the experts of {wrong} do not have the largest logits of {wrong}"
+    if flip.wrong:
+        return f"{start}; the experts of {flip.wrong} do not have the largest logits of {flip.wrong}"
     kind = result.tolerance.kind
     means = {"given": "the given tolerance", "calibrated": "the calibration run"}.get(
         kind, f"{kind} rounding"
@@ -137,7 +136,10 @@ def _flip(flip: RoutingFlip, result: Comparison) -> str:
     if flip.explained is None:
         return margin
     limit = f"the {distance(flip.explained)} that {means} explains"
-    return f"{margin}, beneath {limit}" if flip.by_rounding else f"{margin}, above {limit}"
+    if flip.by_rounding:
+        return f"{margin}, beneath {limit}"
+    follows = ", but the choice of each run follows from its own logits" if result.agree else ""
+    return f"{margin}, above {limit}{follows}"
 
 
 def few_names(known: int, *sides: Sequence[Unpaired]) -> str:
@@ -160,7 +162,7 @@ def _agreement(result: Comparison) -> str:
     exact = all(event.max_abs == 0 for event in result.compared)
     how = "number for number" if exact else "within its band" if count == 1 else "within their bands"
     agree = f"{which} agree{'s' * (count == 1)} {how}"
-    if result.routing:
+    if result.routing or result.consequences:
         agree += ", apart from what follows from choices of experts that rounding explains"
     return f"The same: {agree}" if result.same else f"{agree[0].upper()}{agree[1:]}"
 
