@@ -134,7 +134,7 @@ class Architecture:
     - `modules` maps modules of transformers without own parameters to the events that they return. A path
       starts in the layer, or in the stack of layers if the event is an embedding. `optional_modules` are
       modules with parameters that some models lack. The event of `unclear_modules` depends on the version of
-      transformers.
+      transformers. The modules in `heads_first` return [1, H, T, D], and no other module does.
     - `engine_names` maps names of tensors in dumps to events, if other architectures use these names for
       other events. `refused_names` maps names to the reason why they cannot be compared. In a name, # stands
       for the layer number.
@@ -156,6 +156,7 @@ class Architecture:
     flags: Mapping[str, bool] = field(default_factory=dict)
     optional_modules: tuple[str, ...] = ()
     unclear_modules: tuple[str, ...] = ()
+    heads_first: tuple[str, ...] = ()
     refused_names: Mapping[str, str] = field(default_factory=dict)
     engine_names: Mapping[str, str] = field(default_factory=dict)
     gains_less_one: bool = False

@@ -120,8 +120,9 @@ class TorchRecording:
             scales = hasattr(module, "embed_scale")  # newer versions of Gemma's embedding multiply
             returns(module, partial(self._take, "embed.scaled" if scales else family.outside[name]))
         for path, of_input, events in family.taps:
+            take = partial(self._take_output, events, path in family.architecture.heads_first)
             for module in self._distinct(path):
-                (reads if of_input else returns)(module, partial(self._take_output, events))
+                (reads if of_input else returns)(module, take)
         for index, layer in enumerate(decoder.layers):
             before(layer, partial(self._enter_layer, index))
             returns(layer, self._leave_layer)
@@ -193,12 +194,14 @@ class TorchRecording:
     def _leave_layer(self, output: Any) -> None:
         self._layer = None
 
-    def _take_output(self, events: Sequence[str], output: Any) -> None:
-        """Save the output (or the input) of a module, [1, T, width]. Split the output if it contains several
-        events. A router also returns the shares and the numbers of the chosen experts."""
+    def _take_output(self, events: Sequence[str], heads_first: bool, output: Any) -> None:
+        """Save the output (or the input) of a module: [1, T, ...], or [1, H, T, D] if `heads_first`. Split
+        the output if it contains several events. A router also returns the shares and the numbers of the
+        chosen experts."""
         if self._layer is None:  # the module was called outside the layers
             return
-        parts = list(self._parts(events, _first(output)))
+        tensor = _first(output)
+        parts = list(self._parts(events, tensor.transpose(1, 2) if heads_first else tensor))
         if events == (ROUTER,) and isinstance(output, tuple) and len(output) == 1 + len(ROUTED):
             parts += zip(ROUTED, output[1:], strict=True)
         for event, part in parts:
@@ -249,8 +252,6 @@ class TorchRecording:
         length = len(self.positions if name == "logits" else self.tokens)
         if tensor.ndim == 2:  # mixtures compute the positions of all texts side by side
             tensor = tensor[None]
-        if tensor.ndim == 4 and tensor.shape[2] == length != tensor.shape[1]:
-            tensor = tensor.transpose(1, 2)  # [1, H, T, D]
         if tensor.shape[:2] != (1, length):
             raise InputError(f"{name}: expected shape (1, {length}, ...), found {tuple(tensor.shape)}")
         self._keep(name, _values(tensor).reshape(length, -1))

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file
 from support import gguf_of_torch
 from support.backward_runs import Run
 from support.commands import microgpt
@@ -145,6 +146,25 @@ def test_a_recording_of_transformers_agrees_and_is_clean(name, models, tmp_path)
     assert compared.first is None
     assert diagnosis.clean
     assert len(named) >= 0.6 * len(every)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_recording_does_not_depend_on_coincidences_of_lengths(name, models, tmp_path):
+    """The text has as many tokens as heads, key-value heads, or channels of a head. Attention is causal, so
+    the first rows of a longer text are the rows of the shorter text."""
+    theirs = models(name)[1]
+
+    def rows(length):
+        with record(theirs, tmp_path / "run.safetensors", force=True), torch.no_grad():
+            theirs(torch.tensor([IDS[:length]]))
+        return load_file(tmp_path / "run.safetensors")
+
+    longer = rows(14)
+    for length in (2, 4, 8, 12):
+        for event, found in rows(length).items():
+            expected = longer[event][..., :length, : found.shape[-1]]
+            error = np.linalg.norm(found - expected) / np.linalg.norm(expected)
+            assert error < 1e-5, (length, event, error)
 
 
 FORMS = [(name, form) for name in IN_GGUF for form in ("", "fused", *["single"] * (name == "mixtral"))]

@@ -132,10 +132,12 @@ NAMES = FileNames(
     },
 )
 
+QK_NORMS = ("self_attn.q_norm", "self_attn.k_norm")  # called after the heads are split and transposed
+
 _like_gemma = partial(
     Architecture, GemmaConfig, NAMES, modules=MODULES, gains_less_one=True,
     unclear_modules=("model.embed_tokens",),
-    optional_modules=("self_attn.q_norm", "self_attn.k_norm"), tied=True, flagged_biases=ATTENTION_BIASES,
+    optional_modules=QK_NORMS, heads_first=QK_NORMS, tied=True, flagged_biases=ATTENTION_BIASES,
     defaults={"norm_eps": 1e-6, "head_dim": 256, "n_kv_head": 4},
     example={"qk_norm": True, "attn_logit_softcapping": 50.0, "final_logit_softcapping": 30.0},
 )  # fmt: skip
