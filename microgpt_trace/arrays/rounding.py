@@ -9,12 +9,18 @@ from .stats import Array
 BLOCK, WIDE_BLOCK = 32, 256  # number of elements that share a scale, in Q8_0 and in Q8_K
 
 
+def without_bits(x: Array, bits: int) -> Array:
+    """Round x to the nearest float32 whose last `bits` bits are 0, ties to even. 24 - `bits` significant bits
+    remain: 8 of a bfloat16 if `bits` is 16, and 11 of a TF32 number if `bits` is 13."""
+    stored, last = np.ascontiguousarray(x, np.float32).view(np.uint32), np.uint32(bits)
+    half = np.uint32((1 << (bits - 1)) - 1)
+    rounded = (stored + half + (stored >> last & np.uint32(1))) >> last << last
+    return np.where(np.isfinite(x), rounded.view(np.float32).reshape(np.shape(x)), x).astype(np.float32)
+
+
 def to_bf16(x: Array) -> Array:
-    """Round x to the nearest bfloat16, ties to even, and return the result as float32. 8 of 24 bits
-    remain."""
-    bits = np.ascontiguousarray(x, np.float32).view(np.uint32)
-    rounded = (bits + np.uint32(0x7FFF) + (bits >> np.uint32(16) & np.uint32(1))) & np.uint32(0xFFFF0000)
-    return np.where(np.isfinite(x), rounded.view(np.float32).reshape(x.shape), x).astype(np.float32)
+    """Round x to the nearest bfloat16, ties to even, and return the result as float32."""
+    return without_bits(x, 16)
 
 
 def to_f16(x: Array) -> Array:

@@ -24,7 +24,7 @@ from ..architecture.plans.kinds import Experts, Linear
 from ..architecture.plans.plan import Operation, kind_of
 from ..arrays.encodings import StoredTensor
 from ..arrays.expert_tensor import ExpertTensor
-from ..arrays.rounding import BLOCK, WIDE_BLOCK, q8_blocks, to_bf16, to_f16, to_q8
+from ..arrays.rounding import BLOCK, WIDE_BLOCK, q8_blocks, to_bf16, to_f16, to_q8, without_bits
 from ..arrays.stats import Array
 from ..errors import InputError
 from ..grouping import grouped
@@ -67,6 +67,8 @@ _ALL = (
     Precision("q8", "the inputs of products rounded to 8-bit blocks", to_q8, 2.0**-24, into_products=True),
 )
 PRECISIONS = {precision.name: precision for precision in _ALL}
+# Passes that measure how much a model amplifies float32 rounding. An operation may have ROUNDINGS roundings.
+PERTURBED = replace(PRECISIONS["f32"], words="every value perturbed", round=without_bits)
 NARROW = {"bf16": "bfloat16", "f16": "float16"}
 # The RMS error of a row, in multiples of `unit`. One rounding leaves 0.4, six roundings leave 1. After RoPE
 # the error is 2, because frequencies, sines and cosines may be rounded too. For attention weights and

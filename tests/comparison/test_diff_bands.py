@@ -6,14 +6,18 @@ from support.comparing import altered, saved, with_nan
 from support.dump_writing import numbers, write_npz
 from support.faulty_engine import decoder_run
 from support.tiny_models import TOKENS, wide_model
+from support.torch_models import torch_model
 
 from microgpt_trace import load, trace
 from microgpt_trace.comparison.diff import diff
 from microgpt_trace.comparison.differences import difference
 from microgpt_trace.comparison.pairing import prepare_sides
+from microgpt_trace.diagnosis.diagnose import diagnose
+from microgpt_trace.dumps.formats import open_recording
+from microgpt_trace.dumps.recorder import record
 from microgpt_trace.errors import InputError
 from microgpt_trace.hooks.event import EventSpec
-from microgpt_trace.rounding.bands import BandMeasure, RoundedPasses
+from microgpt_trace.rounding.bands import FACTOR_OF_F32, BandMeasure, RoundedPasses
 from microgpt_trace.rounding.precision import PRECISIONS
 from microgpt_trace.rounding.row_differences import compare_rows
 from microgpt_trace.running.event_stream import Piece
@@ -86,6 +90,23 @@ def test_no_row_differs_too_much_if_rounding_alone_can_change_the_attention(tmp_
     found = diff(model, write_npz(tmp_path / "dump.npz", events), tokens=tokens, compute="q8")
     print(found.worst)
     assert found.agree
+
+
+@pytest.mark.parametrize("size", [1e4, 1e5])
+def test_float32_rounding_that_a_later_layer_amplifies_is_right(tmp_path, size):
+    """PyTorch computes in float64. A massive activation cancels two layers later, but not its rounding."""
+    engine = torch_model("gpt2")
+    for layer, sign in ((0, 1), (2, -1)):
+        engine.transformer.h[layer].mlp.c_proj.bias.data[7] = sign * size
+    engine.save_pretrained(tmp_path / "model")
+    with record(engine.double(), tmp_path / "run.safetensors"):
+        engine(engine.dummy_inputs["input_ids"][:1])
+    model, run = load(tmp_path / "model"), open_recording(tmp_path / "run.safetensors")
+    found, diagnosis = diff(model, run), diagnose(run, model).diagnosis
+    print(found.worst.name, found.worst.relative, found.worst.tolerance, diagnosis.first_wrong)
+    assert (found.agree, diagnosis.clean, found.tolerance.factor) == (True, True, FACTOR_OF_F32)
+    with model.hooks.subscribe(lambda event, value: value * np.float32(1.005), "layer1.mlp.up"):
+        assert diff(model, run).first == "layer1.mlp.up"
 
 
 def test_a_third_run_without_a_compared_event_is_refused(llama, tmp_path):

@@ -13,6 +13,7 @@ from support.faults import generic_fault
 from support.faulty_engine import Fault, decoder_run, rounded_to
 from support.foreign_dumps import write_dump
 from support.sweeps import some_of
+from support.terminal import rendered
 from support.tiny_gpt2 import GPT2S, gpt2_events, random_gpt2
 from support.tiny_models import (
     CASES,
@@ -28,6 +29,7 @@ from microgpt_trace.comparison.diff import diff
 from microgpt_trace.diagnosis.diagnose import diagnose
 from microgpt_trace.dumps.layouts import OWN, Recorded
 from microgpt_trace.dumps.recording import Recording
+from microgpt_trace.render.results.diagnosis import diagnosis_sections
 from microgpt_trace.rounding.judging import OVER_THE_PASS
 
 TEXTS = {"plain": (1, *TOKENS), "repeated": (1, *[5] * 9)}
@@ -89,6 +91,10 @@ def test_both_commands_agree_about_dumps_with_gaps(decoders, kept):
         events = decoder_run(config, weights, tokens, fault, rounding="bf16")
         shown = {name: x for name, x in events.items() if re.fullmatch(kept, name)}
         assert_agree(model, fault is None, tokens, shown, "bf16")
+        over = diagnose(recording(shown, tokens), model, compute="bf16")
+        if over.diagnosis.wrong and {o.measured for o in over.diagnosis.wrong} == {OVER_THE_PASS}:
+            assert "no judged operation adds an error of its own" in rendered(diagnosis_sections(over), 200)
+            assert "First difference: " in rendered(diagnosis_sections(over), 200)
 
 
 def test_both_commands_agree_about_gpt2(tmp_path):

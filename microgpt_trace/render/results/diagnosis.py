@@ -46,10 +46,15 @@ def _verdict(result: DumpDiagnosis) -> Section:
         style = "bold red" if diagnosis.findings else "bold yellow" if few else "bold green"
         return Section((), few + title, style=style)
     first = next(o for o in diagnosis.operations if o.name == diagnosis.first_wrong)
-    wrong = len(diagnosis.wrong)
-    adds = "add errors of their own" if wrong > 1 else "adds an error of its own"
+    wrong = sum(own.measured != OVER_THE_PASS for own in diagnosis.wrong)
+    adds = "adds an error of its own" if wrong == 1 else "add errors of their own"
     others = f"{wrong:,} of {count:,} judged operations {adds}; other operations only pass on earlier errors"
-    title = f"First wrong operation: {place_of(first, result.labels)}"
+    if not wrong:
+        others = (
+            "no judged operation adds an error of its own: small errors add up, or the dump lacks the cause"
+        )
+    whole = first.measured == OVER_THE_PASS
+    title = f"First {'difference' if whole else 'wrong operation'}: {place_of(first, result.labels)}"
     return Section([*_wrongness(first), indented(others)], title, style="bold red")
 
 
