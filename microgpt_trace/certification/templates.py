@@ -19,7 +19,8 @@ from ..vocabulary.tokens import LIMITS, Vocabulary, pick_template
 from .certificate import CertificateCheck
 from .opening import Side
 from .shipped import shipped
-from .vocabulary import added, is_folder, special_tokens
+from .text_ends import is_folder
+from .vocabulary import added, special_tokens
 
 Rendered: TypeAlias = list[tuple[str, str]]  # for each conversation a text and "", or "" and a refusal
 _AROUND = 30  # number of characters to show before and after a difference

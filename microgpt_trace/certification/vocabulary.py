@@ -13,6 +13,7 @@ from typing import Literal, TypeAlias
 
 from ..errors import FileFormatError, InputError, MicrogptError, check_installed
 from ..text.printable import on_one_line
+from ..text.wording import listed
 from ..vocabulary import bpe
 from ..vocabulary.metadata import ASSUMED, CONTROL, NORMAL, UNKNOWN, UNUSED, USER_DEFINED
 from ..vocabulary.pre_tokenizers import PRE_TOKENIZERS
@@ -20,6 +21,7 @@ from ..vocabulary.tokens import Vocabulary
 from .certificate import CertificateCheck, Status
 from .opening import Side
 from .shipped import shipped
+from .text_ends import is_folder, shown_id, stops_of, told_ends, wrong_ends
 
 Found: TypeAlias = tuple[Status, str]  # the status and the detail of a check
 Case: TypeAlias = tuple[str, bool]  # a text, and whether special tokens in the text are parsed
@@ -27,12 +29,8 @@ SAME: Found = ("same", "")
 _CONTROL = (CONTROL, UNKNOWN)
 _TYPES = {1: "normal", 3: "control", 4: "user-defined", 5: "unused", 6: "byte"}
 PADDING = re.compile(r"|[\[<](PAD|pad|dummy|unused|mask|MASK)_?\d*[\]>]")  # tokens that no text needs
-# Tokens that llama.cpp's converter makes control tokens, and tokens at which llama.cpp ends any text
+# Tokens that llama.cpp's converter makes control tokens
 _LOOKS_SPECIAL = re.compile(r"<\|.*\|>|<｜.*｜>|<2mass>|\[@BOS@\]", re.DOTALL)
-_ENDS = re.compile(
-    r"<\|(eot_id|eom_id|im_end|end|end_of_text|endoftext|return|call|calls|flush|END_OF_TURN_TOKEN)\|>"
-    r"|</s>|<eos>|<end_of_turn>|<end_of_utterance>|_?<EOT>|\[EOT\]|\[EOS\]|<｜end▁of▁sentence｜>"
-)
 
 
 def vocabulary_checks(export: Side, original: Side, texts: Sequence[str] = ()) -> list[CertificateCheck]:
@@ -63,19 +61,14 @@ def _unread(side: Side, names: Sequence[str], is_export: bool) -> list[Certifica
     return [CertificateCheck(f"vocabulary.{name}", status.get(name, "not checked"), detail) for name in names]
 
 
-def is_folder(vocabulary: Vocabulary) -> bool:
-    """Return True if the vocabulary comes from a Hugging Face folder."""
-    return vocabulary.template_tokens is not None
-
-
 def _different(what: str, ours: str, theirs: str, todo: str) -> Found:
     return "different", on_one_line(f"{what} is {ours} in the export and {theirs} in the original. {todo}")
 
 
-def _advice(export: Vocabulary, key: str, file: str = "tokenizer.json") -> str:
-    """Return what to do to an export: write a key of a GGUF file, or copy a file of a folder."""
+def _advice(export: Vocabulary, original: Vocabulary, key: str, file: str = "tokenizer.json") -> str:
+    """Return what to do to an export: write a key of a GGUF file, or copy or correct a file of a folder."""
     if is_folder(export):
-        return f"Copy {file} from the original."
+        return f"Copy {file} from the original." if is_folder(original) else f"Correct {file} of the export."
     return f"Write {key} into the metadata, or convert again."
 
 
@@ -87,7 +80,7 @@ def _size(ours: Vocabulary, theirs: Vocabulary) -> Found:
     side, longer = ("export", ours) if ours.size > theirs.size else ("original", theirs)
     for i in range(min(ours.size, theirs.size), longer.size):
         if not _pads(i, longer):
-            return "different", f"{sizes} Only the {side} has {_shown(longer, i)}. Convert again."
+            return "different", f"{sizes} Only the {side} has {shown_id(longer, i)}. Convert again."
     return "same", f"{sizes} The other tokens are padding."
 
 
@@ -95,10 +88,6 @@ def _pads(token: int, *vocabularies: Vocabulary) -> bool:
     """Return True if no text needs this token."""
     unused = [(v.types or {}).get(token) == UNUSED for v in vocabularies]
     return all(u or PADDING.fullmatch(v.tokens[token]) for u, v in zip(unused, vocabularies, strict=True))
-
-
-def _shown(vocabulary: Vocabulary, token: int) -> str:
-    return f'token {token:,} "{vocabulary.label(token)}"'
 
 
 def _tokens(ours: Vocabulary, theirs: Vocabulary) -> Found:
@@ -111,7 +100,7 @@ def _tokens(ours: Vocabulary, theirs: Vocabulary) -> Found:
         return SAME
     what = f"Tokens that differ: {len(wrong):,}. The first"
     kinds = "" if alike else f"The export has {ours.kind}, the original {theirs.kind}. "
-    return _different(what, _shown(ours, wrong[0]), _shown(theirs, wrong[0]), f"{kinds}Convert again.")
+    return _different(what, shown_id(ours, wrong[0]), shown_id(theirs, wrong[0]), f"{kinds}Convert again.")
 
 
 def _types(ours: Vocabulary, theirs: Vocabulary) -> Found:
@@ -126,8 +115,8 @@ def _types(ours: Vocabulary, theirs: Vocabulary) -> Found:
     if not rows:
         return SAME
     token, a, b = rows[0]
-    what = f"Tokens of another type: {len(rows):,}. The type of {_shown(theirs, token)}"
-    todo = _advice(ours, f"{b} as number {token} of tokenizer.ggml.token_type")
+    what = f"Tokens of another type: {len(rows):,}. The type of {shown_id(theirs, token)}"
+    todo = _advice(ours, theirs, f"{b} as number {token} of tokenizer.ggml.token_type")
     return _different(what, _TYPES.get(a, str(a)), _TYPES.get(b, str(b)), todo)
 
 
@@ -153,7 +142,9 @@ def _merges(ours: Vocabulary, theirs: Vocabulary) -> Found:
     if a is None or b is None:
         side = "export" if b is None else "original"
         return SAME if a is b else ("different", f"Only the {side} has merges. Convert again.")
-    todo = _advice(ours, f"the original's tokenizer.ggml.{'merges' if scores[0] is None else 'scores'}")
+    todo = _advice(
+        ours, theirs, f"the original's tokenizer.ggml.{'merges' if scores[0] is None else 'scores'}"
+    )
     for side, one, other in (("export", b, {*a}), ("original", a, {*b})):
         if lost := [merge for merge in one if merge not in other]:
             place = f'Number {one.index(lost[0]) + 1:,} is "{lost[0]}".'
@@ -173,22 +164,24 @@ def _by_score(merges: Iterable[str], ids: Mapping[str, int], scores: Sequence[fl
 
 
 def special_tokens(ours: Vocabulary, theirs: Vocabulary) -> Found:
-    """Compare BOS, EOS, the other tokens that end a text, and whether BOS and EOS are added. A GGUF file has
-    no place for all tokens of a folder that end a text, so it needs only one of them."""
-    need, have = _stops(theirs), _stops(ours)
+    """Compare BOS, the tokens that end a text, and whether BOS and EOS are added."""
     for end in ("bos", "eos"):
         name, (a, b) = end.upper(), added(end, ours, theirs)
         if a != b:
-            todo = _advice(ours, f"tokenizer.ggml.add_{end}_token = {str(b).lower()}")
+            todo = _advice(ours, theirs, f"tokenizer.ggml.add_{end}_token = {str(b).lower()}")
             return "different", f"Only the {'export' if a else 'original'} adds {name} to texts. {todo}"
-        one, two = ((v.bos_id if end == "bos" else v.eos_id) for v in (ours, theirs))
-        if one is not None and two is not None and one != two and (end == "bos" or one not in need):
-            todo = _advice(ours, f"tokenizer.ggml.{end}_token_id = {two}", "tokenizer_config.json")
-            return _different(name, _shown(ours, one), _shown(theirs, two), todo)
-    lost = need - have if is_folder(ours) == is_folder(theirs) or not need & have else set()
-    if lost:
-        todo = _advice(ours, f"tokenizer.ggml.eot_token_id = {min(lost)}", "generation_config.json")
-        return "different", f"Only the original ends a text at {_shown(theirs, min(lost))}. {todo}"
+    bos, right = ours.bos_id, theirs.bos_id
+    if bos is not None and right not in (None, bos):
+        todo = _advice(ours, theirs, f"tokenizer.ggml.bos_token_id = {right}", "tokenizer_config.json")
+        return _different("BOS", shown_id(ours, bos), shown_id(theirs, right), todo)
+    if wrong := wrong_ends(ours, theirs):
+        key, lost = "eos", theirs.eos_id if theirs.eos_id != ours.eos_id else None
+        if lost is None:
+            key, lost = "eot", min(stops_of(theirs) - stops_of(ours), default=None)
+        todo = f"Correct {listed(wrong)} of the export."
+        if not is_folder(ours) and lost is not None:
+            todo = _advice(ours, theirs, f"tokenizer.ggml.{key}_token_id = {lost}")
+        return _different("The end of a text", told_ends(ours), told_ends(theirs), todo)
     if ours.add_bos != theirs.add_bos:
         return "same", "Whether BOS is added is only a flag of one side, or one side does not say it."
     return SAME
@@ -200,13 +193,6 @@ def added(end: Literal["bos", "eos"], ours: Vocabulary, theirs: Vocabulary) -> t
     a, b = ((v.add_bos if end == "bos" else v.add_eos) for v in (ours, theirs))
     follows = ours.configured.get(end) == b or theirs.configured.get(end) == a
     return (b, b) if follows or ASSUMED in (ours.bos_note, theirs.bos_note) else (a, b)
-
-
-def _stops(vocabulary: Vocabulary) -> set[int]:
-    """Return the tokens that end a text. In a GGUF file, llama.cpp adds tokens with well-known spellings."""
-    stops = {*vocabulary.stop_ids, *(() if vocabulary.eos_id is None else (vocabulary.eos_id,))}
-    known = () if is_folder(vocabulary) else enumerate(vocabulary.tokens)
-    return stops | {i for i, token in known if _ENDS.fullmatch(token)}
 
 
 def _cases(texts: Sequence[str], ours: Vocabulary, theirs: Vocabulary) -> list[Case]:
@@ -286,7 +272,7 @@ def _explanation(ours: Vocabulary, theirs: Vocabulary, cases: Sequence[Case]) ->
         return ""
     one, two = (" or ".join([*ways[:1], *(way.partition(" = ")[2] for way in ways[1:])]) for ways in (a, b))
     export = f"The export splits like {one}, the" if a else "The"
-    return f"{export} original splits like {two}. {_advice(ours, b[0])}"
+    return f"{export} original splits like {two}. {_advice(ours, theirs, b[0])}"
 
 
 def _ways(vocabulary: Vocabulary, cases: Sequence[Case]) -> list[str]:

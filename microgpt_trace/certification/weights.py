@@ -34,10 +34,10 @@ _ADVICE: Mapping[str, str] = {
     "extra": "Convert again from this original, or remove what does not belong to it.",
     "permuted": "Convert again with a current converter, which orders these rows as the file format needs.",
     "transposed": "Write each matrix as [out, in], as the other matrices are written.",
-    "swapped": "Correct the names that the converter gives to these tensors.",
+    "swapped": "Correct the names of these tensors, or the order in which the converter joins them.",
     "scaled": "Store the numbers of the original, and convert again.",
     "damaged": "Copy or convert the file again, and compare its checksum.",
-    "rounded": "Quantise again from the original, in one step.",
+    "rounded": "Round or quantise again from the original, in one step and to the nearest numbers.",
     "other": "Check that the export was made from this original, with the same fine-tune merged in.",
 }
 
@@ -148,14 +148,16 @@ def _judged(
     """Return the sentence about a parameter that differs by more than rounding explains."""
     error, text = distance.relative_l2, cause.told("the original", "the export")
     if cause.kind == "coarse":
-        text = f"the numbers use only about {cause.other} bits of {right.type}"
+        if cause.other:
+            wide = right.type == "BF16" and cause.other == "8"  # BF16 has 8 bits, but no common step
+            text = f"the numbers use only about {cause.other} bits{'' if wide else f' of {right.type}'}"
         return _Accusation("rounded", text, name, error)
     if cause.kind == "permuted" and cause.other:
         in_pairs = export.config is not None and export.config.adjacent_pairs
         text = "the rows were not reordered for RoPE, but this file needs adjacent pairs of rows"
         if cause.other == "B" or not in_pairs:
             text = "the rows were reordered for RoPE " + ("twice" if in_pairs else "without need")
-    if cause.kind != "other" or (text and bits_of_type(right.type) <= 8):
+    if cause.kind != "other" or text.startswith("expert") or (text and bits_of_type(right.type) <= 8):
         return _Accusation(cause.kind, text, name)
     text = "all numbers differ a little, as if one side was trained further"
     if bits_of_type(right.type) <= 8:

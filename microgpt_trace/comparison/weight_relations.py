@@ -18,12 +18,14 @@ from ..arrays.stats import Array
 from ..decoder.catalogue import turned_names
 from ..rounding.levels import bits_of_type, bits_used, narrowed
 from ..rounding.stored_types import BLOCK, FACTOR, LIMIT, QuantisationDistance, Values, measure
+from ..text.wording import listed
 
 _SAMPLE = 1 << 12  # how many elements are compared first, to rule out most relations
 _MOST_TRANSPOSED = 1 << 26  # matrices with more elements (256 MB) are not transposed
 _MOST_ORDERED = 1 << 16  # the order of more rows is not searched
 _CHUNK = 1 << 20  # elements in memory at a time while the order of rows is searched
 _COLUMNS = 32  # columns that are compared to find the row of A in B
+_SAME_ROW = 0.98  # least cosine of these columns in two roundings of a row
 _SHIFTED = 0.9  # if this share of the rows in other places moved equally far, the rows are shifted
 _MOST_DAMAGED, _MUCH = 0.9, 0.3  # a damage may be in this share of a parameter if it is this large there
 _ROUNDED = 0.7  # rounding to 2 bits leaves a relative L2 distance of about 0.4
@@ -68,7 +70,10 @@ def find_cause(
         return _in_one_place(distance)
     candidates = _candidates(name, a, b, distance, head_dims)
     cause = next((cause for cause, left, right in candidates if _are_equal(left, right)), None)
-    cause = cause or _in_one_place(distance) or _in_one_place(distance, _MOST_DAMAGED)
+    cause = cause or _in_one_place(distance) or _in_experts(name, a, b, head_dims)
+    if cause is None and distance.relative_l2 > _NEAR_NAMESAKE:
+        cause = _rows_of_layer(name, a, b)
+    cause = cause or _in_one_place(distance, _MOST_DAMAGED)
     cause = cause or (_shifted_on_average(distance) if distance.moved else None)
     near = distance.expected is not None and distance.relative_l2 <= FACTOR * distance.expected
     if cause and cause.kind == "scaled" and near and bits_used(a[name]) < bits_of_type(a[name].type):
@@ -84,6 +89,10 @@ def _rounded(a: Values, b: Values, distance: QuantisationDistance) -> Cause | No
         values = narrowed(b, type)
         if values and measure(a, values).holds(LIMIT):
             return Cause("rounded", f"the numbers of {{B}} were rounded to {type}", type)
+    if b.type == "BF16" or narrowed(b, "BF16"):
+        a = _cut_to_bf16(a)
+        if _are_equal(a, b, exact=True):
+            return Cause("coarse", "the numbers of {B} were cut to BF16, not rounded to the nearest")
     bits = bits_used(b)
     if bits < min(bits_of_type(b.type), bits_used(a)):
         return Cause("coarse", f"the numbers of {{B}} use only about {bits} bits", str(bits))
@@ -130,9 +139,50 @@ def _shifted_on_average(distance: QuantisationDistance) -> Cause:
     return Cause("other", f"{{B}} is {way} {{A}} on average, {by}")
 
 
-def _are_equal(a: Values, b: Values) -> bool:
+def _are_equal(a: Values, b: Values, exact: bool = False) -> bool:
     most = max(1, _SAMPLE // max(1, math.prod(a.shape[1:])))
-    return measure(a, b, most).holds(LIMIT) and (most >= a.shape[0] or measure(a, b).holds(LIMIT))
+    parts = (measure(a, b, rows) for rows in (most, None)[: 1 + (most < a.shape[0])])
+    return all(own.unequal == 0 if exact else own.holds(LIMIT) for own in parts)
+
+
+def _in_experts(name: str, a: Mapping[str, Values], b: Values, head_dims: tuple[int, ...]) -> Cause | None:
+    """Return why the first wrong expert differs, or None if all experts do, or if none does alone."""
+    one, other = a[name].tensor, b.tensor
+    if one is None or other is None or len(b.shape) != 3:
+        return None
+    pairs = [(Values.of(one.of_expert(i)), Values.of(other.of_expert(i))) for i in range(b.shape[0])]
+    wrong = {i: own for i, pair in enumerate(pairs) if not (own := measure(*pair)).holds(LIMIT)}
+    if len(wrong) in (0, len(pairs)):
+        return None
+    first = next(iter(wrong))
+    cause = find_cause(name, {name: pairs[first][0]}, pairs[first][1], wrong[first], head_dims)
+    cause = cause or Cause("other", "")
+    more = f", and {len(wrong) - 1:,} more experts differ" * (len(wrong) > 1)
+    return cause._replace(text=f"expert {first}: {cause.text or 'the numbers differ'}{more}")
+
+
+def _rows_of_layer(name: str, a: Mapping[str, Values], b: Values) -> Cause | None:
+    """Return the parameters of this layer whose rows B contains, as after a wrong cut of a fused matrix."""
+    layer, width = name.rpartition(".")[0], b.shape[-1]
+    alike = [own for own in a if own.rpartition(".")[0] == layer and a[own].shape[1:] == (width,)]
+    if len(b.shape) != 2 or width < _COLUMNS or max(a[own].shape[0] for own in alike) > _MOST_ORDERED:
+        return None
+    rows = _fingerprints(b)
+    near = np.stack([_nearest(rows, _fingerprints(a[own]))[1] for own in alike])
+    if near.max(axis=0).min() < _SAME_ROW:
+        return None
+    found = listed([alike[i] for i in np.unique(near.argmax(axis=0))])
+    return Cause(
+        "swapped", f"{{B}} contains rows of {{A}}'s {found}, as if a fused matrix was in another order"
+    )
+
+
+def _nearest(rows: Array, others: Array) -> tuple[Array, Array]:
+    """Return the most similar of `others` for each row, and the cosine: [n, k], [m, k] -> [n], [n]"""
+    step = max(1, _CHUNK // len(others))
+    products = (rows[i : i + step] @ others.T for i in range(0, len(rows), step))
+    places, cosines = zip(*((own.argmax(axis=1), own.max(axis=1)) for own in products), strict=True)
+    return np.concatenate(places), np.concatenate(cosines)
 
 
 def _candidates(
@@ -182,9 +232,7 @@ def _row_orders(own: Values, b: Values) -> Iterator[Candidate]:
     count, what = own.shape[0], "expert" if len(own.shape) > 2 else "row"
     if own.tensor is None or count > _MOST_ORDERED:
         return
-    rows, own_rows = (_fingerprints(values) for values in (b, own))
-    step = max(1, _CHUNK // count)
-    order = np.concatenate([(rows[i : i + step] @ own_rows.T).argmax(axis=1) for i in range(0, count, step)])
+    order, _ = _nearest(_fingerprints(b), _fingerprints(own))
     away = order - np.arange(count)
     if moved := np.flatnonzero(away).tolist():
         text = f": {what} {moved[0]} of {{B}} is {what} {order[moved[0]]} of {{A}}"
@@ -228,6 +276,14 @@ def in_halves(values: Values, head_dim: int) -> Values:
         return between
 
     return replace(values, rows=reordered(values.rows), steps=reordered(values.steps))
+
+
+def _cut_to_bf16(values: Values) -> Values:
+    def cut(start: int, stop: int) -> Array:
+        rows = np.ascontiguousarray(values.rows(start, stop), np.float32)
+        return (rows.view(np.uint32) & np.uint32(0xFFFF0000)).view(np.float32)
+
+    return replace(values, type="BF16", rows=cut, tensor=None)
 
 
 def scaled(values: Values, factor: float) -> Values:

@@ -35,8 +35,11 @@ def from_huggingface(folder: Path) -> Vocabulary | None:
     ids = _token_ids(tokenizer, path)
     kind, to_bytes = _alphabet(tokenizer, path)
     ends = _named_ends(config, ids, config_path) | _added_ends(config, tokenizer, ids, path)
-    stops = _configured_stops(folder, max(ids.values()) + 1)
-    if ends.get("eos_id") is None and stops:
+    places = _configured_stops(folder, max(ids.values()) + 1)
+    stops = next(iter(places.values()), [])
+    if ends.get("eos_id") is not None:
+        places["tokenizer.json" if ends["add_eos"] else "tokenizer_config.json"] = [ends["eos_id"]]
+    elif stops:
         ends["eos_id"] = stops[0]
     # The decoder of SentencePiece also changes added tokens, such as Gemma's runs of spaces.
     literal = () if to_bytes is sentencepiece_bytes else _added(tokenizer, path).values()
@@ -47,7 +50,7 @@ def from_huggingface(folder: Path) -> Vocabulary | None:
         literal=frozenset(literal), stop_ids=frozenset(stops),
         templates=_templates(folder, config, config_path), template_tokens=_template_tokens(folder, config),
         chat_adds_bos=False, types=_types(tokenizer, ids, to_bytes), read_merges=partial(_merges, path),
-        **ends,
+        ends_by_place=places, **ends,
     )  # fmt: skip
 
 
@@ -213,17 +216,19 @@ def _surroundings(post_processor: Any, path: Path) -> tuple[list[str], list[str]
     return before, after
 
 
-def _configured_stops(folder: Path, size: int) -> list[int]:
-    """Return the ids of eos_token_id in generation_config.json, or else in config.json."""
+def _configured_stops(folder: Path, size: int) -> dict[str, list[int]]:
+    """Return the ids of eos_token_id by file. Generation uses generation_config.json, or else config.json, so
+    the ids of the first file must be tokens."""
+    places: dict[str, list[int]] = {}
     for path in (folder / "generation_config.json", folder / "config.json"):
         config = read_json(path) if path.exists() else {}
         value = config.get("eos_token_id")
         stops: list[Any] = value if isinstance(value, list) else [value]
         if stops and all(isinstance(stop, int) for stop in stops):
-            for stop in stops:
+            for stop in [] if places else stops:
                 Metadata(path, {"eos_token_id": stop}).token("eos_token_id", size)
-            return stops
-    return []
+            places[path.name] = stops
+    return places
 
 
 def _templates(folder: Path, config: Mapping[str, Any], path: Path) -> dict[str, str]:

@@ -153,9 +153,8 @@ def from_gguf(metadata: Mapping[str, Any], path: Path) -> Vocabulary | None:
     size = len(tokens)
     numbers = file.numbers("tokenizer.ggml.token_type", size) or ()
     types = {i: kind for i, kind in enumerate(numbers) if kind != NORMAL}
-    bos_id, eos_id, *ends = (
-        file.token(f"tokenizer.ggml.{end}_token_id", size) for end in ("bos", "eos", "eot", "eom")
-    )
+    keys = [f"tokenizer.ggml.{end}_token_id" for end in ("bos", "eos", "eot", "eom")]
+    bos_id, eos_id, *ends = (file.token(key, size) for key in keys)
     user_defined, control = _of_types(types, USER_DEFINED), _of_types(types, UNKNOWN, CONTROL)
     if model == "gpt2":
         fixed: Fixed = user_defined, control, ()
@@ -177,8 +176,10 @@ def from_gguf(metadata: Mapping[str, Any], path: Path) -> Vocabulary | None:
     else:
         encoder = refusal(path, f"its tokenizer {model!r:.60} is not supported; gpt2 and llama are")
         kind, to_bytes, bos = f"the tokenizer {model!r:.60}", literal_bytes, False
+    keys[1] = LLAMA_CPP if metadata.get(keys[1]) is None else keys[1]
+    places = {key: {end} for key, end in zip(keys[1:], (eos_id, *ends), strict=True) if end is not None}
     return Vocabulary(
-        path, tokens, kind, to_bytes, encoder,
+        path, tokens, kind, to_bytes, encoder, ends_by_place=places,
         literal=_of_types(types, UNKNOWN, CONTROL, USER_DEFINED, UNUSED), bos_id=bos_id, eos_id=eos_id,
         stop_ids=frozenset(end for end in ends if end is not None), templates=_templates(file), types=types,
         read_merges=partial(file.strings, "tokenizer.ggml.merges"), **_flags(file, bos_id, eos_id, bos),
@@ -250,6 +251,7 @@ def from_apr(metadata: Mapping[str, Any], path: Path) -> Vocabulary | None:
         add_bos=bos and bos_id is not None, bos_note=ASSUMED,
         templates={"default": template} if template else {},
         read_merges=partial(file.strings, "tokenizer.merges"),
+        ends_by_place={} if eos_id is None else {"tokenizer.eos_token_id": {eos_id}},
     )  # fmt: skip
 
 

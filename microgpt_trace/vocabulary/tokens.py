@@ -41,9 +41,11 @@ class Vocabulary:
     `add_bos`. `template_tokens` has the special tokens by their names in chat templates, where None means BOS
     and EOS. If `chat_adds_bos` is False, the only BOS of a chat is the BOS that its template prints.
 
-    `certify` compares the last three fields. `types` has the types of tokens that are not normal, as numbers
+    `certify` compares the last four fields. `types` has the types of tokens that are not normal, as numbers
     of GGUF, or is None if the file does not say. `read_merges` returns the merges in their order, each
     "left right". `configured` has flags of tokenizer_config.json, such as {"bos": True}, that have no effect.
+    `ends_by_place` has the ids that end a text by the file or key that names them, such as
+    {"generation_config.json": {0, 2}}. Generation with a folder uses only the first place.
     """
 
     longest_text: ClassVar[int] = 1 << 20  # in characters, which take 45 bytes each in `tokenizers`
@@ -68,6 +70,7 @@ class Vocabulary:
     types: Mapping[int, int] | None = None
     read_merges: Callable[[], Sequence[str] | None] = lambda: None
     configured: Mapping[str, bool] = field(default_factory=dict)
+    ends_by_place: Mapping[str, Collection[int]] = field(default_factory=dict)
 
     def __repr__(self) -> str:
         return one_line(self, path=str(self.path), size=self.size, kind=self.kind)

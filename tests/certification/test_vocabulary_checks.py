@@ -223,6 +223,107 @@ def test_names_the_other_pre_tokenizer_of_a_folder(tmp_path):
     assert 'original splits like tokenizer.ggml.pre = "qwen2". Copy tokenizer.json' in checks[-1].detail
 
 
+# --- Tokens that end a text -----------------------------------------------------------------------
+
+TEXT, START, TURN = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
+TOKENS = {token: i for i, token in enumerate(written("qwen-2")[0][G + "tokens"])}
+
+
+def ending(folder, generation, config, eos):
+    """Return the side of a folder whose three files name these tokens that end a text."""
+    changed_folder("qwen-2", folder, eos_token=eos)
+    for file, tokens in (("generation_config", generation), ("config", config)):
+        ids = [TOKENS[token] for token in tokens]
+        content = {"eos_token_id": ids if len(ids) != 1 else ids[0]} if ids else {}
+        (folder / f"{file}.json").write_text(json.dumps(content), encoding="utf-8")
+    return side(from_huggingface(folder))
+
+
+def gguf_with(**ends):
+    ids = {f"{G}{name}_token_id": TOKENS[token] for name, token in ends.items()}
+    return exported({k: v for k, v in written("qwen-2")[0].items() if k != G + "eos_token_id"} | ids)
+
+
+FOLDERS = {  # the tokens in generation_config.json, config.json and tokenizer_config.json
+    "one token": ([TURN], [TURN], TURN),
+    "a list, as in Llama 3": ([TEXT, START, TURN], [TEXT, START, TURN], TURN),
+    "the end of a turn only in a list, as in Gemma 3": ([TEXT, TURN], [TEXT], TEXT),
+    "the tokenizer alone": ([], [], TURN),
+    "an old generation_config.json": ([TEXT], [TURN], TURN),
+    "no tokenizer_config.json": ([TURN], [TURN], None),
+}
+
+
+@pytest.mark.parametrize("case", FOLDERS)
+def test_the_eos_that_the_converter_of_llama_cpp_writes_is_the_same(case, tmp_path):
+    gguf = pytest.importorskip("gguf")
+    folder, ids = ending(tmp_path, *FOLDERS[case]), gguf.SpecialVocab(tmp_path).special_token_ids
+    print(ids)
+    assert (
+        accused(vocabulary_checks(gguf_with(eos=written("qwen-2")[0][G + "tokens"][ids["eos"]]), folder))
+        == []
+    )
+    assert accused(vocabulary_checks(folder, folder)) == []
+
+
+@pytest.mark.parametrize(
+    ("export", "expected"),
+    [
+        (([TEXT], [TEXT], TEXT), "generation_config.json, config.json and tokenizer_config.json"),
+        (([TEXT], [TURN], TURN), "generation_config.json"),
+        (([TURN], [TEXT], TURN), "config.json"),
+        (([TURN], [TURN], TEXT), "tokenizer_config.json"),
+        (([], [TEXT], TURN), "config.json"),
+        (([TEXT, TURN], [TURN], TURN), None),
+    ],
+)
+def test_each_file_of_a_folder_must_name_the_eos_of_the_gguf_file(export, expected, tmp_path):
+    folder = ending(tmp_path, *export)
+    check = {own.id: own for own in vocabulary_checks(folder, gguf_with(eos=TURN))}["vocabulary.special"]
+    print(check.detail)
+    assert check.status == ("different" if expected else "same")
+    if expected:
+        places = f'"<|im_end|>" ({G}eos_token_id) in the original. Correct {expected} of the export.'
+        assert f'"<|endoftext|>" ({expected})' in check.detail
+        assert check.detail.endswith(places)
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "expected"),
+    [
+        (([TURN], [TURN], TURN), ([TEXT], [TURN], TURN), "Correct generation_config.json of"),
+        (([TURN], [TEXT], TURN), ([TURN], [TURN], TURN), "Correct config.json of"),
+        (([TURN, TEXT], [], TURN), ([TEXT, TURN], [], TURN), ""),
+        (([TURN, TEXT], [], TURN), ([TURN], [], TURN), "Correct generation_config.json of"),
+        (([], [TURN], TURN), ([TURN], [], TURN), ""),
+        (([], [TURN], TURN), ([TEXT], [TURN], TURN), "Correct generation_config.json of"),
+        (([TEXT], [TURN], TURN), ([], [TURN], TURN), "Correct generation_config.json of"),
+    ],
+)
+def test_two_folders_end_a_text_at_the_same_tokens(one, other, expected, tmp_path):
+    folders = [ending(tmp_path / str(i), *row) for i, row in enumerate((one, other))]
+    check = {own.id: own for own in vocabulary_checks(*folders)}["vocabulary.special"]
+    assert (check.status == "different", expected in check.detail) == (bool(expected), True), check.detail
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "expected"),
+    [
+        ({"eos": TEXT}, {"eos": TURN}, f"Write {G}eos_token_id = {TOKENS[TURN]} into"),
+        ({"eos": TEXT}, {"eos": TEXT, "eot": START}, f"Write {G}eot_token_id = {TOKENS[START]} into"),
+        ({"eos": TEXT, "eot": START}, {"eos": TEXT}, f"Correct {G}eot_token_id of"),
+        ({"eos": TEXT}, {"eos": TEXT, "eot": TURN}, ""),  # llama.cpp knows this spelling
+        ({}, {"eos": START}, "is no token in the export"),
+        ({"eos": START}, {}, ""),  # the original does not say it
+    ],
+)
+def test_two_gguf_files_end_a_text_at_the_same_tokens(one, other, expected):
+    check = {own.id: own for own in vocabulary_checks(gguf_with(**one), gguf_with(**other))}[
+        "vocabulary.special"
+    ]
+    assert (check.status == "different", expected in check.detail) == (bool(expected), True), check.detail
+
+
 # --- Vocabularies that cannot be read -------------------------------------------------------------
 
 

@@ -431,6 +431,56 @@ def test_integers_that_use_only_3_bits_of_their_type_are_named(pair, tmp_path):
     assert "about 3 bits of Q8_0" in found["rounded"].detail
 
 
+def one_expert(expert, by):
+    def edit(experts):
+        experts[expert] = by(experts[expert])
+        return experts
+
+    return edit
+
+
+def cut_to_bf16(arrays):
+    for name, array in arrays.items():
+        arrays[name] = (np.ascontiguousarray(array).view(np.uint32) & 0xFFFF0000).view(np.float32)
+
+
+def joined(*parts):
+    """Return the rows of a fused matrix in another order."""
+    return change("blk.0.attn_qkv.weight", by=lambda w: np.concatenate([w[part] for part in parts]))
+
+
+PHI3 = slice(64, 96), slice(96, 128), slice(0, 64)  # k, v and q
+HEADS = [slice(start + 16 * i, start + 16 * i + 16) for i in range(4) for start in (0, 64, 128)]
+SENTENCES = {  # model, type, edit, check, words of the sentence
+    "a scaled expert": (
+        "mixtral", "Q8_0", change(EXPERTS, by=one_expert(2, lambda w: w * 1.02)), "scaled",
+        "expert 2: scaled: the export is 1.02",
+    ),
+    "a transposed expert": (
+        "mixtral", "F16", change(EXPERTS, by=one_expert(1, lambda w: w.T.reshape(w.shape))), "transposed",
+        "expert 1: transposed: the rows of the export are the columns of the original",
+    ),
+    "a trained expert": (
+        "mixtral", "F32", change(EXPERTS, by=one_expert(3, a_little)), "other", "expert 3: the numbers",
+    ),
+    "cut to BF16": ("llama", "BF16", cut_to_bf16, "rounded", "were cut to BF16, not rounded to the nearest"),
+    "cut to BF16 in F32": (
+        "gpt2", "F32", cut_to_bf16, "rounded", "were cut to BF16, not rounded to the nearest",
+    ),
+    "8 bits in BF16": ("phi3", "BF16", change(OUT, by=through("Q8_0")), "rounded", "only about 8 bits ("),
+    "k, v, q": ("phi3", "Q4_0", joined(*PHI3), "swapped", "rows of the original's layer0.attn_wk and layer0"),
+    "by heads": ("gpt2", "F32", joined(*HEADS), "swapped", "as if a fused matrix was in another order"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", SENTENCES)
+def test_the_sentence_names_the_cause(pair, tmp_path, case):
+    name, type, edit, check, words = SENTENCES[case]
+    found = accused(pair, tmp_path, name, type, edit)
+    assert list(found) == [check]
+    assert words in found[check].detail
+
+
 CHANGES = {
     "missing": ("layer0.attn_wo", without("layer0.attn_wo")),
     "missing head": ("lm_head", without("lm_head")),
