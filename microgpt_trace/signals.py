@@ -35,6 +35,20 @@ def handled(
 
 
 @contextmanager
+def interruptible() -> Iterator[list[int]]:
+    """Raise KeyboardInterrupt in the block on a signal that asks the process to end. The yielded list then
+    contains the number of the signal."""
+    received = list[int]()
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        received.append(number)
+        raise KeyboardInterrupt
+
+    with handled(stop):
+        yield received
+
+
+@contextmanager
 def uninterrupted() -> Iterator[None]:
     """Delay the signals that ask the process to end until the block has ended."""
     received: dict[int, None] = {}

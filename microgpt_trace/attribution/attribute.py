@@ -17,14 +17,15 @@ from ..arrays.logits import LogitDifference, best_tokens, losses_of, runner_up, 
 from ..arrays.stats import Array
 from ..arrays.threads import one_blas_thread
 from ..errors import InputError, naming
-from ..patching.pairs import columns_of, mean_of
-from ..patching.results import MeanPatched, Spot
+from ..patching.pairs import columns_of
+from ..patching.results import Spot
 from ..rounding.invariants import OF_SUMS
 from ..running.token_names import blank_notes, chosen_positions, token_label, token_of
 from ..text.printable import shown_token
 from ..tracing.findings import Check
-from .gradients import Ask, by_gradient
+from .gradients import INTERRUPTED, Ask, attributed, by_gradient
 from .results import (
+    Attributed,
     AttributedPrompt,
     AttributionResult,
     Contribution,
@@ -75,8 +76,9 @@ def attribute(
       `neurons` adds the neurons. `baseline` is the token whose embedding begins the path of "integrated", by
       default zeros.
 
-    `report` is called with the progress. The model runs with the hooks of `model.hooks`. Raises InputError if
-    an argument does not fit the model or the method.
+    `report` is called with the progress. The model runs with the hooks of `model.hooks`. KeyboardInterrupt
+    ends the computation, and what is known by then is returned. Raises InputError if an argument does not fit
+    the model or the method.
     """
     if text is not None and tokens is not None:
         raise InputError("expected a text or tokens, found both")
@@ -121,8 +123,11 @@ def _writes(
     losses, changes = losses_by_row(logits, targets), {}
     if ablation:
         writers = [component for component in components if component.kind != "hook"]
-        without = losses_without(model, inputs, writers, rows, targets, seen.hooked, report)
-        changes = {name: loss - losses for name, loss in without.items()}
+        try:
+            without = losses_without(model, inputs, writers, rows, targets, seen.hooked, report)
+            changes = {name: loss - losses for name, loss in without.items()}
+        except KeyboardInterrupt:
+            ablation = False
     explained = tuple(
         _position(i, contrast, logits[i], components, writes, changes, float(losses[i]))
         for i, contrast in enumerate(contrasts)
@@ -150,7 +155,8 @@ def attribute_prompts(
 
     A prompt is a text or (text, target, against). In a file, each line is a prompt: TEXT or
     TEXT<TAB>TARGET<TAB>AGAINST. Empty lines and lines that begin with # are skipped. `target` and `against`
-    apply to prompts that name no tokens. `report` is called with the number of prompts done and the total.
+    apply to prompts that name no tokens. `report` is called with the number of prompts done and the total. On
+    KeyboardInterrupt, the means are over the prompts done.
     Raises InputError that names the prompt, or FileFormatError for any other line.
     """
     options: Any = {"positions": positions or "last", "method": method, "baseline": baseline}
@@ -161,29 +167,36 @@ def attribute_prompts(
         named = [(f"prompt {number}", fields) for number, fields in enumerate(lists, 1)]
     if not all(len(fields) in (1, 3) for _, fields in named) or not named:
         raise InputError("prompts: expected texts or (text, target, against), and at least one")
-    found = []
+    found = list[PromptsAttribution]()
     for where, (text, *own) in named:
         one, two = own or (target, against)
-        with naming(where):
-            result: Any = attribute(model, text, target=one, against=two, ablation=False, **options)
-            found.append(_of_writes(model, result) if method == "writes" else result)
+        try:
+            with naming(where):
+                result: Any = attribute(model, text, target=one, against=two, ablation=False, **options)
+        except KeyboardInterrupt:
+            if not found:
+                raise
+            break
+        found.append(_of_writes(model, result) if method == "writes" else result)
         report(len(found), len(named))
+        if (check := found[-1].prompts[0].check) and check.detail == INTERRUPTED:
+            break
     several = len({len(own.prompts[0].tokens) for own in found}) > 1
     cells = zip(*([c for c in own.cells if c.position is None or not several] for own in found), strict=True)
     facts = tuple(own.prompts[0] for own in found)
-    known = ((own[0], [math.nan if cell.mean is None else cell.mean for cell in own]) for own in cells)
-    return PromptsAttribution(model.origin, method, facts, tuple(mean_of(*own) for own in known))
+    means = tuple(attributed(own[0], [c.mean for c in own], [c.error for c in own]) for own in cells)
+    return PromptsAttribution(model.origin, method, facts, means)
 
 
 def _of_writes(model: LanguageModel, result: AttributionResult) -> PromptsAttribution:
     """Describe the writes at one position in the form of the other methods, without the changes by hooks."""
     if len(result.positions) != 1:
         raise InputError(f"positions: expected one position, found {len(result.positions)}")
-    (own,), sums, cells = result.positions, model.plan.sums_of, list[MeanPatched]()
+    (own,), sums, cells = result.positions, model.plan.sums_of, list[Attributed]()
     for part in own.parts:
         head = sums[part.name].parts.index(part.name) if part.kind == "head" else None
         if part.kind != "hook":
-            cells.append(mean_of(Spot(part.name, part.name, part.layer, head, None), [part.difference]))
+            cells.append(attributed(Spot(part.name, part.name, part.layer, head, None), [part.difference]))
     worst = max((own.target, own.against), key=lambda own: own.deviation)
     check = Check("logits", "the parts sum to the logits", result.ok, worst.deviation, worst.tolerance)
     facts, difference = (result.tokens, result.labels, result.notes), own.target.logit - own.against.logit

@@ -12,8 +12,8 @@ path is the conductance (Dhamdhere et al., "How Important Is a Neuron?", 2018).
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
-from itertools import pairwise
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 
 import numpy as np
 
@@ -27,19 +27,18 @@ from ..errors import InputError
 from ..patching import attribution_patching as patching
 from ..patching.attribution_patching import DifferentiableRun
 from ..patching.pairs import mean_of
-from ..patching.points import WHOLE, point_of
+from ..patching.points import WHOLE, PatchPoint, point_of
+from ..patching.results import Spot
 from ..running.token_names import token_label, token_of
 from ..tracing.findings import Check
-from .results import AttributedPrompt, GradientMethod, Neuron, PromptsAttribution
+from .path import TOLERANCE, Integral, Parts, Point, integrate
+from .results import Attributed, AttributedPrompt, GradientMethod, Neuron, PromptsAttribution
 
 NEURONS = 100  # the number of neurons in a result
+ROWS = 128  # rows of a pass; at 5 tokens, SmolLM2 needs 70 ms per point in such passes, and 280 ms alone
+INTERRUPTED = "interrupted before the errors were small"  # the detail of a check
 ACTIVE = 3  # the number of positions at which a neuron is most active
-FIRST, MOST = 16, 256  # the smallest and the largest number of steps of a path
-SMALLEST = 1e-6  # the smallest step, as a share of its end
-TOLERANCE = 0.01  # allowed distance of the sum along a path, as a share of the change
 
-# a run at one point of a path: the logit difference, and values and gradients by the names of events
-Point = tuple[float, dict[str, Array], dict[str, Array]]
 Ask = Callable[[Array], tuple[list[LogitDifference], list[str]]]  # logits [n, V] -> the question, notes
 
 
@@ -62,100 +61,129 @@ def by_gradient(
     points += [point_of(plan, name, WHOLE) for name in (embedding.name, *patching.mlps_of(plan))]
     names = [*patching.sources(plan, points), *inner]
     run = DifferentiableRun(model, model.hooks, inputs, [*names, *chosen], rows[0])
-    (contrast,), notes = ask(run.logits[None])
+    (contrast,), notes = ask(run.logits)
+    experts = {name: _experts(plan, name, run.values) for name in inner}
+    parts, check = _parts(plan, points, experts), None
     if method == "integrated":
-        effects, check = _integrate(model, inputs, contrast, names, baseline, report)
+        path = RunPath(model, inputs, contrast, names, embedding.kind.table, baseline)
+        found, interrupted = integrate(path.points, path.at_a_time, parts, report)
+        values, errors = found.values, found.errors
+        sites = [*(point.spot.site for point in points), *("a neuron" for _ in errors[len(points) :])]
+        check = _check(model, found, sites, path.whence, INTERRUPTED * interrupted)
     else:
-        slopes, check = run.gradients(contrast), None
+        slopes = run.gradients(contrast)
         factors = slopes if method == "gradient" else run.values
-        effects = {name: np.multiply(slopes[name], factors[name], dtype=np.float64) for name in names}
-    root = np.sqrt if method == "gradient" else np.asarray  # an L2 norm is the root of a sum of squares
-    sums, labels = patching.Effects(plan, effects), tuple(token_label(model, t) for t in inputs.tokens)
-    found = [own for name in inner for own in _neurons(plan, name, effects[name], root, run.values)]
-    difference, told = contrast.difference(run.logits), (*inputs.notes, *notes)
+        values = parts({name: np.multiply(slopes[name], factors[name], dtype=np.float64) for name in names})
+        values = np.sqrt(values) if method == "gradient" else values  # an L2 norm is the root of the squares
+        errors = np.full(len(values), np.nan)
+    labels, told = tuple(token_label(model, t) for t in inputs.tokens), (*inputs.notes, *notes)
+    difference = contrast.difference(run.logits[0])
     prompt = AttributedPrompt(inputs.tokens, labels, told, contrast, difference, check)
-    cells = tuple(mean_of(point.spot, [float(root(sums.of(point)))]) for point in points)
-    strongest = tuple(sorted(found, key=lambda neuron: -neuron.value)[:NEURONS])
-    return PromptsAttribution(model.origin, method, (prompt,), cells, strongest)
+    cells = [attributed(point.spot, [v], [e]) for point, v, e in zip(points, values, errors, strict=False)]
+    strongest, at = list[Neuron](), len(points)
+    for name in inner:
+        size = _by_neuron(run.values[name], experts[name]).size
+        own = slice(at, at := at + size)
+        strongest += _neurons(plan, name, values[own], errors[own], experts[name], run.values[name])
+    strongest = sorted(strongest, key=lambda neuron: -neuron.value)[:NEURONS]
+    return PromptsAttribution(model.origin, method, (prompt,), tuple(cells), tuple(strongest))
 
 
-def _integrate(
-    model: LanguageModel, inputs: TraceInput, contrast: LogitDifference, names: Sequence[str],
-    baseline: str | int | None, report: Report,
-) -> tuple[dict[str, Array], Check]:  # fmt: skip
-    """Return the integral of gradient * d value for each element of the events `names`.
+def attributed(spot: Spot, values: Sequence[float | None], errors: Sequence[float | None] = ()) -> Attributed:
+    """Return the mean and spread of the finite values, and the mean error if all errors are finite."""
+    own = mean_of(spot, [math.nan if value is None else value for value in values])
+    error = mean_of(spot, [error for error in errors if error is not None]).mean
+    return Attributed(*spot.place, own.mean, own.spread, own.count, None if None in errors else error)
 
-    The trapezoidal rule adds up the mean gradient of a step times the change of the value. If the sum over
-    the tokens is not right, the number of steps is doubled, at most to MOST, by halving the steps with the
-    largest errors. A step smaller than SMALLEST is not halved. The difference may jump there, if a mixture
-    chooses other experts.
-    """
-    quick, start = model.for_many_passes(), np.zeros(1)
-    embedding = next(row for row in model.plan.of_kind(Lookup) if row.kind.by == "tokens")
-    if baseline is not None:
-        start = model.parameter(embedding.kind.table, np.array([token_of(model, baseline)]))
 
-    def at(share: float, names: Sequence[str]) -> Point:
-        edit = Edit(embedding.name, lambda x: (start + share * (x - start)).astype(x.dtype))
-        run = DifferentiableRun(quick, model.hooks, inputs, names, contrast.position, [edit])
-        return contrast.difference(run.logits), run.values, run.gradients(contrast)
+def _known(number: float) -> float | None:
+    return float(number) if math.isfinite(number) else None
 
-    def error(a: float, b: float) -> float:
-        change = points[b][0] - points[a][0]
-        return float(_during(points[a], points[b], embedding.name).sum()) - change
 
-    points = {step / FIRST: at(step / FIRST, [embedding.name]) for step in range(FIRST + 1)}
-    errors = {step: error(*step) for step in pairwise(points)}
-    change = points[1.0][0] - points[0.0][0]
-    while abs(sum(errors.values())) > TOLERANCE * abs(change) and len(errors) < MOST:
-        for _ in range(len(errors)):
-            a, b = max(errors, key=lambda ab: (ab[1] - ab[0] > SMALLEST * ab[1], abs(errors[ab])))
-            middle = (a + b) / 2
-            points[middle] = at(middle, [embedding.name])
-            del errors[a, b]
-            errors |= {(a, middle): error(a, middle), (middle, b): error(middle, b)}
-            report(len(errors), 2 * MOST)
-    before, effects = at(0.0, names), dict.fromkeys(names, np.zeros(()))
-    for number, share in enumerate(sorted(points)[1:]):
-        after = at(share, names)
-        effects = {name: effects[name] + _during(before, after, name) for name in names}
-        before = after
-        report(len(errors) + number, 2 * len(errors))
-    steps, total = len(errors), float(effects[embedding.name].sum())
-    deviation = 0.0 if total == change else abs(total - change) / abs(change or math.nan)
+def _check(model: LanguageModel, found: Integral, sites: Sequence[str], whence: str, detail: str) -> Check:
+    """Check that the sum over the tokens is the change, and that half the steps give the same parts."""
+    change, worst, off = found.change, int(found.errors.argmax()), abs(found.total - found.change)
+    error = float(found.errors[worst])
+    largest = float(np.max([error, off]))
+    deviation = 0.0 if largest == 0 else largest / abs(change or math.nan)
     holds = deviation <= TOLERANCE if math.isfinite(deviation) else None
-    whence = "zeros" if baseline is None else token_label(model, token_of(model, baseline))
     claim = (
-        f"in {steps} steps from {whence} to the token embeddings, the attributions of the tokens sum to "
-        f"{total:.4g}, and the difference changes by {change:.4g}"
+        f"in {found.steps} steps from {whence} to the token embeddings, the attributions of the tokens sum "
+        f"to {found.total:.4g}, and the difference changes by {change:.4g}; half the steps change no part by "
+        f"more than {error:.2g} ({sites[worst]})"
     )
     if holds is False and model.plan.chosen_by:
         claim += "; the chosen experts may change along the path"
-    elif holds is False and baseline is None:
+    elif holds is False and whence == "zeros":
         claim += "; --baseline TOKEN begins at a token, because norms change abruptly near zeros"
-    return effects, Check("path", claim, holds, deviation, TOLERANCE)
+    return Check("path", claim, holds, deviation, TOLERANCE, detail)
 
 
-def _during(a: Point, b: Point, name: str) -> Array:
-    """Return the integral during a step. A gradient at zero embeddings may overflow, and is then left out."""
-    start, end = (gradients[name].astype(np.float64) for _, _, gradients in (a, b))
-    return np.where(np.isfinite(start), (start + end) / 2, end) * (b[1][name] - a[1][name])
+class RunPath:
+    """The runs on the straight path from a baseline to the token embeddings, the first of the events."""
+
+    def __init__(
+        self, model: LanguageModel, inputs: TraceInput, contrast: LogitDifference, names: Sequence[str],
+        table: str, baseline: str | int | None,
+    ) -> None:  # fmt: skip
+        self._run = partial(DifferentiableRun, model.for_many_passes(), model.hooks, inputs, names)
+        self._contrast, self._names, self._length = contrast, names, len(inputs.tokens)
+        self._start, self.whence = np.zeros(1), "zeros"
+        if baseline is not None:
+            token = token_of(model, baseline)
+            self._start, self.whence = model.parameter(table, np.array([token])), token_label(model, token)
+        self.at_a_time = 1 if len(model.hooks) else max(1, ROWS // self._length)  # hooks expect one sequence
+
+    def points(self, shares: Sequence[float]) -> list[Point]:
+        """Run one pass, whose sequences are at these shares of the path."""
+        along, n = np.repeat(shares, self._length)[:, None], len(shares)
+        edit = Edit(self._names[0], lambda x: (self._start + along * (x - self._start)).astype(x.dtype))
+        run = self._run(self._contrast.position, [edit], n)
+        gradients, values = run.gradients(self._contrast), run.values
+        rows = [slice(i * self._length, (i + 1) * self._length) for i in range(n)]
+        cut = [[{name: v[own] for name, v in of.items()} for own in rows] for of in (values, gradients)]
+        return [*zip(map(self._contrast.difference, run.logits), *cut, strict=True)]
+
+
+def _parts(plan: Plan, points: Sequence[PatchPoint], experts: Mapping[str, Array]) -> Parts:
+    """Return the function that adds up the elements of each point, and then of each neuron."""
+    places = list[tuple[str, int | slice, slice]]()
+    for name, part in (patching.source_of(plan, point) for point in points):
+        channels = slice(part.channels[0], part.channels[-1] + 1) if part.channels else slice(None)
+        places.append((name, slice(None) if part.positions is None else part.positions[0], channels))
+
+    def parts(effects: Mapping[str, Array]) -> Array:
+        of_points = [effects[name][rows, channels].sum() for name, rows, channels in places]
+        by_neuron = (_by_neuron(effects[name], own).ravel() for name, own in experts.items())
+        return np.concatenate([of_points, *by_neuron])
+
+    return parts
+
+
+def _experts(plan: Plan, name: str, values: Mapping[str, Array]) -> Array:
+    """Return the experts that each position chose for an event of neurons, or 0 without a choice: [T, k]"""
+    choice = plan.chosen_by.get(name)
+    return np.zeros((len(values[name]), 1), int) if choice is None else values[choice].astype(int)
+
+
+def _by_neuron(effects: Array, experts: Array) -> Array:
+    """Add up the positions of each neuron: [T, k*W] for k chosen experts -> [experts, W]"""
+    sums = np.zeros((experts.max() + 1, effects.shape[1] // experts.shape[1]))
+    np.add.at(sums, experts, effects.reshape(*experts.shape, -1))
+    return sums
 
 
 def _neurons(
-    plan: Plan, name: str, effects: Array, root: Callable[[Array], Array], values: dict[str, Array]
+    plan: Plan, name: str, values: Array, errors: Array, experts: Array, activations: Array
 ) -> Iterator[Neuron]:
-    """Yield the neurons of an event [T, W], or [T, k*W] for k chosen experts, with the largest effects."""
-    choice, value = plan.chosen_by.get(name), values[name]
-    experts = np.zeros((len(value), 1), int) if choice is None else values[choice].astype(int)  # [T, k]
-    sums = np.zeros((experts.max() + 1, value.shape[1] // experts.shape[1]))
-    np.add.at(sums, experts, effects.reshape(*experts.shape, -1))
-    sums, active = root(sums), value.reshape(*experts.shape, -1)
-    for flat in np.argsort(-sums, axis=None, kind="stable")[:NEURONS].tolist():
-        expert, channel = divmod(flat, sums.shape[1])
+    """Yield the neurons of an event with the largest values. `activations` are the event: [T, k*W]"""
+    active = activations.reshape(*experts.shape, -1)
+    for flat in np.argsort(-values, kind="stable")[:NEURONS].tolist():
+        expert, channel = divmod(flat, active.shape[2])
         positions, places = np.nonzero(experts == expert)
         own = active[positions, places, channel]
         most = np.argsort(-np.abs(own), kind="stable")[:ACTIVE]
-        site = f"{name}{'' if choice is None else f' expert {expert}'}:{channel}"
-        total, active_at = float(sums[expert, channel]), tuple(positions[most].tolist())
-        yield Neuron(site, plan[name].layer, total, active_at, tuple(own[most].tolist()))
+        site = f"{name}{'' if name not in plan.chosen_by else f' expert {expert}'}:{channel}"
+        total, active_at = float(values[flat]), tuple(positions[most].tolist())
+        error = _known(errors[flat])
+        yield Neuron(site, plan[name].layer, total, active_at, tuple(own[most].tolist()), error)

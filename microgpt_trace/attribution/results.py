@@ -144,21 +144,32 @@ class AttributionResult:
 
 
 @frozen
+class Attributed(MeanPatched):
+    """The attribution of a part. `error` is known for integrated gradients: half the steps change the value
+    by at most this number. Over several prompts, it is the mean of the errors."""
+
+    error: float | None
+
+
+@frozen
 class Neuron:
     """The attribution of a neuron over all positions. `site` is the event and the channel, or the event, the
-    expert and its channel. `active_at` are the positions with the largest absolute `activations`."""
+    expert and its channel. `active_at` are the positions with the largest absolute `activations`. `error` is
+    like the error of an `Attributed` part."""
 
     site: str
     layer: int | None
     value: float
     active_at: tuple[int, ...]
     activations: tuple[float, ...]
+    error: float | None
 
 
 @frozen
 class AttributedPrompt:
     """A prompt, and its `difference`, logit(target) - logit(against). `check` compares the sum of the
-    attributions with the difference. It is None for the methods "gradient" and "gradient-x-input"."""
+    attributions with the difference, and for "integrated" also bounds the error of every part, as a share of
+    the change. It is None for the methods "gradient" and "gradient-x-input"."""
 
     tokens: tuple[int, ...]
     labels: tuple[str, ...]
@@ -183,7 +194,7 @@ class PromptsAttribution:
     model: str
     method: Method
     prompts: tuple[AttributedPrompt, ...]
-    cells: tuple[MeanPatched, ...]
+    cells: tuple[Attributed, ...]
     neurons: tuple[Neuron, ...] = ()
     _repr_html_ = in_notebook
 

@@ -6,6 +6,8 @@ from typing import Any, Literal
 import typer
 
 from ..errors import InputError
+from ..interrupt import EXIT_CODE
+from ..signals import interruptible
 from .exports import Exports, give
 from .named_model import model_and_text, model_from, refuse_other_family
 from .option_checks import RUN_PARAMETERS, same_command
@@ -56,7 +58,7 @@ def attribute(
     """Show what each head, MLP, embedding and bias adds to a prediction, and what the heads attend to.
 
     --method attributes the prediction by gradients instead. Exit code 1: the parts do not sum to the logits,
-    or integrated gradients do not sum to the change of the prediction.
+    or integrated gradients do not sum to the change of the prediction, or have an error above 1 % of it.
     """
     if output.schema:
         single = attribution.method == "writes" and attribution.prompts is None
@@ -77,7 +79,8 @@ def attribute(
     if attribution.prompts is None:
         call, ids = attribute_text, token_ids(source.tokens)
         options |= {"tokens": ids, "ablation": not attribution.no_ablation, "neurons": attribution.neurons}
-    with progress("ablation or step" if attribution.prompts is None else "prompt") as report:
+    noun = "ablation or step" if attribution.prompts is None else "prompt"
+    with interruptible() as interrupted, progress(noun) as report:
         result = call(model, attribution.prompts or text, positions=positions, **options, report=report)
     if output.as_json:
         for remark in getattr(result, "notes", ()):
@@ -87,6 +90,9 @@ def attribute(
         context, result, output, exports, str(attribution.prompts or text),
         lambda name: same_command(context, ["--show", name], only=only, of="trace"), view=top, figure=top,
     )  # fmt: skip
+    if interrupted:
+        note("interrupted: the attribution contains what was finished")
+        raise SystemExit(EXIT_CODE)
     exit_unless(result.ok)
 
 

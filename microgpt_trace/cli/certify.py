@@ -1,13 +1,12 @@
 """microgpt certify"""
 
 from pathlib import Path
-from typing import NoReturn
 
 import typer
 
 from ..errors import InputError
 from ..interrupt import EXIT_CODE
-from ..signals import handled
+from ..signals import interruptible
 from ..text.printable import command
 from .exports import Exports, give
 from .option_groups import argument, flag, group, option
@@ -60,14 +59,7 @@ def certify(
     from ..certification.certify import certify as certified
 
     texts = [] if models.texts is None else _texts(models.texts)
-    interrupted = False
-
-    def stop(number: int, frame: object) -> NoReturn:
-        nonlocal interrupted
-        interrupted = True
-        raise KeyboardInterrupt
-
-    with handled(stop), progress("step") as report:
+    with interruptible() as interrupted, progress("step") as report:
         result = certified(*paths, texts=texts, **vars(depth), report=report)
     title = f"{models.export} from {models.original}"
 

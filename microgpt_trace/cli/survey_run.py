@@ -10,7 +10,6 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from time import monotonic
-from typing import NoReturn
 
 from ..architecture.plans.kinds import Experts
 from ..corpus.corpus import Corpus, CorpusSelection
@@ -20,7 +19,7 @@ from ..interrupt import EXIT_CODE
 from ..microgpt.documents import default_data
 from ..readers.loading import MODEL_SUFFIXES, is_model
 from ..render.results.survey import imatrix_sections, survey_sections
-from ..signals import handled
+from ..signals import interruptible
 from ..surveying import is_survey
 from ..surveying.execution import ModelSource
 from ..surveying.imatrix import (
@@ -171,12 +170,9 @@ def _check_targets(output: SurveyTargets, resume: bool = False) -> None:
 def _note_when_interrupted(out: Path | None, resume: bool) -> Iterator[None]:
     """Stop on a signal, and print the number of texts in the file of the survey."""
 
-    def stop(number: int, frame: object) -> NoReturn:
-        raise KeyboardInterrupt
-
     before = None if out is None or resume else _written_at(out)
     try:
-        with handled(stop):
+        with interruptible():
             yield
     except KeyboardInterrupt:
         signal.signal(signal.SIGINT, signal.SIG_IGN)

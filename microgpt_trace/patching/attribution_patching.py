@@ -28,14 +28,15 @@ from .points import WHOLE, PatchPoint, point_of, points_of
 
 
 class DifferentiableRun:
-    """A forward pass with logits [V] at position `row`. `values` has the values of the events `names`.
+    """A forward pass over n sequences of the tokens, with logits [n, V] at position `row`. `values` has the
+    values [n*T, W] of the events `names`.
 
     The pass runs under the hooks of `bus`, and then under the edits.
     """
 
     def __init__(
         self, model: LanguageModel, bus: HookBus, inputs: TraceInput, names: Sequence[str], row: int,
-        edits: Sequence[Edit] = (),
+        edits: Sequence[Edit] = (), n: int = 1,
     ) -> None:  # fmt: skip
         self.values: dict[str, Array] = {}
         self._gradients: dict[str, Array] = {}
@@ -48,12 +49,14 @@ class DifferentiableRun:
         self._run = bus.begin(after=listening)
         tap, replaced = self._run.tap("forward"), self._run.replaced
         with one_blas_thread(), np.errstate(all="ignore"):
-            self._done = forward(model, np.array(inputs.tokens), [None], tap, replaced, [row])
-        self.logits = self._done.logits[0]
+            rows = range(row, n * len(inputs.tokens), len(inputs.tokens))
+            self._done = forward(model, np.array(inputs.tokens), [None] * n, tap, replaced, rows, n)
+        self.logits = self._done.logits
 
     def gradients(self, contrast: LogitDifference) -> dict[str, Array]:
-        """Return the gradients of the logit difference with respect to the events `names`."""
-        of = [TokenLogit(0, contrast.target), TokenLogit(0, contrast.against, -1.0)]
+        """Return the gradients of the logit differences with respect to the events `names`."""
+        signs = ((contrast.target, 1.0), (contrast.against, -1.0))
+        of = [TokenLogit(i, token, sign) for i in range(len(self.logits)) for token, sign in signs]
         with one_blas_thread(), np.errstate(all="ignore"):
             backward(self._done, self._run.tap("backward"), of=of)
         return self._gradients
@@ -63,28 +66,7 @@ def _changed(edit: Edit, event: TraceEvent, value: Array) -> Array:
     return edit.change(value)
 
 
-class Effects:
-    """A number for each element of some events, and sums of these numbers over points."""
-
-    def __init__(self, plan: Plan, effects: dict[str, Array]) -> None:
-        self._plan, self.effects = plan, effects
-
-    def of(self, point: PatchPoint) -> float:
-        """Return the sum over a point, which is an estimate of the effect of patching the point."""
-        name, part = _source(self._plan, point)
-        effects = self.effects[name]
-        chosen = effects[np.ix_(*part.indices(effects.shape, range(effects.shape[-2])))]
-        return float(chosen.sum(dtype=np.float64))
-
-    def largest(self, name: str, count: int) -> Iterator[tuple[int, int]]:
-        """Yield the position and the channel of the elements of an event with the largest estimates."""
-        effects = np.abs(self.effects[name]).ravel()
-        for flat in np.argsort(-effects, kind="stable")[:count]:
-            position, channel = np.unravel_index(flat, self.effects[name].shape)
-            yield int(position), int(channel)
-
-
-class Estimates(Effects):
+class Estimates:
     """The clean and the corrupted run, and the estimated effect of patching each element of some events.
 
     The events are those of the points, and `more`. `logits` [2, V] are the logits of both runs at position
@@ -98,21 +80,35 @@ class Estimates(Effects):
         names, bus = [*sources(model.plan, points), *more], model.hooks.alone()
         clean, self._corrupt = (DifferentiableRun(model, bus, inputs, names, row) for inputs in pair)
         values = clean.values.items()
-        super().__init__(model.plan, {n: value - self._corrupt.values.pop(n) for n, value in values})
-        self.logits = np.stack([clean.logits, self._corrupt.logits])
+        self._plan, self.effects = model.plan, {n: v - self._corrupt.values.pop(n) for n, v in values}
+        self.logits = np.concatenate([clean.logits, self._corrupt.logits])
 
     def differentiate(self, contrast: LogitDifference) -> None:
         """Run the backward pass of the corrupted run from the logit difference."""
         for name, gradient in self._corrupt.gradients(contrast).items():
             self.effects[name] *= gradient
 
+    def of(self, point: PatchPoint) -> float:
+        """Return the sum over a point, which is an estimate of the effect of patching the point."""
+        name, part = source_of(self._plan, point)
+        effects = self.effects[name]
+        chosen = effects[np.ix_(*part.indices(effects.shape, range(effects.shape[-2])))]
+        return float(chosen.sum(dtype=np.float64))
+
+    def largest(self, name: str, count: int) -> Iterator[tuple[int, int]]:
+        """Yield the position and the channel of the elements of an event with the largest estimates."""
+        effects = np.abs(self.effects[name]).ravel()
+        for flat in np.argsort(-effects, kind="stable")[:count]:
+            position, channel = np.unravel_index(flat, self.effects[name].shape)
+            yield int(position), int(channel)
+
 
 def sources(plan: Plan, points: Sequence[PatchPoint]) -> list[str]:
     """Return the events whose elements estimate some points."""
-    return list(dict.fromkeys(_source(plan, point)[0] for point in points))
+    return list(dict.fromkeys(source_of(plan, point)[0] for point in points))
 
 
-def _source(plan: Plan, point: PatchPoint) -> tuple[str, Part]:
+def source_of(plan: Plan, point: PatchPoint) -> tuple[str, Part]:
     """Return the event and the part whose elements estimate a point. A head reads columns of the context, and
     has the same estimate as these columns, because the head is linear in them."""
     row, part = plan[point.spot.name], point.part

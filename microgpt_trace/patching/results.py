@@ -165,9 +165,9 @@ class PatchResult(PatchedPair):
     @property
     def matrix(self) -> Array:
         """The share that each site restores: [sites, positions], [layers, heads] if heads were patched, or
-        [senders, receivers] for paths to several receivers. A share is NaN where nothing was patched. Raises
-        InputError if there is no table or more than one."""
-        tables = tables_of(self.cells)
+        [senders, receivers] for paths. A share is NaN where nothing was patched. Raises InputError if there
+        is no table or more than one."""
+        tables = [_paths(self.cells)] if receivers_of(self.cells) else tables_of(self.cells)
         if len(tables) != 1:
             raise InputError(f"matrix: expected sites of one table, found {len(tables)} tables; use `cells`")
         rows = [[math.nan if c is None else c.restored for c in cells] for _, cells in tables[0].rows]
@@ -212,16 +212,21 @@ def tables_of(cells: Sequence[Cell]) -> list[PatchTable[Cell]]:
     layers are the first rows in the table of the residual stream after each layer. Paths to several receivers
     are one table."""
     if len(receivers := receivers_of(cells)) > 1:
-        title, columns = "rows: senders, columns: receivers", tuple(range(len(receivers)))
-        paths = {(cell.site, cell.receiver): cell for cell in cells}  # type: ignore[attr-defined]
-        sites = dict.fromkeys(cell.site for cell in cells)
-        rows = tuple((site, tuple(paths.get((site, name)) for name in receivers)) for site in sites)
-        return [PatchTable("path", title, "receiver", columns, rows, tuple(receivers))]
+        return [_paths(cells)]
     kinds = {kind_of(cell.name) for cell in cells}
     stream = next((kind for kind in leaving_kinds() if kind in kinds), leaving_kinds()[0])
     whole = (cell for cell in cells if not cell.is_part)
     by_kind = grouped(whole, lambda cell: stream if cell.layer is None else kind_of(cell.name))
     return [replace(_table(kind, own), receivers=tuple(receivers)) for kind, own in by_kind.items()]
+
+
+def _paths(cells: Sequence[Cell]) -> PatchTable[Cell]:
+    """Return the table with a row for each sender and a column for each receiver."""
+    receivers, sites = receivers_of(cells), dict.fromkeys(cell.site for cell in cells)
+    paths = {(cell.site, cell.receiver): cell for cell in cells}  # type: ignore[attr-defined]
+    rows = tuple((site, tuple(paths.get((site, name)) for name in receivers)) for site in sites)
+    title, columns = "rows: senders, columns: receivers", tuple(range(len(receivers)))
+    return PatchTable("path", title, "receiver", columns, rows, tuple(receivers))
 
 
 def parts_of(cells: Sequence[Cell]) -> list[Cell]:

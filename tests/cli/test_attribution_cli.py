@@ -41,6 +41,8 @@ def test_shows_every_position_of_a_microgpt(checkpoints):
     assert "Over the 5 positions" in done.out
     assert re.search(r"^layer0\.attn\.head3( +\d\.\d\d){4} ", done.out, re.MULTILINE)
     assert re.search(r"^uniform attention +0\.32 +0\.32 +0\.32 +0\.25", done.out, re.MULTILINE)
+    caption = " ".join(done.out.split())  # only the second m of 4 queries occurred before
+    assert "repeat: over the queries whose token occurred before; the shares overlap" in caption
 
 
 def test_rows_are_sorted_and_smaller_ones_are_summed(decoder):

@@ -13,6 +13,7 @@ from support.torch_models import written
 from microgpt_trace import Config, Model, Tokenizer, load, patch
 from microgpt_trace.errors import InputError
 from microgpt_trace.microgpt.parameters import Parameters
+from microgpt_trace.patching.results import tables_of
 
 CLEAN, CORRUPT = [17, 3, 44, 3, 60, 0, 29], [17, 3, 8, 3, 60, 0, 29]
 OPTIONS = {"target": 7, "against": 11}
@@ -172,6 +173,10 @@ def test_the_direct_effects_of_a_microgpt_add_up():
     print(f"{len(result.cells)} direct effects add up to {total}")
     assert len(result.cells) == 1 + 2 * 5
     agree(total, 1.0, rtol=1e-9)
+    assert result.matrix.tolist() == [[cell.restored] for cell in result.cells]  # [senders, 1]
+    heads = patch(model, "lara", "eira", target="n", against="EOS", sender=senders[1], receiver="logits")
+    assert heads.matrix.shape == (2 * 4, 1)
+    assert len(tables_of(heads.cells)[0].rows) == 2  # the table has a row for each layer
 
 
 def test_a_glob_leaves_out_what_has_no_path(decoders):

@@ -243,6 +243,25 @@ def test_terms_of_a_sum_are_bars_named_by_factors_and_function(ax):
     assert labels(ax.yaxis)[0] == "exp(logits[1,24]) x"
 
 
+@pytest.mark.parametrize("element", ["layer0.attn.scores[0,3,1]", "probs[1,a]", "layer0.attn.norm[3,4]",
+                                     "layer0.attn.weights[0,3,1]"])  # fmt: skip
+def test_the_title_leads_from_the_longest_sum_to_the_element(ax, element):
+    """A score is an eighth or a half of the sum of products. The title has the factor and both numbers."""
+    explanation = explain(init(seed=42), element, "emma")
+    plot_explanation(explanation, ax=ax)
+    first, *then = ax.get_title("left").replace("\u2212", "-").split("\n")
+    longest = max(explanation.steps, key=lambda step: step.count)
+    assert first.startswith(f"{explanation.element} = ")
+    (last,) = [line for line in then if line.startswith(f"{explanation.element} = ")]
+    assert float(last.rpartition(" = ")[2]) == pytest.approx(explanation.value, rel=1e-5)
+    lengths_of_bars = lengths(ax)
+    assert lengths_of_bars[-1] == pytest.approx(longest.value)
+    if "scores" in element:
+        assert then == [last]
+        factor = last.split(" = ")[2].split(" × ")
+        assert [float(number) for number in factor] == pytest.approx([lengths_of_bars[-1], 0.5], rel=1e-5)
+
+
 def test_a_comparison_has_a_point_for_each_event(ax):
     result = diff(init(seed=1), init(seed=2), "emma")
     plot_diff(result, ax=ax)

@@ -203,6 +203,7 @@ def why_there(judge, step):
     best = [option["words"] for option in step["options"] if option["best"]]
     assert len(best) == 1
     assert_reads(best[0], weights[first] / weights[second])
+    assert "makes a share 2.7 times as large compared with any other share" in step["text"]
     assert "itself" not in step["question"]
 
 

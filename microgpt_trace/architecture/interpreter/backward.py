@@ -119,14 +119,15 @@ class TokenLogit(NamedTuple):
 
 def forward(
     model: LanguageModel, tokens: Array, targets: Sequence[int | None], tap: Tap = SILENT,
-    replaced: Mapping[str, Array] = NOTHING, rows: Sequence[int] | None = None,
+    replaced: Mapping[str, Array] = NOTHING, rows: Sequence[int] | None = None, n: int = 1,
 ) -> ForwardPass:  # fmt: skip
-    """Run one pass over the tokens up to the loss, with logits at the positions `rows`, by default at all.
-    `targets` are the tokens after these positions. `replaced` is the tap's record of the values that hooks
-    insert."""
+    """Run one pass over n sequences of the tokens up to the loss, with logits at the rows `rows` of the pass,
+    by default at all. `targets` are the tokens after these positions. `replaced` is the tap's record of the
+    values that hooks insert."""
+    tokens = np.tile(tokens, n)
     rows = range(len(tokens)) if rows is None else rows
     tap = keeping_tap(model.plan, len(tokens), tap)
-    run = PassState(model, tokens, tap=tap, targets=targets)
+    run = PassState(model, tokens, n, tap, targets=targets)
     final = pass_forward(run)
     logits_row, probs_row, loss_row = _ends(model.plan)
     logits = tap.emit(logits_row.name, head_forward(model, final[list(rows)], tap))

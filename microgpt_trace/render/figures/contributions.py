@@ -18,7 +18,7 @@ from ...text.printable import shown_token
 from ...text.wording import counted
 from ..characters import token_label
 from ..numbers import finite_or_named, signed
-from ..results.explanation import factor_name, substituted
+from ..results.explanation import factor_name, in_one_line, substituted
 from .heat import add_bar, draw_heat, room_for_crosses, signed_scale
 from .panel import BAR, CHARACTER, COLUMN, LINE, PAGE, Panel, Picture, SignedValue, draw_bars, minus, on_axes
 
@@ -32,7 +32,7 @@ LEAST = 2.2  # smallest height of the plot in inches, so that the label of the c
 
 def plot_explanation(explanation: Explanation, ax: Axes | None = None) -> Axes:
     """Plot the longest sum in the formula of an element: its largest terms, the sum of the other terms, and
-    the total."""
+    the total. The title has the steps that lead from the total to the element."""
     return on_axes(explanation_picture(explanation), ax)
 
 
@@ -56,13 +56,15 @@ def explanation_picture(explanation: Explanation) -> Picture:
         rows.append(SignedValue(f"{step.count - len(step.terms):,} more", step.rest, is_sum=True))
     rows.append(SignedValue(f"sum of {step.count:,}", step.value, is_sum=True))
     title = f"{explanation.prefix}{explanation.element} = {minus(finite_or_named(explanation.traced))}"
+    later = explanation.steps[explanation.steps.index(step) + 1 :]  # they lead from the sum to the element
+    then = [minus(sentence) for sentence in map(in_one_line, later)]
 
     def draw(panel: Panel) -> None:
         draw_bars(panel, rows, finite_or_named)
         x = f"terms of {step.label}" + f" (names begin with {prefix})" * bool(prefix)
-        panel.label(title, x=x, at_right=True)
+        panel.label("\n".join([title, *then]), x=x, at_right=True)
 
-    return Picture(PAGE * 0.75, len(rows) * BAR + 0.8, draw)
+    return Picture(PAGE * 0.75, len(rows) * BAR + 0.8 + LINE * len(then), draw)
 
 
 def _prefix(step: Step) -> str:

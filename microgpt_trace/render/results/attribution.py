@@ -172,7 +172,8 @@ def _roles(result: AttributionResult, top: int) -> Iterator[Block]:
         return
     judged = [position.contrast.position for position in result.positions]
     alone = f"; seen from {judged[0]}: the token with most attention" if len(judged) == 1 else ""
-    yield words(f"mean shares of attention, over the queries from position 1 on{alone}", "dim")
+    means = "mean shares of attention, over the queries from position 1 on; repeat: over the queries whose"
+    yield words(f"{means} token occurred before; the shares overlap{alone}", "dim")
     heads = result.roles if result.family == "microgpt" else _main_heads(result, top)
     rows = [_RoleRow(h.name, h.attention, ROLE_WORDS[h.role], h.name, _look(h, result)) for h in heads]
     for window, uniform in {head.window: head.uniform for head in heads}.items():

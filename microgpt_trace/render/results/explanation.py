@@ -30,6 +30,7 @@ from ..sections import (
 _X = re.compile(r"\bx\b")
 DIGITS = 6  # significant digits of the largest number in a column
 EXACT = 9  # significant digits that distinguish any two float32 numbers
+FEW = 3  # largest number of terms of a sum that is written on one line
 LONG = 26  # below a name shorter than this, the numbers start at the end of the name
 
 
@@ -65,6 +66,14 @@ def _product(step: Step) -> list[Words]:
     margin = len(step.label) if len(step.label) < LONG else 1
     numbers = [words("= " + " = ".join(rest), indent=margin + 1)] if rest else []
     return [words(f"{step.label} = {names}"), *numbers]
+
+
+def in_one_line(step: Step) -> str:
+    """Return one term, such as "c = a × b = 0.5 × 0.25 = 0.125", or a sum such as "c = a + b = 1"."""
+    names = " + ".join(_written_out(term)[0] for term in step.terms)
+    names = f"sum of {step.count:,} terms" if step.count > FEW else names
+    parts = _written_out(step.terms[0]) if step.count == 1 else [names, _number(step.value)]
+    return " = ".join([step.label, *parts])
 
 
 def _written_out(term: Term) -> list[str]:

@@ -44,6 +44,10 @@ from ..sections import (
 )
 
 HALF = 0.5
+SHARES = {  # what the deviation of a check is a share of
+    "path": "of the change", "embedding": "of the difference between the runs",
+    "logits": "of the sum of the absolute values of the parts",
+}  # fmt: skip
 LEADING, LEAST = 3, 0.005  # number of largest sites to name, and the smallest value to name
 MAX_PAIRS = 20  # largest number of pairs or prompts that are shown
 MAX_TOKENS = 60  # largest number of tokens of a text that are shown
@@ -133,13 +137,15 @@ def attributed_sections(result: PromptsAttribution, *, top: int = 20) -> list[Se
     best = sorted((cell for cell in result.cells if cell.position is None), key=lambda c: -abs(c.mean or 0.0))
     scale = max((abs(cell.mean or 0.0) for cell in best), default=0.0)
     paths = {"mean": "mean", "std": "spread"} if len(prompts) > 1 else {"value": "mean"}
-    columns = [Column("part", site, whole=True), *fields(four_decimals, paths)]
+    error = {"error": "error"} if result.method == "integrated" else {}  # by half the steps
+    columns = [Column("part", site, whole=True), *fields(four_decimals, paths | error)]
     columns.append(
         Column("", lambda cell: SignedBar(cell.mean, scale or 1.0), whole=True, style="cyan", elastic=7)
     )
-    sections += table_section("Largest parts, over all positions", columns, best[:top], about=site)
+    legend = "error: half the steps change the value by at most this number" if error else ""
+    sections += table_section("Largest parts, over all positions", columns, best[:top], legend, about=site)
     columns = [
-        Column("neuron", attrgetter("site"), whole=True), *fields(four_decimals, {"value": "value"}),
+        Column("neuron", attrgetter("site"), whole=True), *fields(four_decimals, {"value": "value", **error}),
         Column("most active at", lambda neuron: _activity(neuron, prompts[0].labels), wrap=True),
     ]  # fmt: skip
     gradient, raising = result.method == "gradient", [n for n in result.neurons if not n.value <= 0]
@@ -307,8 +313,9 @@ def _check(pairs: Sequence[Any]) -> Section:
     style = "green" if passed == len(pairs) else "bold red"
     head = "Self-check holds" if passed == len(pairs) else "Self-check FAILED"
     many = f" in {passed:,} of {len(pairs):,}" if len(pairs) > 1 else ""
-    off = f"off by {_off(worst.deviation):.1g}, allowed {worst.tolerance:.1g}"
-    return Section([words(f"{head}{many}: {worst.claim} ({off})", style)])
+    off = f"off by {_off(worst.deviation):.1g} {SHARES[worst.id]}, allowed {worst.tolerance:.1g}"
+    detail = f"; {worst.detail}" if worst.detail else ""
+    return Section([words(f"{head}{many}: {worst.claim}{detail} ({off})", style)])
 
 
 def _off(deviation: float | None) -> float:

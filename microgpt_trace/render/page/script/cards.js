@@ -30,11 +30,13 @@ export function lineCard({ page, run, line, chances, rivals, explain, toggle, ne
       make("button", { type: "button", "data-key": "cut", "aria-pressed": String(isCut), onclick: () => toggle(line.name) }, isCut ? "Put it back" : "Cut this line"), make("button", { type: "button", "data-key": "next line", onclick: next }, "Next line")));
 }
 
-/** Where the head of a line looks in the whole name, in a sentence. */
-function habit(run, { attention, head }) {
-  const places = { previous: "the letter before", first: "the start", itself: "the letter itself", repeat: "the same letter earlier, where it occurred" };
-  const shares = sharesInWords(sharesOf(run, run.of(attention, "value"), head), places).map(([words, share]) => `${percent(share)} % to ${words}`);
-  return `In this name, head ${head} gives ${shares.slice(0, -1).join(", ")} and ${shares.at(-1)}, on average.`;
+/** Where the head of a line looks in the whole name, in sentences. A letter can be in several of these places. */
+export function habit(run, { attention, head }) {
+  const places = { previous: "the letter before", first: "the start", itself: "the letter itself" };
+  const shares = sharesOf(run, run.of(attention, "value"), head);
+  const [before, start, itself] = sharesInWords(shares, places).map(([words, share]) => `${percent(share)} % to ${words}`);
+  const again = shares.repeat === null ? "" : ` For a letter that occurred before, it gives ${percent(shares.repeat)} % to the earlier places of this letter, which may include the letter before.`;
+  return `In this name, head ${head} gives on average ${before}, ${start} and ${itself}. For the first letter, the letter before is the start.${again}`;
 }
 
 /** The card with a switch for each part. The bar of a part shows the chance of the real next letter if the switch is

@@ -20,7 +20,7 @@ export function sharesOf(run, weights, head) {
   };
 }
 
-const WORDS = { itself: "itself", previous: "the position before", first: "position 0", repeat: "the same token, earlier" };
+const WORDS = { itself: "itself", previous: "the position before", first: "position 0", repeat: "the same token earlier, where it occurred" };
 
 /** These shares in words, with those that the text has. `words` may replace the names of the places. */
 export const sharesInWords = (shares, words = WORDS) => Object.entries(words).filter(([place]) => shares[place] !== null).map(([place, name]) => [name, shares[place]]);

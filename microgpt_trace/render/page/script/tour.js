@@ -142,8 +142,8 @@ function scoresOf(facts) {
   const { dim } = page.row(page.row(scoreName).inputs[0]);
   return {
     part: "head", title: "Why there?", why: [scoreName, [line.head, position, best.key]],
-    text: `In each head, every letter asks with ${dim} numbers and offers ${dim} numbers. Pairs are multiplied and added: this gives a score. Scores become shares. One point more makes the share 2.7 times as large.`,
-    question: `Here ${words(best.key)} scores ${short(best.score)}, and ${words(second.key)} scores ${short(second.score)}. How many times as large is the share?`, options: list,
+    text: `In each head, every letter asks with ${dim} numbers and offers ${dim} numbers. Pairs are multiplied and added: this gives a score. Scores become shares. One point more makes a share 2.7 times as large compared with any other share.`,
+    question: `Here ${words(best.key)} scores ${short(best.score)}, and ${words(second.key)} scores ${short(second.score)}. How many times as large is the first share as the second?`, options: list,
     after: `The difference is ${short(best.score - second.score)}, and 2.718 to this power is ${short(ratio, 3)}.`,
   };
 }
