@@ -1,8 +1,8 @@
 """Bands: how much two correct runs may differ in each row of each event.
 
-In float32, a band is computed from the depth of the event and from the attention scores. If a difference exceeds
-this band, and for narrower types, the band is measured: our model runs several times, and each pass rounds to
-another grid.
+In float32, a band is computed from the depth of the event and from the attention scores. If a difference
+exceeds this band, and for narrower types, the band is measured: our model runs several times, and each pass
+rounds to another grid.
 """
 
 from __future__ import annotations
