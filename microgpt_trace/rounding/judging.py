@@ -162,6 +162,8 @@ class Judge:
         if self.plain.precision.coarse:
             of_keys = self.plain.given.model.plan[name].causal  # equal keys cause equal errors
             chance = beyond_usual(np.ones(len(errors)) if of_keys else concentration)
+        if smallest := self.plain.precision.smallest:
+            chance = chance * np.maximum(1, smallest / np.where(differences.a > 0, differences.a, smallest))
         exact = isinstance(self.plain.plan[name].kind, Choice)
         tolerances = chance * (EXACT if exact else self.plain.chain_floor(name))
         for draws, near in ((FEW_DRAWS, math.inf), (DRAWS, NEAR)):
