@@ -305,10 +305,9 @@ def _with_judgement(
     for event, same in zip(events, alike, strict=True):
         own = wrong.get(event.name) if same.holds else None
         if own is None:
-            words = (
-                "" if isinstance(kind_named(event.name), Choice) else f"{same.measured} {RECORDED_EXPERTS}"
-            )
-            yield event if same.holds or same == event else replace(same, measured=words.strip())
+            words = "" if isinstance(kind_named(event.name), Choice) else RECORDED_EXPERTS
+            measured = f"{same.measured} {words}".strip()
+            yield event if same.holds or same == event else replace(same, measured=measured)
             continue
         head = own.element[0] if len(own.element) == 3 else None
         values: dict[str, Any] = {"relative": own.error, "a": own.expected, "b": own.found}
