@@ -14,10 +14,11 @@ from ..architecture.model import LanguageModel
 from ..architecture.operations.reference_inputs import ReferenceInputs
 from ..architecture.operations.softmax import visible, window_of
 from ..architecture.plans.kinds import Choice, Experts, Linear, Softmax
-from ..architecture.plans.plan import Operation, layer_of
+from ..architecture.plans.plan import Operation, kind_of, layer_of
 from ..arrays.stats import Array
+from ..decoder.catalogue import kind_named
 from ..text.frozen import frozen
-from ..text.wording import nonfinite_name
+from ..text.wording import at_most, nonfinite_name
 from .evaluation import CARRIED, Evaluation, with_ties
 from .precision import CHANCE, PRECISIONS, Precision, ProductInputs, beyond_usual, factor_error
 from .row_differences import (
@@ -75,29 +76,43 @@ class OperationResult:
     ties: tuple[int, ...] = ()
 
 
-@frozen(slots=False)
-class Unseen:
-    """The largest differences that rounding to `compute` hides in the median operation. `row` is the
-    difference of a row, and `factor` a common factor of all rows."""
+class Limit(NamedTuple):
+    """The largest difference that rounding hides in an operation, such as "attn.weights" of any layer."""
 
-    compute: str
-    row: float
-    factor: float
+    operation: str
+    difference: float
 
     def __str__(self) -> str:
+        return f"{at_most(self.difference)} ({self.operation})"
+
+
+@frozen(slots=False)
+class Unseen:
+    """The differences that rounding to `compute` hides, in the most and in the least sensitive operation.
+    `row` is the difference of a row, and `factor` a common factor of all rows."""
+
+    compute: str
+    row: tuple[Limit, Limit]
+    factor: tuple[Limit, Limit]
+
+    def __str__(self) -> str:
+        row, factor = (f"below {least} to {most}" for least, most in (self.row, self.factor))
         return (
-            f"differences below {self.row:.2%} of a row, or below {self.factor:.2%} in a factor of all rows, "
-            f"cannot be distinguished from {self.compute} rounding here (half of the operations hide less)"
+            f"differences {row} of a row, or {factor} in a factor of all rows, cannot be distinguished from "
+            f"{self.compute} rounding here"
         )
 
 
 def unseen(operations: Sequence[OperationResult], precision: Precision | None) -> Unseen | None:
     """Return the differences that a precision hides, or None for float32 or if no operation was judged."""
-    judged = [o for o in operations if o.factor_tolerance is not None and not o.measured]
-    if precision is None or not precision.coarse or not judged:
+    judged = [o for o in operations if o.error is not None and not o.measured]
+    judged = [o for o in judged if not isinstance(kind_named(o.name), Choice)]
+    rows = [Limit(kind_of(o.name), o.tolerance) for o in judged]
+    factors = [Limit(kind_of(o.name), o.factor_tolerance) for o in judged if o.factor_tolerance is not None]
+    if precision is None or not precision.coarse or not factors:
         return None
-    rows, factors = ([getattr(o, f) for o in judged] for f in ("tolerance", "factor_tolerance"))
-    return Unseen(precision.name, float(np.median(rows)), float(np.median(factors)))
+    ordered = (sorted(own, key=lambda limit: limit.difference) for own in (rows, factors))
+    return Unseen(precision.name, *((own[0], own[-1]) for own in ordered))
 
 
 class SharedFactor(NamedTuple):
@@ -200,16 +215,19 @@ class Judge:
         self, name: str, found: Array, expected: Array, noisy: Callable[[Evaluation], Array], alike: float
     ) -> SharedFactor:
         """Return the common factor of the scores that lead to these attention weights. Its tolerance is far
-        below the tolerance of a row, because the rounding errors of many scores cancel."""
+        below the tolerance of a row, because the rounding errors of many scores cancel. The standard error
+        counts only up to the standard error that rounding causes: a wrong cap is not the same factor of all
+        scores, so its standard error is larger."""
         plain, (factor, error) = self.plain, factor_of_logarithms(expected, found)
-        allowed = alike * plain.chain_floor(name) + CHANCE * error
         chain, count = (*plain.between(name), name), expected.shape[1]
-        allowed += sum(factor_error(plain.precision, plain.spread(own), count) for own in chain)
+        allowed = sum(factor_error(plain.precision, plain.spread(own), count) for own in chain)
+        allowed += alike * plain.chain_floor(name)
         if abs(factor) > allowed:  # if all scores are nearly equal, all may have the same rounding error
             round = plain.precision.round if plain.precision.narrow else np.asarray
             draws = (round(noisy(draw)) for draw in self.draws[:FEW_DRAWS])
-            moved = [factor_of_logarithms(expected, draw)[0] for draw in draws]
-            allowed += CARRIED * float(np.sqrt(np.mean(np.square(moved))))
+            moved = np.square([factor_of_logarithms(expected, draw) for draw in draws])
+            by_rounding, most = map(float, CARRIED * np.sqrt(moved.mean(axis=0)))
+            allowed += by_rounding + CHANCE * min(error, most)
         return SharedFactor(factor, allowed, IN_SCORES)
 
     def _carried(
