@@ -260,6 +260,17 @@ def test_masked_scores_may_have_any_value(decoders):
     assert diagnose_values(made[0], TOKENS, values).clean
 
 
+@pytest.mark.parametrize("hidden", [-np.inf, -1e9, 0])
+def test_a_softmax_without_the_mask_is_named_from_masked_scores(decoders, hidden):
+    """The dump has no scores of hidden keys, which this softmax used."""
+    made = decoders("llama_gqa")
+    for id, change in (("mask-missing", {"masked": False}), ("mask-shifted", {"ahead": 1})):
+        values = run_of(made, only(ATTN_WEIGHTS, change))
+        values[SCORES] = np.where(np.tri(7) > 0, values[SCORES], hidden)
+        found = diagnose_values(made[0], TOKENS, values)
+        assert (found.first_wrong, explaining(found)) == (ATTN_WEIGHTS, [id])
+
+
 # --- Tokens and quantised weights -------------------------------------------------------------------
 
 
