@@ -194,7 +194,9 @@ def findings_of(case: Case, outcomes: Sequence[Outcome], others: Others, stages:
 
 def unbeaten(case: Case, explaining: Sequence[Outcome]) -> list[Outcome]:
     """Return the outcomes that no other outcome beats, sorted by simplicity and then by error. Omit combined
-    and descriptive hypotheses if a simpler hypothesis also fits."""
+    and descriptive hypotheses if a simpler hypothesis also fits. Hypotheses that copy the dump's values do
+    not compete with others, because the copied values fit even better than a right cause."""
+    explaining = [o for o in explaining if not o.hypothesis.copies] or explaining
     remaining = _not_beaten(case, explaining) or sorted(explaining, key=lambda o: o.residual)[:1]
     simplest = min((o.hypothesis.rank for o in remaining), default=PLAIN)
     by_claim: dict[str, Outcome] = {}

@@ -23,7 +23,8 @@ class Hypothesis:
     COMBINED for two mistakes at once, and DESCRIBED for a hypothesis that only describes the values. For a
     mistake with a number (`value`) that is measured from the dump, `rank` is NUMBERED, or ODD if nobody would
     choose this number. If `of_no_number` is True, the hypothesis predicts values that are not finite, and
-    rows that cannot be judged do not refute the hypothesis.
+    rows that cannot be judged do not refute the hypothesis. If `copies` is True, the hypothesis copies wrong
+    values from the dump, so that it fits these values exactly and tells no cause.
     """
 
     id: str
@@ -32,6 +33,7 @@ class Hypothesis:
     rank: int = PLAIN
     value: float | None = None
     of_no_number: bool = False
+    copies: bool = False
 
 
 class Range(NamedTuple):

@@ -10,7 +10,7 @@ import pytest
 from support.cause_search import FAMILIES, ROUNDINGS, UNKNOWN, diagnose_sample
 from support.faulty_engine import Fault, decoder_run, rounded_to
 from support.sweeps import some_of
-from support.tiny_models import TOKENS, tiny_model, write_folder
+from support.tiny_models import TOKENS, random_weights, rope_5, tiny_config, tiny_model, write_folder
 
 from microgpt_trace import load
 from microgpt_trace.diagnosis.diagnose import diagnose_values
@@ -106,6 +106,23 @@ def test_a_missing_eps_is_named_as_0(decoders, tokens):
 def test_a_wrong_power_is_not_called_a_missing_norm(decoders, power, rounding):
     found = findings(decoders("llama_gqa"), {"attn.norm": {"power": power}}, NORM, rounding=rounding)
     assert [(f.id, f.value) for f in found] == [("norm-power", power)]
+
+
+@pytest.mark.parametrize("rounding", ["bf16", "f16"])
+def test_swapped_heads_are_named_although_a_description_fits_better(tmp_path, rounding):
+    """Only two of eight heads are wrong, and this description copies their rounded values from the dump."""
+
+    def instead(s, options, right):
+        return s.heads(right)[:, [1, 0, *range(2, 8)]].reshape(right.shape)
+
+    config = tiny_config("llama", num_attention_heads=8, num_key_value_heads=8, **rope_5())
+    weights = random_weights(config, "swapped")
+    made = load(write_folder(tmp_path / "m", config, weights)), config, weights
+    for name in ("attn.q", "attn.context"):
+        found = findings(made, {name: {"instead": instead}}, f"layer0.{name}", rounding=rounding)
+        assert [f.claim.partition(": ")[2] for f in found] == [
+            "your heads, in order, are the right heads [1, 0, 2, 3, 4, 5, 6, 7]"
+        ]
 
 
 def test_another_norm_is_not_explained_by_a_large_eps(decoders):

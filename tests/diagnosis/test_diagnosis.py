@@ -118,6 +118,9 @@ NORM = "layer0.attn.norm"
 MISTAKES = [
     ("bias-of-another", "qwen2", K, with_bias_of_v),
     ("rope-offset", "llama_gqa", K_ROPE, {"offset": 100}),
+    ("rope-positions", "llama_gqa", Q_ROPE, {"offset": np.array([0, -1, -1, -1, -1, -1, -1])}),
+    ("rope-positions", "llama_gqa", K_ROPE, {"offset": np.array([0, 0, 0, 0, -4, -4, -4])}),
+    ("position-offset", "2 layers, 2 heads", "embed.pos", lambda s, x: np.r_[x[:1], x[:-1]]),
     ("rope-twice", "llama_gqa", Q_ROPE, {"stretch": 2.0}),
     ("rope-positions-scaled", "llama_gqa", Q_ROPE, {"stretch": 0.25}),
     ("rope-scaling-missing", "llama_linear", Q_ROPE, {"settings": {"rope_type": "default"}}),
@@ -206,6 +209,17 @@ def test_a_cause_is_found_in_all_layers(decoders):
     assert found.claim == "layer 0, q after RoPE: your values are your own q rotated in interleaved pairs"
 
 
+@pytest.mark.parametrize("rounding", [None, "bf16"])
+def test_late_positions_are_named_with_and_without_q_and_k_after_rope(decoders, rounding):
+    (model, config, weights), late = decoders("qwen2"), {"offset": np.array([0, *6 * [-1]])}
+    fault = Fault("late", "", (), None, {f"attn.{n}_rope": late for n in "qk"})
+    values = decoder_run(config, weights, TOKENS, fault, rounding=rounding)
+    for dump in (values, {name: x for name, x in values.items() if "rope" not in name}):
+        (found,) = diagnose_values(model, TOKENS, dump).findings
+        assert found.claim.endswith("rotated one position late (at positions 0, 0, 1, 2, ...)")
+        assert found.also_explains[-1].startswith("layer1")
+
+
 # --- Events that a dump lacks, and values that are not finite ---------------------------------------
 
 
@@ -258,6 +272,17 @@ def test_masked_scores_may_have_any_value(decoders):
     for name in (SCORES, "layer1.attn.scores"):
         values[name] = np.where(np.tri(7) > 0, values[name], -np.inf)
     assert diagnose_values(made[0], TOKENS, values).clean
+
+
+@pytest.mark.parametrize("hidden", [-np.inf, -1e9, 0])
+def test_a_softmax_without_the_mask_is_named_from_masked_scores(decoders, hidden):
+    """The dump has no scores of hidden keys, which this softmax used."""
+    made = decoders("llama_gqa")
+    for id, change in (("mask-missing", {"masked": False}), ("mask-shifted", {"ahead": 1})):
+        values = run_of(made, only(ATTN_WEIGHTS, change))
+        values[SCORES] = np.where(np.tri(7) > 0, values[SCORES], hidden)
+        found = diagnose_values(made[0], TOKENS, values)
+        assert (found.first_wrong, explaining(found)) == (ATTN_WEIGHTS, [id])
 
 
 # --- Tokens and quantised weights -------------------------------------------------------------------

@@ -14,7 +14,7 @@ from microgpt_trace.diagnosis.diagnose import diagnose_values
 
 NEAR = 0.02  # a diagnosed parameter within 2 % of the true one is right
 ROUNDINGS = (None, "bf16", "f16")
-DESCRIBED = ("vector-added", "clipped", "rope-frequencies", "few-elements")
+DESCRIBED = ("vector-added", "clipped", "rope-frequencies", "rope-positions", "few-elements")
 DESCRIBED += tuple(f"one-{what}" for what in ("position", "channel", "head", "element"))
 
 

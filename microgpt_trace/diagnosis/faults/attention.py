@@ -157,9 +157,15 @@ def _softmax(
 ) -> Plan:  # fmt: skip
     """Return the plan with another softmax. The function `shares` replaces softmax, and `times` multiplies
     the scores. A query sees `ahead` later positions. If `ahead` is -1, a query does not see its own position.
-    `attributes` replace attributes of the kind Softmax."""
+    `attributes` replace attributes of the kind Softmax. If a query sees keys that the model hides, their
+    scores are computed from q and k, because the dump may contain the scores after the mask."""
 
-    def compute(row: Operation[Softmax], given: ReferenceInputs, scores: Array) -> Array:
+    def compute(row: Operation[Softmax], given: ReferenceInputs, scores: Array, *before: Array) -> Array:
+        own = case.plan[row.name].kind
+        if before and isinstance(own, Softmax):
+            for source in _rows_of_scores(case.plan, row):
+                before = (reference(source, given, *before),)
+            scores = np.where(visible(own, scores.shape[-1]), scores, before[0])
         back = np.arange(scores.shape[-1])[:, None] - np.arange(scores.shape[-1])
         seen = (back >= -ahead) & (back < (row.kind.window or len(back)))
         masked = np.where(seen, scores * times, -np.inf)
@@ -168,7 +174,18 @@ def _softmax(
         sinks = given.parameter(row, row.kind.sinks)[:, None, None] + np.zeros((*scores.shape[:2], 1))
         return shares(np.concatenate([masked, sinks], axis=-1))[..., : scores.shape[-1]]
 
-    return computed(with_attributes(case.plan, Softmax, **attributes), of_kind(Softmax), compute)
+    plan = with_attributes(case.plan, Softmax, **attributes)
+    if ahead > 0 or "window" in attributes:
+        plan = reading(
+            plan, of_kind(Softmax), lambda row: row.inputs + _rows_of_scores(case.plan, row)[0].inputs
+        )
+    return computed(plan, of_kind(Softmax), compute)
+
+
+def _rows_of_scores(plan: Plan, weights: Operation) -> list[Operation]:
+    """Return the rows that compute the input of a softmax from q and k: the scores, and their cap, if any."""
+    rows = [plan[weights.inputs[0]]]
+    return rows if isinstance(rows[0].kind, Scores) else [plan[rows[0].inputs[0]], *rows]
 
 
 def _windows(case: Case, own: int | None, others: set[int]) -> list[int]:

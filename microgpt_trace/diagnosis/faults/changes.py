@@ -10,15 +10,23 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
+
 from ...architecture.operations.by_kind import reference
 from ...architecture.operations.reference_inputs import ReferenceInputs
 from ...architecture.plans.kinds import Experts, Kind, Linear, Norm
 from ...architecture.plans.plan import Operation, Plan, kind_of, prefix_of
 from ...arrays.stats import Array
 
+LATE = "one position late (at positions 0, 0, 1, 2, ...)"
 Which = Callable[[Operation], bool]
 Compute = Callable[..., Array]  # (row, ReferenceInputs, *inputs) -> output
 Instead = Mapping[str, Callable[..., Array]]  # name without layer -> function of the full name (and experts)
+
+
+def late(length: int) -> Array:
+    """Return the positions that LATE describes, [T]: each position but the first is one too small."""
+    return np.maximum(np.arange(length) - 1, 0)
 
 
 def of_kind(*kinds: type[Kind]) -> Which:

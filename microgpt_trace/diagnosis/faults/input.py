@@ -19,7 +19,7 @@ from ...arrays.stats import Array
 from ..case import Case, first_of
 from ..finding import Finding
 from ..hypothesis import Family, Hypothesis
-from .changes import Which, after, computed
+from .changes import LATE, Which, after, computed, late
 
 PART = 4096  # number of embedding rows to search at a time
 FEW = 4  # if at most one token in FEW is wrong, the claim names single tokens
@@ -136,12 +136,14 @@ def _other_tokens(case: Case, own: Array) -> Iterator[Hypothesis]:
 
 
 def positions(case: Case) -> Iterator[Hypothesis]:
-    """Yield hypotheses: the learned positions do not begin at 0."""
-    for offset in (1, -1, 2) if _table(case, "positions") else ():
-        plan = computed(case.plan, looking_up("positions"), bind(_moved_positions, offset))
-        yield Hypothesis("position-offset", f"your positions begin at {offset}, not at 0", plan)
+    """Yield hypotheses: the learned positions do not begin at 0, or are late."""
+    length = len(case.given.tokens)
+    ways = [(np.arange(length) + by, f"your positions begin at {by}, not at 0") for by in (1, -1, 2)]
+    for used, claim in (*ways, (late(length), f"your positions are {LATE}")):
+        if _table(case, "positions"):
+            plan = computed(case.plan, looking_up("positions"), bind(_of_positions, used))
+            yield Hypothesis("position-offset", claim, plan)
 
 
-def _moved_positions(by: int, row: Operation[Lookup], given: ReferenceInputs) -> Array:
-    positions = (np.arange(len(given.tokens)) + by) % row.kind.rows
-    return given.parameter(row, row.kind.table, positions).astype(np.float64)
+def _of_positions(used: Array, row: Operation[Lookup], given: ReferenceInputs) -> Array:
+    return given.parameter(row, row.kind.table, used % row.kind.rows).astype(np.float64)

@@ -44,8 +44,9 @@ def whole(case: Case) -> Iterator[Hypothesis]:
         return
     rows = len(case.found) if case.expected.ndim == 2 and case.positions is None else 0
     if rows > 1:
-        yield Hypothesis("rows-shifted", "your rows are shifted one position later", bind(_shifted, 1))
-        yield Hypothesis("rows-shifted", "your rows are shifted one position earlier", bind(_shifted, -1))
+        for step, way in ((1, "later"), (-1, "earlier")):
+            claim = f"your rows are shifted one position {way}"
+            yield Hypothesis("rows-shifted", claim, bind(_shifted, step), copies=True)
         yield Hypothesis("rows-reversed", "your rows are in reverse order", lambda own, e: e[::-1])
     for name, words in NARROW.items():
         yield Hypothesis(f"rounded-{name}", f"your values are rounded to {words}", bind(_rounded, name))
@@ -159,7 +160,7 @@ def _right_except(id: str, claim: str, wrong: Array, rank: int) -> Hypothesis:
     def transform(other: Case, e: Array) -> Array:
         return np.where(wrong, other.found, e) if e.shape == wrong.shape else e
 
-    return Hypothesis(id, claim, transform, rank=rank)
+    return Hypothesis(id, claim, transform, rank=rank, copies=True)
 
 
 def _errors(case: Case) -> Array:

@@ -20,9 +20,9 @@ from ...architecture.plans.rope import Rope
 from ...arrays.stats import Array
 from ...rounding.precision import NARROW, PRECISIONS
 from ...text.frozen import frozen
-from ..case import Case, Change
+from ..case import Case, Change, first_of
 from ..hypothesis import COMBINED, DESCRIBED, NUMBERED, PLAIN, Family, Hypothesis
-from .changes import computed, of_kind
+from .changes import LATE, computed, late, of_kind
 
 BASES = (1e2, 5e2, 1e3, 1e4, 1e5, 1.5e5, 2.5e5, 5e5, 1e6, 5e6, 1e7)  # bases that models use
 FACTORS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 40.0)  # scaling factors that models use
@@ -37,12 +37,13 @@ PAIRED = " (and pairs are interleaved: neighbours, not halves)"
 @frozen(slots=False, eq=False)
 class Turning:
     """A rotation of the first n channels of each head. `frequencies` [n/2] lists the radians per position of
-    each pair of channels. `factor` multiplies cos and sin. `offset` is the first position."""
+    each pair of channels. `factor` multiplies cos and sin. `offset` is added to each position: a number, or
+    an array [T] with a number for each position."""
 
     frequencies: Array
     factor: float = 1.0
     adjacent: bool = False  # True: pairs (0, 1), (2, 3) ...; False: pairs (0, n/2), (1, n/2 + 1) ...
-    offset: float = 0.0
+    offset: float | Array = 0.0
 
     def __call__(self, row: Operation[Rotation], given: ReferenceInputs, x: Array) -> Array:
         count = 2 * len(self.frequencies)
@@ -95,6 +96,8 @@ def rope(case: Case) -> Iterator[Hypothesis | Family]:
         yield Hypothesis(id, claim, turning_by(case, **changes), rank)
     for adjacent in (False, True):
         measured, family = measure(case, kind, adjacent), bind(_family, case, adjacent)
+        if measured is not None:
+            yield from _measured_positions(case, own, measured, adjacent)
         yield from _parameters(case, family, kind, measured)
         yield from _numbers(family, kind, own, measured)
 
@@ -137,6 +140,20 @@ def _directions(case: Case, own: Turning) -> Iterator[Mistake]:
     yield "rope-twice", f"{subject} rotated twice", {"frequencies": f * 2, "factor": own.factor**2}, PLAIN
     claim = f"{subject} rotated in the other direction (sin negated)"
     yield "rope-direction", claim, {"frequencies": -f}, PLAIN
+    length, claim = len(case.given.tokens), f"{subject} rotated {LATE}"
+    yield "rope-positions", claim, {"offset": late(length) - np.arange(length)}, PLAIN
+
+
+def _measured_positions(case: Case, own: Turning, measured: Turns, adjacent: bool) -> Iterator[Hypothesis]:
+    """Yield the hypothesis that each row is rotated at the position that its measured rotation is nearest to,
+    unless all positions are shifted alike."""
+    places = np.arange(len(measured.turns) + 1)
+    nearest = (measured.turns @ np.exp(-1j * own.frequencies[:, None] * places)).real.argmax(axis=1)
+    offset = nearest - places[:-1]
+    if (offset != offset[0]).any():
+        claim = f"your rows are rotated at positions [{first_of(nearest, 16)}]{PAIRED * adjacent}"
+        plan = turning_by(case, offset=offset, adjacent=adjacent)
+        yield Hypothesis("rope-positions", claim, plan, rank=DESCRIBED)
 
 
 def _scalings(case: Case, kind: Rotation, own: Turning) -> Iterator[Mistake]:
