@@ -59,7 +59,7 @@ def tensor_effects(
     """
     if original.model is None or why_not(original, original, texts):
         return ()
-    reads = [read.tokens for read in texts_read(original.model, texts)]
+    reads = [read.tokens for read in texts_read(original.model, texts) if not isinstance(read, str)]
     effects = _EffectSums(_exchanges(export, original.model))
     try:
         with one_blas_thread(), np.errstate(all="ignore"):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import re
+from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -51,20 +53,27 @@ def prediction_checks(
 
     Raises InputError if a token id does not fit the original.
     """
-    reason, reads = why_not(export, original, texts), list[ReadText]()
+    reason, reads, left = why_not(export, original, texts), list[ReadText](), Counter[str]()
     reader = export.model if original.vocabulary is None else original.model
     if not reason and reader and export.model and original.model:
         both = export.model.config, original.model.config
         rows, context = (min(getattr(own, n) for own in both) for n in ("vocab_size", "context_length"))
-        reads = [own for own in texts_read(reader, texts) if own.tokens.max() < rows]
-        reads = [own for own in reads if len(own.tokens) <= context]
+        for own in texts_read(reader, texts):
+            if isinstance(own, str):
+                left[own] += 1
+            elif own.tokens.max() >= rows:
+                left[f"with a token that is not among the first {rows:,}"] += 1
+            elif len(own.tokens) > context:
+                left[f"longer than the context of {context:,} tokens"] += 1
+            else:
+                reads.append(own)
         reason = f"No text fits the context of both models and their {rows:,} tokens." if not reads else ""
     if reason or not (reader and export.model and original.model):
         return [CertificateCheck(name, "not checked", reason) for name in IDS]
     found = compared(original.model, export.model, reads, report)
     different = (check.id for check in before if check.status == "different" and check.id not in HARMLESS)
     causes = [name for name in different if name.startswith(CAUSES)]
-    detail = _detail(reader, reads, found, len(texts) - len(reads))
+    detail = _detail(reader, reads, found, left)
     (status, advice), result = _kl(found, max_kl), list[CertificateCheck]()
     for name, own, text in zip(IDS, (status, _top(found)[0]), (detail, _top(found)[1]), strict=True):
         if causes and own != "same":
@@ -85,15 +94,15 @@ def why_not(export: Side, original: Side, texts: Sequence[str | Sequence[int]]) 
     return "" if texts else "There are no texts."
 
 
-def texts_read(model: Decoder, texts: Sequence[str | Sequence[int]]) -> list[ReadText]:
-    """Encode texts. Leave out the texts that are empty or longer than the model's context."""
+def texts_read(model: Decoder, texts: Sequence[str | Sequence[int]]) -> list[ReadText | str]:
+    """Encode texts. A text that does not fit the model becomes the reason."""
     reads = list[ReadText | str]()
     for text in texts:
         if isinstance(text, str):
             reads += model.read_many([text])
         else:
             reads.append(ReadText(np.array([*model.read(tokens=text).tokens, UNKNOWN])))
-    return [read for read in reads if not isinstance(read, str)]
+    return reads
 
 
 def compared(
@@ -137,18 +146,22 @@ def _noise(logits: Array, layers: int) -> Array:
     return np.square(PREDICTED * ROUNDING) * mean_square * (layers + 1) / 2
 
 
-def _detail(reader: Decoder, reads: Sequence[ReadText], found: ComparedPredictions, left: int) -> str:
-    """Describe the KL over all positions, and the position with the largest KL. `reader` read the texts."""
+def _detail(
+    reader: Decoder, reads: Sequence[ReadText], found: ComparedPredictions, left: Counter[str]
+) -> str:
+    """Describe the KL over all positions, and the position with the largest KL. `reader` read the texts.
+    `left` counts the texts that are left out by the reason."""
     at = int(np.argmax(found.kl))  # the first NaN, if there is one
     text, position = int(found.text[at]), int(found.position[at])
     seen = shown_token(reader.spelled(reads[text].tokens[: position + 1][-SEEN:].tolist()))
+    seen = re.sub(r"^(\\x[89ab][0-9a-f])+", "", seen) or seen  # the end of a character
     size = reader.config.vocab_size
     a, b = (token_label(reader, own) if own < size else f"#{own}" for own in found.top[at].tolist())
     mean, high = (number(float(value)) for value in (found.kl.mean(), np.percentile(found.kl, 99)))
     of = f"{counted(len(found.kl), 'position')} of {counted(len(reads), 'text')}"
     return (
         f"Mean KL {mean} nats over {of}, 99th percentile {high}. "
-        + f"{counted(left, 'text')} did not fit. " * bool(left)
+        + "".join(f"{counted(count, 'text')} did not fit: {why}. " for why, count in left.items())
         + f"Largest: {number(float(found.kl[at]))} nats at position {position} of text {text + 1}: after "
         f"“{seen}”, the original predicts “{a}” and the export “{b}”."
     )

@@ -121,6 +121,18 @@ def test_nan_is_different(pair, tmp_path):
     assert "look for NaN" in kl.detail
 
 
+def test_a_text_that_does_not_fit_is_counted_with_the_reason(pair):
+    size, length = pair[1].config.vocab_size, pair[1].config.context_length
+    kl, _ = checks(*pair, [*TEXTS, "", "a" * 100, "b" * 100])
+    assert (
+        f"1 text did not fit: without tokens. 2 texts did not fit: longer than the context of {length} to"
+        in (kl.detail)
+    )
+    small = replace(pair[0], config=replace(pair[0].config, vocab_size=size - 1))
+    kl, _ = checks(small, pair[1], [[1, 2], [1, size - 1]])
+    assert f"1 text did not fit: with a token that is not among the first {size - 1}. " in kl.detail
+
+
 def test_the_vocabulary_of_one_side_is_enough(pair):
     export, original = (side_of(model) for model in pair)
     both, one, other = (
