@@ -54,8 +54,8 @@ def vocabulary_checks(export: Side, original: Side, texts: Sequence[str] = ()) -
 def _unread(side: Side, names: Sequence[str], is_export: bool) -> list[CertificateCheck]:
     """Return the checks if a side has no vocabulary. A problem of the export is a difference in the part of
     the vocabulary that the problem names."""
-    problem = side.vocabulary_problem.rstrip(".")
-    detail = f"The vocabulary cannot be read: {problem}." if problem else f"{side.origin} has no vocabulary."
+    problem = side.vocabulary_problem
+    detail = f"The vocabulary cannot be read: {problem}" if problem else f"{side.origin} has no vocabulary."
     words = {"token_type": "types", "merges": "merges", "scores": "merges", "_token": "special", "": "tokens"}
     wrong = next(name for word, name in words.items() if word in problem) if problem and is_export else ""
     status: dict[str, Status] = {wrong: "different"}
