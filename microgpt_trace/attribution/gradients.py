@@ -178,7 +178,7 @@ def _numbers(plan: Plan, name: str, values: Mapping[str, Array]) -> Array:
 def _neurons(
     plan: Plan, name: str, numbers: Array, sums: Array, errors: Array, values: Mapping[str, Array]
 ) -> Iterator[Neuron]:
-    """Yield the neurons of an event with the largest sums. `numbers` are the numbers of the neurons [T, W]."""
+    """Yield the neurons of an event with the largest sums. `numbers` are the numbers of neurons: [T, W]"""
     choice = plan.chosen_by.get(name)
     width = values[name].shape[1] // (1 if choice is None else values[choice].shape[1])
     for number in np.argsort(-sums, kind="stable")[:NEURONS].tolist():

@@ -254,6 +254,20 @@ def test_ctrl_c_prints_the_known_part_of_the_path(monkeypatch, tmp_path):
     assert (done.code, done.out) == (130, "")
 
 
+def test_the_error_of_a_neuron_is_checked(monkeypatch):
+    integrate = gradients.integrate
+
+    def with_an_error(*arguments):
+        found, interrupted = integrate(*arguments)
+        found.errors[-1] = 1.0  # the last neuron of the only layer
+        return found, interrupted
+
+    monkeypatch.setattr(gradients, "integrate", with_an_error)
+    done = microgpt("attribute emma --method integrated --neurons")
+    assert done.code == 1
+    assert "half the steps change no part by more than 1 (layer0.mlp.act:63)" in " ".join(done.out.split())
+
+
 def test_deviations_are_shares_of_the_change():
     done = microgpt("attribute emma --method integrated")
     assert "of the change, allowed 0.01)" in " ".join(done.out.split())
