@@ -15,12 +15,8 @@ from .errors import InputError, MicrogptError
 from .text.brief import brief
 
 PLAIN = (NoneType, str, bytes, Real, list, tuple, set, dict)  # never a model, a path or a result
-KINDS: dict[Any, type] = {
-    int: Integral,
-    float: Real,
-    str: str,
-    NoneType: NoneType,
-}  # NumPy's numbers are Integral or Real
+# NumPy's numbers are Integral or Real
+KINDS: dict[Any, type] = {int: Integral, float: Real, str: str, NoneType: NoneType}
 
 
 def checked(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -64,7 +64,7 @@ class Documents:
             elif is_short and name.strip(tokenizer.chars):  # a character is unknown
                 reason = outside
             elif len(name) >= block_size:
-                reason = f"left out, longer than {block_size - 1} characters"
+                reason = f"left out, longer than {counted(block_size - 1, 'character')}"
             else:
                 names.append(name)
                 reason = "lowercased" if name != text else ""

@@ -24,6 +24,7 @@ from ..hooks.bus import SILENT, HookBus, Tap
 from ..notebook import in_notebook
 from ..text.brief import brief, one_line
 from ..text.frozen import frozen
+from ..text.wording import counted
 from .batch import Batch, Packer
 from .documents import LONG_LINE, Documents, encoded_names, held_out
 from .forward_backward import event_specs, forward
@@ -158,10 +159,8 @@ class Model:
             text = tokenizer.name_of(tokens)
         text = "emma" if text is None else text
         if len(text) >= block:
-            raise InputError(
-                f"text {brief(text)}: expected at most {block - 1} characters (block_size {block}), "
-                f"found {len(text):,}"
-            )
+            expected = f"at most {counted(block - 1, 'character')} (block_size {block})"
+            raise InputError(f"text {brief(text)}: expected {expected}, found {len(text):,}")
         lowered, ids = tokenizer.normalize(text), tokenizer.encode_name(text)
         labels = tuple(map(tokenizer.label, ids[:-1]))
         target_labels = tuple(tokenizer.label(i, target=True) for i in ids[1:])
@@ -183,7 +182,7 @@ class Model:
         tokenizer, block = self.tokenizer, self.config.block_size
         unknown = {c for c in set().union(*texts) if tokenizer.normalize(c) not in tokenizer.chars}
         outside = f"with a character outside {tokenizer.describe_chars()}"
-        long = f"longer than {block - 1} characters"
+        long = f"longer than {counted(block - 1, 'character')}"
         reasons = [
             outside if not unknown.isdisjoint(text) else long if len(text) >= block else "" for text in texts
         ]

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from ..errors import InputError
+from ..text.wording import counted
 from .batch import Packer
 from .forward_backward import forward
 from .model import Model, check_microgpt, check_seed
@@ -29,7 +30,7 @@ def sample(
     start = [tokenizer.bos_id, *tokenizer.encode(prefix)]
     if len(start) > block:
         raise InputError(
-            f"prefix {prefix!r}: expected at most {block - 1} characters, found {len(start) - 1}"
+            f"prefix {prefix!r}: expected at most {counted(block - 1, 'character')}, found {len(start) - 1}"
         )
     return _names(model, start, count, temperature, seed)
 

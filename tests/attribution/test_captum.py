@@ -23,7 +23,7 @@ from support.torch_models import written
 from microgpt_trace import attribute, load
 from microgpt_trace.attribution import gradients
 
-POSITION, BASELINE, STEPS, LAYER, HEADS = 5, 5, 400, 1, 4
+POSITION, BASELINE, STEPS, LAYER, HEADS = 5, 5, 2000, 1, 4
 ABOUT = {"tokens": TOKENS, "target": 7, "against": 11, "positions": [POSITION]}
 CASES = {  # the layers, the modules of heads, MLP and neurons, and our name of the MLP
     "llama": ("layers", "self_attn.o_proj", "mlp", "mlp.down_proj", "mlp.down"),

@@ -159,3 +159,11 @@ def test_only_the_beginning_of_a_huge_line_is_normalized(char, monkeypatch):
             Tokenizer().encode(line)
     print(max(lengths))
     assert max(lengths) <= 2000
+
+
+def test_one_character_is_singular():
+    assert "longer than 1 character (" in fit("a", "emma", block_size=2).notes[0]
+    model = init(Config(block_size=2))
+    assert model.read_many(["a", "emma"])[1] == "longer than 1 character"
+    with pytest.raises(InputError, match="expected at most 1 character "):
+        model.read("emma")

@@ -28,7 +28,7 @@ from ...patching.results import (
 from ...text.printable import shown_token
 from ...text.wording import counted
 from ..characters import token_label
-from ..numbers import four_decimals, two_decimals
+from ..numbers import four_decimals, two_apart, two_decimals
 from ..sections import (
     Bar,
     Column,
@@ -313,7 +313,8 @@ def _check(pairs: Sequence[Any]) -> Section:
     style = "green" if passed == len(pairs) else "bold red"
     head = "Self-check holds" if passed == len(pairs) else "Self-check FAILED"
     many = f" in {passed:,} of {len(pairs):,}" if len(pairs) > 1 else ""
-    off = f"off by {_off(worst.deviation):.1g} {SHARES[worst.id]}, allowed {worst.tolerance:.1g}"
+    deviation, allowed = two_apart(_off(worst.deviation), worst.tolerance)
+    off = f"off by {deviation} {SHARES[worst.id]}, allowed {allowed}"
     detail = f"; {worst.detail}" if worst.detail else ""
     return Section([words(f"{head}{many}: {worst.claim}{detail} ({off})", style)])
 
