@@ -77,8 +77,7 @@ class Isolated:
         """Call the function and return its result. Errors begin with `origin`. If the function raises a
         MicrogptError, the call raises an error of the same class. Raises FileFormatError if the function
         fails in any other way or exceeds its limits, and RunError if no process starts or `within` ends."""
-        own = self.limits
-        limits = Limits(min(own.seconds, seconds_left()), own.memory, own.answer)
+        limits = Limits(min(self.limits.seconds, seconds_left()), self.limits.memory, self.limits.answer)
         request = {"function": self.function, "arguments": arguments, **vars(limits)}
         with self._lock:
             try:
