@@ -57,7 +57,8 @@ def tensor_effects(
     """
     if original.model is None or isinstance(reads, str):
         return ()
-    texts = [read.tokens for read in reads if not isinstance(read, str)]
+    context = original.model.config.context_length
+    texts = [own.tokens for own in reads if not isinstance(own, str) and len(own.tokens) <= context]
     effects = _EffectSums(_exchanges(export, original.model))
     try:
         with one_blas_thread(), np.errstate(all="ignore"):

@@ -19,8 +19,7 @@ from .vocabulary import vocabulary_checks
 from .weights import weight_checks
 
 SOME = 8  # texts whose predictions show the effect of each tensor
-# Limits in seconds for all tokenizers and chat templates together, which usually take a twentieth of them
-SECONDS, PER_TEXT, PER_CHARACTER = 30, 0.05, 0.0005
+SECONDS = 30  # for all tokenizers and chat templates, and more for own texts. Usually, a tenth is enough.
 _LAST = ("vocabulary.encoding", "template.no_system", "weights.other", *IDS)  # the last checks of each part
 
 
@@ -58,7 +57,7 @@ def certify(
     longest = sorted(texts or shipped("passages"), key=len)[-SOME:]
     checks, effects = [*settings_checks(other, first)], tuple[TensorEffect, ...]()
     try:
-        with within(SECONDS + sum(PER_TEXT + PER_CHARACTER * len(text) for text in texts)):
+        with within(SECONDS + sum(0.05 + len(text) / 2000 for text in texts)):
             checks += vocabulary_checks(other, first, texts)
             checks += template_checks(other, first)
             reads = texts_read(other, first, texts or shipped("texts"))

@@ -13,18 +13,19 @@ import numpy as np
 from ..architecture.edits import Report, unreported
 from ..architecture.interpreter.logits_forward import final_of_pack
 from ..architecture.interpreter.run import head_forward
-from ..architecture.packs import Pack, ReadText, passes
+from ..architecture.packs import UNKNOWN, Pack, ReadText, passes
 from ..arrays.logits import in_parts, in_products, kl_divergence, log_softmax
 from ..arrays.stats import Array
 from ..arrays.threads import one_blas_thread
-from ..decoder.model import Decoder, read_text
-from ..errors import InputError, MicrogptError, check_installed
+from ..decoder.model import Decoder
+from ..errors import MicrogptError, check_installed
 from ..rounding.bands import PREDICTED, ROUNDING
-from ..running.token_names import token_label
 from ..text.printable import shown_token
 from ..text.wording import counted, listed, number, percent
+from ..vocabulary.tokens import Vocabulary
 from .certificate import CertificateCheck, Status
 from .opening import Side
+from .vocabulary import ids_of
 
 Reads: TypeAlias = list[ReadText | str]  # texts, or why a text is left out
 IDS = ("predictions.kl", "predictions.top")
@@ -53,10 +54,9 @@ def prediction_checks(
     `before` are the earlier checks, which may explain why predictions differ. `report` receives the number of
     finished texts and of all texts.
     """
-    if isinstance(reads, str):
-        return [CertificateCheck(name, "not checked", reads) for name in IDS]
-    assert export.model is not None
-    assert original.model is not None
+    vocabulary = original.vocabulary or export.vocabulary
+    if isinstance(reads, str) or not (vocabulary and export.model and original.model):
+        return [CertificateCheck(name, "not checked", str(reads)) for name in IDS]
     both = export.model.config, original.model.config
     rows, context = (min(getattr(own, n) for own in both) for n in ("vocab_size", "context_length"))
     kept, left = dict[int, ReadText](), Counter[str]()
@@ -75,7 +75,7 @@ def prediction_checks(
     found = compared(original.model, export.model, [*kept.values()], report)
     different = (check.id for check in before if check.status == "different" and check.id not in HARMLESS)
     causes = [name for name in different if name.startswith(CAUSES)]
-    detail = _detail(_reader(export, original), kept, found, lost)
+    detail = _detail(vocabulary, kept, found, lost)
     (status, advice), result = _kl(found, max_kl), list[CertificateCheck]()
     for name, own, text in zip(IDS, (status, _top(found)[0]), (detail, _top(found)[1]), strict=True):
         if causes and own != "same":
@@ -87,33 +87,21 @@ def prediction_checks(
 
 
 def texts_read(export: Side, original: Side, texts: Sequence[str]) -> Reads | str:
-    """Encode texts for both sides, or return why their predictions cannot be compared. A text that does not
-    fit becomes the reason."""
+    """Encode texts as the original does, or as the export does if the original has no vocabulary. A text that
+    cannot be encoded becomes the reason. If no predictions can be compared, return only the reason."""
     for name, side in (("export", export), ("original", original)):
         if side.model is None:
             return f"The {name} cannot run{f': {side.problems[0].text}' if side.problems else '.'}"
-    if original.vocabulary is export.vocabulary is None:
+    vocabulary = original.vocabulary or export.vocabulary
+    if vocabulary is None:
         return original.vocabulary_problem or "No vocabulary could encode the texts."
     try:
         check_installed("tokenizers", "turning text into tokens needs")
-        reads = [_read(_reader(export, original), text) for text in texts]
+        found = [ids_of(vocabulary.encode, [text]) or "without tokens" for text in texts]
     except MicrogptError as error:
         return str(error)
+    reads = [own if isinstance(own, str) else ReadText(np.array([*own, UNKNOWN])) for own in found]
     return reads or "There are no texts."
-
-
-def _read(model: Decoder, text: str) -> ReadText | str:
-    try:
-        return read_text(model, text, None, False)
-    except InputError:  # such as a byte without a token
-        return "refused by the tokenizer"
-
-
-def _reader(export: Side, original: Side) -> Decoder:
-    """Return the model that encodes and spells texts: the original, if it has a vocabulary."""
-    model = export.model if original.vocabulary is None else original.model
-    assert model is not None
-    return model
 
 
 def compared(
@@ -157,21 +145,23 @@ def _noise(logits: Array, layers: int) -> Array:
     return np.square(PREDICTED * ROUNDING) * mean_square * (layers + 1) / 2
 
 
-def _detail(reader: Decoder, reads: Mapping[int, ReadText], found: ComparedPredictions, lost: str) -> str:
-    """Describe the KL over all positions, and the position with the largest KL. `reader` read the texts by
-    number, and `lost` describes the texts that are left out."""
+def _detail(
+    vocabulary: Vocabulary, reads: Mapping[int, ReadText], found: ComparedPredictions, lost: str
+) -> str:
+    """Describe the KL over all positions, and the position with the largest KL. `lost` describes the texts
+    that are not among `reads`, the texts by number."""
     at = int(np.argmax(found.kl))  # the first NaN, if there is one
     (text, read), position = [*reads.items()][found.text[at]], int(found.position[at])
-    seen = shown_token(reader.spelled(read.tokens[: position + 1][-SEEN:].tolist()))
+    seen = shown_token(vocabulary.spelled(read.tokens[: position + 1][-SEEN:].tolist()))
     seen = re.sub(r"^(\\x[89ab][0-9a-f])+", "", seen) or seen  # the end of a character
-    size = reader.config.vocab_size
-    a, b = (token_label(reader, own) if own < size else f"#{own}" for own in found.top[at].tolist())
+    labels = (vocabulary.label(own) if own < vocabulary.size else f"#{own}" for own in found.top[at].tolist())
+    a, b = (f"{shown_token(label):.60}" for label in labels)
     mean, high = (number(float(value)) for value in (found.kl.mean(), np.percentile(found.kl, 99)))
     of = f"{counted(len(found.kl), 'position')} of {counted(len(reads), 'text')}"
     return (
         f"Mean KL {mean} nats over {of}, 99th percentile {high}. {lost}"
         f"Largest: {number(float(found.kl[at]))} nats at position {position} of text {text}: after "
-        f"“{seen}”, the original predicts “{a}” and the export “{b}”."
+        f"“{seen[-60:]}”, the original predicts “{a}” and the export “{b}”."
     )
 
 

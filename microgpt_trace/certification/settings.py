@@ -71,7 +71,7 @@ def settings_checks(export: Side, original: Side) -> list[CertificateCheck]:
         differs = status == "different"
         if name in problems:
             status, detail = "different", " ".join([detail] * differs + problems[name])
-        if differs or (theirs and problems.get(name, [""])[0].startswith("In the export")):
+        if differs or (theirs and problems.get(name, [""])[-1].startswith("In the export")):
             wrong = [own for own, check in checks.items() if check.status == "different"]
             detail += _advice(name, theirs.get(name), export, original, wrong)
         for which, side in sides.items():
@@ -189,7 +189,7 @@ def _advice(name: str, value: Any, export: Side, original: Side, wrong: Sequence
         value = original.metadata[key]
     elif own in _IN_FILES and value is not None and (is_gguf or name != "architecture"):
         value = _IN_FILES[own](value, original.config)
-    text = str(value) if isinstance(value, str | float | int) else brief(value)
+    text = str(value)[:60] if isinstance(value, str | float | int) else brief(value)
     text = text.lower() if isinstance(value, bool) else text
     again = "onvert the model again with a current converter"
     if not key:

@@ -21,7 +21,7 @@ def is_folder(vocabulary: Vocabulary) -> bool:
 
 
 def shown_id(vocabulary: Vocabulary, token: int) -> str:
-    return f'token {token:,} "{vocabulary.label(token)}"'
+    return f'token {token:,} "{vocabulary.label(token):.60}"'
 
 
 def wrong_ends(ours: Vocabulary, theirs: Vocabulary) -> list[str]:

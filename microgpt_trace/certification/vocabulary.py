@@ -7,7 +7,7 @@ nothing about models and templates.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cache, partial
 from typing import Literal, TypeAlias
 
@@ -28,7 +28,6 @@ Case: TypeAlias = tuple[str, bool]  # a text, and whether special tokens in the 
 SAME: Found = ("same", "")
 _CONTROL = (CONTROL, UNKNOWN)
 _TYPES = {1: "normal", 3: "control", 4: "user-defined", 5: "unused", 6: "byte"}
-_WITHIN_CHARACTERS = [bytes([byte]) for byte in range(0x80, 0xC0)]  # bytes of UTF-8 that begin no character
 PADDING = re.compile(r"|[\[<](PAD|pad|dummy|unused|mask|MASK)_?\d*[\]>]")  # tokens that no text needs
 # Tokens that llama.cpp's converter makes control tokens
 _LOOKS_SPECIAL = re.compile(r"<\|.*\|>|<｜.*｜>|<2mass>|\[@BOS@\]", re.DOTALL)
@@ -148,12 +147,13 @@ def _merges(ours: Vocabulary, theirs: Vocabulary) -> Found:
     )
     for side, one, other in (("export", b, {*a}), ("original", a, {*b})):
         if lost := [merge for merge in one if merge not in other]:
-            place = f'Number {one.index(lost[0]) + 1:,} is "{lost[0]}".'
+            place = f'Number {one.index(lost[0]) + 1:,} is "{lost[0]:.60}".'
             return "different", on_one_line(f"Merges that the {side} lacks: {len(lost):,}. {place} {todo}")
     at = next((i for i, (one, two) in enumerate(zip(a, b, strict=False)) if one != two), None)
     if at is None:
         return SAME
-    return _different(f"The merges are in another order. Number {at + 1:,}", f'"{a[at]}"', f'"{b[at]}"', todo)
+    left, right = (f'"{merges[at]:.60}"' for merges in (a, b))
+    return _different(f"The merges are in another order. Number {at + 1:,}", left, right, todo)
 
 
 def _by_score(merges: Iterable[str], ids: Mapping[str, int], scores: Sequence[float] | None) -> list[str]:
@@ -215,34 +215,33 @@ def _encoding(ours: Vocabulary, theirs: Vocabulary, cases: Sequence[Case], cause
     """Compare the ids of texts, without BOS and EOS. `causes` names the checks of the tokens and merges that
     found a difference. Raises MicrogptError if a tokenizer is broken or not supported."""
     check_installed("tokenizers", "turning text into tokens needs")
-    expected = [_ids(theirs.encoder, case) for case in cases]
+    expected = [ids_of(theirs.encoder, case) for case in cases]
     try:
-        found = [_ids(ours.encoder, case) for case in cases]
+        found = [ids_of(ours.encoder, case) for case in cases]
     except FileFormatError as error:
         why = f"Follows from {causes}." if causes else _explanation(ours, theirs, cases)
         return ("different" if causes else "not checked"), f"{error}. {why}"
     wrong = [i for i, ids in enumerate(found) if ids != expected[i]]
     if not wrong:
         return SAME
+    count, of = (f"{len({cases[i][0] for i in chosen}):,}" for chosen in (wrong, range(len(cases))))
     why = _explanation(ours, theirs, cases)
     if not why and all(_but_for_spaces(ours, theirs, cases[i]) for i in wrong):
-        count = f"{len({cases[i][0] for i in wrong}):,}"
         return "same", f"Only the GGUF file adds a space in {count} texts, which its format requires."
     splits = [(i, _split(ours, found[i], expected[i]), _split(theirs, expected[i], found[i])) for i in wrong]
     i, one, two = min(splits, key=lambda row: " tokens)" in row[1] + row[2])  # rather not parts of characters
     parsed = ", with special tokens parsed," if cases[i][1] else ""
-    count, of = (f"{len({cases[i][0] for i in chosen}):,}" for chosen in (wrong, range(len(cases))))
     what = f'Texts that are split differently: {count} of {of}. "{cases[i][0]:.60}"{parsed}'
     follows = f"{why} The rest follows from {causes}." if why else f"Follows from {causes}."
     return _different(what, one, two, follows if causes else why or "Convert again.")
 
 
-def _ids(encoder: bpe.Encoder, case: Case) -> list[int] | str:
-    """Return the ids of a text, or "refused" if the text has no tokens."""
+def ids_of(encoder: Callable[..., list[int]], case: Sequence[str | bool]) -> list[int] | str:
+    """Return the ids of a text, or "refused ..." if the tokenizer lacks a token for a part of the text."""
     try:
         return encoder(*case)
     except InputError:
-        return "refused"
+        return "refused by the tokenizer"
 
 
 def _split(vocabulary: Vocabulary, ids: list[int] | str, others: list[int] | str) -> str:
@@ -251,13 +250,13 @@ def _split(vocabulary: Vocabulary, ids: list[int] | str, others: list[int] | str
     if isinstance(ids, str):
         return ids
     start = max(next((i for i, (a, b) in enumerate(zip(ids, others, strict=False)) if a != b), 0) - 2, 0)
-    while start and vocabulary.piece(ids[start])[:1] in _WITHIN_CHARACTERS:
+    while start and b"\x80" <= vocabulary.piece(ids[start])[:1] < b"\xc0":  # the middle of a character
         start -= 1
     shown, group = ["…"] * (start > 0), list[int]()
-    for token in ids[start : start + 32]:
+    for token in ids[start : start + 36]:
         group.append(token)
         if "\ufffd" not in vocabulary.decode(group) or len(group) == 4:
-            shown.append(vocabulary.spelled(group) + f" ({len(group)} tokens)" * (len(group) > 1))
+            shown.append(f"{vocabulary.spelled(group):.60}" + f" ({len(group)} tokens)" * (len(group) > 1))
             group = []
     most = 8 + (start > 0)
     return f'"{"|".join([*shown[:most], *["…"] * (len(shown) > most)])}"'
@@ -273,7 +272,7 @@ def _but_for_spaces(ours: Vocabulary, theirs: Vocabulary, case: Case) -> bool:
     fixed = {file.tokens[i] for i in (*encoder.user_defined, *(encoder.control if special else ()))}
     parts = bpe.split_fixed(text, fixed)
     parts[::2] = [f" {part}" if part else "" for part in parts[::2]]
-    return _ids(folder.encoder, ("".join(parts), special)) == _ids(encoder, case)
+    return ids_of(folder.encoder, ("".join(parts), special)) == ids_of(encoder, case)
 
 
 def _explanation(ours: Vocabulary, theirs: Vocabulary, cases: Sequence[Case]) -> str:
@@ -297,10 +296,10 @@ def _ways(vocabulary: Vocabulary, cases: Sequence[Case]) -> list[str]:
         return []
     fixed = [i for i in types if types[i] == USER_DEFINED], [i for i in types if types[i] in _CONTROL]
     start = vocabulary.path, vocabulary.tokens, *fixed, (), merges
-    ids = cache(partial(_ids, encoder))  # each call takes 0.5 ms if a separate process encodes
+    ids = cache(partial(ids_of, encoder))  # each call takes 0.5 ms if a separate process encodes
     try:
         rows = {name: bpe.ByteLevelBpe(*start, row) for name, row in PRE_TOKENIZERS.items()}
-        ways = [n for n, own in rows.items() if all(_ids(own, c) == ids(c) for c in cases)]
+        ways = [n for n, own in rows.items() if all(ids_of(own, c) == ids(c) for c in cases)]
     except FileFormatError:
         ways = []
     return [f'tokenizer.ggml.pre = "{name}"' for name in ways]

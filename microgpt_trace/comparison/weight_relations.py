@@ -249,6 +249,7 @@ def _fingerprints(values: Values) -> Array:
     starts = range(0, values.shape[0], step)
     read = [values.rows(i, min(i + step, values.shape[0])).reshape(-1, width)[:, columns] for i in starts]
     rows = np.concatenate(read)
+    rows = rows / np.maximum(np.abs(rows).max(axis=1, keepdims=True), np.float32(1e-30))  # no overflow
     return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), np.float32(1e-30))
 
 

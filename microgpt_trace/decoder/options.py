@@ -65,7 +65,7 @@ def read_rope(
     scaling = {key: value for key, value in (new or old or {}).items() if value is not None}
     if old_key and settings.get(old_key, POSITIVE) is not None:
         scaling.setdefault("rope_theta", settings.get(old_key, POSITIVE))
-    for key in ("rope_theta", _PARTIAL, _ORIGINAL):
+    for key in (_ORIGINAL, _PARTIAL, "rope_theta"):
         outer = settings.raw(key)
         if outer is not None and scaling.setdefault(key, outer) != outer:
             raise InputError(f"{key}: {brief(scaling[key])} and {brief(outer)} contradict each other")

@@ -16,7 +16,8 @@ from .problems import Problems
 Sizes = Mapping[str, Any]  # the dimensions of a model, by our names
 Options = dict[str, Any]  # options of a config, or settings under the keys of config.json
 TRANSFORMERS = "the default of transformers, since the config has no value"
-WHOLE, COUNT, POSITIVE = "a whole number above 0", "a whole number", "a positive number"
+WHOLE, COUNT = "a whole number above 0 and below 2^31", "a whole number below 2^31"
+POSITIVE = "a positive number below 1e38"
 T = TypeVar("T")
 MAX_LAYERS = 10_000  # the layer number in the name of a tensor has at most four digits
 FLAG, TEXT, OBJECT = "true or false", "text", "an object"

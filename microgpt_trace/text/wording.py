@@ -41,7 +41,7 @@ def percent(value: float, digits: int = 0) -> str:
 def at_most(share: float) -> str:
     """Write a share with two significant digits, rounded up: 0.00344 is "0.35%"."""
     if not 0 < share < 1:
-        return f"{max(share, 0.0):.0%}"
+        return f"{max(share, 0.0):.0%}" if share < 1e4 else f"{100 * share:.2g}%"
     digits = max(0, 1 - math.floor(math.log10(100 * share)))
     return f"{math.ceil(100 * share * 10**digits) / 10**digits:.{digits}f}%"
 

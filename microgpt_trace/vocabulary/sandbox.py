@@ -8,7 +8,6 @@ and multiprocessing's `spawn` runs the user's main module again.
 from __future__ import annotations
 
 import json
-import math
 import os
 import signal
 import subprocess
@@ -18,7 +17,6 @@ import weakref
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
-from dataclasses import replace
 from pathlib import Path
 from time import monotonic
 from typing import IO, Any
@@ -31,7 +29,7 @@ from ..text.json_reading import MANY_VALUES, from_json
 MIB = 1 << 20
 _STDERR = 4096  # number of bytes of stderr to keep
 _START = f"import sys; sys.path[:] = sys.argv[1:]; from {__package__}.sandbox_process import serve; serve()"
-_limit = ContextVar("limit", default=(math.inf, math.inf))  # the end of `within`, and its number of seconds
+_limit = ContextVar("limit", default=(float("inf"), 0.0))  # the end of `within`, and its number of seconds
 
 
 @frozen(slots=False)
@@ -79,7 +77,7 @@ class Isolated:
         """Call the function and return its result. Errors begin with `origin`. If the function raises a
         MicrogptError, the call raises an error of the same class. Raises FileFormatError if the function
         fails in any other way or exceeds its limits, and RunError if no process starts or `within` ends."""
-        limits = replace(self.limits, seconds=min(self.limits.seconds, seconds_left()))
+        limits = Limits(min(self.limits.seconds, seconds_left()), self.limits.memory, self.limits.answer)
         request = {"function": self.function, "arguments": arguments, **vars(limits)}
         with self._lock:
             try:

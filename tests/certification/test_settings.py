@@ -177,6 +177,7 @@ FOLDER_FAULTS = [  # a model, changes of config.json, and the setting that is wr
     ("gpt_neox", {"use_parallel_residual": False}, "parallel", "use_parallel_residual = true"),
     ("smollm3", {"no_rope_layers": [1, 1, 1, 1]}, "rope_layers"),
     ("llama", {"rope_parameters": {"rope_theta": 1e4, "rope_type": "ntk"}}, "rope_scaling"),
+    ("llama", {"rope_theta": 1e300, "rope_parameters": None}, "rope_base", "found 1e+300. Write rope_theta"),
     ("linear", {"rope_scaling": {"type": "linear", "factor": 2.0}}, "rope_factor", "rope_scaling.factor = 4"),
     ("linear", {"rope_scaling": {"type": "linear"}}, "rope_scaling", "rope_scaling.rope_type = linear"),
     ("biased", {"attention_bias": False}, "biases"),
@@ -234,6 +235,16 @@ def test_a_problem_of_the_original_is_told_without_advice(model, tmp_path):
     assert {check.status for check in checks.values()} == {"not checked"}
     again = open_side(tmp_path / "original.gguf", original)
     assert [check for check in settings_checks(original, again) if check.status != "same"] == [own]
+
+
+def test_a_problem_of_both_files_is_told_without_advice(model, tmp_path):
+    folder, _, _ = model("llama")
+    shutil.copytree(folder, tmp_path / "wrong")
+    config = json.loads((folder / "config.json").read_text()) | {"hidden_act": "1" * 5000}
+    (tmp_path / "wrong" / "config.json").write_text(json.dumps(config))
+    detail = accused(tmp_path / "wrong", open_side(tmp_path / "wrong"))["activation"]
+    assert "Write" not in detail
+    assert "In the original: hidden_act '1" in detail
 
 
 def test_an_assumed_value_is_told(model, tmp_path):

@@ -335,6 +335,19 @@ def test_each_text_counts_once_and_the_tokens_of_a_character_are_shown_together(
     assert "\\x" not in checks[-1].detail
 
 
+def test_long_tokens_and_merges_are_shortened(tmp_path):
+    def lengthen(own):
+        own["model"]["merges"][5] = f"{'1' * 5000} 2"
+        own["added_tokens"][-1]["content"] += "1" * 5000
+
+    folder = changed_folder("smollm", tmp_path, lengthen)
+    for sides in (folder, original("smollm")), (original("smollm"), folder):
+        details = {check.id: check.detail for check in vocabulary_checks(*sides) if check.status != "same"}
+        print(details)
+        assert {*details} >= {"vocabulary.tokens", "vocabulary.merges"}
+        assert max(map(len, details.values())) < 1000
+
+
 def test_a_folder_is_not_asked_to_copy_a_file_that_a_gguf_file_does_not_have(tmp_path):
     def reorder(own):
         own["model"]["merges"].reverse()

@@ -483,6 +483,22 @@ def test_the_sentence_names_the_cause(pair, tmp_path, case):
     assert words in found[check].detail
 
 
+def test_rows_in_another_order_are_found_if_their_squares_are_no_float32(pair, tmp_path):
+    def large(arrays):
+        arrays["blk.1.ffn_down.weight"] *= np.float32(1e38)
+
+    def reordered(arrays):
+        large(arrays)
+        arrays["blk.1.ffn_down.weight"] = arrays["blk.1.ffn_down.weight"][::-1]
+
+    paths = [
+        exported(pair("llama")[1], tmp_path / f"{edit.__name__}.gguf", "F32", edit)
+        for edit in (large, reordered)
+    ]
+    found = statuses(weight_checks(*map(side, reversed(paths))))
+    assert {name: own.names for name, own in found.items()} == {"permuted": ("layer1.mlp_wdown",)}
+
+
 def test_a_wrong_flag_for_a_tied_head_is_named(pair, tmp_path):
     original, gguf = pair("llama")
     tied = shutil.copytree(original, tmp_path / "tied")

@@ -156,7 +156,11 @@ BAD = {
     "numbers of datasets": ({"imatrix.datasets": [1]}, {}, "expected a list of texts, found"),
     "many datasets": ({"imatrix.datasets": ["a"] * 1025}, {}, "expected at most 1,024 texts, found 1,025"),
     "no count of chunks": ({"imatrix.chunk_count": None}, {}, "'imatrix.chunk_count' is missing"),
-    "a text of a size": ({"imatrix.chunk_size": "2"}, {}, "chunk_size: expected a whole number, found '2'"),
+    "a text of a size": (
+        {"imatrix.chunk_size": "2"},
+        {},
+        "chunk_size: expected a whole number below 2^31, found '2'",
+    ),
     "nothing": ({}, {"w.in_sum2": None, "w.counts": None}, "end in .in_sum2 and .counts, found none"),
     "no counts": ({}, {"w.counts": None}, "tensor 'w.counts' is missing"),
     "no sums": ({}, {"w.in_sum2": None}, "tensor 'w.in_sum2' is missing"),
