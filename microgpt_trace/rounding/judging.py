@@ -18,7 +18,7 @@ from ..arrays.stats import Array
 from ..text.frozen import frozen
 from ..text.wording import nonfinite_name
 from .evaluation import CARRIED, Evaluation, with_ties
-from .precision import CHANCE, PRECISIONS, Precision, ProductInputs, beyond_usual, factor_error
+from .precision import CHANCE, PRECISIONS, Partial, Precision, ProductInputs, beyond_usual, factor_error
 from .row_differences import FactorMeter, RowDifferences, compare_rows, element_index, join
 
 BLOCK = 1 << 21  # elements compared at a time
@@ -253,12 +253,9 @@ def errors_of(rows: RowDifferences) -> Array:
     return errors
 
 
-Partial = Mapping[str, tuple[Array, tuple[int, ...] | None]]  # event -> rows, and their positions
-
-
 class JudgedRun:
-    """The values of a dump. Events in `partial` have rows at only some positions. Events in `partial` can be
-    judged, but are not used as inputs of other events."""
+    """The values of a dump. Events in `partial` have rows at only some positions. As inputs of other events,
+    their other rows are recomputed."""
 
     def __init__(
         self, model: LanguageModel, tokens: Sequence[int], values: Mapping[str, Array], partial: Partial
@@ -273,7 +270,7 @@ class JudgedRun:
         rounding = self.rounding if precision.into_products else None
 
         def evaluation(noise: int | None) -> Evaluation:
-            return Evaluation(self.given, self.plan, self.values, precision, noise, rounding)
+            return Evaluation(self.given, self.plan, self.values, precision, noise, rounding, self.partial)
 
         return Judge(evaluation(None), [evaluation(seed) for seed in range(DRAWS)])
 
