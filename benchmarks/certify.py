@@ -49,6 +49,7 @@ def unrounded(tensor: Any, rng: np.random.Generator) -> Any:
 
 
 def child(kind: str, path: str, count: int, length: int) -> None:
+    from microgpt_trace.architecture.packs import UNKNOWN, ReadText
     from microgpt_trace.certification.by_tensor import tensor_effects
     from microgpt_trace.certification.opening import open_side
     from microgpt_trace.certification.predictions import prediction_checks
@@ -59,7 +60,8 @@ def child(kind: str, path: str, count: int, length: int) -> None:
     original = replace(export, tensors=tensors, load_vocabulary=lambda: export.vocabulary)
     text = "\n".join(json.loads(TEXTS.read_text(encoding="utf-8")))
     ids = original.read(text).tokens[: count * length]
-    texts = [list(ids[start : start + length]) for start in range(0, len(ids), length)]
+    parts = [ids[start : start + length] for start in range(0, len(ids), length)]
+    texts: list[ReadText | str] = [ReadText(np.array([*part, UNKNOWN])) for part in parts]
     sides = side, replace(side, model=original, tensors=tensors)
     result: dict[str, Any] = {"texts": len(texts)}
     start, cpu = time.perf_counter(), time.process_time()

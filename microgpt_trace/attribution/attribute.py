@@ -23,7 +23,7 @@ from ..rounding.invariants import OF_SUMS
 from ..running.token_names import blank_notes, chosen_positions, token_label, token_of
 from ..text.printable import shown_token
 from ..tracing.findings import Check
-from .gradients import INTERRUPTED, Ask, attributed, by_gradient
+from .gradients import Ask, attributed, by_gradient
 from .results import (
     Attributed,
     AttributedPrompt,
@@ -77,8 +77,8 @@ def attribute(
       default zeros.
 
     `report` is called with the progress. The model runs with the hooks of `model.hooks`. KeyboardInterrupt
-    ends the computation, and what is known by then is returned. Raises InputError if an argument does not fit
-    the model or the method.
+    ends the steps of "integrated", and the result so far is returned. Raises InputError if an argument does
+    not fit the model or the method.
     """
     if text is not None and tokens is not None:
         raise InputError("expected a text or tokens, found both")
@@ -123,11 +123,8 @@ def _writes(
     losses, changes = losses_by_row(logits, targets), {}
     if ablation:
         writers = [component for component in components if component.kind != "hook"]
-        try:
-            without = losses_without(model, inputs, writers, rows, targets, seen.hooked, report)
-            changes = {name: loss - losses for name, loss in without.items()}
-        except KeyboardInterrupt:
-            ablation = False
+        without = losses_without(model, inputs, writers, rows, targets, seen.hooked, report)
+        changes = {name: loss - losses for name, loss in without.items()}
     explained = tuple(
         _position(i, contrast, logits[i], components, writes, changes, float(losses[i]))
         for i, contrast in enumerate(contrasts)
@@ -155,8 +152,8 @@ def attribute_prompts(
 
     A prompt is a text or (text, target, against). In a file, each line is a prompt: TEXT or
     TEXT<TAB>TARGET<TAB>AGAINST. Empty lines and lines that begin with # are skipped. `target` and `against`
-    apply to prompts that name no tokens. `report` is called with the number of prompts done and the total. On
-    KeyboardInterrupt, the means are over the prompts done.
+    apply to prompts that name no tokens. `report` is called with the number of prompts done and the total. If
+    KeyboardInterrupt ends the steps of "integrated", the means are over the prompts so far.
     Raises InputError that names the prompt, or FileFormatError for any other line.
     """
     options: Any = {"positions": positions or "last", "method": method, "baseline": baseline}
@@ -170,16 +167,11 @@ def attribute_prompts(
     found = list[PromptsAttribution]()
     for where, (text, *own) in named:
         one, two = own or (target, against)
-        try:
-            with naming(where):
-                result: Any = attribute(model, text, target=one, against=two, ablation=False, **options)
-        except KeyboardInterrupt:
-            if not found:
-                raise
-            break
-        found.append(_of_writes(model, result) if method == "writes" else result)
+        with naming(where):
+            result: Any = attribute(model, text, target=one, against=two, ablation=False, **options)
+            found.append(_of_writes(model, result) if method == "writes" else result)
         report(len(found), len(named))
-        if (check := found[-1].prompts[0].check) and check.detail == INTERRUPTED:
+        if (check := found[-1].prompts[0].check) and check.detail:  # the steps were interrupted
             break
     several = len({len(own.prompts[0].tokens) for own in found}) > 1
     cells = zip(*([c for c in own.cells if c.position is None or not several] for own in found), strict=True)

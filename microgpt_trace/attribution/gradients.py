@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import partial
 
 import numpy as np
 
@@ -31,12 +30,12 @@ from ..patching.points import WHOLE, PatchPoint, point_of
 from ..patching.results import Spot
 from ..running.token_names import token_label, token_of
 from ..tracing.findings import Check
-from .path import TOLERANCE, Integral, Parts, Point, integrate
+from .path import TOLERANCE, Integral, Parts, Point, Run, integrate
 from .results import Attributed, AttributedPrompt, GradientMethod, Neuron, PromptsAttribution
 
 NEURONS = 100  # the number of neurons in a result
 ROWS = 128  # rows of a pass; at 5 tokens, SmolLM2 needs 70 ms per point in such passes, and 280 ms alone
-INTERRUPTED = "interrupted before the errors were small"  # the detail of a check
+KEPT = 1024  # rows of the runs that are kept, because smaller panels need them
 ACTIVE = 3  # the number of positions at which a neuron is most active
 
 Ask = Callable[[Array], tuple[list[LogitDifference], list[str]]]  # logits [n, V] -> the question, notes
@@ -62,14 +61,19 @@ def by_gradient(
     names = [*patching.sources(plan, points), *inner]
     run = DifferentiableRun(model, model.hooks, inputs, [*names, *chosen], rows[0])
     (contrast,), notes = ask(run.logits)
-    experts = {name: _experts(plan, name, run.values) for name in inner}
-    parts, check = _parts(plan, points, experts), None
+    numbers = {name: _numbers(plan, name, run.values) for name in inner}
+    parts, check = _parts(plan, points, numbers), None
     if method == "integrated":
-        path = RunPath(model, inputs, contrast, names, embedding.kind.table, baseline)
-        found, interrupted = integrate(path.points, path.at_a_time, parts, report)
+        start, whence = np.zeros(1), "zeros"
+        if baseline is not None:
+            token = token_of(model, baseline)
+            start = model.parameter(embedding.kind.table, np.array([token]))
+            whence = token_label(model, token)
+        found, interrupted = integrate(_along(model, inputs, contrast, names, start), parts, report)
         values, errors = found.values, found.errors
-        sites = [*(point.spot.site for point in points), *("a neuron" for _ in errors[len(points) :])]
-        check = _check(model, found, sites, path.whence, INTERRUPTED * interrupted)
+        sites = [point.spot.site for point in points]
+        sites += [f"{name}:{channel}" for name in inner for channel in range(run.values[name].shape[1])]
+        check = _check(model, found, sites[int(errors.argmax())], whence, interrupted)
     else:
         slopes = run.gradients(contrast)
         factors = slopes if method == "gradient" else run.values
@@ -79,74 +83,77 @@ def by_gradient(
     labels, told = tuple(token_label(model, t) for t in inputs.tokens), (*inputs.notes, *notes)
     difference = contrast.difference(run.logits[0])
     prompt = AttributedPrompt(inputs.tokens, labels, told, contrast, difference, check)
-    cells = [attributed(point.spot, [v], [e]) for point, v, e in zip(points, values, errors, strict=False)]
+    each = zip(points, values.tolist(), errors.tolist(), strict=False)
+    cells = tuple(attributed(point.spot, [value], [error]) for point, value, error in each)
     strongest, at = list[Neuron](), len(points)
-    for name in inner:
-        size = _by_neuron(run.values[name], experts[name]).size
-        own = slice(at, at := at + size)
-        strongest += _neurons(plan, name, values[own], errors[own], experts[name], run.values[name])
+    for name, own in numbers.items():
+        some = slice(at, at := at + own.max() + 1)
+        strongest += _neurons(plan, name, own, values[some], errors[some], run.values)
     strongest = sorted(strongest, key=lambda neuron: -neuron.value)[:NEURONS]
-    return PromptsAttribution(model.origin, method, (prompt,), tuple(cells), tuple(strongest))
+    return PromptsAttribution(model.origin, method, (prompt,), cells, tuple(strongest))
 
 
-def attributed(spot: Spot, values: Sequence[float | None], errors: Sequence[float | None] = ()) -> Attributed:
+def attributed(
+    spot: Spot, values: Sequence[float | None], errors: Sequence[float | None] = (None,)
+) -> Attributed:
     """Return the mean and spread of the finite values, and the mean error if all errors are finite."""
     own = mean_of(spot, [math.nan if value is None else value for value in values])
-    error = mean_of(spot, [error for error in errors if error is not None]).mean
-    return Attributed(*spot.place, own.mean, own.spread, own.count, None if None in errors else error)
+    error = _known(np.mean(np.array(errors, float)))  # None becomes NaN
+    return Attributed(*spot.place, own.mean, own.spread, own.count, error)
 
 
-def _known(number: float) -> float | None:
-    return float(number) if math.isfinite(number) else None
-
-
-def _check(model: LanguageModel, found: Integral, sites: Sequence[str], whence: str, detail: str) -> Check:
-    """Check that the sum over the tokens is the change, and that half the steps give the same parts."""
-    change, worst, off = found.change, int(found.errors.argmax()), abs(found.total - found.change)
-    error = float(found.errors[worst])
-    largest = float(np.max([error, off]))
-    deviation = 0.0 if largest == 0 else largest / abs(change or math.nan)
+def _check(model: LanguageModel, found: Integral, worst: str, whence: str, interrupted: bool) -> Check:
+    """Check that the sum over the tokens is the change, and that half the steps give the same parts. `worst`
+    is the site with the largest error."""
+    deviation = 0.0 if found.largest == 0 else found.largest / abs(found.change or math.nan)
     holds = deviation <= TOLERANCE if math.isfinite(deviation) else None
     claim = (
         f"in {found.steps} steps from {whence} to the token embeddings, the attributions of the tokens sum "
-        f"to {found.total:.4g}, and the difference changes by {change:.4g}; half the steps change no part by "
-        f"more than {error:.2g} ({sites[worst]})"
+        f"to {found.total:.4g}, and the difference changes by {found.change:.4g}; half the steps change no "
+        f"part by more than {found.errors.max():.2g} ({worst})"
     )
     if holds is False and model.plan.chosen_by:
         claim += "; the chosen experts may change along the path"
     elif holds is False and whence == "zeros":
         claim += "; --baseline TOKEN begins at a token, because norms change abruptly near zeros"
+    detail = "interrupted before the errors were small" if interrupted else ""
     return Check("path", claim, holds, deviation, TOLERANCE, detail)
 
 
-class RunPath:
-    """The runs on the straight path from a baseline to the token embeddings, the first of the events."""
+def _along(
+    model: LanguageModel, inputs: TraceInput, contrast: LogitDifference, names: Sequence[str], start: Array
+) -> Run:
+    """Return the function that runs the model at some shares of the path from `start` to the token
+    embeddings, the first of the events `names`. A pass has a sequence for each share."""
+    quick, length = model.for_many_passes(), len(inputs.tokens)
+    at_a_time = 1 if len(model.hooks) else max(1, ROWS // length)  # hooks expect one sequence
+    known = dict[float, Point]()
 
-    def __init__(
-        self, model: LanguageModel, inputs: TraceInput, contrast: LogitDifference, names: Sequence[str],
-        table: str, baseline: str | int | None,
-    ) -> None:  # fmt: skip
-        self._run = partial(DifferentiableRun, model.for_many_passes(), model.hooks, inputs, names)
-        self._contrast, self._names, self._length = contrast, names, len(inputs.tokens)
-        self._start, self.whence = np.zeros(1), "zeros"
-        if baseline is not None:
-            token = token_of(model, baseline)
-            self._start, self.whence = model.parameter(table, np.array([token])), token_label(model, token)
-        self.at_a_time = 1 if len(model.hooks) else max(1, ROWS // self._length)  # hooks expect one sequence
+    def passed(shares: Sequence[float]) -> Iterator[Point]:
+        along, n = np.repeat(shares, length)[:, None], len(shares)
+        edit = Edit(names[0], lambda x: (start + along * (x - start)).astype(x.dtype))
+        done = DifferentiableRun(quick, model.hooks, inputs, names, contrast.position, [edit], n)
+        gradients, values = done.gradients(contrast), done.values
+        for i, logits in enumerate(done.logits):
+            rows = slice(i * length, (i + 1) * length)
+            own, slopes = ({name: v[rows] for name, v in of.items()} for of in (values, gradients))
+            yield contrast.difference(logits), own, slopes
 
-    def points(self, shares: Sequence[float]) -> list[Point]:
-        """Run one pass, whose sequences are at these shares of the path."""
-        along, n = np.repeat(shares, self._length)[:, None], len(shares)
-        edit = Edit(self._names[0], lambda x: (self._start + along * (x - self._start)).astype(x.dtype))
-        run = self._run(self._contrast.position, [edit], n)
-        gradients, values = run.gradients(self._contrast), run.values
-        rows = [slice(i * self._length, (i + 1) * self._length) for i in range(n)]
-        cut = [[{name: v[own] for name, v in of.items()} for own in rows] for of in (values, gradients)]
-        return [*zip(map(self._contrast.difference, run.logits), *cut, strict=True)]
+    def run(shares: list[float]) -> Iterator[Point]:
+        for i, share in enumerate(shares):
+            if share not in known:
+                missing = [other for other in dict.fromkeys(shares[i:]) if other not in known][:at_a_time]
+                known.update(zip(missing, passed(missing), strict=True))
+                for old in [*known][: -max(at_a_time, KEPT // length)]:
+                    del known[old]
+            yield known[share]
+
+    return run
 
 
-def _parts(plan: Plan, points: Sequence[PatchPoint], experts: Mapping[str, Array]) -> Parts:
-    """Return the function that adds up the elements of each point, and then of each neuron."""
+def _parts(plan: Plan, points: Sequence[PatchPoint], numbers: Mapping[str, Array]) -> Parts:
+    """Return the function that adds up the elements of each point, and then of each neuron. `numbers` are the
+    numbers of the neurons [T, W] by event."""
     places = list[tuple[str, int | slice, slice]]()
     for name, part in (patching.source_of(plan, point) for point in points):
         channels = slice(part.channels[0], part.channels[-1] + 1) if part.channels else slice(None)
@@ -154,36 +161,36 @@ def _parts(plan: Plan, points: Sequence[PatchPoint], experts: Mapping[str, Array
 
     def parts(effects: Mapping[str, Array]) -> Array:
         of_points = [effects[name][rows, channels].sum() for name, rows, channels in places]
-        by_neuron = (_by_neuron(effects[name], own).ravel() for name, own in experts.items())
-        return np.concatenate([of_points, *by_neuron])
+        of_neurons = (np.bincount(own.ravel(), effects[name].ravel()) for name, own in numbers.items())
+        return np.concatenate([of_points, *of_neurons])
 
     return parts
 
 
-def _experts(plan: Plan, name: str, values: Mapping[str, Array]) -> Array:
-    """Return the experts that each position chose for an event of neurons, or 0 without a choice: [T, k]"""
-    choice = plan.chosen_by.get(name)
-    return np.zeros((len(values[name]), 1), int) if choice is None else values[choice].astype(int)
-
-
-def _by_neuron(effects: Array, experts: Array) -> Array:
-    """Add up the positions of each neuron: [T, k*W] for k chosen experts -> [experts, W]"""
-    sums = np.zeros((experts.max() + 1, effects.shape[1] // experts.shape[1]))
-    np.add.at(sums, experts, effects.reshape(*experts.shape, -1))
-    return sums
+def _numbers(plan: Plan, name: str, values: Mapping[str, Array]) -> Array:
+    """Return the number of the neuron of each element: [T, W], or [T, k*W] for k chosen experts"""
+    choice, (length, width) = plan.chosen_by.get(name), values[name].shape
+    experts = np.zeros((length, 1), int) if choice is None else values[choice].astype(int)  # [T, k]
+    channels = np.arange(width // experts.shape[1])
+    return (experts[:, :, None] * len(channels) + channels).reshape(length, width)
 
 
 def _neurons(
-    plan: Plan, name: str, values: Array, errors: Array, experts: Array, activations: Array
+    plan: Plan, name: str, numbers: Array, sums: Array, errors: Array, values: Mapping[str, Array]
 ) -> Iterator[Neuron]:
-    """Yield the neurons of an event with the largest values. `activations` are the event: [T, k*W]"""
-    active = activations.reshape(*experts.shape, -1)
-    for flat in np.argsort(-values, kind="stable")[:NEURONS].tolist():
-        expert, channel = divmod(flat, active.shape[2])
-        positions, places = np.nonzero(experts == expert)
-        own = active[positions, places, channel]
-        most = np.argsort(-np.abs(own), kind="stable")[:ACTIVE]
-        site = f"{name}{'' if name not in plan.chosen_by else f' expert {expert}'}:{channel}"
-        total, active_at = float(values[flat]), tuple(positions[most].tolist())
-        error = _known(errors[flat])
-        yield Neuron(site, plan[name].layer, total, active_at, tuple(own[most].tolist()), error)
+    """Yield the neurons of an event with the largest sums. `numbers` are the numbers of neurons: [T, W]"""
+    choice = plan.chosen_by.get(name)
+    width = values[name].shape[1] // (1 if choice is None else values[choice].shape[1])
+    for number in np.argsort(-sums, kind="stable")[:NEURONS].tolist():
+        positions, columns = np.nonzero(numbers == number)
+        active = values[name][positions, columns]
+        most, (expert, channel) = np.argsort(-np.abs(active), kind="stable")[:ACTIVE], divmod(number, width)
+        site = f"{name}{'' if choice is None else f' expert {expert}'}:{channel}"
+        active_at, error = tuple(positions[most].tolist()), _known(errors[number])
+        yield Neuron(
+            site, plan[name].layer, float(sums[number]), active_at, tuple(active[most].tolist()), error
+        )
+
+
+def _known(number: float) -> float | None:
+    return float(number) if math.isfinite(number) else None

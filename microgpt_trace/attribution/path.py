@@ -7,8 +7,9 @@ with half the steps. The error of a part is the sum over all panels of the dista
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from itertools import pairwise
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from heapq import nlargest
+from itertools import chain, islice
 from typing import NamedTuple
 
 import numpy as np
@@ -17,15 +18,15 @@ from ..architecture.edits import Report
 from ..arrays.stats import Array
 
 STEPS = 4  # the number of steps of a panel
-FIRST, MOST = 16, 768  # the smallest and the largest number of steps of a path
+MOST = 768  # the largest number of steps of a path
 SMALLEST = 1e-6  # the smallest panel, as a share of its end
-LEFT = 0.1  # share of the errors whose panels are not halved yet
+LARGE = 0.1  # the panels with at least this share of the largest error are halved together
 TOLERANCE = 0.01  # allowed error of a part, as a share of the change
-KNOWN = 1 << 28  # bytes of the values and gradients that are kept for smaller panels
 
 Panel = tuple[float, float]  # the shares of the path at which the panel starts and ends
 # a run at one point: the logit difference, and values and gradients by event; token embeddings come first
 Point = tuple[float, Mapping[str, Array], Mapping[str, Array]]
+Run = Callable[[list[float]], Iterator[Point]]  # the points at some shares of the path
 Parts = Callable[[Mapping[str, Array]], Array]  # numbers by event [T, W] -> sums over the parts [P]
 
 
@@ -44,49 +45,46 @@ class Integral(NamedTuple):
         return float(np.max([*self.errors, abs(self.total - self.change)]))
 
 
-def integrate(
-    run: Callable[[list[float]], list[Point]], at_a_time: int, parts: Parts, report: Report
-) -> tuple[Integral, bool]:
-    """Integrate over the path, and return True if KeyboardInterrupt ended it after the first FIRST steps.
+def integrate(run: Run, parts: Parts, report: Report) -> tuple[Integral, bool]:
+    """Integrate over the path, and return True if KeyboardInterrupt ended this after the first 16 steps.
 
-    `run` returns the points at some shares of the path, at most `at_a_time` shares. Panels are halved until
-    the errors are small, or there are MOST steps.
+    The panels with the largest errors are halved until all errors are allowed, or there are MOST steps.
     """
-    known, panels, done, interrupted = dict[float, Point](), dict[Panel, Integral](), set[Panel](), False
 
-    def over(*panels: Panel) -> dict[Panel, Integral]:
-        shares = np.concatenate([np.linspace(a, b, STEPS + 1) for a, b in panels]).tolist()
-        missing = [share for share in dict.fromkeys(shares) if share not in known]
-        for first in range(0, len(missing), at_a_time):
-            some = missing[first : first + at_a_time]
-            known.update(zip(some, run(some), strict=True))
-        points = [known[share] for share in shares]
-        stored = sum(array.nbytes for numbers in points[0][1:] for array in numbers.values())
-        for share in [*known][: -max(1, KNOWN // stored)]:
-            del known[share]
-        size = STEPS + 1
-        return {own: _integral(points[i * size : (i + 1) * size], parts) for i, own in enumerate(panels)}
+    def halves(panels: Sequence[Panel]) -> Iterator[dict[Panel, Integral]]:
+        """Integrate over both halves of each panel."""
+        grids = [np.linspace(a, b, 2 * STEPS + 1).tolist() for a, b in panels]
+        points = run([*chain(*grids)])
+        for grid in grids:
+            (a, middle, b), own = grid[::STEPS], [*islice(points, len(grid))]
+            yield {
+                (a, middle): _integral(own[: STEPS + 1], parts),
+                (middle, b): _integral(own[STEPS:], parts),
+            }
 
-    chosen, per = [*pairwise(np.linspace(0, 1, FIRST // STEPS + 1).tolist())], max(1, at_a_time // STEPS)
-    while chosen:
-        panels |= over(*chosen[:per])
-        chosen = chosen[per:]
-    allowed = TOLERANCE * abs(sum(own.change for own in panels.values()))
+    first, second = halves([(0.0, 0.5), (0.5, 1.0)])
+    panels, done, interrupted = first | second, set[Panel](), False
     try:
-        while chosen := chosen or _to_halve(panels, done, allowed):
-            now, chosen = chosen[:per], chosen[per:]
-            halves = {(a, b): ((a, (a + b) / 2), ((a + b) / 2, b)) for a, b in now}
-            new = over(*(half for both in halves.values() for half in both))
-            for ends, both in halves.items():
-                if all(math.isfinite(new[half].largest) for half in both):
-                    kept = {other: own for other, own in panels.items() if other != ends}
-                    panels = kept | {half: new[half] for half in both}
+        while (path := _sum(panels)).largest > TOLERANCE * abs(path.change):
+            # smaller panels stay: the difference may jump there, if a mixture chooses other experts
+            wide = ((a, b) for a, b in panels.keys() - done if b - a > SMALLEST * b)
+            errors = {own: panels[own].largest for own in wide}
+            large = [own for own in errors if errors[own] >= LARGE * max(errors.values())]
+            if not (chosen := nlargest(MOST // STEPS - len(panels), large, errors.__getitem__)):
+                break
+            for own, both in zip(chosen, halves(chosen), strict=True):
+                if all(math.isfinite(half.largest) for half in both.values()):
+                    panels = {other: panels[other] for other in panels if other != own} | both
                 else:  # gradients overflow next to zero embeddings, so this panel cannot be halved
-                    done.add(ends)
-            report(STEPS * len(panels), MOST)
+                    done.add(own)
+                report(STEPS * len(panels), MOST)
     except KeyboardInterrupt:
         interrupted = True
-    return Integral(*(sum(numbers) for numbers in zip(*panels.values(), strict=True))), interrupted
+    return _sum(panels), interrupted
+
+
+def _sum(panels: Mapping[Panel, Integral]) -> Integral:
+    return Integral(*(sum(numbers) for numbers in zip(*panels.values(), strict=True)))
 
 
 def _integral(points: Sequence[Point], parts: Parts) -> Integral:
@@ -102,16 +100,3 @@ def _integral(points: Sequence[Point], parts: Parts) -> Integral:
         halved[name], whole[name] = two + (two - four) / 3, one + (one - two) / 3
     values, total = parts(whole), float(next(iter(whole.values())).sum())
     return Integral(values, np.abs(values - parts(halved)), total, points[-1][0] - points[0][0])
-
-
-def _to_halve(panels: Mapping[Panel, Integral], done: set[Panel], allowed: float) -> list[Panel]:
-    """Return the panels with most of the errors, or none if the sum of the errors is allowed. A panel smaller
-    than SMALLEST is not halved: the difference may jump there, if a mixture chooses other experts."""
-    wide = [(panels[a, b].largest, (a, b)) for a, b in panels.keys() - done if b - a > SMALLEST * b]
-    left, chosen = sum(error for error, _ in wide), list[Panel]()
-    enough = max(allowed / 2, left * LEFT)
-    for error, ends in sorted(wide, reverse=True)[: MOST // STEPS - len(panels)]:
-        if left > (enough if chosen else allowed):
-            chosen.append(ends)
-            left -= error
-    return chosen

@@ -35,13 +35,13 @@ from ..hooks.bus import SILENT, Tap
 from ..text.frozen import frozen
 from .certificate import TensorEffect
 from .opening import Side
-from .predictions import divergences, texts_read, why_not
+from .predictions import Reads, divergences
 
 SAMPLES = 16  # sampled next tokens at each position. 8 would double the error of estimates on SmolLM2
 
 
 def tensor_effects(
-    export: Side, original: Side, texts: Sequence[str | Sequence[int]], confirm: int | None = None,
+    export: Side, original: Side, reads: Reads | str, confirm: int | None = None,
     report: Report = unreported,
 ) -> tuple[TensorEffect, ...]:  # fmt: skip
     """Return the mean KL(original || original with one parameter of the export), in nats, for each parameter
@@ -50,22 +50,20 @@ def tensor_effects(
     By default, every KL is exact. If `confirm` is a number, all are estimated by gradients, and the `confirm`
     largest are also exact. An estimate cannot see that other experts are chosen. Parameters that the original
     lacks, or that have another shape there, are left out. The result is empty if the original cannot run
-    or cannot encode the texts.
+    or could not encode the texts.
 
     On KeyboardInterrupt, return the effects over the finished texts, or over a part of the first text. An
     unknown effect has neither `kl` nor `estimate`. If all are unknown, raise KeyboardInterrupt.
-
-    Raises InputError if a token id does not fit the original.
     """
-    if original.model is None or why_not(original, original, texts):
+    if original.model is None or isinstance(reads, str):
         return ()
-    reads = [read.tokens for read in texts_read(original.model, texts)]
+    texts = [read.tokens for read in reads if not isinstance(read, str)]
     effects = _EffectSums(_exchanges(export, original.model))
     try:
         with one_blas_thread(), np.errstate(all="ignore"):
             if confirm is not None:
-                effects.estimate(original.model, reads, report)
-            effects.measure(original.model, reads, confirm, report)
+                effects.estimate(original.model, texts, report)
+            effects.measure(original.model, texts, confirm, report)
     except KeyboardInterrupt:
         if not effects.estimates and not effects.exact:
             raise

@@ -7,10 +7,11 @@ from pathlib import Path
 
 from ..architecture.edits import Report, unreported
 from ..errors import InputError
+from ..vocabulary.sandbox import within
 from .by_tensor import tensor_effects
 from .certificate import Certificate, CertificateCheck, TensorEffect
 from .opening import open_side
-from .predictions import IDS, prediction_checks
+from .predictions import IDS, prediction_checks, texts_read
 from .settings import settings_checks
 from .shipped import shipped
 from .templates import template_checks
@@ -18,6 +19,8 @@ from .vocabulary import vocabulary_checks
 from .weights import weight_checks
 
 SOME = 8  # texts whose predictions show the effect of each tensor
+# Limits in seconds for all tokenizers and chat templates together, which usually take a twentieth of them
+SECONDS, PER_TEXT, PER_CHARACTER = 30, 0.05, 0.0005
 _LAST = ("vocabulary.encoding", "template.no_system", "weights.other", *IDS)  # the last checks of each part
 
 
@@ -52,16 +55,17 @@ def certify(
     other = open_side(Path(export), first)
     if first.problems:  # the settings that it lacks are those of the export
         first = open_side(Path(original), other)
-    read = texts or shipped("texts")
-    passages = sorted(texts or shipped("passages"), key=len)[-SOME:]
+    longest = sorted(texts or shipped("passages"), key=len)[-SOME:]
     checks, effects = [*settings_checks(other, first)], tuple[TensorEffect, ...]()
     try:
-        checks += vocabulary_checks(other, first, texts)
-        checks += template_checks(other, first)
+        with within(SECONDS + sum(PER_TEXT + PER_CHARACTER * len(text) for text in texts)):
+            checks += vocabulary_checks(other, first, texts)
+            checks += template_checks(other, first)
+            reads = texts_read(other, first, texts or shipped("texts"))
+            passages = texts_read(first, first, longest if by_tensor else [])
         checks += weight_checks(other, first, report)
-        checks += prediction_checks(other, first, read, max_kl, checks, report)
-        if by_tensor:
-            effects = tensor_effects(other, first, passages, confirm, report)
+        checks += prediction_checks(other, first, reads, max_kl, checks, report)
+        effects = tensor_effects(other, first, passages, confirm, report)
     except KeyboardInterrupt:
         made = {check.id.partition(".")[0] for check in checks}
         missing = [name for name in _LAST if name.partition(".")[0] not in made]

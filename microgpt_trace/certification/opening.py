@@ -39,7 +39,8 @@ class Side(Problems):
       other file.
     - `tensors` are all known tensors by our names, with rows in Hugging Face order and any shapes. `unknown`
       are the names of the other tensors in the file.
-    - `vocabulary` is None if the file has none, or if `vocabulary_problem` says why it cannot be read.
+    - `vocabulary` is None if the file has none, or if the sentence `vocabulary_problem` says why it cannot
+      be read.
     - `metadata` and `format` are those of the file. `assumed` are notes on what the file does not say.
     """
 

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import NamedTuple
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 
 from ..architecture.edits import Report, unreported
 from ..architecture.interpreter.logits_forward import final_of_pack
 from ..architecture.interpreter.run import head_forward
-from ..architecture.packs import UNKNOWN, Pack, ReadText, passes
+from ..architecture.packs import Pack, ReadText, passes
 from ..arrays.logits import in_parts, in_products, kl_divergence, log_softmax
 from ..arrays.stats import Array
 from ..arrays.threads import one_blas_thread
-from ..decoder.model import Decoder
+from ..decoder.model import Decoder, read_text
+from ..errors import InputError, MicrogptError, check_installed
 from ..rounding.bands import PREDICTED, ROUNDING
 from ..running.token_names import token_label
 from ..text.printable import shown_token
@@ -23,6 +26,7 @@ from ..text.wording import counted, listed, number, percent
 from .certificate import CertificateCheck, Status
 from .opening import Side
 
+Reads: TypeAlias = list[ReadText | str]  # texts, or why a text is left out
 IDS = ("predictions.kl", "predictions.top")
 SEEN = 8  # tokens of a text that a sentence shows
 CAUSES = ("settings.", "weights.", "vocabulary.size")  # checks whose differences change predictions
@@ -40,31 +44,38 @@ class ComparedPredictions(NamedTuple):
 
 
 def prediction_checks(
-    export: Side, original: Side, texts: Sequence[str | Sequence[int]], max_kl: float | None,
+    export: Side, original: Side, reads: Reads | str, max_kl: float | None,
     before: Sequence[CertificateCheck], report: Report = unreported,
 ) -> list[CertificateCheck]:  # fmt: skip
-    """Return the checks predictions.kl and predictions.top.
+    """Return the checks predictions.kl and predictions.top of texts that `texts_read` has read.
 
-    KL(original || export) is measured in nats at every position. A text may also be a list of token ids. A
-    mean KL above `max_kl` is "different". `before` are the earlier checks, which may explain why predictions
-    differ. `report` receives the number of finished texts and of all texts.
-
-    Raises InputError if a token id does not fit the original.
+    KL(original || export) is measured in nats at every position. A mean KL above `max_kl` is "different".
+    `before` are the earlier checks, which may explain why predictions differ. `report` receives the number of
+    finished texts and of all texts.
     """
-    reason, reads = why_not(export, original, texts), list[ReadText]()
-    reader = export.model if original.vocabulary is None else original.model
-    if not reason and reader and export.model and original.model:
-        both = export.model.config, original.model.config
-        rows, context = (min(getattr(own, n) for own in both) for n in ("vocab_size", "context_length"))
-        reads = [own for own in texts_read(reader, texts) if own.tokens.max() < rows]
-        reads = [own for own in reads if len(own.tokens) <= context]
-        reason = f"No text fits the context of both models and their {rows:,} tokens." if not reads else ""
-    if reason or not (reader and export.model and original.model):
-        return [CertificateCheck(name, "not checked", reason) for name in IDS]
-    found = compared(original.model, export.model, reads, report)
+    if isinstance(reads, str):
+        return [CertificateCheck(name, "not checked", reads) for name in IDS]
+    assert export.model is not None
+    assert original.model is not None
+    both = export.model.config, original.model.config
+    rows, context = (min(getattr(own, n) for own in both) for n in ("vocab_size", "context_length"))
+    kept, left = dict[int, ReadText](), Counter[str]()
+    for place, own in enumerate(reads, 1):
+        if isinstance(own, str):
+            left[own] += 1
+        elif own.tokens.max() >= rows:
+            left[f"with a token that is not among the first {rows:,}"] += 1
+        elif len(own.tokens) > context:
+            left[f"longer than the context of {context:,} tokens"] += 1
+        else:
+            kept[place] = own
+    lost = "".join(f"{counted(count, 'text')} did not fit: {why}. " for why, count in left.items())
+    if not kept:
+        return [CertificateCheck(name, "not checked", lost.rstrip()) for name in IDS]
+    found = compared(original.model, export.model, [*kept.values()], report)
     different = (check.id for check in before if check.status == "different" and check.id not in HARMLESS)
     causes = [name for name in different if name.startswith(CAUSES)]
-    detail = _detail(reader, reads, found, len(texts) - len(reads))
+    detail = _detail(_reader(export, original), kept, found, lost)
     (status, advice), result = _kl(found, max_kl), list[CertificateCheck]()
     for name, own, text in zip(IDS, (status, _top(found)[0]), (detail, _top(found)[1]), strict=True):
         if causes and own != "same":
@@ -75,25 +86,34 @@ def prediction_checks(
     return result
 
 
-def why_not(export: Side, original: Side, texts: Sequence[str | Sequence[int]]) -> str:
-    """Return why the predictions cannot be compared, or ""."""
+def texts_read(export: Side, original: Side, texts: Sequence[str]) -> Reads | str:
+    """Encode texts for both sides, or return why their predictions cannot be compared. A text that does not
+    fit becomes the reason."""
     for name, side in (("export", export), ("original", original)):
         if side.model is None:
             return f"The {name} cannot run{f': {side.problems[0].text}' if side.problems else '.'}"
-    if original.vocabulary is export.vocabulary is None and any(isinstance(text, str) for text in texts):
+    if original.vocabulary is export.vocabulary is None:
         return original.vocabulary_problem or "No vocabulary could encode the texts."
-    return "" if texts else "There are no texts."
+    try:
+        check_installed("tokenizers", "turning text into tokens needs")
+        reads = [_read(_reader(export, original), text) for text in texts]
+    except MicrogptError as error:
+        return str(error)
+    return reads or "There are no texts."
 
 
-def texts_read(model: Decoder, texts: Sequence[str | Sequence[int]]) -> list[ReadText]:
-    """Encode texts. Leave out the texts that are empty or longer than the model's context."""
-    reads = list[ReadText | str]()
-    for text in texts:
-        if isinstance(text, str):
-            reads += model.read_many([text])
-        else:
-            reads.append(ReadText(np.array([*model.read(tokens=text).tokens, UNKNOWN])))
-    return [read for read in reads if not isinstance(read, str)]
+def _read(model: Decoder, text: str) -> ReadText | str:
+    try:
+        return read_text(model, text, None, False)
+    except InputError:  # such as a byte without a token
+        return "refused by the tokenizer"
+
+
+def _reader(export: Side, original: Side) -> Decoder:
+    """Return the model that encodes and spells texts: the original, if it has a vocabulary."""
+    model = export.model if original.vocabulary is None else original.model
+    assert model is not None
+    return model
 
 
 def compared(
@@ -137,19 +157,20 @@ def _noise(logits: Array, layers: int) -> Array:
     return np.square(PREDICTED * ROUNDING) * mean_square * (layers + 1) / 2
 
 
-def _detail(reader: Decoder, reads: Sequence[ReadText], found: ComparedPredictions, left: int) -> str:
-    """Describe the KL over all positions, and the position with the largest KL. `reader` read the texts."""
+def _detail(reader: Decoder, reads: Mapping[int, ReadText], found: ComparedPredictions, lost: str) -> str:
+    """Describe the KL over all positions, and the position with the largest KL. `reader` read the texts by
+    number, and `lost` describes the texts that are left out."""
     at = int(np.argmax(found.kl))  # the first NaN, if there is one
-    text, position = int(found.text[at]), int(found.position[at])
-    seen = shown_token(reader.spelled(reads[text].tokens[: position + 1][-SEEN:].tolist()))
+    (text, read), position = [*reads.items()][found.text[at]], int(found.position[at])
+    seen = shown_token(reader.spelled(read.tokens[: position + 1][-SEEN:].tolist()))
+    seen = re.sub(r"^(\\x[89ab][0-9a-f])+", "", seen) or seen  # the end of a character
     size = reader.config.vocab_size
     a, b = (token_label(reader, own) if own < size else f"#{own}" for own in found.top[at].tolist())
     mean, high = (number(float(value)) for value in (found.kl.mean(), np.percentile(found.kl, 99)))
     of = f"{counted(len(found.kl), 'position')} of {counted(len(reads), 'text')}"
     return (
-        f"Mean KL {mean} nats over {of}, 99th percentile {high}. "
-        + f"{counted(left, 'text')} did not fit. " * bool(left)
-        + f"Largest: {number(float(found.kl[at]))} nats at position {position} of text {text + 1}: after "
+        f"Mean KL {mean} nats over {of}, 99th percentile {high}. {lost}"
+        f"Largest: {number(float(found.kl[at]))} nats at position {position} of text {text}: after "
         f"“{seen}”, the original predicts “{a}” and the export “{b}”."
     )
 

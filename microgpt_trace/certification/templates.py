@@ -32,7 +32,7 @@ def template_checks(export: Side, original: Side) -> list[CertificateCheck]:
     ours, theirs = export.vocabulary, original.vocabulary
     if ours is None or theirs is None:
         side = export if ours is None else original
-        return [missing("not checked", f"{side.vocabulary_problem or f'{side.origin} has no vocabulary'}.")]
+        return [missing("not checked", side.vocabulary_problem or f"{side.origin} has no vocabulary.")]
     if not ours.templates and not theirs.templates:
         return [missing("same", "Neither side has a chat template.")]
     if not ours.templates or not theirs.templates:

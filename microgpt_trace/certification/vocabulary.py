@@ -28,6 +28,7 @@ Case: TypeAlias = tuple[str, bool]  # a text, and whether special tokens in the 
 SAME: Found = ("same", "")
 _CONTROL = (CONTROL, UNKNOWN)
 _TYPES = {1: "normal", 3: "control", 4: "user-defined", 5: "unused", 6: "byte"}
+_WITHIN_CHARACTERS = [bytes([byte]) for byte in range(0x80, 0xC0)]  # bytes of UTF-8 that begin no character
 PADDING = re.compile(r"|[\[<](PAD|pad|dummy|unused|mask|MASK)_?\d*[\]>]")  # tokens that no text needs
 # Tokens that llama.cpp's converter makes control tokens
 _LOOKS_SPECIAL = re.compile(r"<\|.*\|>|<｜.*｜>|<2mass>|\[@BOS@\]", re.DOTALL)
@@ -54,7 +55,7 @@ def _unread(side: Side, names: Sequence[str], is_export: bool) -> list[Certifica
     """Return the checks if a side has no vocabulary. A problem of the export is a difference in the part of
     the vocabulary that the problem names."""
     problem = side.vocabulary_problem
-    detail = f"The vocabulary cannot be read: {problem}." if problem else f"{side.origin} has no vocabulary."
+    detail = f"The vocabulary cannot be read: {problem}" if problem else f"{side.origin} has no vocabulary."
     words = {"token_type": "types", "merges": "merges", "scores": "merges", "_token": "special", "": "tokens"}
     wrong = next(name for word, name in words.items() if word in problem) if problem and is_export else ""
     status: dict[str, Status] = {wrong: "different"}
@@ -225,11 +226,13 @@ def _encoding(ours: Vocabulary, theirs: Vocabulary, cases: Sequence[Case], cause
         return SAME
     why = _explanation(ours, theirs, cases)
     if not why and all(_but_for_spaces(ours, theirs, cases[i]) for i in wrong):
-        return "same", f"Only the GGUF file adds a space in {len(wrong):,} texts, which its format requires."
+        count = f"{len({cases[i][0] for i in wrong}):,}"
+        return "same", f"Only the GGUF file adds a space in {count} texts, which its format requires."
     splits = [(i, _split(ours, found[i], expected[i]), _split(theirs, expected[i], found[i])) for i in wrong]
-    i, one, two = min(splits, key=lambda row: "\\x" in row[1] + row[2])  # rather not parts of characters
+    i, one, two = min(splits, key=lambda row: " tokens)" in row[1] + row[2])  # rather not parts of characters
     parsed = ", with special tokens parsed," if cases[i][1] else ""
-    what = f'Texts that are split differently: {len(wrong):,} of {len(cases):,}. "{cases[i][0]:.60}"{parsed}'
+    count, of = (f"{len({cases[i][0] for i in chosen}):,}" for chosen in (wrong, range(len(cases))))
+    what = f'Texts that are split differently: {count} of {of}. "{cases[i][0]:.60}"{parsed}'
     follows = f"{why} The rest follows from {causes}." if why else f"Follows from {causes}."
     return _different(what, one, two, follows if causes else why or "Convert again.")
 
@@ -243,12 +246,21 @@ def _ids(encoder: bpe.Encoder, case: Case) -> list[int] | str:
 
 
 def _split(vocabulary: Vocabulary, ids: list[int] | str, others: list[int] | str) -> str:
-    """Show the tokens around the place where the ids begin to differ."""
+    """Show the tokens around the place where the ids begin to differ. The tokens of one character are shown
+    as this character and their number."""
     if isinstance(ids, str):
         return ids
     start = max(next((i for i, (a, b) in enumerate(zip(ids, others, strict=False)) if a != b), 0) - 2, 0)
-    before, after = "…|" if start else "", "|…" if len(ids) > start + 8 else ""
-    return f'"{before}{"|".join(map(vocabulary.label, ids[start : start + 8]))}{after}"'
+    while start and vocabulary.piece(ids[start])[:1] in _WITHIN_CHARACTERS:
+        start -= 1
+    shown, group = ["…"] * (start > 0), list[int]()
+    for token in ids[start : start + 32]:
+        group.append(token)
+        if "\ufffd" not in vocabulary.decode(group) or len(group) == 4:
+            shown.append(vocabulary.spelled(group) + f" ({len(group)} tokens)" * (len(group) > 1))
+            group = []
+    most = 8 + (start > 0)
+    return f'"{"|".join([*shown[:most], *["…"] * (len(shown) > most)])}"'
 
 
 def _but_for_spaces(ours: Vocabulary, theirs: Vocabulary, case: Case) -> bool:

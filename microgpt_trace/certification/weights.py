@@ -61,6 +61,8 @@ def weight_checks(export: Side, original: Side, report: Report = unreported) -> 
     weights.missing, .extra, .permuted, .transposed, .swapped, .scaled, .damaged, .rounded and .other.
     """
     values = {name: Values.of(tensor) for name, tensor in original.tensors.items()}
+    if original.unused_head is not None:
+        values["lm_head, which its config ties to wte"] = Values.of(original.unused_head)
     needed = original.config.shapes() if original.config is not None else original.tensors
     found = list(_on_one_side(export, original, needed))
     pairs = [(name, name) for name in needed if name in export.tensors and name in values]
@@ -84,7 +86,9 @@ def _on_one_side(export: Side, original: Side, needed: Iterable[str]) -> Iterato
             if distance is None or distance.holds(LIMIT):
                 yield _Accusation("missing", "The export has no head, and the original's head equals wte.")
                 continue
-        yield _Accusation("missing", "the export lacks this tensor", name)
+        tied = name == "lm_head" and export.unused_head is not None
+        text = "the file has this tensor, but its config has tie_word_embeddings = true; set it to false"
+        yield _Accusation("missing", text if tied else "the export lacks this tensor", name)
     for name in (name for name in export.tensors if name not in needed):
         if name == "lm_head" and "wte" in tensors:
             yield _Accusation("extra", "The export writes out its head. The original uses wte.")

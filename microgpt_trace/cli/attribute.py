@@ -91,7 +91,6 @@ def attribute(
         lambda name: same_command(context, ["--show", name], only=only, of="trace"), view=top, figure=top,
     )  # fmt: skip
     if interrupted:
-        note("interrupted: the attribution contains what was finished")
         raise SystemExit(EXIT_CODE)
     exit_unless(result.ok)
 

@@ -87,13 +87,12 @@ def diff(
         raise InputError("factor multiplies the band that compute or calibrate measures: give one of them")
     sources = [a, b] if calibrate is None else [a, b, calibrate]
     sides = prepare_sides(sources, text, tokens, map, layouts or {})
-    precision = _precision(sides, compute) if compute or not bands else PRECISIONS["f32"]
     origin = sides[2].origin if calibrate is not None else None
-    passes = _rounded_passes(sides, precision) if precision.coarse else None
-    tolerance = tolerance_of(
-        precision if passes else None, origin, factor, rtol, atol, passes.count if passes else PASSES
-    )
     with one_blas_thread(), np.errstate(all="ignore"):
+        precision = _precision(sides, compute) if compute or not bands else PRECISIONS["f32"]
+        passes = _rounded_passes(sides, precision) if precision.coarse else None
+        measured, count = (precision, passes.count) if passes else (None, PASSES)
+        tolerance = tolerance_of(measured, origin, factor, rtol, atol, count)
         result = compare(sides, names, tolerance, passes, positions, report, watch, judge=factor is None)
         return result if bands or passes else replace(result, offer=_offer(sides, result.first))
 
@@ -306,10 +305,9 @@ def _with_judgement(
     for event, same in zip(events, alike, strict=True):
         own = wrong.get(event.name) if same.holds else None
         if own is None:
-            words = (
-                "" if isinstance(kind_named(event.name), Choice) else f"{same.measured} {RECORDED_EXPERTS}"
-            )
-            yield event if same.holds or same == event else replace(same, measured=words.strip())
+            words = "" if isinstance(kind_named(event.name), Choice) else RECORDED_EXPERTS
+            measured = f"{same.measured} {words}".strip()
+            yield event if same.holds or same == event else replace(same, measured=measured)
             continue
         head = own.element[0] if len(own.element) == 3 else None
         values: dict[str, Any] = {"relative": own.error, "a": own.expected, "b": own.found}

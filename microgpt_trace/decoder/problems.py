@@ -29,7 +29,8 @@ class Problem:
 @dataclass(eq=False, repr=False)
 class Problems:
     """The problems of a file, and what a reader could read: the config, the tensors under our names with rows
-    in Hugging Face order, the names of unknown tensors, the notes (`assumed`) and the metadata.
+    in Hugging Face order, the names of unknown tensors, the notes (`assumed`) and the metadata. `unused_head`
+    is the head of a file whose config ties the head to the embedding.
 
     If `strict` is true, the first problem is raised as an error. Otherwise, missing and unknown tensors are
     passed over, and listed when everything is read. `ids` maps keys of settings, in any format, to the ids of
@@ -46,6 +47,7 @@ class Problems:
     tensors: dict[str, StoredTensor] = field(default_factory=dict)
     unknown: list[str] = field(default_factory=list)
     assumed: list[str] = field(default_factory=list)
+    unused_head: StoredTensor | None = None
     metadata: Mapping[str, Any] = field(default_factory=dict)
     format: str = ""  # set before the settings are read; from here on, the file is a model
     load_vocabulary: Callable[[], Any] = lambda: None

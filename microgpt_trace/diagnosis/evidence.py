@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from ..arrays.stats import Array
+from ..rounding.precision import PRECISIONS
 from .hypothesis import Family, Range
 
 ROW_ALIKE, ALL_ALIKE = 1 / 8, 1 / 3  # common error of one row and of all rows, as a share of the tolerance
@@ -23,7 +24,6 @@ SURELY = 5.0  # smallest distance of the values from a rejected prediction, in s
 CLOSE = 0.25  # values support a prediction within this share of the distance between two predictions
 MOST = 1 << 20  # the largest number of elements examined
 TINY = 2.0**-24  # an element counts as at least this size, relative to the row's size
-SMALLEST = {"f16": 2.0**-14}  # smallest number with full precision in a type
 STEP = 1e-4  # step of the finite difference for a slope
 STEPS, SHORTENINGS = 24, 6
 SETTLED = 1e-10  # the search ends when a step reduces the squared error by less than this share
@@ -58,7 +58,7 @@ class Seen:
         sizes, right = self._size(self.found), self._size(self.rows_of(expected))
         sizes = np.where(sizes > 0, sizes, right)  # a row of zeros gets the expected size
         self.sizes = np.where(sizes > 0, sizes, 1.0)  # RMS, [R, 1]
-        self._elements, self._smallest = elements, SMALLEST.get(precision, 0.0)
+        self._elements, self._smallest = elements, PRECISIONS[precision].smallest
 
     def _size(self, rows: Array) -> Array:
         return np.sqrt(np.square(rows).sum(axis=1, keepdims=True) / self._count)

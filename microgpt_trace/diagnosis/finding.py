@@ -168,7 +168,8 @@ def residual_of(rows: JudgedRows, of_no_number: bool, measured: str = "") -> tup
         return 0.0, True
     if not of_no_number and 2 * np.count_nonzero(unknown) > len(unknown):
         return math.inf, False
-    return abs(rows.factor) if measured and rows.holds else rows.error, rows.holds
+    of_factor = [abs(own.value) for own in rows.factors if own.measured == measured and rows.holds]
+    return next(iter(of_factor), rows.error), rows.holds
 
 
 # --- Choose among the outcomes ----------------------------------------------------------------------

@@ -64,6 +64,7 @@ def read_huggingface(
         with problems.noting("settings.biases"):
             _check_biases(settings, architecture, config)
     if config.tied and (head := problems.tensors.pop("lm_head", None)):
+        problems.unused_head = head
         notes.append(f"{head.name} is not used: the config ties the head to the embedding")
     return checked_decoder(folder, config, problems)
 

@@ -57,8 +57,12 @@ FACTOR_OF_ONE, TYPICAL_OF_ONE = 12.0, 0.25  # FACTOR and TYPICAL if one calibrat
 # PyTorch in float32 and float64, some with sums of 1e5 that cancel, each row differs by at most 0.8 times it.
 FACTOR_OF_F32 = 2.0
 PEAKED = 1.5  # factor for attention weights and other exponentials: two elements may dominate a row
-ALONG = 0.25  # the allowed difference in length is at least this share of the largest distance of the passes
-UNRELATED = 1.2  # the largest band: unrelated rows of equal size have a relative distance of 1.4
+# The allowed difference in length of the median row is at least this share of the distance of the passes. The
+# length of a single row may change by its whole distance, if its attention moves to another key.
+ALONG = 0.25
+# The largest limit for the median row: unrelated rows of equal size have a relative distance of 1.4. A single
+# row has no such limit, because rounding may decide which key wins its attention.
+UNRELATED = 1.2
 MOST, ENOUGH = 0.9, 4  # quantile of the rows' distances; fewest rows or distinct tokens for a median
 
 
@@ -131,49 +135,53 @@ class Bands:
         if not thirds or tolerance.factor is None:
             return [BandMeasure("", distances, own * everywhere)]
         factor = tolerance.factor * (PEAKED if peaked else 1.0)
-        plain = _reach([third.strict() for third in thirds], self._floor * everywhere, self._floor)
+        most = 1.0 if isinstance(kind_named(spec), Softmax) else MOST  # a tie of two keys may be in any row
+        plain = _reach([third.strict() for third in thirds], self._floor * everywhere, self._floor, most)
         typical = TYPICAL_OF_ONE if tolerance.kind == "calibrated" else TYPICAL
-        band = self._band(distances, plain, factor, typical)
+        band = self._band(distances, plain, factor, typical, UNRELATED)
         if tolerance.kind == "float32":
             return [BandMeasure("", distances, np.maximum(own, band))]
         band = own + band
-        related = plain.rows < UNRELATED  # between unrelated rows, rounding explains any difference
-        band = np.where(related, np.minimum(band, UNRELATED), band)
         measures = [BandMeasure("", distances, band)]
         if len(thirds) == 1:  # the rows of a single run may by chance have the right length
             return measures
         few = math.sqrt(PASSES / len(thirds))  # by chance, few passes may have small distances
-        reach = _reach([third.in_length() for third in thirds], ALONG * plain.rows, ALONG * plain.median)
+        reach = _reach([third.in_length() for third in thirds], plain.rows, ALONG * plain.median)
         length, band = rows.in_length(), self._band(rows.in_length(), reach, factor * few, TYPICAL_LENGTH)
         measures.append(BandMeasure("in length", np.abs(length), own + band))
         if not np.isnan(rows.kl).all():
             reach = _reach([third.in_prediction() for third in thirds], 0 * everywhere, 0.0)
             predicted, times = rows.in_prediction(), tolerance.factor / FACTOR * PREDICTED * few
             band = own * AMPLIFIED + self._band(predicted, reach, times, TYPICAL_PREDICTED)
+            band = np.where(measures[0].band < UNRELATED, band, math.inf)  # unrelated rows predict anything
             measures.append(BandMeasure("in its prediction (sqrt(2 KL))", predicted, band))
         return measures
 
-    def _band(self, distances: Array, reach: _Reach, factor: float, typical: float) -> Array:
+    def _band(
+        self, distances: Array, reach: _Reach, factor: float, typical: float, unrelated: float = 0.0
+    ) -> Array:
         """Return the band of every row: `factor` times the reach. If the median row exceeds its limit, this
         limit is also the largest band of a row. If the text has few different tokens, there is no limit for
-        the median row."""
+        the median row. A limit above 1 is raised to `unrelated`, or dropped if the runs are as far apart."""
         band, most = factor * reach.rows, factor * typical * reach.median
+        if unrelated and most > 1:
+            most = unrelated if reach.median < unrelated else math.inf
         off = self._varied and len(distances) >= ENOUGH and abs(median(distances)) > most
         return np.minimum(band, most) if off else band
 
 
 class _Reach(NamedTuple):
     """The largest distances of several runs. `rows` contains the largest distance of each row. Distances
-    below their quantile MOST are raised to this quantile. `median` is the largest of the runs' medians."""
+    below the quantile `most` of `_reach` are raised to it. `median` is the largest of the runs' medians."""
 
     rows: Array
     median: float
 
 
-def _reach(runs: Sequence[Array], least: Array, least_median: float) -> _Reach:
+def _reach(runs: Sequence[Array], least: Array, least_median: float, most: float = MOST) -> _Reach:
     rows = np.max(np.abs(runs), axis=0)
     if len(rows):
-        usual = np.sort(rows)[int(MOST * (len(rows) - 1))]
+        usual = np.sort(rows)[int(most * (len(rows) - 1))]
         rows = np.maximum(np.maximum(rows, usual), least)
     return _Reach(rows, max(least_median, *(abs(median(run)) for run in runs)))
 

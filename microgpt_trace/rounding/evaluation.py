@@ -132,10 +132,10 @@ class Evaluation:
         may have. The numbers of chosen experts have no rounding errors."""
         if self._seed is None:
             return values
-        by, noise = self.floor(name) * NOISE, self._random(name)
+        by, noise, smallest = self.floor(name) * NOISE, self._random(name), self.precision.smallest
         return [
             value if isinstance(self.plan[own].kind, Choice)
-            else value * (1 + by * noise.uniform(-1, 1, value.shape))
+            else value + np.maximum(np.abs(value), smallest) * by * noise.uniform(-1, 1, value.shape)
             for value, own in zip(values, of, strict=True)
         ]  # fmt: skip
 

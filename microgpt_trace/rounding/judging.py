@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 
@@ -13,20 +14,28 @@ from ..architecture.model import LanguageModel
 from ..architecture.operations.reference_inputs import ReferenceInputs
 from ..architecture.operations.softmax import visible, window_of
 from ..architecture.plans.kinds import Choice, Experts, Linear, Softmax
-from ..architecture.plans.plan import Operation, layer_of
+from ..architecture.plans.plan import Operation, kind_of, layer_of
 from ..arrays.stats import Array
+from ..decoder.catalogue import kind_named
 from ..text.frozen import frozen
-from ..text.wording import nonfinite_name
+from ..text.wording import at_most, nonfinite_name
 from .evaluation import CARRIED, Evaluation, with_ties
 from .precision import CHANCE, PRECISIONS, Partial, Precision, ProductInputs, beyond_usual, factor_error
-from .row_differences import FactorMeter, RowDifferences, compare_rows, element_index, join
+from .row_differences import (
+    FactorMeter,
+    RowDifferences,
+    compared_blocks,
+    element_index,
+    errors_of,
+    factor_of_logarithms,
+)
 
-BLOCK = 1 << 21  # elements compared at a time
 SHARED = 0.15  # allowed factor of all rows, as a share of a row's tolerance; correct engines reach 0.07
 DRAWS, FEW_DRAWS = 24, 4  # the number of evaluations with random noise
 NEAR = 4.0  # an error up to this multiple of its tolerance is measured with DRAWS evaluations
 EXACT = 1e-6  # tolerance of whole numbers, such as the numbers of chosen experts
 IN_LENGTH, OVER_THE_PASS = "in length of all rows", "over the whole pass"
+IN_SCORES = "in a factor of all scores"
 
 
 @frozen(slots=False)
@@ -67,40 +76,62 @@ class OperationResult:
     ties: tuple[int, ...] = ()
 
 
-@frozen(slots=False)
-class Unseen:
-    """The largest differences that rounding to `compute` hides in the median operation. `row` is the
-    difference of a row, and `factor` a common factor of all rows."""
+class Limit(NamedTuple):
+    """The largest difference that rounding hides in an operation, such as "attn.weights" of any layer."""
 
-    compute: str
-    row: float
-    factor: float
+    operation: str
+    difference: float
 
     def __str__(self) -> str:
+        return f"{at_most(self.difference)} ({self.operation})"
+
+
+@frozen(slots=False)
+class Unseen:
+    """The differences that rounding to `compute` hides, in the most and in the least sensitive operation.
+    `row` is the difference of a row, and `factor` a common factor of all rows."""
+
+    compute: str
+    row: tuple[Limit, Limit]
+    factor: tuple[Limit, Limit]
+
+    def __str__(self) -> str:
+        row, factor = (f"below {least} to {most}" for least, most in (self.row, self.factor))
         return (
-            f"differences below {self.row:.2%} of a row, or below {self.factor:.2%} in a factor of all rows, "
-            f"cannot be distinguished from {self.compute} rounding here (half of the operations hide less)"
+            f"differences {row} of a row, or {factor} in a factor of all rows, cannot be distinguished from "
+            f"{self.compute} rounding here"
         )
 
 
 def unseen(operations: Sequence[OperationResult], precision: Precision | None) -> Unseen | None:
     """Return the differences that a precision hides, or None for float32 or if no operation was judged."""
-    judged = [o for o in operations if o.factor_tolerance is not None and not o.measured]
-    if precision is None or not precision.coarse or not judged:
+    judged = [o for o in operations if o.error is not None and not o.measured]
+    judged = [o for o in judged if not isinstance(kind_named(o.name), Choice)]
+    rows = [Limit(kind_of(o.name), o.tolerance) for o in judged]
+    factors = [Limit(kind_of(o.name), o.factor_tolerance) for o in judged if o.factor_tolerance is not None]
+    if precision is None or not precision.coarse or not factors:
         return None
-    rows, factors = ([getattr(o, f) for o in judged] for f in ("tolerance", "factor_tolerance"))
-    return Unseen(precision.name, float(np.median(rows)), float(np.median(factors)))
+    ordered = (sorted(own, key=lambda limit: limit.difference) for own in (rows, factors))
+    return Unseen(precision.name, *((own[0], own[-1]) for own in ordered))
+
+
+class SharedFactor(NamedTuple):
+    """A factor of all rows, less 1. `measured` is IN_LENGTH for the length of the rows. For attention weights
+    it may be IN_SCORES: the factor of the scores that lead to these weights."""
+
+    value: float
+    tolerance: float
+    measured: str
 
 
 @frozen(slots=False, eq=False)
 class JudgedRows:
-    """The relative L2 error and the tolerance of every row. The error is NaN if a row is not judged. `factor`
-    is the share by which all rows are too long (or too short, if negative)."""
+    """The relative L2 error and the tolerance of every row. The error is NaN if a row is not judged. The
+    first of the `factors` is the share by which all rows are too long (or too short, if negative)."""
 
     errors: Array  # [R]
     tolerances: Array  # [R]
-    factor: float
-    factor_tolerance: float
+    factors: tuple[SharedFactor, ...]
     differences: RowDifferences
     ties: Array  # the rows where rounding decides between two experts
 
@@ -110,19 +141,22 @@ class JudgedRows:
         return int(np.nanargmax(self.errors / self.tolerances))
 
     @property
-    def in_length(self) -> bool:
-        """True if only the common factor of the rows exceeds its tolerance."""
+    def wrong_factor(self) -> SharedFactor | None:
+        """The factor that exceeds its tolerance most, or None if a row exceeds its tolerance."""
+        factor = max(self.factors, key=lambda own: abs(own.value) / own.tolerance)
         rows_hold = not (self.errors > self.tolerances).any()
-        return rows_hold and abs(self.factor) > self.factor_tolerance
+        return factor if rows_hold and abs(factor.value) > factor.tolerance else None
 
     @property
     def error(self) -> float:
-        """The error of the worst row, or the common factor if only the factor exceeds its tolerance."""
-        return abs(self.factor) if self.in_length else float(self.errors[self.worst])
+        """The error of the worst row, or the common factor if only a factor exceeds its tolerance."""
+        factor = self.wrong_factor
+        return abs(factor.value) if factor else float(self.errors[self.worst])
 
     @property
     def tolerance(self) -> float:
-        return self.factor_tolerance if self.in_length else float(self.tolerances[self.worst])
+        factor = self.wrong_factor
+        return factor.tolerance if factor else float(self.tolerances[self.worst])
 
     @property
     def holds(self) -> bool:
@@ -162,6 +196,8 @@ class Judge:
         if self.plain.precision.coarse:
             of_keys = self.plain.given.model.plan[name].causal  # equal keys cause equal errors
             chance = beyond_usual(np.ones(len(errors)) if of_keys else concentration)
+        if smallest := self.plain.precision.smallest:
+            chance = chance * np.maximum(1, smallest / np.where(differences.a > 0, differences.a, smallest))
         exact = isinstance(self.plain.plan[name].kind, Choice)
         tolerances = chance * (EXACT if exact else self.plain.chain_floor(name))
         for draws, near in ((FEW_DRAWS, math.inf), (DRAWS, NEAR)):
@@ -169,10 +205,34 @@ class Judge:
             if exact or not 1 < ratio.max() <= near or np.nanmax(np.where(ratio > 1, errors, 0)) > most:
                 break
             tolerances = np.maximum(tolerances, chance * self._carried(name, expected, output, seen, draws))
+        if positions is not None and self.plain.between(name):
+            alike = 1.0  # the few rows share the errors of recomputed positions
         factor, error = meter.result()
         allowed = alike * float(np.nanmedian(tolerances)) + CHANCE * error
         allowed += factor_error(self.plain.precision, self.plain.spread(name), len(errors))
-        return JudgedRows(errors, tolerances, factor, allowed, differences, ties)
+        factors = [SharedFactor(factor, allowed, IN_LENGTH)]
+        if self.plain.precision.coarse and isinstance(self.plain.plan[name].kind, Softmax):
+            factors.append(self._of_scores(name, found, expected, output, alike))
+        return JudgedRows(errors, tolerances, tuple(factors), differences, ties)
+
+    def _of_scores(
+        self, name: str, found: Array, expected: Array, noisy: Callable[[Evaluation], Array], alike: float
+    ) -> SharedFactor:
+        """Return the common factor of the scores that lead to these attention weights. Its tolerance is far
+        below the tolerance of a row, because the rounding errors of many scores cancel. The standard error
+        counts only up to the standard error that rounding causes: a wrong cap is not the same factor of all
+        scores, so its standard error is larger."""
+        plain, (factor, error) = self.plain, factor_of_logarithms(expected, found)
+        chain, count = (*plain.between(name), name), expected.shape[1]
+        allowed = sum(factor_error(plain.precision, plain.spread(own), count) for own in chain)
+        allowed += alike * plain.chain_floor(name)
+        if abs(factor) > allowed:  # if all scores are nearly equal, all may have the same rounding error
+            round = plain.precision.round if plain.precision.narrow else np.asarray
+            draws = (round(noisy(draw)) for draw in self.draws[:FEW_DRAWS])
+            moved = np.square([factor_of_logarithms(expected, draw) for draw in draws])
+            by_rounding, most = map(float, CARRIED * np.sqrt(moved.mean(axis=0)))
+            allowed += by_rounding + CHANCE * min(error, most)
+        return SharedFactor(factor, allowed, IN_SCORES)
 
     def _carried(
         self, name: str, expected: Array, noisy: Callable[[Evaluation], Array], seen: Array | None, draws: int
@@ -199,7 +259,7 @@ class Judge:
         )  # fmt: skip
         if np.isnan(rows.errors).all():
             return replace(result, nonfinite="not judged: the inputs are not finite")
-        worst = rows.worst
+        worst, wrong, in_length = rows.worst, rows.wrong_factor, rows.factors[0].tolerance
         element = element_index(worst, int(differences.column[worst]), expected.shape, positions)
         has = float(differences.of_b[worst])
         return replace(
@@ -207,50 +267,9 @@ class Judge:
             position=element[-2] if element else None, element=element,
             found=has, expected=float(differences.of_a[worst]),
             nonfinite="" if math.isfinite(has) else f"{nonfinite_name(has)} though the inputs are finite",
-            measured=IN_LENGTH if rows.in_length else "",
-            factor_tolerance=rows.factor_tolerance if math.isfinite(rows.factor_tolerance) else None,
+            measured=wrong.measured if wrong else "",
+            factor_tolerance=in_length if math.isfinite(in_length) else None,
         )  # fmt: skip
-
-
-def compared_blocks(
-    found: Array, expected: Array, seen: Array | None, meter: FactorMeter | None = None
-) -> tuple[RowDifferences, Array]:
-    """Compare the rows of `expected` and `found`, a block at a time. Only elements that are finite in
-    `expected` and marked in `seen` count. Return the differences. With a meter, also return the concentration
-    of each row, [R] (see `beyond_usual`). The meter measures the common factor of all rows."""
-    parts, concentration = [], []
-    for a, b, marks in _blocks(found, expected, seen):
-        finite = np.isfinite(a)
-        b = b if finite.all() else np.where(finite, b, a)
-        parts.append(compare_rows(a, b, marks, outliers=False))
-        if meter is not None:
-            counted = finite if marks is None else finite & marks
-            a, b = np.where(counted, a, 0), np.where(counted, b, 0)
-            meter.add(a, b)
-            squares = np.square(a)
-            total = np.maximum(squares.sum(axis=1), 1e-300)
-            concentration.append(np.square(squares / total[:, None]).sum(axis=1))
-    return join(parts), np.concatenate(concentration) if concentration else np.zeros(())
-
-
-def _blocks(found: Array, expected: Array, seen: Array | None) -> Iterator[tuple[Array, Array, Array | None]]:
-    width = expected.shape[-1] if expected.ndim else 1
-    expected, found = expected.reshape(-1, width), found.reshape(-1, width)
-    step = max(1, BLOCK // width)
-    for start in range(0, len(found), step):
-        own = slice(start, start + step)
-        marks = None if seen is None else seen[np.arange(len(found))[own] % len(seen)]
-        yield expected[own].astype(np.float64), found[own], marks
-
-
-def errors_of(rows: RowDifferences) -> Array:
-    """Return |b - a| / |a| of every row: [R]. The result is NaN if a row has no elements to compare, and
-    infinite if a row of b is not finite."""
-    with np.errstate(all="ignore"):
-        errors = np.where(rows.d == 0, 0.0, rows.d / rows.a)
-    errors[rows.odd >= 0] = math.inf
-    errors[~rows.comparable] = math.nan
-    return errors
 
 
 class JudgedRun:

@@ -46,9 +46,9 @@ class Precision:
     """The precision of an engine's computation. `words` describes which values the engine rounds, and `round`
     rounds a value.
 
-    `unit` is the largest relative error of one rounding. If `narrow`, every value is rounded to 16 bits and
-    sums are float32. If `into_products`, only the inputs of products are rounded, and everything else is
-    float32. `round` then has the block size as an argument.
+    `unit` is the largest relative error of one rounding. Below `smallest`, the absolute error stays the same.
+    If `narrow`, every value is rounded to 16 bits and sums are float32. If `into_products`, only the inputs
+    of products are rounded, and everything else is float32. `round` then has the block size as an argument.
     """
 
     name: str
@@ -57,6 +57,7 @@ class Precision:
     unit: float
     narrow: bool = False
     into_products: bool = False
+    smallest: float = 0.0
 
     @property
     def coarse(self) -> bool:
@@ -67,7 +68,7 @@ class Precision:
 _ALL = (
     Precision("f32", "float32", lambda x: np.asarray(x, np.float32), 2.0**-24),
     Precision("bf16", "every value rounded to bfloat16", to_bf16, 2.0**-8, narrow=True),
-    Precision("f16", "every value rounded to float16", to_f16, 2.0**-11, narrow=True),
+    Precision("f16", "every value rounded to float16", to_f16, 2.0**-11, narrow=True, smallest=2.0**-14),
     Precision("q8", "the inputs of products rounded to 8-bit blocks", to_q8, 2.0**-24, into_products=True),
 )
 PRECISIONS = {precision.name: precision for precision in _ALL}

@@ -6,7 +6,8 @@ one query. In shapes, n is the number of rows and K the number of columns.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import fields, replace
 
 import numpy as np
@@ -20,6 +21,8 @@ HIDDEN = 0.2  # largest RMS of elements that outliers hide, as a share of the ro
 NOTHING = 1e-5  # elements with a smaller RMS, as a share of the row's RMS, are only float32 rounding
 FEWEST = 8  # fewest effective columns to distinguish a common factor from errors of single elements
 CAPPED, ROUNDS = 2.0, 4  # limit of a weight / mean magnitude; number of iterations to compute the limit
+LEAST = 2.0**-14  # smallest share with a precise logarithm, because float16 has fewer digits below
+BLOCK = 1 << 21  # elements compared at a time
 
 
 @frozen(eq=False)
@@ -184,6 +187,64 @@ class FactorMeter:
             return value, np.inf
         squares = np.square(rows - value).sum() + np.square(errors - value * weights).sum()
         return value, float(np.sqrt(squares)) / len(rows)
+
+
+def compared_blocks(
+    found: Array, expected: Array, seen: Array | None, meter: FactorMeter | None = None
+) -> tuple[RowDifferences, Array]:
+    """Compare the rows of `expected` and `found`, a block at a time. Only elements that are finite in
+    `expected` and marked in `seen` count. Return the differences. With a meter, also return the concentration
+    of each row, [R] (see `beyond_usual`). The meter measures the common factor of all rows."""
+    parts, concentration = [], []
+    for a, b, marks in _blocks(found, expected, seen):
+        finite = np.isfinite(a)
+        b = b if finite.all() else np.where(finite, b, a)
+        parts.append(compare_rows(a, b, marks, outliers=False))
+        if meter is not None:
+            counted = finite if marks is None else finite & marks
+            a, b = np.where(counted, a, 0), np.where(counted, b, 0)
+            meter.add(a, b)
+            squares = np.square(a)
+            total = np.maximum(squares.sum(axis=1), 1e-300)
+            concentration.append(np.square(squares / total[:, None]).sum(axis=1))
+    return join(parts), np.concatenate(concentration) if concentration else np.zeros(())
+
+
+def _blocks(found: Array, expected: Array, seen: Array | None) -> Iterator[tuple[Array, Array, Array | None]]:
+    width = expected.shape[-1] if expected.ndim else 1
+    expected, found = expected.reshape(-1, width), found.reshape(-1, width)
+    step = max(1, BLOCK // width)
+    for start in range(0, len(found), step):
+        own = slice(start, start + step)
+        marks = None if seen is None else seen[np.arange(len(found))[own] % len(seen)]
+        yield expected[own].astype(np.float64), found[own], marks
+
+
+def errors_of(rows: RowDifferences) -> Array:
+    """Return |b - a| / |a| of every row: [R]. The result is NaN if a row has no elements to compare, and
+    infinite if a row of b is not finite."""
+    with np.errstate(all="ignore"):
+        errors = np.where(rows.d == 0, 0.0, rows.d / rows.a)
+    errors[rows.odd >= 0] = math.inf
+    errors[~rows.comparable] = math.nan
+    return errors
+
+
+@np.errstate(all="ignore")
+def factor_of_logarithms(a: Array, b: Array) -> tuple[float, float]:
+    """Return the factor between the logarithms of shares a and b, [H, n, S], less 1, and its standard error.
+    Rows may differ by a constant. In attention weights, this is the common factor of all scores. All heads of
+    a position are one row of the FactorMeter, so a row has enough columns in a short text, too."""
+    meter, (heads, length, width) = FactorMeter(), a.shape
+    step = max(1, BLOCK // (heads * width))
+    for start in range(0, length, step):
+        shares = [x[:, start : start + step].swapaxes(0, 1).astype(np.float64) for x in (a, b)]
+        seen = shares[0] >= LEAST
+        logs = [np.log(x, out=np.zeros(x.shape), where=seen) for x in shares]
+        count = np.maximum(seen.sum(axis=-1, keepdims=True), 1)
+        centred = (np.where(seen, x - x.sum(axis=-1, keepdims=True) / count, 0) for x in logs)
+        meter.add(*(x.reshape(len(x), -1) for x in centred))
+    return meter.result()
 
 
 @np.errstate(all="ignore")

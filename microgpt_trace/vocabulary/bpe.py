@@ -20,6 +20,7 @@ from typing import Any
 from ..errors import FileFormatError, InputError, check_installed
 from ..text.frozen import frozen
 from .pre_tokenizers import PreTokenizer
+from .sandbox import seconds_left
 
 SPACE_MARK = "\u2581"  # SentencePiece's character for a space
 # The white space that `tokenizers` drops after a token: Unicode's, without the separators \x1c to \x1f
@@ -93,6 +94,7 @@ class _Bpe:
     stripping: Collection[int]
 
     def __call__(self, text: str, special: bool) -> list[int]:
+        seconds_left()
         fixed = {self.tokens[i]: i for i in (*self.user_defined, *(self.control if special else ()))}
         parts = split_fixed(text, fixed)
         for i in range(1, len(parts), 2):

@@ -8,15 +8,19 @@ and multiprocessing's `spawn` runs the user's main module again.
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 import subprocess
 import sys
 import threading
 import weakref
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
+from dataclasses import replace
 from pathlib import Path
+from time import monotonic
 from typing import IO, Any
 
 from .. import errors
@@ -27,6 +31,7 @@ from ..text.json_reading import MANY_VALUES, from_json
 MIB = 1 << 20
 _STDERR = 4096  # number of bytes of stderr to keep
 _START = f"import sys; sys.path[:] = sys.argv[1:]; from {__package__}.sandbox_process import serve; serve()"
+_limit = ContextVar("limit", default=(math.inf, math.inf))  # the end of `within`, and its number of seconds
 
 
 @frozen(slots=False)
@@ -37,6 +42,24 @@ class Limits:
     seconds: float
     memory: int
     answer: int = 16 * MIB
+
+
+@contextmanager
+def within(seconds: float) -> Iterator[None]:
+    """Let all tokenizers and chat templates in a `with` statement take at most `seconds` together."""
+    token = _limit.set(min(_limit.get(), (monotonic() + seconds, seconds)))
+    try:
+        yield
+    finally:
+        _limit.reset(token)
+
+
+def seconds_left() -> float:
+    """Return how many seconds of `within` are left. Raises RunError if none are left."""
+    end, seconds = _limit.get()
+    if (left := end - monotonic()) > 0:
+        return left
+    raise RunError(f"All tokenizers and chat templates together do not finish within {seconds:,.0f} seconds")
 
 
 class Isolated:
@@ -55,8 +78,9 @@ class Isolated:
     def __call__(self, origin: Path, *arguments: Any) -> Any:
         """Call the function and return its result. Errors begin with `origin`. If the function raises a
         MicrogptError, the call raises an error of the same class. Raises FileFormatError if the function
-        fails in any other way or exceeds its limits, and RunError if no process starts."""
-        request = {"function": self.function, "arguments": arguments, **vars(self.limits)}
+        fails in any other way or exceeds its limits, and RunError if no process starts or `within` ends."""
+        limits = replace(self.limits, seconds=min(self.limits.seconds, seconds_left()))
+        request = {"function": self.function, "arguments": arguments, **vars(limits)}
         with self._lock:
             try:
                 if self._running is None or not self._running.alive():
@@ -65,7 +89,7 @@ class Isolated:
                 raise RunError(f"{origin}: cannot start Python for {self.subject} ({error})") from error
             running = self._running
             try:
-                answer = running.ask(json.dumps(request).encode(), self.limits)
+                answer = running.ask(json.dumps(request).encode(), limits)
             except BaseException:  # after Ctrl-C, the next request must not read a late answer
                 running.end()
                 raise
@@ -75,6 +99,7 @@ class Isolated:
         if "refusal" in answer:
             kind, message = answer["refusal"]
             raise getattr(errors, kind)(f"{origin}: {message}")
+        seconds_left()  # raises if this call used them up
         raise FileFormatError(f"{origin}: {self.subject} {answer['failure']}")
 
 

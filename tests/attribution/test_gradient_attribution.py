@@ -2,7 +2,6 @@
 
 import os
 import signal
-import sys
 from itertools import pairwise
 
 import numpy as np
@@ -162,13 +161,13 @@ def test_the_attributions_of_every_stream_sum_to_the_change(model_of, case, monk
     contrast = LogitDifference(len(inputs.tokens) - 1, "", TARGET, "", AGAINST, "")
     streams = [name for name in model.plan.streams if name != "embed.tok"]
     names, steps = ["embed.tok", *streams], []
-    runs = gradients.RunPath(model, inputs, contrast, names, "wte", 5)
+    start = model.parameter("wte", np.array([5]))
     found, _ = path.integrate(
-        runs.points, runs.at_a_time, lambda effects: np.array([effects[name].sum() for name in names]),
+        gradients._along(model, inputs, contrast, names, start),
+        lambda effects: np.array([effects[name].sum() for name in names]),
         lambda *done: steps.append(done),
     )  # fmt: skip
     logits = trace(model, **about, values=["logits"])["logits"][-1]
-    start = model.parameter("wte", np.array([5]))
     with model.hooks.subscribe(lambda event, value: value * 0 + start, "embed.tok"):
         before = trace(model, **about, values=["logits"])["logits"][-1]
     change = contrast.difference(logits) - contrast.difference(before)
@@ -193,11 +192,10 @@ def test_every_part_is_checked(model_of):
     model, about = model_of("olmo2")[0], {"target": TARGET, "against": AGAINST, "method": "integrated"}
     result = attribute(model, tokens=[3, 5, 9, 4], **about)
     (prompt,), inputs = result.prompts, model.read(tokens=[3, 5, 9, 4])
-    runs = gradients.RunPath(
-        model, inputs, prompt.contrast, ["embed.tok", "layer1.attn.context"], "wte", None
-    )
+    names = ["embed.tok", "layer1.attn.context"]
+    run = gradients._along(model, inputs, prompt.contrast, names, np.zeros(1))
     shares, exact = [0.0, *np.geomspace(1e-16, 1, 6000)], 0.0
-    points = [point for i in range(0, 6001, 31) for point in runs.points(shares[i : i + 31])]
+    points = run(shares)
     columns = slice(*model.plan["layer1.attn.head2"].kind.columns)
     for a, b in pairwise(points):
         (start, end), (low, high) = (
@@ -219,10 +217,10 @@ def test_points_of_one_pass_equal_points_of_separate_passes(model_of):
         inputs = model.read(about.get("text"), about.get("tokens"))
         contrast = LogitDifference(2, "", TARGET, "", AGAINST, "")
         names = ["embed.tok", "layer0.attn.context"]
-        runs = gradients.RunPath(model, inputs, contrast, names, "wte", 5)
-        together = runs.points([0.25, 0.5, 1.0])
-        for share, point in zip([0.25, 0.5, 1.0], together, strict=True):
-            (alone,) = runs.points([share])
+        start, shares = model.parameter("wte", np.array([5])), [0.25, 0.5, 1.0]
+        together = gradients._along(model, inputs, contrast, names, start)(shares)
+        for share, point in zip(shares, together, strict=True):
+            (alone,) = gradients._along(model, inputs, contrast, names, start)([share])
             assert point[0] == pytest.approx(alone[0], rel=1e-4, abs=1e-6)
             for own, other in zip(point[1:], alone[1:], strict=True):
                 for name in names:
@@ -231,21 +229,20 @@ def test_points_of_one_pass_equal_points_of_separate_passes(model_of):
 
 
 def test_ctrl_c_prints_the_known_part_of_the_path(monkeypatch, tmp_path):
-    calls, passes = [], gradients.RunPath.points
+    calls, begin = [], gradients.DifferentiableRun.gradients
 
-    def points(self, shares):
-        calls.append(shares)
+    def gradients_of(self, contrast):
+        calls.append(contrast)
         if len(calls) == after:
             os.kill(os.getpid(), signal.SIGINT)
-        return passes(self, shares)
+        return begin(self, contrast)
 
-    monkeypatch.setattr(gradients.RunPath, "points", points)
+    monkeypatch.setattr(gradients.DifferentiableRun, "gradients", gradients_of)
     after = 2  # the first pass has run
     done = microgpt("attribute emma --method integrated")
     assert done.code == 130
     assert "in 16 steps from zeros" in " ".join(done.out.split())
     assert "interrupted before the errors were small" in " ".join(done.out.split())
-    assert done.lines[-1] == "interrupted: the attribution contains what was finished"
     (tmp_path / "p").write_text("emma\nanna\n")
     calls.clear()
     document = valid(microgpt(f"attribute --prompts {tmp_path / 'p'} --method integrated --json").out,
@@ -253,16 +250,22 @@ def test_ctrl_c_prints_the_known_part_of_the_path(monkeypatch, tmp_path):
     assert len(document["prompts"]) == 1
     calls.clear()
     after = 1  # nothing is known
-    assert microgpt("attribute emma --method integrated").code == 130
+    done = microgpt("attribute emma --method integrated")
+    assert (done.code, done.out) == (130, "")
 
 
-def test_ctrl_c_during_ablations_keeps_the_contributions(monkeypatch):
-    module = sys.modules[attribute.__module__]
-    monkeypatch.setattr(module, "losses_without", lambda *_: os.kill(os.getpid(), signal.SIGINT))
-    done = microgpt("attribute emma")
-    assert done.code == 130
-    assert "sum of all" in done.out
-    assert "without it" not in done.out
+def test_the_error_of_a_neuron_is_checked(monkeypatch):
+    integrate = gradients.integrate
+
+    def with_an_error(*arguments):
+        found, interrupted = integrate(*arguments)
+        found.errors[-1] = 1.0  # the last neuron of the only layer
+        return found, interrupted
+
+    monkeypatch.setattr(gradients, "integrate", with_an_error)
+    done = microgpt("attribute emma --method integrated --neurons")
+    assert done.code == 1
+    assert "half the steps change no part by more than 1 (layer0.mlp.act:63)" in " ".join(done.out.split())
 
 
 def test_deviations_are_shares_of_the_change():

@@ -10,6 +10,7 @@ from support.tiny_tokenizer import write_tokenizer
 
 from microgpt_trace import load
 from microgpt_trace.architecture.edits import unreported
+from microgpt_trace.architecture.packs import UNKNOWN, ReadText
 from microgpt_trace.arrays import logits
 from microgpt_trace.certification.certificate import CertificateCheck
 from microgpt_trace.certification.predictions import compared, prediction_checks, texts_read
@@ -32,7 +33,8 @@ def pair(tmp_path):
 
 
 def checks(export, original, texts=TEXTS, max_kl=None, before=()):
-    found = prediction_checks(side_of(export), side_of(original), texts, max_kl, before)
+    sides = side_of(export), side_of(original)
+    found = prediction_checks(*sides, texts_read(*sides, texts), max_kl, before)
     assert [check.id for check in found] == ["predictions.kl", "predictions.top"]
     print(found[0].detail, found[1].detail, sep="\n")
     return found
@@ -41,7 +43,7 @@ def checks(export, original, texts=TEXTS, max_kl=None, before=()):
 def test_kl_is_that_of_torch_in_float64(pair, tmp_path):
     torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
     export, original = pair
-    reads = texts_read(original, [*TEXTS, TOKENS])
+    reads = [*texts_read(*map(side_of, pair), TEXTS), ReadText(np.array([*TOKENS, UNKNOWN]))]
     found = compared(original, export, reads, lambda done, total: None)
     models = [
         transformers.AutoModelForCausalLM.from_pretrained(tmp_path / name).double()
@@ -60,7 +62,7 @@ def test_kl_is_that_of_torch_in_float64(pair, tmp_path):
 
 def test_logits_are_compared_in_parts(pair, monkeypatch):
     models = pair[::-1]
-    reads = texts_read(models[0], TEXTS)
+    reads = texts_read(*map(side_of, pair), TEXTS)
     whole = compared(*models, reads, unreported)
     monkeypatch.setattr(logits, "PART", 2 * models[0].config.vocab_size)
     monkeypatch.setattr(logits, "HELD", 2)
@@ -121,10 +123,21 @@ def test_nan_is_different(pair, tmp_path):
     assert "look for NaN" in kl.detail
 
 
+def test_a_text_that_does_not_fit_is_counted_with_the_reason(pair):
+    length = pair[1].config.context_length
+    kl, _ = checks(*pair, ["", "a" * 100, "b" * 100, "abc"])
+    assert "1 text did not fit: without tokens. 2 texts did not fit: longer than the context of " in kl.detail
+    assert f"context of {length} tokens. Largest" in kl.detail
+    assert "of text 4: after" in kl.detail
+    small = replace(side_of(pair[0]), model=replace(pair[0], config=replace(pair[0].config, vocab_size=9)))
+    [kl, _] = prediction_checks(small, side_of(pair[1]), texts_read(small, side_of(pair[1]), TEXTS), None, [])
+    assert "3 texts did not fit: with a token that is not among the first 9. Largest" in kl.detail
+
+
 def test_the_vocabulary_of_one_side_is_enough(pair):
     export, original = (side_of(model) for model in pair)
     both, one, other = (
-        prediction_checks(*sides, TEXTS, None, [])
+        prediction_checks(*sides, texts_read(*sides, TEXTS), None, [])
         for sides in (
             (export, original), (replace(export, vocabulary=None), original),
             (export, replace(original, vocabulary=None)),
@@ -144,8 +157,8 @@ def test_what_cannot_run_is_not_checked(pair):
             "No vocabulary could",
         ),
         ((export, original), [], "There are no texts."),
-        ((export, original), ["a" * 100], "No text fits the context"),
+        ((export, original), ["a" * 100], "1 text did not fit: longer than"),
     ):
-        for check in prediction_checks(*sides, texts, None, []):
+        for check in prediction_checks(*sides, texts_read(*sides, texts), None, []):
             assert check.status == "not checked"
             assert check.detail.startswith(reason)

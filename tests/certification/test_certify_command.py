@@ -18,8 +18,10 @@ from support.tiny_models import random_weights, rope_4, round_weights, tiny_conf
 from microgpt_trace import init
 from microgpt_trace.architecture.edits import unreported
 from microgpt_trace.certification.certify import certify
+from microgpt_trace.certification.predictions import IDS
 from microgpt_trace.microgpt.checkpoint import save
 from microgpt_trace.readers.gguf import read_gguf_header
+from microgpt_trace.vocabulary.sandbox import within
 
 pytest.importorskip("gguf", reason="gguf writes the files")
 pytest.importorskip("tokenizers", reason="tokenizers writes the vocabularies")
@@ -178,3 +180,22 @@ def test_ctrl_c_during_effects_keeps_the_finished_ones(models):
     print(found, expected)
     assert part.verdict == "same"
     assert found == expected
+
+
+def test_the_text_before_the_largest_divergence_begins_with_a_whole_character(models):
+    checks = certify(models / "other", models / "llama", texts=["éàèùéàèùéàèù"]).checks
+    detail = next(check.detail for check in checks if check.id == "predictions.kl")
+    print(detail)  # without the beginning of the text, as in "after “ùéàè”"
+    assert detail.partition("after “")[2][0] in "éàèù"
+
+
+@pytest.mark.parametrize("pair", [("other", "llama"), ("llama.gguf", "llama.gguf")])
+def test_what_one_time_limit_leaves_unfinished_is_not_checked(models, pair):
+    """A folder has its tokenizer in a separate process, and a GGUF file in the process of the command."""
+    with within(0):
+        made = certify(*(models / name for name in pair), by_tensor=True)
+    late = {check.id: check.detail for check in made.checks if check.status == "not checked"}
+    print(late)
+    assert {*late} == {"vocabulary.encoding", "template.missing", *IDS}
+    assert {*late.values()} == {"All tokenizers and chat templates together do not finish within 0 seconds"}
+    assert (made.verdict, made.tensors) == ("incomplete", ())

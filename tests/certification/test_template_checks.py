@@ -106,8 +106,8 @@ def test_a_template_on_one_side_is_different(tmp_path):
 
 
 def test_without_a_vocabulary_no_template_is_checked():
-    [check] = template_checks(side(None, "broken"), original("qwen-2"))
-    assert (check.id, check.status, check.detail) == ("template.missing", "not checked", "broken.")
+    [check] = template_checks(side(None, "Broken."), original("qwen-2"))
+    assert (check.id, check.status, check.detail) == ("template.missing", "not checked", "Broken.")
 
 
 def test_uses_the_template_for_tools(tmp_path):

@@ -11,6 +11,7 @@ from support.tiny_models import CASES, TOKENS, quantise, random_weights, tiny_mo
 from support.torch_models import MODELS, written
 
 from microgpt_trace import load
+from microgpt_trace.architecture.packs import UNKNOWN, ReadText
 from microgpt_trace.architecture.plans.kinds import Choice
 from microgpt_trace.certification import by_tensor
 from microgpt_trace.certification.by_tensor import tensor_effects
@@ -47,7 +48,8 @@ def pair_of_torch(name, folder, size=0.02):
 
 
 def effects(export, original, confirm=None, texts=TEXTS, **options):
-    found = tensor_effects(side_of(export), side_of(original), texts, confirm, **options)
+    reads = [ReadText(np.array([*text, UNKNOWN])) for text in texts]
+    found = tensor_effects(side_of(export), side_of(original), reads, confirm, **options)
     return {effect.name: effect for effect in found}
 
 

@@ -324,6 +324,33 @@ def test_two_gguf_files_end_a_text_at_the_same_tokens(one, other, expected):
     assert (check.status == "different", expected in check.detail) == (bool(expected), True), check.detail
 
 
+# --- The sentence about splits ---------------------------------------------------------------------
+
+
+def test_each_text_counts_once_and_the_tokens_of_a_character_are_shown_together():
+    checks = vocabulary_checks(exported(written("smollm")[0] | {G + "pre": "gpt-2"}), original("smollm"))
+    print(checks[-1].detail)
+    assert "Texts that are split differently: 1 of 2" in checks[-1].detail  # 2 of 406 cases
+    assert '"…|٦ (2 tokens)|٧٨٩ (4 tokens)" in the export' in checks[-1].detail
+    assert "\\x" not in checks[-1].detail
+
+
+def test_a_folder_is_not_asked_to_copy_a_file_that_a_gguf_file_does_not_have(tmp_path):
+    def reorder(own):
+        own["model"]["merges"].reverse()
+
+    export = changed_folder("qwen-2", tmp_path, reorder)
+    details = {
+        end: vocabulary_checks(export, end)[3].detail
+        for end in (exported(written("qwen-2")[0]), original("qwen-2"))
+    }
+    print(details)
+    assert [detail.rpartition(". ")[2] for detail in details.values()] == [
+        "Correct tokenizer.json of the export.",
+        "Copy tokenizer.json from the original.",
+    ]
+
+
 # --- Vocabularies that cannot be read -------------------------------------------------------------
 
 
@@ -344,8 +371,9 @@ def test_without_a_vocabulary_nothing_is_checked():
     ],
 )
 def test_a_vocabulary_that_cannot_be_read_is_different_where_it_is_wrong(problem, expected):
-    checks = vocabulary_checks(side(None, problem), original("gpt-2"))
+    checks = vocabulary_checks(side(None, f"{problem}."), original("gpt-2"))
     assert accused(checks) == [f"vocabulary.{expected}"]
+    assert {check.detail for check in checks} == {f"The vocabulary cannot be read: {problem}."}
     checks = vocabulary_checks(original("gpt-2"), side(None, problem))
     assert {check.status for check in checks} == {"not checked"}
 

@@ -1,6 +1,8 @@
 """The weights of exports: planted faults are named, each alone, and sound exports are not condemned."""
 
+import json
 import re
+import shutil
 import tracemalloc
 from dataclasses import replace
 from functools import cache
@@ -479,6 +481,21 @@ def test_the_sentence_names_the_cause(pair, tmp_path, case):
     found = accused(pair, tmp_path, name, type, edit)
     assert list(found) == [check]
     assert words in found[check].detail
+
+
+def test_a_wrong_flag_for_a_tied_head_is_named(pair, tmp_path):
+    original, gguf = pair("llama")
+    tied = shutil.copytree(original, tmp_path / "tied")
+    config = json.loads((tied / "config.json").read_text())
+    (tied / "config.json").write_text(json.dumps(config | {"tie_word_embeddings": True}))
+    found = statuses(weight_checks(side(tied), side(original)))
+    assert {name: own.names for name, own in found.items()} == {"missing": ("lm_head",)}
+    assert (
+        "the file has this tensor, but its config has tie_word_embeddings = true" in found["missing"].detail
+    )
+    found = statuses(weight_checks(side(gguf), side(tied)))
+    assert {name: own.names for name, own in found.items()} == {"swapped": ("lm_head",)}
+    assert "contains the original's lm_head, which its config ties to wte" in found["swapped"].detail
 
 
 CHANGES = {

@@ -2,10 +2,10 @@
 
 import numpy as np
 import pytest
-from support.comparing import altered, saved, with_nan
+from support.comparing import altered, recording, saved, with_nan
 from support.dump_writing import numbers, write_npz
 from support.faulty_engine import decoder_run
-from support.tiny_models import TOKENS, wide_model
+from support.tiny_models import CASES, TOKENS, random_weights, wide_model, write_folder
 from support.torch_models import torch_model
 
 from microgpt_trace import load, trace
@@ -107,6 +107,37 @@ def test_float32_rounding_that_a_later_layer_amplifies_is_right(tmp_path, size):
     assert (found.agree, diagnosis.clean, found.tolerance.factor) == (True, True, FACTOR_OF_F32)
     with model.hooks.subscribe(lambda event, value: value * np.float32(1.005), "layer1.mlp.up"):
         assert diff(model, run).first == "layer1.mlp.up"
+
+
+def test_bf16_may_change_which_key_wins(tmp_path):
+    """A large channel makes large scores, which bf16 rounds to other attention."""
+    engine, rng = torch_model("qwen2"), np.random.default_rng(1)
+    for name, parameter in engine.named_parameters():
+        if "input_layernorm" in name:
+            parameter.data[rng.integers(0, 32)] *= 30
+    engine.bfloat16().float().save_pretrained(tmp_path / "model")
+    options = {"dtype": "bfloat16", "attn_implementation": "eager"}
+    rounded = type(engine).from_pretrained(tmp_path / "model", **options)
+    tokens = np.random.default_rng(1).integers(0, 61, (1, 20)).tolist()
+    with record(rounded, tmp_path / "run.safetensors"):
+        rounded(rounded.dummy_inputs["input_ids"].new_tensor(tokens))
+    model, run = load(tmp_path / "model"), open_recording(tmp_path / "run.safetensors")
+    found = diff(model, run, compute="bf16")
+    print(found.worst.name, found.worst.relative, found.worst.tolerance)
+    assert (found.agree, diagnose(run, model, compute="bf16").diagnosis.clean) == (True, True)
+
+
+@pytest.mark.parametrize("kept", ["", "mlp.down"])
+def test_numbers_below_the_normal_numbers_of_f16_are_right(tmp_path, kept):
+    config, weights = CASES["qwen2"], random_weights(CASES["qwen2"], "qwen2")
+    small = {n: w * np.float32(1e-5 if "gate_proj" in n else 1) for n, w in weights.items()}
+    small = {name: w.astype(np.float16).astype(np.float32) for name, w in small.items()}
+    model = load(write_folder(tmp_path / "model", config, small))
+    events = decoder_run(config, small, TOKENS, rounding="f16")
+    run = recording({n: x for n, x in events.items() if not kept or n.endswith((kept, "attn.residual"))})
+    found, diagnosis = diff(model, run, compute="f16"), diagnose(run, model, compute="f16").diagnosis
+    print(found.worst.name, found.worst.relative, found.worst.tolerance)
+    assert (found.agree, diagnosis.clean) == (True, True)
 
 
 def test_a_third_run_without_a_compared_event_is_refused(llama, tmp_path):

@@ -412,7 +412,7 @@ def test_numbers_of_experts_are_exact_in_bfloat16(tmp_path):
         row = {scaled: np.where(np.arange(len(IDS))[:, None] == at, values[scaled] * 1.2, values[scaled])}
         kept = {name: x for name, x in values.items() if own_name(name) not in INSIDE}
         assert told(diagnose_values(model, IDS, kept | row, compute="bf16")) == (scaled, ["one-position"])
-    assert "layer0.mlp.chosen" not in _rounded(model, PRECISIONS["bf16"])
+    assert "layer0.mlp.chosen" not in _rounded(model, PRECISIONS["bf16"], len(IDS))
     assert representable(values[name], "bf16") is None  # whole numbers do not show the precision
 
 
@@ -450,5 +450,5 @@ def test_experts_of_a_quantised_file_have_rounded_inputs_and_sums(tmp_path):
         assert diagnosis.clean
         assert errors["layer0.attn.residual"][0] < 1e-6
         assert errors[MIXTURE][0] < 1e-4
-    assert {"layer0.mlp.hidden", "layer0.mlp.norm"} <= set(_rounded(model, PRECISIONS["q8"]))
+    assert {"layer0.mlp.hidden", "layer0.mlp.norm"} <= set(_rounded(model, PRECISIONS["q8"], len(IDS)))
     assert is_peaked(model.plan["layer0.mlp.routing"])

@@ -23,12 +23,15 @@ from support.tiny_models import (
     write_folder,
     write_gguf,
 )
+from support.torch_models import torch_model
 
-from microgpt_trace import load
+from microgpt_trace import load, record
 from microgpt_trace.comparison.diff import diff
 from microgpt_trace.diagnosis.diagnose import diagnose
 from microgpt_trace.dumps.layouts import OWN, Recorded
 from microgpt_trace.dumps.recording import Recording
+from microgpt_trace.render.numbers import distance
+from microgpt_trace.render.results.comparison import comparison_sections
 from microgpt_trace.render.results.diagnosis import diagnosis_sections
 from microgpt_trace.rounding.judging import OVER_THE_PASS
 
@@ -220,6 +223,49 @@ def test_attention_weights_that_are_off_by_5_percent_are_found(decoders):
     assert (own.measured != OVER_THE_PASS, own.tolerance < 0.05) == (True, True)
 
 
+@pytest.mark.parametrize(("compute", "factors"), [("bf16", (1.02, 0.98)), ("f16", (1.003, 0.997))])
+def test_a_factor_of_all_scores_is_found_without_scores(decoders, compute, factors):
+    """The rows of the attention weights differ by less than their tolerance."""
+    model, config, weights = decoders("llama_gqa")
+    for factor, tokens in product((1.0, *factors), TEXTS.values()):
+        fault = Fault("scale", "", (), 1, {"attn.weights": {"times": factor}})
+        events = decoder_run(config, weights, tokens, fault, rounding=compute)
+        shown = {name: x for name, x in events.items() if not name.endswith("scores")}
+        compared, diagnosis = judged(model, tokens, shown, compute)
+        if factor == 1:
+            assert (compared.first, diagnosis.first_wrong) == (None, None)
+            continue
+        own = next(o for o in diagnosis.operations if o.name == "layer1.attn.weights")
+        print(own.error, own.tolerance, own.measured, [finding.claim for finding in diagnosis.findings])
+        assert compared.first == diagnosis.first_wrong == own.name
+        assert own.measured == "in a factor of all scores"
+        assert own.error == pytest.approx(abs(factor - 1), rel=0.2)
+        line = f"off by {distance(own.error)} in a factor of all scores given its own inputs"
+        assert line in rendered(comparison_sections(compared), 200)
+        assert any(re.search("softmax-scaled|scale", finding.id) for finding in diagnosis.findings)
+
+
+@pytest.mark.parametrize("compute", ["bf16", "f16"])
+def test_another_cap_of_the_scores_is_found_without_scores(tmp_path, compute):
+    """Some rows of layer 0 agree within their tolerance, and a cap is not the same factor of all scores."""
+    torch = pytest.importorskip("torch")
+    tokens = [1, *np.random.default_rng(4).integers(3, 61, 15).tolist()]
+    peer = torch_model("gemma2", {"attn_logit_softcapping": 5.0})
+    peer = peer.to({"bf16": torch.bfloat16, "f16": torch.float16}[compute])
+    peer.save_pretrained(tmp_path / "model")
+    model = load(tmp_path / "model")
+    for cap in (5.0, 6.0):
+        for layer in peer.model.layers:
+            layer.self_attn.attn_logit_softcapping = cap
+        with torch.no_grad(), record(peer, tmp_path / f"{cap}.safetensors"):
+            peer(torch.tensor([tokens]))
+        dump = tmp_path / f"{cap}.safetensors"
+        diagnosis, compared = diagnose(dump, model).diagnosis, diff(model, dump, tokens=tokens)
+        first = "layer0.attn.weights" if cap == 6 else None
+        assert (diagnosis.compute, diagnosis.first_wrong, compared.first) == (compute, first, first)
+    assert "the cap of the attention scores is 6, not 5" in diagnosis.findings[0].claim
+
+
 def test_diagnose_ignores_hooks_of_the_model(decoders):
     """diff runs the model with its hooks; diagnose runs it without."""
     model, config, weights = decoders("llama_gqa")
@@ -229,15 +275,24 @@ def test_diagnose_ignores_hooks_of_the_model(decoders):
     assert (compared.first, diagnosis.first_wrong) == (None, "layer0.mlp.down")
 
 
-def test_both_commands_report_hidden_differences_in_the_same_words(decoders, tmp_path):
+@pytest.mark.parametrize("options", [{"rounding": "bf16"}, {"inputs": "Q8_0"}])
+def test_both_commands_report_hidden_differences_in_the_same_words(decoders, tmp_path, options):
+    """The limits are the smallest and the largest tolerance of a row, and neither is 0."""
     model, config, weights = decoders("llama_gqa")
-    write_dump(tmp_path / "dump", decoder_run(config, weights, TOKENS, rounding="bf16"), "ours")
-    tokens = ["--tokens", ",".join(map(str, TOKENS)), "--compute", "bf16"]
+    write_dump(tmp_path / "dump", decoder_run(config, weights, TOKENS, **options), "ours")
+    compute = options.get("rounding", "q8")
+    tokens = ["--tokens", ",".join(map(str, TOKENS)), "--compute", compute]
     sides = (("diff", model.origin, tmp_path / "dump"), ("diagnose", tmp_path / "dump", model.origin))
-    told = [microgpt(*side, *tokens, width=200).out for side in sides]
+    told = [microgpt(*side, *tokens, width=400).out for side in sides]
     said = [
         next(line.strip() for line in out.splitlines() if "cannot be distinguished from" in line)
         for out in told
     ]
     print(said[0])
     assert said[0] == said[1]
+    operations = diagnose(tmp_path / "dump", model, tokens=TOKENS, compute=compute).diagnosis.operations
+    limits = sorted(operations, key=lambda o: o.tolerance)
+    low, high = (re.search(rf"{word} ([0-9.]+)% .([a-z._]+). ?", said[0]) for word in ("below", "to"))
+    for limit, (found, name) in ((limits[0], low.groups()), (limits[-1], high.groups())):
+        assert limit.tolerance <= float(found) / 100 <= 1.1 * limit.tolerance
+        assert limit.name.endswith(name)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from microgpt_trace.rounding.precision import CHANCE, beyond_usual
-from microgpt_trace.rounding.row_differences import FactorMeter
+from microgpt_trace.rounding.row_differences import FactorMeter, factor_of_logarithms
 
 RNG = np.random.default_rng(3)
 
@@ -55,3 +55,19 @@ def test_a_row_of_one_element_may_have_a_larger_error():
     print(alone, many)
     assert 2.5 < alone < 3
     assert 1 < many < 1.1
+
+
+def test_the_factor_of_scores_is_measured_from_shares():
+    scores = 3 * RNG.standard_normal((2, 9, 9))
+    scores[:, ~np.tri(9, dtype=bool)] = -np.inf
+
+    def shares(factor, zero=0.0):  # `zero` has no effect on shares
+        powers = np.exp(factor * scores + zero)
+        return powers / powers.sum(axis=-1, keepdims=True)
+
+    factor, error = factor_of_logarithms(shares(1), shares(1.02, zero=RNG.standard_normal((2, 9, 1))))
+    assert (factor, error) == (pytest.approx(0.02), pytest.approx(0, abs=1e-9))
+    noise = 1 + 0.004 * RNG.uniform(-1, 1, scores.shape)  # as in bfloat16
+    factor, error = factor_of_logarithms(shares(1), shares(1) * noise)
+    print(factor, error)
+    assert abs(factor) < CHANCE * error < 0.01

@@ -10,9 +10,8 @@ from support.tiny_gpt2 import gpt2_config, random_gpt2, write_gpt2_gguf
 from support.tiny_models import random_weights, rope_4, tiny_config, write_folder, write_gguf
 from support.torch_models import IN_GGUF, torch_model
 
-from microgpt_trace import load
 from microgpt_trace.arrays.encodings import ENCODINGS, StoredTensor
-from microgpt_trace.certification.opening import Side
+from microgpt_trace.certification.opening import Side, open_side
 from microgpt_trace.readers.gguf import read_gguf_header
 
 SIZES = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "moe_intermediate_size": 32}
@@ -73,4 +72,5 @@ def side_of(model):
 
 
 def side(path):
-    return side_of(load(path))
+    """Open a model that `trace` can run as a side of a certificate."""
+    return open_side(path)

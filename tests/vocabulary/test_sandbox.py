@@ -15,7 +15,7 @@ import pytest
 from support.sweeps import in_sweep
 
 from microgpt_trace.errors import FileFormatError, InputError, RunError
-from microgpt_trace.vocabulary.sandbox import MIB, Isolated, Limits
+from microgpt_trace.vocabulary.sandbox import MIB, Isolated, Limits, within
 
 FILE = Path("model.gguf")
 AMPLE = Limits(seconds=30, memory=400 * MIB)
@@ -63,6 +63,16 @@ def test_limits_time():
     seconds = time.monotonic() - start
     print(seconds, 0.2)
     assert 0.2 <= seconds < 5
+
+
+def test_several_calls_have_one_time_limit():
+    first, endless = isolated("count"), isolated("endless")
+    with within(0.6):
+        assert first(FILE) == 1
+        for function in (endless, first):  # `endless` uses up the time, and nothing starts after that
+            with pytest.raises(RunError, match="together do not finish within 1 seconds"), within(60):
+                function(FILE)
+    assert first(FILE) == 2
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux limits the memory of a process")

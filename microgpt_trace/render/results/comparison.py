@@ -14,7 +14,7 @@ from ...comparison.differences import GIVEN, Agreement, Comparison, EventDiffere
 from ...decoder.catalogue import kind_named
 from ...dumps.layouts import NO_EVENT
 from ...grouping import grouped
-from ...rounding.judging import IN_LENGTH, OperationResult
+from ...rounding.judging import IN_LENGTH, IN_SCORES, OperationResult
 from ...text.printable import shown_token, with_ids
 from ...text.wording import abridged, counted, listed
 from ..numbers import distance, two_apart
@@ -254,7 +254,7 @@ def _of(event: EventDifference) -> str:
     """Name the divisor of the error in words, such as " of the worst row"."""
     if not event.by_position:
         return f" ({event.measured})" if event.measured else ""
-    whose = "" if event.measured.startswith(IN_LENGTH) else " of the worst row"
+    whose = "" if event.measured.startswith((IN_LENGTH, IN_SCORES)) else " of the worst row"
     return whose + (f" {event.measured}" if event.measured else "")
 
 
