@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
+from ..architecture.plans.kinds import Context, Scores
 from ..text.frozen import frozen
 from .judging import JudgedRun, OperationResult
 from .precision import PRECISIONS
@@ -28,7 +29,7 @@ class Offer:
 
     def __str__(self) -> str:
         count = f"{self.explains:,} of the {self.wrong:,} errors of operations with a product"
-        unsure = ", but this is uncertain: several products lie between dumped events, so dump more events"
+        unsure = ", but this is uncertain: no product of the dump shows how its inputs were rounded"
         right = f"with `--compute {self.compute}`, rounding explains {count}"
         return right + unsure * (not self.shown)
 
@@ -39,19 +40,28 @@ class Offer:
 
 
 def offered(run: JudgedRun, operations: Sequence[OperationResult]) -> Offer | None:
-    """Return a precision that rounds the inputs of products and explains most errors, or None. `operations`
-    are all operations of the run, judged in float32."""
+    """Return a precision that explains most errors of products, or None: q8, which rounds inputs as the
+    engine does, or else f16 or bf16, which only allow for errors as large as those of TF32 and autocast.
+    These also round scores and sums of values; otherwise, the weights are wrong. `operations` are all
+    operations of the run, judged in float32."""
     products = {o.name: run.products(o.name) for o in operations if o.error is not None}
     errors = {o.name: o.error or 0 for o in operations if not o.holds and products.get(o.name)}
     judged = sum(bool(own) for own in products.values())
     if not errors or len(errors) < MOST_PRODUCTS * judged:
         return None
-    right = {o.name: o.error or 0 for o in run.operations(PRECISIONS["q8"]) if o.holds}
-    shown = [n for n in errors if n in right and right[n] <= EXPLAINED * errors[n]]
-    explained = [n for n in errors if n in shown or (n in right and len(products[n]) > 1)]
-    if len(explained) < MOST_PRODUCTS * len(errors):
-        return None
-    ways = Counter(run.rounding.way(own) for name in explained for own in products[name][-1:])
-    way = ways.most_common(1)[0][0]
-    looks_like = f"rounding of {'8-bit' if way.compute == 'q8' else way.words} inputs"
-    return Offer(way.compute, looks_like, len(explained), len(errors), bool(shown))
+    kinds = {o.name: run.given.model.plan[o.name].kind for o in operations if o.error is not None}
+    attention = [o.holds for o in operations if isinstance(kinds.get(o.name), Scores | Context)]
+    for compute in ("q8", "f16", "bf16") if attention and not any(attention) else ("q8",):
+        rounds, narrow = "rounding of products, as by TF32 or autocast", PRECISIONS[compute].narrow
+        right = {o.name: o.error or 0 for o in run.operations(PRECISIONS[compute]) if o.holds}
+        shown = [n for n in errors if n in right and right[n] <= EXPLAINED * errors[n] and not narrow]
+        explained = [n for n in errors if n in shown or (n in right and (narrow or len(products[n]) > 1))]
+        if len(explained) < MOST_PRODUCTS * len(errors):
+            continue
+        if not narrow:
+            ways = Counter(run.rounding.way(own) for name in explained for own in products[name][-1:])
+            way = ways.most_common(1)[0][0]
+            compute, words = way.compute, "8-bit" if way.compute == "q8" else way.words
+            rounds = f"rounding of {words} inputs"
+        return Offer(compute, rounds, len(explained), len(errors), bool(shown))
+    return None

@@ -140,6 +140,35 @@ def test_numbers_below_the_normal_numbers_of_f16_are_right(tmp_path, kept):
     assert (found.agree, diagnosis.clean) == (True, True)
 
 
+@pytest.mark.parametrize(("way", "offered"), [("nearest", "f16"), ("cut", "bf16"), ("autocast", "bf16")])
+def test_a_precision_that_explains_tf32_and_autocast_is_offered(tmp_path, way, offered):
+    torch = pytest.importorskip("torch")
+
+    def tf32(x):
+        bits = x.contiguous().view(torch.int32) + (0x1000 if way == "nearest" else 0)
+        return (bits & ~0x1FFF).view(torch.float32)
+
+    class Tf32(torch.overrides.TorchFunctionMode):
+        def __torch_function__(self, function, types, args=(), kwargs=None):
+            products = function.__name__ in ("linear", "matmul")
+            args = [tf32(x) if products and i < 2 else x for i, x in enumerate(args)]
+            return function(*args, **(kwargs or {}))
+
+    engine, mode = torch_model("llama"), Tf32()
+    mode = torch.autocast("cpu", dtype=torch.bfloat16) if way == "autocast" else mode
+    engine.save_pretrained(tmp_path / "model")
+    with record(engine, tmp_path / "run.safetensors"), mode, torch.no_grad():
+        engine(torch.tensor([TOKENS]))
+    model, run = load(tmp_path / "model"), open_recording(tmp_path / "run.safetensors")
+    found, diagnosis = diff(model, run), diagnose(run, model).diagnosis
+    print(found.first, found.offer, diagnosis.offer)
+    assert (found.agree, found.offer.compute, diagnosis.clean, diagnosis.offer.compute) == (
+        (False, offered, False, offered)
+    )
+    assert diff(model, run, compute=offered).agree
+    assert diagnose(run, model, compute=offered).diagnosis.clean
+
+
 def test_a_third_run_without_a_compared_event_is_refused(llama, tmp_path):
     """The third run has only an event of a head, which two models do not compare by default."""
     path = write_npz(tmp_path / "third.npz", {"layer0.attn.head0": numbers(len(TOKENS), 32)})
