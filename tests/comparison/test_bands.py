@@ -89,6 +89,16 @@ def test_one_rounding_is_allowed_even_if_our_passes_were_exact(name, unit):
     assert band(bands, "layer0.attn.q", rows()) == pytest.approx(FACTOR * unit + own)
 
 
+@pytest.mark.parametrize(("off", "holds"), [((0.0, 0.0, 0.0, 0.0, 2.0), True), ((1.9,) * 5, False)])
+def test_rounding_may_turn_over_a_single_row_but_not_the_median_row(off, holds):
+    """All passes differ by 0.3, which is one row in three that turns over elsewhere."""
+    bands = Bands(tolerance_of(PRECISIONS["bf16"], *NOTHING[1:]), 30, PRECISIONS["bf16"])
+    compared = rows(off=np.array(off)[:, None], count=5)
+    (plain, *_) = bands.of(spec("layer0.attn.q"), compared, [rows(off=0.3, count=5)])
+    print(plain.distances, plain.band)
+    assert bool((plain.distances <= plain.band).all()) == holds
+
+
 def test_rtol_is_the_band_of_every_event():
     bands = Bands(tolerance_of(None, None, None, 0.03, None), 30)
     for name in ("embed.tok", "layer29.attn.weights", "logits"):

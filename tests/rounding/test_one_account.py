@@ -144,6 +144,22 @@ def test_a_factor_of_all_rows_is_named_as_the_cause(decoders):
     assert compared.event(wrong.name).measured == "in length of all rows given its own inputs"
 
 
+@pytest.mark.parametrize("size", [1e-5, 1e-7])
+@pytest.mark.parametrize("part", ["v", "up"])
+def test_numbers_near_0_have_fewer_digits_in_float16(tmp_path, part, size):
+    """The distance of such numbers is 2^-24: 5.5 times this distance may become 6 times this distance."""
+    config, event = CASES["llama_gqa"], {"v": "layer0.attn.v", "up": "layer0.mlp.up"}[part]
+    weights = random_weights(config, "near 0")
+    weights = {n: x * np.float32(size) if f"{part}_proj" in n else x for n, x in weights.items()}
+    model = load(write_folder(tmp_path / "model", config, weights))
+    for factor in (1.0, 1.5):
+        fault = Fault("scaled", "", (), 0, {event.split(".", 1)[1]: {"times": factor}})
+        events = decoder_run(config, weights, TEXTS["plain"], fault, rounding="f16")
+        compared, diagnosis = judged(model, TEXTS["plain"], events, "f16")
+        expected = None if factor == 1 else event
+        assert (compared.first, diagnosis.first_wrong) == (expected, expected)
+
+
 def test_with_factor_or_rtol_only_the_band_counts(decoders):
     """With `factor` or `rtol` diff does not judge by the recording's own inputs."""
     model, config, weights = decoders("llama_gqa")
