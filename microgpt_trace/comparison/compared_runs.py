@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from ..architecture.plans.kinds import Softmax
 from ..arrays.stats import Array
 from ..decoder.catalogue import kind_named
-from ..dumps.layouts import Fitted, Positions, Recorded, Shapes
+from ..dumps.layouts import Fitted, Recorded, Shapes
 from ..dumps.recording import Recording
 from ..errors import InputError
 from ..hooks.event import TraceEvent
@@ -26,7 +26,7 @@ from ..text.frozen import frozen
 if TYPE_CHECKING:
     from ..architecture.model import LanguageModel, TraceInput
     from ..dumps.mapping import NameMap
-    from ..rounding.judging import Partial
+    from ..rounding.precision import Partial
 
 # Products that apr and llama.cpp save without a bias: patterns of their names, and the missing biases
 BEFORE_BIASES = (
@@ -147,13 +147,14 @@ class RecordedRun:
 
     def whole_and_partial(self, names: Sequence[str]) -> tuple[RecordedEvents, Partial]:
         """Return the events recorded at all positions, and the arrays and positions of other events."""
-        partial, recorded_names = dict[str, tuple[Array, Positions]](), set(self.names)
+        partial, recorded_names = dict[str, tuple[Array, tuple[int, ...]]](), set(self.names)
         names = [name for name in names if name in recorded_names]
         for name in names:
             recorded = self.recording.tensors[name]
             if not recorded.beside and math.prod(recorded.shape) < math.prod(self.shapes[name]):
                 fitted = self.fitted(name)
-                partial[name] = fitted.array, fitted.positions
+                if fitted.positions is not None:
+                    partial[name] = fitted.array, fitted.positions
         return RecordedEvents(self, [name for name in names if name not in partial]), partial
 
 

@@ -237,7 +237,7 @@ def _precision(sides: Sequence[ComparedRun], compute: str | None) -> Precision:
     model, dump = first_model(sides), _first_dump(sides)
     if compute is not None or model is None or dump is None:
         return precision_named(compute or "f32")
-    precision, how = precision_of(None, dump.whole_and_partial(model.names)[0])
+    precision, how = precision_of(None, *dump.whole_and_partial(model.names))
     dump.notes += [f"computes in {precision.name}: {how}"] * precision.narrow
     return precision
 

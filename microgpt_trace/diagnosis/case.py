@@ -62,8 +62,11 @@ class Case:
 
     @cached_property
     def rows(self) -> Plan:
-        """The operations from the dump's inputs up to and including this operation."""
-        return Plan([self.plan[name] for name in (*self.judge.plain.between(self.name), self.name)])
+        """The operations from the dump's inputs up to and including this operation, except other operations
+        that the dump has at some positions: these are judged themselves."""
+        names = (*self.judge.plain.between(self.name), self.name)
+        known = self.judge.plain.partial
+        return Plan([self.plan[own] for own in names if own == self.name or own not in known])
 
     def kind(self, kind: type[K]) -> K | None:
         """Return the first kind of `rows` that is an instance of the class `kind`, or None."""
@@ -73,7 +76,7 @@ class Case:
     def alone(self) -> bool:
         """True if the dump has all inputs and all output rows of the operation. In this case, the number in a
         mistake (such as an eps) can be measured."""
-        return len(self.rows) == 1 and self.positions is None
+        return not self.judge.plain.between(self.name) and self.positions is None
 
     @cached_property
     def inputs(self) -> tuple[Array, ...]:

@@ -9,7 +9,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial as bind
 from pathlib import Path
-from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
@@ -26,9 +25,9 @@ from ..dumps.recording import Recording
 from ..errors import InputError
 from ..notebook import in_notebook
 from ..rounding.bands import RoundedPasses, tolerance_of
-from ..rounding.judging import OVER_THE_PASS, JudgedRun, OperationResult, Partial, Unseen, unseen
+from ..rounding.judging import OVER_THE_PASS, JudgedRun, OperationResult, Unseen, unseen
 from ..rounding.offers import Offer, offered
-from ..rounding.precision import Precision, precision_named, precision_of
+from ..rounding.precision import NONE, Partial, Precision, precision_named, precision_of
 from ..text.brief import one_line
 from ..text.frozen import frozen
 from ..text.json_writing import in_document
@@ -40,7 +39,6 @@ from .faults import weights as matrices
 from .finding import Finding, findings_of, try_all
 
 Explanation = tuple[list[Finding], list[str]]
-NONE: Partial = MappingProxyType({})
 
 # Simple mistakes. Then matrices, decoded wrongly or from another layer. Then descriptions of wrong values.
 STAGES: tuple[tuple[Generator, ...], ...] = (
@@ -108,14 +106,14 @@ def diagnose_values(
     """Judge every event of a dump by the dump's own inputs.
 
     `values` are the dump's arrays at all positions, in the shapes of our events. `partial` contains arrays at
-    only some positions. These arrays are judged, but are not inputs of later events. `compute` ("f32",
+    only some positions. Where later events read other positions, these are recomputed. `compute` ("f32",
     "bf16", "f16", "q8") is the precision of the engine. If `compute` is None, the precision is inferred from
     the values. `text_tokens` are the tokens of the dump's text, by the model's tokenizer. Raises InputError
     if `compute` is unknown, or if no operation can be judged.
     """
     run = _Diagnoser(model, tokens, values, partial)
     with one_blas_thread(), np.errstate(all="ignore"):
-        precision, how = precision_of(compute, run.values)
+        precision, how = precision_of(compute, run.values, partial)
         operations = list(run.operations(precision))
         if not operations:
             raise InputError("no operation can be judged: the dump has no event of a pass over these tokens")

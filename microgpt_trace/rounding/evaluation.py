@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import zlib
 from collections.abc import Container, Mapping, Sequence
+from copy import copy
 from dataclasses import replace
 from functools import partial
 
@@ -13,12 +14,13 @@ import numpy as np
 from ..architecture.operations.by_kind import reference, spread_of
 from ..architecture.operations.choice import follows, numbers, otherwise
 from ..architecture.operations.reference_inputs import ReferenceInputs, Spread
-from ..architecture.plans.kinds import Choice, Experts, Linear
+from ..architecture.plans.kinds import Choice, Experts, Linear, Probabilities
 from ..architecture.plans.plan import Plan, layer_of
 from ..arrays.stats import Array
-from .precision import CHANCE, Precision, ProductInputs, row_error
+from .precision import CHANCE, NONE, Partial, Precision, ProductInputs, row_error
 
 NOISE = 1 / 3  # largest noise on inputs, as a share of the operation's own error
+COSTLY = Linear, Experts, Probabilities  # kinds that are computed only at the rows that are needed
 CARRIED = 3**0.5 / NOISE  # converts the RMS effect of uniform noise to the effect of a full error
 FLOAT32 = 2.0**-22  # relative difference between float32 engines in a value, before it is rounded to 8 bits
 
@@ -26,34 +28,45 @@ FLOAT32 = 2.0**-22  # relative difference between float32 engines in a value, be
 class Evaluation:
     """The values of a dump, and the values that a plan computes from them. If `noise` is a seed, random noise
     changes every value that is read or recomputed, by up to NOISE times the error of the operation. The
-    effect of the noise shows how rounding errors spread. `rounding` rounds the inputs of products."""
+    effect of the noise shows how rounding errors spread. `rounding` rounds the inputs of products. `partial`
+    contains the events that the dump has at only some positions. Other positions are recomputed."""
 
     def __init__(
         self, given: ReferenceInputs, plan: Plan, values: Mapping[str, Array], precision: Precision,
-        noise: int | None = None, rounding: ProductInputs | None = None,
+        noise: int | None = None, rounding: ProductInputs | None = None, partial: Partial = NONE,
     ) -> None:  # fmt: skip
-        self.given, self.plan, self.values = given, plan, values
+        self.given, self.plan, self.values, self.partial = given, plan, values, partial
         self.precision, self.rounding, self._seed, self._own = precision, rounding, noise, given.model.plan
         self._nudge = 0.0 if noise is None else -FLOAT32 if noise % 2 else FLOAT32  # round ties up, or down
         self._recomputed: dict[str, Array] = {}
 
     def under(self, plan: Plan) -> Evaluation:
         """Return an evaluation with another plan. Reuse recomputed values that are equal in both plans."""
-        other = Evaluation(self.given, plan, self.values, self.precision, self._seed, self.rounding)
-        equal = other._recomputed
+        other, equal = copy(self), dict[str, Array]()
+        other.plan, other._recomputed = plan, equal
         for name, value in self._recomputed.items():  # in order of computation
             row = plan[name]
             if row is self.plan[name] and all(own in self.values or own in equal for own in row.inputs):
                 equal[name] = value
         return other
 
-    def between(self, name: str, *known: Container[str]) -> list[str]:
+    def beside(self, name: str) -> tuple[str, ...]:
+        """Return the inputs that the dump has at exactly the positions of a partial event, if the event reads
+        no other positions of these inputs. Attention reads keys and values at all positions."""
+        row, (_, at) = self.plan[name], self.partial.get(name, (None, ()))
+        read = row.inputs[:1] if row.kind.mixes_positions else row.inputs
+        return tuple(own for own in read if own in self.partial and self.partial[own][1] == at)
+
+    def between(self, name: str, *known: Container[str], whole: bool = False) -> list[str]:
         """Return the events that must be recomputed before `name`, in order. The first inputs are the nearest
-        earlier events in the dump or in `known`."""
+        earlier events in the dump or in `known`. With `whole`, compute a partial event at all positions."""
         missing, remaining = set[str](), [name]
+        beside = () if whole else self.beside(name)
         while remaining:
-            for own in self.plan[remaining.pop()].inputs:
-                if own not in missing and not any(own in place for place in (self.values, *known)):
+            reader = remaining.pop()
+            known_here = (self.values, *known, beside if reader == name else ())
+            for own in self.plan[reader].inputs:
+                if own not in missing and not any(own in place for place in known_here):
                     missing.add(own)
                     remaining.append(own)
         return sorted(missing, key=self._own.order.__getitem__)
@@ -61,24 +74,40 @@ class Evaluation:
     def sources(self, name: str) -> tuple[str, ...]:
         """Return the events of the dump that `name` is computed from, in order."""
         read = {own for n in (*self.between(name), name) for own in self.plan[n].inputs}
-        return tuple(sorted(read & set(self.values), key=self._own.order.__getitem__))
+        known = {*self.values, *self.beside(name)}
+        return tuple(sorted(read & known, key=self._own.order.__getitem__))
 
     def value(self, name: str) -> Array:
         """Return the dump's value, or the recomputed value if the dump lacks the event, in float64."""
         if name in self._recomputed:
             return self._recomputed[name]
-        return np.asarray(self.values[name], np.float64) if name in self.values else self.output(name)
+        if name in self.values:
+            return np.asarray(self.values[name], np.float64)
+        return self._with_known(name, self.output(name))
+
+    def _with_known(self, name: str, value: Array) -> Array:
+        """Return a recomputed value, with the rows of a partial event from the dump."""
+        if name in self.partial:
+            array, positions = self.partial[name]
+            value = value.copy()
+            value[..., list(positions), :] = array
+        return value
 
     def output(self, name: str, rows: Sequence[int] | None = None) -> Array:
         """Compute `name` from its inputs. With `rows`, compute only these rows."""
-        for missing in self.between(name, self._recomputed):
-            (self._recomputed[missing],) = self._noisy(missing, [self._apply(missing)], [missing])
+        for missing in self.between(name, self._recomputed, whole=rows is None):
+            value = self._with_known(missing, self._apply(missing))
+            (self._recomputed[missing],) = self._noisy(missing, [value], [missing])
         return self._apply(name, rows)
 
     def _apply(self, name: str, rows: Sequence[int] | None = None) -> Array:
         row, rounding = self.plan[name], self.rounding
-        inputs = [self.value(own) for own in row.inputs]
-        from_rows = bool(inputs) and not row.kind.mixes_positions  # True if a row follows from its own inputs
+        beside = () if rows is None else self.beside(name)
+        inputs = [
+            self._with_known(own, np.zeros(self.given.shapes[own])) if own in beside else self.value(own)
+            for own in row.inputs
+        ]
+        from_rows = isinstance(row.kind, COSTLY)
         if rows is not None and from_rows:
             inputs = [own[list(rows)] for own in inputs]
         if rounding is None or not isinstance(row.kind, Linear | Experts):

@@ -20,7 +20,7 @@ from ..decoder.catalogue import kind_named
 from ..text.frozen import frozen
 from ..text.wording import at_most, nonfinite_name
 from .evaluation import CARRIED, Evaluation, with_ties
-from .precision import CHANCE, PRECISIONS, Precision, ProductInputs, beyond_usual, factor_error
+from .precision import CHANCE, PRECISIONS, Partial, Precision, ProductInputs, beyond_usual, factor_error
 from .row_differences import (
     FactorMeter,
     RowDifferences,
@@ -205,6 +205,8 @@ class Judge:
             if exact or not 1 < ratio.max() <= near or np.nanmax(np.where(ratio > 1, errors, 0)) > most:
                 break
             tolerances = np.maximum(tolerances, chance * self._carried(name, expected, output, seen, draws))
+        if positions is not None and self.plain.between(name):
+            alike = 1.0  # the few rows share the errors of recomputed positions
         factor, error = meter.result()
         allowed = alike * float(np.nanmedian(tolerances)) + CHANCE * error
         allowed += factor_error(self.plain.precision, self.plain.spread(name), len(errors))
@@ -270,12 +272,9 @@ class Judge:
         )  # fmt: skip
 
 
-Partial = Mapping[str, tuple[Array, tuple[int, ...] | None]]  # event -> rows, and their positions
-
-
 class JudgedRun:
-    """The values of a dump. Events in `partial` have rows at only some positions. Events in `partial` can be
-    judged, but are not used as inputs of other events."""
+    """The values of a dump. Events in `partial` have rows at only some positions. As inputs of other events,
+    their other rows are recomputed."""
 
     def __init__(
         self, model: LanguageModel, tokens: Sequence[int], values: Mapping[str, Array], partial: Partial
@@ -290,7 +289,7 @@ class JudgedRun:
         rounding = self.rounding if precision.into_products else None
 
         def evaluation(noise: int | None) -> Evaluation:
-            return Evaluation(self.given, self.plan, self.values, precision, noise, rounding)
+            return Evaluation(self.given, self.plan, self.values, precision, noise, rounding, self.partial)
 
         return Judge(evaluation(None), [evaluation(seed) for seed in range(DRAWS)])
 

@@ -14,6 +14,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
@@ -35,6 +36,9 @@ from ..text.frozen import frozen
 # are K more roundings, because equal errors do not cancel.
 ROUNDINGS = 16.0
 VANISHING = 128.0  # smallest error bound / smallest normal number, because e^-x in SiLU may overflow
+
+Partial = Mapping[str, tuple[Array, tuple[int, ...]]]  # event -> rows, and their positions
+NONE: Partial = MappingProxyType({})
 
 
 @frozen(slots=False)
@@ -88,15 +92,18 @@ def precision_named(compute: str) -> Precision:
     return PRECISIONS[compute]
 
 
-def precision_of(compute: str | None, values: Mapping[str, Array]) -> tuple[Precision, str]:
+def precision_of(
+    compute: str | None, values: Mapping[str, Array], partial: Partial = NONE
+) -> tuple[Precision, str]:
     """Return the precision named `compute`, or recognise the precision from the values, and say how. The
     embedding is left out, because embeddings are copies of weights, which may be bf16 in any engine."""
     if compute is not None:
         return precision_named(compute), "as requested"
-    names = [name for name in values if not name.startswith("embed.")]
+    names = [name for name in (*values, *partial) if not name.startswith("embed.")]
     sample = names[:: max(1, len(names) // SAMPLED)][:SAMPLED]
     for kind, words in NARROW.items():
-        fits = [fit for name in sample if (fit := representable(values[name], kind)) is not None]
+        arrays = (partial[name][0] if name in partial else values[name] for name in sample)
+        fits = [fit for array in arrays if (fit := representable(array, kind)) is not None]
         if fits and sum(fits) * 2 > len(fits):
             how = f"every value of {sum(fits)} of the {len(fits)} sampled events fits in {words}"
             return PRECISIONS[kind], how

@@ -242,6 +242,54 @@ def test_logits_of_only_the_last_position_are_judged(decoders):
     assert (explaining(found), found.operations[-1].position) == (["negated"], 6)
 
 
+def of_step(values, *positions):
+    """Return the rows that a dump of a decode step (or of the last steps) contains."""
+    return {n: (x[..., list(positions), :], positions) for n, x in values.items() if x.ndim > 1}
+
+
+@pytest.mark.parametrize("rounding", [None, "bf16", "f16"])
+def test_a_decode_step_is_judged_by_its_own_rows(decoders, rounding):
+    model, config, weights = decoders("qwen3")
+    for positions in ((6,), (3, 6)):
+        step = of_step(decoder_run(config, weights, TOKENS, rounding=rounding), *positions)
+        found = diagnose_values(model, TOKENS, {}, step)
+        assert (found.clean, found.compute, found.judged) == (True, rounding or "f32", len(step))
+    q_rope, scores, hidden = (o for o in found.operations if o.name in (Q_ROPE, SCORES, "layer0.mlp.hidden"))
+    assert (q_rope.inputs, q_rope.recomputed) == ((Q_NORM,), ())
+    assert (scores.inputs, scores.recomputed[-1]) == ((Q_ROPE,), K_ROPE)
+    assert hidden.inputs == ("layer0.mlp.up", "layer0.mlp.act")
+
+
+@pytest.mark.parametrize(("offset", "words"), [(1, "positions begin at 1"), (-1, "one position late")])
+def test_a_decode_step_at_another_position_is_named(decoders, offset, words):
+    """The keys in the cache are right: only the rows of this step are rotated elsewhere."""
+    model, config, weights = decoders("llama_gqa")
+    moved = {"offset": np.array([*6 * [0], offset])}
+    step = of_step(
+        run_of(
+            (model, config, weights),
+            Fault("", "", (), None, dict.fromkeys(("attn.q_rope", "attn.k_rope"), moved)),
+        ),
+        6,
+    )
+    found = diagnose_values(model, TOKENS, {}, step)
+    rotations = (Q_ROPE, K_ROPE, "layer1.attn.q_rope", "layer1.attn.k_rope")
+    assert tuple(o.name for o in found.wrong) == rotations
+    assert words in found.findings[0].claim
+    assert found.findings[0].also_explains == rotations[1:]
+
+
+def test_a_wrong_operation_late_in_a_decode_step_blames_no_operation_before(decoders):
+    """The keys of other positions are recomputed from the tokens, by operations whose rows are right."""
+    made = decoders("llama_gqa")
+    scores = "layer1.attn.scores"
+    noise = np.random.default_rng(1).standard_normal((4, 7, 7))
+    step = of_step(run_of(made, only(scores, lambda s, x: noise)), 6)
+    found = diagnose_values(made[0], TOKENS, {}, step)
+    assert (found.first_wrong, explaining(found)) == (scores, [])
+    assert not [id for id in found.tried if "rope" in id or "dequantisation" in id or "embedding" in id]
+
+
 @pytest.mark.parametrize(
     ("ids", "change"),
     [
