@@ -21,6 +21,7 @@ from .changes import after, called, computed, fed, of_kind, reading, with_attrib
 from .elementwise import CAPS
 
 TIMES = (0.125, 0.25, 0.5, 2.0, 4.0, 8.0)  # start values for the factor of the scores
+UNMASKED = 0.05  # scores before the mask are this near to q @ k.T, as a share of the largest score
 
 
 def scale(case: Case) -> Iterator[Family]:
@@ -158,14 +159,16 @@ def _softmax(
     """Return the plan with another softmax. The function `shares` replaces softmax, and `times` multiplies
     the scores. A query sees `ahead` later positions. If `ahead` is -1, a query does not see its own position.
     `attributes` replace attributes of the kind Softmax. If a query sees keys that the model hides, their
-    scores are computed from q and k, because the dump may contain the scores after the mask."""
+    scores are computed from q and k, unless the dump contains the scores before the mask."""
 
     def compute(row: Operation[Softmax], given: ReferenceInputs, scores: Array, *before: Array) -> Array:
         own = case.plan[row.name].kind
         if before and isinstance(own, Softmax):
             for source in _rows_of_scores(case.plan, row):
                 before = (reference(source, given, *before),)
-            scores = np.where(visible(own, scores.shape[-1]), scores, before[0])
+            hidden, again = ~visible(own, scores.shape[-1]), before[0]
+            near = np.abs(scores - again) <= UNMASKED * np.abs(again).max()
+            scores = scores if near[:, hidden].all() else np.where(hidden, again, scores)
         back = np.arange(scores.shape[-1])[:, None] - np.arange(scores.shape[-1])
         seen = (back >= -ahead) & (back < (row.kind.window or len(back)))
         masked = np.where(seen, scores * times, -np.inf)
