@@ -123,7 +123,7 @@ class _Reader:
             )
         config, plan, watched, _ = self._identity
         notes += [f"{path}: {text}" for text in (*self._cut_traces(), *self._gaps())]
-        weights = ((n, *self._curves("attention", n, "weights")) for n in self._names("attention"))
+        weights = ((name, self._curve("attention", name, "weights")) for name in self._names("attention"))
         return curves.Timeline(
             log=str(path),
             watched=watched,
@@ -143,24 +143,22 @@ class _Reader:
     def _names(self, kind: str) -> list[Any]:
         return [name for (of, name), rows in self._rows.items() if of == kind and rows]
 
-    def _curves(self, kind: str, name: Any, *fields: str) -> list[Any]:
-        """Return the curve of each field over the traced steps, with None at a step without a value."""
-        by_step = self._rows.get((kind, name), {})
-        rows = [by_step.get(step, {}) for step in self._steps]
-        return [tuple(row.get(field) for row in rows) for field in fields]
+    def _curve(self, kind: str, name: Any, field: str) -> tuple[Any, ...]:
+        """Return the curve of a field over the traced steps, with None at a step without a value."""
+        by_step = self._rows[kind, name]
+        return tuple(by_step.get(step, {}).get(field) for step in self._steps)
 
     def _position(self, position: int, watched: str) -> curves.PositionCurve:
         by_step = self._rows["position", position]
         fields = ("p", "loss", "rank", "predicted", "top")
-        p, loss, rank, predicted, top = self._curves("position", position, *fields)
         return curves.PositionCurve(
             position=position,
             seen=watched[:position] or "BOS",
             target=next(reversed(by_step.values()))["target"],
-            p=p, loss=loss, rank=rank, predicted=predicted, top=top,
+            **{field: self._curve("position", position, field) for field in fields},
             learned=since_when({step: row["rank"] == 1 for step, row in by_step.items() if "rank" in row}),
             halfway=_half_the_way({step: row["p"] for step, row in by_step.items()}),
-        )  # fmt: skip
+        )
 
     def _layer(self, layer: int) -> curves.LayerUnits:
         by_step = self._rows["relu", layer]
