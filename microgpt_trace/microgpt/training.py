@@ -76,17 +76,6 @@ class Adam:
         before = self.params.flat - self.update.flat
         return float(np.linalg.norm(self.update.flat) / np.linalg.norm(before))
 
-    @np.errstate(all="ignore")
-    def update_ratios(self) -> dict[str, tuple[float, float | None]]:
-        """Return, for each parameter, the L2 norm of its last update, and the ratio of this norm to the L2
-        norm of the parameter before the update. The ratio is None if the parameter was zero."""
-        ratios = {}
-        for name, view in self.update.items():
-            update, after = view.astype(np.float64), self.params[name].astype(np.float64)
-            norm, before = float(np.linalg.norm(update)), float(np.linalg.norm(after - update))
-            ratios[name] = norm, norm / before if before else None
-        return ratios
-
 
 class StepRecord(NamedTuple):
     step: int  # counted from 1

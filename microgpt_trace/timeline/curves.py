@@ -5,47 +5,13 @@ A curve has one entry per traced step. An entry is None if the value is null in 
 
 from __future__ import annotations
 
-import re
-from collections.abc import Sequence
-from dataclasses import replace
-
-from ..errors import InputError, naming
-from ..hooks.names import select_names
-from ..microgpt.forward_backward import event_specs
 from ..microgpt.parameters import Config
 from ..notebook import in_notebook
 from ..text.frozen import frozen
 
-_LAYER = re.compile(r"^layer[0-9]+\.")
 Curve = tuple[float | None, ...]
 Counts = tuple[int | None, ...]
 HeadWeights = tuple[tuple[tuple[float, ...], ...], ...]  # indices: head, query, visible key
-
-
-@frozen
-class EventCurve:
-    """An event in the traces of the watched name. `l2` is the L2 norm of its finite elements, `zeros` the
-    share of its elements that are 0, `nonfinite` the number of elements that are not finite, and `gradient`
-    the L2 norm of the gradient of the name's loss."""
-
-    name: str
-    l2: Curve
-    zeros: Curve
-    nonfinite: Counts
-    gradient: Curve
-
-
-@frozen
-class ParameterCurve:
-    """A parameter: its L2 norm after each traced step, the L2 norm of the gradient of the watched name's
-    loss, the L2 norm of the update of the step, and |update| / |parameter before the step|. The curve of the
-    update has no value at step 0."""
-
-    name: str
-    l2: Curve
-    gradient: Curve
-    update: Curve
-    update_ratio: Curve
 
 
 @frozen
@@ -148,7 +114,7 @@ class TrainingPlan:
 class Timeline:
     """The contents of a log. `absent` lists missing values with reasons, and `notes` problems of the file."""
 
-    SCHEMA = "microgpt.timeline/1"
+    SCHEMA = "microgpt.timeline/2"
 
     log: str
     watched: str
@@ -159,28 +125,8 @@ class Timeline:
     positions: tuple[PositionCurve, ...]
     attention: tuple[AttentionCurve, ...]
     layers: tuple[LayerUnits, ...]
-    events: tuple[EventCurve, ...]
-    parameters: tuple[ParameterCurve, ...]
     failed_checks: tuple[FailedCheck, ...]
     loss: LossCurve
     absent: tuple[str, ...]
     notes: tuple[str, ...]
     _repr_html_ = in_notebook
-
-
-def selected(timeline: Timeline, names: Sequence[str]) -> Timeline:
-    """Return the timeline with only the events and parameters that `names` selects: names, globs or apr's
-    stage names. Without `names`, keep the overview's events and all parameters. Raises InputError if a name
-    matches nothing."""
-    logged = [event.name for event in timeline.events] + [row.name for row in timeline.parameters]
-    if names and not logged:
-        raise InputError(f"{timeline.log}: expected events, found none in the log")
-    with naming(timeline.log):
-        chosen = set(select_names(names, logged))
-    if not names:
-        one_layer = replace(timeline.config, n_layer=1, n_head=1)  # a damaged log may claim a million layers
-        hidden = {spec.name for spec in event_specs(one_layer) if not spec.overview}
-        chosen = {name for name in logged if _LAYER.sub("layer0.", name) not in hidden}
-    events = tuple(event for event in timeline.events if event.name in chosen)
-    parameters = tuple(row for row in timeline.parameters if row.name in chosen)
-    return replace(timeline, events=events, parameters=parameters)

@@ -15,8 +15,6 @@ from ..arrays.stats import Array
 from ..errors import InputError, RunError
 from ..microgpt.training import StepRecord, Trainer
 from ..text.json_writing import dump
-from ..tracing.collector import event_record
-from ..tracing.microgpt_tracing import update_events
 from ..tracing.trace import trace
 from .log import LOG_SCHEMA, LogRecord, a_count, log_records
 
@@ -30,11 +28,10 @@ class LogError(RunError):
 
 class TrainingLog:
     """The file of a log. A `with` statement opens and closes the file. The first record is "run". A step has
-    a "step" record. A trace has the records "event", "check" (for a failed check), "prediction", "attention",
-    "parameter" and "relu" (the units that are dead for all held-out names).
+    a "step" record. A trace has the records "check" (for a failed check), "prediction", "attention" and
+    "relu" (the units that are dead for all held-out names).
 
-    The trace of step N has a forward and backward pass of the watched name with the parameters after step N,
-    and the update of step N.
+    The trace of step N has a forward and backward pass of the watched name with the parameters after step N.
 
     Training calls `sync` before saving a checkpoint. The log of a run to resume therefore has all records up
     to the checkpoint. Resuming drops later records, and `note` receives a sentence about the dropped records.
@@ -135,9 +132,6 @@ class TrainingLog:
         model = trainer.model("this run")
         weights = [row.name for row in model.plan.of_kind(Softmax)]
         result = trace(model, self.watched, values=weights, top_k=TOP, backward=True)
-        updates = update_events(trainer.adam, len(result.events)) if step else []
-        for event in [*result.events, *updates]:
-            self._write("event", step=step, **event_record(event))
         for check in result.checks:
             if check.holds is False:
                 self._write("check", step=step, id=check.id, detail=check.detail)
@@ -150,13 +144,6 @@ class TrainingLog:
             )  # fmt: skip
         for name in weights:
             self._write("attention", step=step, name=name, weights=_rounded(result.arrays["forward", name]))
-        ratios = trainer.adam.update_ratios() if step else {}
-        for row in result.parameters:
-            update_l2, update_ratio = ratios.get(row.name, (None, None))  # the ratio is to the old values
-            self._write(
-                "parameter", step=step, name=row.name, l2_norm=row.l2_norm, gradient_l2=row.gradient_l2,
-                update_l2=update_l2, update_ratio=update_ratio,
-            )  # fmt: skip
         _, dead = trainer.held_out_loss_and_dead_units()
         for layer in range(model.config.n_layer):
             units = None if dead is None else dead[layer]

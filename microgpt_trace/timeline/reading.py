@@ -9,15 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError
-from ..hooks.event import PHASES
 from ..microgpt.parameters import Config
 from ..text.wording import counted
 from . import curves
 from .log import LogRecord, a_count, a_number, a_text, is_count, log_records, or_null, reader
 
-OF_PARAMETERS = ("l2_norm", "gradient_l2", "update_l2", "update_ratio")
 a_number_or_null = or_null(a_number)
-a_phase = reader(f"one of {', '.join(PHASES)}", lambda value: value in PHASES, str)
 EARLIER = "not logged, because an earlier version wrote this log"
 
 
@@ -36,7 +33,7 @@ def since_when(conditions: Mapping[int, bool]) -> int | None:
 
 
 class _Reader:
-    """Collect values by kind, name and step of records, as in `_rows["forward", "logits"][250]["l2"]`."""
+    """Collect values by kind, name and step of records, as in `_rows["position", 2][250]["p"]`."""
 
     def __init__(self) -> None:
         self._rows: dict[tuple[str, Any], dict[int, dict[str, Any]]] = {}
@@ -47,7 +44,8 @@ class _Reader:
         self._steps: list[int] = []  # the traced steps
 
     def take(self, record: LogRecord) -> None:
-        """Add a record. Ignore unknown kinds of records, because a later version may write other kinds."""
+        """Add a record. Ignore other kinds of records: an earlier version wrote "event" and "parameter", and
+        a later version may write unknown kinds."""
         take = getattr(self, f"_take_{record.get('record', a_text)}", None)
         if take is not None:
             take(record)
@@ -87,15 +85,6 @@ class _Reader:
             raise record.error(f"expected a step after {last:,}, found {step:,}")
         self._losses[step] = record.get("loss", a_number)
 
-    def _take_event(self, record: LogRecord) -> None:
-        phase, stats = record.get("phase", a_phase), record.part("stats")
-        counted_fields = ("count", "zero_count", "nan_count", "inf_count")
-        count, zeros, nans, infinities = (stats.get(field, a_count) for field in counted_fields)
-        self._put(
-            record, phase, record.get("name", a_text), l2=stats.get("l2_norm", a_number_or_null),
-            zeros=zeros / count if count else None, nonfinite=nans + infinities,
-        )  # fmt: skip
-
     def _take_prediction(self, record: LogRecord) -> None:
         facts: dict[str, Any] = {name: record.get(name, a_number_or_null) for name in ("p", "loss")}
         if "rank" in record.values:
@@ -113,10 +102,6 @@ class _Reader:
         if any(len(row["weights"][0]) != len(weights[0]) for row in earlier):
             raise record.error("weights: expected as many queries as in earlier traces")
         self._put(record, "attention", name, weights=weights)
-
-    def _take_parameter(self, record: LogRecord) -> None:
-        facts = {field: record.get(field, a_number_or_null) for field in OF_PARAMETERS}
-        self._put(record, "parameter", record.get("name", a_text), **facts)
 
     def _take_relu(self, record: LogRecord) -> None:
         units = record.get("units", a_count)
@@ -138,7 +123,7 @@ class _Reader:
             )
         config, plan, watched, _ = self._identity
         notes += [f"{path}: {text}" for text in (*self._cut_traces(), *self._gaps())]
-        weights = ((n, *self._curves("attention", n, "weights")) for n in self._names("attention"))
+        weights = ((name, self._curve("attention", name, "weights")) for name in self._names("attention"))
         return curves.Timeline(
             log=str(path),
             watched=watched,
@@ -149,8 +134,6 @@ class _Reader:
             positions=tuple(self._position(p, watched) for p in sorted(self._names("position"))),
             attention=tuple(curves.AttentionCurve(*pair) for pair in weights),
             layers=tuple(self._layer(layer) for layer in sorted(self._names("relu"))),
-            events=tuple(self._event(name) for name in self._names("forward")),
-            parameters=tuple(self._parameter(name) for name in self._parameter_names()),
             failed_checks=tuple(self._checks),
             loss=curves.LossCurve(tuple(self._losses), tuple(self._losses.values())),
             absent=tuple(self._absent()),
@@ -160,42 +143,22 @@ class _Reader:
     def _names(self, kind: str) -> list[Any]:
         return [name for (of, name), rows in self._rows.items() if of == kind and rows]
 
-    def _parameter_names(self) -> list[str]:
-        """Return the names of all parameters. A log without "parameter" records has "event" records of the
-        parameters' gradients and updates."""
-        activations = set(self._names("forward"))
-        names = [*self._names("parameter"), *self._names("update"), *self._names("backward")]
-        return [name for name in dict.fromkeys(names) if name not in activations]
-
-    def _curves(self, kind: str, name: Any, *fields: str) -> list[Any]:
-        """Return the curve of each field over the traced steps, with None at a step without a value."""
-        by_step = self._rows.get((kind, name), {})
-        rows = [by_step.get(step, {}) for step in self._steps]
-        return [tuple(row.get(field) for row in rows) for field in fields]
-
-    def _event(self, name: str) -> curves.EventCurve:
-        forward = self._curves("forward", name, "l2", "zeros", "nonfinite")
-        return curves.EventCurve(name, *forward, *self._curves("backward", name, "l2"))
-
-    def _parameter(self, name: str) -> curves.ParameterCurve:
-        values = self._curves("parameter", name, *OF_PARAMETERS)
-        for i, phase in ((1, "backward"), (2, "update")):
-            if not any(value is not None for value in values[i]):
-                (values[i],) = self._curves(phase, name, "l2")
-        return curves.ParameterCurve(name, *values)
+    def _curve(self, kind: str, name: Any, field: str) -> tuple[Any, ...]:
+        """Return the curve of a field over the traced steps, with None at a step without a value."""
+        by_step = self._rows[kind, name]
+        return tuple(by_step.get(step, {}).get(field) for step in self._steps)
 
     def _position(self, position: int, watched: str) -> curves.PositionCurve:
         by_step = self._rows["position", position]
         fields = ("p", "loss", "rank", "predicted", "top")
-        p, loss, rank, predicted, top = self._curves("position", position, *fields)
         return curves.PositionCurve(
             position=position,
             seen=watched[:position] or "BOS",
             target=next(reversed(by_step.values()))["target"],
-            p=p, loss=loss, rank=rank, predicted=predicted, top=top,
+            **{field: self._curve("position", position, field) for field in fields},
             learned=since_when({step: row["rank"] == 1 for step, row in by_step.items() if "rank" in row}),
             halfway=_half_the_way({step: row["p"] for step, row in by_step.items()}),
-        )  # fmt: skip
+        )
 
     def _layer(self, layer: int) -> curves.LayerUnits:
         by_step = self._rows["relu", layer]
@@ -226,8 +189,6 @@ class _Reader:
             yield f"the rank of the target in {unranked:,} of {len(predictions):,} predictions: {EARLIER}"
         if not self._names("attention"):
             yield f"attention weights: {EARLIER}"
-        if not self._names("parameter"):
-            yield f"L2 of the parameters and update/weight: {EARLIER}"
         if not units:
             yield f"dead ReLU units: {EARLIER}"
         elif all(row["dead"] is None for row in units):
@@ -235,8 +196,7 @@ class _Reader:
 
     def _cut_traces(self) -> Iterator[str]:
         """Yield a note for each trace that is incomplete, because the run stopped while writing the trace."""
-        kinds = ("forward", "backward", "position")
-        sizes = Counter(step for (kind, _), rows in self._rows.items() if kind in kinds for step in rows)
+        sizes = Counter(step for (kind, _), rows in self._rows.items() if kind == "position" for step in rows)
         most = max(sizes.values(), default=0)
         for step in self._steps:
             if sizes[step] < most:

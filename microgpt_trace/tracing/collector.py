@@ -5,13 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
-from typing import Any
 
 from ..architecture.model import LanguageModel, TraceInput
 from ..arrays.logits import best_tokens, rank_of, used_losses
 from ..arrays.stats import Array
 from ..hooks.event import PHASES, Phase, TraceEvent
-from ..text.json_writing import plain
 from .result import Prediction, Trace, candidate_of
 
 
@@ -63,18 +61,6 @@ def predictions_of(
             loss=None if target is None else float(losses[i]),
             top=tuple(best),
         )
-
-
-def event_record(event: TraceEvent) -> dict[str, Any]:
-    """Return an event as plain data, with its seconds if measured."""
-    return measured_only(plain(event))
-
-
-def measured_only(record: dict[str, Any]) -> dict[str, Any]:
-    """Remove the seconds from the record of an event if they were not measured."""
-    if record["seconds"] is None:
-        del record["seconds"]
-    return record
 
 
 def narrowed(

@@ -15,7 +15,7 @@ from ..hooks.bus import SILENT, Run, Tap
 from ..hooks.event import TraceEvent, differs
 from ..hooks.names import select_names
 from ..measuring.norms import NormMeter
-from ..microgpt.forward_backward import Pass, forward, parameter_spec
+from ..microgpt.forward_backward import Pass, forward
 from ..microgpt.forward_backward import backward as run_backward
 from ..microgpt.model import Model, Schedule
 from ..microgpt.parameters import Parameters
@@ -124,18 +124,6 @@ def _one_step(model: Model, adam: Adam, done: Pass, tap: Tap, edited: Tap) -> St
     adam.step(number, lr, tap)
     after = forward(adam.params, done.batch, edited)
     return StepSummary(number, lr, float(done.loss), float(after.loss), note)
-
-
-def update_events(adam: Adam, seq: int) -> list[TraceEvent]:
-    """Return the updates of the last Adam step as events. `seq` is the number of the first event."""
-    return [
-        TraceEvent(
-            seq + i, "update", spec.stage, spec.layer, name, f"update of {name}",
-            update.shape, str(update.dtype), TensorStats.of(update),
-        )
-        for i, (name, update) in enumerate(adam.update.items())
-        for spec in [parameter_spec(name)]
-    ]  # fmt: skip
 
 
 def parameter_rows(

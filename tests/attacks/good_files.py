@@ -94,7 +94,7 @@ READERS: dict[str, tuple[str, ...]] = {
     ),
     "w.safetensors": tuple(f"{line} --n-head 4" for line in _of(MICROGPT, "emma", "a")),
     "log.jsonl": (
-        "timeline FILE", "timeline FILE --json", "timeline FILE --event layer0.* --event wte",
+        "timeline FILE", "timeline FILE --json",
         "train --resume c.safetensors --data names.txt --log FILE",
     ),
     "names.txt": (

@@ -17,8 +17,7 @@ LINES = {  # a command, and one of the names that its page leads on from
     "diff one.safetensors two.safetensors --weights": "layer0.attn_wq",
     "diff port qwen2": "layer1.mlp.up",
     "diagnose port qwen2 --verbose": "layer1.mlp.up",
-    "timeline t.jsonl": "layer0.attn.residual",
-    "timeline t.jsonl --event 'layer0.*'": "",
+    "timeline t.jsonl": "",
 }
 
 

@@ -34,7 +34,6 @@ LINES = {  # a command that draws each figure, and words that stand in it
     "diagnose port qwen2 --plot F": "left by the explanation",
     "timeline t.jsonl --plot F": 'probability of each next letter in "emma"',
     "timeline t.jsonl --plot loss=F": "loss of the batch",
-    "timeline t.jsonl --event wte --plot F": "L2 norm of the gradient",
 }
 
 
@@ -107,9 +106,6 @@ REFUSED = {
     "trace emma --validate --plot a.svg": "--plot cannot be combined with --validate",
     "explain wte[0,0] emma --plot a.svg": (
         "explanation of wte[0,0]: its formula has no sum, so there is no plot"
-    ),
-    "timeline t.jsonl --event '*' --plot a.svg": (
-        "timeline of 34 events and parameters: a figure shows at most 8 curves; name fewer with --event"
     ),
 }
 

@@ -38,7 +38,6 @@ from microgpt_trace.patching.pairs import patch_pairs, read_pairs
 from microgpt_trace.render.figures.attention import weights_of
 from microgpt_trace.render.figures.heat import ColorScale, add_bar, draw_heat, signed_scale, write_cells
 from microgpt_trace.render.figures.panel import Panel
-from microgpt_trace.timeline.curves import selected
 from microgpt_trace.timeline.reading import read_timeline
 
 
@@ -315,17 +314,6 @@ def test_a_timeline_has_a_curve_for_each_position_and_the_loss(log, ax):
     assert above.get_legend().get_texts()[1].get_text() == "1 e → m"
 
 
-def test_a_timeline_of_events_plots_their_norms(log, ax):
-    shown = selected(log, ["layer0.mlp.up", "wte"])
-    norms, gradients = plot_timeline(shown, curves=True, ax=ax).child_axes
-    rows = [*shown.events, *shown.parameters]
-    assert len(rows) == 2
-    for line, row in zip(norms.lines, rows, strict=True):
-        same(line.get_ydata(), row.l2)
-    for line, row in zip(gradients.lines, rows, strict=True):
-        same(line.get_ydata(), row.gradient)
-
-
 def refusal(draw):
     with pytest.raises(MicrogptError) as caught:
         draw()
@@ -346,7 +334,8 @@ def test_a_figure_of_missing_values_is_an_error_that_draws_nothing(emma, ann, lo
     assert refusal(lambda: plot_loss(nothing)).startswith("loss: no predicted position")
     assert refusal(lambda: plot_probabilities(nothing)) == "probs: this trace has no predictions"
     assert refusal(lambda: plot_probabilities(many)).startswith("probs of 65 positions: a figure shows at")
-    assert refusal(lambda: plot_timeline(log, curves=True)).endswith("name fewer with --event")
+    empty = replace(log, positions=(), loss=replace(log.loss, steps=(), loss=()))
+    assert refusal(lambda: plot_timeline(empty)).endswith("has neither predictions nor losses to plot")
     stored = explain(init(), "wte[0,0]", "emma")
     assert refusal(lambda: plot_explanation(stored)).endswith("so there is no plot")
     result = attribute(init(), "emma")

@@ -163,8 +163,6 @@ def test_a_slider_moves_through_the_steps(shown, document):
     page = shown("timeline", "step=15")
     page.get_by_role("button", name="play the steps").click()
     page.locator(".at-step", has_text="step 20 of 20").wait_for()
-    page.locator(".norms a").first.click()
-    assert "--event embed.tok" in page.inner_text("#reading code")
 
 
 def test_with_reduced_motion_there_is_no_play_button(page_of, page_file, words):

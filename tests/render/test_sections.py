@@ -21,7 +21,6 @@ MICROGPT = (
     "patch --pairs pairs.txt --sites layer0.attn.head* --sites layer0.mlp.act@1:3",
     "diff one.safetensors two.safetensors emma -v --positions all",
     "diff one.safetensors two.safetensors --weights",
-    "timeline t.jsonl",
     "inspect",
     "gradcheck",
 )

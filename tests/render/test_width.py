@@ -90,7 +90,6 @@ LINES = (
     f"patch {TEXT} {OTHER} {WIDE} --target a --against b --sender '*' --receiver '*.q' --receiver logits",
     f"explain 'layer0.attn.scores[1,2,1]' {TEXT} {WIDE} --by-writer",
     "patch --pairs pairs.txt --sites 'layer0.attn.head*' --sites 'layer0.mlp.act@1:3'",
-    "timeline t.jsonl --event '*'",
     f"inspect {WIDE}",
     "inspect qwen3 --stats --metadata",
     "inspect",

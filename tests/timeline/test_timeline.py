@@ -21,7 +21,6 @@ from microgpt_trace.microgpt.training import Trainer
 from microgpt_trace.render.characters import dot_plot, sparkline
 from microgpt_trace.render.sections import DotPlot
 from microgpt_trace.text.json_writing import dump, plain
-from microgpt_trace.timeline.curves import selected
 from microgpt_trace.timeline.log import LOG_SCHEMA, watched_before
 from microgpt_trace.timeline.log_writing import TrainingLog
 from microgpt_trace.timeline.reading import read_timeline
@@ -57,15 +56,12 @@ def timeline(log):
 
 @pytest.fixture(scope="module")
 def weights():
-    """Return the parameters before and after each traced step of the same run without a log."""
+    """Return the parameters after each traced step of the same run without a log."""
     trainer, by_step = new_trainer(), {}
-    before = {name: view.copy() for name, view in trainer.params.items()}
-    by_step[0] = None, before
+    by_step[0] = {name: view.copy() for name, view in trainer.params.items()}
     for record in trainer.run():
-        after = {name: view.copy() for name, view in trainer.params.items()}
         if record.step % 10 == 0:
-            by_step[record.step] = before, after
-        before = after
+            by_step[record.step] = {name: view.copy() for name, view in trainer.params.items()}
     return by_step
 
 
@@ -95,7 +91,7 @@ def test_a_timeline_has_all_steps_of_the_run(timeline):
 def test_predictions_agree_with_plain_python(timeline, weights):
     ids = ids_of()
     for step in TRACED[::2]:
-        i, rows = TRACED.index(step), scalar_forward(weights[step][1], ids[:-1], 2, CONFIG.n_layer)
+        i, rows = TRACED.index(step), scalar_forward(weights[step], ids[:-1], 2, CONFIG.n_layer)
         for curve, row, target in zip(timeline.positions, rows, ids[1:], strict=True):
             p, order = softmax_of(row), sorted(range(27), key=lambda token: (-row[token], token))
             agree(curve.p[i], p[target], rtol=1e-3, atol=1e-7, what=f"P at step {step}")
@@ -108,7 +104,7 @@ def test_predictions_agree_with_plain_python(timeline, weights):
 
 
 def test_dead_units_agree_with_torch(timeline, weights):
-    by_step, closest = zip(*(dead_by_torch(weights[step][1]) for step in TRACED), strict=True)
+    by_step, closest = zip(*(dead_by_torch(weights[step]) for step in TRACED), strict=True)
     assert min(closest) > 1e-4  # no unit is so close to zero that rounding decides
     for layer in timeline.layers:
         dead = [layers[layer.layer] for layers in by_step]
@@ -129,42 +125,15 @@ def test_dead_units_agree_with_torch(timeline, weights):
 
 
 @pytest.mark.parametrize("step", [0, 30])
-def test_attention_events_and_gradients_agree_with_torch(timeline, weights, step):
+def test_attention_agrees_with_torch(timeline, weights, step):
     ids, at = ids_of(), TRACED.index(step)
-    events, parameters = torch_run(weights[step][1], ids[:-1], ids[1:], CONFIG)
+    events, _ = torch_run(weights[step], ids[:-1], ids[1:], CONFIG)
     for curve in timeline.attention:
         for head, rows in enumerate(curve.weights[at]):
             for query, row in enumerate(rows):
                 expected = events[curve.name][head, query, : query + 1].tolist()
                 agree(row, expected, rtol=1e-4, atol=2e-6, what=f"{curve.name}[{head},{query}]")
     assert [curve.name for curve in timeline.attention] == ["layer0.attn.weights", "layer1.attn.weights"]
-    size = max(np.linalg.norm(tensor.grad) for tensor in parameters.values())
-    for curve in timeline.events:
-        if curve.name.endswith((".scores", ".weights")) or ".head" in curve.name:
-            continue
-        value = events[curve.name].detach().numpy()
-        agree(curve.l2[at], np.linalg.norm(value), rtol=1e-3, atol=1e-5, what=curve.name)
-        if curve.name.endswith(".act"):
-            assert curve.zeros[at] == np.mean(value == 0), curve.name
-        grad = events[curve.name].grad
-        if grad is not None and curve.name not in ("probs", "loss"):
-            agree(curve.gradient[at], np.linalg.norm(grad), rtol=1e-2, atol=1e-3 * size, what=curve.name)
-    for curve in timeline.parameters:
-        norm = np.linalg.norm(parameters[curve.name].grad)
-        agree(curve.gradient[at], norm, rtol=1e-2, atol=1e-3 * size, what=curve.name)
-
-
-def test_parameters_and_updates_agree_with_a_second_run(timeline, weights):
-    assert [curve.name for curve in timeline.parameters] == list(CONFIG.shapes())
-    for curve in timeline.parameters:
-        assert (curve.update[0], curve.update_ratio[0]) == (None, None)
-        for i, step in enumerate(TRACED):
-            before, after = (w and w[curve.name].astype(float) for w in weights[step])
-            agree(curve.l2[i], np.linalg.norm(after), rtol=1e-6, what=f"{curve.name} at {step}")
-            if step:
-                update = np.linalg.norm(after - before)
-                agree(curve.update[i], update, rtol=1e-3, what=curve.name)
-                agree(curve.update_ratio[i], update / np.linalg.norm(before), rtol=1e-3, what=curve.name)
 
 
 def test_dead_units_do_not_depend_on_the_size_of_batches(monkeypatch):
@@ -233,7 +202,6 @@ RUN = {
     "model": {"config": {"vocab_size": 27, "n_embd": 4, "n_head": 1, "n_layer": 1, "block_size": 4}},
     "schedule": {"steps": 30, "batch_size": 1, "lr": 0.01, "seed": 1}, "held_out_loss": None,
 }  # fmt: skip
-STATS = {"count": 8, "l2_norm": 2.0, "zero_count": 4, "nan_count": 0, "inf_count": 0}
 P = [[0.1, 0.2, 0.6, 0.5], [0.9, 0.8, 0.7, 0.6], [0.1, 0.4, 0.2, 0.3], [0.2, 0.2, 0.2, 0.2]]
 RANK = [[3, 1, 1, 2], [1, 1, 1, 1], [2, 1, 2, 1], [2, 2, 2, 1]]
 DEAD = [[], [1, 2, 4], [2], [2, 3]]
@@ -244,18 +212,11 @@ def records():
     for i, step in enumerate((0, 10, 20, 30)):
         for earlier in range(step - 9, step + 1) if step else ():
             yield {"record": "step", "step": earlier, "loss": 3.0 - earlier / 100}
-        for phase in ("forward", "backward"):
-            stats = STATS | {"l2_norm": 2.0 + i, "zero_count": 2 * i}
-            yield {"record": "event", "step": step, "phase": phase, "name": "layer0.mlp.act", "stats": stats}
         for position, target in enumerate(["a", "m", "m", "EOS"]):
             yield {
                 "record": "prediction", "step": step, "position": position, "target": target,
                 "p": P[position][i], "loss": 1.0, "rank": RANK[position][i], "predicted": "m",
             }  # fmt: skip
-        yield {
-            "record": "parameter", "step": step, "name": "wte", "l2_norm": 4.0, "gradient_l2": 1.0,
-            "update_l2": 2.0 if step else None, "update_ratio": 0.5 if step else None,
-        }  # fmt: skip
         yield {"record": "relu", "step": step, "layer": 0, "units": 5, "dead": DEAD[i]}
 
 
@@ -279,10 +240,6 @@ def test_the_timeline_of_a_log_computed_by_hand(hand_log):
     assert layer.dead_count == (0, 3, 1, 2)
     assert [(row.unit, row.since) for row in layer.dead] == [(2, 10), (3, 30)]
     assert [(row.unit, row.died, row.returned) for row in layer.returned] == [(1, 10, 20), (4, 10, 20)]
-    (event,) = timeline.events
-    assert (event.l2, event.zeros) == ((2, 3, 4, 5), (0, 0.25, 0.5, 0.75))
-    (row,) = timeline.parameters
-    assert (row.update_ratio, row.gradient) == ((None, 0.5, 0.5, 0.5), (1, 1, 1, 1))
 
 
 def test_steps_that_a_resumed_run_repeated_count_once(tmp_path):
@@ -321,7 +278,6 @@ def test_the_command_prints_the_timeline(hand_log):
     assert "    0         10       20  1, 4" in output
     assert "    0         10  the end  2" in output
     assert "    0         30  the end  3" in output
-    assert "layer0.mlp.act   0.0%  ▁▃▆█  75.0%" in output
 
 
 @pytest.mark.parametrize(
@@ -341,15 +297,14 @@ def test_the_command_describes_how_the_double_letter_was_learned(tmp_path, ranks
     assert words in output
 
 
-@pytest.mark.parametrize(("width", "encoding", "more"), [(80, "ascii", []), (120, "utf-8", ["--event", "*"])])
-def test_the_tables_fit_the_screen(log, width, encoding, more):
-    result = microgpt("timeline", log, *more, width=width, encoding=encoding)
+@pytest.mark.parametrize(("width", "encoding"), [(80, "ascii"), (120, "utf-8")])
+def test_the_tables_fit_the_screen(log, width, encoding):
+    result = microgpt("timeline", log, width=width, encoding=encoding)
     print(result.out, result.err)
     assert (result.code, result.err) == (0, "")
     assert max(map(len, result.out.splitlines())) <= width + (encoding == "ascii") * 4
     assert result.out.isascii() == (encoding == "ascii")
-    assert "layer1.mlp.act" in result.out
-    assert ("Dead ReLU units" in result.out) == (not more)
+    assert "Dead ReLU units" in result.out
 
 
 def test_many_returned_units_are_only_counted(log, timeline, monkeypatch):
@@ -361,41 +316,46 @@ def test_many_returned_units_are_only_counted(log, timeline, monkeypatch):
     assert len(spells) == len({(layer.layer, row.since) for layer in timeline.layers for row in layer.dead})
 
 
-def test_option_event_selects_events_and_parameters(log):
-    output = microgpt("timeline", log, "--event", "layer1.mlp.*", "--event", "ffn_silu", "--event", "wte").out
-    titles = [words[0] for line in output.splitlines() if (words := line.split())[1:2] == ["L2"]]
-    layer1 = [f"layer1.mlp.{part}" for part in ("norm", "up", "act", "down", "residual")]
-    assert titles == ["layer0.mlp.act", *layer1, "wte"]
-
-
-def test_json_fits_its_schema_and_has_the_selected_events(log, timeline):
-    for more, events in ([], 25), (["--event", "layer0.mlp.up"], 1), (["--event", "*"], 39):
-        result = microgpt("timeline", log, "--json", *more)
-        document = valid(result.out, "timeline")
-        assert (document["schema"], len(document["events"])) == ("microgpt.timeline/1", events)
+def test_json_fits_its_schema(log, timeline):
+    document = valid(microgpt("timeline", log, "--json").out, "timeline")
+    assert document["schema"] == "microgpt.timeline/2"
     assert document["positions"][2]["p"] == list(timeline.positions[2].p)
     assert document["layers"][1]["dead_count"] == list(timeline.layers[1].dead_count)
 
 
+OLD = (  # records that an earlier version wrote at each traced step
+    {"record": "event", "step": 20, "seq": 0, "phase": "forward", "name": "wte", "stats": {"l2_norm": 1.0}},
+    {"record": "parameter", "step": 20, "name": "wte", "l2_norm": 4.0, "update_l2": None},
+)
+
+
+def test_the_log_of_an_earlier_version_has_the_same_timeline(hand_log, tmp_path):
+    old = write_lines(tmp_path / "old.jsonl", [*records(), *OLD])
+    assert replace(read_timeline(old), log=str(hand_log)) == read_timeline(hand_log)
+
+
 def test_a_log_may_have_numbers_that_are_not_finite(tmp_path):
     def damaged(record):
-        if record["record"] == "event" and record["step"] == 20:
-            return record | {"stats": STATS | {"l2_norm": None, "nan_count": 8}}
-        changes = {
-            "prediction": {"p": math.nan, "rank": None}, "parameter": {"update_ratio": math.inf},
-            "step": {"loss": math.nan},
-        }  # fmt: skip
+        changes = {"prediction": {"p": math.nan, "loss": math.inf, "rank": None}, "step": {"loss": math.nan}}
         return record | changes.get(record["record"], {}) if record.get("step") == 20 else record
 
     path = write_lines(tmp_path / "nan.jsonl", map(damaged, records()))
     result = microgpt("timeline", path, width=80)
     print(result.out, result.err)
     assert (result.code, result.err) == (0, "")
-    assert "layer0.mlp.act contains values that are not finite at step 20 (8)" in result.out
     assert "?" in result.out
     document = valid(microgpt("timeline", path, "--json").out, "timeline")
     assert document["positions"][0]["p"] == [0.1, 0.2, "NaN", 0.5]
-    assert document["parameters"][0]["update_ratio"] == [None, 0.5, "Infinity", 0.5]
+    assert document["positions"][0]["loss"] == [1.0, 1.0, "Infinity", 1.0]
+
+
+def test_a_trace_that_is_not_finite_names_its_first_such_number(tmp_path):
+    trainer, path = new_trainer(), tmp_path / "run.jsonl"
+    trainer.params["layer0.mlp_fc1"][0, 0] = math.inf
+    write_log(path, trainer, steps=0)
+    output = microgpt("timeline", path, width=120).out
+    print(output)
+    assert "step 0: the check finite failed, layer0.mlp.up, position 0, element [0, 0] = " in output
 
 
 @pytest.mark.parametrize(
@@ -421,14 +381,13 @@ def test_sparkline_draws_means_gaps_and_huge_numbers(values, width, line):
 def test_the_command_names_values_that_an_earlier_version_did_not_log(tmp_path):
     def earlier():
         for record in records():
-            if record["record"] not in ("parameter", "relu"):
+            if record["record"] != "relu":
                 yield {key: value for key, value in record.items() if key not in ("rank", "predicted")}
 
     path = write_lines(tmp_path / "old.jsonl", earlier())
     output = microgpt("timeline", path, width=120).out
     print(output)
     assert "the rank of the target in 16 of 16 predictions: not logged" in output
-    assert "L2 of the parameters and update/weight: not logged" in output
     assert "dead ReLU units: not logged" in output
     assert "attention weights: not logged" in output
     assert "Dead ReLU" not in output
@@ -461,7 +420,6 @@ def test_the_command_reports_gaps_failed_checks_and_an_incomplete_trace(tmp_path
 
 
 STEP = {"record": "step", "step": 1, "loss": 3.0}
-EVENT = {"record": "event", "step": 0, "phase": "forward", "name": "logits", "stats": STATS}
 RELU = {"record": "relu", "step": 0, "layer": 0, "units": 4, "dead": [7]}
 ATTENTION = {"record": "attention", "step": 0, "name": "w", "weights": [[[1.0], [0.25, 0.75]]]}
 PREDICTION = {"record": "prediction", "step": 0, "position": 0, "target": "a", "p": "high", "loss": 1.0}
@@ -484,9 +442,6 @@ PREDICTION = {"record": "prediction", "step": 0, "position": 0, "target": "a", "
         ([RUN, STEP | {"loss": None}], ["line 2", "loss", "None"]),
         ([RUN, STEP | {"loss": 10**400}], ["line 2", "an integer of 401 digits"]),
         ([RUN, STEP, STEP], ["line 3", "a step after 1, found 1"]),
-        ([RUN, EVENT | {"phase": "sideways"}], ["line 2", "phase", "sideways"]),
-        ([RUN, EVENT | {"stats": None}], ["line 2", "stats"]),
-        ([RUN, EVENT | {"stats": {"count": 1}}], ["line 2, stats", "'zero_count'"]),
         ([RUN, RELU], ["line 2", "dead", "below 4", "7"]),
         ([RUN, PREDICTION], ["line 2", "p:", "'high'"]),
         ([RUN, PREDICTION | {"p": 0.5, "top": [["a"]]}], ["line 2", "top", "a text and a number", "['a']"]),
@@ -498,7 +453,7 @@ PREDICTION = {"record": "prediction", "step": 0, "position": 0, "target": "a", "
         ([RUN, ATTENTION, ATTENTION | {"weights": [[[1.0]]]}], ["line 3", "as many queries"]),
         ([RUN | {"model": {"config": {"n_head": 3}}}], ["line 1", "n_head 3"]),
         ([RUN | {"model": {"config": {"depth": 3}}}], ["line 1", "depth"]),
-        ([RUN, EVENT, RUN | {"watched": "anna"}], ["line 3", "the run above to continue"]),
+        ([RUN, STEP, RUN | {"watched": "anna"}], ["line 3", "the run above to continue"]),
     ],
 )  # fmt: skip
 def test_rejects_a_file_that_is_not_a_log_in_one_line(tmp_path, lines, words):
@@ -512,8 +467,7 @@ def test_rejects_a_file_that_is_not_a_log_in_one_line(tmp_path, lines, words):
         ("", "expected a training log"),
         ("nope.jsonl", "nope.jsonl: no such file"),
         (".", "folder"),
-        ("hand.jsonl --event layer7.*", "hand.jsonl: 'layer7.*' matches no event"),
-        ("hand.jsonl --event qkv_bias", "no counterpart"),
+        ("hand.jsonl --event wte", "No such option: --event"),
         ("hand.jsonl --out hand.jsonl", "hand.jsonl exists already"),
         ("hand.jsonl wte", "wte"),
     ],
@@ -528,14 +482,12 @@ def test_a_log_that_names_a_million_layers_needs_little_memory(hand_log, tmp_pat
     run["model"]["config"] |= {"n_layer": 10**6, "n_head": 10**6, "n_embd": 10**6}
     (tmp_path / "deep.jsonl").write_text("".join([json.dumps(run) + "\n", *rest]))
     tracemalloc.start()
-    shown = selected(read_timeline(tmp_path / "deep.jsonl"), [])
-    document = plain(selected(shown, []))
+    timeline = read_timeline(tmp_path / "deep.jsonl")
+    plain(timeline)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 1 << 20
-    usual = plain(selected(read_timeline(hand_log), []))
-    assert [row["name"] for row in document["events"]] == [row["name"] for row in usual["events"]]
-    assert shown.config.parameter_count > 10**18
+    assert timeline.config.parameter_count > 10**18
 
 
 def test_a_log_can_watch_another_name(tmp_path):

@@ -9,7 +9,6 @@ from typing import Any
 
 from ...arrays.stats import Array
 from ...text.json_writing import dump, marked, plain, to_text
-from ...tracing.collector import measured_only
 from ...tracing.result import SCHEMA_ID, Trace
 
 # The lists of a document. In JSON Lines, each item of a list is a record with this name.
@@ -56,7 +55,8 @@ def document(trace: Trace, values: bool = False) -> dict[str, Any]:
             _add_values(record["events"], [arrays.get(event.name) for event in own.events])
     for part in (result, *result.get("more_gradients", ()), *result.get("generation", ())):
         for record in part["events"]:
-            measured_only(record)
+            if record["seconds"] is None:  # not measured
+                del record["seconds"]
     return result
 
 

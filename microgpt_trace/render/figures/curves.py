@@ -1,16 +1,15 @@
-"""Plot curves: the loss, the predictions and the norms of a training run, and the residual stream of a
+"""Plot curves: the loss and the predictions of a training run, and the residual stream of a
 production model after each layer."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from ...errors import InputError
 from ...text.printable import shown_token
-from ...timeline.curves import Curve, EventCurve, ParameterCurve, Timeline
+from ...timeline.curves import Timeline
 from ...tracing.result import Trace
 from .panel import BLUE, COLUMN, DARK, GREY, ORANGE, PAGE, Panel, Picture, gaps, not_finite, on_axes
 from .predictions import loss_by_position
@@ -26,19 +25,16 @@ MARKERS = "os^Dv<>P"
 MOST = len(LINES)  # largest number of curves that have different colours or line styles
 FAR = 20  # an axis is logarithmic if the largest value exceeds 20 times the smallest
 
-Draw = Callable[[Panel], None]
-
 
 def plot_loss(result: Trace | Timeline, ax: Axes | None = None) -> Axes:
     """Plot the loss at every position of a trace, or of every step of a training run."""
     return on_axes(loss_picture(result), ax)
 
 
-def plot_timeline(timeline: Timeline, curves: bool = False, ax: Axes | None = None) -> Axes:
+def plot_timeline(timeline: Timeline, ax: Axes | None = None) -> Axes:
     """Plot the loss of every step, and P(target) at each position of the watched name over the traced steps.
-    If `curves` is set, plot the L2 norms of events, parameters and gradients instead of the loss. The panels
-    are `child_axes` of the returned Axes."""
-    return on_axes(timeline_picture(timeline, curves), ax)
+    The panels are `child_axes` of the returned Axes."""
+    return on_axes(timeline_picture(timeline), ax)
 
 
 def plot_stream(trace: Trace, ax: Axes | None = None) -> Axes:
@@ -58,22 +54,17 @@ def loss_picture(result: Trace | Timeline) -> Picture:
     return Picture(COLUMN, 2.4, lambda panel: _draw_loss(panel, result))
 
 
-def timeline_picture(timeline: Timeline, curves: bool = False) -> Picture:
-    """Return the figure. Raises InputError if the log lacks a requested curve, or for too many curves."""
-    panels = _norms(timeline) if curves else _overview(timeline)
-
-    def draw(panel: Panel) -> None:
-        for place, draw_one in zip(panel.stacked([(1, 0.45)] * len(panels)), panels, strict=True):
-            draw_one(place)
-
-    return Picture(PAGE * 0.75, 2.2 * len(panels) + 0.4, draw)
-
-
-def _overview(timeline: Timeline) -> Sequence[Draw]:
+def timeline_picture(timeline: Timeline) -> Picture:
+    """Return the figure. Raises InputError if the log has neither predictions nor a curve of the loss."""
     draws = [_draw_predictions] * bool(timeline.positions) + [_draw_loss] * (len(timeline.loss.steps) > 1)
     if not draws:
         raise InputError(f"timeline: {timeline.log} has neither predictions nor losses to plot")
-    return [partial(draw, timeline=timeline) for draw in draws]
+
+    def draw(panel: Panel) -> None:
+        for place, draw_one in zip(panel.stacked([(1, 0.45)] * len(draws)), draws, strict=True):
+            draw_one(place, timeline)
+
+    return Picture(PAGE * 0.75, 2.2 * len(draws) + 0.4, draw)
 
 
 def _draw_loss(panel: Panel, timeline: Timeline) -> None:
@@ -86,45 +77,18 @@ def _draw_loss(panel: Panel, timeline: Timeline) -> None:
 
 
 def _draw_predictions(panel: Panel, timeline: Timeline) -> None:
-    names = [f"{p.position} {shown_token(p.seen)} → {shown_token(p.target)}" for p in timeline.positions]
-    title = f'probability of each next letter in "{shown_token(timeline.watched)}"'
-    _draw_curves(panel, timeline.steps, names, "P(target)", [p.p for p in timeline.positions], title)
-
-
-def _norms(timeline: Timeline) -> Sequence[Draw]:
-    rows: list[EventCurve | ParameterCurve] = [*timeline.events, *timeline.parameters]
-    if len(rows) > MOST:
-        limit = f"a figure shows at most {MOST} curves; name fewer with --event"
-        raise InputError(f"timeline of {len(rows):,} events and parameters: {limit}")
-    names, gradients = [row.name for row in rows], [row.gradient for row in rows]
-    measures = {"L2 norm": [row.l2 for row in rows], "L2 norm of the gradient": gradients}
-    known = {
-        measure: curves
-        for measure, curves in measures.items()
-        if any(value is not None for curve in curves for value in curve)
-    }
-    if not known:
-        raise InputError(f"timeline: {timeline.log} has no norm of {', '.join(names) or 'any event'}")
-    return [
-        partial(_draw_curves, steps=timeline.steps, names=own, measure=measure, curves=curves)
-        for own, (measure, curves) in zip([names, [""] * len(names)], known.items(), strict=False)
-    ]
-
-
-def _draw_curves(
-    panel: Panel, steps: Sequence[int], names: Sequence[str], measure: str, curves: Sequence[Curve],
-    title: str = "",
-) -> None:  # fmt: skip
-    for i, (name, curve) in enumerate(zip(names, curves, strict=True)):
+    for i, position in enumerate(timeline.positions):
         colour, line = LINES[i % MOST]
+        name = f"{position.position} {shown_token(position.seen)} → {shown_token(position.target)}"
         _draw_line(
-            panel, steps, curve, color=colour, linestyle=line, linewidth=1,
+            panel, timeline.steps, position.p, color=colour, linestyle=line, linewidth=1,
             marker=MARKERS[(i + i // MOST) % MOST], markersize=3, label=panel.escaped(name),
         )  # fmt: skip
     panel.ax.set_ylim(0, None)
-    broken = any(math.isnan(value) for curve in curves for value in gaps(curve))
-    title = ", ".join(filter(None, [title, "a gap: a value that is not finite or not in the log" * broken]))
-    panel.label(title, x="training step", y=measure)
+    title = f'probability of each next letter in "{shown_token(timeline.watched)}"'
+    if any(math.isnan(value) for position in timeline.positions for value in gaps(position.p)):
+        title += ", a gap: a value that is not finite or not in the log"
+    panel.label(title, x="training step", y="P(target)")
     _rule(panel)
 
 

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from ...text.printable import shown_token
-from ...timeline.curves import EventCurve, ParameterCurve, PositionCurve, Timeline
+from ...timeline.curves import PositionCurve, Timeline
 from .page_view import PageView
 
 MOST_STEPS = 250  # largest number of traced steps in a page, chosen with even spacing
-OF_EVENTS = {"L2": "l2", "gradient": "gradient"}  # label of a norm -> field with the norm
-OF_PARAMETERS = {**OF_EVENTS, "update": "update", "update/weight": "update_ratio"}
 
 
 def timeline_view(timeline: Timeline) -> PageView:
-    """Return the view: predictions, attention and norms at each traced step, and all logged losses."""
+    """Return the view: predictions and attention at each traced step, and all logged losses."""
     steps = _chosen_steps(len(timeline.steps))
     content: dict[str, Any] = {
         "watched": timeline.watched,
@@ -26,10 +24,6 @@ def timeline_view(timeline: Timeline) -> PageView:
         "traced": len(timeline.steps),
         "positions": [_position(position, steps) for position in timeline.positions],
         "attention": [{"name": a.name, "weights": _at(a.weights, steps)} for a in timeline.attention],
-        "norms": [
-            {"title": "events", "rows": [_norms(event, OF_EVENTS, steps) for event in timeline.events]},
-            {"title": "parameters", "rows": [_norms(p, OF_PARAMETERS, steps) for p in timeline.parameters]},
-        ],
         "dead": [
             {"layer": layer.layer, "units": layer.units, "count": _at(layer.dead_count, steps)}
             for layer in timeline.layers
@@ -56,14 +50,6 @@ def _position(curve: PositionCurve, steps: Sequence[int]) -> dict[str, Any]:
         for tokens in _at(curve.top, steps)
     ]
     return {
-        "position": curve.position, "seen": shown_token(curve.seen), "target": shown_token(curve.target),
-        "p": _at(curve.p, steps), "loss": _at(curve.loss, steps), "rank": _at(curve.rank, steps), "top": top,
-        "learned": curve.learned,
+        "seen": shown_token(curve.seen), "target": shown_token(curve.target),
+        "p": _at(curve.p, steps), "rank": _at(curve.rank, steps), "top": top,
     }  # fmt: skip
-
-
-def _norms(
-    curves: EventCurve | ParameterCurve, fields: Mapping[str, str], steps: Sequence[int]
-) -> dict[str, Any]:
-    by_label = {label: _at(getattr(curves, name), steps) for label, name in fields.items()}
-    return {"name": curves.name, "curves": by_label}

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from math import isfinite
 from operator import attrgetter, itemgetter
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from ...grouping import grouped
 from ...text.printable import shown_token
 from ...text.wording import counted
-from ..numbers import percent, ratio, three_decimals
+from ..numbers import ratio, three_decimals
 from ..sections import (
     Bar,
     Block,
@@ -24,7 +24,6 @@ from ..sections import (
     Words,
     fields,
     indented,
-    name_of,
     table_section,
     words,
 )
@@ -83,9 +82,9 @@ def _change(before: float | None, after: float | None) -> str:
     return f"{before:.4f} → {after:.4f}"
 
 
-def timeline_sections(timeline: Timeline, *, curves: bool = False) -> list[Section]:
-    """Return the overview, or the curves of each event and parameter if `curves` is set."""
-    parts = (_curves,) if curves else (_predictions, _dead_units, _norms, _loss)
+def timeline_sections(timeline: Timeline) -> list[Section]:
+    """Return the overview of a training run."""
+    parts = (_predictions, _dead_units, _loss)
     sections = [_head(timeline), *(section for part in parts for section in part(timeline))]
     if timeline.absent:
         sections.append(Section([*map(indented, timeline.absent)], "Not in this log"))
@@ -114,11 +113,6 @@ def _head(timeline: Timeline) -> Section:
 def _warnings(timeline: Timeline) -> Iterator[Words]:
     for check in timeline.failed_checks:
         yield words(f"step {check.step:,}: the check {check.id} failed, {check.detail}", "bold red")
-    for event in timeline.events:
-        nonfinite = [(s, n) for s, n in zip(timeline.steps, event.nonfinite, strict=True) if n]
-        if nonfinite:
-            at = ", ".join(f"step {step:,} ({count:,})" for step, count in nonfinite)
-            yield words(f"{event.name} contains values that are not finite at {at}", "bold red")
 
 
 def _predictions(timeline: Timeline) -> list[Section]:
@@ -216,26 +210,6 @@ def _spells(layer: LayerUnits) -> Iterator[tuple[int, int, int | None, list[int]
         yield layer.layer, died, returned, [unit for *_, unit in spells[died, returned]]
 
 
-def _norms(timeline: Timeline) -> Iterator[Section]:
-    """Return the norms of events and parameters, and the sparsity of events."""
-    events, names = timeline.events, Column("event", name_of, whole=True)
-    columns = [names, *ends("L2", "l2", ratio), *ends("gradient", "gradient", ratio)]
-    aside = "L2 norms of the event and of its gradient"
-    yield from table_section("Events", columns, events, about=name_of, aside=aside)
-    if events:
-        sparse, blocks = [event for event in events if any(event.zeros)], list[Block]()
-        if sparse:
-            blocks.append(Table([names, *ends("first", "zeros", percent)], sparse, about=name_of))
-        if left := len(events) - len(sparse):
-            blocks.append(words(f"no zeros in the {'other ' * bool(sparse)}{counted(left, 'event')}", "dim"))
-        yield Section(blocks, "Sparsity", "share of an event's elements that are zero")
-    rows = [row for row in timeline.parameters if any(row.l2) or any(row.update_ratio)]
-    columns = [Column("parameter", name_of, whole=True)]
-    columns += [*ends("L2", "l2", ratio), *ends("update/weight", "update_ratio", ratio)]
-    aside = "L2 norm, and |update| / |weight|"
-    yield from table_section("Parameters", columns, rows, about=name_of, aside=aside)
-
-
 def _loss(timeline: Timeline) -> Iterator[Section]:
     loss = timeline.loss
     finite = [(s, value) for s, value in zip(loss.steps, loss.loss, strict=True) if isfinite(value)]
@@ -252,16 +226,12 @@ LEAST_SPARK = 3  # characters of the shortest useful sparkline
 Form = Callable[[float | None], str]
 
 
-def _spark(curve: Callable[[Any], Curve]) -> Column:
-    return Column("", lambda row: Sparkline(curve(row)), elastic=LEAST_SPARK, whole=True, style="cyan")
-
-
 def ends(title: str, path: str, number: Form) -> list[Column]:
     """Return columns for the curve at `path` of a row: its first value, a sparkline and its last value."""
     curve = attrgetter(path)
     return [
         Column(title, lambda row: number(_first(curve(row))), right=True),
-        _spark(curve),
+        Column("", lambda row: Sparkline(curve(row)), elastic=LEAST_SPARK, whole=True, style="cyan"),
         Column("last", lambda row: number(_last(curve(row))), right=True),
     ]
 
@@ -272,42 +242,3 @@ def _first(curve: Curve | Counts) -> float | None:
 
 def _last(curve: Curve | Counts) -> float | None:
     return _first(curve[::-1])
-
-
-def _finite(curve: Curve) -> Iterator[float]:
-    return (value for value in curve if value is not None and isfinite(value))
-
-
-class _CurveRow(NamedTuple):
-    """One curve of an event or a parameter. `name` is "" except in the row of the first curve."""
-
-    name: str
-    measure: str
-    curve: Curve
-    number: Form = ratio
-
-
-def _curves(timeline: Timeline) -> Iterator[Section]:
-    """Return a table with the first, last, least and largest value of each curve."""
-    rows = []
-    for event in timeline.events:
-        rows += [_CurveRow(event.name, "L2", event.l2), _CurveRow("", "zeros", event.zeros, percent)]
-        rows.append(_CurveRow("", "gradient", event.gradient))
-    for parameter in timeline.parameters:
-        rows += [_CurveRow(parameter.name, "L2", parameter.l2), _CurveRow("", "gradient", parameter.gradient)]
-        update, ratios = parameter.update, parameter.update_ratio
-        rows += [_CurveRow("", "update", update), _CurveRow("", "update/weight", ratios)]
-
-    def at(title: str, of: Callable[[Curve], float | None]) -> Column:
-        return Column(title, lambda row: row.number(of(row.curve)), right=True)
-
-    columns = [
-        Column("", name_of, whole=True),
-        Column("", attrgetter("measure"), whole=True),
-        at("first", _first),
-        _spark(lambda row: row.curve),
-        at("last", _last),
-        at("min", lambda curve: min(_finite(curve), default=None)),
-        at("max", lambda curve: max(_finite(curve), default=None)),
-    ]
-    yield Section([Table(columns, rows)])

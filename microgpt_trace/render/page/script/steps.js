@@ -10,9 +10,6 @@ export function placeOf(steps, request) {
 /** Read a number from a log. Null stays null, and the texts "NaN" and "Infinity" become numbers. */
 export const numberOf = (value) => (value === null || value === undefined ? null : Number(value));
 
-/** The largest finite magnitude of a curve. */
-export const peakOf = (curve) => Math.max(0, ...curve.map(numberOf).filter((value) => value !== null && Number.isFinite(value)).map(Math.abs));
-
 /** Cut a series into at most `most` parts. Return the middle step of each part and the mean of its finite values. */
 export function meansOf(steps, values, most) {
   const size = Math.max(1, Math.ceil(values.length / most));

@@ -4,10 +4,9 @@ import { isTaken } from "./controls.js";
 import { bar, draw, make } from "./dom.js";
 import { matrix } from "./matrix.js";
 import { exact, percent, chance, short } from "./numbers.js";
-import { written } from "./place.js";
 import { onOneLine } from "./printable.js";
 import { start } from "./result_page.js";
-import { numberOf, meansOf, peakOf, placeOf } from "./steps.js";
+import { numberOf, meansOf, placeOf } from "./steps.js";
 
 const DOTS = 400;
 const PAUSE = 350; // milliseconds per step while the steps are played
@@ -54,7 +53,7 @@ function timelineView({ content, arrays, go, place }) {
     const focused = document.activeElement?.dataset?.key;
     pictures = [];
     const views = [predictions(content, n, position, (other) => set({ position: other })), attention(content, n, pictures)].filter(Boolean);
-    shown.replaceChildren(make("div", { class: "side-by-side" }, views), ...content.norms.filter(({ rows }) => rows.length).map((group) => norms(group, n)), ...dead(content, n));
+    shown.replaceChildren(make("div", { class: "side-by-side" }, views), ...dead(content, n));
     resized();
     if (focused) document.querySelector(`[data-key="${CSS.escape(focused)}"]`)?.focus({ preventScroll: true });
   }
@@ -102,17 +101,6 @@ function attention(content, n, pictures) {
   }));
   const line = make("p", { class: "looked n" }, "\u00a0");
   return make("div", { class: "attention" }, make("h3", {}, "Attention", make("small", {}, " in percent; rows are queries, columns are keys")), make("div", { class: "planes" }, planes), line);
-}
-
-/** The norms of events or parameters at a step. The bar of a norm is full at its largest value over all steps. */
-function norms({ title, rows }, n) {
-  const whats = Object.keys(rows[0].curves);
-  const head = make("tr", {}, make("th", { scope: "col" }, title), whats.flatMap((what) => [make("th", { scope: "col", class: "n" }, what), make("td", {})]));
-  const body = rows.map(({ name, curves }) => make("tr", {}, make("th", { scope: "row" }, make("a", { href: `#${written({ name })}` }, name)), whats.flatMap((what) => {
-    const value = numberOf(curves[what][n]);
-    return [make("td", { class: "n" }, value === null ? "–" : short(value)), make("td", {}, value === null ? null : bar(value / (peakOf(curves[what]) || 1)))];
-  })));
-  return make("div", { class: "wide norms", tabindex: 0, role: "group", "aria-label": `norms of ${title}`, "data-key": `norms ${title}` }, make("table", {}, make("thead", {}, head), make("tbody", {}, body)));
 }
 
 function dead(content, n) {
