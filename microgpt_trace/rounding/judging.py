@@ -76,7 +76,8 @@ class OperationResult:
     ties: tuple[int, ...] = ()
 
 
-class Limit(NamedTuple):
+@frozen(slots=False)
+class Limit:
     """The largest difference that rounding hides in an operation, such as "attn.weights" of any layer."""
 
     operation: str
