@@ -181,7 +181,7 @@ SPLIT = [
     ("expected part 2 of 3, found part 2 of 2", {"2/split.count": 2}),
     ("expected part 2 of 3, found part 2 of 99999", {"2/split.count": 99999}),
     ("split.count differs", {"2/split.count": [3, 4]}),
-    ("split.no: expected a whole number, found '1'", {"2/split.no": "1"}),
+    ("split.no: expected a whole number below 2^31, found '1'", {"2/split.no": "1"}),
     (
         "a file of 3 parts must be named NAME-00001-of-00003.gguf",
         lambda folder: (folder / PART.format(1)).rename(folder / "copy.gguf"),
