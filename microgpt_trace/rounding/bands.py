@@ -162,7 +162,8 @@ class Bands:
     ) -> Array:
         """Return the band of every row: `factor` times the reach. If the median row exceeds its limit, this
         limit is also the largest band of a row. If the text has few different tokens, there is no limit for
-        the median row. A limit above 1 is raised to `unrelated`, or dropped if the runs are as far apart."""
+        the median row. With `unrelated`, a limit above 1 becomes `unrelated`. There is no limit if the median
+        rows of the runs have at least this distance."""
         band, most = factor * reach.rows, factor * typical * reach.median
         if unrelated and most > 1:
             most = unrelated if reach.median < unrelated else math.inf

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from ..architecture.plans.kinds import Context, Scores
+from ..decoder.catalogue import kind_named
 from ..text.frozen import frozen
 from .judging import JudgedRun, OperationResult
 from .precision import PRECISIONS
@@ -40,17 +41,19 @@ class Offer:
 
 
 def offered(run: JudgedRun, operations: Sequence[OperationResult]) -> Offer | None:
-    """Return a precision that explains most errors of products, or None: q8, which rounds inputs as the
-    engine does, or else f16 or bf16, which only allow for errors as large as those of TF32 and autocast.
-    These also round scores and sums of values; otherwise, the weights are wrong. `operations` are all
-    operations of the run, judged in float32."""
+    """Return a precision that explains most errors of products, or None. q8 rounds inputs as the engine does.
+    f16 and bf16 only allow for errors as large as those of TF32 and autocast, which round the products of
+    attention too. If a product of attention is right, only q8 is tried, because the weights may be wrong.
+    `operations` are all operations of the run, judged in float32."""
     products = {o.name: run.products(o.name) for o in operations if o.error is not None}
     errors = {o.name: o.error or 0 for o in operations if not o.holds and products.get(o.name)}
     judged = sum(bool(own) for own in products.values())
     if not errors or len(errors) < MOST_PRODUCTS * judged:
         return None
-    kinds = {o.name: run.given.model.plan[o.name].kind for o in operations if o.error is not None}
-    attention = [o.holds for o in operations if isinstance(kinds.get(o.name), Scores | Context)]
+    attention = [
+        o.holds for o in operations
+        if o.error is not None and isinstance(kind_named(o.name), Scores | Context)
+    ]  # fmt: skip
     for compute in ("q8", "f16", "bf16") if attention and not any(attention) else ("q8",):
         rounds, narrow = "rounding of products, as by TF32 or autocast", PRECISIONS[compute].narrow
         right = {o.name: o.error or 0 for o in run.operations(PRECISIONS[compute]) if o.holds}
