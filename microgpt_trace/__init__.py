@@ -40,7 +40,7 @@ if TYPE_CHECKING:  # "X as X" tells type checkers that X is public
     from .running.interventions import Intervention as Intervention
     from .surveying.survey import survey as survey
     from .surveying.survey_files import read_survey as read_survey
-    from .tracing.gradcheck import gradcheck as gradcheck
+    from .tracing.gradient_check import gradcheck as gradcheck
     from .tracing.result import Trace as Trace
     from .tracing.trace import trace as trace
     from .tracing.validation import validate as validate
@@ -60,7 +60,7 @@ _MODULES = {
     "diagnose": "diagnosis.diagnose",
     "diff": "comparison.diff",
     "explain": "explaining.explain",
-    "gradcheck": "tracing.gradcheck",
+    "gradcheck": "tracing.gradient_check",
     "init": "microgpt.model",
     "load": "readers.loading",
     "patch": "patching.patch",

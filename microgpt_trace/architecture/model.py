@@ -2,13 +2,13 @@
 Scalar: the number that a backward pass differentiates. Knows no implementation.
 
 A model encodes a text, has parameters, labels tokens and computes logits. A model emits each computed array
-as an event, and hooks may replace the array. A feature of only some models is called an ability.
+as an event, and hooks may replace the array. Properties say what only some models can do.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from ..arrays.stats import Array
 from ..hooks.bus import SILENT, HookBus, Tap
@@ -22,9 +22,6 @@ if TYPE_CHECKING:
     from ..arrays.encodings import StoredTensor
     from .plans.blocks import Dimensions
 
-# "gradients": the model has optimizer steps and training, and pages with gradients. "prompts": the model
-# accepts token ids and chat templates, and has the logit lens and continuations.
-Ability = Literal["gradients", "prompts"]
 TapOf = Callable[[Sequence[int]], Tap]  # maps the numbers of sequences in a pass to a tap
 
 
@@ -61,7 +58,8 @@ class LanguageModel(Protocol):
 
     family: ClassVar[str]  # "microgpt" or "decoder", as in JSON documents
     kind: ClassVar[str]  # the family in words: "a microGPT"
-    abilities: ClassVar[frozenset[Ability]]
+    trainable: ClassVar[bool]  # True if training can change the parameters, which are in memory
+    takes_prompts: ClassVar[bool]  # True if a text may be token ids or a chat, and the model continues a text
     ends_with_bos: ClassVar[bool]  # True if BOS follows the last token of a text
     pack_size: ClassVar[int]  # the number of texts in one pass of a survey
     corpus_parts: ClassVar[tuple[str, ...]]  # a survey measures each part separately
@@ -73,6 +71,10 @@ class LanguageModel(Protocol):
     @property
     def assumed(self) -> tuple[str, ...]:
         """The assumptions that replace information missing from the file."""
+
+    @property
+    def untrained(self) -> bool:
+        """True if the parameters are known to be random."""
 
     @property
     def config(self) -> Dimensions: ...
@@ -112,6 +114,16 @@ class LanguageModel(Protocol):
     def read(self, text: str | None = None, tokens: Sequence[int] | None = None) -> TraceInput:
         """Encode `text`, by default the model's default text. If `tokens` contains token ids, use the ids
         instead of a text. Raises InputError if the text or an id does not fit the model."""
+
+    def prompt(
+        self, text: str | None, tokens: Sequence[int] | None, special: bool, chat: bool, room: int
+    ) -> TraceInput:
+        """Encode the text of a trace like `read`, and say in a note how the text was read. `special` parses
+        special tokens in the text, and `chat` applies the chat template. `room` more tokens must fit into the
+        context. A model that takes no prompts ignores these three."""
+
+    def ends_text(self, token: int) -> bool:
+        """Return True if this token ends a text."""
 
     @property
     def pass_rows(self) -> int:
@@ -173,6 +185,10 @@ class LanguageModel(Protocol):
     def run(self, inputs: TraceInput, tap_of: TapOf, n: int) -> None:
         """Run n forward passes over the same tokens up to the loss. Each pass has a separate tap. Values that
         no listener requests may be skipped."""
+
+    def training_gradients(self, inputs: TraceInput) -> Mapping[str, Array]:
+        """Return the gradients of the loss as training computes them, but in float64, by parameter. The
+        mapping is empty if the model is not trainable."""
 
     def edited_logits(
         self, inputs: TraceInput, edits: Sequence[Edit], rows: Sequence[int], report: Report = unreported

@@ -8,25 +8,20 @@ a scale.
 from __future__ import annotations
 
 import math
-import os
 import threading
-from collections.abc import Callable, Iterable
-from functools import cache, partial
-from typing import TYPE_CHECKING, TypeVar
+from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 
 from .encodings import CHUNK, StoredTensor
 from .packed_tensor import Chunk, PackedTensor, pack_integers
 from .stats import Array
+from .threads import PARALLEL, share
 
-if TYPE_CHECKING:
-    from concurrent.futures import ThreadPoolExecutor
-
-Item = TypeVar("Item")
 MAX_ROWS = 768  # largest number of rows of a chunk
 LINES = 192  # rows to transpose at a time: each needs a line of the L1 cache. Saves 28% of SmolLM2's head
-PARALLEL, MANY = 32, 8 * CHUNK  # use workers for more than 32 positions or at least this many elements
+MANY = 8 * CHUNK  # use workers for more than PARALLEL positions or at least this many elements
 # Activations and scales may be NaN or infinite. Used in a `with` statement, because a decorator costs 3 us.
 ignoring = partial(np.errstate, over="ignore", invalid="ignore")
 
@@ -103,26 +98,6 @@ def packed(weight: StoredTensor) -> StoredTensor:
             in_nibbles = len(integers) < stored.row_length
             chunks.append((integers, d / np.float32(16) if in_nibbles else d.copy(), m))
     return PackedTensor.of(weight, tuple(chunks))
-
-
-def share(fill: Callable[[Item], None], items: Iterable[Item], workers: int) -> None:
-    """Call `fill` with every item, divided among `workers` threads."""
-    if workers > 1:
-        list(_pool(workers).map(fill, items))
-    else:
-        for item in items:
-            fill(item)
-
-
-@cache
-def _pool(workers: int) -> ThreadPoolExecutor:
-    from concurrent.futures import ThreadPoolExecutor
-
-    return ThreadPoolExecutor(workers, thread_name_prefix="linear")
-
-
-if hasattr(os, "register_at_fork"):  # a forked child process lacks the threads of the pools
-    os.register_at_fork(after_in_child=_pool.cache_clear)
 
 
 def in_whole_blocks(weight: StoredTensor) -> bool:

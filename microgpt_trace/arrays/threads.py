@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
+
+if TYPE_CHECKING:
+    from concurrent.futures import ThreadPoolExecutor
+
+Item = TypeVar("Item")
 
 VARIABLES = ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OMP_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
 KEPT = 31 << 20  # in bytes; the limit of glibc is 32 MB
 GB = 1_000_000_000
+PARALLEL = 32  # positions; use workers for more
 MEMORY = GB  # bytes of weights to keep by default, however much is free
 _alone = ContextVar("alone", default=False)
 
@@ -61,3 +67,23 @@ def keep_freed_memory() -> None:
     import numpy as np  # not at the top, because --help must start fast
 
     np.empty(KEPT, np.uint8)
+
+
+def share(fill: Callable[[Item], None], items: Iterable[Item], workers: int) -> None:
+    """Call `fill` with every item, divided among `workers` threads."""
+    if workers > 1:
+        list(_pool(workers).map(fill, items))
+    else:
+        for item in items:
+            fill(item)
+
+
+@cache
+def _pool(workers: int) -> ThreadPoolExecutor:
+    from concurrent.futures import ThreadPoolExecutor
+
+    return ThreadPoolExecutor(workers, thread_name_prefix="linear")
+
+
+if hasattr(os, "register_at_fork"):  # a forked child process lacks the threads of the pools
+    os.register_at_fork(after_in_child=_pool.cache_clear)

@@ -85,7 +85,7 @@ def attribute(
     chosen, other = (None if token is None else token_of(model, token) for token in (target, against))
     if chosen is not None and chosen == other:
         raise InputError(f"target and against: expected two tokens, found {_label(model, other)!r} twice")
-    inputs, several = model.read(text, tokens), method == "writes" and "prompts" not in model.abilities
+    inputs, several = model.read(text, tokens), method == "writes" and not model.takes_prompts
     default = "all" if several else "last"
     rows = chosen_positions(default if positions is None else positions, len(inputs.tokens))
 
@@ -203,7 +203,7 @@ def _contrast(
     """Choose the two tokens to compare at a position. Raises InputError if the logits are not finite and an
     option is missing, or if both tokens are equal."""
     label = token_label(model, inputs.tokens[row])
-    seen = label if "prompts" in model.abilities or not row else model.seen(inputs, row)
+    seen = label if model.takes_prompts or not row else model.seen(inputs, row)
     target = inputs.targets[row] if target is None else target
     if None in (target, against) and not np.isfinite(logits).all():
         option = "--target" if target is None else "--against"

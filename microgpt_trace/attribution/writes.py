@@ -87,11 +87,11 @@ class Observed:
 def observe(model: LanguageModel, inputs: TraceInput, rows: Sequence[int]) -> Observed:
     """Run the model with its hooks, and keep the values that attribution needs at the positions `rows`."""
     seen, computed, bus = Observed(way_to(model.plan, "logits")), dict[str, Array](), model.hooks
-    queries, few_logits = Queries(np.array([inputs.tokens])), "prompts" in model.abilities
+    queries = Queries(np.array([inputs.tokens]))
 
     def requested(event: TraceEvent, value: Array) -> Array:
-        """Return the rows at the requested positions, the only positions with logits in a decoder."""
-        return value.copy() if few_logits and over_tokens(event.name) else value[list(rows)]
+        """Return the rows at the requested positions, the only positions with logits."""
+        return value.copy() if over_tokens(event.name) else value[list(rows)]
 
     def before(event: TraceEvent, value: Array) -> None:
         computed[event.name] = requested(event, value)

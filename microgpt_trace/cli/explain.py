@@ -105,7 +105,7 @@ def explain(
     page = partial(_page_of_trace, context, path, model, text, result)
     give(
         context, result, output, exports, result.element, partial(again, gradient=backward),
-        view={"command": again}, page=page if "gradients" in model.abilities else None,
+        view={"command": again}, page=page if model.trainable else None,
     )  # fmt: skip
     exit_unless(result.holds)
 

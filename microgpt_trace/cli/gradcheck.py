@@ -15,7 +15,7 @@ def gradcheck(context: typer.Context, *, source: Source, settings: FileSettings)
     checked along random directions. Exit code 1: a gradient disagrees.
     """
     from ..render.results.checking import gradcheck_sections
-    from ..tracing.gradcheck import gradcheck as check
+    from ..tracing.gradient_check import gradcheck as check
 
     path, text = model_and_text(source.first, source.second, source.model)
     model = model_from(path, source.seed, settings)

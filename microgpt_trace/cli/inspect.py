@@ -40,7 +40,7 @@ def inspect(
     path = choice.model if choice.path is None else model_before([str(choice.path)], choice.model)
     model = model_from(path, choice.seed, settings)
     refuse_other_family(context, model)
-    if "prompts" not in model.abilities:
+    if not model.takes_prompts:
         result = inspect_microgpt(cast("Model", model))
     else:
         with progress("tensor") as report:

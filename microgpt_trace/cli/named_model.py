@@ -15,7 +15,6 @@ from ..text.printable import command
 from .option_checks import parameters_given, path_from
 from .option_groups import group, option
 from .options import (
-    ABILITIES,
     DEFAULT_CHECKPOINT,
     FileSettings,
     HelpPanel,
@@ -101,7 +100,7 @@ def model_from(
 def microgpt_from(path: Path | None, seed: int | None, bare: WeightSettings) -> "Model":
     """Return the microGPT that `model_from` returns. Raises InputError for a production model."""
     model = model_from(path, seed, bare)
-    if "gradients" not in model.abilities:
+    if not model.trainable:
         raise InputError(f"{model.origin} is {model.kind}: this command is for a microGPT")
     return cast("Model", model)
 
@@ -111,7 +110,7 @@ def refuse_other_family(context: typer.Context, model: "LanguageModel") -> None:
     kinds = context.command.kinds  # type: ignore[attr-defined]
     for name, spelling in parameters_given(context).items():
         family = getattr(kinds[name][1], "family", "")
-        if family and ABILITIES[family] not in model.abilities:
+        if family and family != model.kind:
             raise InputError(f"{spelling} is for {family}, and this is {model.kind} ({model.origin})")
 
 

@@ -22,7 +22,6 @@ class HelpPanel:
 
 
 PRODUCTION, MICROGPT = "a production model", "a microGPT"  # the families of models
-ABILITIES = {PRODUCTION: "prompts", MICROGPT: "gradients"}  # family -> an ability that only this family has
 
 Bos = Literal["first", "last"]
 Vocab = Literal["a-z", "data"]

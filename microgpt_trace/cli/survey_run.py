@@ -95,7 +95,7 @@ def run_survey(
         raise InputError(f"--seed is for an untrained model or for --sample, not for {path}")
     model = model_from(path, seed, settings)
     if not corpus:
-        if "gradients" not in model.abilities:
+        if not model.trainable:
             raise InputError(f"{model.origin} needs a corpus: files, globs, URLs, or - for standard input")
         corpus = (str(default_data()),)
     selection = CorpusSelection(

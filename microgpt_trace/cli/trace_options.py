@@ -176,7 +176,7 @@ def run_options(
     checks: Checks,
 ) -> dict[str, Any]:  # fmt: skip
     """Return the keyword arguments of `tracing.trace`. Raises InputError for a malformed list."""
-    if "prompts" not in model.abilities:
+    if not model.takes_prompts:
         return {"top_k": predictions.top_k, "backward": backward.backward, "step": backward.step}
     target = predictions.target
     options = vars(predictions) | vars(backward) | {

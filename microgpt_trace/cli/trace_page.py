@@ -41,7 +41,7 @@ def traced_for_page(
     model = request.model
     phases: tuple[Phase, ...] = ("forward", "backward", "update")
     recorded: Mapping[str, Held] = {}
-    if "gradients" in model.abilities:
+    if model.trainable:
         if not options["step"]:
             phases = ("forward", "backward") if options["backward"] else ("forward",)
         whole = trace(model, values=True, **{**options, "step": True})
@@ -117,9 +117,9 @@ def write_page(
     from ..render.page.trace_page import trace_page
 
     model, shown, effects = request.model, request.shown, None
-    if "prompts" in model.abilities:
+    if model.takes_prompts:
         whole, effects = _explained(model, whole, options)
-    more = "" if "gradients" in model.abilities else "--html-budget or --layers"
+    more = "" if model.trainable else "--html-budget or --layers"
     sections = sections_of(requested, verbose=shown.verbose, overview=not shown.layer)
     again = explain_command(context, path, model, whole)
     line = command_line(context)
@@ -131,7 +131,7 @@ def explain_command(
     context: typer.Context, path: Path | None, model: LanguageModel, whole: Trace
 ) -> dict[str, Any]:
     """Return three parts of an `explain` command: the words before the element, the text, and the options."""
-    prompted = "prompts" in model.abilities
+    prompted = model.takes_prompts
     # With a model file, --seed is for sampling, and `microgpt explain` does not sample.
     other = ("model", "tokens") if path is None else ("model", "tokens", "seed")
     only = [name for name in RUN_PARAMETERS if name not in other]
@@ -149,7 +149,7 @@ def arrays_of_figures(
     needed = []
     for plot in exports.plots("trace"):
         name = plot.name or _default_figure(model)
-        if name in OF_PRODUCTION and "prompts" not in model.abilities:
+        if name in OF_PRODUCTION and not model.takes_prompts:
             raise InputError(
                 f"--plot {name} is for a production model, and this is {model.kind} ({model.origin})"
             )
@@ -179,4 +179,4 @@ def figures(
 
 
 def _default_figure(model: LanguageModel) -> str:
-    return "stream" if "prompts" in model.abilities else "attention"
+    return "stream" if model.takes_prompts else "attention"

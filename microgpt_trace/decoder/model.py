@@ -16,7 +16,7 @@ import numpy as np
 
 from ..architecture.interpreter.edited_runs import logits_of_edits
 from ..architecture.interpreter.logits_forward import ROWS, logits_forward, run_packed, run_together
-from ..architecture.model import Ability, TraceInput
+from ..architecture.model import TraceInput
 from ..architecture.packs import UNKNOWN, ReadText
 from ..architecture.plans.event_words import steps_of
 from ..architecture.plans.kinds import Rotation
@@ -50,7 +50,9 @@ class Decoder:
 
     family: ClassVar[str] = "decoder"
     kind: ClassVar[str] = "a production model"
-    abilities: ClassVar[frozenset[Ability]] = frozenset({"prompts"})
+    trainable: ClassVar[bool] = False
+    takes_prompts: ClassVar[bool] = True
+    untrained: ClassVar[bool] = False
     dtype: ClassVar[str] = "float32"
     corpus_parts: ClassVar[tuple[str, ...]] = ("",)
     trained_on: ClassVar[str] = ""
@@ -132,6 +134,14 @@ class Decoder:
         inputs = prepare(self, text, tokens)
         return inputs if tokens is None else replace(inputs, notes=())  # omits the note on tokens
 
+    def prompt(
+        self, text: str | None, tokens: Sequence[int] | None, special: bool, chat: bool, room: int
+    ) -> TraceInput:
+        return prepare(self, text, tokens, special, chat, room)
+
+    def ends_text(self, token: int) -> bool:
+        return self.vocabulary is not None and self.vocabulary.ends_text(token)
+
     @property
     def longest_text(self) -> int:
         return self.vocabulary.longest_text if self.vocabulary else 0
@@ -146,6 +156,9 @@ class Decoder:
 
     def training_texts(self, texts: Sequence[str]) -> list[str]:
         return []
+
+    def training_gradients(self, inputs: TraceInput) -> dict[str, Array]:
+        return {}
 
     def seen(self, inputs: TraceInput, position: int) -> str:
         return inputs.labels[position]

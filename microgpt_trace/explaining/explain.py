@@ -34,7 +34,7 @@ from ..errors import InputError
 from ..hooks.event import Phase, differs
 from ..rounding.invariants import sum_bound
 from ..tracing.collector import Collector
-from ..tracing.decoder_gradients import Token
+from ..tracing.options import Token
 from ..tracing.trace import trace
 from .elements import Shapes, find_element, place_of
 from .explanation import Explanation
@@ -114,7 +114,7 @@ def run_for(
     if not backward and any(value is not None for value in of.values()):
         raise InputError("target, against and position: need backward=True")
     rows, names = list(range(len(inputs.tokens))), list(model.hooks.specs)
-    parameters, prompted = list(model.plan.parameters), "prompts" in model.abilities
+    parameters, prompted = list(model.plan.parameters), model.takes_prompts
     if prompted and element is not None:
         rows = rows if backward else _rows(model, element, len(inputs.tokens))
         names = _needed(model, element, backward, all_logits=len(rows) == len(inputs.tokens))
@@ -301,7 +301,7 @@ def _gradient_part(at: TracedElement, way: GradientWay, label: str) -> Worked:
 
 def _gradient_notes(at: TracedElement) -> tuple[str, ...]:
     if at.name not in at.numbers.plan:
-        trained = "gradients" in at.numbers.model.abilities
+        trained = at.numbers.model.trainable
         return ("Adam computes the update of this parameter from this gradient",) * trained
     return (*prediction.gradient_notes(at), *_last_note(at), *_head_note(at))
 

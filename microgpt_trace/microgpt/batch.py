@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -9,7 +10,9 @@ import numpy as np
 from ..architecture.packs import equal_lengths
 from ..arrays.stats import Array, DType
 from ..text.frozen import frozen
+from .documents import encoded_names
 from .parameters import Config
+from .tokenizer import Tokenizer
 
 SHORT = 32  # positions of a name that runs alone with its heads stacked, which takes half the time there
 MERGED = 32  # in training, names of different lengths run together until a group has so many
@@ -64,7 +67,6 @@ class PackedRows:
     positions: Array  # [N] position within the name, from 0
     positions_onehot: Array  # [N, block_size]
     share: Array  # share of a row in the loss: [] 1/T for 1 name, [N, 1] 1/(B*T) for B names
-    alone: bool  # True for one name, whose events have no axis of names
     groups: tuple[Group, ...]  # empty for one short name
 
 
@@ -96,7 +98,7 @@ class Packer:
         """Cache and return the rows for a name of this length, and the `targets` of each token: [V, V]"""
         share = np.array(1 / length, self.dtype)
         groups = () if length <= SHORT else groups_of(np.array([length]), self.config.n_head, self._training)
-        rows = PackedRows(np.arange(length), self._positions[:length], share, True, groups)
+        rows = PackedRows(np.arange(length), self._positions[:length], share, groups)
         self._by_length[length] = result = rows, self._tokens * share
         return result
 
@@ -107,5 +109,28 @@ class Packer:
         share = np.repeat(1 / (len(lengths) * lengths), lengths).astype(self.dtype)[:, None]
         targets = self._tokens.take(next_tokens, 0) * share
         groups = groups_of(lengths, self.config.n_head, self._training)
-        packed_rows = PackedRows(positions, self._positions.take(positions, 0), share, False, groups)
+        packed_rows = PackedRows(positions, self._positions.take(positions, 0), share, groups)
         return Batch(tokens, self._tokens.take(tokens, 0), targets, packed_rows)
+
+
+class Encoded:
+    """Documents as one stream of ids. A slice of the stream is a name between two BOS."""
+
+    def __init__(
+        self, names: Sequence[str], tokenizer: Tokenizer, config: Config, dtype: DType = np.float32
+    ) -> None:
+        self.stream = encoded_names(names, tokenizer)
+        self.lengths = np.fromiter((len(name) + 1 for name in names), np.intp, len(names))
+        self.starts = np.concatenate(([0], self.lengths.cumsum()))
+        self._packer = Packer(config, dtype, training=True)
+        self._starts = self.starts.tolist()  # slicing is faster with Python integers
+
+    def one(self, index: int) -> Batch:
+        return self._packer.one(self.stream[self._starts[index] : self._starts[index + 1] + 1])
+
+    def several(self, indices: Array) -> Batch:
+        shortest_first = indices[np.argsort(self.lengths[indices], kind="stable")]
+        lengths = self.lengths[shortest_first]
+        rows_before = lengths.cumsum() - lengths
+        places = np.repeat(self.starts[shortest_first] - rows_before, lengths) + np.arange(lengths.sum())
+        return self._packer.several(self.stream[places], self.stream[places + 1], lengths)

@@ -1,4 +1,4 @@
-"""Documents: the names of a data file, their split into training and held-out names, and batches of them."""
+"""Documents: the names of a data file, their split into training and held-out names, and their ids."""
 
 from __future__ import annotations
 
@@ -11,14 +11,12 @@ from pathlib import Path
 
 import numpy as np
 
-from ..arrays.stats import Array, DType
+from ..arrays.stats import Array
 from ..errors import FileFormatError
 from ..text.brief import brief
 from ..text.frozen import frozen
 from ..text.wording import counted
 from ..untrusted_files import read_text
-from .batch import Batch, Packer
-from .parameters import Config
 from .tokenizer import Tokenizer
 
 LONG_LINE = 1000  # a longer line that exceeds the block is left out at once
@@ -114,26 +112,3 @@ def encoded_names(names: Sequence[str], tokenizer: Tokenizer) -> Array:
     # names.
     stream = chr(between).join(["", *names, ""]).translate(ids)
     return np.frombuffer(stream.encode("utf-32-le", "surrogatepass"), "<u4").astype(np.intp)
-
-
-class Encoded:
-    """Documents as one stream of ids. A slice of the stream is a name between two BOS."""
-
-    def __init__(
-        self, names: Sequence[str], tokenizer: Tokenizer, config: Config, dtype: DType = np.float32
-    ) -> None:
-        self.stream = encoded_names(names, tokenizer)
-        self.lengths = np.fromiter((len(name) + 1 for name in names), np.intp, len(names))
-        self.starts = np.concatenate(([0], self.lengths.cumsum()))
-        self._packer = Packer(config, dtype, training=True)
-        self._starts = self.starts.tolist()  # slicing is faster with Python integers
-
-    def one(self, index: int) -> Batch:
-        return self._packer.one(self.stream[self._starts[index] : self._starts[index + 1] + 1])
-
-    def several(self, indices: Array) -> Batch:
-        shortest_first = indices[np.argsort(self.lengths[indices], kind="stable")]
-        lengths = self.lengths[shortest_first]
-        rows_before = lengths.cumsum() - lengths
-        places = np.repeat(self.starts[shortest_first] - rows_before, lengths) + np.arange(lengths.sum())
-        return self._packer.several(self.stream[places], self.stream[places + 1], lengths)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, field, replace
 from functools import cached_property
 from types import MappingProxyType
@@ -11,23 +11,22 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from ..architecture.edits import Edit, Report, editing, unreported
-from ..architecture.model import Ability, TapOf, TraceInput
-from ..architecture.packs import Pack, ReadText
+from ..architecture.interpreter.edited_runs import logits_of_edits
+from ..architecture.interpreter.logits_forward import logits_forward, run_packed, run_together
+from ..architecture.model import TraceInput
+from ..architecture.packs import ReadText
 from ..architecture.plans.config_checks import check_whole_number
 from ..architecture.plans.microgpt import plan_of
-from ..architecture.plans.plan import Plan
+from ..architecture.plans.plan import Plan, layer_of, stage_of
 from ..arrays.stats import Array
-from ..arrays.threads import one_blas_thread
 from ..errors import InputError
-from ..hooks.bus import SILENT, HookBus, Tap
+from ..hooks.bus import HookBus
+from ..hooks.event import EventSpec
 from ..notebook import in_notebook
 from ..text.brief import brief, one_line
 from ..text.frozen import frozen
 from ..text.wording import counted
-from .batch import Batch, Packer
 from .documents import LONG_LINE, Documents, encoded_names, held_out
-from .forward_backward import event_specs, forward
 from .parameters import Config, Parameters
 from .tokenizer import Tokenizer
 
@@ -84,7 +83,8 @@ class Model:
 
     family: ClassVar[str] = "microgpt"
     kind: ClassVar[str] = "a microGPT"
-    abilities: ClassVar[frozenset[Ability]] = frozenset({"gradients"})
+    trainable: ClassVar[bool] = True
+    takes_prompts: ClassVar[bool] = False
     tensors: ClassVar[Mapping[str, StoredTensor]] = MappingProxyType({})
     names_tokens: ClassVar[bool] = True
     corpus_parts: ClassVar[tuple[str, ...]] = ("train", "held out")
@@ -97,6 +97,7 @@ class Model:
     assumed: tuple[str, ...] = ()
 
     _repr_html_ = in_notebook
+    run, run_pack, logits, edited_logits = run_together, run_packed, logits_forward, logits_of_edits
 
     def __repr__(self) -> str:
         return one_line(self, origin=self.origin, parameters=self.config.parameter_count, config=self.config)
@@ -113,7 +114,7 @@ class Model:
     @cached_property
     def hooks(self) -> HookBus:
         """The hook bus that receives the events of this model's traces."""
-        return HookBus(event_specs(self.config))
+        return HookBus([*self.plan.values(), *map(parameter_spec, self.config.shapes())])
 
     def describe(self) -> dict[str, Any]:
         """Return the identity of the model as plain data."""
@@ -167,6 +168,14 @@ class Model:
         notes = (f"{text!r} was lowercased to {lowered!r}",) if lowered != text else ()
         return TraceInput(lowered, tuple(ids[:-1]), tuple(ids[1:]), labels, target_labels, notes)
 
+    def prompt(
+        self, text: str | None, tokens: Sequence[int] | None, special: bool, chat: bool, room: int
+    ) -> TraceInput:
+        return self.read(text, tokens)
+
+    def ends_text(self, token: int) -> bool:
+        return token == self.bos
+
     @property
     def longest_text(self) -> int:
         return max(self.config.block_size, LONG_LINE)
@@ -207,10 +216,6 @@ class Model:
     def pass_rows(self) -> int:
         return PACK * self.config.block_size
 
-    def run_pack(self, pack: Pack, tap: Tap) -> None:
-        packer = Packer(self.config, self.params.dtype)
-        forward(self.params, packer.several(pack.tokens, pack.targets, pack.lengths), tap)
-
     def seen(self, inputs: TraceInput, position: int) -> str:
         return inputs.text[:position]
 
@@ -237,24 +242,20 @@ class Model:
     def product_backward(self, dy: Array, name: str, expert: int | None = None) -> Array:
         return dy @ self.params[name]
 
-    def batch(self, inputs: TraceInput) -> Batch:
-        """Return the batch of an input text and its targets."""
-        return Packer(self.config, self.params.dtype).one(np.array([*inputs.tokens, inputs.targets[-1]]))
+    def training_gradients(self, inputs: TraceInput) -> dict[str, Array]:
+        from .batch import Packer  # with the passes of training, 5 ms of `trace emma`
+        from .forward_backward import backward, forward
 
-    def logits(self, inputs: TraceInput, rows: Sequence[int], tap: Tap = SILENT) -> Array:
-        return forward(self.params, self.batch(inputs), tap).logits[list(rows)]
+        params = self.params.copy(np.float64)
+        grads = Parameters(self.config, np.zeros_like(params.flat))
+        ids = np.array([*inputs.tokens, inputs.targets[-1]])
+        backward(params, forward(params, Packer(self.config, np.float64).one(ids)), grads)
+        return dict(grads.items())
 
-    def run(self, inputs: TraceInput, tap_of: TapOf, n: int) -> None:
-        batch = self.batch(inputs)
-        for number in range(n):
-            forward(self.params, batch, tap_of([number]))
 
-    def edited_logits(
-        self, inputs: TraceInput, edits: Sequence[Edit], rows: Sequence[int], report: Report = unreported
-    ) -> Iterator[tuple[int, Array]]:
-        with one_blas_thread(), np.errstate(all="ignore"):
-            for number, edit in enumerate(edits):
-                yield number, self.logits(inputs, rows, editing(edit))
+def parameter_spec(name: str) -> EventSpec:
+    """Return the event for the gradient and the update of a parameter."""
+    return EventSpec(name, stage_of(name), layer_of(name), name, name)
 
 
 def check_microgpt(model: Any, function: str) -> None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 import secrets
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextvars import copy_context
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,12 +17,12 @@ from ..arrays.logits import losses_of
 from ..arrays.stats import Array
 from ..arrays.threads import keep_freed_memory, one_blas_thread
 from ..errors import DivergedError, InputError
-from ..hooks.bus import SILENT, HookBus, Tap
+from ..hooks.bus import SILENT, Tap
 from ..hooks.event import TraceEvent
 from ..text.wording import counted
-from .batch import Batch, Packer
-from .documents import Documents, Encoded, default_data, read_lines
-from .forward_backward import Pass, backward, event_specs, forward
+from .batch import Batch, Encoded
+from .documents import Documents, default_data, read_lines
+from .forward_backward import Pass, backward, forward
 from .model import Model, Schedule, TrainingState, check_microgpt, init
 from .parameters import Parameters, aligned
 from .tokenizer import Tokenizer
@@ -75,6 +76,25 @@ class Adam:
         """Return |last update| / |parameters before the update|, where | | is the L2 norm."""
         before = self.params.flat - self.update.flat
         return float(np.linalg.norm(self.update.flat) / np.linalg.norm(before))
+
+
+def one_step(
+    model: Model, gradients: Mapping[str, Array], tap: Tap
+) -> tuple[Model, dict[str, Array], int, float, str]:
+    """Take the next Adam step of a model with these gradients, and emit the updates to the tap. Return a
+    model with the new parameters, the updates by name, the number of the step, its learning rate, and a note
+    on the moments. The model itself does not change."""
+    state, schedule = model.training, model.training.schedule if model.training else Schedule()
+    moments = state.moments.copy() if state and state.moments is not None else None
+    adam = Adam(model.params.copy(), moments)
+    for name, gradient in gradients.items():
+        adam.grads[name][...] = gradient
+    number, note = 1, "fresh moments"
+    if state and moments is not None:
+        number, note = state.step + 1, "moments of the checkpoint"
+    lr = schedule.lr_at(state.step) if state and state.step < schedule.steps else schedule.lr
+    adam.step(number, lr, tap)
+    return replace(model, params=adam.params), dict(adam.update.items()), number, lr, note
 
 
 class StepRecord(NamedTuple):
@@ -213,10 +233,10 @@ def first_nonfinite(params: Parameters, tokenizer: Tokenizer, tokens: Array) -> 
         if not events and not np.isfinite(value).all():
             events.append(event)
 
-    bus = HookBus(event_specs(params.config))
-    ids = np.append(tokens, tokenizer.bos_id)
-    with bus.subscribe(look):
-        forward(params, Packer(params.config, params.dtype).one(ids), bus.begin().tap("forward"))
+    model = Model(params, tokenizer, "this run")
+    run = model.hooks.begin(after=[model.hooks.subscription(look)])
+    with np.errstate(all="ignore"):
+        model.run(model.read(tokens=tokens.tolist()), lambda numbers: run.tap("forward"), 1)
     return events[0] if events else None
 
 

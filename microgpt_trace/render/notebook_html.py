@@ -76,7 +76,7 @@ def _framed_page(trace: Trace, model: LanguageModel, sections: Sequence[Section]
     network. Returns empty markup if the page would show no numbers or too many numbers. The page of a
     microGPT also contains the parameters, and computes events from the parameters."""
     count = sum(array.size for array in trace.arrays.values())
-    if "gradients" in model.abilities:
+    if model.trainable:
         count += model.config.parameter_count
     if not 0 < count * EACH <= MOST:
         return Markup()
@@ -103,7 +103,7 @@ def _page_hints(trace: Trace, model: LanguageModel, framed: bool) -> list[Markup
 def _input_arguments(trace: Trace, model: LanguageModel) -> tuple[str | None, list[str]]:
     """Return the input text and options for a command line. For a production model, return the tokens in the
     option --tokens instead of a text, because a chat template may have changed the text."""
-    if "prompts" not in model.abilities:
+    if not model.takes_prompts:
         return trace.input.text, []
     return None, ["--tokens", ",".join(map(str, trace.input.tokens))]
 

@@ -20,8 +20,8 @@ from ..text.frozen import frozen
 from ..text.printable import shown_token
 from ..text.wording import counted, fixed, value_and_limit
 from ..tracing.anomalies import FAR, GROWTH, TURN, can_vary, constant, nonfinite, odd_layer, too_few_layers
-from ..tracing.decoder_insights import TITLES, growth, sinks, turn
 from ..tracing.findings import Anomaly, Insight
+from ..tracing.layer_insights import TITLES, growth, sinks, turn
 from .predictions import Overfitting, SurveyedPart, overfitting, surveyed_parts
 from .report_heads import HeadLooks, SurveyedHead, looks_of, surveyed_heads
 from .state import Survey, SurveyExample

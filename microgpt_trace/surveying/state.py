@@ -252,7 +252,7 @@ def weights_of(model: LanguageModel) -> dict[str, str]:
     embedding. The channels of an event are in the file's order, because files permute the rows of weights,
     not the columns.
     """
-    if "prompts" not in model.abilities:
+    if not model.takes_prompts:
         return {}
     names, events = architecture_named(cast("Decoder", model).config.architecture).names, dict[str, str]()
     for row in model.plan.of_kind(Linear):

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from typing import NamedTuple
 
 from ..architecture.model import LanguageModel, TraceInput
+from ..architecture.plans.plan import Plan
 from ..arrays.logits import best_tokens, rank_of, used_losses
-from ..arrays.stats import Array
+from ..arrays.stats import Array, TensorStats
 from ..hooks.event import PHASES, Phase, TraceEvent
-from .result import Prediction, Trace, candidate_of
+from ..measuring.norms import NormRows
+from ..running.parts import events_named
+from .result import LayerRow, Prediction, Trace, candidate_of
 
 
 class Collector:
@@ -27,6 +31,34 @@ class Collector:
             self.arrays[event.phase, event.name] = value.copy()
 
 
+class TracedRun(NamedTuple):
+    """The parts of a run that predicates judge. `norms` describes the rows of the norms. `losses` are the
+    losses at the predicted positions, and `probs` [N, V] the probabilities after all hooks. `layers` is empty
+    if the layers were not measured."""
+
+    model: LanguageModel
+    inputs: TraceInput
+    stats: Mapping[str, TensorStats]  # of the forward events
+    norms: NormRows
+    losses: Sequence[float]
+    probs: Array
+    layers: Sequence[LayerRow]
+
+    @property
+    def plan(self) -> Plan:
+        return self.model.plan
+
+    @property
+    def streams(self) -> Sequence[str]:
+        """The residual stream after each layer."""
+        return self.plan.streams[1:]
+
+    @property
+    def is_whole(self) -> bool:
+        """True if the end of the text is known, so that every position has a target."""
+        return None not in self.inputs.targets
+
+
 def kept_events(
     model: LanguageModel, names: bool | Sequence[str], inputs: TraceInput, rows: Sequence[int]
 ) -> list[str]:
@@ -34,8 +66,6 @@ def kept_events(
     with logits. Raises InputError if a name matches no event or part."""
     if not names or names is True:
         return []
-    from ..running.parts import events_named
-
     return events_named(model, names, len(inputs.tokens), rows)
 
 

@@ -9,42 +9,22 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from ..architecture.interpreter.run import forward, head_forward, head_input
-from ..architecture.model import TraceInput
+from ..architecture.model import LanguageModel, TraceInput
 from ..architecture.operations.pass_state import KVCache
 from ..architecture.plans.kinds import Rotation
 from ..arrays.logits import best_tokens, softmax
 from ..arrays.stats import Array
-from ..decoder.model import Decoder
 from ..errors import InputError
 from ..hooks.event import TraceEvent
 from ..rounding.invariants import OF_SHAPES
-from ..text.frozen import frozen
 from .anomalies import Steps
 from .collector import Collector
 from .findings import Check
 from .observers import Observers
+from .options import RUNNERS_UP, TraceOptions
 from .result import GeneratedToken, candidate_of
 
 CLAIM = "decode steps equal the rows of a full pass"
-
-
-@frozen(slots=False)
-class Sampling:
-    """The sampling options of a continuation of `count` tokens. At temperature 0 every step picks the most
-    probable token. Each generated token is reported with `runners_up` other candidates."""
-
-    count: int
-    temperature: float
-    seed: int
-    runners_up: int
-
-    def __post_init__(self) -> None:
-        if self.count < 0:
-            raise InputError(f"generate: expected 0 or more, found {self.count}")
-        if not (math.isfinite(self.temperature) and self.temperature >= 0):
-            raise InputError(f"temperature: expected 0 or more, found {self.temperature}")
-        if self.temperature and not self.count:
-            raise InputError("--temperature needs --generate N, the number of tokens to sample")
 
 
 @dataclass
@@ -57,8 +37,8 @@ class Continuation:
 
 
 def continue_prompt(
-    model: Decoder, inputs: TraceInput, final: Array, last: tuple[Array, Array] | None, cache: KVCache,
-    sampling: Sampling, observers: Observers, replaced: Collection[str],
+    model: LanguageModel, inputs: TraceInput, final: Array, last: tuple[Array, Array] | None, cache: KVCache,
+    options: TraceOptions, observers: Observers, replaced: Collection[str],
 ) -> tuple[Continuation, Check]:  # fmt: skip
     """Continue a prompt, and check the last stream of every step against a full pass.
 
@@ -68,12 +48,13 @@ def continue_prompt(
     the token. A token that was predicted by the prompt's pass gets no events, because the Trace already has
     the events of this pass.
     """
-    model, rng = model.for_many_passes(), np.random.default_rng(sampling.seed)
+    model, rng = model.for_many_passes(), np.random.default_rng(options.seed)
+    runners_up = options.top_k or RUNNERS_UP
     done, streams, events = Continuation(), list[Array](), tuple[TraceEvent, ...]()
     ropes = [kind.rope for kind in model.plan.kinds(Rotation)]
     switches = {rope.original_context for rope in ropes if rope.kind == "longrope"}
     ids, altered, chosen_by_probs = list(inputs.tokens), bool(replaced), "probs" in replaced
-    while len(done.tokens) < sampling.count and not done.end:
+    while len(done.tokens) < options.generate and not done.end:
         step = len(done.tokens) + 1
         if step > 1 or last is None:  # `last` is None if the prompt's pass predicted no next token
             collector = Collector(())
@@ -94,12 +75,12 @@ def continue_prompt(
             done.end = f"the logits of step {step} are not finite"
             break
         row = _log_odds(last[1], step) if chosen_by_probs else last[0]
-        ids.append(_sample(row, sampling.temperature, rng))
-        best = [t for t in best_tokens(row, sampling.runners_up + 1) if t != ids[-1]]
-        best = [ids[-1], *best[: sampling.runners_up]]
+        ids.append(_sample(row, options.temperature, rng))
+        best = [t for t in best_tokens(row, runners_up + 1) if t != ids[-1]]
+        best = [ids[-1], *best[:runners_up]]
         chosen, *others = (candidate_of(model, last[1], token) for token in best)
         done.tokens.append(GeneratedToken(step, len(ids) - 1, chosen, tuple(others), events))
-        if model.vocabulary is not None and model.vocabulary.ends_text(ids[-1]):
+        if model.ends_text(ids[-1]):
             done.end = f"the model ended its text with {chosen.label}"
     return done, _cache_check(model, ids[: len(inputs.tokens) + len(streams)], streams, altered)
 
@@ -122,7 +103,7 @@ def _sample(logits: Array, temperature: float, rng: np.random.Generator) -> int:
     return int(rng.choice(len(probs), p=probs / probs.sum()))
 
 
-def _cache_check(model: Decoder, ids: list[int], streams: list[Array], replaced: bool) -> Check:
+def _cache_check(model: LanguageModel, ids: list[int], streams: list[Array], replaced: bool) -> Check:
     reason = "hooks replaced values" if replaced else "one token needs no decode step"
     if streams and not replaced:
         full = forward(model, np.array(ids))[-len(streams) :]

@@ -6,11 +6,11 @@ The pass without interventions runs beside the traced pass, so that only two eve
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 
-from ..architecture.interpreter.run import head_input
+from ..architecture.interpreter.run import head_forward, head_input
 from ..architecture.model import LanguageModel, TraceInput
 from ..architecture.plans.plan import over_tokens
 from ..arrays.logits import in_parts, kl_divergence, log_softmax, softmax
@@ -22,28 +22,22 @@ from ..running.interventions import Editor, Intervention
 from .collector import predictions_of
 from .result import EventChange, Intervened, Prediction, mean_of
 
-_ENDS = ("logits", "probs", "loss")
-
 
 class Baseline:
     """The interventions of a trace, and the untouched pass: the pass without interventions. A Baseline
-    measures the changes of the events in `names`. If `head` is given, the untouched pass ends before the
-    model's head, and `head` computes the logits. The untouched pass starts at once, in a separate thread and
-    without hooks. The caller must close the Baseline's `stream`."""
+    measures the changes of the events in `names`. The untouched pass ends before the model's head. It starts
+    at once, in a separate thread and without hooks. The caller must close the Baseline's `stream`."""
 
     def __init__(
         self, model: LanguageModel, inputs: TraceInput, rows: Sequence[int],
         interventions: Sequence[Intervention], names: Collection[str], top_k: int,
-        head: Callable[[Array], Array] | None = None,
     ) -> None:  # fmt: skip
         self.editor = Editor(model, inputs, rows, interventions)
-        self._model, self._inputs, self._top_k, self._head = model, inputs, top_k, head
-        self._last = head_input(model)
-        self._kept_names = _ENDS if head is None else (self._last,)
+        self._model, self._inputs, self._top_k = model, inputs, top_k
+        self._last, self._final = head_input(model), np.empty(0)
         compared = {n for n in names if n != "loss" and not over_tokens(n)}
-        self._names = [n for n in model.plan if n in compared or n in self._kept_names]
+        self._names = [n for n in model.plan if n in compared or n == self._last]
         self._squares: dict[str, Array] = {}  # |after - before|² and |before|²
-        self._kept: dict[str, Array] = {}
         self._before: list[Prediction] = []
         self._kl: list[float | None] = []
         self._p_after: list[float | None] = []
@@ -52,12 +46,14 @@ class Baseline:
 
     def subscriptions(self, bus: HookBus) -> tuple[list[Subscription], list[Subscription]]:
         """Return subscriptions that intervene, and subscriptions that compare events afterwards."""
-        compared = [name for name in self._names if name not in _ENDS]
-        comparing = [bus.subscription(self._compare, *compared)] if compared else []
-        return self.editor.subscriptions(bus), comparing
+        return self.editor.subscriptions(bus), [bus.subscription(self._compare, *self._names)]
 
     def _compare(self, event: TraceEvent, value: Array) -> None:
-        before = self._next(event.name)
+        piece = next(self._pieces)
+        assert piece.name == event.name, (piece.name, event.name)  # both passes have the same order
+        before = piece.value
+        if event.name == self._last:
+            self._final = before.copy()
         if value.ndim == 3:
             below = causal_mask(*value.shape[-2:])
             value, before = np.where(below, value, 0), np.where(below, before, 0)
@@ -66,13 +62,6 @@ class Baseline:
     def _add(self, name: str, after: Array, before: Array) -> None:
         """Add the squared change of an event, or of a part of the event's rows."""
         self._squares[name] = self._squares.get(name, 0.0) + squares_of(after, before)
-
-    def _next(self, name: str) -> Array:
-        piece = next(self._pieces)
-        assert piece.name == name, (piece.name, name)  # both passes compute events in the same order
-        if name in self._kept_names:
-            self._kept[name] = piece.value.copy()
-        return piece.value
 
     def take(self, positions: Sequence[int], logits: Array, probs: Array, replaced: bool) -> None:
         """Compare predictions [n, V] at `positions` with the predictions of the untouched pass. KL is
@@ -91,13 +80,8 @@ class Baseline:
 
     def _untouched(self, positions: Sequence[int]) -> tuple[Array, Array]:
         """Return the logits and probabilities [n, V] of the untouched pass."""
-        if self._head is not None:
-            logits = self._head(self._kept[self._last][list(positions)])
-            return logits, softmax(logits)
-        for name in ("logits", "probs"):
-            if name not in self._kept:
-                self._next(name)
-        return self._kept["logits"][list(positions)], self._kept["probs"][list(positions)]
+        logits = head_forward(self._model, self._final[list(positions)])
+        return logits, softmax(logits)
 
     def result(self, shown: Collection[str], loss: float | None) -> Intervened:
         """Return the effects on the events in `shown`. `loss` is the loss of the traced run."""
@@ -113,10 +97,8 @@ class Baseline:
         return Intervened(applied, changes, predicted, before, tuple(self._p_after), tuple(self._kl))
 
     def _loss(self) -> float | None:
-        if self._head is None:
-            return float(self._next("loss"))
         mean = mean_of([p.loss for p in self._before if p.target is not None])
-        return None if mean is None else float(np.float32(mean))  # rounded like the loss of the traced run
+        return None if mean is None else float(np.asarray(mean, self._model.dtype))  # as in the traced run
 
 
 def squares_of(after: Array, before: Array) -> Array:

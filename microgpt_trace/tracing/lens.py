@@ -11,10 +11,10 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from ..architecture.interpreter.run import final_forward, head_forward
+from ..architecture.model import LanguageModel
 from ..architecture.plans.plan import Plan
 from ..arrays.logits import best_tokens, in_products, rank_of, softmax
 from ..arrays.stats import Array
-from ..decoder.model import Decoder
 from ..hooks.event import TraceEvent
 from ..running.token_names import blank_notes, token_of
 from .result import Candidate, LensRow, TargetRow, candidate_of
@@ -35,7 +35,7 @@ class Lens:
     """
 
     def __init__(
-        self, model: Decoder, positions: Sequence[int], depth: int, target: str | int | None,
+        self, model: LanguageModel, positions: Sequence[int], depth: int, target: str | int | None,
         targeted: Sequence[int],
     ) -> None:  # fmt: skip
         self.notes: list[str] = []

@@ -6,15 +6,14 @@ Other modules run the passes, and compute the results that belong to a single mo
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from ..architecture.model import LanguageModel, TraceInput
-from ..arrays.stats import Array
 from ..errors import InputError
 from ..hooks.bus import Hook, Run, Subscription
-from ..hooks.event import PHASES
+from ..hooks.event import PHASES, TraceEvent
 from .checks import Checker
 from .collector import Collector
 from .findings import Check, Insight
@@ -28,7 +27,7 @@ if TYPE_CHECKING:
 @contextmanager
 def baseline_of(
     model: LanguageModel, inputs: TraceInput, rows: Sequence[int], interventions: Sequence[Intervention],
-    shown: Collection[str], top_k: int, head: Callable[[Array], Array] | None = None,
+    shown: Collection[str], top_k: int,
 ) -> Iterator[Baseline | None]:  # fmt: skip
     """Start the pass without interventions and yield a Baseline, or None if there are no interventions."""
     if not interventions:
@@ -36,7 +35,7 @@ def baseline_of(
         return
     from .intervention_effects import Baseline
 
-    baseline = Baseline(model, inputs, rows, interventions, shown, top_k, head)
+    baseline = Baseline(model, inputs, rows, interventions, shown, top_k)
     with baseline.stream:
         yield baseline
 
@@ -80,15 +79,23 @@ class Observers:
         before, after = [self._first, *self._editing], [self._last, stepping]
         return self._model.hooks.begin(False, before, after, keep=False)
 
+    def forward_events(self) -> list[TraceEvent]:
+        """Return the events of the forward pass over the text."""
+        return [event for event in self.collector.events if event.phase == "forward"]
+
     def trace(
         self, inputs: TraceInput, predictions: Predictions, loss: float | None, checks: Sequence[Check],
-        insights: Iterable[Insight], nothing: str, **own: Any,
+        insights: Iterable[Insight], names: Sequence[str] | None, **own: Any,
     ) -> Trace:  # fmt: skip
-        """Build the Trace of the passes. `own` has the Trace fields that only one model family uses. Raises
-        InputError with the message `nothing` if none of the events to show was emitted."""
+        """Build the Trace of the passes. `own` has the Trace fields that not every trace has. Raises
+        InputError if none of the events to show, which the user chose by `names`, was emitted."""
         events = tuple(event for event in self.collector.events if event.name in self.shown)
+        if not events and self.shown.isdisjoint(self._model.plan):
+            chosen = ", ".join(names or ())
+            raise InputError(f"{chosen}: parameters have no forward event, only a gradient (--backward)")
         if not events:
-            raise InputError(nothing)
+            missing = "none of the chosen events is computed in this run"
+            raise InputError(f"{missing}: the last position has no loss")
         return Trace(
             model=self._model.describe(),
             input=inputs,

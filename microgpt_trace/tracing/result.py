@@ -7,6 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import field, replace
 from typing import Any
 
+import numpy as np
+
 from ..architecture.edits import Applied
 from ..architecture.model import LanguageModel, Scalar, TraceInput
 from ..architecture.plans.plan import over_tokens
@@ -14,6 +16,7 @@ from ..arrays.stats import Array, TensorStats
 from ..errors import InputError
 from ..hooks.event import EventSpec, Phase, TraceEvent
 from ..hooks.names import select_names
+from ..hooks.sites import parse_site
 from ..measuring.expert_choices import ExpertChoices
 from ..notebook import in_notebook
 from ..text.brief import one_line
@@ -302,10 +305,6 @@ class Trace:
         return kept[0]
 
     def _part(self, text: str, phase: Phase) -> Array:
-        import numpy as np
-
-        from ..hooks.sites import parse_site  # a late import, because only this function parses sites
-
         site = parse_site(text)
         name = self._kept(site.selector, phase)
         array = self.arrays[phase, name]

@@ -1,17 +1,15 @@
-"""trace: run a model with its hooks and return a Trace. Only the code for the model's family is imported."""
+"""trace: run a model with its hooks and return a Trace. Importing this module loads no NumPy."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING
 
-from ..errors import InputError
+from .options import Token, TraceOptions
 
 if TYPE_CHECKING:
     from ..architecture.interpreter.backward import Give
     from ..architecture.model import LanguageModel
-    from ..decoder.model import Decoder
-    from ..microgpt.model import Model
     from ..running.interventions import Intervention
     from .result import Trace
 
@@ -22,8 +20,7 @@ def trace(
     time: bool = False, backward: bool = False, step: bool = False,
     interventions: Sequence[Intervention] = (), tokens: Sequence[int] | None = None, special: bool = False,
     chat: bool = False, positions: str | Sequence[int] | None = None, lens: bool = False,
-    target: str | int | Sequence[str | int] | None = None, against: str | int | None = None,
-    position: int | None = None,
+    target: Token | Sequence[Token] = None, against: Token = None, position: int | None = None,
     parameters: Sequence[str] = (), on_gradient: Give | None = None,
     generate: int = 0, temperature: float = 0.0, seed: int = 42, recheck: bool = False,
 ) -> Trace:  # fmt: skip
@@ -57,31 +54,12 @@ def trace(
     - `generate` is the number of tokens to add to the prompt, sampled with `temperature` and `seed`.
     - `recheck` compares the run with a run without observers, and the gradient with a central difference.
     """
-    if top_k is not None and top_k < 1:
-        raise InputError(f"top_k: expected at least 1, found {top_k}")
-    if text is not None and not isinstance(text, str):
-        raise InputError(f"text: expected a string, found {type(text).__name__}; pass token ids as tokens=")
-    decoder_options: dict[str, Any] = {
-        "tokens": tokens, "special": special, "chat": chat, "positions": positions, "lens": lens,
-        "target": target, "against": against, "position": position, "parameters": parameters,
-        "on_gradient": on_gradient, "generate": generate, "temperature": temperature, "seed": seed,
-        "recheck": recheck,
-    }  # fmt: skip
-    if "prompts" not in model.abilities:
-        defaults = trace.__kwdefaults__ or {}
-        if unfit := [name for name, value in decoder_options.items() if value is not defaults[name]]:
-            raise InputError(f"{', '.join(unfit)}: expected a production model, found {model.origin}")
-        from .microgpt_tracing import trace_microgpt
-
-        return trace_microgpt(
-            cast("Model", model), "emma" if text is None else text, names or ("*",),
-            True if values is None else values, top_k or 1, backward, step, time, interventions,
-        )  # fmt: skip
-    if step:
-        raise InputError("step: expected a microGPT, because production models are not trained")
-    from .decoder_tracing import trace_decoder
-
-    return trace_decoder(
-        cast("Decoder", model), text, names=names, values=values or False, top_k=top_k, time=time,
-        backward=backward, interventions=interventions, **decoder_options,
+    options = TraceOptions(
+        text=text, names=names, values=values, top_k=top_k, time=time, backward=backward, step=step,
+        interventions=interventions, tokens=tokens, special=special, chat=chat, positions=positions,
+        lens=lens, target=target, against=against, position=position, parameters=parameters,
+        on_gradient=on_gradient, generate=generate, temperature=temperature, seed=seed, recheck=recheck,
     )  # fmt: skip
+    from .traced_run import traced  # with NumPy and the interpreter, which --help does not need
+
+    return traced(model, options)

@@ -151,7 +151,7 @@ def _trace(
     """Run a trace with `hook` as the only hook, and keep the logits, P and the loss after the hook."""
     alone, values = model.alone(), ["logits", "probs", "loss"][: 2 + (inputs.targets[0] is not None)]
     with alone.hooks.subscribe(hook, *names) if hook is not None else nullcontext():
-        if "prompts" in alone.abilities:
+        if alone.takes_prompts:
             return trace(alone, tokens=inputs.tokens, values=values, recheck=hook is None)
         return trace(alone, inputs.text, values=values)
 

@@ -88,7 +88,7 @@ def test_refuses_missing_parts_before_the_run(monkeypatch, tmp_path, name, said)
     assert said in refusal(f"trace emma --html a.html --show '{name}'", cwd=tmp_path)
     assert not [*tmp_path.iterdir()]
     ran = []
-    monkeypatch.setattr("microgpt_trace.tracing.microgpt_tracing.forward", lambda *args: ran.append(args))
+    monkeypatch.setattr("microgpt_trace.tracing.traced_run.forward", lambda *args: ran.append(args))
     assert said in refusal(f"trace emma --show '{name}'")
     assert not ran
 
@@ -108,7 +108,7 @@ def test_shows_parts_of_a_production_model(decoder, monkeypatch):
         [float(line[1]) for line in lines], model.parameter("layer0.attn_wq")[3:5, 7], atol=6e-4
     )
     ran = []
-    monkeypatch.setattr("microgpt_trace.tracing.decoder_tracing.forward", lambda *args: ran.append(args))
+    monkeypatch.setattr("microgpt_trace.tracing.traced_run.forward", lambda *args: ran.append(args))
     for name, said in (("layer1.attn.weights[4]", "head 4"), ("layer1.attn.weights[0,3]", "query 3"),
                        ("layer0.attn_wq[64]", "row 64")):  # fmt: skip
         assert said in refusal(f"trace {decoder} Ann --show '{name}'")

@@ -10,23 +10,22 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from support.judges import agree, torch_grad, torch_run
-from support.tiny_microgpts import CASES, one_name
+from support.tiny_microgpts import CASES
 
 from microgpt_trace import trace
+from microgpt_trace.architecture.interpreter.backward import backward, forward
 from microgpt_trace.errors import InputError
 from microgpt_trace.hooks.names import ALIASES, glob_pattern, select_names
-from microgpt_trace.microgpt.forward_backward import backward, event_specs, forward
-from microgpt_trace.microgpt.parameters import Parameters
 
-NAMES = [s.name for s in event_specs(CASES["2 layers, 2 heads"].model.config)]
+NAMES = [*CASES["2 layers, 2 heads"].model.hooks.specs]
 REPLACEABLE = [n for n in NAMES if n not in CASES["2 layers, 2 heads"].model.params]
 
 
-def run_under_hooks(case):
+def run_under_hooks(case, run=None):
     """A forward pass under the bus alone, without the observers that `trace` brings."""
-    batch = one_name(case.ids, case.model.config)
-    run = case.model.hooks.begin()
-    return forward(case.model.params, batch, run.tap("forward")), run
+    run, inputs = run or case.model.hooks.begin(), case.model.read(case.text)
+    tap = run.tap("forward")
+    return forward(case.model, np.array(inputs.tokens), inputs.targets, tap, run.replaced), run
 
 
 def constant(value):
@@ -41,8 +40,7 @@ def emitted_names(case, *globs):
 
 
 def test_observers_do_not_change_a_bit(case):
-    batch = one_name(case.ids, case.model.config)
-    plain = forward(case.model.params, batch)
+    plain, _ = run_under_hooks(case)
     with case.model.hooks.subscribe(lambda event, value: None, phases=("forward", "backward")):
         observed = trace(case.model, case.text, backward=True)
         assert np.array_equal(run_under_hooks(case)[0].logits, plain.logits)
@@ -64,8 +62,8 @@ def test_a_replacement_changes_later_events_and_stops_the_gradient(deep, name):
     events, weights = torch_run(weights, deep.ids[:-1], deep.ids[1:], model.config, {name: new})
     for other, tensor in events.items():
         agree(traced[other], new if other == name else tensor.detach().numpy(), what=other)
-    unobserved = Parameters(model.config, np.zeros_like(model.params.flat))
-    backward(model.params, done, unobserved, run.tap("backward"))
+    unobserved = {}
+    backward(done, run.tap("backward"), [*model.params], give=unobserved.__setitem__)
     for parameter, tensor in weights.items():
         for found in (traced.gradient(parameter), unobserved[parameter]):
             agree(found, torch_grad(tensor), what=f"{name} replaced: {parameter}")
@@ -303,16 +301,16 @@ def test_a_run_calls_its_own_hooks_around_those_of_the_bus(deep):
         run = bus.begin(before=[recording("first")], after=[recording("last")])
     bus.begin(after=[recording("another's")])
     with bus.subscribe(lambda e, v: calls.append("later"), "logits"):
-        forward(deep.model.params, one_name(deep.ids, deep.model.config), run.tap("forward"))
+        run_under_hooks(deep, run)
     assert calls == ["first", "bus", "last"]
     assert len(bus) == 0
 
 
 def test_each_run_has_its_own_count_and_replacements(deep):
-    bus, batch, seqs = deep.model.hooks, one_name(deep.ids, deep.model.config), ([], [])
+    bus, seqs = deep.model.hooks, ([], [])
     one = bus.begin(after=[bus.subscription(lambda e, v: seqs[0].append(e.seq) or v * 2, "logits")])
     two = bus.begin(after=[bus.subscription(lambda e, v: seqs[1].append(e.seq), "logits")])
     for run in (one, two):
-        forward(deep.model.params, batch, run.tap("forward"))
+        run_under_hooks(deep, run)
     assert seqs[0] == seqs[1]
     assert (list(one.replaced), list(two.replaced)) == (["logits"], [])

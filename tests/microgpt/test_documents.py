@@ -5,7 +5,8 @@ import pytest
 
 from microgpt_trace import Config, Tokenizer, init
 from microgpt_trace.errors import FileFormatError, InputError
-from microgpt_trace.microgpt.documents import Documents, Encoded, default_data, held_out, read_lines
+from microgpt_trace.microgpt.batch import Encoded
+from microgpt_trace.microgpt.documents import Documents, default_data, held_out, read_lines
 
 
 def fit(*lines, tokenizer=None, block_size=16):

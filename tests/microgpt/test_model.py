@@ -42,12 +42,16 @@ def test_every_event_and_every_gradient_agree_with_torch(case):
 
 
 @pytest.mark.parametrize("text", ["", "a", "emma", "abcdefghijklmno"])
-def test_untraced_gradients_equal_traced_ones(emma, text):
+def test_the_passes_of_training_equal_those_of_the_plan_up_to_rounding(emma, text):
+    """In float32. The largest difference found is 5e-7 of the largest element."""
     ids = np.array(emma.tokenizer.encode_name(text))
-    _, grads = gradients(emma.params, one_name(ids, emma.config, np.float32))
+    batch = one_name(ids, emma.config, np.float32)
+    done, (loss, grads) = forward(emma.params, batch), gradients(emma.params, batch)
     traced = trace(emma, text, backward=True)
-    for name, grad in grads.items():
-        assert np.array_equal(grad, traced.gradient(name)), name
+    assert loss == pytest.approx(traced.loss, rel=1e-6)
+    pairs = [(done.logits, traced["logits"]), (done.probs, traced["probs"])]
+    for by_hand, by_plan in [*pairs, *((grad, traced.gradient(name)) for name, grad in grads.items())]:
+        assert np.abs(by_hand - by_plan).max() <= 2e-6 * np.abs(by_plan).max()
 
 
 def test_float32_agrees_with_torch(emma):

@@ -143,7 +143,8 @@ def model_of(plan, parameters):
     return SimpleNamespace(
         plan=plan, tensors={}, dtype="float64", parameter=parameter, product=product,
         product_backward=product_backward, arrays=arrays,
-        config=SimpleNamespace(vocab_size=61), abilities=frozenset(), bos=None, ends_with_bos=False,
+        config=SimpleNamespace(vocab_size=61), trainable=False, takes_prompts=False, bos=None,
+        ends_with_bos=False,
     )  # fmt: skip
 
 

@@ -7,12 +7,19 @@ from support.judges import torch_grad, torch_run
 from support.other_plans import T, V, post_norm_plan, random_model, values_of
 
 from microgpt_trace import Config, Intervention, Model, Tokenizer, trace
+from microgpt_trace.architecture.operations import (
+    context,
+    elementwise,
+    linear,
+    norm,
+    prediction,
+    scores,
+    softmax,
+)
 from microgpt_trace.hooks.bus import HookBus
-from microgpt_trace.microgpt import forward_backward as microgpt
-from microgpt_trace.microgpt import operations
 from microgpt_trace.microgpt.checkpoint import save
 from microgpt_trace.microgpt.parameters import Parameters
-from microgpt_trace.tracing import gradient_check, microgpt_tracing
+from microgpt_trace.tracing import gradient_agreement, gradients, predicting
 from microgpt_trace.tracing.checks import Checker
 
 INFINITE = "backward of probs, position 3, element [3, 17] = -Infinity"
@@ -52,53 +59,60 @@ def mutate(monkeypatch, module, name, change):
 
 
 BROKEN = [
-    ("attention_weights_forward", leak, "causal", 0.125, "layer0.attn.weights"),
-    ("attention_weights_forward", lambda w: w * np.float32(1.001), "softmax", 1e-3, "layer0.attn.weights"),
-    ("cross_entropy_forward", lambda out: (out[0] * np.float32(0.99), out[1]), "softmax", 0.01, "probs"),
+    (softmax, "forward", leak, "causal", 0.125, "layer0.attn.weights"),
+    (softmax, "forward", lambda w: w * np.float32(1.001), "softmax", 1e-3, "layer0.attn.weights"),
+    (predicting, "softmax", lambda p: p * np.float32(0.99), "softmax", 0.01, "probs"),
 ]
 
 
-@pytest.mark.parametrize(("name", "change", "identifier", "deviation", "where"), BROKEN)
-def test_finds_wrong_weights_and_probabilities(monkeypatch, emma, name, change, identifier, deviation, where):
-    mutate(monkeypatch, operations, name, change)
+@pytest.mark.parametrize(("module", "name", "change", "identifier", "deviation", "where"), BROKEN)
+def test_finds_wrong_weights_and_probabilities(
+    monkeypatch, emma, module, name, change, identifier, deviation, where
+):
+    mutate(monkeypatch, module, name, change)
     found = next(check for check in trace(emma).checks if check.id == identifier)
     assert (found.holds, found.detail) == (False, where)
     assert found.deviation == pytest.approx(deviation, rel=1e-2)
 
 
 def test_finds_heads_of_other_channels(monkeypatch, emma):
-    plain = microgpt._head_columns
-    monkeypatch.setattr(microgpt, "_head_columns", lambda config: [*plain(config)[:3], slice(0, 4)])
+    plain = linear.columns_forward
+    other = lambda x, matrix, columns: plain(x, matrix, slice(0, 4) if columns.start == 12 else columns)  # noqa: E731
+    monkeypatch.setattr(linear, "columns_forward", other)
     assert failed(emma) == ["heads"]
 
 
 def test_finds_observers_that_change_the_run(monkeypatch, emma):
-    plain = microgpt.heads_forward
+    plain = linear.forward
 
-    def heads_forward(context, w, params, tap):
-        out = plain(context, w, params, tap)
-        return out * np.float32(1.001) if tap.wants("attn.head0") else out
+    def forward(row, run, x):
+        out = plain(row, run, x)
+        return out * np.float32(1.001) if row.parts and run.tap.wants(row.parts[0]) else out
 
-    monkeypatch.setattr(microgpt, "heads_forward", heads_forward)
+    monkeypatch.setattr(linear, "forward", forward)
     found = {check.id: check for check in trace(emma).checks}
     assert found["untraced"].holds is False
     assert 0 < found["untraced"].deviation < 0.1
 
 
 WRONG_GRADIENTS = {
-    "rmsnorm_backward": lambda dx: -dx,
-    "relu_backward": lambda dx: dx * np.float32(1.1),
-    "scores_backward": lambda grads: (grads[0], grads[1] * 0),
-    "context_backward": lambda grads: (grads[0], -grads[1]),
-    "cross_entropy_backward": lambda dx: dx * np.float32(1.01),
-    "heads_backward": lambda dcontext: dcontext * np.float32(1.01),
+    norm: lambda dx: (-dx,),
+    elementwise: lambda *grads: [dx * np.float32(1.1) for dx in grads],
+    scores: lambda dq, dk: (dq, dk * 0),
+    context: lambda dweights, dv: (dweights, -dv),
+    prediction: lambda dx: (dx * np.float32(1.01),),
+    linear: lambda dx: (dx * np.float32(1.01),),
 }
 
 
-@pytest.mark.parametrize("name", WRONG_GRADIENTS)
-def test_finds_a_wrong_gradient(monkeypatch, deep, name):
-    module = microgpt if name == "heads_backward" else operations
-    mutate(monkeypatch, module, name, WRONG_GRADIENTS[name])
+def with_gradients(monkeypatch, module, change):
+    """Change the gradients of the inputs in the backward pass of a kind."""
+    mutate(monkeypatch, module, "backward", lambda out: out._replace(inputs=tuple(change(*out.inputs))))
+
+
+@pytest.mark.parametrize("module", WRONG_GRADIENTS, ids=lambda module: module.__name__)
+def test_finds_a_wrong_gradient(monkeypatch, deep, module):
+    with_gradients(monkeypatch, module, WRONG_GRADIENTS[module])
     assert failed(deep.model, deep.text) == ["gradient"]
 
 
@@ -108,14 +122,17 @@ def test_finds_a_wrong_gradient(monkeypatch, deep, name):
 )
 def test_finds_a_gradient_that_is_partly_or_wholly_zero(monkeypatch, emma, name, part):
     """The rest of the gradient still points uphill, so differences along it agree."""
-    plain = microgpt_tracing.run_backward
+    plain = gradients.backward
 
-    def run_backward(params, done, grads, tap):
-        plain(params, done, grads, tap)
-        rows = np.abs(grads[name]).sum(axis=1).argmax() if part else ...
-        grads[name][rows] = 0
+    def backward(done, tap, wanted, *, give):
+        def changed(parameter, gradient):
+            if parameter == name:
+                gradient[np.abs(gradient).sum(axis=1).argmax() if part else ...] = 0
+            give(parameter, gradient)
 
-    monkeypatch.setattr(microgpt_tracing, "run_backward", run_backward)
+        plain(done, tap, wanted, give=changed)
+
+    monkeypatch.setattr(gradients, "backward", backward)
     assert failed(emma) == ["gradient"]
 
 
@@ -146,14 +163,9 @@ def test_right_gradients_of_scaled_models_hold(seed):
         assert off <= 1e-2 or np.abs(right).max() < 1e-4
 
 
-@pytest.mark.parametrize(
-    ("name", "seed"), [("scores_backward", 1), ("rmsnorm_backward", 4), ("softmax_backward", 4)]
-)
-def test_finds_wrong_gradients_of_scaled_models(monkeypatch, name, seed):
-    def change(out):
-        return (out[0] * 1.01, out[1]) if isinstance(out, tuple) else out * np.asarray(1.01, out.dtype)
-
-    mutate(monkeypatch, operations, name, change)
+@pytest.mark.parametrize(("module", "seed"), [(scores, 1), (norm, 4), (softmax, 4)])
+def test_finds_wrong_gradients_of_scaled_models(monkeypatch, module, seed):
+    with_gradients(monkeypatch, module, lambda dx, *others: (dx * np.asarray(1.01, dx.dtype), *others))
     assert failed(*scaled(seed)) == ["gradient"]
 
 
@@ -182,8 +194,8 @@ def test_the_command_reports_an_infinite_gradient_and_succeeds(confident, tmp_pa
 
 
 def test_an_infinite_gradient_elsewhere_is_a_failure(monkeypatch, confident):
-    plain = microgpt_tracing._vanishing
-    monkeypatch.setattr(microgpt_tracing, "_vanishing", lambda *args: np.roll(plain(*args), 1))
+    plain = gradients._vanishing
+    monkeypatch.setattr(gradients, "_vanishing", lambda *args: np.roll(plain(*args), 1))
     found = trace(confident, "qxzq", backward=True).checks[0]
     assert (found.holds, found.detail) == (False, INFINITE)
 
@@ -223,14 +235,14 @@ def test_gradients_of_exactly_zero_agree(emma):
 
 
 def test_a_relu_that_switches_in_float64_is_not_judged(emma, monkeypatch):
-    plain = gradient_check.same_relus
+    plain = gradient_agreement.same_relus
     calls = []
 
     def same_relus(a, b):
         calls.append((a, b))
         return plain(a, b) and len(calls) > 1
 
-    monkeypatch.setattr(gradient_check, "same_relus", same_relus)
+    monkeypatch.setattr(gradient_agreement, "same_relus", same_relus)
     check = trace(emma, backward=True).checks[-1]
     assert calls[0][0].logits.dtype == np.float32
     assert calls[0][1].logits.dtype == np.float64

@@ -32,7 +32,7 @@ from microgpt_trace.architecture.operations.pass_state import Gradients
 from microgpt_trace.architecture.plans import kinds
 from microgpt_trace.architecture.plans.plan import kind_of
 from microgpt_trace.errors import InputError
-from microgpt_trace.tracing import gradcheck as module
+from microgpt_trace.tracing import gradient_check as module
 
 INPUTS = SimpleNamespace(text="", tokens=TOKENS, targets=(*TOKENS[1:], None))
 ODD, ROUTED, EVERYTHING = odd_plan(), routed_plan(), everything.OWN.plan

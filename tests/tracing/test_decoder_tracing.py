@@ -16,7 +16,7 @@ from microgpt_trace.decoder import model as of_products
 from microgpt_trace.errors import InputError
 from microgpt_trace.hooks.bus import HookBus
 from microgpt_trace.render.documents.trace_as_json import trace_json
-from microgpt_trace.tracing import decoder_tracing
+from microgpt_trace.tracing import predicting, traced_run
 
 VOCAB = 61
 LAYER = "model.layers.{}.{}.weight"
@@ -127,10 +127,10 @@ def changed_first_call(function, change):
 
 
 @pytest.mark.parametrize("event", ["layer0.attn.out", "none"])
-@pytest.mark.parametrize("name", ["head_forward", "forward"])
-def test_the_recheck_finds_a_change_of_the_observed_run_only(tiny, monkeypatch, name, event):
+@pytest.mark.parametrize(("module", "name"), [(predicting, "head_forward"), (traced_run, "forward")])
+def test_the_recheck_finds_a_change_of_the_observed_run_only(tiny, monkeypatch, module, name, event):
     """Also after values that a hook replaced."""
-    monkeypatch.setattr(decoder_tracing, name, changed_first_call(getattr(interpreter, name), 0.25))
+    monkeypatch.setattr(module, name, changed_first_call(getattr(interpreter, name), 0.25))
     doubled = [event] if event in tiny.hooks.specs else []
     with tiny.hooks.subscribe(lambda e, v: v * 2 if e.name in doubled else None):
         found = check_of(run(tiny, recheck=True), "untraced")
@@ -145,7 +145,7 @@ def test_the_recheck_compares_positions_without_logits(tiny, monkeypatch, positi
     change = (np.arange(7) == 0)[:, None] * 0.25
     monkeypatch.setattr(logits, "PART", VOCAB)
     monkeypatch.setattr(logits, "HELD", 1)
-    monkeypatch.setattr(decoder_tracing, "forward", changed_first_call(interpreter.forward, change))
+    monkeypatch.setattr(traced_run, "forward", changed_first_call(interpreter.forward, change))
     found = check_of(run(tiny, recheck=True, positions=positions), "untraced")
     assert (found.holds, found.deviation) == (False, pytest.approx(0.25, abs=1e-5))
 
@@ -167,7 +167,7 @@ def test_two_threads_give_the_same_bits_as_one(decoder_folder, monkeypatch, case
 @pytest.mark.parametrize("part", [2 * VOCAB, 7 * VOCAB])
 def test_finds_rows_that_do_not_sum_to_one_in_parts(tiny, monkeypatch, part):
     monkeypatch.setattr(logits, "PART", part)
-    monkeypatch.setattr(decoder_tracing, "softmax", lambda x: softmax(x) * np.float32(1.1))
+    monkeypatch.setattr(predicting, "softmax", lambda x: softmax(x) * np.float32(1.1))
     found = check_of(run(tiny), "softmax")
     print(found)
     assert (found.holds, found.detail) == (False, "probs")
@@ -269,7 +269,7 @@ def part_sizes(monkeypatch):
         sizes.append(len(x))
         return sound(model, x, *tap)
 
-    monkeypatch.setattr(decoder_tracing, "head_forward", recording)
+    monkeypatch.setattr(predicting, "head_forward", recording)
     return sizes
 
 
@@ -313,13 +313,13 @@ def test_a_hook_or_a_kept_array_gets_all_logits_at_once(tiny, monkeypatch, part_
 
 
 def slowed(monkeypatch, name, seconds):
-    sound = getattr(decoder_tracing, name)
+    sound = getattr(predicting, name)
 
     def slow(*args):
         sleep(seconds)
         return sound(*args)
 
-    monkeypatch.setattr(decoder_tracing, name, slow)
+    monkeypatch.setattr(predicting, name, slow)
 
 
 def test_the_time_of_logits_in_parts_covers_the_head_only(tiny, monkeypatch):

@@ -7,7 +7,16 @@ from support.sweeps import some_of
 from support.tiny_microgpts import CASES
 
 from microgpt_trace import Config, Model, Tokenizer, gradcheck, init, trace
-from microgpt_trace.microgpt import forward_backward as microgpt
+from microgpt_trace.architecture.interpreter import backward as interpreter
+from microgpt_trace.architecture.operations import (
+    context,
+    elementwise,
+    linear,
+    norm,
+    prediction,
+    scores,
+    softmax,
+)
 from microgpt_trace.microgpt import operations
 
 
@@ -72,31 +81,54 @@ def one_element_of(dx):
     return dx
 
 
-WRONG = {
+ROWS = {
+    "sign of rmsnorm": (norm, lambda dx: (-dx,), {"wte", "wpe", "embed.sum"}),
+    "one element of relu": (elementwise, lambda *g: map(one_element_of, g), {"layer0.mlp_fc1"}),
+    "keys without gradient": (scores, lambda dq, dk: (dq, dk * 0), {"layer0.attn_wk", "layer0.attn.k"}),
+    "sign of the values": (context, lambda dw, dv: (dw, -dv), {"layer0.attn_wv"}),
+    "softmax": (softmax, lambda d: (d * 0.5,), {"layer0.attn_wq", "layer0.attn_wk"}),
+    "products": (linear, lambda d: (d * 1.1,), {"wte", "layer0.attn_wv", "layer0.attn.context"}),
+    "loss": (prediction, lambda d: (d * 1.0001,), {"lm_head", "layer0.mlp_fc2"}),
+}
+
+
+@pytest.mark.parametrize(("module", "change", "hit"), ROWS.values(), ids=ROWS)
+def test_finds_a_wrong_backward_pass_of_a_kind(monkeypatch, small, module, change, hit):
+    plain = module.backward
+
+    def backward(*args):
+        gradients = plain(*args)
+        return gradients._replace(inputs=tuple(change(*gradients.inputs)))
+
+    monkeypatch.setattr(module, "backward", backward)
+    wrong = wrong_rows(small).keys()
+    assert hit <= wrong, f"found {sorted(wrong)}"
+    assert "layer0.mlp_fc1" not in wrong or module is not scores
+
+
+TRAINING = {
     "sign of rmsnorm": ("rmsnorm_backward", lambda dx: -dx, {"wte", "wpe"}),
-    "one element of relu": ("relu_backward", one_element_of, {"layer0.mlp_fc1"}),
     "keys without gradient": ("scores_backward", lambda g: (g[0], g[1] * 0), {"layer0.attn_wk"}),
-    "sign of the values": ("context_backward", lambda g: (g[0], -g[1]), {"layer0.attn_wv"}),
-    "softmax": ("softmax_backward", lambda d: d * 0.5, {"layer0.attn_wq", "layer0.attn_wk"}),
-    "heads": ("heads_backward", lambda d: -d, {"wte", "layer0.attn_wv", "layer0.attn.context"}),
     "loss": ("cross_entropy_backward", lambda d: d * 1.0001, {"lm_head", "layer0.mlp_fc2"}),
 }
 
 
-@pytest.mark.parametrize(("name", "change", "hit"), WRONG.values(), ids=WRONG)
-def test_finds_a_wrong_backward_pass(monkeypatch, small, name, change, hit):
-    module = microgpt if name == "heads_backward" else operations
-    plain = getattr(module, name)
-    monkeypatch.setattr(module, name, lambda *args: change(plain(*args)))
+@pytest.mark.parametrize(("name", "change", "hit"), TRAINING.values(), ids=TRAINING)
+def test_finds_a_wrong_backward_pass_of_training(monkeypatch, small, name, change, hit):
+    plain = getattr(operations, name)
+    monkeypatch.setattr(operations, name, lambda *args: change(plain(*args)))
     wrong = wrong_rows(small).keys()
-    assert hit <= wrong, f"found {sorted(wrong)}"
-    assert "layer0.mlp_fc1" not in wrong or name not in ("heads_backward", "scores_backward")
+    assert hit <= wrong <= set(small.params), f"found {sorted(wrong)}"
 
 
 def test_checks_the_gradient_of_replaced_heads(monkeypatch, small):
     """A part of the backward pass runs only if a hook replaces the gradient of a head."""
-    columns = microgpt._head_columns
-    monkeypatch.setattr(microgpt, "_head_columns", lambda config: [*columns(config)[:-1], slice(0, 4)])
+    plain = interpreter._Walk._changed_parts
+
+    def wrong(walk, row, dy):
+        return [(part, dpart * 1.01) for part, dpart in plain(walk, row, dy)]
+
+    monkeypatch.setattr(interpreter._Walk, "_changed_parts", wrong)
     found = wrong_rows(small)
     assert "layer0.attn_wo" in found
     assert found["layer0.attn_wo"].hooked > 1e-3
@@ -118,12 +150,13 @@ LAYER = ("mlp.residual", "mlp.up", "mlp.norm", "attn.residual", "attn.out", "att
 
 
 def show_other_gradient(monkeypatch, name, show, use):
-    plain = microgpt.layer_backward
+    """Show another gradient of an event than the gradient that the backward pass uses."""
+    plain = interpreter.backward
 
-    def layer_backward(dx, cache, w, g, params, rows, tap):
-        return plain(dx, cache, w, g, params, rows, OtherGradient(tap, name, show, use))
+    def backward(done, tap, *args, **options):
+        plain(done, OtherGradient(tap, f"layer0.{name}", show, use), *args, **options)
 
-    monkeypatch.setattr(microgpt, "layer_backward", layer_backward)
+    monkeypatch.setattr("microgpt_trace.tracing.gradient_check.backward", backward)
 
 
 @pytest.mark.parametrize("name", some_of(LAYER, every=4, sweep=2))

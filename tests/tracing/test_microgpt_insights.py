@@ -15,7 +15,9 @@ from microgpt_trace import trace, train
 from microgpt_trace.measuring.norms import NormRows
 from microgpt_trace.microgpt.model import Schedule, TrainingState
 from microgpt_trace.text.wording import at_most, counted
-from microgpt_trace.tracing.microgpt_insights import ENOUGH, insights_of
+from microgpt_trace.tracing.collector import TracedRun
+from microgpt_trace.tracing.insights import insights_of
+from microgpt_trace.tracing.text_insights import ENOUGH, PREDICATES
 
 IDS = ["rmsnorm", "attention", "relu", "predictions", "pattern"]
 
@@ -170,9 +172,11 @@ def test_the_pattern_lists_the_events(emma, deep):
 
 
 def test_missing_events_do_not_match_the_pattern(emma):
-    traced, norms = trace(emma, values=["probs"]), NormRows(1e-5, {"embed.norm": 0.0}, {"embed.norm": 1.0})
-    events = [e for e in traced if e.name != "layer0.attn.q"]
-    *_, found = insights_of(events, norms, [3.0] * 5, traced["probs"], emma)
+    traced, norms = trace(emma, values=["probs"]), NormRows({}, {"embed.norm": 0.0}, {"embed.norm": 1.0})
+    stats = {event.name: event.stats for event in traced if event.name != "layer0.attn.q"}
+    *_, found = insights_of(
+        PREDICATES, TracedRun(emma, traced.input, stats, norms, [3.0] * 5, traced["probs"], ())
+    )
     assert found.holds is False
     assert "attn_norm → k_proj" in found.text
 

@@ -16,7 +16,9 @@ from microgpt_trace.architecture.plans.plan import Plan
 from microgpt_trace.measuring.norms import NormRows
 from microgpt_trace.microgpt.parameters import Parameters
 from microgpt_trace.text.wording import fixed, value_and_limit
-from microgpt_trace.tracing.decoder_insights import insights_of
+from microgpt_trace.tracing.collector import TracedRun
+from microgpt_trace.tracing.insights import insights_of
+from microgpt_trace.tracing.layer_insights import PREDICATES
 
 SEEDS = [*range(40), *(in_sweep(seed, whole=True) for seed in range(40, 100))]
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
@@ -204,7 +206,9 @@ def test_other_steps_do_not_match_the_pattern(ten):
     traced, norms = trace(ten, tokens=list(TOKENS)), NormRows({}, {"final.norm": 0.0}, {"final.norm": 1.0})
     unnormed = Plan([row for row in ten.plan.values() if row.name != "layer0.attn.norm"])
     other = SimpleNamespace(config=ten.config, plan=unnormed)
-    found = list(insights_of(other, traced.layers, norms, traced.input))
+    found = list(
+        insights_of(PREDICATES, TracedRun(other, traced.input, {}, norms, (), np.empty(0), traced.layers))
+    )
     assert (found[-1].id, found[-1].holds) == ("pattern", False)
 
 

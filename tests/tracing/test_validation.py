@@ -13,7 +13,8 @@ from microgpt_trace.architecture.operations import context, norm, rotation, scor
 from microgpt_trace.architecture.plans import rope
 from microgpt_trace.decoder import model as shared
 from microgpt_trace.errors import InputError
-from microgpt_trace.tracing import decoder_tracing, microgpt_tracing
+from microgpt_trace.tracing import predicting
+from microgpt_trace.tracing.trace import trace
 from microgpt_trace.tracing.validation import validate
 
 TOKENS = [17, 3, 44, 3, 60, 0]
@@ -99,7 +100,7 @@ def with_tap(monkeypatch, kind, name):
     def forward(model, tokens, tap=interpreter.SILENT, cache=None, **options):
         return plain(model, tokens, kind(tap, name), cache, **options)
 
-    monkeypatch.setattr("microgpt_trace.tracing.decoder_tracing.forward", forward)
+    monkeypatch.setattr("microgpt_trace.tracing.traced_run.forward", forward)
 
 
 def test_an_event_that_changes_when_copied_fails(decoders, monkeypatch):
@@ -161,12 +162,12 @@ def test_a_wrong_rotation_fails(decoders, case, change, monkeypatch):
 
 
 def test_probs_that_the_predictions_do_not_use_fail(decoders, monkeypatch):
-    plain = decoder_tracing.predictions_of
+    plain = predicting.predictions_of
 
     def wrong_predictions(model, inputs, rows, logits, probs, *rest):
-        return plain(model, inputs, rows, logits, decoder_tracing.softmax(logits), *rest)
+        return plain(model, inputs, rows, logits, predicting.softmax(logits), *rest)
 
-    monkeypatch.setattr(decoder_tracing, "predictions_of", wrong_predictions)
+    monkeypatch.setattr(predicting, "predictions_of", wrong_predictions)
     assert "probs" in names_with(validate(decoders("llama_gqa")[0], tokens=TOKENS), "failed")
 
 
@@ -223,12 +224,13 @@ def test_the_inputs_of_a_zero_head_are_dead(emma):
 
 
 def test_a_loss_that_ignores_its_inputs_fails(emma, monkeypatch):
-    real = microgpt_tracing.forward
+    untouched = trace(emma).loss
 
-    def deaf(params, batch, *tap):
-        return real(params, batch, *tap)._replace(loss=real(params, batch).loss)
+    def deaf(*args):
+        return plain(*args)._replace(loss=untouched)
 
-    monkeypatch.setattr(microgpt_tracing, "forward", deaf)
+    plain = predicting.predict
+    monkeypatch.setattr("microgpt_trace.tracing.traced_run.predict", deaf)
     assert names_with(validate(emma, "emma", names=["loss"]), "failed") == ["loss"]
 
 

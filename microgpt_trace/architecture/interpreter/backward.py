@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import field, replace
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -25,7 +25,7 @@ from ..model import LanguageModel
 from ..operations.by_kind import arithmetic_of, values_for_backward
 from ..operations.pass_state import Gradients, PassState
 from ..operations.prediction import known_targets
-from ..plans.kinds import Experts, Linear, Loss, Probabilities
+from ..plans.kinds import Activation, Experts, Linear, Loss, Probabilities
 from ..plans.plan import NOTHING, Operation, Plan
 from .run import compute, head_forward, head_input, pass_forward, row_forward
 
@@ -85,7 +85,14 @@ class ForwardPass:
     # them.
     logits: Array = field(default_factory=lambda: np.empty(0))
     loss: float = math.nan  # the mean of -log P(target) over known targets
-    relus: ClassVar[Sequence[Array]] = ()  # inputs of ReLUs, which are not collected
+
+    @property
+    def relus(self) -> list[Array]:
+        """The inputs of the ReLUs that were kept for a backward pass."""
+        assert isinstance(self.run.tap, ValuesTap)
+        used = self.run.tap.used
+        rows = [row for row in self.run.model.plan.of_kind(Activation) if row.kind.function == "ReLU"]
+        return [used[row.inputs[0]] for row in rows if row.inputs[0] in used]
 
 
 class _Tiled(dict[str, Array]):

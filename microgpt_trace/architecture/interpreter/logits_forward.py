@@ -45,7 +45,7 @@ def run_together(model: LanguageModel, inputs: TraceInput, tap_of: TapOf, n: int
     for number, of_sequence in enumerate(losses):
         if of_sequence:
             mean = math.fsum(of_sequence) / len(of_sequence)
-            tap_of([number]).emit("loss", np.asarray(np.float32(mean)))
+            tap_of([number]).emit("loss", np.asarray(mean, model.dtype))
 
 
 def _losses(model: LanguageModel, final: Array, targets: Sequence[int | None], tap: Tap) -> list[list[float]]:

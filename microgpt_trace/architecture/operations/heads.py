@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterable
 
 import numpy as np
 
-from ...arrays.linear import ignoring, share
 from ...arrays.stats import Array
+from ...arrays.threads import share
 from ..formulas.formula import ElementAt, Over, PlaceAlong, TermOf
 from ..formulas.steps import Pass
 from ..plans.kinds import Context, Scores
@@ -45,7 +45,7 @@ def share_heads(fill: Callable[[slice], None], heads: int, workers: int) -> None
     """Divide the heads among `workers` threads. Each thread calls `fill` with a slice of heads."""
 
     def fill_ignoring(part: slice) -> None:
-        with ignoring():
+        with np.errstate(over="ignore", invalid="ignore"):
             fill(part)
 
     bounds = [heads * n // workers for n in range(workers + 1)]

@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
 
-from ...arrays.linear import PARALLEL
 from ...arrays.stats import Array
-from ...arrays.threads import available_cores
+from ...arrays.threads import PARALLEL, available_cores
 from ...hooks.bus import SILENT, Tap
 from ..plans.kinds import Rotation
 from ..plans.plan import NOTHING

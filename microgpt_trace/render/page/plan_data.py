@@ -50,11 +50,11 @@ def _event(row: Operation, model: LanguageModel, formulas: Formulas) -> dict[str
         "formula": _data(None if formulas.is_cut(row.name) else formulas.forward(row.name)),
         "ways": _ways(row.name, formulas),
     }  # fmt: skip
-    thing = "letter" if "gradients" in model.abilities else "token"
+    thing = "letter" if model.trainable else "token"
     event["says"] = event_sentence(plan, row, shapes, thing)
     if row.parts:
         event["ofParts"] = _data(formula_of_parts(row, formulas))
-    if "gradients" not in model.abilities and not fits_a_page(row):
+    if not model.trainable and not fits_a_page(row):
         event["never"] = 1
     if row.name in plan.branches:
         event["stream"] = plan.branches[row.name]

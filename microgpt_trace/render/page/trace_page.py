@@ -52,7 +52,7 @@ def trace_page(
         "terms": logit_terms(trace, model, recorded or {}),
     }  # fmt: skip
     title = f"{on_one_line(trace.input.text) or 'tokens'} · microgpt trace"
-    main = "overview" if "gradients" in model.abilities else "model_overview"
+    main = "overview" if model.trainable else "model_overview"
     return page(title, _body(trace, model, sections, line), document, arrays, main)
 
 
@@ -76,7 +76,7 @@ def _arrays(
     production model contains only parameter vectors. Masked elements become 0, because no view shows masked
     elements."""
     arrays = {PREFIX[phase] + name: array for (phase, name), array in trace.arrays.items()}
-    if "gradients" in model.abilities:
+    if model.trainable:
         arrays |= {name: model.parameter(name) for name in model.config.shapes()}
     pictures: dict[str, Any] = {}
     for name, record in recorded.items():
@@ -112,7 +112,7 @@ def _run(trace: Trace, model: LanguageModel) -> dict[str, Any]:
         "labels": [shown_token(label) for label in trace.input.labels],
         "layers": model.config.n_layer, "scalar": trace.scalar.name if trace.scalar else None,
     }  # fmt: skip
-    if "gradients" in model.abilities:
+    if model.trainable:
         size = model.config.vocab_size
         run["vocabulary"] = [shown_token(model.label(token, target=True)) for token in range(size)]
         run["seen"] = [shown_token(model.label(token)) for token in range(size)]
@@ -231,7 +231,7 @@ def _without_scripts(sections: Sequence[Section]) -> Markup:
 def _still(trace: Trace, model: LanguageModel) -> Markup:
     """Return the picture for browsers without JavaScript, for a microGPT."""
     kept = all(("forward", row.name) in trace.arrays for row in model.plan.of_kind(Softmax)[:1])
-    if "gradients" not in model.abilities or not kept:
+    if not model.trainable or not kept:
         return Markup()
     return element("noscript", static_picture(trace, model.plan))
 

@@ -8,7 +8,7 @@ from functools import partial
 from ...architecture.plans.plan import kind_of
 from ...grouping import grouped
 from ...text.wording import counted
-from ...tracing.gradient_check import GradientCheck
+from ...tracing.slopes import GradientCheck
 from ...tracing.validation import Validation, Verdict
 from ..numbers import exponent, figure, ratio
 from ..sections import Column, Section, Table, Words, alarm, fields, name_of, words

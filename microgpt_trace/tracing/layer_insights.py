@@ -1,12 +1,12 @@
-"""The insights of a decoder's trace. Each insight states whether a predicate holds for the run."""
+"""Predicates about the norms with a gain and about the measured layers of a run."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby, pairwise
 
-from ..architecture.model import TraceInput
+from ..architecture.model import LanguageModel
 from ..architecture.plans.event_words import words_of_kind
 from ..architecture.plans.kinds import (
     Activation,
@@ -22,13 +22,13 @@ from ..architecture.plans.kinds import (
     Softmax,
 )
 from ..architecture.plans.plan import Operation, Plan, kind_of
-from ..decoder.model import Decoder
 from ..measuring.definitions import GROWN, MASSIVE, SINK, STILL, UNIT_RMS
-from ..measuring.norms import NormRows
 from ..rounding.invariants import OF_NORMS
 from ..text.printable import shown_token
 from ..text.wording import counted, fixed, number, percent, value_and_limit
-from .findings import Insight, Numbers, Outcome, unknown
+from .collector import TracedRun
+from .findings import Numbers, Outcome, unknown
+from .insights import Predicate, first_of
 from .result import LayerRow
 
 TITLES = {
@@ -38,43 +38,9 @@ TITLES = {
 }
 
 
-def insights_of(
-    model: Decoder, layers: Sequence[LayerRow], norms: NormRows, inputs: TraceInput
-) -> Iterator[Insight]:
-    """Evaluate every predicate on the layers of a run."""
-    plan, (_, *streams) = model.plan, model.plan.streams
-    weights = plan.of_kind(Softmax)[max(layers, key=lambda row: row.sink or 0.0).layer].name
-    predicates: dict[str, tuple[str, str, Callable[[], Outcome]]] = {  # title, event to look at, predicate
-        norms.of.partition(" ")[0].lower(): (
-            f"{norms.of} normalization", plan.of_kind(Norm)[0].name, lambda: _normalization(norms)
-        ),
-        "growth": (TITLES["growth"], streams[-1], lambda: growth([row.row_norm for row in layers])),
-        "massive": (
-            "Massive activations", streams[max(layers, key=lambda row: abs(row.peak)).layer],
-            lambda: _massive(layers, inputs),
-        ),
-        "sinks": (TITLES["sinks"], weights, lambda: _sinks(model, layers, inputs)),
-        "turn": (
-            TITLES["turn"], streams[max(layers, key=lambda row: row.turn).layer],
-            lambda: turn({row.layer: row.turn for row in layers}),
-        ),
-    }  # fmt: skip
-    reason = _not_measurable(layers, norms)
-    for identifier, (title, about, evaluate) in predicates.items():
-        yield Insight(identifier, title, *(unknown(reason) if reason else evaluate()), about)
-    yield Insight("pattern", "Comparison with microGPT", *_pattern(model))
-
-
-def _not_measurable(layers: Sequence[LayerRow], norms: NormRows) -> str:
-    """Return why the measurements of the layers cannot be judged, or an empty text."""
-    if any(row.nan_count or row.inf_count for row in layers):
-        return "the run contains values that are not finite"
-    figures = [*norms.off.values(), *(v for row in layers for v in (row.row_norm, row.turn, row.peak))]
-    zero = "a row of the residual stream is zero, or too large to be squared"
-    return "" if all(map(math.isfinite, figures)) else zero
-
-
-def _normalization(norms: NormRows) -> Outcome:
+def normalization(seen: TracedRun) -> Outcome:
+    """Judge whether norms with a gain scale every row to RMS 1, apart from the gain."""
+    norms = seen.norms
     off, least = norms.off, norms.least
     if not off:
         return unknown("no norm has a gain")
@@ -101,6 +67,10 @@ def _normalization(norms: NormRows) -> Outcome:
             "input is small compared with √eps. The L2 after such a norm depends on the size of its input."
         )
     return least[tightest] >= UNIT_RMS, f"{text} {effect}", numbers
+
+
+def growth_of(seen: TracedRun) -> Outcome:
+    return growth([row.row_norm for row in seen.layers])
 
 
 def growth(sizes: Sequence[float], what: str = "the median row norm") -> Outcome:
@@ -132,7 +102,10 @@ def growth(sizes: Sequence[float], what: str = "the median row norm") -> Outcome
     return factor >= GROWN, text, numbers | {"largest_step": steps[top]}
 
 
-def _massive(layers: Sequence[LayerRow], inputs: TraceInput) -> Outcome:
+def massive(seen: TracedRun) -> Outcome:
+    """Judge whether an element of the residual stream is much larger than the median."""
+    layers, inputs = seen.layers, seen.inputs
+
     def times(row: LayerRow) -> float:
         return abs(row.peak) / row.typical if row.typical else math.inf
 
@@ -147,21 +120,22 @@ def _massive(layers: Sequence[LayerRow], inputs: TraceInput) -> Outcome:
     )
     if times(row) < MASSIVE:
         return False, f"None. {place}. A massive element has {limit} times the median or more.", numbers
-    massive = [r for r in layers if times(r) >= MASSIVE]
-    same = [r for r in massive if (r.peak_position, r.peak_channel) == (row.peak_position, row.peak_channel)]
-    count = "all" if len(same) == len(massive) else len(same)
+    found = [r for r in layers if times(r) >= MASSIVE]
+    same = [r for r in found if (r.peak_position, r.peak_channel) == (row.peak_position, row.peak_channel)]
+    count = "all" if len(same) == len(found) else len(same)
     here = f", in {count} of these layers at this position and channel"
     text = (
-        f"{place}. After {len(massive)} of {counted(len(layers), 'layer')} the largest element is {limit} "
-        f"times the median or more{here * (len(massive) > 1)}."
+        f"{place}. After {len(found)} of {counted(len(layers), 'layer')} the largest element is {limit} "
+        f"times the median or more{here * (len(found) > 1)}."
     )
     return True, text, numbers
 
 
-def _sinks(model: Decoder, layers: Sequence[LayerRow], inputs: TraceInput) -> Outcome:
-    windows = [kind.window for kind in model.plan.kinds(Softmax)]
-    shares = {row.layer: row.sink for row in layers if row.sink is not None and windows[row.layer] is None}
-    later = range(1, len(inputs.tokens))
+def sinks_of(seen: TracedRun) -> Outcome:
+    windows = [kind.window for kind in seen.plan.kinds(Softmax)]
+    rows = [row for row in seen.layers if windows[row.layer] is None]
+    shares = {row.layer: row.sink for row in rows if row.sink is not None}
+    later = range(1, len(seen.inputs.tokens))
     even = math.fsum(1 / (position + 1) for position in later) / max(len(later), 1)
     return sinks(shares, even, any(windows), "the prompt has one position")
 
@@ -188,6 +162,10 @@ def sinks(shares: Mapping[int, float], even: float, windowed: bool, reason: str)
     return bool(sinking), text, numbers
 
 
+def turn_of(seen: TracedRun) -> Outcome:
+    return turn({row.layer: row.turn for row in seen.layers})
+
+
 def turn(cosines: Mapping[int, float], what: str = "median cosine") -> Outcome:
     """Judge which layers barely change the direction of the residual stream. `cosines` has the cosine of the
     input and output of each layer, and `what` describes the cosine in words."""
@@ -206,16 +184,16 @@ def turn(cosines: Mapping[int, float], what: str = "median cosine") -> Outcome:
 PATTERN = ("norm", "attn", "residual", "norm", "ffn", "residual")  # a layer of microGPT
 
 
-def _pattern(model: Decoder) -> Outcome:
+def pattern(seen: TracedRun) -> Outcome:
     """Compare the layers of the model with a layer of microGPT."""
-    plan, depth = model.plan, len(model.plan.layers)
+    plan, depth = seen.plan, len(seen.plan.layers)
     patterns = [tuple(step for step, _ in groupby(_steps(plan, rows))) for rows in plan.layers]
-    others = [pattern for pattern in patterns if pattern != PATTERN]
+    others = [own for own in patterns if own != PATTERN]
     lead = f"microGPT runs the same pattern: {' → '.join(PATTERN)}. This model has"
     if others:
         where = "The layers of this model" if len(others) == depth else f"{len(others)} of {depth} layers"
         lead = f"{where} do not follow microGPT's pattern, but run {' → '.join(others[0])}. This model has"
-    differences = [f"{depth} layers instead of 1" if depth > 1 else "", *_differences(model)]
+    differences = [f"{depth} layers instead of 1" if depth > 1 else "", *_differences(seen.model)]
     return not others, f"{lead} {', '.join(filter(None, differences))}.", {"layers": float(depth)}
 
 
@@ -231,7 +209,7 @@ def _steps(plan: Plan, rows: Sequence[Operation]) -> Iterator[str]:
             yield "norm"
 
 
-def _differences(model: Decoder) -> Iterator[str]:
+def _differences(model: LanguageModel) -> Iterator[str]:
     """Yield what the rows of the model have and the rows of microGPT lack, or an empty text."""
     config, plan, depth = model.config, model.plan, len(model.plan.layers)
     act, norms, turns = plan.kinds(Activation)[0].function, plan.of_kind(Norm), plan.of_kind(Rotation)
@@ -263,3 +241,22 @@ def _differences(model: Decoder) -> Iterator[str]:
         ended = "capped " if isinstance(kind, Cap) else "scaled "
         words = ended * (name == "logits") + words_of_kind(name)
         yield words if words.endswith("s") else f"a {words}"
+
+
+PREDICATES = (
+    Predicate("{}", "{} normalization", normalization, first_of(Norm)),
+    Predicate("growth", TITLES["growth"], growth_of, lambda run: run.streams[-1]),
+    Predicate(
+        "massive", "Massive activations", massive,
+        lambda run: run.streams[max(run.layers, key=lambda row: abs(row.peak)).layer],
+    ),
+    Predicate(
+        "sinks", TITLES["sinks"], sinks_of,
+        lambda run: run.plan.of_kind(Softmax)[max(run.layers, key=lambda row: row.sink or 0.0).layer].name,
+    ),
+    Predicate(
+        "turn", TITLES["turn"], turn_of,
+        lambda run: run.streams[max(run.layers, key=lambda row: row.turn).layer],
+    ),
+    Predicate("pattern", "Comparison with microGPT", pattern),
+)  # fmt: skip

@@ -1,23 +1,22 @@
-"""The insights of a microGPT's trace. Each insight states whether a predicate holds for the run."""
+"""Predicates about a whole text, in which every position has a target, by the statistics of its events."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Mapping
+from operator import attrgetter
 
 import numpy as np
 
 from ..architecture.plans.event_words import steps_of
 from ..architecture.plans.kinds import Activation, Norm, Probabilities, Softmax
-from ..architecture.plans.plan import Plan
-from ..arrays.stats import Array, TensorStats
-from ..hooks.event import TraceEvent
+from ..arrays.stats import TensorStats
 from ..measuring.definitions import UNIT_RMS
-from ..measuring.norms import NormRows
-from ..microgpt.model import Model
 from ..rounding.invariants import OF_NORMS
 from ..text.wording import at_most, counted, decimals, fixed, listed, percent, span, value_and_limit
-from .findings import Insight, Numbers, Outcome, unknown
+from .collector import TracedRun
+from .findings import Numbers, Outcome, unknown
+from .insights import Predicate, first_of
 
 SMALL_BRANCH = 0.25  # largest L2 of a small perturbation, as a share of the residual stream's L2
 SPARSE = (0.2, 0.8)  # the output of ReLU is called sparse if its share of zeros is in this range
@@ -25,28 +24,7 @@ SPARSELY = "leaves a sparse representation"
 ENOUGH = 20.0  # smallest likelihood ratio that counts as evidence (by chance, for at most 1 text in 20)
 LARGE = math.log(1e6)  # log of a ratio: larger ratios are printed as powers of ten
 
-Stats = dict[str, TensorStats]
-
-
-def insights_of(
-    events: Sequence[TraceEvent], norms: NormRows, losses: Sequence[float], probs: Array, model: Model
-) -> Iterator[Insight]:
-    """Evaluate every predicate on a run. `events` are the forward events of the run, and `norms` describes
-    the rows of the model's norms. `probs` [N, V] are the probabilities after all hooks, and `losses` are the
-    losses of the N targets."""
-    stats = {event.name: event.stats for event in events if event.stats is not None}
-    finite, plan = not any(s.nonfinite_count for s in stats.values()), model.plan
-    predicates: dict[str, tuple[str, type | None, Callable[[], Outcome]]] = {  # title, event kind, predicate
-        "rmsnorm": ("RMSNorm normalization", Norm, lambda: _rmsnorm(stats, norms, len(losses), model)),
-        "attention": ("Attention and the residual stream", Softmax, lambda: _attention(stats, plan)),
-        "relu": ("ReLU sparsity", Activation, lambda: _relu(stats, plan)),
-        "predictions": ("Predictions", Probabilities, lambda: _predictions(losses, probs, model.untrained)),
-        "pattern": ("Comparison with Llama and Qwen", None, lambda: _pattern({e.name for e in events}, plan)),
-    }
-    for identifier, (title, kind, evaluate) in predicates.items():
-        evaluated = finite or kind is None
-        outcome = evaluate() if evaluated else unknown("the run contains values that are not finite")
-        yield Insight(identifier, title, *outcome, plan.of_kind(kind)[0].name if kind else "")
+Stats = Mapping[str, TensorStats]
 
 
 def _l2(stats: Stats, name: str) -> float:
@@ -55,9 +33,11 @@ def _l2(stats: Stats, name: str) -> float:
     return value
 
 
-def _rmsnorm(stats: Stats, norms: NormRows, rows: int, model: Model) -> Outcome:
+def rmsnorm(seen: TracedRun) -> Outcome:
+    """Judge whether norms without gain scale every row to RMS 1."""
+    stats, norms, rows = seen.stats, seen.norms, len(seen.inputs.tokens)
     off, least, worst, tightest = norms.off, norms.least, norms.worst, norms.tightest
-    before, width = _l2(stats, model.plan.of_kind(Norm)[0].inputs[0]), model.config.n_embd
+    before, width = _l2(stats, seen.plan.of_kind(Norm)[0].inputs[0]), seen.model.config.n_embd
     expected = math.sqrt(rows * width)
     numbers: Numbers = {"expected": expected, "before": before}
     if not off[worst] <= OF_NORMS:
@@ -87,7 +67,9 @@ def _rmsnorm(stats: Stats, norms: NormRows, rows: int, model: Model) -> Outcome:
     return True, text, numbers
 
 
-def _attention(stats: Stats, plan: Plan) -> Outcome:
+def attention(seen: TracedRun) -> Outcome:
+    """Judge whether attention is a small perturbation of the residual stream."""
+    stats, plan = seen.stats, seen.plan
     sums = [name for name in plan.residuals if plan[name].stage == "attention"]  # one sum for each layer
     inputs = [plan.residuals[name] for name in sums]
     before, written = ([_l2(stats, name) for name in names] for names in zip(*inputs, strict=True))
@@ -119,7 +101,9 @@ def _attention(stats: Stats, plan: Plan) -> Outcome:
     return small, text, numbers
 
 
-def _relu(stats: Stats, plan: Plan) -> Outcome:
+def relu(seen: TracedRun) -> Outcome:
+    """Judge whether ReLU leaves a sparse representation."""
+    stats, plan = seen.stats, seen.plan
     shares, sentences, shapes = [], [], plan.shapes(1)
     kinds: dict[str, list[str]] = {}
     for i, row in enumerate(plan.of_kind(Activation)):
@@ -151,7 +135,7 @@ def _sparsity(share: float) -> tuple[str, str]:
     return percent(share), SPARSELY
 
 
-def _predictions(losses: Sequence[float], probs: Array, untrained: bool) -> Outcome:
+def predictions(seen: TracedRun) -> Outcome:
     """Judge whether the traced text shows that the model is better or worse than a uniform guess.
 
     The measure is the likelihood ratio: the model's probability of the text divided by the probability under
@@ -160,8 +144,9 @@ def _predictions(losses: Sequence[float], probs: Array, untrained: bool) -> Outc
     less. Both bounds follow from Markov's inequality, because the mean of the ratio (or of its inverse) is 1.
     The bounds on the likelihood ratio hold for texts of any length.
     """
-    count, size = len(losses), probs.shape[1]
-    wide = probs.astype(np.float64)
+    losses, (_, size) = seen.losses, seen.probs.shape
+    count = len(losses)
+    wide = seen.probs.astype(np.float64)
     if wide.min() < 0 or np.abs(wide.sum(axis=1) - 1).max() > 1e-3:
         return unknown("a row of the probabilities does not sum to 1, or a probability is negative")
     surprise = -np.log(np.where(wide > 0, wide, 1.0))
@@ -181,7 +166,7 @@ def _predictions(losses: Sequence[float], probs: Array, untrained: bool) -> Outc
         f"probabilities would give a mean loss of {decimals(own)} ± {decimals(spread)} (standard deviation "
         f"over {counted(count, 'position')})."
     )
-    if untrained:
+    if seen.model.untrained:
         return None, f"{measured} The model is untrained: it has learned nothing.", numbers
     ratio, _ = value_and_limit(math.exp(min(abs(gain), 700.0)), ENOUGH, fixed, 1)
     likely = ratio if abs(gain) < LARGE else f"10^{abs(gain) / math.log(10):.1f}"
@@ -201,8 +186,9 @@ _CHAIN = (
 )  # fmt: skip
 
 
-def _pattern(names: Collection[str], plan: Plan) -> Outcome:
-    chains = [steps_of(row for row in rows if row.name in names) for rows in plan.layers]
+def pattern(seen: TracedRun) -> Outcome:
+    """Compare the layers of the model with a layer of Llama."""
+    chains = [steps_of(row for row in rows if row.name in seen.stats) for rows in seen.plan.layers]
     numbers: Numbers = {"layers": float(len(chains))}
     if any(chain != _CHAIN for chain in chains):
         text = f"The events seen do not follow the pattern of a Llama layer: {' → '.join(chains[0])}."
@@ -214,3 +200,20 @@ def _pattern(names: Collection[str], plan: Plan) -> Outcome:
         "wpe, and a norm before the head."
     )
     return True, text, numbers
+
+
+def _has_gains(run: TracedRun) -> bool:
+    return any(row.kind.gain for row in run.plan.of_kind(Norm))
+
+
+def _uses_relu(run: TracedRun) -> bool:
+    return run.plan.kinds(Activation)[0].nonnegative
+
+
+PREDICATES = (
+    Predicate("{}", "{} normalization", rmsnorm, first_of(Norm), lambda run: not _has_gains(run)),
+    Predicate("attention", "Attention and the residual stream", attention, first_of(Softmax)),
+    Predicate("relu", "ReLU sparsity", relu, first_of(Activation), _uses_relu),
+    Predicate("predictions", "Predictions", predictions, first_of(Probabilities), attrgetter("is_whole")),
+    Predicate("pattern", "Comparison with Llama and Qwen", pattern),
+)
