@@ -50,11 +50,11 @@ def replacing(values: Mapping[str, Array]) -> Tap:
 class EditTap:
     """A tap for n sequences. `edits` maps an event to pairs of a sequence number and an edit."""
 
-    def __init__(self, edits: dict[str, list[tuple[int, Edit]]], n: int, prefix: str = "") -> None:
-        self._edits, self._n, self._prefix = edits, n, prefix
+    def __init__(self, edits: dict[str, list[tuple[int, Edit]]], n: int) -> None:
+        self._edits, self._n = edits, n
 
     def emit(self, name: str, value: Array) -> Array:
-        edits = self._edits.get(self._prefix + name)
+        edits = self._edits.get(name)
         if not edits:
             return value
         edited = np.array(value)
@@ -64,7 +64,4 @@ class EditTap:
         return edited
 
     def wants(self, name: str) -> bool:
-        return self._prefix + name in self._edits
-
-    def layer(self, index: int) -> Tap:
-        return EditTap(self._edits, self._n, f"layer{index}.")
+        return name in self._edits

@@ -35,9 +35,6 @@ class Tap(Protocol):
     def wants(self, name: str) -> bool:
         """Return True if the model should compute and emit a value that needs an extra computation."""
 
-    def layer(self, index: int) -> Tap:
-        """Return a tap that puts `layer{index}.` in front of every name."""
-
 
 class SilentTap:
     """The tap of a run without hooks."""
@@ -48,9 +45,6 @@ class SilentTap:
 
     def wants(self, name: str) -> bool:
         return False
-
-    def layer(self, index: int) -> Tap:
-        return self
 
     def spend(self) -> None:
         """See `PartsTap`."""
@@ -157,7 +151,7 @@ class Run:
 
     def tap(self, phase: Phase) -> Tap:
         """Return the tap to which the model emits the values of this phase."""
-        return _BusTap(self, phase, "")
+        return _BusTap(self, phase)
 
     def listeners(self, phase: Phase, name: str) -> list[Subscription]:
         return [s for s in self.subscriptions if phase in s.phases and name in s.names]
@@ -234,17 +228,12 @@ class Run:
 class _BusTap:
     run: Run
     phase: Phase
-    prefix: str
 
     def emit(self, name: str, value: Array) -> Array:
-        return self.run.deliver(self.phase, self.prefix + name, value)
+        return self.run.deliver(self.phase, name, value)
 
     def wants(self, name: str) -> bool:
-        name = self.prefix + name
         return name in self.run.replaced or bool(self.run.listeners(self.phase, name))
-
-    def layer(self, index: int) -> Tap:
-        return _BusTap(self.run, self.phase, f"layer{index}.")
 
 
 class PartsTap(_BusTap):
@@ -254,7 +243,7 @@ class PartsTap(_BusTap):
     def emit(self, name: str, value: Array) -> Array:
         if not value.ndim:  # the gradient of the loss
             return super().emit(name, value)
-        run, name = self.run, self.prefix + name
+        run = self.run
         seconds, (*others, rows, width) = perf_counter() - run.resumed, value.shape
         listeners = run.listeners(self.phase, name)
         stats = _stats_of_part(value, run.specs[name].causal) if listeners else None
@@ -294,8 +283,8 @@ def accepting_parts(tap: Tap, names: Sequence[str]) -> Iterator[PartsTap | Silen
     whole. Afterwards, call the hooks with the events."""
     if not isinstance(tap, _BusTap):
         yield None if any(map(tap.wants, names)) else SILENT
-    elif any(tap.run.wants_whole(tap.prefix + name, (tap.phase,)) for name in names):
+    elif any(tap.run.wants_whole(name, (tap.phase,)) for name in names):
         yield None
     else:
-        yield PartsTap(tap.run, tap.phase, tap.prefix)
+        yield PartsTap(tap.run, tap.phase)
         tap.run.announce_parts()

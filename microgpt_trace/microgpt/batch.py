@@ -15,8 +15,8 @@ from .parameters import Config
 from .tokenizer import Tokenizer
 
 SHORT = 32  # positions of a name that runs alone with its heads stacked, which takes half the time there
-MERGED = 32  # in training, names of different lengths run together until a group has so many
-QUERIES = 64  # in training, queries of a block
+MERGED = 32  # names of different lengths run together until a group has so many
+QUERIES = 64  # queries of a block
 
 
 class Group(NamedTuple):
@@ -24,18 +24,17 @@ class Group(NamedTuple):
     shorter than the longest name of the group."""
 
     rows: slice
-    queries: int  # the number of queries of a block
     source: Array  # [n, H, T] the head of a row to copy, as an index into [rows*H], or rows*H for zeros
     place: Array  # [rows, H] the index of each head of a row in [n*H*T]
 
     @classmethod
-    def of(cls, first: int, lengths: Array, n_head: int, training: bool) -> Group:
+    def of(cls, first: int, lengths: Array, n_head: int) -> Group:
         names, longest, rows = len(lengths), int(lengths[-1]), int(lengths.sum())
         cells = np.arange(names * n_head * longest).reshape(names, n_head, longest)
         place = cells.swapaxes(1, 2)[np.arange(longest) < lengths[:, None]]
         source = np.full_like(cells, rows * n_head)
         source.ravel()[place] = np.arange(rows * n_head).reshape(rows, n_head)
-        return cls(slice(first, first + rows), QUERIES if training else longest, source, place)
+        return cls(slice(first, first + rows), source, place)
 
     def heads(self, x: Array) -> Array:
         """Copy the heads of the rows of this group: [N, C] -> [n, H, T, D]"""
@@ -48,14 +47,14 @@ class Group(NamedTuple):
         return by_row.reshape(*by_row.shape[:2], -1)
 
 
-def groups_of(lengths: Array, n_head: int, training: bool) -> tuple[Group, ...]:
-    """Group the names of a batch, sorted from short to long. Names of one length stay together. Only in
-    training, the last digits of a name may depend on the other names."""
+def groups_of(lengths: Array, n_head: int) -> tuple[Group, ...]:
+    """Group the names of a batch, sorted from short to long. Names of one length stay together. The last
+    digits of a name may depend on the other names."""
     groups, start, end, row = list[Group](), 0, 0, 0
     for rows, names, _ in equal_lengths(lengths):
         end += names
-        if not training or end - start >= MERGED or end == len(lengths):
-            groups.append(Group.of(row, lengths[start:end], n_head, training))
+        if end - start >= MERGED or end == len(lengths):
+            groups.append(Group.of(row, lengths[start:end], n_head))
             start, row = end, rows.stop
     return tuple(groups)
 
@@ -82,8 +81,8 @@ class Batch(NamedTuple):
 class Packer:
     """Makes batches for one model, and caches one-hot rows and data that depend only on lengths of names."""
 
-    def __init__(self, config: Config, dtype: DType = np.float32, training: bool = False) -> None:
-        self.config, self.dtype, self._training = config, dtype, training
+    def __init__(self, config: Config, dtype: DType = np.float32) -> None:
+        self.config, self.dtype = config, dtype
         self._tokens = np.eye(config.vocab_size, dtype=dtype)
         self._positions = np.eye(config.block_size, dtype=dtype)
         self._by_length: dict[int, tuple[PackedRows, Array]] = {}
@@ -97,7 +96,7 @@ class Packer:
     def _add_length(self, length: int) -> tuple[PackedRows, Array]:
         """Cache and return the rows for a name of this length, and the `targets` of each token: [V, V]"""
         share = np.array(1 / length, self.dtype)
-        groups = () if length <= SHORT else groups_of(np.array([length]), self.config.n_head, self._training)
+        groups = () if length <= SHORT else groups_of(np.array([length]), self.config.n_head)
         rows = PackedRows(np.arange(length), self._positions[:length], share, groups)
         self._by_length[length] = result = rows, self._tokens * share
         return result
@@ -108,7 +107,7 @@ class Packer:
         positions = np.arange(len(tokens)) - np.repeat(lengths.cumsum() - lengths, lengths)
         share = np.repeat(1 / (len(lengths) * lengths), lengths).astype(self.dtype)[:, None]
         targets = self._tokens.take(next_tokens, 0) * share
-        groups = groups_of(lengths, self.config.n_head, self._training)
+        groups = groups_of(lengths, self.config.n_head)
         packed_rows = PackedRows(positions, self._positions.take(positions, 0), share, groups)
         return Batch(tokens, self._tokens.take(tokens, 0), targets, packed_rows)
 
@@ -122,7 +121,7 @@ class Encoded:
         self.stream = encoded_names(names, tokenizer)
         self.lengths = np.fromiter((len(name) + 1 for name in names), np.intp, len(names))
         self.starts = np.concatenate(([0], self.lengths.cumsum()))
-        self._packer = Packer(config, dtype, training=True)
+        self._packer = Packer(config, dtype)
         self._starts = self.starts.tolist()  # slicing is faster with Python integers
 
     def one(self, index: int) -> Batch:

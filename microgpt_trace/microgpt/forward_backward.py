@@ -12,7 +12,7 @@ import numpy as np
 
 from ..arrays.stats import Array
 from . import operations
-from .batch import Batch, PackedRows
+from .batch import QUERIES, Batch, PackedRows
 from .parameters import LayerWeights, Parameters
 
 
@@ -97,7 +97,7 @@ def attention_forward(x_n: Array, w: LayerWeights, params: Parameters, rows: Pac
     context, caches = np.empty_like(q), []
     for group in rows.groups:
         q_g, k_g, v_g = map(group.heads, (q, k, v))
-        heads, cache = blocks_forward(q_g, k_g, v_g, group.queries)
+        heads, cache = blocks_forward(q_g, k_g, v_g, QUERIES)
         context[group.rows] = group.side_by_side(heads[None])
         caches.append(cache)
     return context, caches

@@ -80,9 +80,6 @@ class _Noisy(NamedTuple):
     def wants(self, name: str) -> bool:
         return self.tap.wants(name)
 
-    def layer(self, index: int) -> Tap:
-        return _Noisy(self.tap.layer(index), self.noise)
-
 
 def _moved(model: LanguageModel, moves: Moves, done: ForwardPass) -> Iterator[Mapping[str, Array]]:
     """Yield the gradients of passes with noise, to estimate the effect of rounding on a gradient."""

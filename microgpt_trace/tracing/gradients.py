@@ -191,7 +191,7 @@ def _differentiate(
     names, vocab_size = [*(row.name for row in model.plan.head), "probs"], model.config.vocab_size
     whole = any(run.wants_whole(name, ("forward", "backward")) for name in names)
     size = None if whole or len(rows) <= rows_of_a_part(vocab_size) else rows_held(vocab_size)
-    head = run.tap("backward") if size is None else PartsTap(run, "backward", "")
+    head = run.tap("backward") if size is None else PartsTap(run, "backward")
     of = [
         TokenLogit(rows.index(scalar.position), token, factor)
         for token, factor in ((scalar.target, 1.0), (scalar.against, -1.0))

@@ -39,7 +39,7 @@ def predict(
     """Compute the predictions at `rows` and the mean loss, in parts if no hook needs all logits at once."""
     vocab_size, names = model.config.vocab_size, [*(row.name for row in model.plan.head), "probs"]
     is_parted = len(rows) > rows_of_a_part(vocab_size) and not any(map(run.wants_whole, names))
-    tap = PartsTap(run, "forward", "") if is_parted else forward_tap
+    tap = PartsTap(run, "forward") if is_parted else forward_tap
     size = rows_held(vocab_size) if is_parted else len(rows)
     predictions: list[Prediction] = []
     for start in range(0, len(rows), size):

@@ -77,7 +77,7 @@ def test_a_long_text_agrees_with_torch_in_blocks_of_queries_and_in_one_block(row
     assert traced.ok
     for name, tensor in events.items():
         agree(traced[name], tensor.detach().numpy(), what=name)
-    loss, grads = gradients(model.params, one_name(ids, config, training=True))
+    loss, grads = gradients(model.params, one_name(ids, config))
     agree(loss, events["loss"].item(), what="loss")
     for name, tensor in weights.items():
         agree(traced.gradient(name), torch_grad(tensor), what=f"d {name}")
@@ -108,7 +108,7 @@ def test_a_batch_gives_the_mean_of_its_names(lengths):
     params = Parameters.random(config, 1, np.float64)
     params.flat *= 4
     names = random_names(lengths, config)
-    loss, grads = gradients(params, packed_names(names, config, training=True))
+    loss, grads = gradients(params, packed_names(names, config))
     singles = [gradients(params, one_name(ids, config)) for ids in names]
     agree(loss, np.mean([each for each, _ in singles]), what="loss")
     agree(grads.flat, np.mean([g.flat for _, g in singles], axis=0), what="gradient")

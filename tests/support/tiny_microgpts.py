@@ -9,16 +9,16 @@ from microgpt_trace.microgpt.batch import Packer
 from microgpt_trace.microgpt.parameters import Parameters
 
 
-def one_name(ids, config, dtype=np.float64, training=False):
+def one_name(ids, config, dtype=np.float64):
     """Return a batch of one name, from its ids with both BOS."""
-    return Packer(config, dtype, training).one(np.asarray(ids))
+    return Packer(config, dtype).one(np.asarray(ids))
 
 
-def packed_names(names, config, dtype=np.float64, training=False):
+def packed_names(names, config, dtype=np.float64):
     """Return a batch of several names, each as its ids with both BOS."""
     names = sorted(names, key=len)
     tokens, targets = (np.concatenate(own) for own in ([n[:-1] for n in names], [n[1:] for n in names]))
-    return Packer(config, dtype, training).several(tokens, targets, np.array([len(ids) - 1 for ids in names]))
+    return Packer(config, dtype).several(tokens, targets, np.array([len(ids) - 1 for ids in names]))
 
 
 @dataclass(frozen=True)

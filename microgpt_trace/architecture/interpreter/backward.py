@@ -52,9 +52,6 @@ class ValuesTap:
     def wants(self, name: str) -> bool:
         return name in self._names or self._tap.wants(name)
 
-    def layer(self, index: int) -> Tap:
-        raise NotImplementedError("this tap needs full names of events, such as layer0.attn.q")
-
 
 def keeping_tap(plan: Plan, length: int, tap: Tap) -> ValuesTap:
     """Return a tap that keeps values of a text of this length for a backward pass: the residual stream, and

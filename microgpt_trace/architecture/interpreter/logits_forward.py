@@ -99,6 +99,3 @@ class _TapOfTexts:
 
     def wants(self, name: str) -> bool:
         return self.tap.wants(name)
-
-    def layer(self, index: int) -> Tap:
-        return _TapOfTexts(self.tap.layer(index), self.n)
