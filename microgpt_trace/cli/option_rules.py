@@ -5,42 +5,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Mapping, Sequence
-from typing import NamedTuple
 
 from ..errors import InputError
-
-
-class Conflict(NamedTuple):
-    """The `options` cannot be combined with any option in `beside`. An entry "--a --b" of `beside` means that
-    --a and --b are both given. If `options` is empty, the rule is about all options except `but_for`."""
-
-    options: tuple[str, ...]
-    beside: tuple[str, ...]
-    reason: str = ""
-    but_for: tuple[str, ...] = ()
-
-    def broken(self, names: Sequence[str]) -> str:
-        """Return an error message if the given options break the rule, else ""."""
-        for others in map(str.split, self.beside):
-            for option in self.options or names:
-                if option in names and option not in (*others, *self.but_for) and {*others} <= {*names}:
-                    return f"{_described(option)} cannot be combined with {' and '.join(others)}"
-        return ""
-
-
-class Needs(NamedTuple):
-    """An option that has no effect without one of the options `one_of`."""
-
-    option: str
-    one_of: tuple[str, ...]
-    reason: str = ""
-
-    def broken(self, names: Sequence[str]) -> str:
-        """Return an error message if the given options break the rule, else ""."""
-        if self.option not in names or set(self.one_of) & set(names):
-            return ""
-        return f"{self.option} needs {' or '.join(self.one_of)}"
-
+from ..tracing.options import OF_LOGITS, TRACE_RULES, Conflict, Needs, described
 
 _JSON = ("--json", "--jsonl")
 _FORCE = Needs("--force", ("--html", "--plot"), "--force allows overwriting files")
@@ -49,12 +16,6 @@ _OF_THE_RUN = (
     "--payload",
 )  # fmt: skip
 _OF_EVENTS = ("TEXT", "--tokens", "--positions", "--map", "--layout", "--plot")
-_OF_LOGITS = (
-    Needs("--against", ("--backward",), "--against is for gradients"),
-    Needs("--position", ("--backward",), "--position is for gradients"),
-    Needs("--against", ("--target",), "--against is subtracted from the logit of --target"),
-    Needs("--position", ("--target",), "--position is the position of the logit of --target"),
-)
 _BANDS = ("--compute", "--calibrate", "--factor", "--atol")
 
 # The rules of each command. Arguments have the names that the usage shows, such as TEXT.
@@ -71,11 +32,7 @@ RULES: dict[str, tuple[Conflict | Needs, ...]] = {
         Conflict(("--brief",), _JSON, "a JSON document is always complete"),
         Needs("--force", ("--save", "--out", "--html", "--plot"), "--force allows overwriting files"),
         Needs("--html-budget", ("--html",), "--html-budget limits the size of the page"),
-        Needs("--target", ("--backward", "--lens"), "--target names the token of a gradient, or of the lens"),
-        Needs("--parameters", ("--backward",), "--parameters is for gradients"),
-        *_OF_LOGITS,
-        Conflict(("--backward",), ("--generate",), "the backward pass is only for the text"),
-        Needs("--temperature", ("--generate",), "--temperature is for sampling tokens"),
+        *(rule.on_command_line() for rule in TRACE_RULES),
         Conflict(("--special",), ("--chat",), "--chat always parses special tokens"),
     ),
     "diff": (
@@ -95,7 +52,7 @@ RULES: dict[str, tuple[Conflict | Needs, ...]] = {
     "explain": (
         Conflict(("--backward", "--plot"), ("--by-writer",)),
         Needs("--target", ("--backward",), "--target names the token of a gradient"),
-        *_OF_LOGITS,
+        *(rule.on_command_line() for rule in OF_LOGITS),
         _FORCE,
     ),
     "attribute": (
@@ -175,7 +132,7 @@ def refuse(names: Mapping[str, str], beside: str, but_for: Collection[str]) -> N
     request, such as "two surveys"."""
     for name, spelling in names.items():
         if name not in but_for:
-            raise InputError(f"{_described(spelling)} cannot be combined with {beside}")
+            raise InputError(f"{described(spelling)} cannot be combined with {beside}")
 
 
 def requested_schema(command: str, names: Sequence[str]) -> str:
@@ -190,8 +147,3 @@ def counterpart(message: str) -> str:
     """Return advice if an error of Click is about an option or a command of apr, else ""."""
     match = re.match(r"No such (?:option: |command ')([a-z-]+)", message)
     return f"{match[1]}: {COUNTERPARTS[match[1]]}" if match and match[1] in COUNTERPARTS else ""
-
-
-def _described(option: str) -> str:
-    """Return the spelling of an option, "a text" for TEXT, or "an argument" for any other argument."""
-    return option if option.startswith("-") else "a text" if option == "TEXT" else "an argument"

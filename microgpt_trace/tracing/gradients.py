@@ -42,8 +42,6 @@ def scalar_of(
 ) -> Scalar:  # fmt: skip
     """Return the scalar whose gradients are computed. Without a target this is the loss, or the logit of the
     last prediction if there is no loss. Raises InputError if an argument does not fit the prompt."""
-    if target is None and (against is not None or position is not None):
-        raise InputError(f"{'position' if against is None else 'against'}: needs a target")
     if target is None and loss is not None:
         return Scalar("loss")
     rows = [prediction.position for prediction in predictions]

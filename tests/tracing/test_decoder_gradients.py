@@ -174,15 +174,15 @@ def test_json_names_the_scalar(tiny):
 
 
 @pytest.mark.parametrize(("options", "expected"), [
-    ({"generate": 2}, "backward and generate"),
-    ({"against": 5}, "against: needs a target"),
+    ({"generate": 2}, "backward cannot be combined with generate"),
+    ({"against": 5}, "against needs target"),
     ({"target": 5, "against": 5}, "target and against are both b"),
     ({"target": 5, "position": 99}, "position 99"),
     ({"target": 5, "position": 2, "positions": [0, 1]}, "position 2: expected a position with logits, 0-1"),
     ({"step": True}, "step: expected a microGPT"),
-    ({"target": 5, "backward": False}, "target: needs"),
-    ({"position": 5, "backward": False}, "need backward=True"),
-    ({"parameters": ["wte"], "backward": False}, "parameters and on_gradient: need backward=True"),
+    ({"target": 5, "backward": False}, "target needs backward or lens"),
+    ({"position": 5, "backward": False}, "position needs backward"),
+    ({"parameters": ["wte"], "backward": False}, "parameters needs backward"),
     ({"parameters": ["layer1.wq"]}, "'layer1.wq' matches no parameter of this model"),
 ])  # fmt: skip
 def test_requests_that_do_not_fit(tiny, options, expected):

@@ -121,7 +121,7 @@ def test_a_target_is_named_by_text_or_id(decoder_folder):
 
 def test_there_are_no_rows_without_the_lens_option(tiny):
     assert trace(tiny, tokens=[1, 2]).lens == ()
-    with pytest.raises(InputError, match="lens=True"):
+    with pytest.raises(InputError, match="needs backward or lens"):
         trace(tiny, tokens=[1, 2], target="#3")
 
 
