@@ -27,7 +27,7 @@ class Check:
     detail: str = ""
 
 
-def gradient_check(detail: str, allowed: float, deviation: float | None = None) -> Check:
+def agreement_check(detail: str, allowed: float, deviation: float | None = None) -> Check:
     """Return the check of a gradient. If the gradient was not checked, `detail` is the reason."""
     holds = None if deviation is None else deviation <= allowed
     return Check("gradient", "gradients agree with finite differences", holds, deviation, allowed, detail)

@@ -16,7 +16,7 @@ from ..architecture.model import LanguageModel, TraceInput
 from ..arrays.stats import Array
 from ..hooks.bus import Run, Tap
 from ..rounding.invariants import OF_SLOPES, OF_SUMS
-from .findings import Check, gradient_check
+from .findings import Check, agreement_check
 from .gradient_check import Hooks, Moves
 from .slopes import same_relus
 
@@ -43,24 +43,24 @@ def agreement_of_parameters(
     judged, because other hooks replaced values.
     """
     if replaced:
-        return gradient_check("values were replaced", LEAST)
+        return agreement_check("values were replaced", LEAST)
     if not all(np.isfinite(gradient).all() for gradient in gradients.values()):
-        return gradient_check("a gradient is not finite", LEAST)
+        return agreement_check("a gradient is not finite", LEAST)
     if not math.isfinite(done.loss):
-        return gradient_check("the loss is not finite", LEAST)
+        return agreement_check("the loss is not finite", LEAST)
     moves = Moves(model, inputs, [*gradients], 1, hooks)
     middle, exact = moves.whole_gradients()
     if not same_relus(done, middle):
-        return gradient_check("a ReLU is at its kink and switches in float64", LEAST)
+        return agreement_check("a ReLU is at its kink and switches in float64", LEAST)
     checks = list(_against_float64(gradients, exact, []))
     if not all(check.holds for check in checks):
         moved = list(islice(_moved(model, moves, done), PASSES))
         if not moved:
-            return gradient_check("a ReLU is at its kink and switches if rounding changes", LEAST)
+            return agreement_check("a ReLU is at its kink and switches if rounding changes", LEAST)
         checks = list(_against_float64(gradients, exact, moved))
     for row in moves.along_directions(middle, exact):
         detail = f"{row.name}: {row.analytic:.7g} against {row.numeric:.7g}"
-        checks.append(gradient_check(detail, OF_SLOPES, row.relative_error))
+        checks.append(agreement_check(detail, OF_SLOPES, row.relative_error))
     return max(checks, key=lambda check: (check.deviation or 0.0) / check.tolerance)
 
 
@@ -101,7 +101,7 @@ def _against_float64(
         at = np.unravel_index(off.argmax(), off.shape)
         size = float(np.abs(right).max()) or 1.0
         detail = f"{name}[{','.join(map(str, at))}]: {traced[name][at]:.7g} against {right[at]:.7g}"
-        yield gradient_check(detail, max(LEAST, MARGIN * spread / size), float(off[at]) / size)
+        yield agreement_check(detail, max(LEAST, MARGIN * spread / size), float(off[at]) / size)
 
 
 def agreement_of_an_event(
@@ -113,9 +113,9 @@ def agreement_of_an_event(
     differently in the two directions, so that the step is too large, the gradient is not judged."""
     name, size = next(iter(model.plan)), float(np.linalg.norm(gradient.astype(np.float64)))
     if run.replaced or run.altered:
-        return gradient_check("hooks replaced values or gradients", ALLOWED)
+        return agreement_check("hooks replaced values or gradients", ALLOWED)
     if not 0 < size < math.inf:
-        return gradient_check(f"the gradient of {name} is {'0' if size == 0 else 'not finite'}", ALLOWED)
+        return agreement_check(f"the gradient of {name} is {'0' if size == 0 else 'not finite'}", ALLOWED)
     targets = [inputs.targets[row] for row in rows]
 
     def run_at(step: float) -> tuple[float, float]:
@@ -129,8 +129,8 @@ def agreement_of_an_event(
     above, below = (run_at(sign * change / size)[0] for sign in (1, -1))
     slope, bend = (above - below) / (2 * change), abs(above + below - 2 * middle) / (2 * change)
     if not bend <= BENT:
-        return gradient_check(
+        return agreement_check(
             f"the {run.scalar} is not linear within the smallest step that rounding allows", ALLOWED
         )
     detail = f"{name}: {size:.6g} against {slope * size:.6g}, along the direction of the gradient"
-    return gradient_check(detail, ALLOWED + bend, abs(slope - 1))
+    return agreement_check(detail, ALLOWED + bend, abs(slope - 1))

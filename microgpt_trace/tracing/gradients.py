@@ -24,7 +24,7 @@ from ..microgpt.training import one_step
 from ..running.token_names import chosen_positions, token_label, token_of
 from ..text.wording import ranges
 from .collector import Collector
-from .findings import Check, TargetGradients, gradient_check
+from .findings import Check, TargetGradients, agreement_check
 from .gradient_agreement import ALLOWED, agreement_of_an_event, agreement_of_parameters
 from .observers import Observers
 from .options import Token, TraceOptions
@@ -196,7 +196,7 @@ def _differentiate(
         if token is not None and scalar.position is not None
     ]
     backward(done, run.tap("backward"), wanted, of, size, head, run.announce_parts, give)
-    check = gradient_check("only with --recheck, which runs three more forward passes", ALLOWED)
+    check = agreement_check("only with --recheck, which runs three more forward passes", ALLOWED)
     if options.recheck:
         check = agreement_of_an_event(model, inputs, of, rows, kept.arrays["backward", first], run)
     return check, tuple(norms)
