@@ -88,6 +88,11 @@ class SurveyedLayer:
     massive: int
     farthest: SurveyExample | None
 
+    @property
+    def massive_share(self) -> float | None:
+        """The share of documents with a massive activation, or None without documents."""
+        return self.massive / self.documents if self.documents else None
+
 
 @frozen
 class SurveyedRouter:
