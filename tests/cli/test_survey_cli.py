@@ -40,7 +40,8 @@ def run(place, words, **how):
 
 @pytest.mark.parametrize("words", [
     "microgpt.safetensors names.txt --top 2 --histograms '*'", "microgpt.safetensors names.txt --verbose",
-    "decoder texts.txt --top 2 --histograms '*' --events '*'", "decoder '*.jsonl.gz' --field said --max-tokens 3 --verbose",
+    "decoder texts.txt --top 2 --histograms '*' --events '*'",
+    "decoder '*.jsonl.gz' --field said --max-tokens 3 --verbose",
 ])  # fmt: skip
 def test_output_fits_the_screen_and_the_document_its_schema(place, words):
     for width in (80, 120):
