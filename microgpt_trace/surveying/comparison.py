@@ -48,7 +48,7 @@ class Difference:
     `distance` is |b - a| for shares, cosines and mean 1/rank, and |b - a| / |a| for losses, spreads and the
     growth of a layer. The change of an entropy is divided by the largest possible entropy. The distance of an
     event's mean or RMS is ||b - a|| / ||rms_a|| over the channels. The distance of a channel or a token is
-    its part of the distance of the event or of the loss. If a number of values that are not finite changes,
+    its part of the distance of the event or of the loss, and a token counts as often as in A. If a number of values that are not finite changes,
     its distance is infinite.
     `error` is the standard error of b - a, for a loss by text. `remark` describes a change of the head role,
     or of the list of dead or outlier channels.
@@ -149,11 +149,12 @@ def compare_surveys(
         raise InputError(f"{called[1]}: expected an event of {called[0]} with the same size, found none")
     changed, other_tokens = _changed_tallies(a.tallies, b.tallies), _other_tokens(a, b)
     not_compared = grouped((place for place in reasons if reasons[place]), reasons.__getitem__)
-    if missing := [own for own in figures if other_tokens and (own.a is None or own.b is None)]:
-        not_compared["known in one survey only"] = [
-            _RowPlace("", f"{own.figure} of {own.name}") for own in missing
-        ]
-        figures = [own for own in figures if own not in missing]
+    if other_tokens:  # a figure that only one survey has follows from the texts
+        for own in figures:
+            if own.a is None or own.b is None:
+                place = _RowPlace("", f"{own.figure} of {own.name}")
+                not_compared.setdefault("known in one survey only", []).append(place)
+        figures = [own for own in figures if own.a is not None and own.b is not None]
     far = (own for own in figures if own.kind == "event" and (rtol is None or own.distance > rtol))
     differing = (own for own in figures if own.distance or own.remark)
     sides = [

@@ -17,7 +17,7 @@ LEGEND = (
     "distance: the change of a share, a cosine or a mean 1/rank; the relative change of a loss, a spread or "
     "a growth; for an entropy, relative to the largest possible entropy; for a mean or RMS of an event, "
     "||B - A|| / ||rms_A|| over channels; for a channel or a token, its part of the distance of the event or "
-    "the loss",
+    "the loss, with the counts of A",
     "±: standard error of B - A, which treats the texts of both sides as unrelated, because a survey does "
     "not store the loss of each text",
 )
@@ -65,10 +65,15 @@ def _verdict(result: SurveyComparison) -> Section:
 
 
 def _table(rows: Sequence[Difference], verbose: bool) -> list[Section]:
-    by_kind = grouped(rows, lambda own: own.kind)
-    hidden = {} if verbose else {kind: own[MOST:] for kind, own in by_kind.items() if kind != "prediction"}
-    left = [f"{len(own):,} of kind {kind}" for kind, own in hidden.items() if own]
-    more = [words(f"not shown: {listed(left)}, with smaller distances; --verbose shows all")] if left else []
+    shown, left = [], Counter[str]()
+    for kind, group in grouped(rows, lambda own: own.kind).items():
+        most = len(group) if verbose or kind == "prediction" else MOST
+        shown += group[:most]
+        left[kind] = len(group[most:])
+    counts = [f"{count:,} of kind {kind}" for kind, count in left.items() if count]
+    more = (
+        [words(f"not shown: {listed(counts)}, with smaller distances; --verbose shows all")] if counts else []
+    )
     columns = [
         Column("what", name_of, whole=True),
         *fields(str, {"figure": "figure"}, right=False),
@@ -77,7 +82,7 @@ def _table(rows: Sequence[Difference], verbose: bool) -> list[Section]:
         *fields(distance, {"distance": "distance"}),
         Column("", _remark, remark=True),
     ]
-    shown = [own for own in rows if own not in hidden.get(own.kind, ())]
+    shown.sort(key=lambda own: -own.distance)
     aside, about = "the largest distances first", attrgetter("event")
     return table_section("Differences", columns, shown, *LEGEND, about=about, aside=aside, more=more)
 
