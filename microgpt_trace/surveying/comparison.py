@@ -48,10 +48,9 @@ class Difference:
     `distance` is |b - a| for shares, cosines and mean 1/rank, and |b - a| / |a| for losses, spreads and the
     growth of a layer. The change of an entropy is divided by the largest possible entropy. The distance of an
     event's mean or RMS is ||b - a|| / ||rms_a|| over the channels. The distance of a channel or a token is
-    its part of the distance of the event or of the loss, and a token counts as often as in A. If a number of values that are not finite changes,
-    its distance is infinite.
-    `error` is the standard error of b - a, for a loss by text. `remark` describes a change of the head role,
-    or of the list of dead or outlier channels.
+    its part of the distance of the event or of the loss, and a token counts as often as in A. If a number of
+    values that are not finite changes, its distance is infinite. `error` is the standard error of b - a, for
+    a loss by text. `remark` describes a change of the head role, or of the list of dead or outlier channels.
     """
 
     kind: str

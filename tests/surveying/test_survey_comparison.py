@@ -222,6 +222,12 @@ def test_names_outliers_and_dead_channels_of_one_survey(surveys):
         assert (own.name, own.remark) == (f"{event}[3]", f"outlier only in {side}")
         assert own.distance == pytest.approx(rows(result, "event")[event, "RMS"].distance)  # no other changed
     assert "outlier only in A" in rendered(survey_comparison_sections(result), 120)
+    squares = 1e-6 * a.tallies[f"{event}/squares"].values()
+    squares[3] *= 1e6  # the same as in A, but the median is smaller
+    (own,) = rows(compare_surveys(a, changed(a, f"{event}/squares", None, squares)), "channel").values()
+    assert (own.name, own.remark, own.distance) == (f"{event}[3]", "outlier only in B", 0)
+    unknown = changed(loud, f"{event}/values", 3, 0)
+    assert rows(compare_surveys(loud, unknown), "channel") == {}
 
 
 # --- Other texts, models and vocabularies -----------------------------------------------------
