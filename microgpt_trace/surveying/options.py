@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from ..corpus.corpus import MOST
 from ..errors import OptionError
 from ..text.brief import brief
 from ..text.frozen import frozen
@@ -31,13 +32,12 @@ class SurveyOptions:
 
     def __post_init__(self) -> None:
         """Raise OptionError if a value is out of range or two values contradict each other."""
-        for name, value, least, most in (
-            ("top", self.top, 0, MOST_EXAMPLES), ("max_tokens", self.max_tokens, 1, None),
-            ("workers", self.workers, 0, MOST_WORKERS),
-        ):  # fmt: skip
-            if value is not None and not (least <= value and (most is None or value <= most)):
-                expected = f"{least} or more" if most is None else f"{least} to {most:,}"
-                raise OptionError(f"{{{name}}}: expected {expected}, found {{found}}", found=brief(value))
+        limits = {"top": (0, MOST_EXAMPLES), "max_tokens": (1, MOST), "workers": (0, MOST_WORKERS)}
+        for name, (least, most) in limits.items():
+            value = getattr(self, name)
+            if value is not None and not least <= value <= most:
+                found = brief(value)
+                raise OptionError(f"{{{name}}}: expected {least:,} to {most:,}, found {{found}}", found=found)
         if not 1 <= self.shard[0] <= self.shard[1]:
             found = "/".join(map(str, self.shard))
             raise OptionError("{shard}: expected I/N with I from 1 to N, found {found}", found=found)

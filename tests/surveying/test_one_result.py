@@ -62,21 +62,6 @@ def test_packs_depend_only_on_the_numbers_of_documents(monkeypatch):
     assert (unfit.texts, unfit.number, unfit.place) == (5, 1, "x:2"), reason
 
 
-def test_a_shard_of_several_packs_has_the_sums_of_its_packs(monkeypatch):
-    set_pack_size(monkeypatch, 8)
-    model, order = init(), order_for(init(), SurveyOptions(("*",), ("*",)))
-    documents = [Document(i, text, "x", i + 1) for i, text in enumerate(MANY)]
-    whole, merged, *others = (
-        survey_shard(model, order, part)
-        for part in (documents, documents[:8], documents[8:16], documents[16:])
-    )
-    for other in others:
-        merged.merge(other)
-    for name, own in whole.tallies.items():
-        for part, array in own.arrays().items():
-            np.testing.assert_array_equal(array, merged.tallies[name].arrays()[part], f"{name} {part}")
-
-
 # --- Parts that do not belong together --------------------------------------------------------
 
 
