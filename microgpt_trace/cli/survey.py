@@ -20,7 +20,7 @@ def survey(
 
     The result is the same for any number of processes and shards.
     """
-    from .survey_run import finished_surveys, named_imatrix, show_imatrix, show_surveys, survey_and_report
+    from .survey_run import finished_surveys, named_imatrix, run_survey, show_imatrix, show_surveys
 
     options, arguments = parameters_given(context), source.arguments or []
     surveys, imatrix = finished_surveys(arguments), named_imatrix(arguments)
@@ -34,7 +34,7 @@ def survey(
         refuse(options, "finished surveys", (*OF_FILES, *OF_SURVEYS))
         show_surveys(surveys, output)
     else:
-        survey_and_report(source, texts, scope, execution, output, settings)
+        run_survey(source, texts, scope, execution, output, settings)
 
 
 EXAMPLES = (

@@ -34,7 +34,7 @@ from ..surveying.imatrix import (
 from ..surveying.options import SurveyOptions
 from ..surveying.report import report_of
 from ..surveying.state import Survey, merge_surveys
-from ..surveying.survey import run_survey
+from ..surveying.survey import survey
 from ..surveying.survey_files import read_survey, survey_bytes
 from ..text.brief import brief
 from ..text.wording import counted
@@ -84,7 +84,7 @@ def show_surveys(paths: Sequence[Path], output: SurveyTargets) -> None:
     _give(survey, output)
 
 
-def survey_and_report(
+def run_survey(
     source: SurveySource, texts: SurveyTexts, scope: SurveyScope, execution: SurveyExecution,
     output: SurveyTargets, settings: FileSettings,
 ) -> None:  # fmt: skip
@@ -113,7 +113,7 @@ def survey_and_report(
         rated_progress("text", count) as (report, reading),
     ):
         chosen = ModelSource(None if path is None else str(path), load_options, seed) if elsewhere else model
-        result = run_survey(chosen, selection, options, report, note, reading)
+        result = survey(chosen, selection, **vars(options), report=report, note=note, reading=reading)
     _give(result, output)
 
 

@@ -70,16 +70,8 @@ def survey(
     )  # fmt: skip
     changes = {"field": field, "limit": limit, "sample": sample, "seed": seed, "skip_bad": skip_bad}
     selection = _selection(corpus, {name: value for name, value in changes.items() if value is not None})
-    return run_survey(model, selection, options, report, note, reading)
-
-
-def run_survey(
-    model: str | Path | ModelSource | LanguageModel, selection: CorpusSelection, options: SurveyOptions,
-    report: Report, note: Note, reading: ReportBytes,
-) -> Survey:  # fmt: skip
-    """Run a model over a selection of texts, like `survey`."""
-    path, resume = options.out, options.resume
-    with nullcontext() if path is None else _target_file(path, resume, options.force) as file:
+    path = options.out
+    with nullcontext() if path is None else _target_file(path, resume, force) as file:
         source = ModelSource(str(model)) if isinstance(model, str | Path) else model
         opened = source.open() if isinstance(source, ModelSource) else source
         result = _new_survey(opened, selection, order_for(opened, options))
@@ -88,7 +80,7 @@ def run_survey(
         crew = _crew_for(result, source, opened, options, note)
         with one_blas_thread(), _saving(result, file) as save:
             texts = Corpus(selection, reading)
-            _survey_into(result, texts, options.shard, opened, crew, save, report, note)
+            _survey_into(result, texts, shard, opened, crew, save, report, note)
             if result.whole and not result.read[0]:
                 raise InputError(_nothing_fits(result))
     return result
