@@ -68,9 +68,11 @@ def survey(
         tuple(events), tuple(histograms), top, max_tokens, chat, workers, scheduler, shard,
         None if out is None else Path(out), resume, force,
     )  # fmt: skip
+    if not isinstance(corpus, CorpusSelection):
+        corpus = CorpusSelection(tuple(map(str, (corpus,) if isinstance(corpus, str | Path) else corpus)))
     changes = {"field": field, "limit": limit, "sample": sample, "seed": seed, "skip_bad": skip_bad}
-    selection = _selection(corpus, {name: value for name, value in changes.items() if value is not None})
-    path = options.out
+    given: dict[str, Any] = {name: value for name, value in changes.items() if value is not None}
+    selection, path = replace(corpus, **given), options.out
     with nullcontext() if path is None else _target_file(path, resume, force) as file:
         source = ModelSource(str(model)) if isinstance(model, str | Path) else model
         opened = source.open() if isinstance(source, ModelSource) else source
@@ -92,15 +94,6 @@ def _nothing_fits(survey: Survey) -> str:
     texts, sources = counted(survey.corpus.documents or 0, "text"), abridged(survey.corpus.sources)
     fits = f"none of {texts} fits {survey.model.origin} ({reasons})"
     return f"{sources}: {fits}; name the model before its corpus"
-
-
-def _selection(
-    corpus: str | Path | Sequence[str] | CorpusSelection, changes: dict[str, Any]
-) -> CorpusSelection:
-    if isinstance(corpus, CorpusSelection):
-        return replace(corpus, **changes)
-    sources = (corpus,) if isinstance(corpus, str | Path) else corpus
-    return CorpusSelection(tuple(map(str, sources)), **changes)
 
 
 @contextmanager
