@@ -1,4 +1,4 @@
-"""Survey random corpora with random models and options, in several ways.
+"""Survey random corpora with random models and options, and judge the results by loops over traces.
 
 A survey must end with exit code 0, or 2 and one line. A survey in shards, by workers, or resumed after Ctrl-C
 must write the same bytes as a survey in one process.
@@ -20,22 +20,24 @@ import subprocess
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from support.tiny_gpt2 import gpt2_config, gpt2_shapes
 from support.tiny_models import random_weights, rope_5, tiny_config, write_folder
 from support.tiny_tokenizer import write_tokenizer
 
-from microgpt_trace import Config, Model, Tokenizer, init, save
+from microgpt_trace import Config, Model, Tokenizer, init, load, save, trace
+from microgpt_trace.errors import InputError
 from microgpt_trace.microgpt.parameters import Parameters
 
 from .promise import run_command
 
 ROOT = Path(__file__).parents[2]
-OUT, WHOLE = "a.survey.safetensors", "whole.survey.safetensors"
+OUT, WHOLE, JUDGED = "a.survey.safetensors", "whole.survey.safetensors", 130
 ALPHABETS = ("abcdefgh ", string.ascii_letters + " .,!?'", "aé日😀\u202e\u0301 ", "a")
 TEMPLATE = "{{ messages[0]['content'] }}"
 EVENTS = ("*.mlp.*", "*.attn.weights", "*.residual", "embed.*", "logits", "layer0.*", "nothing")
@@ -43,11 +45,12 @@ EVENTS = ("*.mlp.*", "*.attn.weights", "*.residual", "embed.*", "logits", "layer
 
 @dataclass
 class Case:
-    """A model, a corpus and options in a folder."""
+    """A model, a corpus and options in a folder. `texts` are the texts of the corpus that are not blank."""
 
     folder: Path
     model: str
     corpus: str
+    texts: list[str]
     options: list[str] = field(default_factory=list)
 
     @property
@@ -60,8 +63,8 @@ def case_of(seed: int, number: int, folder: Path) -> tuple[Case, random.Random]:
     rng = random.Random(f"{seed} {number}")
     small, letters = rng.random() < 0.4, rng.choice(ALPHABETS)
     model = write_microgpt(rng, folder, letters) if small else write_decoder(rng, folder)
-    corpus = write_corpus(rng, folder, letters, 16 if small else 64)
-    case = Case(folder, model, corpus)
+    corpus, texts = write_corpus(rng, folder, letters, 16 if small else 64)
+    case = Case(folder, model, corpus, texts)
     case.options = [word for words in options_of(rng, small) for word in words]
     return case, rng
 
@@ -109,8 +112,8 @@ def write_decoder(rng: random.Random, folder: Path) -> str:
     return "m"
 
 
-def write_corpus(rng: random.Random, folder: Path, letters: str, context: int) -> str:
-    """Write a corpus, and return its name."""
+def write_corpus(rng: random.Random, folder: Path, letters: str, context: int) -> tuple[str, list[str]]:
+    """Write a corpus, and return its name and the texts that are not blank."""
 
     def text(longest: int, letters: str) -> str:
         return "".join(rng.choice(letters) for _ in range(rng.randint(1, longest)))
@@ -128,7 +131,7 @@ def write_corpus(rng: random.Random, folder: Path, letters: str, context: int) -
     lines = [json.dumps({"text": own}) for own in texts] if name == "c.jsonl" else texts
     content = "".join(f"{line}\n" for line in lines).encode()
     (folder / name).write_bytes(gzip.compress(content) if name.endswith(".gz") else content)
-    return name
+    return name, [own for own in texts if own.strip()]
 
 
 def options_of(rng: random.Random, small: bool) -> Iterator[list[str]]:
@@ -149,10 +152,10 @@ def options_of(rng: random.Random, small: bool) -> Iterator[list[str]]:
 # --- The ways to survey a corpus -----------------------------------------------------------------
 
 
-def run(case: Case, *words: str) -> tuple[int | None, list[str]]:
-    """Run a survey in this process. Return the exit code and the broken promises."""
+def run(case: Case, *words: str) -> tuple[int | None, str, list[str]]:
+    """Run a survey in this process. Return the exit code, the standard output and the broken promises."""
     ended = run_command([*case.words, *words], case.folder, environment={}, seconds=60.0)
-    return ended.code, ended.broken
+    return ended.code, ended.out, ended.broken
 
 
 def process(case: Case, *words: str, interrupt: float | None = None) -> tuple[int, str]:
@@ -174,7 +177,7 @@ def in_shards(case: Case, rng: random.Random) -> Iterator[str]:
     count = rng.randint(2, 4)
     files = [f"{part}.survey.safetensors" for part in range(1, count + 1)]
     for part, file in enumerate(files, 1):
-        code, broken = run(case, "--shard", f"{part}/{count}", "--out", file)
+        code, _, broken = run(case, "--shard", f"{part}/{count}", "--out", file)
         yield from broken or ([] if code == 0 else [f"shard {part}/{count}: exit code {code}"])
     ended = run_command(["survey", *files, "--out", OUT], case.folder, environment={})
     yield from ended.broken or ([] if ended.code == 0 else [f"merging: exit code {ended.code}: {ended.err}"])
@@ -188,7 +191,7 @@ def by_workers(case: Case, rng: random.Random) -> Iterator[str]:
 
 def resumed_shard(case: Case, rng: random.Random) -> Iterator[str]:
     for words in (["--shard", f"{rng.randint(1, 2)}/2", "--out", OUT], ["--resume", "--out", OUT]):
-        code, broken = run(case, *words)
+        code, _, broken = run(case, *words)
         yield from broken or ([] if code == 0 else [f"{words}: exit code {code}"])
 
 
@@ -205,16 +208,79 @@ WAYS: dict[Callable[[Case, random.Random], Iterator[str]], int] = {
 
 
 def problems(case: Case, rng: random.Random) -> tuple[str, list[str]]:
-    """Run a survey in one process, and in another way. Return how the surveys ended and the problems."""
-    code, broken = run(case, "--json", "--out", WHOLE)
+    """Run a survey in one process, judge its report, and survey in another way. Return how the surveys ended
+    and the problems."""
+    code, out, broken = run(case, "--json", "--out", WHOLE)
     if broken or code:
         return f"exit code {code}", broken or [f"exit code {code}"] * (code not in (0, 2))
     (way,) = rng.choices([*WAYS], [*WAYS.values()])
-    found = [*way(case, rng)]
+    found = [*judged(case, json.loads(out), rng), *way(case, rng)]
     files = [case.folder / name for name in (OUT, WHOLE)]
     if not found and files[0].read_bytes() != files[1].read_bytes():
         found.append("the bytes differ from those of a survey in one process")
     return way.__name__.replace("_", " "), found
+
+
+# --- An independent judge: plain loops over traces -----------------------------------------------
+
+
+def judged(case: Case, report: dict[str, Any], rng: random.Random) -> Iterator[str]:
+    """Compare the report with traces of all texts, if the options select texts that a trace can read."""
+    unlike = {"--sample", "--max-tokens", "--chat"} & {*case.options}
+    limit = int(case.options[case.options.index("--limit") + 1]) if "--limit" in case.options else None
+    texts = case.texts[:limit]
+    if unlike or len(texts) > JUDGED:
+        return
+    model, runs = load(case.folder / case.model), {}
+    for number, text in enumerate(texts):
+        try:
+            runs[number] = trace(model, text, names=["*"], values=True)
+        except InputError:
+            continue
+    tokens = sum(len(one.input.tokens) for one in runs.values())
+    yield from differing("texts, tokens", [report["texts"], report["tokens"]], [len(runs), tokens])
+    for event in rng.sample(report["events"], min(3, len(report["events"]))):
+        values = np.concatenate([columns(one[event["name"]]) for one in runs.values()]).astype(float)
+        finite = values[np.isfinite(values)]
+        yield from differing(event["name"], [event["count"], event["nonfinite"]],
+                             [finite.size, values.size - finite.size])  # fmt: skip
+        if finite.size:
+            keys, own = ("least", "largest", "mean"), (finite.min(), finite.max(), finite.mean())
+            yield from differing(event["name"], [event[key] for key in keys], own, np.abs(finite).max())
+    for unit in rng.sample(report["units"], min(3, len(report["units"]))):
+        every = [value for one in runs.values() for value in one[unit["event"]][:, unit["unit"]].tolist()]
+        best = sorted((value for value in every if 0 < value < np.inf), reverse=True)
+        most = int(case.options[case.options.index("--top") + 1])
+        yield from differing(f"{unit['event']} {unit['unit']}", [at["value"] for at in unit["examples"]],
+                             best[:most], best[0])  # fmt: skip
+        for at in unit["examples"]:
+            own = runs[at["document"]][unit["event"]][at["position"], unit["unit"]]
+            yield from differing(f"{unit['event']} {at}", [at["value"]], [own], best[0])
+    for head in rng.sample(report["looks"], min(2, len(report["looks"]))):
+        (window,) = {same["window"] for same in report["heads"] if same["event"] == head["event"]}
+        every = [*peaks([one[head["event"]] for one in runs.values()], head["head"], window)]
+        own = sorted((peak for peak in every if peak > 0), reverse=True)[:10]
+        yield from differing(f"{head['event']} {head['head']}",
+                             [at["times_even"] for at in head["examples"]], own, 1.0)  # fmt: skip
+
+
+def columns(value: np.ndarray) -> np.ndarray:
+    """Return all elements of rows, or the elements of heads that the queries see."""
+    return value.ravel() if value.ndim == 2 else value[:, np.tri(value.shape[-1], dtype=bool)].ravel()
+
+
+def peaks(heads: Sequence[np.ndarray], number: int, window: int | None) -> Iterator[float]:
+    """Yield the largest multiple of even attention on keys after position 0, for each text."""
+    for weights in heads:
+        if np.isfinite(weights).all():
+            seen = np.minimum(np.arange(weights.shape[1]) + 1, window or np.inf)
+            yield (weights[number, :, 1:].astype(float) * seen[:, None]).max(initial=0.0)
+
+
+def differing(what: str, got: Sequence[float], own: Sequence[float], scale: float = 0.0) -> Iterator[str]:
+    """Yield a problem if two lists differ by more than rounding explains. A scale of 0 demands equality."""
+    if len(got) != len(own) or not np.allclose(got, own, rtol=0, atol=2e-3 * scale):
+        yield f"{what}: the report has {[*got]}, the traces {[*own]}"
 
 
 def main() -> None:

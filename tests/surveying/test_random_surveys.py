@@ -14,7 +14,7 @@ from attacks.surveys import case_of, problems
 
 
 @pytest.mark.parametrize("number", some_of(range(12, 60), every=48, sweep=6))
-def test_random_surveys_have_the_same_bytes_in_all_ways(number, tmp_path):
+def test_random_surveys_agree_with_loops_over_traces(number, tmp_path):
     case, rng = case_of(2, number, tmp_path)
     end, found = problems(case, rng)
     print(" ".join(case.words), end)
