@@ -30,9 +30,9 @@ TOP_LEVEL = (
 
 FLOORS = [
     *("text", "ground", "corpus", "arrays", "hooks", "architecture", "vocabulary", "microgpt", "decoder"),
-    *("readers", "running", "measuring", "rounding", "tracing", "timeline", "dumps", "comparison"),
-    *("diagnosis", "explaining", "patching", "attribution", "certification", "surveying", "render"),
-    *("package", "cli"),
+    *("readers", "running", "measuring", "rounding", "weights", "tracing", "timeline", "dumps"),
+    *("comparison", "diagnosis", "explaining", "patching", "attribution", "certification", "surveying"),
+    *("render", "package", "cli"),
 ]
 
 # The floors of modules outside folders.

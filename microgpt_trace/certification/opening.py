@@ -14,7 +14,7 @@ from ..errors import FileFormatError, InputError, MicrogptError
 from ..grouping import grouped
 from ..readers.apr import read_apr
 from ..readers.gguf_model import read_gguf
-from ..readers.huggingface import read_huggingface
+from ..readers.huggingface_folder import read_huggingface
 from ..readers.loading import format_of
 from ..readers.model_file import in_halves
 from ..text.brief import brief

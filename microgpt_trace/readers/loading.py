@@ -70,7 +70,7 @@ def load(
 
         decoder = read_gguf(path, settings or {})
     else:
-        from .huggingface import read_huggingface
+        from .huggingface_folder import read_huggingface
 
         decoder = read_huggingface(path, settings or {})
     return decoder if memory is None else decoder.keeping(memory)

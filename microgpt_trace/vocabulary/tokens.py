@@ -65,7 +65,7 @@ class Vocabulary:
     template_tokens: Mapping[str, str] | None = None
     chat_adds_bos: bool = True
     template_process: Isolated = field(
-        default_factory=partial(Isolated, f"{__package__}.templates:render", "its chat template", LIMITS)
+        default_factory=partial(Isolated, f"{__package__}.chat_templates:render", "its chat template", LIMITS)
     )
     types: Mapping[int, int] | None = None
     read_merges: Callable[[], Sequence[str] | None] = lambda: None

@@ -16,7 +16,7 @@ from support.tiny_models import tiny_model, write_folder, write_gguf
 from support.torch_models import torch_model
 
 from microgpt_trace.certification.opening import open_side
-from microgpt_trace.certification.settings import settings_checks
+from microgpt_trace.certification.setting_checks import settings_checks
 from microgpt_trace.errors import FileFormatError
 from microgpt_trace.readers.gguf import read_gguf_header
 from microgpt_trace.readers.loading import SMALL

@@ -12,7 +12,7 @@ from support.sweeps import some_of
 
 import microgpt_trace
 from microgpt_trace import load
-from microgpt_trace.certification.vocabulary import vocabulary_checks
+from microgpt_trace.certification.vocabulary_checks import vocabulary_checks
 from microgpt_trace.vocabulary.huggingface import from_huggingface
 from microgpt_trace.vocabulary.metadata import from_apr
 from microgpt_trace.vocabulary.pre_tokenizers import PRE_TOKENIZERS

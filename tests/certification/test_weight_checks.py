@@ -13,7 +13,7 @@ import pytest
 from support.exports import exported, side, stored, write_pair
 from support.tiny_models import pair_neighbours
 
-from microgpt_trace.certification.weights import weight_checks
+from microgpt_trace.certification.weight_checks import weight_checks
 from microgpt_trace.decoder.problems import Problem
 
 IDS = ("missing", "extra", "permuted", "transposed", "swapped", "scaled", "damaged", "rounded", "other")

@@ -28,11 +28,11 @@ from support.tiny_models import (
 
 from microgpt_trace import Config, Model, load
 from microgpt_trace.arrays.encodings import ENCODINGS, StoredTensor
-from microgpt_trace.comparison.weight_relations import find_cause
-from microgpt_trace.comparison.weights import compare_weights
 from microgpt_trace.errors import InputError
 from microgpt_trace.microgpt.parameters import Parameters
-from microgpt_trace.rounding.stored_types import FACTOR, Values, measure, step_tensor
+from microgpt_trace.weights.relations import find_cause
+from microgpt_trace.weights.stored_rounding import FACTOR, Values, measure, step_tensor
+from microgpt_trace.weights.weights_comparison import compare_weights
 
 ROUNDING = ("F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "MXFP4")
 K_TYPES = {"Q2_K": 16, "Q3_K": 16, "Q4_K": 32, "Q5_K": 32, "Q6_K": 16}  # elements that share a scale

@@ -1,6 +1,6 @@
 """Compare the parameters of two models by name. Parameters may differ by the rounding of their stored types.
 
-The rounding errors are computed from the stored blocks: see rounding/stored_types.py.
+The rounding errors are computed from the stored blocks: see `stored_rounding`.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from ..arrays.stats import Array
 from ..errors import InputError
 from ..hooks.names import select_spelled
 from ..notebook import in_notebook
-from ..rounding.stored_types import FACTOR, QuantisationDistance, Values, float_steps, measure
 from ..text.frozen import frozen
-from .weight_relations import find_cause
+from .relations import find_cause
+from .stored_rounding import FACTOR, QuantisationDistance, Values, float_steps, measure
 
 Index = tuple[int, ...]
 

@@ -35,7 +35,7 @@ from ..hooks.bus import SILENT, Tap
 from ..text.frozen import frozen
 from .certificate import TensorEffect
 from .opening import Side
-from .predictions import Reads, divergences
+from .prediction_checks import Reads, divergences
 
 SAMPLES = 16  # sampled next tokens at each position. 8 would double the error of estimates on SmolLM2
 

@@ -25,7 +25,7 @@ from ..text.wording import counted, listed, number, percent
 from ..vocabulary.tokens import Vocabulary
 from .certificate import CertificateCheck, Status
 from .opening import Side
-from .vocabulary import ids_of
+from .vocabulary_checks import ids_of
 
 Reads: TypeAlias = list[ReadText | str]  # texts, or why a text is left out
 IDS = ("predictions.kl", "predictions.top")

@@ -20,7 +20,7 @@ from .certificate import CertificateCheck
 from .opening import Side
 from .shipped import shipped
 from .text_ends import is_folder
-from .vocabulary import added, special_tokens
+from .vocabulary_checks import added, special_tokens
 
 Rendered: TypeAlias = list[tuple[str, str]]  # for each conversation a text and "", or "" and a refusal
 _AROUND = 30  # number of characters to show before and after a difference

@@ -16,9 +16,9 @@ import numpy as np
 from ..architecture.plans.plan import kind_of
 from ..arrays.stats import Array
 from ..decoder.catalogue import turned_names
-from ..rounding.levels import bits_of_type, bits_used, narrowed
-from ..rounding.stored_types import BLOCK, FACTOR, LIMIT, QuantisationDistance, Values, measure
 from ..text.wording import listed
+from .stored_rounding import BLOCK, FACTOR, LIMIT, QuantisationDistance, Values, measure
+from .used_bits import bits_of_type, bits_used, narrowed
 
 _SAMPLE = 1 << 12  # how many elements are compared first, to rule out most relations
 _MOST_TRANSPOSED = 1 << 26  # matrices with more elements (256 MB) are not transposed

@@ -14,16 +14,16 @@ import numpy as np
 
 from ..architecture.edits import Report, unreported
 from ..arrays.encodings import StoredTensor
-from ..comparison.weight_relations import Cause, find_cause
-from ..comparison.weights import distance_of
 from ..grouping import grouped
-from ..rounding.levels import bits_of_type, narrowed, wasted_bits
-from ..rounding.stored_types import EXACT, FACTOR, LIMIT, QuantisationDistance, Values, measure
 from ..text.printable import on_one_line
 from ..text.wording import abridged, at_most
+from ..weights.relations import Cause, find_cause
+from ..weights.stored_rounding import EXACT, FACTOR, LIMIT, QuantisationDistance, Values, measure
+from ..weights.used_bits import bits_of_type, narrowed, wasted_bits
+from ..weights.weights_comparison import distance_of
 from .certificate import CertificateCheck
 from .opening import Side
-from .vocabulary import PADDING
+from .vocabulary_checks import PADDING
 
 _BY_VOCABULARY = ("wte", "lm_head")  # parameters with a row for each token
 _MOST_RANK = 64  # ranks up to half of this are found
