@@ -22,7 +22,7 @@ from ..weights.stored_rounding import EXACT, FACTOR, LIMIT, QuantisationDistance
 from ..weights.used_bits import bits_of_type, narrowed, wasted_bits
 from ..weights.weights_comparison import distance_of
 from .certificate import CertificateCheck
-from .opening import Side
+from .opening import Side, check_of
 from .vocabulary_checks import PADDING
 
 _BY_VOCABULARY = ("wte", "lm_head")  # parameters with a row for each token
@@ -194,7 +194,7 @@ def _rank(left: Values, right: Values, distance: QuantisationDistance) -> int | 
 def _check(check: str, found: Sequence[_Accusation], export: Side) -> CertificateCheck:
     """Return a check, with the first sentences of what was found."""
     own, accused = f"weights.{check}", [one for one in found if one.name]
-    problems = [problem for problem in export.problems if problem.id == own]
+    problems = [problem for problem in export.problems if check_of(problem) == own]
     names = [*(name for problem in problems for name in problem.names), *(one.name for one in accused)]
     unknown = [on_one_line(name) for name in export.unknown if check == "extra"]
     sentences = [problem.text.rstrip(".") for problem in problems]

@@ -46,7 +46,7 @@ def decoder_config(name: str, settings: Settings, adjacent_pairs: bool = False) 
         if problems.other is None:
             raise
         wrong = [name for name in HEADS if values[name] != getattr(problems.other, name)]
-        problems.note(f"settings.{[*wrong, error.setting][0]}", error)
+        problems.note("setting", error, [*wrong, error.setting][0])
         config = architecture.config(**values | problems.settled(*HEADS))
     problems.config, problems.tensors = config, tensors
     return config

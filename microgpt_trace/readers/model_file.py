@@ -61,7 +61,8 @@ def checked_depth(n_layer: int, tensors: Iterable[str], problems: Problems) -> i
     count, other = len(layers_of(tensors)), problems.other
     if n_layer <= (max(count, other.n_layer) if other else count):
         return n_layer
-    problems.note("settings.n_layer", InputError(f"expected {n_layer:,} layers, found tensors of {count}"))
+    error = InputError(f"expected {n_layer:,} layers, found tensors of {count}")
+    problems.note("setting", error, "n_layer")
     return other.n_layer if other else max(count, 1)
 
 
@@ -129,7 +130,7 @@ def split_fused(
             result[name] = tensor
             continue
         parts = {part: part.partition("_")[2][1:] for part in FUSED[kind]}  # such as q, k and v
-        with problems.noting("weights.other", *(f"{prefix}.{part}" for part in parts)):
+        with problems.noting("unfit", *(f"{prefix}.{part}" for part in parts)):
             rows = tensor.shape[0] if tensor.shape else "a single number"
             fitting = (own for own in layouts if sum(_rows(what, own) for what in parts.values()) == rows)
             layout = next(fitting, layouts[0])

@@ -15,7 +15,7 @@ from support.hostile import open_safely
 from support.tiny_models import tiny_model, write_folder, write_gguf
 from support.torch_models import torch_model
 
-from microgpt_trace.certification.opening import open_side
+from microgpt_trace.certification.opening import check_of, open_side
 from microgpt_trace.certification.setting_checks import settings_checks
 from microgpt_trace.errors import FileFormatError
 from microgpt_trace.readers.gguf import read_gguf_header
@@ -53,9 +53,9 @@ def opened(llama, tmp_path, request):
 
 
 def ids(side):
-    print(*(f"{problem.id} {problem.text}" for problem in side.problems), sep="\n")
+    print(*side.problems, sep="\n")
     assert side.model is None
-    return [problem.id for problem in side.problems]
+    return [check_of(problem) for problem in side.problems]
 
 
 def check_tensors(side, original, without=()):

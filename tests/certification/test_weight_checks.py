@@ -145,7 +145,7 @@ def test_the_error_and_the_allowed_error_of_each_type_are_given(pair, tmp_path):
 
 def test_problems_and_unknown_tensors_of_the_file_are_in_their_checks(pair):
     original, sound = pair("llama")
-    problem = Problem("weights.missing", "The file has no tensor for layer0.attn_wq.", ("layer0.attn_wq",))
+    problem = Problem("missing", "The file has no tensor for layer0.attn_wq.", ("layer0.attn_wq",))
     export = replace(side(sound), unknown=("blk.0.odd\n.weight",), problems=(problem,))
     found = statuses(weight_checks(export, side(original)))
     assert {name: check.names for name, check in found.items()} == {
