@@ -1,6 +1,6 @@
 """Check the weights of an export, tensor by tensor: what is missing, misplaced, changed or rounded too far.
 
-comparison/ finds how two tensors are related. Each wrong tensor is accused of the first relation that
+The folder weights finds how two tensors are related. Each wrong tensor is accused of the first relation that
 explains the tensor, and only of this relation.
 """
 
@@ -17,10 +17,10 @@ from ..arrays.encodings import StoredTensor
 from ..grouping import grouped
 from ..text.printable import on_one_line
 from ..text.wording import abridged, at_most
-from ..weights.relations import Cause, find_cause
+from ..weights.parameter_pairs import PairNames, ParameterPair, distance_of, parameter_pairs
+from ..weights.relations import Cause
 from ..weights.stored_rounding import EXACT, FACTOR, LIMIT, QuantisationDistance, Values, measure
 from ..weights.used_bits import bits_of_type, narrowed, wasted_bits
-from ..weights.weights_comparison import distance_of
 from .certificate import CertificateCheck
 from .opening import Side, check_of
 from .vocabulary_checks import PADDING
@@ -60,17 +60,26 @@ def weight_checks(export: Side, original: Side, report: Report = unreported) -> 
     `report(done, of)` is called with the number of compared tensors and of all tensors. Returns the checks
     weights.missing, .extra, .permuted, .transposed, .swapped, .scaled, .damaged, .rounded and .other.
     """
-    values = {name: Values.of(tensor) for name, tensor in original.tensors.items()}
+    theirs, ours = ({n: Values.of(own) for n, own in side.tensors.items()} for side in (original, export))
     if original.unused_head is not None:
-        values["lm_head, which its config ties to wte"] = Values.of(original.unused_head)
+        theirs["lm_head, which its config ties to wte"] = Values.of(original.unused_head)
     needed = original.config.shapes() if original.config is not None else original.tensors
-    found = list(_on_one_side(export, original, needed))
-    pairs = [(name, name) for name in needed if name in export.tensors and name in values]
-    if "lm_head" in export.tensors and "lm_head" not in needed and "wte" in values:
-        pairs.append(("lm_head", "wte"))
-    for done, (name, theirs) in enumerate(pairs):
-        report(done, len(pairs))
-        found += _compared(name, theirs, values, export, original)
+    pairs = [PairNames(name, name, name) for name in needed if name in ours and name in theirs]
+    if "lm_head" in ours and "lm_head" not in needed and "wte" in theirs:
+        pairs.append(PairNames("lm_head", "wte", "lm_head"))
+    found = [*_on_one_side(export, original, needed)]
+    unlike = [
+        own for own in pairs if own.name in _BY_VOCABULARY and _differ_in_rows(theirs[own.a], ours[own.b])
+    ]
+    rows = min((side.shape[0] for own in unlike for side in (theirs[own.a], ours[own.b])), default=0)
+    for own in unlike:  # compare only the tokens that both sides have
+        a, b = original.tensors[own.a], export.tensors[own.b]
+        found.append(_padding(own.name, a.shape[0], b.shape[0], export, original))
+        if rows:
+            theirs[own.a], ours[own.b] = (Values.of(side.of_rows(range(rows))) for side in (a, b))
+    dims = tuple(side.config.head_dim for side in (original, export) if side.config is not None)
+    for pair in parameter_pairs(theirs, ours, pairs, dims, LIMIT, report=report):
+        found += _accused(pair, export)
     named = {own.name for own in found}  # these tensors need no other sentence about why the file cannot run
     problems = [own for own in export.problems if not own.names or not named.issuperset(own.names)]
     left = replace(export, problems=tuple(problems))
@@ -81,11 +90,9 @@ def _on_one_side(export: Side, original: Side, needed: Iterable[str]) -> Iterato
     """Yield the parameters that only one side has. A head that equals the embedding may be left out."""
     tensors = original.tensors
     for name in (name for name in needed if name in tensors and name not in export.tensors):
-        if name == "lm_head" and "wte" in tensors and tensors["wte"].shape == tensors[name].shape:
-            distance = distance_of(Values.of(tensors["wte"]), Values.of(tensors[name]))
-            if distance is None or distance.holds(LIMIT):
-                yield _Accusation("missing", "The export has no head, and the original's head equals wte.")
-                continue
+        if name == "lm_head" and "wte" in tensors and _are_equal(tensors["wte"], tensors[name]):
+            yield _Accusation("missing", "The export has no head, and the original's head equals wte.")
+            continue
         tied = name == "lm_head" and export.unused_head is not None
         text = "the file has this tensor, but its config has tie_word_embeddings = true; set it to false"
         yield _Accusation("missing", text if tied else "the export lacks this tensor", name)
@@ -96,40 +103,12 @@ def _on_one_side(export: Side, original: Side, needed: Iterable[str]) -> Iterato
             yield _Accusation("extra", "the original has no such tensor", name)
 
 
-def _compared(
-    name: str, theirs: str, values: Mapping[str, Values], export: Side, original: Side
-) -> Iterator[_Accusation]:
-    """Yield how a parameter of the export differs from the parameter `theirs` of the original."""
-    left, right = values[theirs], Values.of(export.tensors[name])
-    if name in _BY_VOCABULARY and left.shape[1:] == right.shape[1:] != () and left.shape != right.shape:
-        rows = left.shape[0], right.shape[0]
-        yield _padding(name, *rows, export, original)
-        tensors = (original.tensors[theirs], export.tensors[name])
-        left, right = (
-            Values.of(own.of_rows(range(min(rows)))) if min(rows) else Values.of(own) for own in tensors
-        )
-    if left.shape != right.shape or not left.shape:
-        check = "transposed" if left.shape[::-1] == right.shape else "other"
-        yield _Accusation(check, f"expected shape {list(left.shape)}, found {list(right.shape)}", name)
-        return
-    distance = distance_of(left, right)
-    if distance is None or distance.unequal == 0:
-        return
-    cause = None
-    if not distance.holds(LIMIT):
-        dims = [side.config.head_dim for side in (original, export) if side.config is not None]
-        cause = find_cause(theirs, {**values, theirs: left}, right, distance, tuple(dims))
-        cause = cause or Cause("other", "")
-    elif wasted := wasted_bits(right, distance):
-        cause = Cause("coarse", "", str(bits_of_type(right.type) - wasted))
-    if cause is not None and cause.kind != "rounded":
-        yield _judged(name, cause, left, right, distance, export)
-        return
-    type = right.type if left.type in EXACT else f"{right.type} from {left.type}"
-    if cause is not None and cause.other and (narrow := narrowed(right, cause.other)):
-        type, distance = f"{type} through {cause.other}", measure(left, narrow)
-    allowed = max(FACTOR * (distance.expected or 0.0), LIMIT)
-    yield _Accusation("rounded", type, "", distance.relative_l2, allowed)
+def _are_equal(a: StoredTensor, b: StoredTensor) -> bool:
+    return a.shape == b.shape and distance_of(Values.of(a), Values.of(b)).holds(LIMIT)
+
+
+def _differ_in_rows(a: Values, b: Values) -> bool:
+    return a.shape[1:] == b.shape[1:] != () and a.shape != b.shape
 
 
 def _padding(name: str, theirs: int, ours: int, export: Side, original: Side) -> _Accusation:
@@ -144,6 +123,29 @@ def _padding(name: str, theirs: int, ours: int, export: Side, original: Side) ->
     if len(tokens) > min(theirs, ours):
         return _Accusation(check, f"{text}, and the vocabulary has {len(tokens):,} tokens", name)
     return _Accusation(check, f"{name} has {text}. No token needs the rows that only one side has.")
+
+
+def _accused(pair: ParameterPair, export: Side) -> Iterator[_Accusation]:
+    """Yield how a parameter of the export differs from the original's."""
+    name, left, right, distance, cause = pair.names.name, pair.a, pair.b, pair.distance, pair.cause
+    if distance is None:
+        check = "transposed" if left.shape[::-1] == right.shape else "other"
+        yield _Accusation(check, f"expected shape {list(left.shape)}, found {list(right.shape)}", name)
+        return
+    if distance.unequal == 0:
+        return
+    if not pair.allowed:
+        cause = cause or Cause("other", "")
+    elif wasted := wasted_bits(right, distance):
+        cause = Cause("coarse", "", str(bits_of_type(right.type) - wasted))
+    if cause is not None and cause.kind != "rounded":
+        yield _judged(name, cause, left, right, distance, export)
+        return
+    type = right.type if left.type in EXACT else f"{right.type} from {left.type}"
+    if cause is not None and cause.other and (narrow := narrowed(right, cause.other)):
+        type, distance = f"{type} through {cause.other}", measure(left, narrow)
+    allowed = max(FACTOR * (distance.expected or 0.0), LIMIT)
+    yield _Accusation("rounded", type, "", distance.relative_l2, allowed)
 
 
 def _judged(

@@ -173,13 +173,13 @@ def in_halves(head_dim: int, tensors: Mapping[str, StoredTensor]) -> dict[str, S
     Converters to GGUF reorder the rows of a llama so that the channels of a pair are neighbours.
     """
     reordered = {
-        name: _even_rows_first(tensor, head_dim) for name, tensor in tensors.items()
+        name: even_rows_first(tensor, head_dim) for name, tensor in tensors.items()
         if name.endswith(_PERMUTED) and tensor.shape and tensor.shape[0] % head_dim == 0
     }  # fmt: skip
     return {**tensors, **reordered}
 
 
-def _even_rows_first(tensor: StoredTensor, head_dim: int) -> StoredTensor:
+def even_rows_first(tensor: StoredTensor, head_dim: int) -> StoredTensor:
     """Return the tensor with the rows of each head in the order 0, 2, 4 ... 1, 3, 5 ..."""
     pairs = np.arange(tensor.shape[0]).reshape(-1, head_dim // 2, 2)
     return tensor.of_rows(pairs.swapaxes(1, 2).ravel())

@@ -16,6 +16,7 @@ import numpy as np
 from ..architecture.plans.plan import kind_of
 from ..arrays.stats import Array
 from ..decoder.catalogue import turned_names
+from ..readers.model_file import even_rows_first
 from ..text.wording import listed
 from .stored_rounding import BLOCK, FACTOR, LIMIT, QuantisationDistance, Values, measure
 from .used_bits import bits_of_type, bits_used, narrowed
@@ -209,12 +210,12 @@ def _candidates(
 
 
 def _rope_orders(own: Values, b: Values, head_dims: tuple[int, ...]) -> Iterator[Candidate]:
+    text = "RoPE order: {}'s rows are in GGUF's adjacent pairs, or {}'s rows were converted once too often"
     for dim in dict.fromkeys(head_dims):
-        if own.shape[0] % dim == 0:
-            order = "RoPE order: {}'s rows are in GGUF's adjacent pairs, or {}'s rows were converted "
-            order += "once too often"
-            yield Cause("permuted", order.format("{B}", "{A}"), "B"), own, in_halves(b, dim)
-            yield Cause("permuted", order.format("{A}", "{B}"), "A"), in_halves(own, dim), b
+        if own.tensor and b.tensor and own.shape[0] % dim == dim % 2 == 0:
+            ours, theirs = (Values.of(even_rows_first(side.tensor, dim)) for side in (b, own) if side.tensor)
+            yield Cause("permuted", text.format("{B}", "{A}"), "B"), own, ours
+            yield Cause("permuted", text.format("{A}", "{B}"), "A"), theirs, b
 
 
 def _namesakes(name: str, a: Mapping[str, Values]) -> list[str]:
@@ -262,21 +263,6 @@ def transposed(values: Values) -> Values:
         return lambda start, stop: np.ascontiguousarray(whole()[start:stop])
 
     return replace(values, rows=transpose(values.rows), steps=transpose(values.steps))
-
-
-def in_halves(values: Values, head_dim: int) -> Values:
-    """Reorder rows from GGUF's adjacent pairs to Hugging Face's halves, for heads of `head_dim` channels."""
-
-    def reordered(rows: Rows) -> Rows:
-        def between(start: int, stop: int) -> Array:
-            first, last = start // head_dim * head_dim, -(-stop // head_dim) * head_dim
-            pairs = rows(first, last)
-            halves = pairs.reshape(-1, head_dim // 2, 2, *pairs.shape[1:]).swapaxes(1, 2)
-            return halves.reshape(pairs.shape)[start - first : stop - first]
-
-        return between
-
-    return replace(values, rows=reordered(values.rows), steps=reordered(values.steps))
 
 
 def _cut_to_bf16(values: Values) -> Values:

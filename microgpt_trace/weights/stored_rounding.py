@@ -124,6 +124,13 @@ class QuantisationDistance:
         self.at = self.block_at = 0  # flat indices
         self.unequal = self.nonfinite = self.blocks_off = self.nowhere = self.rewritten = 0
 
+    @classmethod
+    def none(cls, shape: tuple[int, ...]) -> QuantisationDistance:
+        """Return the distance of a parameter from itself, whose values are not read."""
+        distance = cls(shape, exact=True, block_factor=1.0)
+        distance.aa = distance.bb = distance.ab = 1.0
+        return distance
+
     @property
     def relative_l2(self) -> float:
         """|b - a| / |a|, or 0 if nothing differs."""
