@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,10 +13,7 @@ from ..decoder.problems import Problem, ProblemKind, Problems
 from ..decoder.setting_names import NAMES
 from ..errors import FileFormatError, InputError, MicrogptError
 from ..grouping import grouped
-from ..readers.apr import read_apr
-from ..readers.gguf_model import read_gguf
-from ..readers.huggingface_folder import read_huggingface
-from ..readers.loading import format_of
+from ..readers.loading import format_of, reader_of
 from ..readers.model_file import in_halves
 from ..text.brief import brief
 from ..text.printable import as_message
@@ -25,22 +22,14 @@ from ..text.wording import abridged, counted
 if TYPE_CHECKING:
     from ..vocabulary.tokens import Vocabulary
 
-READERS: Mapping[str, Callable[..., Decoder]] = {
-    "GGUF": read_gguf, "apr": read_apr, "Hugging Face": read_huggingface,
-}  # fmt: skip
-
 
 @dataclass(eq=False, repr=False)
 class Side(Problems):
-    """One of the two models of a certificate, as far as its file can be read.
+    """One of the two models of a certificate, as far as its file can be read. Tensors have any shapes.
 
-    - `model` is None if `trace` would refuse the file. Then `problems` has the reasons.
-    - `config` is None if the settings make no sense. If single settings make no sense, they are those of the
-      other file.
-    - `tensors` are all known tensors by our names, with rows in Hugging Face order and any shapes. `unknown`
-      are the names of the other tensors in the file.
-    - `vocabulary` is None if the file has none, or if the sentence `vocabulary_problem` says why.
-    - `metadata` and `format` are those of the file. `assumed` are notes on what the file does not say.
+    `model` is None if `trace` would refuse the file. Then `problems` has the reasons. `config` is None if the
+    settings make no sense. `vocabulary` is None if the file has none, or if the sentence `vocabulary_problem`
+    says why.
     """
 
     model: Decoder | None = None
@@ -71,11 +60,11 @@ def open_side(path: Path, fallback: Side | None = None) -> Side:
     """
     other = fallback.config if fallback else None
     side = Side(str(path), strict=False, other=other)
-    read, model = READERS.get(format_of(path)), None
-    if read is None:
+    kind, model = format_of(path), None
+    if kind == "checkpoint":
         raise FileFormatError(f"{path}: expected a GGUF, .apr or Hugging Face model, found a microGPT")
     try:
-        model = read(path, problems=side)
+        model = reader_of(kind)(path, problems=side)
     except (FileFormatError, InputError) as error:
         if not side.format:
             raise

@@ -18,7 +18,7 @@ from ..decoder.problems import Problems
 from ..decoder.settings import POSITIVE, WHOLE, Settings, is_count
 from ..errors import FileFormatError, InputError, naming
 from ..text.brief import brief
-from .decoder_config import check_overrides, decoder_config, obstacles, overridden, unsupported
+from .decoder_config import check_overrides, decoder_config, overridden, unsupported
 from .gguf import Strings, read_gguf_header
 from .model_file import checked_decoder, checked_depth, our_tensors, rope_factors
 
@@ -82,8 +82,7 @@ def _architecture(value: Any, metadata: Mapping[str, Any]) -> str:
             return own
     others = {own: name for name, own in GGUF_NAMES.items()}
     names = [others.get(name, name) for name in ARCHITECTURES if architecture_named(name).from_gguf]
-    unknown = obstacles(metadata, f"{value}.")
-    raise InputError(unsupported(value, names, unknown, " (which includes mistral)"))
+    raise unsupported(value, names, metadata, f"{value}.", " (which includes mistral)")
 
 
 def _vocabulary(path: Path, metadata: Mapping[str, Any], rows: int) -> Vocabulary | None:

@@ -19,7 +19,7 @@ from ..errors import FileFormatError, InputError, naming
 from ..text.brief import brief
 from ..untrusted_files import folder_of, read_json, reading
 from ..vocabulary.huggingface import convertible, from_huggingface
-from .decoder_config import check_overrides, decoder_config, obstacles, overridden, unsupported
+from .decoder_config import check_overrides, decoder_config, overridden, unsupported
 from .model_file import checked_decoder, our_tensors
 from .safetensors import read_safetensors
 
@@ -73,7 +73,7 @@ def _architecture(metadata: Mapping[str, Any]) -> str:
     """Return the name of the architecture. Raises InputError if it is not supported."""
     name = metadata.get("model_type")
     if not isinstance(name, str) or name not in ARCHITECTURES:
-        raise InputError(unsupported(name, ARCHITECTURES, obstacles(metadata)))
+        raise unsupported(name, ARCHITECTURES, metadata)
     return name
 
 

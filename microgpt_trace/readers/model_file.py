@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
@@ -21,6 +20,7 @@ from ..text.brief import brief
 from .expert_tensors import join_experts
 
 _PERMUTED = ("attn_wq", "attn_wk", "attn_bq", "attn_bk")  # RoPE rotates pairs of rows of these tensors
+_FUSED_SIZES = ("n_head", "n_kv_head", "head_dim", "n_inner")  # sizes of the parts of fused tensors
 
 
 def our_tensors(
@@ -113,20 +113,6 @@ def check_heads(config: DecoderConfig, tensors: Mapping[str, StoredTensor]) -> N
         )
 
 
-class _FusedRows(NamedTuple):
-    """The sizes that decide how many rows each part of a fused tensor has."""
-
-    n_head: int
-    n_kv_head: int
-    head_dim: int
-    n_inner: int
-
-    def of(self, part: str) -> int:
-        """Return the number of rows of a part, such as "q"."""
-        heads = {"q": self.n_head, "k": self.n_kv_head, "v": self.n_kv_head}
-        return heads[part] * self.head_dim if part in heads else self.n_inner
-
-
 def split_fused(
     tensors: Mapping[str, StoredTensor], sizes: Mapping[str, int], by_head: bool = False,
     problems: Problems = STRICT,
@@ -137,10 +123,9 @@ def split_fused(
     InputError if the number of rows of a fused tensor differs from the sum of its parts. The sizes of the
     other file go first, if they fit.
     """
-    other = problems.other
-    layouts = [_FusedRows(*map(sizes.__getitem__, _FusedRows._fields))]
-    if other:
-        layouts.insert(0, _FusedRows(other.n_head, other.n_kv_head, other.head_dim, other.n_inner))
+    layouts = [sizes]
+    if problems.other:
+        layouts = [{name: getattr(problems.other, name) for name in _FUSED_SIZES}, sizes]
     result: dict[str, StoredTensor] = {}
     for name, tensor in tensors.items():
         prefix, _, kind = name.rpartition(".")
@@ -150,21 +135,27 @@ def split_fused(
         parts = {part: part.partition("_")[2][1:] for part in FUSED[kind]}  # such as q, k and v
         with problems.noting("unfit", *(f"{prefix}.{part}" for part in parts)):
             rows = tensor.shape[0] if tensor.shape else "a single number"
-            fitting = (own for own in layouts if sum(own.of(what) for what in parts.values()) == rows)
+            fitting = (own for own in layouts if sum(_rows(what, own) for what in parts.values()) == rows)
             layout = next(fitting, layouts[0])
-            counts = [layout.of(what) for what in parts.values()]
+            counts = [_rows(what, layout) for what in parts.values()]
             if rows != sum(counts):
                 *first, last = (f"{n} rows of {what}" for n, what in zip(counts, parts.values(), strict=True))
                 expected = f"{', '.join(first)} and {last}"
                 raise InputError(f"tensor {tensor.name!r}: expected {expected}, found {rows}")
             order = np.arange(rows)
             if by_head and kind.startswith("attn") and not tensor.name.startswith("blk."):
-                order = order.reshape(layout.n_head, len(parts), -1).swapaxes(0, 1).ravel()
+                order = order.reshape(layout["n_head"], len(parts), -1).swapaxes(0, 1).ravel()
             for part, own in zip(parts, np.split(order, np.cumsum(counts)[:-1]), strict=True):
                 if (whole := f"{prefix}.{part}") in tensors:
                     raise InputError(f"tensor {tensor.name!r} and another tensor both contain {whole}")
                 result[whole] = tensor.of_rows(own)
     return result
+
+
+def _rows(part: str, sizes: Mapping[str, int]) -> int:
+    """Return the number of rows of a part of a fused tensor, such as "q"."""
+    heads = {"q": "n_head", "k": "n_kv_head", "v": "n_kv_head"}
+    return sizes[heads[part]] * sizes["head_dim"] if part in heads else sizes["n_inner"]
 
 
 def rope_factors(factors: StoredTensor | None, head_dim: int) -> tuple[float, ...]:
