@@ -17,8 +17,7 @@ from ..arrays.encodings import StoredTensor
 from ..grouping import grouped
 from ..text.printable import on_one_line
 from ..text.wording import abridged, at_most
-from ..weights.parameter_pairs import PairNames, ParameterPair, distance_of, parameter_pairs
-from ..weights.relations import Cause
+from ..weights.relations import Cause, PairNames, ParameterPair, parameter_pairs
 from ..weights.stored_rounding import EXACT, FACTOR, LIMIT, QuantisationDistance, Values, measure
 from ..weights.used_bits import bits_of_type, narrowed, wasted_bits
 from .certificate import CertificateCheck
@@ -104,7 +103,7 @@ def _on_one_side(export: Side, original: Side, needed: Iterable[str]) -> Iterato
 
 
 def _are_equal(a: StoredTensor, b: StoredTensor) -> bool:
-    return a.shape == b.shape and distance_of(Values.of(a), Values.of(b)).holds(LIMIT)
+    return a.shape == b.shape and measure(Values.of(a), Values.of(b)).holds(LIMIT)
 
 
 def _differ_in_rows(a: Values, b: Values) -> bool:

@@ -1,4 +1,5 @@
-"""Find how two parameters that should be equal are related: B may be A transposed, permuted, scaled ...
+"""Compare the parameters of two models, and find how two parameters that should be equal are related: B may
+be A transposed, permuted, scaled ...
 
 A relation holds if the transformed A equals B within the tolerance of the stored types.
 """
@@ -6,13 +7,14 @@ A relation holds if the transformed A equals B within the tolerance of the store
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cache
 from typing import Literal, NamedTuple
 
 import numpy as np
 
+from ..architecture.edits import Report, unreported
 from ..architecture.plans.plan import kind_of
 from ..arrays.stats import Array
 from ..decoder.catalogue import turned_names
@@ -48,6 +50,50 @@ class Cause(NamedTuple):
     def told(self, a: str = "A", b: str = "B") -> str:
         """Return the sentence with the names of the sides."""
         return self.text.format(A=a, B=b)
+
+
+class PairNames(NamedTuple):
+    """The name of a parameter, and the names of the parameters that A and B use for it. They differ if one
+    side uses "wte" for "lm_head"."""
+
+    name: str
+    a: str
+    b: str
+
+
+class ParameterPair(NamedTuple):
+    """A parameter of model B, and the parameter of model A that should be equal. `distance` is None if the
+    shapes differ, or if the parameter is a single number. `cause` is None if the distance is allowed, or if
+    no relation explains the distance."""
+
+    names: PairNames
+    a: Values
+    b: Values
+    distance: QuantisationDistance | None = None
+    allowed: bool = False
+    cause: Cause | None = None
+
+
+def parameter_pairs(
+    a: Mapping[str, Values], b: Mapping[str, Values], pairs: Sequence[PairNames], head_dims: tuple[int, ...],
+    limit: float, rtol: float | None = None, report: Report = unreported,
+) -> Iterator[ParameterPair]:  # fmt: skip
+    """Compare these parameters of two models.
+
+    `limit` is the relative L2 distance that exact types may have. If `rtol` is set, it limits all types.
+    `head_dims` lists the head widths of both models. `report(done, of)` is called with the number of compared
+    pairs and of all pairs.
+    """
+    for done, names in enumerate(pairs):
+        report(done, len(pairs))
+        left, right = a[names.a], b[names.b]
+        if left.shape != right.shape or not left.shape:
+            yield ParameterPair(names, left, right)
+            continue
+        distance = measure(left, right)
+        allowed = distance.holds(limit, rtol)
+        cause = None if allowed else find_cause(names.a, a, right, distance, head_dims)
+        yield ParameterPair(names, left, right, distance, allowed, cause)
 
 
 Candidate = tuple[Cause, Values, Values]

@@ -18,7 +18,7 @@ from ..errors import InputError
 from ..hooks.names import select_spelled
 from ..notebook import in_notebook
 from ..text.frozen import frozen
-from .parameter_pairs import PairNames, ParameterPair, parameter_pairs
+from .relations import PairNames, ParameterPair, parameter_pairs
 from .stored_rounding import FACTOR, Values, float_steps
 
 Index = tuple[int, ...]
