@@ -82,7 +82,7 @@ def noisy(array):
 
 
 def unrelated(array):
-    return np.random.default_rng(1).normal(size=array.shape)
+    return np.random.default_rng(5).normal(size=array.shape)
 
 
 def rolled(array):
