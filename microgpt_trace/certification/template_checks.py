@@ -31,11 +31,6 @@ class RenderedChat(NamedTuple):
     text: str
     refusal: str
 
-    @property
-    def shown(self) -> tuple[str, bool]:
-        """The text, and whether the template refuses. The words of a refusal do not count."""
-        return self.text, bool(self.refusal)
-
 
 Chats: TypeAlias = Sequence[RenderedChat]
 
@@ -78,7 +73,9 @@ def _compared(ours: Vocabulary, theirs: Vocabulary) -> list[CertificateCheck]:
         reasons["vocabulary.special"] = render(ours, names_there), b
     checks = [bos]
     for i, name in enumerate(chats):
-        at = next((j for j in (2 * i, 2 * i + 1) if a[j].shown != b[j].shown), None)
+        both = [(j, a[j], b[j]) for j in (2 * i, 2 * i + 1)]
+        differing = (j for j, x, y in both if x.text != y.text or bool(x.refusal) != bool(y.refusal))
+        at = next(differing, None)
         if at is None:
             checks.append(CertificateCheck(f"template.{name}", "same"))
             continue

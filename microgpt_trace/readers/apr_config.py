@@ -15,9 +15,9 @@ from typing import Any, Literal, NoReturn
 from ..arrays.encodings import StoredTensor
 from ..decoder.catalogue import ARCHITECTURES
 from ..decoder.config import DecoderConfig
-from ..decoder.options import ROPE_FACTORS
 from ..decoder.problems import Problems
 from ..decoder.settings import OBJECT, POSITIVE, TEXT, WHOLE, Settings, check_value
+from ..decoder.shared_options import ROPE_FACTORS
 from ..errors import FileFormatError, InputError, naming
 from ..text.brief import brief
 from .decoder_config import decoder_config

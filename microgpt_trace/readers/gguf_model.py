@@ -13,9 +13,9 @@ from ..decoder.architecture import Architecture
 from ..decoder.catalogue import ARCHITECTURES, GGUF_NAMES, architecture_named
 from ..decoder.config import DecoderConfig
 from ..decoder.model import Decoder
-from ..decoder.options import LONG, ROPE_FACTORS, SHORT
 from ..decoder.problems import Problems
 from ..decoder.settings import POSITIVE, WHOLE, Settings, is_count
+from ..decoder.shared_options import LONG, ROPE_FACTORS, SHORT
 from ..errors import FileFormatError, InputError, naming
 from ..text.brief import brief
 from .decoder_config import check_overrides, decoder_config, overridden, unsupported
