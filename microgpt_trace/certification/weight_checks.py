@@ -17,7 +17,7 @@ from ..arrays.encodings import StoredTensor
 from ..grouping import grouped
 from ..text.printable import on_one_line
 from ..text.wording import abridged, at_most
-from ..weights.relations import Cause, PairNames, ParameterPair, parameter_pairs
+from ..weights.relations import Cause, ParameterPair, compared_parameters, paired
 from ..weights.stored_rounding import EXACT, FACTOR, LIMIT, QuantisationDistance, Values, measure
 from ..weights.used_bits import bits_of_type, narrowed, wasted_bits
 from .certificate import CertificateCheck
@@ -63,21 +63,13 @@ def weight_checks(export: Side, original: Side, report: Report = unreported) -> 
     if original.unused_head is not None:
         theirs["lm_head, which its config ties to wte"] = Values.of(original.unused_head)
     needed = original.config.shapes() if original.config is not None else original.tensors
-    pairs = [PairNames(name, name, name) for name in needed if name in ours and name in theirs]
-    if "lm_head" in ours and "lm_head" not in needed and "wte" in theirs:
-        pairs.append(PairNames("lm_head", "wte", "lm_head"))
+    names = [name for name in needed if name in ours and name in theirs]
+    pairs = paired(theirs, ours, [*names, *["lm_head"] * ("lm_head" in ours and "lm_head" not in needed)])
     found = [*_on_one_side(export, original, needed)]
-    unlike = [
-        own for own in pairs if own.name in _BY_VOCABULARY and _differ_in_rows(theirs[own.a], ours[own.b])
-    ]
-    rows = min((side.shape[0] for own in unlike for side in (theirs[own.a], ours[own.b])), default=0)
-    for own in unlike:  # compare only the tokens that both sides have
-        a, b = original.tensors[own.a], export.tensors[own.b]
-        found.append(_padding(own.name, a.shape[0], b.shape[0], export, original))
-        if rows:
-            theirs[own.a], ours[own.b] = (Values.of(side.of_rows(range(rows))) for side in (a, b))
+    found += [_padding(own, export, original) for own in pairs if _differ_in_rows(own)]
+    pairs = [_without_padding(own) if _differ_in_rows(own) else own for own in pairs]
     dims = tuple(side.config.head_dim for side in (original, export) if side.config is not None)
-    for pair in parameter_pairs(theirs, ours, pairs, dims, LIMIT, report=report):
+    for pair in compared_parameters(pairs, theirs, dims, LIMIT, report=report):
         found += _accused(pair, export)
     named = {own.name for own in found}  # these tensors need no other sentence about why the file cannot run
     problems = [own for own in export.problems if not own.names or not named.issuperset(own.names)]
@@ -106,12 +98,22 @@ def _are_equal(a: StoredTensor, b: StoredTensor) -> bool:
     return a.shape == b.shape and measure(Values.of(a), Values.of(b)).holds(LIMIT)
 
 
-def _differ_in_rows(a: Values, b: Values) -> bool:
-    return a.shape[1:] == b.shape[1:] != () and a.shape != b.shape
+def _differ_in_rows(pair: ParameterPair) -> bool:
+    """Return True if both sides have rows of the same width for different numbers of tokens."""
+    a, b = pair.a.shape, pair.b.shape
+    return pair.name in _BY_VOCABULARY and a[1:] == b[1:] != () and a != b
 
 
-def _padding(name: str, theirs: int, ours: int, export: Side, original: Side) -> _Accusation:
+def _without_padding(pair: ParameterPair) -> ParameterPair:
+    """Return the pair with only the rows of the tokens that both sides have."""
+    rows, both = min(pair.a.shape[0], pair.b.shape[0]), (pair.a, pair.b)
+    a, b = (Values.of(own.tensor.of_rows(range(rows))) if own.tensor and rows else own for own in both)
+    return pair._replace(a=a, b=b)
+
+
+def _padding(pair: ParameterPair, export: Side, original: Side) -> _Accusation:
     """Return whether a token needs the rows that only one side has."""
+    name, theirs, ours = pair.name, pair.a.shape[0], pair.b.shape[0]
     sides = (original, export) if ours < theirs else (export,)
     vocabulary = next((side.vocabulary for side in sides if side.vocabulary is not None), None)
     tokens = [] if vocabulary is None else list(vocabulary.tokens)
@@ -126,14 +128,14 @@ def _padding(name: str, theirs: int, ours: int, export: Side, original: Side) ->
 
 def _accused(pair: ParameterPair, export: Side) -> Iterator[_Accusation]:
     """Yield how a parameter of the export differs from the original's."""
-    name, left, right, distance, cause = pair.names.name, pair.a, pair.b, pair.distance, pair.cause
+    name, _, _, left, right, distance, is_allowed, cause = pair
     if distance is None:
         check = "transposed" if left.shape[::-1] == right.shape else "other"
         yield _Accusation(check, f"expected shape {list(left.shape)}, found {list(right.shape)}", name)
         return
     if distance.unequal == 0:
         return
-    if not pair.allowed:
+    if not is_allowed:
         cause = cause or Cause("other", "")
     elif wasted := wasted_bits(right, distance):
         cause = Cause("coarse", "", str(bits_of_type(right.type) - wasted))

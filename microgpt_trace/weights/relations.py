@@ -7,7 +7,7 @@ A relation holds if the transformed A equals B within the tolerance of the store
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cache
 from typing import Literal, NamedTuple
@@ -52,21 +52,17 @@ class Cause(NamedTuple):
         return self.text.format(A=a, B=b)
 
 
-class PairNames(NamedTuple):
-    """The name of a parameter, and the names of the parameters that A and B use for it. They differ if one
-    side uses "wte" for "lm_head"."""
+class ParameterPair(NamedTuple):
+    """A parameter of model B, and the parameter of model A that should be equal. `name_a` or `name_b` is
+    "wte" if a side uses "wte" for "lm_head".
+
+    `distance` is None if the pair was not compared, or if the shapes differ or are single numbers. `cause` is
+    None if the distance is allowed, or if no relation explains the distance.
+    """
 
     name: str
-    a: str
-    b: str
-
-
-class ParameterPair(NamedTuple):
-    """A parameter of model B, and the parameter of model A that should be equal. `distance` is None if the
-    shapes differ, or if the parameter is a single number. `cause` is None if the distance is allowed, or if
-    no relation explains the distance."""
-
-    names: PairNames
+    name_a: str
+    name_b: str
     a: Values
     b: Values
     distance: QuantisationDistance | None = None
@@ -74,26 +70,35 @@ class ParameterPair(NamedTuple):
     cause: Cause | None = None
 
 
-def parameter_pairs(
-    a: Mapping[str, Values], b: Mapping[str, Values], pairs: Sequence[PairNames], head_dims: tuple[int, ...],
-    limit: float, rtol: float | None = None, report: Report = unreported,
+def paired(a: Mapping[str, Values], b: Mapping[str, Values], names: Iterable[str]) -> list[ParameterPair]:
+    """Pair the parameters with these names that both models have. A model without "lm_head" uses "wte"."""
+
+    def used(name: str, values: Mapping[str, Values]) -> str:
+        return "wte" if name == "lm_head" and name not in values else name
+
+    both = ((name, used(name, a), used(name, b)) for name in names)
+    return [ParameterPair(name, x, y, a[x], b[y]) for name, x, y in both if x in a and y in b]
+
+
+def compared_parameters(
+    pairs: Sequence[ParameterPair], a: Mapping[str, Values], head_dims: tuple[int, ...], limit: float,
+    rtol: float | None = None, report: Report = unreported,
 ) -> Iterator[ParameterPair]:  # fmt: skip
-    """Compare these parameters of two models.
+    """Compare the parameters of each pair. `a` has all parameters of model A, which B may contain by mistake.
 
     `limit` is the relative L2 distance that exact types may have. If `rtol` is set, it limits all types.
     `head_dims` lists the head widths of both models. `report(done, of)` is called with the number of compared
     pairs and of all pairs.
     """
-    for done, names in enumerate(pairs):
+    for done, pair in enumerate(pairs):
         report(done, len(pairs))
-        left, right = a[names.a], b[names.b]
-        if left.shape != right.shape or not left.shape:
-            yield ParameterPair(names, left, right)
+        if pair.a.shape != pair.b.shape or not pair.a.shape:
+            yield pair
             continue
-        distance = measure(left, right)
+        distance, others = measure(pair.a, pair.b), {**a, pair.name_a: pair.a}
         allowed = distance.holds(limit, rtol)
-        cause = None if allowed else find_cause(names.a, a, right, distance, head_dims)
-        yield ParameterPair(names, left, right, distance, allowed, cause)
+        cause = None if allowed else find_cause(pair.name_a, others, pair.b, distance, head_dims)
+        yield pair._replace(distance=distance, allowed=allowed, cause=cause)
 
 
 Candidate = tuple[Cause, Values, Values]

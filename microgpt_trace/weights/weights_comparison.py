@@ -18,7 +18,7 @@ from ..errors import InputError
 from ..hooks.names import select_spelled
 from ..notebook import in_notebook
 from ..text.frozen import frozen
-from .relations import PairNames, ParameterPair, parameter_pairs
+from .relations import ParameterPair, compared_parameters, paired
 from .stored_rounding import FACTOR, Values, float_steps
 
 Index = tuple[int, ...]
@@ -122,10 +122,9 @@ def compare_weights(
     every = [*left, *(name for name in right if name not in left)]
     spellings = {name: (name, *(_file_name(own, name) for own in (left, right))) for name in every}
     chosen = select_spelled(names or ("*",), spellings, f"parameter of {a.origin} or {b.origin}")
-    pairs = [PairNames(name, _used_for(name, left), _used_for(name, right)) for name in chosen]
-    pairs = [own for own in pairs if own.a in left and own.b in right]
+    pairs = paired(left, right, chosen)
     dims = a.config.head_dim, b.config.head_dim
-    rows = [*map(_row, parameter_pairs(left, right, pairs, dims, 0.0, rtol, report))]
+    rows = [*map(_row, compared_parameters(pairs, left, dims, 0.0, rtol, report))]
     lacking = [name for name in chosen if name not in {own.name for own in pairs}]
     failing = [row for row in rows if not row.holds]
     agree = not failing and not lacking
@@ -147,8 +146,8 @@ def _relative_error(row: WeightRow) -> float:
 
 
 def _row(pair: ParameterPair) -> WeightRow:
-    (name, _, name_b), left, right, distance, holds, cause = pair
-    facts = (name, name_b, left.shape, right.shape, left.type, right.type, holds)
+    name, _, name_b, a, b, distance, holds, cause = pair
+    facts = (name, name_b, a.shape, b.shape, a.type, b.type, holds)
     if distance is None:
         return WeightRow(*facts, cause="shapes differ")
     fields = ["relative_l2", "expected", "unequal", "nowhere", "max_abs", "scale"]
@@ -161,11 +160,6 @@ def _row(pair: ParameterPair) -> WeightRow:
     if distance.worst_block > 0:
         measures["block"] = distance.index(distance.block_at)
     return WeightRow(*facts, cause.told() if cause else "", **measures)
-
-
-def _used_for(name: str, values: Mapping[str, Values]) -> str:
-    """Return the name of the parameter that a model uses for `name`: "wte" for a tied head."""
-    return "wte" if name == "lm_head" and name not in values else name
 
 
 def _file_name(values: Mapping[str, Values], name: str) -> str:
