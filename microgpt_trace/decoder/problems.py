@@ -111,6 +111,3 @@ def _group_of(key: str) -> str:
     """Return our name for a setting, or "rope" for all settings of RoPE, which are replaced together."""
     name = setting_named(key)
     return "rope" if name.startswith("rope_") else name
-
-
-STRICT = Problems()

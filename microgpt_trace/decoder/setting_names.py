@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
+RopePairs = Literal["adjacent", "halves"]  # the rows of a head that RoPE rotates together
 # Our names: (keys of GGUF metadata without the name of the architecture, keys of config.json and .apr files).
 # The first key is the usual key. The names are those of the fields of `DecoderConfig`, if there is a field.
 NAMES: dict[str, tuple[str, str]] = {

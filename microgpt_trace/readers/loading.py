@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from ..arrays.threads import MEMORY
+from ..decoder.setting_names import RopePairs
 from ..errors import FileFormatError, InputError
 from ..untrusted_files import beginning, check_regular, reading
 
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
     from ..decoder.model import Decoder
     from ..microgpt.model import Model
 
-RopePairs = Literal["adjacent", "halves"]
 Format = Literal["checkpoint", "GGUF", "apr", "Hugging Face"]
 SMALL = Path(__file__).parents[1] / "small.safetensors"  # the trained microGPT of the package, named "small"
 MODEL_SUFFIXES = (".gguf", ".apr", ".safetensors")

@@ -14,7 +14,7 @@ from ..decoder.architecture import FUSED, FileNames
 from ..decoder.catalogue import architecture_named
 from ..decoder.config import DecoderConfig
 from ..decoder.model import Decoder
-from ..decoder.problems import STRICT, Problems
+from ..decoder.problems import Problems
 from ..errors import FileFormatError, InputError, naming
 from ..text.brief import brief
 from .expert_tensors import join_experts
@@ -114,9 +114,8 @@ def check_heads(config: DecoderConfig, tensors: Mapping[str, StoredTensor]) -> N
 
 
 def split_fused(
-    tensors: Mapping[str, StoredTensor], sizes: Mapping[str, int], by_head: bool = False,
-    problems: Problems = STRICT,
-) -> dict[str, StoredTensor]:  # fmt: skip
+    tensors: Mapping[str, StoredTensor], sizes: Mapping[str, int], by_head: bool, problems: Problems
+) -> dict[str, StoredTensor]:
     """Return the tensors with each fused matrix or bias split into its parts, such as q, k and v.
 
     The parts follow each other, or in Hugging Face files alternate head by head if `by_head` is true. Raises
