@@ -175,7 +175,7 @@ def _runs(
 
 
 def _weights(sides: Sequence[Any], view: View, rtol: float | None) -> tuple[Any, dict[str, Any]]:
-    from ..comparison.weights import compare_weights
+    from ..weights.weights_comparison import compare_weights
 
     a, b = _two_models(sides, "--weights")
     with progress("parameter") as report:
