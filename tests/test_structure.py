@@ -30,7 +30,7 @@ TOP_LEVEL = (
 
 FLOORS = [
     *("text", "ground", "corpus", "arrays", "hooks", "architecture", "vocabulary", "microgpt", "decoder"),
-    *("readers", "running", "measuring", "rounding", "tracing", "timeline", "dumps", "comparison"),
+    *("readers", "running", "measuring", "rounding", "tracing", "timeline", "naming", "dumps", "comparison"),
     *("diagnosis", "explaining", "patching", "attribution", "certification", "surveying", "render"),
     *("package", "cli"),
 ]
@@ -346,7 +346,7 @@ def test_names_of_classes_are_unique():
 # and the tables of names in other engines.
 NAMES_EVENTS = (
     *("architecture.", "decoder.architectures.", "microgpt.forward_backward", "hooks.names"),
-    *("dumps.event_names", "dumps.engine_names", "dumps.torch_modules", "dumps.recorder"),
+    *("naming.event_names", "naming.engine_names", "naming.torch_modules", "dumps.recorder"),
 )
 OF_THE_OUTPUT = {"logits", "probs", "loss"}  # other modules use these as plain words
 

@@ -14,12 +14,11 @@ from ..architecture.model import LanguageModel
 from ..architecture.plans.plan import kind_of
 from ..arrays.stats import Array
 from ..arrays.threads import one_blas_thread
-from ..dumps.layouts import OWN
-from ..dumps.mapping import MapEntry, lines_for
 from ..dumps.name_suggestion import Suggestion, Unplaced, suggest
 from ..dumps.recording import Recording
 from ..errors import InputError
 from ..grouping import grouped
+from ..naming.user_map import OWN, MapEntry, lines_for
 from ..running.event_stream import EventStream
 from .read_tokens import NO_TOKENS, TEXT_AND_TOKENS, ambiguous, embedding_of, recognise
 

@@ -1,6 +1,6 @@
 """Record the forward pass of a PyTorch decoder, and save the values under the names of our events.
 
-torch_modules.py lists the families of decoders. This file does not import torch.
+naming/torch_modules.py lists the families of decoders. This file does not import torch.
 """
 
 from __future__ import annotations
@@ -19,9 +19,10 @@ import numpy as np
 from ..arrays.stats import Array
 from ..errors import InputError
 from ..files import check_target
-from .engine_names import RETURNED_SECOND, ROUTED, ROUTER, TURNED
+from ..naming.engine_names import RETURNED_SECOND, ROUTED, ROUTER, TURNED
+from ..naming.torch_modules import numbered
 from .stored_arrays import write_arrays
-from .torch_modules import TorchDecoder, expected_events, find_decoder, module_at, numbered
+from .torch_decoder import TorchDecoder, expected_events, find_decoder, module_at
 
 _CACHES = ("cache", "past_key_values", "past_key_value")  # names of the argument in versions of transformers
 ROTARY = "apply_rotary_pos_emb"  # the function that rotates q and k, in the Python module of the attention

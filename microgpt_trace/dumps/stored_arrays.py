@@ -29,7 +29,7 @@ from ..readers.safetensors import safetensors_header
 from ..text.brief import brief
 from ..text.frozen import frozen
 from ..text.json_reading import MANY_VALUES, from_json
-from ..untrusted_files import check_regular, reading
+from ..untrusted_files import check_name, check_regular, reading
 
 if TYPE_CHECKING:
     from ..tracing.result import ParameterRow, Trace
@@ -82,7 +82,6 @@ def read_header(file: IO[bytes]) -> NpyHeader:
 
 
 ZIP_MAGIC = b"PK\x03\x04"
-MAX_NAME = 512  # characters
 _BOMB_BYTES, _BOMB_TIMES = 1 << 26, 200  # activations compress to about 2/3, never to 1/100
 _NUMPY_TYPES = {  # type in safetensors -> type in NumPy
     "F32": "<f4", "F64": "<f8", "BOOL": "?", "U8": "<u1", "I8": "<i1", "U16": "<u2", "I16": "<i2",
@@ -179,14 +178,6 @@ def _array(
 
     check_name(path, name)
     return StoredArray(name, header.shape, str(header.dtype), _kind(header.dtype), read)
-
-
-def check_name(where: Path | str, name: str) -> None:
-    """Raise FileFormatError if a name is too long, because searching for long names is slow."""
-    if len(name) > MAX_NAME:
-        raise FileFormatError(
-            f"{where}: {brief(name)}: expected a name of at most {MAX_NAME} characters, found {len(name):,}"
-        )
 
 
 @contextmanager

@@ -11,9 +11,9 @@ from microgpt_trace import load
 from microgpt_trace.comparison.map_suggestion import drafted_map
 from microgpt_trace.dumps.formats import open_recording
 from microgpt_trace.dumps.layouts import Leftover, Recorded
-from microgpt_trace.dumps.mapping import read_map
 from microgpt_trace.dumps.matching import align
 from microgpt_trace.dumps.recording import Recording
+from microgpt_trace.naming.user_map import read_map
 
 HEADS = ("q", "k", "v", "q_rope", "k_rope", "context")
 
