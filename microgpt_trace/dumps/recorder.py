@@ -120,10 +120,10 @@ class TorchRecording:
             module = getattr(decoder.stack, name)
             scales = hasattr(module, "embed_scale")  # newer versions of Gemma's embedding multiply
             returns(module, partial(self._take, "embed.scaled" if scales else family.outside[name]))
-        for path, of_input, events in family.taps:
-            take = partial(self._take_output, events, path in family.architecture.heads_first)
-            for module in self._distinct(path):
-                (reads if of_input else returns)(module, take)
+        for value in family.recorded:
+            take = partial(self._take_output, value.events, value.path in family.architecture.heads_first)
+            for module in self._distinct(value.path):
+                (reads if value.of_input else returns)(module, take)
         for index, layer in enumerate(decoder.layers):
             before(layer, partial(self._enter_layer, index))
             returns(layer, self._leave_layer)

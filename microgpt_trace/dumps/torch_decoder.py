@@ -104,7 +104,7 @@ def expected_events(decoder: TorchDecoder) -> list[str]:
     family = decoder.family
     expected = [family.outside[name] for name in family.embedding]
     for i, layer in enumerate(decoder.layers):
-        taken = [events for path, _, events in family.taps if decoder.has(layer, path)]
+        taken = [value.events for value in family.recorded if decoder.has(layer, value.path)]
         expected += [numbered(event, i) for event in chain(*taken)]
     return [*expected, family.outside[family.norm]]
 

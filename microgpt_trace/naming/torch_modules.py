@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import cache, cached_property
 from itertools import chain
+from typing import NamedTuple
 
 from ..architecture.plans.kinds import Activation, Experts, Linear, Lookup, Mixture
 from ..architecture.plans.plan import Operation, Plan, kind_of, layer_of, stage_of
@@ -21,6 +22,14 @@ Events = tuple[str, ...]
 LAYER_INPUT = "input of layer #"  # the output of the previous layer, or the embedding
 LAST_OUTPUT = "output of the last layer"
 HEADS = ("lm_head", "embed_out")
+
+
+class ModuleValue(NamedTuple):
+    """The output or the input of a module in a layer, and its events, where # stands for the layer number."""
+
+    path: str  # of the module
+    events: Events
+    of_input: bool = False
 
 
 @frozen(slots=False, eq=False)
@@ -145,10 +154,9 @@ class ModuleNames:
         return (*self.embedding, self.blocks, self.norm)
 
     @cached_property
-    def taps(self) -> tuple[tuple[str, bool, Events], ...]:
-        """The inputs and outputs to record in a layer. A tuple contains the path of a module, True for the
-        input or False for the output, and the events (# stands for the layer number). An input is listed only
-        if no module returns the event."""
+    def recorded(self) -> tuple[ModuleValue, ...]:
+        """The inputs and outputs to record in a layer. An input is listed only if no module returns
+        the event."""
         layer = self.other[self.layers]
         known = {LAYER_INPUT, LAST_OUTPUT, *layer, *chain(*self.in_layer.values())}
         read: dict[str, str] = {}
@@ -157,9 +165,9 @@ class ModuleNames:
             if event and event not in known:
                 read.setdefault(event, path)
         return (
-            *((path, False, events) for path, events in self.in_layer.items()),
-            *((path, True, (event,)) for event, path in read.items()),
-            ("", False, layer),
+            *(ModuleValue(path, events) for path, events in self.in_layer.items()),
+            *(ModuleValue(path, (event,), of_input=True) for event, path in read.items()),
+            ModuleValue("", layer),
         )
 
     @cached_property
