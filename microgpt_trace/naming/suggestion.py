@@ -184,8 +184,9 @@ def _step(shapes: Mapping[int, tuple[int, ...]], layers: int) -> int:
         return 1
     span = max(shapes) - min(shapes)
     for step in range(span // (layers - 1), span // (layers + 2), -1) if layers > 1 else ():
-        for first in shapes:
-            run = range(first, first + step * (layers - 1))
+        length = step * (layers - 1)
+        for first in [counter for counter in shapes if counter + length in shapes]:
+            run = reversed(range(first, first + length))
             if all(shapes.get(counter) == shapes.get(counter + step) for counter in run):
                 return step
     return 0

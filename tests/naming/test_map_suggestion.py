@@ -309,7 +309,8 @@ def with_telling_names(model):
 OPERATIONS = {
     "norm": "mul", "q": "linear", "k": "linear", "v": "linear", "q_rope": "add", "k_rope": "add",
     "scores": "mul", "weights": "softmax", "context": "reshape", "out": "linear", "residual": "add",
-    "gate": "linear", "up": "linear", "act": "silu", "hidden": "mul", "down": "linear", "tok": "embedding", "logits": "linear",
+    "gate": "linear", "up": "linear", "act": "silu", "hidden": "mul", "down": "linear",
+    "tok": "embedding", "logits": "linear",
 }  # fmt: skip
 
 
