@@ -122,7 +122,7 @@ def assign(evidence: Evidence) -> dict[int, Suggested]:
 
 def _chosen_series(evidence: Evidence) -> Iterator[tuple[_Series, Columns]]:
     """Yield series of tensors with the events of one kind by layer. Pairs whose values agree in most layers
-    are chosen first, then pairs whose name contains all words of the kind."""
+    are chosen first, then pairs whose name contains the last words of the kind, such as "up" of mlp.up."""
     kinds: dict[str, dict[int | None, int]] = {}
     for column, name in enumerate(evidence.events):
         if layer_of(name) is not None:
@@ -135,7 +135,8 @@ def _chosen_series(evidence: Evidence) -> Iterator[tuple[_Series, Columns]]:
             both = [pair for pair in both if evidence.fits[pair]]
             if 2 * len(both) <= len(series.rows):
                 continue
-            hits, words = sum(evidence.agree[pair] for pair in both), _words_named(series.pattern, kind)
+            hits = sum(evidence.agree[pair] for pair in both)
+            words = _words_named(series.pattern, kind, kind.rpartition(".")[2])
             if 2 * hits > votes or (words and not votes):
                 nearest = min(float(evidence.pairs["distance"][pair]) for pair in both)
                 pairs.append(((hits, words, len(both), -nearest), series, kind))
@@ -146,11 +147,16 @@ def _chosen_series(evidence: Evidence) -> Iterator[tuple[_Series, Columns]]:
             yield series, kinds.pop(kind)
 
 
-def _words_named(name: str, kind: str) -> int:
-    """Return the number of words of a kind if a name has them all: 3 for attn.q_rope in "b0_attn_q_rope"."""
-    words, own_words = re.findall("[a-z]+", kind), re.findall("[a-z]+", name.lower())
-    named = all(word in own_words or (len(word) > 1 and word in name.lower()) for word in words)
-    return len(words) * named
+def _words_named(name: str, kind: str, needed: str) -> int:
+    """Return the number of words of a kind in a name, or 0 if the name lacks a word of `needed`. For example,
+    "b0_q_rope" has 2 words of attn.q_rope, and all words of its part q_rope."""
+    own_words = re.findall("[a-z]+", name.lower())
+
+    def named(word: str) -> bool:
+        return word in own_words or (len(word) > 3 and word in name.lower())
+
+    words = re.findall("[a-z]+", kind)
+    return sum(map(named, words)) * all(map(named, re.findall("[a-z]+", needed)))
 
 
 def _series_of(tensors: Sequence[NamedTensor], layers: int) -> Iterator[_Series]:
@@ -219,7 +225,7 @@ def _outside_layers(
     for column in free:
         event, rows = evidence.events[column], [row for row in rest if evidence.fits[row, column]]
         for row in rows if layer_of(event) is None else ():
-            words = _words_named(evidence.tensors[row].source, event)
+            words = _words_named(evidence.tensors[row].source, event, event)
             distance = float(evidence.pairs["distance"][row, column])
             if words or (len(rows) <= FEW and distance < 1):
                 yield words, -distance, row, column

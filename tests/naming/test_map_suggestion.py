@@ -376,6 +376,11 @@ def test_places_the_events_of_smollm2_by_counters(drafted):
     assert len(truth) == 543
 
 
+def test_a_word_of_the_name_decides_if_no_value_agrees(drafted, deeper):
+    _, lines = drafted(deeper, {f"layer{i}.up_proj": numbers(7, 48, seed=i) for i in LAYERS})
+    assert found_in(lines) == {f"layer{i}.up_proj": f"layer{i}.mlp.up" for i in LAYERS}
+
+
 def test_lists_undecided_series(drafted, deeper):
     files, truth = engine_names(faulty(deeper, "*.attn.context"))
     text, lines = drafted(deeper, files)
