@@ -30,7 +30,7 @@ TOP_LEVEL = (
 
 FLOORS = [
     *("text", "ground", "corpus", "arrays", "hooks", "architecture", "vocabulary", "microgpt", "decoder"),
-    *("readers", "running", "measuring", "rounding", "weights", "tracing", "timeline", "dumps"),
+    *("readers", "running", "measuring", "rounding", "weights", "tracing", "timeline", "naming", "dumps"),
     *("comparison", "diagnosis", "explaining", "patching", "attribution", "certification", "surveying"),
     *("render", "package", "cli"),
 ]
@@ -355,7 +355,7 @@ def test_only_certification_names_the_checks_of_a_certificate():
 # and the tables of names in other engines.
 NAMES_EVENTS = (
     *("architecture.", "decoder.architectures.", "microgpt.forward_backward", "hooks.names"),
-    *("dumps.event_names", "dumps.engine_names", "dumps.torch_modules", "dumps.recorder"),
+    *("naming.event_names", "naming.engine_names", "naming.torch_modules", "dumps.recorder"),
 )
 OF_THE_OUTPUT = {"logits", "probs", "loss"}  # other modules use these as plain words
 

@@ -106,7 +106,7 @@ def diff(
     options = {"names": view.layer or [], **band.options(opener)}
     tokens = token_ids(sides.tokens)
     if naming.suggest_map:
-        from ..comparison.map_suggestion import drafted_map
+        from ..comparison.map_drafting import drafted_map
 
         return put([drafted_map(both, sides.text, tokens)], output.target)
     if other.weights:

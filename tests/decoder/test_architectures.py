@@ -24,10 +24,10 @@ from microgpt_trace import load, trace
 from microgpt_trace.comparison.diff import diff
 from microgpt_trace.decoder.catalogue import ARCHITECTURES, architecture_named
 from microgpt_trace.diagnosis.diagnose import diagnose
-from microgpt_trace.dumps.event_names import meaning_of
 from microgpt_trace.dumps.formats import open_recording
 from microgpt_trace.dumps.recorder import record
 from microgpt_trace.errors import FileFormatError, MicrogptError
+from microgpt_trace.naming.event_names import meaning_of
 from microgpt_trace.readers.apr_config import LLAMAS
 
 torch = pytest.importorskip("torch", reason="the judge of architectures is transformers")
