@@ -16,6 +16,7 @@ from support.commands import microgpt
 from support.documents import valid
 from support.gguf_of_torch import write_gguf_of
 from support.other_plans import in_float64
+from support.reference_models import IDS
 from support.sweeps import some_of
 from support.tiny_tokenizer import write_tokenizer
 from support.torch_models import IN_GGUF, MODELS, OSS, SMALL, torch_model, written
@@ -32,8 +33,6 @@ from microgpt_trace.readers.apr_config import LLAMAS
 
 torch = pytest.importorskip("torch", reason="the judge of architectures is transformers")
 transformers = pytest.importorskip("transformers")
-
-IDS = [17, 3, 44, 3, 60, 0, 29, 8, 5, 21, 33, 12, 50, 2, 40, 7, 19, 26, 11]
 
 
 @pytest.fixture(scope="module")

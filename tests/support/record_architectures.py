@@ -13,11 +13,9 @@ import torch
 import transformers
 from safetensors.numpy import load_file, save_file
 from support.reference_models import FLIPPED, IDS, REFERENCES, random_weights
-from support.torch_models import MODELS, torch_model
+from support.torch_models import EIGHT_EXPERTS, MODELS, fifth_best, torch_model
 
 from microgpt_trace.dumps.recorder import record
-
-EIGHT = {"num_local_experts": 8, "num_experts_per_tok": 2, "num_hidden_layers": 3}
 
 
 def model_of(case, folder, changes=None):
@@ -42,19 +40,6 @@ def values_of(model):
     return {"layer1.mlp.residual": out.hidden_states[2][0].numpy(), "logits": out.logits[0].numpy()}
 
 
-def fifth_best(layer):
-    """Choose the fifth-best expert in place of the second, except at position 0."""
-
-    def chosen(module, args, output):
-        logits, _, experts = output
-        all_shares = logits.float().softmax(-1)
-        experts[1:, 1] = all_shares.argsort(-1, descending=True)[1:, 4]
-        shares = all_shares.gather(1, experts)
-        return logits, shares / shares.sum(-1, keepdim=True), experts
-
-    layer.mlp.gate.register_forward_hook(chosen)
-
-
 def main():
     models, arrays = {}, {}
     with tempfile.TemporaryDirectory() as name:
@@ -62,7 +47,7 @@ def main():
         for case in MODELS:
             models[case], model = model_of(case, folder)
             arrays |= {f"{case}/{event}": value for event, value in values_of(model).items()}
-        models["eight_experts"], model = model_of("mixtral", folder, EIGHT)
+        models["eight_experts"], model = model_of("mixtral", folder, EIGHT_EXPERTS)
         arrays |= {f"eight_experts/{event}": value for event, value in values_of(model).items()}
         model = model.to(torch.bfloat16)
         for router in ("right", "wrong"):

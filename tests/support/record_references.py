@@ -16,13 +16,13 @@ import torch
 import transformers
 from support.faulty_engine import decoder_run
 from support.foreign_dumps import HUGGINGFACE
+from support.reference_models import REFERENCES
 from support.tiny_gpt2 import GPT2S, gpt2_events, tiny_gpt2
 from support.tiny_models import CASES, TOKENS, tiny_model, write_folder
 from transformers.masking_utils import eager_mask
 from transformers.models.gpt2 import modeling_gpt2
 from transformers.models.llama import modeling_llama
 
-REFERENCES = Path(__file__).parents[1] / "references"
 WHOLE = "llama_gqa", "llama_mha_bias", "qwen3", "gpt2"  # the references with every event
 OF_OTHERS = re.compile(r"logits|layer1\.(attn\.(q_rope|k_rope|scores|weights)|mlp\.act)")
 
