@@ -120,13 +120,15 @@ def list_at(path: Path, values: Mapping[str, Any], key: str) -> list[Any]:
     return value
 
 
+def is_count(value: Any) -> bool:
+    """Return True for a whole number from 0 to 2^31 - 1."""
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**31
+
+
 def whole_numbers(where: str, value: Any, some: bool = False) -> tuple[int, ...]:
     """Convert a list of whole numbers to a tuple. Raises FileFormatError for other values, and for [] if
     `some` is True."""
-    counts = isinstance(value, list) and all(
-        type(number) is int and 0 <= number < 1 << 31 for number in value
-    )
-    if not counts or (some and not value):
+    if not isinstance(value, list) or not all(map(is_count, value)) or (some and not value):
         raise FileFormatError(f"{where}: expected a list of whole numbers, found {brief(value)}")
     return tuple(value)
 

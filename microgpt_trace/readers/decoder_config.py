@@ -10,10 +10,11 @@ from typing import Any
 from ..decoder.architecture import Architecture
 from ..decoder.catalogue import architecture_named
 from ..decoder.config import DecoderConfig
-from ..decoder.settings import FLAG, POSITIVE, TRANSFORMERS, WHOLE, Settings, is_count
+from ..decoder.settings import FLAG, POSITIVE, TRANSFORMERS, WHOLE, Settings
 from ..errors import InputError
 from ..text.brief import brief
 from ..text.wording import ranges
+from ..untrusted_files import is_count
 from .model_file import biases_of, check_heads, checked_depth, split_fused
 
 HEADS = ("n_embd", "n_head", "n_kv_head", "head_dim")

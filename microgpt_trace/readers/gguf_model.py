@@ -14,10 +14,11 @@ from ..decoder.catalogue import ARCHITECTURES, GGUF_NAMES, architecture_named
 from ..decoder.config import DecoderConfig
 from ..decoder.model import Decoder
 from ..decoder.problems import Problems
-from ..decoder.settings import POSITIVE, WHOLE, Settings, is_count
+from ..decoder.settings import POSITIVE, WHOLE, Settings
 from ..decoder.shared_options import LONG, ROPE_FACTORS, SHORT
 from ..errors import FileFormatError, InputError, naming
 from ..text.brief import brief
+from ..untrusted_files import is_count
 from .decoder_config import check_overrides, decoder_config, overridden, unsupported
 from .gguf import Strings, read_gguf_header
 from .model_file import checked_decoder, checked_depth, our_tensors, rope_factors
