@@ -17,8 +17,8 @@ export function written(state) {
 	return parts.join("&");
 }
 
-/** The state of an address. `unknown` is the last name in the address that the page does not have, or null.
- */
+/** The state of an address. `unknown` is the last name in the address that the page does not have, or
+    null. */
 export function read(hash, page) {
 	const state = {
 		at: null,

@@ -1,7 +1,7 @@
 // The answer bar, which stays in sight: the tokens, the likeliest next tokens, and the probability of the
 // real next token, before and after the changes of the reader.
 
-import {make, shareBar} from "./dom.js";
+import {make, makeButton, shareBar} from "./dom.js";
 import {letterOf} from "./letters.js";
 import {chance, short} from "./numbers.js";
 
@@ -67,10 +67,8 @@ export function answerView({page, run, original, position, chances, before, sele
     with its words. */
 export function answerBar({run, position, select, question, choices, value, words}) {
 	const tiles = run.tokens.map((token, at) =>
-		make(
-			"button",
+		makeButton(
 			{
-				type: "button",
 				class: "token",
 				"aria-pressed": String(at === position),
 				"data-key": `token ${at}`,

@@ -1,6 +1,6 @@
 // An array of a run as a heat map with statistics, next to its gradient and its update.
 
-import {make} from "./dom.js";
+import {make, makeButton} from "./dom.js";
 import {addressOf, nameOf, placeInWords} from "./elements.js";
 import {flatOf} from "./formulas.js";
 import {matrix} from "./matrix.js";
@@ -200,8 +200,7 @@ function statisticsView(page, run, at) {
 /** Links to the arrays that an array is computed from, and to the arrays that use it. */
 function neighbours(page, at, go) {
 	const row = page.row(at.name);
-	const button = name =>
-		make("button", {type: "button", class: "link", onclick: () => go({of: "value", name, index: []})}, name);
+	const button = name => makeButton({class: "link", onclick: () => go({of: "value", name, index: []})}, name);
 	const list = (title, names) =>
 		names?.length ? [`${title} `, ...names.flatMap((name, n) => [n ? ", " : "", button(name)])] : [];
 	const parts = [

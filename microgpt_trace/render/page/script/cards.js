@@ -2,7 +2,7 @@
 // out.
 
 import {likeliest} from "./answer_view.js";
-import {make, shareBar} from "./dom.js";
+import {make, makeButton, shareBar} from "./dom.js";
 import {sharesInWords, sharesOf} from "./head_card.js";
 import {keyWords, letterOf, placeWords} from "./letters.js";
 import {chance, percent, short} from "./numbers.js";
@@ -74,17 +74,15 @@ export function lineCard({page, run, line, chances, rivals, explain, toggle, nex
 		make(
 			"p",
 			{class: "buttons"},
-			make(
-				"button",
-				{type: "button", class: "primary", "data-key": "why", onclick: () => explain(line)},
+			makeButton(
+				{class: "primary", "data-key": "why", onclick: () => explain(line)},
 				`Why ${percent(line.share)} %?`
 			),
-			make(
-				"button",
-				{type: "button", "data-key": "cut", "aria-pressed": String(isCut), onclick: () => toggle(line.name)},
+			makeButton(
+				{"data-key": "cut", "aria-pressed": String(isCut), onclick: () => toggle(line.name)},
 				isCut ? "Put it back" : "Cut this line"
 			),
-			make("button", {type: "button", "data-key": "next line", onclick: next}, "Next line")
+			makeButton({"data-key": "next line", onclick: next}, "Next line")
 		)
 	);
 }
@@ -118,8 +116,7 @@ export function partsCard({page, run, position, parts, now, state, toggle}) {
 		return make(
 			"li",
 			{},
-			make("button", {
-				type: "button",
+			makeButton({
 				role: "switch",
 				"aria-checked": String(!isOff),
 				"aria-label": words,

@@ -27,8 +27,8 @@ export function changesInWords(page, state) {
 	];
 }
 
-/** The ablations and parameter changes of a state, in the form that Page.ownRun takes: functions and arrays.
- */
+/** The ablations and parameter changes of a state, in the form that Page.ownRun takes: functions and
+    arrays. */
 export function changesOf(page, state) {
 	const events = new Map();
 	for (const part of state.off) {

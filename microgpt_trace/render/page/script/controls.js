@@ -33,9 +33,9 @@ export const isTaken = event =>
 	event.altKey;
 
 /** Handle keys: "/" goes to the search field, Backspace calls `back`, ? opens the list of keys, and
-    `actionsOf()` has a function for each other key. A slider and a dialog keep their own keys. `keys` has the
-    keys of the views, as pairs of a key and its explanation. `others` has more lists of such pairs, by title.
-    */
+    `actionsOf()` has a function for each other key. A slider and a dialog keep their own keys. `keys` has
+    the keys of the views, as pairs of a key and its explanation. `others` has more lists of such pairs, by
+    title. */
 export function listen(back, actionsOf, keys, others = {}) {
 	const lists = {
 		Keys: [...keys, ["Backspace", "go back to the previous place"], ["?", "show this list"]],

@@ -1,7 +1,7 @@
 // The page of a comparison: a list of events with the differences between two runs, and the values A, B and B
 // - A of one event side by side.
 
-import {make} from "./dom.js";
+import {make, makeButton} from "./dom.js";
 import {nameOf} from "./elements.js";
 import {matrix} from "./matrix.js";
 import {exact, percent, short} from "./numbers.js";
@@ -119,14 +119,8 @@ function headsOf(sides, at, choose) {
 		{class: "buttons"},
 		"head ",
 		sides.heads.map(head =>
-			make(
-				"button",
-				{
-					type: "button",
-					"data-key": `head ${head}`,
-					"aria-pressed": String(head === at.head),
-					onclick: () => choose(head)
-				},
+			makeButton(
+				{"data-key": `head ${head}`, "aria-pressed": String(head === at.head), onclick: () => choose(head)},
 				String(head)
 			)
 		)
@@ -222,9 +216,8 @@ function listOf(content, choose) {
 	const rows = new Map(
 		content.events.map(event => [
 			event.name,
-			make(
-				"button",
-				{type: "button", class: "row", "data-key": `event ${event.name}`, onclick: () => choose(event.name)},
+			makeButton(
+				{class: "row", "data-key": `event ${event.name}`, onclick: () => choose(event.name)},
 				make(
 					"span",
 					{class: event.holds ? (content.held[event.name] ? "" : "dim") : "bad"},

@@ -6,6 +6,10 @@ import {onOneLine} from "./printable.js";
 export const make = (tag, attributes = {}, ...children) =>
 	filled(document.createElement(tag), attributes, children);
 
+/** Make a button that submits no form. */
+export const makeButton = (attributes, ...children) =>
+	make("button", {type: "button", ...attributes}, ...children);
+
 /** Make an SVG element, with the same arguments as `make`. */
 export const draw = (tag, attributes = {}, ...children) =>
 	filled(document.createElementNS("http://www.w3.org/2000/svg", tag), attributes, children);
@@ -96,7 +100,7 @@ export function shareBar(share, {before, rule} = {}) {
 
 /** A command line with a button that copies it. If the clipboard is blocked, the button selects the line. */
 export function copyable(line) {
-	const button = make("button", {type: "button", class: "copy", "aria-label": "copy the command"}, "copy");
+	const button = makeButton({class: "copy", "aria-label": "copy the command"}, "copy");
 	button.addEventListener("click", async () => {
 		try {
 			await navigator.clipboard.writeText(line);

@@ -1,7 +1,7 @@
 // The arithmetic of one number: its formula, terms and sum, the numbers that use it, and a command that shows
 // more.
 
-import {copyable, make, number, sumBars} from "./dom.js";
+import {copyable, make, makeButton, number, sumBars} from "./dom.js";
 import {addressOf, layerOf, nameOf, placeInWords} from "./elements.js";
 import {flatOf, placeOf, workedOut} from "./formulas.js";
 import {aligned, exact, short} from "./numbers.js";
@@ -23,14 +23,8 @@ export function explainView({page, run, at, trail, go, slider, digits}) {
 	const isMasked = page.isMasked(at.name, at.index);
 	const named = element => shortElement(page, element, layerOf(at.name));
 	const link = linker({page, run, go, named, write: digits.write});
-	const shut = make(
-		"button",
-		{
-			type: "button",
-			class: "shut",
-			"aria-label": "close the explanation",
-			onclick: () => go({...at, index: []})
-		},
+	const shut = makeButton(
+		{class: "shut", "aria-label": "close the explanation", onclick: () => go({...at, index: []})},
 		"×"
 	);
 	const parts = [
@@ -65,13 +59,7 @@ const missing = (run, gradient, held) =>
 function crumbs(trail, at, go, named) {
 	const items = trail
 		.slice(-4)
-		.map(element =>
-			make(
-				"li",
-				{},
-				make("button", {type: "button", class: "link", onclick: () => go(element)}, named(element))
-			)
-		);
+		.map(element => make("li", {}, makeButton({class: "link", onclick: () => go(element)}, named(element))));
 	return make(
 		"nav",
 		{"aria-label": "Elements explained before"},
@@ -99,10 +87,8 @@ function heading(page, run, at, value, {write, isExact, toggle}) {
 					{class: "value"},
 					number(write(value), exact(value), {id: "explained-value"}),
 					" ",
-					make(
-						"button",
+					makeButton(
 						{
-							type: "button",
 							"aria-pressed": String(isExact),
 							"data-key": "exact",
 							title: "show all digits (x)",
@@ -329,9 +315,8 @@ function linker({page, run, go, named, write}) {
 	return factor => {
 		const index = placeOf(factor.flat, run.shape(factor.name));
 		const at = {of: factor.gradient ? "gradient" : "value", name: factor.name, index};
-		return make(
-			"button",
-			{type: "button", class: "link", title: placeInWords(page, run, at.name, index), onclick: () => go(at)},
+		return makeButton(
+			{class: "link", title: placeInWords(page, run, at.name, index), onclick: () => go(at)},
 			`${named(at)} `,
 			make("span", {class: "n"}, write(factor.value))
 		);
@@ -363,13 +348,7 @@ function others(run, at, go) {
 	const titles = {value: "its value", gradient: "its gradient", update: "its update"};
 	const links = Object.keys(titles)
 		.filter(of => of !== at.of && run.of(at.name, of))
-		.map(of => make("button", {type: "button", onclick: () => go({...at, of})}, titles[of]));
-	links.push(
-		make(
-			"button",
-			{type: "button", onclick: () => go({...at, index: []})},
-			`all of ${addressOf({...at, index: []})}`
-		)
-	);
+		.map(of => makeButton({onclick: () => go({...at, of})}, titles[of]));
+	links.push(makeButton({onclick: () => go({...at, index: []})}, `all of ${addressOf({...at, index: []})}`));
 	return make("p", {class: "buttons"}, links);
 }

@@ -1,7 +1,7 @@
 // The list of all arrays, by layer and stage in order of computation, with their L2 norms and warning marks.
 
 import {located} from "./address.js";
-import {bar, make} from "./dom.js";
+import {bar, make, makeButton} from "./dom.js";
 import {addressOf, lastOf, withoutLayer} from "./elements.js";
 import {short, statisticsOf} from "./numbers.js";
 
@@ -202,10 +202,8 @@ function rowView(page, run, at, go, name) {
 	return make(
 		"li",
 		{},
-		make(
-			"button",
+		makeButton(
 			{
-				type: "button",
 				class: "row",
 				"aria-current": chosen ? "true" : "false",
 				"data-key": `flow ${name}`,

@@ -12,9 +12,9 @@ const GAP = 4;
 const RULED = 44; // taken by the labels, which do not scroll
 const NOT_FINITE = [179, 38, 30]; // a red that is not in the colour scale
 
-/** The pictures of `data`: `rows`, `columns`, `weightsOf(row)` as [columns, length, length], `rowLabels`, the
-    `chosen` picture, isAblated(row, column), nameOf(row, column), the `scrolled` offset, onpick and onscroll.
-    */
+/** The pictures of `data`: `rows`, `columns`, `weightsOf(row)` as [columns, length, length], `rowLabels`,
+    the `chosen` picture, isAblated(row, column), nameOf(row, column), the `scrolled` offset, onpick and
+    onscroll. */
 export function glance(data) {
 	const size = Math.max(SMALLEST, Math.min(LARGEST, Math.floor(ROOM / Math.min(data.columns, 12)) - GAP));
 	const canvas = make("canvas", {});

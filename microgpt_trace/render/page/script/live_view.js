@@ -2,7 +2,7 @@
 // change.
 
 import {chancesWithChanges, changesInWords} from "./changes.js";
-import {draw, make} from "./dom.js";
+import {draw, make, makeButton} from "./dom.js";
 import {nameOf} from "./elements.js";
 import {letterOf} from "./letters.js";
 import {short} from "./numbers.js";
@@ -45,21 +45,13 @@ export function liveView({page, state, set, problem, run}) {
 				"● ",
 				changes.join(", "),
 				" ",
-				make(
-					"button",
-					{type: "button", class: "link", "data-key": "undo", onclick: () => set({off: [], parameters: {}})},
-					"undo"
-				)
+				makeButton({class: "link", "data-key": "undo", onclick: () => set({off: [], parameters: {}})}, "undo")
 			)
 		: null;
 	const reset =
 		state.text === null
 			? null
-			: make(
-					"button",
-					{type: "button", onclick: () => set({text: null})},
-					`back to ${page.text || "the trace"}`
-				);
+			: makeButton({onclick: () => set({text: null})}, `back to ${page.text || "the trace"}`);
 	const origin = run.traced ? "" : "computed in this page in float64; only the traced run has gradients";
 	return make(
 		"div",
@@ -100,10 +92,8 @@ export function unitButton({page, state, set, at}) {
 function toggle(state, set, name, words) {
 	const isOff = state.off.includes(name);
 	const off = isOff ? state.off.filter(other => other !== name) : [...state.off, name];
-	return make(
-		"button",
+	return makeButton(
 		{
-			type: "button",
 			"aria-pressed": String(isOff),
 			"data-key": `off ${name}`,
 			title: isOff ? "undo the ablation" : `ablate ${name}`,

@@ -3,7 +3,7 @@
 
 import {answerBar, ordinal} from "./answer_view.js";
 import {parsed} from "./elements.js";
-import {make, shareBar} from "./dom.js";
+import {make, makeButton, shareBar} from "./dom.js";
 import {headCard} from "./head_card.js";
 import {namedToken} from "./letters.js";
 import {chance, percent, short} from "./numbers.js";
@@ -81,8 +81,8 @@ function modelOverviewOf(page, slot) {
 
 /** The heads and MLPs, with their effects on the answer. `without` is the probability of the answer without
     the part, or null. `here` is this probability if the part is removed only at the position of the answer,
-    for a few heads. `effect` is the growth of the loss without the part, or what the part adds to the answer.
-    */
+    for a few heads. `effect` is the growth of the loss without the part, or what the part adds to the
+    answer. */
 function partsOf(page) {
 	if (!page.effects) return [];
 	const {p, parts, isMeasured, here} = page.effects;
@@ -242,24 +242,16 @@ function partCard({page, run, part, ranked, next, go}) {
 		make(
 			"p",
 			{class: "buttons"},
-			make(
-				"button",
+			makeButton(
 				{
-					type: "button",
 					class: "primary",
 					"data-key": "layer",
 					onclick: () => go({of: "value", name: part.weights ?? part.name, index: isHead ? [head] : []})
 				},
 				`See layer ${layer}`
 			),
-			looks
-				? make(
-						"button",
-						{type: "button", "data-key": "why", onclick: () => go(why)},
-						`Why ${percent(share)} %?`
-					)
-				: null,
-			make("button", {type: "button", "data-key": "next part", onclick: next}, "Next head")
+			looks ? makeButton({"data-key": "why", onclick: () => go(why)}, `Why ${percent(share)} %?`) : null,
+			makeButton({"data-key": "next part", onclick: next}, "Next head")
 		)
 	);
 }
@@ -324,10 +316,8 @@ function rankedCard({page, run, top, part, ranked, choose}) {
 		return make(
 			"li",
 			{},
-			make(
-				"button",
+			makeButton(
 				{
-					type: "button",
 					class: "link",
 					"data-key": `part ${each.name}`,
 					"aria-pressed": String(each === part),

@@ -48,8 +48,8 @@ function overviewOf(page, slot) {
 		};
 	}
 
-	/** The lane and the line to show: those of the state, or else the line whose removal moves its letter most.
-	 */
+	/** The lane and the line to show: those of the state, or else the line whose removal moves its letter
+	    most. */
 	function chosenIn(state, run, effects) {
 		const isStart = state.position === null && !state.line && state.text === null && state.off.length === 0;
 		const fits =

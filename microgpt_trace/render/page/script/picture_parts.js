@@ -10,8 +10,8 @@ export const UNITS_IN_ROW = 16;
 const [CELLS, UNITS] = [64, 128];
 const THICKEST = 10; // pixels of a line of 100 %
 
-/** The largest magnitude of each family of arrays: the tables, the residual stream, and the units of an MLP.
- */
+/** The largest magnitude of each family of arrays: the tables, the residual stream, and the units of an
+    MLP. */
 export function endsOf(run, columns) {
 	const ends = {table: 0, stream: 0, units: 0};
 	for (const {kind, name} of columns.filter(({kind: each}) => each in ends)) {

@@ -28,8 +28,8 @@ export function written({name, settings = {}}) {
 		.join("&");
 }
 
-/** The name in an address, which is its first part without "=", and its pairs of a key and a value, in order.
- */
+/** The name in an address, which is its first part without "=", and its pairs of a key and a value, in
+    order. */
 export function partsOf(hash) {
 	const parts = hash
 		.replace(/^#/, "")

@@ -1,7 +1,7 @@
 // The prediction of the model after a position: all candidates as bars. If the run has changes, each
 // candidate also has its original probability.
 
-import {bar, make} from "./dom.js";
+import {bar, make, makeButton} from "./dom.js";
 import {chance, short} from "./numbers.js";
 
 const FIRST = 10; // number of candidates that are shown at first
@@ -40,13 +40,8 @@ export function predictionView({page, run, original, position, go, set, options:
 			make(
 				"th",
 				{scope: "row"},
-				make(
-					"button",
-					{
-						type: "button",
-						class: "link",
-						onclick: () => go({of: "value", name: leads, index: [position, token]})
-					},
+				makeButton(
+					{class: "link", onclick: () => go({of: "value", name: leads, index: [position, token]})},
 					page.vocabulary[token]
 				)
 			),

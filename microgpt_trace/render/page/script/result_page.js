@@ -1,7 +1,7 @@
 // The page of a result: sections with names that lead to commands, maps, and the view of its command.
 
 import {listen, switchTheme} from "./controls.js";
-import {copyable, make} from "./dom.js";
+import {copyable, make, makeButton} from "./dom.js";
 import {matrix} from "./matrix.js";
 import {exact} from "./numbers.js";
 import {read, split, written} from "./place.js";
@@ -117,9 +117,8 @@ function switchTabs(list, {go, place}) {
 	const tabs = [...list.querySelectorAll("a")];
 	const parts = tabs.map(link => link.hash.slice(1));
 	const buttons = [...parts, ALL].map((part, n) =>
-		make(
-			"button",
-			{type: "button", onclick: () => go({...place(), settings: {...place().settings, part}})},
+		makeButton(
+			{onclick: () => go({...place(), settings: {...place().settings, part}})},
 			tabs[n]?.textContent ?? ALL
 		)
 	);
@@ -138,8 +137,8 @@ function switchTabs(list, {go, place}) {
 
 /** A map of shares as a picture in which keys move a cursor. `grid` has a title, labels of rows and columns,
     values (null for no value), the `end` of the colours, and the name of each cell. The picture replaces
-    `table`, if it is given, and a link under the picture shows the table. factsOf(name) is text about a name.
-    */
+    `table`, if it is given, and a link under the picture shows the table. factsOf(name) is text about a
+    name. */
 function gridView(grid, {table = null, key, choose, factsOf}) {
 	const valueAt = (row, column) =>
 		grid.values[row][column] === null ? Number.NaN : Number(grid.values[row][column]);

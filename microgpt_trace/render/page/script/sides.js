@@ -29,8 +29,8 @@ function endsOf({at, rows, columns, isMasked, head}) {
 	return ends;
 }
 
-/** The head, row and column of an element in the values that a page holds, or null if it does not hold them.
- */
+/** The head, row and column of an element in the values that a page holds, or null if it does not hold
+    them. */
 export function placeIn(sides, index) {
 	if (!sides || index.length !== sides.shape.length) return null;
 	const [head, position, column] = sides.heads ? index : [null, ...(index.length ? index : [undefined, 0])];

@@ -2,7 +2,7 @@
 // step.
 
 import {isTaken} from "./controls.js";
-import {bar, draw, make} from "./dom.js";
+import {bar, draw, make, makeButton} from "./dom.js";
 import {matrix} from "./matrix.js";
 import {exact, percent, chance, short} from "./numbers.js";
 import {onOneLine} from "./printable.js";
@@ -31,8 +31,7 @@ function timelineView({content, arrays, go, place}) {
 		"aria-label": "traced step",
 		oninput: () => move(Number(slider.value))
 	});
-	const button = (sign, words, act) =>
-		make("button", {type: "button", "aria-label": words, title: words, onclick: act}, sign);
+	const button = (sign, words, act) => makeButton({"aria-label": words, title: words, onclick: act}, sign);
 	const play = button("▶ play", "play the steps", () => (playing ? stop() : run()));
 	const still = window.matchMedia("(prefers-reduced-motion: reduce)");
 	document.getElementById("views").append(
@@ -109,8 +108,8 @@ function timelineView({content, arrays, go, place}) {
 	return {show, resized, keys: [["← →", "previous or next step; in a matrix, move the cursor"]]};
 }
 
-/** The probability of the target after each position, and the most likely tokens after the chosen position.
- */
+/** The probability of the target after each position, and the most likely tokens after the chosen
+    position. */
 function predictions(content, n, chosen, choose) {
 	if (!content.positions.length) return null;
 	const rows = content.positions.map((position, at) =>
@@ -120,10 +119,8 @@ function predictions(content, n, chosen, choose) {
 			make(
 				"th",
 				{scope: "row"},
-				make(
-					"button",
+				makeButton(
 					{
-						type: "button",
 						class: "link",
 						"data-key": `position ${at}`,
 						"aria-pressed": String(at === chosen),

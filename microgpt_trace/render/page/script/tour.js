@@ -4,7 +4,7 @@
 
 import {likeliest} from "./answer_view.js";
 import {chancesAfter, chanceWith, changesOf, partsOf} from "./changes.js";
-import {make} from "./dom.js";
+import {make, makeButton} from "./dom.js";
 import {keyWords, letterOf, placeWords} from "./letters.js";
 import {chance, percent, short} from "./numbers.js";
 import {withTerms} from "./words.js";
@@ -37,10 +37,8 @@ export function tourCard(context, {step, answer, move, choose, leave, explain}) 
 	);
 	const choices = question
 		? options.map(({words, shown, isBest}, n) =>
-				make(
-					"button",
+				makeButton(
 					{
-						type: "button",
 						"data-key": `option ${n}`,
 						"aria-pressed": String(answer === n),
 						class: isOpen && isBest ? "best" : "",
@@ -53,7 +51,7 @@ export function tourCard(context, {step, answer, move, choose, leave, explain}) 
 			)
 		: [];
 	const button = (key, words, onclick, kind = "") =>
-		make("button", {type: "button", class: kind, "data-key": key, onclick}, words);
+		makeButton({class: kind, "data-key": key, onclick}, words);
 	const card = make(
 		"section",
 		{class: "tour", "aria-label": "Tour"},

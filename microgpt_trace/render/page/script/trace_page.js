@@ -6,7 +6,7 @@ import {arrayView} from "./array_view.js";
 import {attentionView} from "./attention_view.js";
 import {changesOf} from "./changes.js";
 import {listen, switchTheme} from "./controls.js";
-import {copyable, make} from "./dom.js";
+import {copyable, make, makeButton} from "./dom.js";
 import {addressOf, nameOf, placeInWords} from "./elements.js";
 import {explainView} from "./explain_view.js";
 import {flowView} from "./flow_view.js";
@@ -260,10 +260,8 @@ export function start(overviewOf) {
 
 	function tokensView(run, position) {
 		return run.tokens.map((token, n) =>
-			make(
-				"button",
+			makeButton(
 				{
-					type: "button",
 					class: "token",
 					"aria-pressed": String(n === position),
 					"data-key": `token ${n}`,
@@ -369,17 +367,9 @@ export function start(overviewOf) {
 		const origin = document.querySelector("header > .dim");
 		if (!overview.hasTour) origin.append(" · recorded, does not run here");
 		const tour = overview.hasTour
-			? make(
-					"button",
-					{type: "button", class: "primary", "data-key": "tour", onclick: () => set({tour: 1})},
-					"▶ Tour"
-				)
+			? makeButton({class: "primary", "data-key": "tour", onclick: () => set({tour: 1})}, "▶ Tour")
 			: origin;
-		title.after(
-			slot("live"),
-			tour,
-			make("button", {type: "button", "data-key": "present", onclick: present}, "Present")
-		);
+		title.after(slot("live"), tour, makeButton({"data-key": "present", onclick: present}, "Present"));
 		slot("numbers").before(
 			make(
 				"section",

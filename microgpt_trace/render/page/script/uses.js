@@ -63,8 +63,8 @@ export function strongestUse({name: result, formula, isMasked}, run, name, gradi
 	return best && {...best, count};
 }
 
-/** The factor by which the sum of a step enters the value. Null if the value is not a factor times the sum.
- */
+/** The factor by which the sum of a step enters the value. Null if the value is not a factor times the
+    sum. */
 function scaleOf(formula, worked, at) {
 	const last = formula.steps.length - 1;
 	if (at === last) return 1;

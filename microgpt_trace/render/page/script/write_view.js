@@ -2,7 +2,7 @@
 // chances.
 
 import {chancesAfter, softmax} from "./changes.js";
-import {make} from "./dom.js";
+import {make, makeButton} from "./dom.js";
 import {letterOf} from "./letters.js";
 import {chance} from "./numbers.js";
 
@@ -92,8 +92,7 @@ export function writeCard({page, state, set, text, runOf}) {
 		oninput: event => pick.replaceChildren(...picked(Number(event.target.value))),
 		onchange: event => set({temperature: Number(event.target.value)})
 	});
-	const button = (key, words, onclick, more = {}) =>
-		make("button", {type: "button", "data-key": key, onclick, ...more}, words);
+	const button = (key, words, onclick, more = {}) => makeButton({"data-key": key, onclick, ...more}, words);
 	return make(
 		"section",
 		{class: "card write", "aria-label": "Write the next letter"},
