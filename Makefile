@@ -2,7 +2,7 @@
 # make trace-smollm2   install it with a model of 135 million parameters, and trace a prompt
 # make test            run the tests. JUDGES=1 also installs PyTorch and that model, so that no test is skipped.
 #                      SWEEPS=1 also runs most of the longest tests, SWEEPS=whole all of them.
-# make lint            run ruff, mypy, oxlint and Biome
+# make lint            run ruff, mypy and Biome
 # make attack          run every command on hostile files and command lines for ATTACK_SECONDS=600
 # make behaviour       compare the output of the working tree with that of a commit, BASE=HEAD
 # make docs            write docs/commands.md, docs/trace.svg and docs/figures
@@ -41,9 +41,8 @@ lint: $(VENV)/installed-lint
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/oxlint --deny-warnings microgpt_trace/render/page/script
-	if [ -e $(BIN)/biome ]; then $(BIN)/biome lint --error-on-warnings microgpt_trace/render/page/style.css; \
-	else echo "Skipped the style sheet: Biome has no package for this system"; fi
+	if [ -e $(BIN)/biome ]; then $(BIN)/biome ci --config-path=.ci --error-on-warnings microgpt_trace/render/page; \
+	else echo "Skipped the script and style of pages: Biome has no package for this system"; fi
 
 docs: $(VENV)/installed-test $(VENV)/installed-smollm2
 	$(BIN)/python docs/write_commands.py

@@ -50,9 +50,9 @@ def unrounded(tensor: Any, rng: np.random.Generator) -> Any:
 
 def child(kind: str, path: str, count: int, length: int) -> None:
     from microgpt_trace.architecture.packs import UNKNOWN, ReadText
-    from microgpt_trace.certification.by_tensor import tensor_effects
     from microgpt_trace.certification.opening import open_side
-    from microgpt_trace.certification.predictions import prediction_checks
+    from microgpt_trace.certification.prediction_checks import prediction_checks
+    from microgpt_trace.certification.tensor_effects import tensor_effects
 
     side, rng = open_side(Path(path)), np.random.default_rng(1)
     export: Any = side.model

@@ -44,6 +44,7 @@ from microgpt_trace.microgpt.batch import Encoded
 from microgpt_trace.microgpt.documents import Documents, default_data, read_lines
 from microgpt_trace.microgpt.forward_backward import forward
 from microgpt_trace.microgpt.model import PACK
+from microgpt_trace.surveying.options import SurveyOptions
 from microgpt_trace.surveying.shard import order_for
 
 Contenders = dict[str, Callable[[], object]]
@@ -129,7 +130,8 @@ def production(turns: int, count: int) -> None:
         corpus = Path(folder, "texts.jsonl")
         records = (json.dumps({"text": model.vocabulary.decode(tokens)}) for tokens in texts)
         corpus.write_text("".join(f"{record}\n" for record in records), encoding="utf-8")
-        run, events = partial(survey, model, corpus, max_tokens=TOKENS), list(order_for(model).events)
+        run = partial(survey, model, corpus, max_tokens=TOKENS)
+        events = list(order_for(model, SurveyOptions()).events)
         contenders: Contenders = {
             "forward passes": lambda: run_passes(model, texts),
             "survey": run,

@@ -1,6 +1,6 @@
 """The errors that this package raises on purpose."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 from .text.printable import as_message
@@ -26,6 +26,25 @@ class InputError(MicrogptError):
     def __init__(self, message: str = "", setting: str = "") -> None:
         super().__init__(message)
         self.setting = setting
+
+
+class OptionError(InputError):
+    """An option of a function or a command is invalid. `template` has the names of parameters in braces, such
+    as "{limit}: expected 1 or more, found {found}". The message of the error has these names, and a command
+    replaces them by the spellings of its options. `values` are the other names of the template."""
+
+    def __init__(self, template: str, **values: object) -> None:
+        self.template, self.values = template, values
+        super().__init__(self.spelled({}))
+
+    def spelled(self, spellings: Mapping[str, str]) -> str:
+        """Return the message with other names of parameters."""
+        return self.template.format_map(_OptionNames({**spellings, **self.values}))
+
+
+class _OptionNames(dict[str, object]):
+    def __missing__(self, name: str) -> str:
+        return name
 
 
 class FileFormatError(MicrogptError):

@@ -1,4 +1,4 @@
-"""Reads untrusted files of any format, up to a size limit.
+"""Reads untrusted files of any format, up to a size limit, and checks lists and names in files.
 
 Pipes and devices are refused before they are opened, because reading a pipe or a device might never end.
 """
@@ -6,7 +6,7 @@ Pipes and devices are refused before they are opened, because reading a pipe or 
 from __future__ import annotations
 
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from .text.brief import brief
 from .text.json_reading import MAX_VALUES, from_json
 
 MAX_BYTES = 1 << 28  # bytes of the largest file that is read as a whole
+MAX_NAME = 512  # characters
 _KINDS = {
     stat.S_IFDIR: "a folder", stat.S_IFIFO: "a pipe (write it to a file first)", stat.S_IFSOCK: "a socket",
     stat.S_IFCHR: "a device", stat.S_IFBLK: "a device",
@@ -96,3 +97,44 @@ def json_object(path: Path, content: bytes, expected: str, most: int = MAX_VALUE
 def folder_of(path: Path) -> Path:
     """Return the folder of a model. `path` is the folder or one of its files."""
     return path if path.is_dir() else path.parent
+
+
+def check_name(where: Path | str, name: str) -> None:
+    """Raise FileFormatError if a name is too long, because searching for long names is slow."""
+    if len(name) > MAX_NAME:
+        raise FileFormatError(
+            f"{where}: {brief(name)}: expected a name of at most {MAX_NAME} characters, found {len(name):,}"
+        )
+
+
+def readable(text: str) -> str:
+    """Return the text on one line, without control characters."""
+    return text if text.isprintable() else brief(text)
+
+
+def list_at(path: Path, values: Mapping[str, Any], key: str) -> list[Any]:
+    """Return `values[key]`. Raises FileFormatError about the file `path` if the value is not a list."""
+    value = values.get(key)
+    if not isinstance(value, list):
+        raise FileFormatError(f"{path}: {key}: expected a list, found {brief(value)}")
+    return value
+
+
+def is_count(value: Any) -> bool:
+    """Return True for a whole number from 0 to 2^31 - 1."""
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**31
+
+
+def whole_numbers(where: str, value: Any, some: bool = False) -> tuple[int, ...]:
+    """Convert a list of whole numbers to a tuple. Raises FileFormatError for other values, and for [] if
+    `some` is True."""
+    if not isinstance(value, list) or not all(map(is_count, value)) or (some and not value):
+        raise FileFormatError(f"{where}: expected a list of whole numbers, found {brief(value)}")
+    return tuple(value)
+
+
+def sentences(where: str, value: Any) -> tuple[str, ...]:
+    """Return the texts of a list, each on one line. Raises FileFormatError for other values."""
+    if not isinstance(value, list) or not all(isinstance(line, str) for line in value):
+        raise FileFormatError(f"{where}: expected a list of sentences, found {brief(value)}")
+    return tuple(map(readable, value))

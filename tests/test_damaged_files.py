@@ -15,8 +15,8 @@ from support.sweeps import some_of
 
 from microgpt_trace import init, load, save
 from microgpt_trace.comparison.prompts import read_prompts
-from microgpt_trace.dumps.mapping import read_map
 from microgpt_trace.microgpt.documents import read_lines
+from microgpt_trace.naming.user_map import read_map
 from microgpt_trace.patching.pairs import read_pairs
 from microgpt_trace.timeline.reading import read_timeline
 

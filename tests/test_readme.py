@@ -22,7 +22,8 @@ SLOW = ("certify", "figures", "interpret", "learn", "which-layer-broke-my-port")
 WITH_EXAMPLES = [in_sweep(page) if page.stem in SLOW else page for page in PAGES if examples(read(page))]
 # Commands that find a fault or a difference, with exit code 1.
 DIFFERS = re.compile(
-    r"(diff|diagnose|certify) .*(export|port|converted|seven.survey.safetensors)\b(?!.*--suggest-map)"
+    r"(diff|diagnose|certify) .*(export|port|converted|(seven|second).survey.safetensors)\b"
+    r"(?!.*--suggest-map)"
 )
 SVG_TEXT = "{http://www.w3.org/2000/svg}text"
 

@@ -25,10 +25,10 @@ from microgpt_trace import (
     train,
     validate,
 )
-from microgpt_trace.comparison.weights import compare_weights
 from microgpt_trace.dumps.stored_arrays import save_arrays
 from microgpt_trace.patching.pairs import Pair, patch_pairs
 from microgpt_trace.timeline.reading import read_timeline
+from microgpt_trace.weights.weights_comparison import compare_weights
 
 SHORT = 200  # characters
 PLAIN = (str, bytes, int, float, type(None), np.ndarray, np.generic)

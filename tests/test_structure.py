@@ -30,9 +30,9 @@ TOP_LEVEL = (
 
 FLOORS = [
     *("text", "ground", "corpus", "arrays", "hooks", "architecture", "vocabulary", "microgpt", "decoder"),
-    *("readers", "running", "measuring", "rounding", "tracing", "timeline", "dumps", "comparison"),
-    *("diagnosis", "explaining", "patching", "attribution", "certification", "surveying", "render"),
-    *("package", "cli"),
+    *("readers", "running", "measuring", "rounding", "weights", "tracing", "timeline", "naming", "dumps"),
+    *("comparison", "diagnosis", "explaining", "patching", "attribution", "certification", "surveying"),
+    *("render", "package", "cli"),
 ]
 
 # The floors of modules outside folders.
@@ -341,11 +341,20 @@ def test_names_of_classes_are_unique():
     assert {name for name in names if names.count(name) > 1} == set()
 
 
+CHECK = re.compile(r"(settings|weights|vocabulary|template|predictions)\.[a-z_]*")
+
+
+def test_only_certification_names_the_checks_of_a_certificate():
+    below = [tree for name, tree in our_trees().items() if floor(name) < FLOORS.index("certification")]
+    texts = (node.value for tree in below for node in ast.walk(tree) if isinstance(node, ast.Constant))
+    assert [text for text in texts if isinstance(text, str) and CHECK.fullmatch(text)] == []
+
+
 # Modules that may have names of events: the plans, the words for events, the hand-written passes of microGPT,
 # and the tables of names in other engines.
 NAMES_EVENTS = (
     *("architecture.", "decoder.architectures.", "microgpt.forward_backward", "hooks.names"),
-    *("dumps.event_names", "dumps.engine_names", "dumps.torch_modules", "dumps.recorder"),
+    *("naming.event_names", "naming.engine_names", "naming.torch_modules", "dumps.recorder"),
 )
 OF_THE_OUTPUT = {"logits", "probs", "loss"}  # other modules use these as plain words
 

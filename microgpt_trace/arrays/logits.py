@@ -79,6 +79,22 @@ def kl_divergence(log_p: Array, log_q: Array) -> Array:
     return np.where(p == 0, 0.0, p * (log_p - log_q)).sum(axis=-1)
 
 
+def divergences(a: Array, b: Array) -> Array:
+    """Return KL(a || b) of each row of logits in nats: [n, V], [n, V'] -> [n]
+
+    Tokens that only b has count as probability 0 in a. Tokens that only a has, such as rows that fill up the
+    matrix, are left out of a. If a logit is NaN, the result is NaN.
+    """
+    size = min(a.shape[1], b.shape[1])
+    return np.maximum(kl_divergence(log_softmax(a[:, :size]), log_softmax(b)[:, :size]), 0)
+
+
+def compared_predictions(a: Array, b: Array) -> tuple[Array, Array]:
+    """Return the divergences of two models' predictions, and the most likely tokens of both, from their
+    logits: [n, V], [n, V'] -> [n], [n, 2]"""
+    return divergences(a, b), np.stack([a.argmax(axis=1), b.argmax(axis=1)], axis=1)
+
+
 @np.errstate(over="ignore", invalid="ignore")  # logits may be NaN or infinite
 def losses_of(logits: Array, targets: npt.ArrayLike) -> Array:
     """Return -log P(target) of every row in float64, even if P underflows: [N, V], [N] -> [N]"""

@@ -8,15 +8,15 @@ from pathlib import Path
 from ..architecture.edits import Report, unreported
 from ..errors import InputError
 from ..vocabulary.sandbox import within
-from .by_tensor import tensor_effects
 from .certificate import Certificate, CertificateCheck, TensorEffect
 from .opening import open_side
-from .predictions import IDS, prediction_checks, texts_read
-from .settings import settings_checks
+from .prediction_checks import IDS, prediction_checks, texts_read
+from .setting_checks import settings_checks
 from .shipped import shipped
-from .templates import template_checks
-from .vocabulary import vocabulary_checks
-from .weights import weight_checks
+from .template_checks import template_checks
+from .tensor_effects import tensor_effects
+from .vocabulary_checks import vocabulary_checks
+from .weight_checks import weight_checks
 
 SOME = 8  # texts whose predictions show the effect of each tensor
 SECONDS = 30  # for all tokenizers and chat templates, and more for own texts. Usually, a tenth is enough.

@@ -2,50 +2,54 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..decoder.config import DecoderConfig
 from ..decoder.model import Decoder
-from ..decoder.problems import Problems
+from ..decoder.problems import Problem, ProblemKind, Problems
+from ..decoder.setting_names import NAMES
 from ..errors import FileFormatError, InputError, MicrogptError
 from ..grouping import grouped
-from ..readers.apr import read_apr
-from ..readers.gguf_model import read_gguf
-from ..readers.huggingface import read_huggingface
-from ..readers.loading import format_of
+from ..readers.loading import format_of, reader_of
 from ..readers.model_file import in_halves
 from ..text.brief import brief
 from ..text.printable import as_message
 from ..text.wording import abridged, counted
-from .setting_names import CHECKS, NAMES
 
 if TYPE_CHECKING:
     from ..vocabulary.tokens import Vocabulary
 
-READERS: Mapping[str, Callable[..., Decoder]] = {
-    "GGUF": read_gguf, "apr": read_apr, "Hugging Face": read_huggingface,
-}  # fmt: skip
-
 
 @dataclass(eq=False, repr=False)
 class Side(Problems):
-    """One of the two models of a certificate, as far as its file can be read.
+    """One of the two models of a certificate, as far as its file can be read. Tensors have any shapes.
 
-    - `model` is None if `trace` would refuse the file. Then `problems` has the reasons.
-    - `config` is None if the settings make no sense. If single settings make no sense, they are those of the
-      other file.
-    - `tensors` are all known tensors by our names, with rows in Hugging Face order and any shapes. `unknown`
-      are the names of the other tensors in the file.
-    - `vocabulary` is None if the file has none, or if the sentence `vocabulary_problem` says why.
-    - `metadata` and `format` are those of the file. `assumed` are notes on what the file does not say.
+    `model` is None if `trace` would refuse the file. Then `problems` has the reasons. `config` is None if the
+    settings make no sense. `vocabulary` is None if the file has none, or if the sentence `vocabulary_problem`
+    says why.
     """
 
     model: Decoder | None = None
     vocabulary: Vocabulary | None = None
     vocabulary_problem: str = ""
+
+
+_TENSORS: Mapping[ProblemKind, tuple[str, str]] = {  # the check that tensors belong to, and what they are
+    "missing": ("weights.missing", "missing from the file"),
+    "extra": ("weights.extra", "not part of the model"),
+    "unfit": ("weights.other", "of a wrong shape"),
+}
+
+
+def check_of(problem: Problem) -> str:
+    """Return the id of the check that a problem belongs to, such as "settings.n_layer"."""
+    if problem.kind != "setting":
+        return _TENSORS[problem.kind][0]
+    (name,) = problem.names
+    return "vocabulary.size" if name == "vocab_size" else f"settings.{name or 'other'}"
 
 
 def open_side(path: Path, fallback: Side | None = None) -> Side:
@@ -55,20 +59,20 @@ def open_side(path: Path, fallback: Side | None = None) -> Side:
     sense. Raises FileFormatError if the file is cut short, is damaged, cannot be read or is no decoder.
     """
     other = fallback.config if fallback else None
-    side = Side(str(path), strict=False, ids=CHECKS, other=other)
-    read, model = READERS.get(format_of(path)), None
-    if read is None:
+    side = Side(str(path), strict=False, other=other)
+    kind, model = format_of(path), None
+    if kind == "checkpoint":
         raise FileFormatError(f"{path}: expected a GGUF, .apr or Hugging Face model, found a microGPT")
     try:
-        model = read(path, problems=side)
+        model = reader_of(kind)(path, problems=side)
     except (FileFormatError, InputError) as error:
         if not side.format:
             raise
         if side.config is None and not side.problems:
-            side.note("settings.architecture", error)
+            side.note("setting", error, "architecture")
     if side.unknown:
         first, count = brief(side.unknown[0]), counted(len(side.unknown), "unknown tensor")
-        side.note("weights.extra", InputError(f"the file has {count}, such as {first}"))
+        side.note("extra", InputError(f"the file has {count}, such as {first}"))
     if side.config and side.config.adjacent_pairs:
         side.tensors = in_halves((other or side.config).head_dim, side.tensors)
     side.model = None if side.problems else model
@@ -90,22 +94,24 @@ def _note_tensors(side: Side, config: DecoderConfig) -> None:
     own = {name: tensor.shape for name, tensor in side.tensors.items()}
     unfit = [name for name in {**shapes, **own} if shapes.get(name) != own.get(name)]
     misread = [name for name in unfit if own.get(name) == right.get(name)]
-    if misread and not any(problem.id.startswith("settings.") for problem in side.problems):
+    if misread and not any(check_of(problem).startswith("settings.") for problem in side.problems):
         first, *_ = misread
         expected, actual = (list(of.get(first, ())) or "no such tensor" for of in (shapes, own))
         text = f"the settings do not fit tensor {first}: expected {expected}, found {actual}"
         values = {name: [getattr(own, name, None) for own in (config, side.other)] for name in NAMES}
         wrong = (n for n, (a, b) in values.items() if a != b and not isinstance(a, float))  # no shape follows
-        side.note(f"settings.{next(wrong, 'architecture')}", InputError(text))
+        side.note("setting", InputError(text), next(wrong, "architecture"))
     accused = {name for problem in side.problems for name in problem.names}
     unfit = [name for name in unfit if name not in misread and name not in accused]
-    kinds = grouped(unfit, lambda n: "missing" if n not in own else "other" if n in shapes else "extra")
-    what = {"missing": "missing from the file", "extra": "not part of the model", "other": "of a wrong shape"}
-    for kind, names in kinds.items():
-        text = f"{what[kind]}: {counted(len(names), 'tensor')} ({abridged(names)})"
-        if kind == "other":
+
+    def kind_of(name: str) -> ProblemKind:
+        return "missing" if name not in own else "unfit" if name in shapes else "extra"
+
+    for kind, names in grouped(unfit, kind_of).items():
+        text = f"{_TENSORS[kind][1]}: {counted(len(names), 'tensor')} ({abridged(names)})"
+        if kind == "unfit":
             text += f", expected {list(shapes[names[0]])} for the first, found {list(own[names[0]])}"
-        side.note(f"weights.{kind}", InputError(text), *names)
+        side.note(kind, InputError(text), *names)
 
 
 def _sentence(path: Path, text: str) -> str:

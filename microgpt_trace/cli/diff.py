@@ -106,7 +106,7 @@ def diff(
     options = {"names": view.layer or [], **band.options(opener)}
     tokens = token_ids(sides.tokens)
     if naming.suggest_map:
-        from ..comparison.map_suggestion import drafted_map
+        from ..comparison.map_drafting import drafted_map
 
         return put([drafted_map(both, sides.text, tokens)], output.target)
     if other.weights:
@@ -175,7 +175,7 @@ def _runs(
 
 
 def _weights(sides: Sequence[Any], view: View, rtol: float | None) -> tuple[Any, dict[str, Any]]:
-    from ..comparison.weights import compare_weights
+    from ..weights.weights_comparison import compare_weights
 
     a, b = _two_models(sides, "--weights")
     with progress("parameter") as report:

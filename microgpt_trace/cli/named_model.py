@@ -24,9 +24,9 @@ from .options import (
 
 if TYPE_CHECKING:
     from ..architecture.model import LanguageModel
-    from ..dumps.mapping import NameMap
     from ..dumps.recording import Recording
     from ..microgpt.model import Model
+    from ..naming.user_map import NameMap
 
 
 @group(HelpPanel.INPUT)
@@ -137,13 +137,13 @@ class DumpNaming:
         """Read the file of --map. Raises FileFormatError."""
         if self.map_file is None:
             return None
-        from ..dumps.mapping import read_map
+        from ..naming.user_map import read_map
 
         return read_map(self.map_file)
 
     def layouts_by_glob(self) -> dict[str, str]:
         """Read --layout. Raises InputError for unknown letters."""
-        from ..dumps.layouts import LAYOUTS
+        from ..naming.user_map import LAYOUTS
 
         result = {}
         for pair in self.layouts or []:

@@ -11,7 +11,7 @@ from typing import Any, Literal, get_args, get_origin
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from ..errors import InputError
+from ..errors import InputError, OptionError
 from ..text.printable import command, quoted
 from .option_rules import check_combination, requested_schema
 from .output import put_schema
@@ -69,7 +69,11 @@ class Command(TyperCommand):
         check_combination(str(self.name), options)
         if document := requested_schema(str(self.name), options):
             return put_schema(document, ctx.params["out"])
-        return super().invoke(ctx)
+        try:
+            return super().invoke(ctx)
+        except OptionError as error:
+            spellings = {str(param.name): _spelling(param) for param in self.params}
+            raise InputError(error.spelled(spellings)) from error
 
     def collect_usage_pieces(self, ctx: Any) -> list[str]:
         """Return the usage. Typer 0.29 would put brackets around metavars, which have brackets already."""

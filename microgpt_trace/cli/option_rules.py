@@ -77,11 +77,7 @@ RULES: dict[str, tuple[Conflict | Needs, ...]] = {
         _FORCE,
     ),
     "train": (Needs("--trace-every", ("--log",), "--trace-every adds traces to the log"),),
-    "survey": (
-        Needs("--resume", ("--out",), "--out names the survey to continue"),
-        Conflict(("--force",), ("--resume",), "--resume always replaces the survey file"),
-        Needs("--imatrix-output", ("--imatrix",), "--imatrix names the file to write"),
-    ),
+    "survey": (Needs("--imatrix-output", ("--imatrix",), "--imatrix names the file to write"),),
 }  # fmt: skip
 
 # For each command, the document whose schema --schema prints, and the options that select another document.

@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ..arrays.threads import GB
+from ..decoder.setting_names import RopePairs
 from ..errors import InputError
-from ..readers.loading import RopePairs
 from ..text.json_reading import OutOfBounds, from_json
 from .option_groups import argument, flag, group, option
 

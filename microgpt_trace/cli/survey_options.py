@@ -25,12 +25,12 @@ class SurveySource:
 class SurveyTexts:
     """The texts of the corpus to read."""
 
-    limit: int | None = option("Read only the first N texts.", min=1)
-    sample: int | None = option("Read a random sample of N texts.", min=1)
+    limit: int | None = option("Read only the first N texts.")
+    sample: int | None = option("Read a random sample of N texts.")
     seed: int | None = option(
         "Seed of --sample or of an untrained microGPT.", min=0, show_default="0 for --sample, else 42"
     )
-    max_tokens: int | None = option("Read only the first N tokens of each text.", min=1, family=PRODUCTION)
+    max_tokens: int | None = option("Read only the first N tokens of each text.", family=PRODUCTION)
     chat: bool = flag("Format each text as a chat message.", family=PRODUCTION)
     field: str = option("Name of the .jsonl or .parquet field with the text.", default="text", metavar="NAME")
     skip_bad: bool = flag("Skip and count malformed lines, instead of ending with an error.")
@@ -48,14 +48,14 @@ class SurveyScope:
     histograms: list[str] | None = option(
         "Measure quantiles of the absolute values of these events.", metavar="GLOB"
     )
-    top: int = option("Show the N places with the largest values of each MLP unit.", default=0, min=0)
+    top: int = option("Show the N places with the largest values of each MLP unit.", default=0)
 
 
 @group("Execution")
 class SurveyExecution:
     """The processes and machines that run the survey."""
 
-    workers: int = option("Number of worker processes. 0 uses only this process.", default=0, min=0)
+    workers: int = option("Number of worker processes. 0 uses only this process.", default=0)
     scheduler: str | None = option(
         "Address of a Dask cluster. Use only a cluster that you trust, because it can run code here.",
         metavar="ADDRESS",

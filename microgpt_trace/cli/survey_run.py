@@ -7,6 +7,7 @@ import re
 import signal
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import fields
 from functools import partial
 from pathlib import Path
 from time import monotonic
@@ -30,6 +31,7 @@ from ..surveying.imatrix import (
     read_imatrix,
     write_imatrix,
 )
+from ..surveying.options import SurveyOptions
 from ..surveying.report import report_of
 from ..surveying.state import Survey, merge_surveys
 from ..surveying.survey import survey
@@ -87,7 +89,7 @@ def run_survey(
     output: SurveyTargets, settings: FileSettings,
 ) -> None:  # fmt: skip
     """Run a model over a corpus and show the report."""
-    shard = _shard(execution.shard)
+    options = _options(texts, scope, execution, output)
     _check_targets(output, execution.resume)
     path, corpus = _model_and_corpus(source)
     seed = None if texts.sample is not None else texts.seed
@@ -102,22 +104,26 @@ def run_survey(
         corpus, texts.field, texts.limit, texts.sample, texts.seed or 0, texts.skip_bad
     )
     if output.imatrix is not None:
-        check_inputs(model, scope.events or (), output.imatrix_output)
-    options = tuple(settings.load_settings().items()) if path is not None else ()
-    elsewhere = execution.workers or execution.scheduler is not None
-    count = partial(_count, selection, shard[1])
+        check_inputs(model, options, output.imatrix_output)
+    load_options = tuple(settings.load_settings().items()) if path is not None else ()
+    elsewhere = options.workers or options.scheduler is not None
+    count = partial(_count, selection, options.shard[1])
     with (
         _note_when_interrupted(output.out, execution.resume),
         rated_progress("text", count) as (report, reading),
     ):
-        chosen = ModelSource(None if path is None else str(path), options, seed) if elsewhere else model
-        result = survey(
-            chosen, selection, events=scope.events or (), histograms=scope.histograms or (), top=scope.top,
-            max_tokens=texts.max_tokens, chat=texts.chat, workers=execution.workers,
-            scheduler=execution.scheduler, shard=shard, out=output.out, resume=execution.resume,
-            force=output.force, report=report, note=note, reading=reading,
-        )  # fmt: skip
+        chosen = ModelSource(None if path is None else str(path), load_options, seed) if elsewhere else model
+        result = survey(chosen, selection, **vars(options), report=report, note=note, reading=reading)
     _give(result, output)
+
+
+def _options(
+    texts: SurveyTexts, scope: SurveyScope, execution: SurveyExecution, output: SurveyTargets
+) -> SurveyOptions:
+    given = {name: value for own in (texts, scope, execution, output) for name, value in vars(own).items()}
+    values = {own.name: given[own.name] for own in fields(SurveyOptions)}
+    lists = {name: tuple(given[name] or ()) for name in ("events", "histograms")}
+    return SurveyOptions(**values | lists | {"shard": _shard(execution.shard)})
 
 
 def _model_and_corpus(source: SurveySource) -> tuple[Path | None, tuple[str, ...]]:
@@ -135,7 +141,7 @@ def _model_and_corpus(source: SurveySource) -> tuple[Path | None, tuple[str, ...
 
 def _shard(text: str) -> tuple[int, int]:
     match = re.fullmatch(r"0*([1-9][0-9]{0,8})/0*([1-9][0-9]{0,8})", text)
-    if match is None or int(match[1]) > int(match[2]):
+    if match is None:
         raise InputError(f"--shard: expected I/N with I from 1 to N, such as 3/32, found {brief(text)}")
     return int(match[1]), int(match[2])
 

@@ -25,7 +25,7 @@ from ..text.frozen import frozen
 
 if TYPE_CHECKING:
     from ..architecture.model import LanguageModel, TraceInput
-    from ..dumps.mapping import NameMap
+    from ..naming.user_map import NameMap
     from ..rounding.precision import Partial
 
 # Products that apr and llama.cpp save without a bias: patterns of their names, and the missing biases

@@ -42,7 +42,7 @@ from .pairing import event_specs_of, labels_of, paired_names, prepare_sides
 from .routing import consequences, explained, following
 
 if TYPE_CHECKING:
-    from ..dumps.mapping import NameMap
+    from ..naming.user_map import NameMap
 
 Watch = Callable[[Sequence[Piece | None], Callable[[str], EventDifference]], None]
 Source = str | Path | LanguageModel | Recording

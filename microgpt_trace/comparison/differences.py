@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ..arrays.logits import kl_divergence, log_softmax
+from ..arrays.logits import compared_predictions
 from ..arrays.stats import Array, median
 from ..hooks.event import EventSpec
 from ..notebook import in_notebook
@@ -325,16 +325,15 @@ class AgreementMeter:
     def add(self, a: Array, b: Array, positions: Sequence[int]) -> None:
         """Add the logits of both runs at these positions. `a` and `b` are [n, V]."""
         with np.errstate(all="ignore"):
-            kl = kl_divergence(log_softmax(a), log_softmax(b))
+            kl, top = compared_predictions(a, b)
         known = np.asarray(~(np.isnan(a) | np.isnan(b)).any(axis=1))
-        self._parts.append((kl, known, known & (a.argmax(axis=1) == b.argmax(axis=1))))
+        self._parts.append((kl, known, known & (top[:, 0] == top[:, 1])))
         self._positions += positions
 
     def result(self) -> Agreement | None:
         if not self._positions:
             return None
         kl, known, same = map(np.concatenate, zip(*self._parts, strict=True))
-        kl = np.maximum(kl, 0.0)  # NaN stays NaN
         other, measured = known & ~same, ~np.isnan(kl)
         worst = int(np.where(measured, kl, -1.0).argmax())
         mean = float(kl[measured].mean()) if measured.any() else math.nan

@@ -11,7 +11,7 @@ from itertools import compress, count, islice
 from random import Random
 from typing import NamedTuple
 
-from ..errors import FileFormatError, InputError, RunError, check_installed
+from ..errors import FileFormatError, InputError, OptionError, RunError, check_installed
 from ..text.brief import brief, one_line
 from ..text.frozen import frozen
 from ..text.wording import abridged, counted
@@ -49,14 +49,15 @@ class CorpusSelection:
         if self.sources.count(STDIN) > 1:
             raise InputError("sources of a corpus: standard input (-) can be read only once")
         if not self.field:
-            raise InputError("field: expected the name of a field, found an empty name")
+            raise OptionError("{field}: expected the name of a field, found an empty name")
         for name, least in (("limit", 1), ("sample", 1), ("seed", 0)):
             value = getattr(self, name)
             if value is not None and not least <= value <= MOST:
                 size = "smaller" if value < least else "larger"  # because Python cannot print huge integers
-                raise InputError(f"{name}: expected a number from {least} to {MOST:,}, found a {size} number")
+                expected = f"expected a number from {least} to {MOST:,}, found a {size} number"
+                raise OptionError(f"{{{name}}}: {expected}")
         if self.sample and self.limit:
-            raise InputError("limit and sample cannot be combined: give only one")
+            raise OptionError("{limit} and {sample} cannot be combined: give only one")
         if self.sample and STDIN in self.sources:
             raise InputError("a sample reads each file twice, but standard input (-) can be read only once")
 

@@ -127,12 +127,6 @@ def turned_names() -> frozenset[str]:
 
 
 @cache
-def residual_kinds() -> frozenset[str]:
-    """Return the names, without a layer, of the sums that add a branch to the residual stream."""
-    return frozenset(kind_of(name) for plan in examples() for name in plan.residuals)
-
-
-@cache
 def leaving_kinds() -> tuple[str, ...]:
     """Return the names, without a layer, of the events that contain the residual stream after a layer."""
     return tuple(dict.fromkeys(kind_of(plan.streams[-1]) for plan in examples()))

@@ -6,22 +6,25 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from ..arrays.encodings import StoredTensor
 from ..errors import FileFormatError, InputError, MicrogptError
 from ..text.frozen import frozen
 from .config import DecoderConfig
+from .setting_names import setting_named
 
 MOST = 100  # problems; a hostile file has more
+# A setting that makes no sense, or tensors that are missing, that the model lacks, or that do not fit
+ProblemKind = Literal["setting", "missing", "extra", "unfit"]
 
 
 @frozen
 class Problem:
-    """One sentence on why a file cannot run. `id` is the check of a certificate that the problem belongs to,
-    such as "settings.n_layer". `names` are the parameters that are accused, by our names."""
+    """Why a file cannot run: a sentence with the expected and the found value. `names` has the setting, or
+    the tensors if they are known, by our names."""
 
-    id: str
+    kind: ProblemKind
     text: str
     names: tuple[str, ...] = ()
 
@@ -33,14 +36,12 @@ class Problems:
     is the head of a file whose config ties the head to the embedding.
 
     If `strict` is true, the first problem is raised as an error. Otherwise, missing and unknown tensors are
-    passed over, and listed when everything is read. `ids` maps keys of settings, in any format, to the ids of
-    checks. `other` is the config of another file of the same model, if there is one. Its settings replace
-    settings that are missing or make no sense.
+    passed over, and listed when everything is read. `other` is the config of another file of the same model,
+    if there is one. Its settings replace settings that are missing or make no sense.
     """
 
     origin: str = ""  # the path as the user wrote it
     strict: bool = True
-    ids: Mapping[str, str] = field(default_factory=dict)
     other: DecoderConfig | None = None
     problems: tuple[Problem, ...] = ()
     config: DecoderConfig | None = None
@@ -52,40 +53,36 @@ class Problems:
     format: str = ""  # set before the settings are read; from here on, the file is a model
     load_vocabulary: Callable[[], Any] = lambda: None
 
-    def note(self, id: str, error: MicrogptError, *names: str) -> None:
+    def note(self, kind: ProblemKind, error: MicrogptError, *names: str) -> None:
         """Add a problem, or raise the error. An identical problem is added once."""
         if self.strict:
             raise error
-        problem = Problem(id, str(error), names)
+        problem = Problem(kind, str(error), names)
         if problem not in self.problems and len(self.problems) < MOST:
             self.problems += (problem,)
 
     @contextmanager
-    def noting(self, id: str, *names: str) -> Iterator[None]:
+    def noting(self, kind: ProblemKind, *names: str) -> Iterator[None]:
         """Note an error of the block as a problem."""
         try:
             yield
         except (InputError, FileFormatError) as error:
-            self.note(id, error, *names)
+            self.note(kind, error, *names)
 
     def architecture(self, read: Callable[[], str]) -> str:
         """Return the architecture that `read` names. After an error, return that of the other file."""
         if self.other is None:
             return read()
-        with self.noting("settings.architecture"):
+        with self.noting("setting", "architecture"):
             return read()
         return self.other.architecture
-
-    def id_of(self, key: str) -> str:
-        """Return the check that a setting belongs to. The key may contain the name of an architecture."""
-        return self.ids.get(key) or self.ids.get(key.partition(".")[2]) or "settings.other"
 
     def corrected(self, values: Mapping[str, Any], key: str, error: MicrogptError) -> dict[str, Any]:
         """Note an error of the setting `key`. Return the settings with those of the same kind taken from the
         other file, or left out. Raises the error if this changes nothing."""
-        self.note(self.id_of(key), error)
-        kind = self.id_of(key).partition("rope_")[:2]
-        same = {key, *(name for name in values if self.id_of(name).partition("rope_")[:2] == kind)}
+        self.note("setting", error, setting_named(key))
+        group = _group_of(key)
+        same = {key, *(name for name in values if _group_of(name) == group)}
         usual = {name: self._usual(name) for name in same}
         if all(values.get(name) is value for name, value in usual.items()):
             raise error
@@ -94,18 +91,23 @@ class Problems:
 
     def _usual(self, key: str) -> Any | None:
         """Return the other file's value of a setting that is one number or the architecture, or else None."""
-        name = self.id_of(key).removeprefix("settings.")
+        name = setting_named(key)
         of, name = (self.other and self.other.rope, "theta") if name == "rope_base" else (self.other, name)
-        value = getattr(of, name, None)
+        value = None if name == "vocab_size" else getattr(of, name, None)  # each file has its own rows
         return value if name == "architecture" or type(value) in (int, float) else None
 
     def settled(self, *names: str) -> dict[str, Any]:
         """Return these fields of the other file's config, and the fields that have a problem."""
-        wrong = {*names, *(problem.id.removeprefix("settings.") for problem in self.problems)}
+        wrong = {*names, *(name for own in self.problems if own.kind == "setting" for name in own.names)}
         if any(name.startswith("rope_") for name in wrong):
             wrong |= {"rope", "window_rope", "rotary_dim", "layers_without_rope"}
         values = vars(self.other) if self.other else {}
-        return {name: values[name] for name in wrong - {"architecture", "biases"} if name in values}
+        return {
+            name: values[name] for name in wrong - {"architecture", "biases", "vocab_size"} if name in values
+        }
 
 
-STRICT = Problems()
+def _group_of(key: str) -> str:
+    """Return our name for a setting, or "rope" for all settings of RoPE, which are replaced together."""
+    name = setting_named(key)
+    return "rope" if name.startswith("rope_") else name

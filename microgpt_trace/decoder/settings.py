@@ -11,6 +11,7 @@ import numpy as np
 
 from ..errors import FileFormatError, InputError
 from ..text.brief import brief
+from ..untrusted_files import is_count
 from .problems import Problems
 
 Sizes = Mapping[str, Any]  # the dimensions of a model, by our names
@@ -21,10 +22,6 @@ POSITIVE = "a positive number below 1e38"
 T = TypeVar("T")
 MAX_LAYERS = 10_000  # the layer number in the name of a tensor has at most four digits
 FLAG, TEXT, OBJECT = "true or false", "text", "an object"
-
-
-def is_count(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**31
 
 
 def is_positive(value: Any) -> bool:

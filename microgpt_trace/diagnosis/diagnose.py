@@ -20,9 +20,9 @@ from ..comparison.compared_runs import ModelRun, RecordedRun, Unpaired
 from ..comparison.diff import compare
 from ..comparison.pairing import labels_of, open_all, prepare_sides
 from ..comparison.read_tokens import with_tokens
-from ..dumps.mapping import NameMap
 from ..dumps.recording import Recording
 from ..errors import InputError
+from ..naming.user_map import NameMap
 from ..notebook import in_notebook
 from ..rounding.bands import RoundedPasses, tolerance_of
 from ..rounding.judging import OVER_THE_PASS, JudgedRun, OperationResult, Unseen, unseen

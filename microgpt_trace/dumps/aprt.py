@@ -23,10 +23,11 @@ from ..arrays.stats import Array
 from ..decoder.catalogue import turned_names
 from ..errors import FileFormatError
 from ..hooks.names import ALIASES
+from ..naming.user_map import LAST, OWN
 from ..text.brief import brief
 from ..text.wording import abridged
-from ..untrusted_files import check_regular, read_json, reading
-from .layouts import LAST, OWN, Leftover, Recorded, list_at, readable, sentences, whole_numbers
+from ..untrusted_files import check_regular, list_at, read_json, readable, reading, sentences, whole_numbers
+from .layouts import Leftover, Recorded
 from .recording import Recording
 
 KIND = "APRT dumps"

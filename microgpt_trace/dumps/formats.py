@@ -18,13 +18,13 @@ import numpy as np
 
 from ..arrays.stats import Array
 from ..errors import FileFormatError, InputError
+from ..naming.event_names import Meaning, architecture_of, meaning_of, without_suffix
+from ..naming.user_map import OWN, MapEntry, NameMap, sliced_shape
 from ..text.brief import brief
 from ..text.json_reading import from_json
 from ..text.wording import abridged
-from ..untrusted_files import beginning, check_regular, reading
-from .event_names import Meaning, architecture_of, meaning_of, without_suffix
-from .layouts import NO_EVENT, OWN, Leftover, Recorded, sentences, whole_numbers
-from .mapping import MapEntry, NameMap, sliced_shape
+from ..untrusted_files import beginning, check_regular, reading, sentences, whole_numbers
+from .layouts import NO_EVENT, Leftover, Recorded
 from .recording import Recording, agreed
 from .stored_arrays import (
     ARRAYS_FORMAT,

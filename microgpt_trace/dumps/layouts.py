@@ -10,31 +10,17 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection, Iterator, Mapping
 from itertools import accumulate
-from pathlib import Path
-from typing import Any
 
 from ..architecture.plans.plan import kind_of, over_tokens
 from ..arrays.stats import Array
 from ..decoder.catalogue import choice_of, kinds_in_heads
-from ..decoder.settings import is_count
-from ..errors import FileFormatError, InputError
-from ..text.brief import brief
+from ..errors import InputError
+from ..naming.user_map import LAST, OWN
 from ..text.frozen import frozen
 
 Shape = tuple[int, ...]
 Shapes = Mapping[str, Shape]  # by event
 Positions = tuple[int, ...] | None
-
-LAST = "last"
-LAYOUTS: tuple[str, ...] = (
-    "TC",  # one row per position
-    "CT",  # one column per position
-    "HTD",  # q, k, v and context: one block per head
-    "THD",  # q, k, v and context: one block per position (rows split into heads)
-    "HTS",  # scores and weights: one block per head
-    "THS",  # scores and weights: one block per query
-    LAST,  # only the row of the last position is stored
-)
 
 
 @frozen
@@ -245,7 +231,6 @@ def _reading_notes(stored: Shape, reading: Reading) -> list[str]:
 
 
 NO_EVENT = "no event has that name"  # the reason of a leftover
-OWN = "own"  # the layout of a tensor with our shape and order of axes
 
 
 @frozen(eq=False)
@@ -291,31 +276,3 @@ class Fitted:
     array: Array
     positions: Positions = None
     note: str = ""
-
-
-def readable(text: str) -> str:
-    """Return the text on one line, without control characters."""
-    return text if text.isprintable() else brief(text)
-
-
-def list_at(path: Path, values: Mapping[str, Any], key: str) -> list[Any]:
-    """Return `values[key]`. Raises FileFormatError about the file `path` if the value is not a list."""
-    value = values.get(key)
-    if not isinstance(value, list):
-        raise FileFormatError(f"{path}: {key}: expected a list, found {brief(value)}")
-    return value
-
-
-def whole_numbers(where: str, value: Any, some: bool = False) -> tuple[int, ...]:
-    """Convert a list of whole numbers to a tuple. Raises FileFormatError for other values, and for [] if
-    `some` is True."""
-    if not isinstance(value, list) or not all(map(is_count, value)) or (some and not value):
-        raise FileFormatError(f"{where}: expected a list of whole numbers, found {brief(value)}")
-    return tuple(value)
-
-
-def sentences(where: str, value: Any) -> tuple[str, ...]:
-    """Return the texts of a list, each on one line. Raises FileFormatError for other values."""
-    if not isinstance(value, list) or not all(isinstance(line, str) for line in value):
-        raise FileFormatError(f"{where}: expected a list of sentences, found {brief(value)}")
-    return tuple(map(readable, value))

@@ -1,6 +1,6 @@
 """Record the forward pass of a PyTorch decoder, and save the values under the names of our events.
 
-torch_modules.py lists the families of decoders. This file does not import torch.
+naming/torch_modules.py lists the families of decoders. This file does not import torch.
 """
 
 from __future__ import annotations
@@ -19,9 +19,10 @@ import numpy as np
 from ..arrays.stats import Array
 from ..errors import InputError
 from ..files import check_target
-from .engine_names import RETURNED_SECOND, ROUTED, ROUTER, TURNED
+from ..naming.engine_names import RETURNED_SECOND, ROUTED, ROUTER, TURNED
+from ..naming.torch_modules import numbered
 from .stored_arrays import write_arrays
-from .torch_modules import TorchDecoder, expected_events, find_decoder, module_at, numbered
+from .torch_decoder import TorchDecoder, expected_events, find_decoder, module_at
 
 _CACHES = ("cache", "past_key_values", "past_key_value")  # names of the argument in versions of transformers
 ROTARY = "apply_rotary_pos_emb"  # the function that rotates q and k, in the Python module of the attention
@@ -119,10 +120,10 @@ class TorchRecording:
             module = getattr(decoder.stack, name)
             scales = hasattr(module, "embed_scale")  # newer versions of Gemma's embedding multiply
             returns(module, partial(self._take, "embed.scaled" if scales else family.outside[name]))
-        for path, of_input, events in family.taps:
-            take = partial(self._take_output, events, path in family.architecture.heads_first)
-            for module in self._distinct(path):
-                (reads if of_input else returns)(module, take)
+        for value in family.recorded:
+            take = partial(self._take_output, value.events, value.path in family.architecture.heads_first)
+            for module in self._distinct(value.path):
+                (reads if value.of_input else returns)(module, take)
         for index, layer in enumerate(decoder.layers):
             before(layer, partial(self._enter_layer, index))
             returns(layer, self._leave_layer)

@@ -14,10 +14,11 @@ from ..architecture.plans.plan import over_tokens
 from ..arrays.stats import Array
 from ..errors import InputError, naming
 from ..hooks.event import TraceEvent
+from ..naming.user_map import OWN
 from ..text.brief import token_list
 from ..text.frozen import frozen
 from ..text.printable import quoted
-from .layouts import OWN, Fitted, Leftover, Recorded, Shapes, fit
+from .layouts import Fitted, Leftover, Recorded, Shapes, fit
 
 
 @frozen(slots=False, eq=False)

@@ -14,6 +14,7 @@ import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
+from io import BytesIO
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, NamedTuple
 from weakref import finalize
@@ -29,7 +30,7 @@ from ..readers.safetensors import safetensors_header
 from ..text.brief import brief
 from ..text.frozen import frozen
 from ..text.json_reading import MANY_VALUES, from_json
-from ..untrusted_files import check_regular, reading
+from ..untrusted_files import check_name, check_regular, reading
 
 if TYPE_CHECKING:
     from ..tracing.result import ParameterRow, Trace
@@ -82,7 +83,6 @@ def read_header(file: IO[bytes]) -> NpyHeader:
 
 
 ZIP_MAGIC = b"PK\x03\x04"
-MAX_NAME = 512  # characters
 _BOMB_BYTES, _BOMB_TIMES = 1 << 26, 200  # activations compress to about 2/3, never to 1/100
 _NUMPY_TYPES = {  # type in safetensors -> type in NumPy
     "F32": "<f4", "F64": "<f8", "BOOL": "?", "U8": "<u1", "I8": "<i1", "U16": "<u2", "I16": "<i2",
@@ -109,11 +109,11 @@ def npy_array(path: Path, name: str) -> StoredArray:
     """Open the array of a .npy file. Raises FileFormatError."""
     size = check_regular(path, "a .npy file")
 
-    def read_data(_: IO[bytes], header: NpyHeader) -> Array:
-        return MappedFile.open(path).view(header.offset, header.size)
+    def read_all() -> Array:
+        return MappedFile.open(path).view(0, size)
 
     with reading(path):
-        return _array(path, name, str(path), size, lambda: path.open("rb"), read_data)
+        return _array(path, name, str(path), size, lambda: path.open("rb"), read_all)
 
 
 def npz_arrays(path: Path) -> tuple[list[StoredArray], list[str]]:
@@ -145,21 +145,18 @@ def _member(path: Path, archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> St
     if size > max(_BOMB_BYTES, _BOMB_TIMES * stored):
         raise FileFormatError(f"{where}: expected activations, found {stored:,} bytes unpacked to {size:,}")
 
-    def read_data(file: IO[bytes], header: NpyHeader) -> Array:
-        data = np.frombuffer(file.read(header.size - header.offset), np.uint8)
-        if file.read(1):  # reading to the end makes zipfile check the checksum
-            raise ValueError("the member became longer")
-        return data
+    def read_all() -> Array:
+        return np.frombuffer(archive.read(member), np.uint8)  # zipfile compares the checksum
 
-    name, open_file = member.filename.removesuffix(".npy"), partial(archive.open, member)
-    return _array(path, name, where, size, open_file, read_data)
+    name = member.filename.removesuffix(".npy")
+    return _array(path, name, where, size, partial(archive.open, member), read_all)
 
 
 def _array(
     path: Path, name: str, where: str, size: int, open_file: Callable[[], IO[bytes]],
-    read_data: Callable[[IO[bytes], NpyHeader], Array],
+    read_all: Callable[[], Array],
 ) -> StoredArray:  # fmt: skip
-    """Return a .npy array of `size` bytes. `read_data` reads the data after the header."""
+    """Return a .npy array of `size` bytes. `read_all` reads the header and the data."""
     with _as_file_error(where, "a .npy array"), open_file() as file:
         header = read_header(file)
     if header.dtype.hasobject:
@@ -169,24 +166,17 @@ def _array(
         raise FileFormatError(f"{where}: expected {header.size:,} bytes for {array}, found {size:,}")
 
     def read() -> Array:
-        with reading(path), _as_file_error(where, "the array that its header describes"), open_file() as file:
-            if read_header(file) != header:
+        with reading(path), _as_file_error(where, "the array that its header describes"):
+            content = read_all()
+            if read_header(BytesIO(content[: header.offset].tobytes())) != header:
                 raise ValueError("the header changed")
-            values = read_data(file, header).view(header.dtype)
+            values = content[header.offset :].view(header.dtype)
             array = values.reshape(header.shape, order="F" if header.by_columns else "C")
             dtype = array.dtype.newbyteorder("=")  # this machine's byte order
             return array.astype(np.float32 if dtype == np.float16 else dtype, copy=False)
 
     check_name(path, name)
     return StoredArray(name, header.shape, str(header.dtype), _kind(header.dtype), read)
-
-
-def check_name(where: Path | str, name: str) -> None:
-    """Raise FileFormatError if a name is too long, because searching for long names is slow."""
-    if len(name) > MAX_NAME:
-        raise FileFormatError(
-            f"{where}: {brief(name)}: expected a name of at most {MAX_NAME} characters, found {len(name):,}"
-        )
 
 
 @contextmanager

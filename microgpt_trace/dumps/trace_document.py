@@ -11,17 +11,16 @@ from typing import Any
 import numpy as np
 
 from ..arrays.stats import Array, TensorStats
-from ..decoder.settings import is_count
 from ..errors import FileFormatError, InputError
 from ..hooks.event import PHASES, TraceEvent
+from ..naming.event_names import is_event
+from ..naming.user_map import OWN
 from ..text.brief import brief
 from ..text.json_reading import MANY_VALUES
 from ..tracing.result import SCHEMA_ID
-from ..untrusted_files import read_json
-from .event_names import is_event
-from .layouts import NO_EVENT, OWN, Leftover, Recorded, list_at, readable, whole_numbers
+from ..untrusted_files import check_name, is_count, list_at, read_json, readable, whole_numbers
+from .layouts import NO_EVENT, Leftover, Recorded
 from .recording import Recording
-from .stored_arrays import check_name
 
 _INFINITE = ("Infinity", "-Infinity")  # written as text, because JSON has no infinity
 _COUNTS = ("count", "zero_count", "nan_count", "inf_count")

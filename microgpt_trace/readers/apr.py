@@ -21,11 +21,12 @@ from ..arrays.stats import Array
 from ..decoder.architectures.llama import NAMES
 from ..decoder.model import Decoder
 from ..decoder.problems import Problems
+from ..decoder.setting_names import RopePairs
 from ..errors import FileFormatError, InputError, naming
 from ..text.brief import brief
 from ..text.frozen import frozen
 from ..text.json_reading import MANY_VALUES, from_json
-from .apr_config import AprSettings, Pairs, apr_config
+from .apr_config import AprSettings, apr_config
 from .mapped_file import MappedFile
 from .model_file import checked_decoder, our_tensors
 
@@ -85,7 +86,7 @@ class AprFile:
 
 
 def read_apr(
-    path: Path, *, rope_pairs: Pairs | None = None, overrides: Mapping[str, Any] = {},
+    path: Path, *, rope_pairs: RopePairs | None = None, overrides: Mapping[str, Any] = {},
     problems: Problems | None = None,
 ) -> Decoder:  # fmt: skip
     """Open the decoder in an .apr file. `overrides` maps names of missing metadata to values.

@@ -10,14 +10,15 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, NoReturn
+from typing import Any, NoReturn
 
 from ..arrays.encodings import StoredTensor
 from ..decoder.catalogue import ARCHITECTURES
 from ..decoder.config import DecoderConfig
-from ..decoder.options import ROPE_FACTORS
 from ..decoder.problems import Problems
+from ..decoder.setting_names import RopePairs
 from ..decoder.settings import OBJECT, POSITIVE, TEXT, WHOLE, Settings, check_value
+from ..decoder.shared_options import ROPE_FACTORS
 from ..errors import FileFormatError, InputError, naming
 from ..text.brief import brief
 from .decoder_config import decoder_config
@@ -40,15 +41,13 @@ FIELDS: dict[str, tuple[str, str]] = {  # name of a setting: (other names, kind 
     "sliding_window": ("", WHOLE),
 }
 
-Pairs = Literal["adjacent", "halves"]
-
 _HUGGING_FACE_ORIGINS = ("safetensors", "hf", "huggingface", "hugging_face", "pytorch", "transformers")
-_PAIRS_OF_TYPE: dict[Any, Pairs] = {0: "adjacent", 2: "halves"}
+_PAIRS_OF_TYPE: dict[Any, RopePairs] = {0: "adjacent", 2: "halves"}
 
 
 def apr_config(
     settings: AprSettings, tensors: Mapping[str, StoredTensor], frequencies: StoredTensor | None,
-    rope_pairs: Pairs | None,
+    rope_pairs: RopePairs | None,
 ) -> DecoderConfig:  # fmt: skip
     """Build the config and check it against the shapes of the tensors.
 
@@ -155,7 +154,7 @@ def _rows_divided(settings: AprSettings, name: str, count: int, tensor: StoredTe
     return quotient
 
 
-def _pairs(settings: AprSettings, architecture: str, is_gguf: bool, option: Pairs | None) -> Pairs:
+def _pairs(settings: AprSettings, architecture: str, is_gguf: bool, option: RopePairs | None) -> RopePairs:
     """Return which rows RoPE rotates together: "adjacent" rows, or rows from both "halves" of a head.
 
     Converters to GGUF permute the rows of a llama. Other converters often set rope_type only by the name of
@@ -167,7 +166,7 @@ def _pairs(settings: AprSettings, architecture: str, is_gguf: bool, option: Pair
         settings.fail(f"rope_type {brief(kind)} is not supported; supported: 0 (adjacent pairs), 2 (halves)")
     from_hf = isinstance(origin, str) and any(name in origin.lower() for name in _HUGGING_FACE_ORIGINS)
     source = architecture if architecture.startswith("qwen") else f"{architecture} from {brief(origin)}"
-    rows: Pairs | None = "halves" if (from_hf and not is_gguf) or source == architecture else None
+    rows: RopePairs | None = "halves" if (from_hf and not is_gguf) or source == architecture else None
     expected = rows or ("adjacent" if is_gguf or "gguf" in str(origin).lower() else None)
     if stated is not None and expected in (None, stated):
         if option not in (None, stated):

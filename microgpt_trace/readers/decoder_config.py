@@ -10,10 +10,11 @@ from typing import Any
 from ..decoder.architecture import Architecture
 from ..decoder.catalogue import architecture_named
 from ..decoder.config import DecoderConfig
-from ..decoder.settings import FLAG, POSITIVE, TRANSFORMERS, WHOLE, Settings, is_count
+from ..decoder.settings import FLAG, POSITIVE, TRANSFORMERS, WHOLE, Settings
 from ..errors import InputError
 from ..text.brief import brief
 from ..text.wording import ranges
+from ..untrusted_files import is_count
 from .model_file import biases_of, check_heads, checked_depth, split_fused
 
 HEADS = ("n_embd", "n_head", "n_kv_head", "head_dim")
@@ -46,7 +47,7 @@ def decoder_config(name: str, settings: Settings, adjacent_pairs: bool = False) 
         if problems.other is None:
             raise
         wrong = [name for name in HEADS if values[name] != getattr(problems.other, name)]
-        problems.note(f"settings.{[*wrong, error.setting][0]}", error)
+        problems.note("setting", error, [*wrong, error.setting][0])
         config = architecture.config(**values | problems.settled(*HEADS))
     problems.config, problems.tensors = config, tensors
     return config
@@ -115,17 +116,17 @@ _COUNTS = {  # keys of config.json, or of GGUF metadata without the prefix -> wh
 _KNOWN_LAYERS = ("full_attention", "sliding_attention")
 
 
-def unsupported(name: Any, names: Iterable[str], obstacles: str, hint: str = "") -> str:
-    """Return the message that an architecture is not supported, with the `obstacles` and the names that
-    work."""
+def unsupported(
+    name: Any, names: Iterable[str], values: Mapping[str, Any], prefix: str = "", hint: str = ""
+) -> InputError:
+    """Return the error that an architecture is not supported, with the names that work. The error names the
+    settings of a config.json, or of GGUF metadata with this prefix, that no supported architecture has, such
+    as "a mixture of 128 experts"."""
+    obstacles = "; ".join(dict.fromkeys(_obstacles(values, prefix)))
     reason = f" ({obstacles})" * bool(obstacles)
-    return f"architecture {brief(name)}{reason} is not supported; supported: {', '.join(names)}{hint}"
-
-
-def obstacles(values: Mapping[str, Any], prefix: str = "") -> str:
-    """Return the settings of a config.json, or of GGUF metadata with this prefix, that no supported
-    architecture has, such as "a mixture of 128 experts". Return "" if no setting shows an obstacle."""
-    return "; ".join(dict.fromkeys(_obstacles(values, prefix)))
+    return InputError(
+        f"architecture {brief(name)}{reason} is not supported; supported: {', '.join(names)}{hint}"
+    )
 
 
 def _obstacles(values: Mapping[str, Any], prefix: str) -> Iterator[str]:

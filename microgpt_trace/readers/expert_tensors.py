@@ -34,9 +34,9 @@ def join_experts(
         parts = {own: tensors[own] for own in of_name}
         if name.endswith("_experts"):
             pieces, parts = {own.removeprefix(name): tensor for own, tensor in parts.items()}, {}
-            with problems.noting("weights.missing", name):
+            with problems.noting("missing", name):
                 parts = _joined(name, pieces, names)
-        with problems.noting("weights.extra", *parts):
+        with problems.noting("extra", *parts):
             if both := sorted(parts.keys() & result):
                 first = tensors[of_name[0]].name
                 raise InputError(f"tensor {first!r} and another tensor both contain {both[0]}")

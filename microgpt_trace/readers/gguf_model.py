@@ -13,12 +13,13 @@ from ..decoder.architecture import Architecture
 from ..decoder.catalogue import ARCHITECTURES, GGUF_NAMES, architecture_named
 from ..decoder.config import DecoderConfig
 from ..decoder.model import Decoder
-from ..decoder.options import LONG, ROPE_FACTORS, SHORT
 from ..decoder.problems import Problems
-from ..decoder.settings import POSITIVE, WHOLE, Settings, is_count
+from ..decoder.settings import POSITIVE, WHOLE, Settings
+from ..decoder.shared_options import LONG, ROPE_FACTORS, SHORT
 from ..errors import FileFormatError, InputError, naming
 from ..text.brief import brief
-from .decoder_config import check_overrides, decoder_config, obstacles, overridden, unsupported
+from ..untrusted_files import is_count
+from .decoder_config import check_overrides, decoder_config, overridden, unsupported
 from .gguf import Strings, read_gguf_header
 from .model_file import checked_decoder, checked_depth, our_tensors, rope_factors
 
@@ -65,7 +66,7 @@ def _own_name(metadata: Mapping[str, Any], problems: Problems) -> tuple[Any, str
     if not problems.strict and keys and f"{name}.block_count" not in keys:
         found = keys[0].removesuffix(".block_count")
         text = f"general.architecture is {brief(name)}, but the names of settings begin with {brief(found)}"
-        problems.note("settings.architecture", InputError(text))
+        problems.note("setting", InputError(text), "architecture")
         name = found
     return name, f"{name}."
 
@@ -82,8 +83,7 @@ def _architecture(value: Any, metadata: Mapping[str, Any]) -> str:
             return own
     others = {own: name for name, own in GGUF_NAMES.items()}
     names = [others.get(name, name) for name in ARCHITECTURES if architecture_named(name).from_gguf]
-    unknown = obstacles(metadata, f"{value}.")
-    raise InputError(unsupported(value, names, unknown, " (which includes mistral)"))
+    raise unsupported(value, names, metadata, f"{value}.", " (which includes mistral)")
 
 
 def _vocabulary(path: Path, metadata: Mapping[str, Any], rows: int) -> Vocabulary | None:
@@ -142,7 +142,7 @@ def _config(
     problems, tensors = keys.problems, keys.problems.tensors
     if "wte" not in tensors and problems.strict:
         raise InputError("tensor 'token_embd.weight' is missing")
-    with problems.noting("vocabulary.size"):
+    with problems.noting("setting", "vocab_size"):
         vocab_size = _rows(problems)
         stated = keys.get("vocab_size", WHOLE) or vocab_size
         if stated != vocab_size:
@@ -154,7 +154,7 @@ def _config(
     values = {theirs: sizes[own] for own, theirs in architecture.sizes.items()}
     values["tie_word_embeddings"] = "lm_head" not in tensors
     long: dict[str, Any] = {}
-    with problems.noting("settings.rope_factors"):
+    with problems.noting("setting", "rope_factors"):
         values[ROPE_FACTORS] = rope_factors(factors.get(FACTORS), head_dim)
         long = {name: _divisors(own, head_dim) for name, own in factors.items() if name != FACTORS}
     translate = architecture.from_gguf
@@ -164,7 +164,7 @@ def _config(
     settings = Settings(overridden(values, overrides), problems)
     config = decoder_config(name, settings, architecture.permuted)
     check_overrides(settings, overrides)
-    with problems.noting("settings.rope_factors"):
+    with problems.noting("setting", "rope_factors"):
         if factors and (config.rope is None or (long and config.rope.kind != "longrope")):
             raise InputError(f"tensor {max(factors)!r} is not part of {architecture.names.family}")
     return config

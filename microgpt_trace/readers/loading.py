@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from ..arrays.threads import MEMORY
+from ..decoder.setting_names import RopePairs
 from ..errors import FileFormatError, InputError
 from ..untrusted_files import beginning, check_regular, reading
 
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from ..decoder.model import Decoder
     from ..microgpt.model import Model
 
-RopePairs = Literal["adjacent", "halves"]
+Format = Literal["checkpoint", "GGUF", "apr", "Hugging Face"]
 SMALL = Path(__file__).parents[1] / "small.safetensors"  # the trained microGPT of the package, named "small"
 MODEL_SUFFIXES = (".gguf", ".apr", ".safetensors")
 DOWNLOAD = "expected a file or folder; a model of a hub must be downloaded first"
@@ -61,19 +62,24 @@ def load(
 
         model = load_checkpoint(path, n_head=n_head, bos=bos)
         return replace(model, origin="small") if path == SMALL else model
+    pairs = {"rope_pairs": rope_pairs} if kind == "apr" else {}
+    decoder = reader_of(kind)(path, overrides=settings or {}, **pairs)
+    return decoder if memory is None else decoder.keeping(memory)
+
+
+def reader_of(kind: Format) -> Callable[..., Decoder]:
+    """Return the function that opens a decoder in a format."""
     if kind == "apr":
         from .apr import read_apr
 
-        decoder = read_apr(path, rope_pairs=rope_pairs, overrides=settings or {})
-    elif kind == "GGUF":
+        return read_apr
+    if kind == "GGUF":
         from .gguf_model import read_gguf
 
-        decoder = read_gguf(path, settings or {})
-    else:
-        from .huggingface import read_huggingface
+        return read_gguf
+    from .huggingface_folder import read_huggingface
 
-        decoder = read_huggingface(path, settings or {})
-    return decoder if memory is None else decoder.keeping(memory)
+    return read_huggingface
 
 
 def names_hub_model(text: str) -> bool:
@@ -94,7 +100,7 @@ def is_model(path: Path) -> bool:
     return head[8:] == b"{" and int.from_bytes(head[:8], "little") < path.stat().st_size
 
 
-def format_of(path: Path) -> Literal["checkpoint", "GGUF", "apr", "Hugging Face"]:
+def format_of(path: Path) -> Format:
     """Return the format of a model. A safetensors file outside of a Hugging Face folder is a checkpoint.
 
     Raises FileFormatError if the path does not exist, has another format or is a folder without a model.

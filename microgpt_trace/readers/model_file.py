@@ -14,12 +14,13 @@ from ..decoder.architecture import FUSED, FileNames
 from ..decoder.catalogue import architecture_named
 from ..decoder.config import DecoderConfig
 from ..decoder.model import Decoder
-from ..decoder.problems import STRICT, Problems
+from ..decoder.problems import Problems
 from ..errors import FileFormatError, InputError, naming
 from ..text.brief import brief
 from .expert_tensors import join_experts
 
 _PERMUTED = ("attn_wq", "attn_wk", "attn_bq", "attn_bk")  # RoPE rotates pairs of rows of these tensors
+_FUSED_SIZES = ("n_head", "n_kv_head", "head_dim", "n_inner")  # sizes of the parts of fused tensors
 
 
 def our_tensors(
@@ -61,7 +62,8 @@ def checked_depth(n_layer: int, tensors: Iterable[str], problems: Problems) -> i
     count, other = len(layers_of(tensors)), problems.other
     if n_layer <= (max(count, other.n_layer) if other else count):
         return n_layer
-    problems.note("settings.n_layer", InputError(f"expected {n_layer:,} layers, found tensors of {count}"))
+    error = InputError(f"expected {n_layer:,} layers, found tensors of {count}")
+    problems.note("setting", error, "n_layer")
     return other.n_layer if other else max(count, 1)
 
 
@@ -112,16 +114,17 @@ def check_heads(config: DecoderConfig, tensors: Mapping[str, StoredTensor]) -> N
 
 
 def split_fused(
-    tensors: Mapping[str, StoredTensor], sizes: Mapping[str, int], by_head: bool = False,
-    problems: Problems = STRICT,
-) -> dict[str, StoredTensor]:  # fmt: skip
+    tensors: Mapping[str, StoredTensor], sizes: Mapping[str, int], by_head: bool, problems: Problems
+) -> dict[str, StoredTensor]:
     """Return the tensors with each fused matrix or bias split into its parts, such as q, k and v.
 
     The parts follow each other, or in Hugging Face files alternate head by head if `by_head` is true. Raises
     InputError if the number of rows of a fused tensor differs from the sum of its parts. The sizes of the
     other file go first, if they fit.
     """
-    layouts = [vars(problems.other), sizes] if problems.other else [sizes]
+    layouts = [sizes]
+    if problems.other:
+        layouts = [{name: getattr(problems.other, name) for name in _FUSED_SIZES}, sizes]
     result: dict[str, StoredTensor] = {}
     for name, tensor in tensors.items():
         prefix, _, kind = name.rpartition(".")
@@ -129,7 +132,7 @@ def split_fused(
             result[name] = tensor
             continue
         parts = {part: part.partition("_")[2][1:] for part in FUSED[kind]}  # such as q, k and v
-        with problems.noting("weights.other", *(f"{prefix}.{part}" for part in parts)):
+        with problems.noting("unfit", *(f"{prefix}.{part}" for part in parts)):
             rows = tensor.shape[0] if tensor.shape else "a single number"
             fitting = (own for own in layouts if sum(_rows(what, own) for what in parts.values()) == rows)
             layout = next(fitting, layouts[0])
@@ -172,13 +175,13 @@ def in_halves(head_dim: int, tensors: Mapping[str, StoredTensor]) -> dict[str, S
     Converters to GGUF reorder the rows of a llama so that the channels of a pair are neighbours.
     """
     reordered = {
-        name: _even_rows_first(tensor, head_dim) for name, tensor in tensors.items()
+        name: even_rows_first(tensor, head_dim) for name, tensor in tensors.items()
         if name.endswith(_PERMUTED) and tensor.shape and tensor.shape[0] % head_dim == 0
     }  # fmt: skip
     return {**tensors, **reordered}
 
 
-def _even_rows_first(tensor: StoredTensor, head_dim: int) -> StoredTensor:
+def even_rows_first(tensor: StoredTensor, head_dim: int) -> StoredTensor:
     """Return the tensor with the rows of each head in the order 0, 2, 4 ... 1, 3, 5 ..."""
     pairs = np.arange(tensor.shape[0]).reshape(-1, head_dim // 2, 2)
     return tensor.of_rows(pairs.swapaxes(1, 2).ravel())

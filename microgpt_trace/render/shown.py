@@ -24,8 +24,8 @@ class HowShown(NamedTuple):
 SHOWN = {
     "AttributionResult": HowShown("results.attribution.attribution_sections",
         "figures.contributions.attribution_picture", "page.page_view.attribution_view"),
-    "Certificate": HowShown("results.certificate.certificate_sections",
-        "figures.certificate.certificate_picture"),
+    "Certificate": HowShown("results.certification.certificate_sections",
+        "figures.certified_tensors.certificate_picture"),
     "Comparison": HowShown("results.comparison.comparison_sections",
         "figures.event_errors.diff_picture", "page.diff_view.diff_view"),
     "Decoder": HowShown("results.inspection.decoder_sections"),

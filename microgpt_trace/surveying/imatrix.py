@@ -9,7 +9,7 @@ llama.cpp.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from struct import Struct
@@ -29,6 +29,7 @@ from ..text.brief import brief
 from ..text.frozen import frozen
 from ..text.wording import counted
 from ..untrusted_files import beginning
+from .options import SurveyOptions
 from .shard import order_for
 from .state import Survey, weights_of
 
@@ -199,9 +200,9 @@ def imatrix_of(survey: Survey, with_output: bool = False) -> Imatrix:
     return Imatrix(entries, survey.corpus.sources, texts, -(-tokens // max(texts, 1)))
 
 
-def check_inputs(model: LanguageModel, events: Sequence[str], with_output: bool) -> None:
-    """Raise InputError if an importance matrix cannot be computed from a survey of these events."""
-    _inputs(model.origin, weights_of(model), order_for(model, events).events, with_output)
+def check_inputs(model: LanguageModel, options: SurveyOptions, with_output: bool) -> None:
+    """Raise InputError if an importance matrix cannot be computed from a survey with these options."""
+    _inputs(model.origin, weights_of(model), order_for(model, options).events, with_output)
 
 
 def _inputs(

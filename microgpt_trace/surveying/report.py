@@ -88,6 +88,11 @@ class SurveyedLayer:
     massive: int
     farthest: SurveyExample | None
 
+    @property
+    def massive_share(self) -> float | None:
+        """The share of documents with a massive activation, or None without documents."""
+        return self.massive / self.documents if self.documents else None
+
 
 @frozen
 class SurveyedRouter:
@@ -165,7 +170,8 @@ class SurveyReport:
 def report_of(survey: Survey) -> SurveyReport:
     texts, tokens = survey.read
     parts, layers, heads = surveyed_parts(survey), [*surveyed_layers(survey)], [*surveyed_heads(survey)]
-    events, model, corpus = surveyed_events(survey), survey.model, survey.corpus
+    events = [_event(survey, name, survey.channels(name)) for name in survey.order.events]
+    model, corpus = survey.model, survey.corpus
     left_out = [LeftOut(reason, *skipped) for reason, skipped in corpus.skipped.items()]
     left_out += [LeftOut(reason, own.texts, own.place) for reason, own in sorted(survey.unfit.items())]
     return SurveyReport(
@@ -175,10 +181,6 @@ def report_of(survey: Survey) -> SurveyReport:
         tuple(surveyed_routers(survey)), tuple(insights_of(layers, heads)),
         tuple(anomalies_of(events, layers)), tuple(events), tuple(unit_examples(survey)),
     )  # fmt: skip
-
-
-def surveyed_events(survey: Survey) -> list[SurveyedEvent]:
-    return [_event(survey, name, survey.channels(name)) for name in survey.order.events]
 
 
 def _event(survey: Survey, name: str, own: ChannelStatistics) -> SurveyedEvent:

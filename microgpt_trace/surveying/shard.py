@@ -19,7 +19,7 @@ from ..architecture.plans.plan import Plan, over_tokens
 from ..arrays.stats import Array
 from ..arrays.threads import keep_freed_memory
 from ..corpus.corpus import Document
-from ..errors import InputError
+from ..errors import OptionError
 from ..hooks.names import select_names
 from ..measuring.channels import UNITS, ChannelMeter, HistogramMeter, TopMeter
 from ..measuring.experts import RouterMeter
@@ -29,42 +29,34 @@ from ..measuring.meter import Meter, PackLayout
 from ..measuring.predictions import PredictionMeter
 from ..measuring.streams import StreamMeter
 from ..measuring.tallies import Counts
-from ..text.brief import brief
+from .options import SurveyOptions
 from .state import CUT, READ, Measured, SurveyOrder, Unfit, add_unfit
 
-NO_UNITS = "top: expected a model with MLP units outside experts, found none"
-MOST_EXAMPLES = 10_000  # largest number of examples of a unit. An example takes about 100 bytes.
 
-
-def order_for(
-    model: LanguageModel, events: Sequence[str] = (), histograms: Sequence[str] = (), top: int = 0,
-    max_tokens: int | None = None, chat: bool = False,
-) -> SurveyOrder:  # fmt: skip
-    """Build the order of a survey. `events` and `histograms` are names or globs.
+def order_for(model: LanguageModel, options: SurveyOptions) -> SurveyOrder:
+    """Build the order of a survey.
 
     By default, measure all events except the numbers of chosen experts, and events that need extra
     computation or have a channel for each token. The channels of the events in `histograms` are also
-    measured. If `top` is set, list the largest values of the MLP units among the measured events.
-
-    Raises InputError if a name matches no event of the model, or if `top` or `max_tokens` is out of range.
+    measured. If `top` is set, list the largest values of the MLP units among the measured events. Raises
+    InputError if a name matches no event of the model, or if `top` is set without measured units.
     """
     plan = model.plan
     names = [name for name in plan if plan.open_shapes[name]]  # all except the loss, which has no channels
     usual = (name for name in names if not plan[name].extra and not over_tokens(name))
     default = [name for name in usual if not isinstance(plan[name].kind, Choice)]
-    counted = select_names(histograms, names) if histograms else []
+    counted = select_names(options.histograms, names) if options.histograms else []
     chosen = [name for name in names if name in {*default, *counted}]
-    if events:
-        chosen = select_names([*events, *counted], names)
-    if not 0 <= top <= MOST_EXAMPLES:
-        raise InputError(f"top: expected 0 to {MOST_EXAMPLES:,} examples of each unit, found {brief(top)}")
-    if max_tokens is not None and max_tokens < 1:
-        raise InputError(f"max_tokens: expected 1 or more, found {max_tokens}")
-    units = [name for name in units_of(plan) if name in chosen] if top else []
-    if top and not units:
-        such = ", ".join(units_of(plan)[:3])
-        raise InputError(f"top: expected --events to include units, such as {such}" if such else NO_UNITS)
-    return SurveyOrder(tuple(chosen), tuple(counted), tuple(units), top, max_tokens, chat)
+    if options.events:
+        chosen = select_names([*options.events, *counted], names)
+    units = [name for name in units_of(plan) if name in chosen] if options.top else []
+    if options.top and not units:
+        if such := ", ".join(units_of(plan)[:3]):
+            raise OptionError("{top}: expected {events} to include units, such as {such}", such=such)
+        raise OptionError("{top}: expected a model with MLP units outside experts, found none")
+    return SurveyOrder(
+        tuple(chosen), tuple(counted), tuple(units), options.top, options.max_tokens, options.chat
+    )
 
 
 def units_of(plan: Plan) -> list[str]:

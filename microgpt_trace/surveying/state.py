@@ -16,7 +16,7 @@ from ..architecture.plans.kinds import Linear, Softmax
 from ..arrays.encodings import StoredTensor
 from ..arrays.expert_tensor import ExpertTensor
 from ..decoder.catalogue import architecture_named
-from ..errors import InputError
+from ..errors import InputError, OptionError
 from ..measuring.channels import ChannelStatistics, channel_statistics
 from ..measuring.meter import MARK
 from ..measuring.tallies import NOBODY, TopList, merge_all
@@ -31,10 +31,9 @@ if TYPE_CHECKING:
 
 READ = "corpus"
 CUT = "cut to the tokens allowed"
-OPTIONS = {  # the command's option for each field
-    "events": "--events", "histograms": "--histograms", "units": "--top for", "examples": "--top",
-    "max_tokens": "--max-tokens", "chat": "--chat", "text_field": "--field", "limit": "--limit",
-    "sample": "--sample", "seed": "--seed",
+OPTIONS = {  # the option for each field
+    "events": "events", "histograms": "histograms", "units": "top", "examples": "top", "chat": "chat",
+    "max_tokens": "max_tokens", "text_field": "field", "limit": "limit", "sample": "sample", "seed": "seed",
 }  # fmt: skip
 SAMPLED = 1 << 12  # bytes that the fingerprint covers at the start, middle and end of a stored tensor
 
@@ -221,8 +220,9 @@ def check_same(name: str, survey: Survey, other_name: str, other: Survey) -> Non
         for own in fields(one):
             a, b = getattr(one, own.name), getattr(two, own.name)
             if own.compare and a != b:
+                what = f"{{{OPTIONS[own.name]}}}" if own.name in OPTIONS else f"{part} {own.name}"
                 values = f"expected {brief(a)} as in {name}, found {brief(b)}"
-                raise InputError(f"{other_name}: {OPTIONS.get(own.name, f'{part} {own.name}')}: {values}")
+                raise OptionError(f"{{other}}: {what}: {{values}}", other=other_name, values=values)
     if survey.block_size != other.block_size:
         sizes = f"expected {survey.block_size} as in {name}, found {other.block_size}"
         raise InputError(f"{other_name}: the sizes of blocks differ: {sizes}")

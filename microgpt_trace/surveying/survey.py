@@ -25,6 +25,7 @@ from ..signals import uninterrupted
 from ..text.wording import abridged, counted
 from .dask_cluster import on_cluster
 from .execution import Assignment, Block, Crew, ModelSource, Note, run_here, run_tasks
+from .options import SurveyOptions
 from .shard import order_for, survey_shard
 from .state import Survey, SurveyedCorpus, SurveyOrder, check_same, surveyed_model
 from .survey_files import read_survey, survey_bytes
@@ -63,22 +64,24 @@ def survey(
     Raises InputError if an argument is invalid or contradicts the file to resume, RunError if workers end
     again and again or the file cannot be written, and the errors of opening the model and the corpus.
     """
-    path = None if out is None else Path(out)
-    if resume and path is None:
-        raise InputError("resume: expected the argument out, the file to continue, found none")
-    if not 1 <= shard[0] <= shard[1]:
-        raise InputError(f"shard: expected I/N with I from 1 to N, found {shard[0]}/{shard[1]}")
+    options = SurveyOptions(
+        tuple(events), tuple(histograms), top, max_tokens, chat, workers, scheduler, shard,
+        None if out is None else Path(out), resume, force,
+    )  # fmt: skip
+    if not isinstance(corpus, CorpusSelection):
+        corpus = CorpusSelection(tuple(map(str, (corpus,) if isinstance(corpus, str | Path) else corpus)))
+    changes = {"field": field, "limit": limit, "sample": sample, "seed": seed, "skip_bad": skip_bad}
+    given: dict[str, Any] = {name: value for name, value in changes.items() if value is not None}
+    selection, path = replace(corpus, **given), options.out
     with nullcontext() if path is None else _target_file(path, resume, force) as file:
         source = ModelSource(str(model)) if isinstance(model, str | Path) else model
         opened = source.open() if isinstance(source, ModelSource) else source
-        options = {"field": field, "limit": limit, "sample": sample, "seed": seed, "skip_bad": skip_bad}
-        texts = Corpus(_selection(corpus, options), reading)
-        order = order_for(opened, events, histograms, top, max_tokens, chat)
-        result = _new_survey(opened, texts.selection, order)
+        result = _new_survey(opened, selection, order_for(opened, options))
         if path is not None and path.exists() and resume:
             result = _resume(path, result)
-        crew = _crew_for(result, source, opened, workers, scheduler, note)
+        crew = _crew_for(result, source, opened, options, note)
         with one_blas_thread(), _saving(result, file) as save:
+            texts = Corpus(selection, reading)
             _survey_into(result, texts, shard, opened, crew, save, report, note)
             if result.whole and not result.read[0]:
                 raise InputError(_nothing_fits(result))
@@ -91,16 +94,6 @@ def _nothing_fits(survey: Survey) -> str:
     texts, sources = counted(survey.corpus.documents or 0, "text"), abridged(survey.corpus.sources)
     fits = f"none of {texts} fits {survey.model.origin} ({reasons})"
     return f"{sources}: {fits}; name the model before its corpus"
-
-
-def _selection(
-    corpus: str | Path | Sequence[str] | CorpusSelection, options: dict[str, Any]
-) -> CorpusSelection:
-    changes = {name: value for name, value in options.items() if value is not None}
-    if isinstance(corpus, CorpusSelection):
-        return replace(corpus, **changes)
-    sources = (corpus,) if isinstance(corpus, str | Path) else corpus
-    return CorpusSelection(tuple(map(str, sources)), **changes)
 
 
 @contextmanager
@@ -218,21 +211,19 @@ def _check_unchanged(survey: Survey, corpus: Corpus) -> None:
 
 
 def _crew_for(
-    survey: Survey, source: ModelSource | LanguageModel, model: LanguageModel, processes: int,
-    scheduler: str | None, note: Note,
+    survey: Survey, source: ModelSource | LanguageModel, model: LanguageModel, options: SurveyOptions,
+    note: Note,
 ) -> AbstractContextManager[Crew]:  # fmt: skip
-    """Return the workers: this process, `processes` worker processes, or the cluster of a scheduler. Raises
-    InputError if the model has no path for workers, or if both processes and a scheduler are requested."""
-    if not processes and scheduler is None:
+    """Return the workers: this process, worker processes, or the cluster of a scheduler. Raises InputError if
+    the model has no path for workers."""
+    if not options.workers and options.scheduler is None:
         return nullcontext(Crew(partial(run_here, model.for_many_passes(), survey.order)))
     if not isinstance(source, ModelSource):
         raise InputError("workers: expected the path of a model that each worker can open, found a model")
-    if processes and scheduler is not None:
-        raise InputError("workers and scheduler cannot be combined: give either workers or scheduler")
     assignment = Assignment.of(source, survey.model.fingerprint, survey.order)
-    if scheduler is not None:
-        return on_cluster(assignment, scheduler, note)
-    return in_processes(assignment, processes)
+    if options.scheduler is not None:
+        return on_cluster(assignment, options.scheduler, note)
+    return in_processes(assignment, options.workers)
 
 
 def _without_long_text(model: LanguageModel, most: int, digest: blake2b, document: Document) -> Document:

@@ -21,11 +21,9 @@ from tempfile import TemporaryDirectory
 from threading import Thread
 from typing import Any
 
-from ..errors import InputError, RunError
+from ..errors import OptionError, RunError
 from .execution import Assignment, Block, Crew, run_in_worker
 from .state import Measured
-
-MOST = 1024
 
 
 class WorkerProcesses(Crew):
@@ -71,14 +69,12 @@ class WorkerProcesses(Crew):
 
 @contextmanager
 def in_processes(assignment: Assignment, workers: int) -> Iterator[Crew]:
-    """Yield worker processes. Raises InputError if the number of workers is out of range."""
-    if not 0 < workers <= MOST:
-        raise InputError(f"workers: expected 1 to {MOST:,}, found {workers:,}")
+    """Yield worker processes. Raises InputError if the system does not allow so many workers."""
     with TemporaryDirectory(prefix="microgpt-survey-") as folder:
         try:
             crew = WorkerProcesses(assignment, workers, Path(folder))
         except ValueError as error:  # Windows allows at most 61 workers
-            raise InputError(f"workers: {error}") from error
+            raise OptionError("{workers}: {error}", error=error) from error
         try:
             yield crew
         finally:

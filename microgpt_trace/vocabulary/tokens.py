@@ -18,6 +18,7 @@ from ..text.printable import on_one_line
 from .bpe import Encoder, literal_bytes
 from .sandbox import MIB, Isolated, Limits
 
+CHAT_TEMPLATES = f"{__package__}.chat_templates"  # the module that renders templates in a separate process
 LIMITS = Limits(seconds=10, memory=512 * MIB)  # rendering with jinja2 usually takes 0.1 s and 60 MiB
 
 
@@ -65,7 +66,7 @@ class Vocabulary:
     template_tokens: Mapping[str, str] | None = None
     chat_adds_bos: bool = True
     template_process: Isolated = field(
-        default_factory=partial(Isolated, f"{__package__}.templates:render", "its chat template", LIMITS)
+        default_factory=partial(Isolated, f"{CHAT_TEMPLATES}:render", "its chat template", LIMITS)
     )
     types: Mapping[int, int] | None = None
     read_merges: Callable[[], Sequence[str] | None] = lambda: None

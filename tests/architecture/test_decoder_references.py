@@ -2,12 +2,12 @@
 
 import zlib
 from importlib.util import find_spec
-from pathlib import Path
 
 import numpy as np
 import pytest
 from support.faulty_engine import decoder_run
 from support.judges import agree
+from support.reference_models import REFERENCES
 from support.sweeps import some_of
 from support.tiny_gpt2 import GPT2S, IN_GGUF, gpt2_events, quantised_gpt2, tiny_gpt2, write_gpt2_gguf
 from support.tiny_models import (
@@ -60,7 +60,7 @@ WHOLE, WORST_ROW = 5e-5, 1e-4  # largest relative L2 distances
 
 
 def reference(case):
-    with np.load(Path(__file__).parents[1] / "references" / f"{case}.npz") as arrays:
+    with np.load(REFERENCES / f"{case}.npz") as arrays:
         return {name: arrays[name] for name in arrays if name != "ids"}
 
 

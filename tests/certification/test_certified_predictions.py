@@ -13,7 +13,7 @@ from microgpt_trace.architecture.edits import unreported
 from microgpt_trace.architecture.packs import UNKNOWN, ReadText
 from microgpt_trace.arrays import logits
 from microgpt_trace.certification.certificate import CertificateCheck
-from microgpt_trace.certification.predictions import compared, prediction_checks, texts_read
+from microgpt_trace.certification.prediction_checks import compared, prediction_checks, texts_read
 
 TEXTS = ["Hello, world!", "abc", "to be or not to be", "Why?"]
 

@@ -7,39 +7,28 @@ from functools import cache
 import numpy as np
 import pytest
 from support.export_vocabularies import written
-from support.exports import stored
-from support.gguf_files import rewrite
-from support.gguf_of_torch import write_gguf_of
-from support.sweeps import in_sweep
-from support.tiny_gpt2 import gpt2_config, random_gpt2, write_gpt2_gguf
-from support.tiny_models import (
-    LLAMA3,
-    pair_neighbours,
-    random_weights,
-    rope_4,
-    tiny_config,
-    write_folder,
-    write_gguf,
+from support.exports import exported, write_pair
+from support.planted_faults import (
+    WEIGHT_FAULTS,
+    T,
+    at,
+    copy,
+    every,
+    meta,
+    swapped,
+    template,
+    through,
+    voc,
+    weight,
 )
-from support.torch_models import IN_GGUF, torch_model
+from support.sweeps import in_sweep
 
 from microgpt_trace.certification.certify import certify
-from microgpt_trace.readers.gguf import read_gguf_header
 
 pytest.importorskip("tokenizers", reason="tokenizers writes the vocabularies")
-SIZES = {"hidden_size": 64, "intermediate_size": 96, "max_position_embeddings": 256}
-WIDE = SIZES | {"num_attention_heads": 4}
-OWN = {  # models that need no torch
-    "llama": tiny_config(**WIDE, **rope_4()),
-    "llama_tied": tiny_config(**WIDE | {"tie_word_embeddings": True}, **rope_4()),
-    "llama3": tiny_config(**WIDE, **rope_4(500.0, rope_type="llama3", **LLAMA3)),
-    "qwen2": tiny_config("qwen2", **WIDE, **rope_4(1e6)),
-    "qwen3": tiny_config("qwen3", **WIDE | {"head_dim": 16, "tie_word_embeddings": True}, **rope_4()),
-    "mistral": tiny_config("mistral", sliding_window=5, **WIDE, **rope_4()),
-    "gpt2": gpt2_config(n_embd=64, n_positions=256),
-}
 VOCABULARIES = {
-    "llama": "smollm", "llama_tied": "llama-3", "llama3": "llama-3", "qwen2": "qwen-2", "qwen3": "qwen-2",
+    "llama": "smollm", "llama_mha": "smollm", "llama_tied": "llama-3", "llama3": "llama-3",
+    "qwen2": "qwen-2", "qwen3": "qwen-2",
     "mistral": "llama-2", "gpt2": "gpt-2", "gemma2": "gemma-2", "gemma3_text": "gemma-3", "phi3": "phi-3",
     "mixtral": "mixtral", "qwen3_moe": "qwen-3-moe", "granite": "granite", "gpt_neox": "pythia",
     "gpt_oss": "gpt-oss", "olmo2": "olmo-2", "smollm3": "smollm-3", "qwen2_moe": "qwen-2",
@@ -52,59 +41,28 @@ TEXTS = (
     "I'LL We've 3.14",
 )
 TYPES = ("F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "MXFP4")
-T = "tokenizer.ggml."
-Q, K, OUT, DOWN = (f"blk.0.{n}.weight" for n in ("attn_q", "attn_k", "attn_output", "ffn_down"))
-GATE, UP, NORM, EXPERTS = (f"blk.0.{n}.weight" for n in ("ffn_gate", "ffn_up", "attn_norm", "ffn_gate_exps"))
 
 
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory):
-    """Return a function that writes a model with a vocabulary as a folder. It returns the folder, the header
-    of the GGUF file, and the metadata with the vocabulary."""
+    """Return a function that writes a model in a type with a vocabulary as a GGUF file, changed by edits. It
+    returns the file and the folder of the original."""
     root = tmp_path_factory.mktemp("pairs")
 
     @cache
-    def write(name):
+    def sources(name):
         vocabulary, source = written(VOCABULARIES[name])
         ends = {key: vocabulary[f"{T}{key}"] for key in ("bos_token_id", "eos_token_id")}
-        changes, folder, file = (
-            ends | {"vocab_size": len(vocabulary[f"{T}tokens"])},
-            root / name,
-            root / f"{name}.gguf",
-        )
-        if name in OWN:
-            weights = random_weights_of(config := OWN[name] | changes, name)
-            write_folder(folder, config, weights)
-            (write_gpt2_gguf if name == "gpt2" else write_gguf)(file, config, weights)
-        else:
-            more = IN_GGUF[name] | SIZES | {"num_hidden_layers": 2, "moe_intermediate_size": 32}
-            theirs = torch_model(name, more | changes)
-            theirs.save_pretrained(folder)
-            write_gguf_of(theirs, file)
+        folder, file = write_pair(name, root, **ends, vocab_size=len(vocabulary[f"{T}tokens"]))
         for part in ("tokenizer.json", "tokenizer_config.json"):
             shutil.copy(source / part, folder / part)
-        header = read_gguf_header(file)
-        return folder, header, {k: v for k, v in vocabulary.items() if k != "general.architecture"}
+        return folder, file, {k: v for k, v in vocabulary.items() if k != "general.architecture"}
+
+    def write(path, name, type="F32", *edits):
+        folder, file, vocabulary = sources(name)
+        return exported(file, path, type, *edits, vocabulary=vocabulary), folder
 
     return write
-
-
-def random_weights_of(config, seed):
-    return (random_gpt2 if config["model_type"] == "gpt2" else random_weights)(config, seed)
-
-
-def exported(pair, path, name, type="F32", *edits):
-    """Write a GGUF file of a model in a type. Each edit changes the metadata and the arrays in place."""
-    folder, header, vocabulary = pair(name)
-    metadata = {**header.metadata, **vocabulary}
-    arrays = {tensor.name: np.array(tensor.read()) for tensor in header.tensors}
-    for edit in edits:
-        edit(metadata, arrays)
-    tensors = [
-        stored(key, array, "F32" if key.startswith("rope_") else type) for key, array in arrays.items()
-    ]
-    changes = {**dict.fromkeys(header.metadata), **metadata}
-    return rewrite(path, header, changes, tensors), folder
 
 
 def shown(certificate):
@@ -118,128 +76,6 @@ def shown(certificate):
         check.id for check in certificate.checks
         if check.status == "different" and "ollows from" not in check.detail
     ]  # fmt: skip
-
-
-# --- Edits ------------------------------------------------------------------------------------
-
-
-def meta(key, value):
-    """Return an edit that sets a key without its prefix. A function gets the old value, None removes it."""
-
-    def edit(metadata, arrays):
-        whole = (
-            key if key.startswith(("tokenizer", "general")) else f"{metadata['general.architecture']}.{key}"
-        )
-        new = value(metadata[whole]) if callable(value) else value
-        metadata.pop(whole, None) if new is None else metadata.update({whole: new})
-
-    return edit
-
-
-def voc(key, value):
-    return meta(T + key, value)
-
-
-def template(old, new):
-    return meta("tokenizer.chat_template", lambda text: text.replace(old, new))
-
-
-def at(place, change):
-    """Return a function that changes the element of a list, or with None removes it."""
-
-    def edit(row):
-        row = list(row)
-        row[place : place + 1 or None] = [] if change is None else [change(row[place])]
-        return row
-
-    return edit
-
-
-def swapped(i, j):
-    def edit(row):
-        row = list(row)
-        row[i], row[j] = row[j], row[i]
-        return row
-
-    return edit
-
-
-def weight(name, by):
-    """Return an edit that changes a tensor. With None it removes the tensor."""
-
-    def edit(metadata, arrays):
-        if by is None:
-            del arrays[name]
-        else:
-            arrays[name] = np.ascontiguousarray(by(arrays[name]), np.float32)
-
-    return edit
-
-
-def exchange(one, other):
-    def edit(metadata, arrays):
-        arrays[one], arrays[other] = arrays[other], arrays[one]
-
-    return edit
-
-
-def exchange_layers(metadata, arrays):
-    for name in [name for name in arrays if name.startswith("blk.0.")]:
-        exchange(name, name.replace("blk.0.", "blk.1."))(metadata, arrays)
-
-
-def copy(target, source):
-    def edit(metadata, arrays):
-        arrays[target] = arrays[source].copy()
-
-    return edit
-
-
-def add(name, shape):
-    return lambda metadata, arrays: arrays.update({name: np.ones(shape, np.float32)})
-
-
-def put(index, value):
-    def by(array):
-        array[index] = value
-        return array
-
-    return by
-
-
-def unpaired(heads):
-    """Undo the order of rows that a GGUF file of llama needs."""
-    return lambda w: w.reshape(heads, -1, 2, *w.shape[1:]).swapaxes(1, 2).reshape(w.shape)
-
-
-def paired(heads):
-    return lambda w: pair_neighbours(w, heads)
-
-
-def bits(count):
-    """Round runs of 32 numbers to integers of `count` bits."""
-
-    def by(array):
-        runs = array.reshape(-1, 32)
-        scale = np.abs(runs).max(axis=1, keepdims=True) / (2 ** (count - 1) - 0.5)
-        return (np.rint(runs / scale) * scale).reshape(array.shape)
-
-    return by
-
-
-def through(type):
-    return lambda array: stored("w", np.atleast_2d(array), type).read().reshape(array.shape)
-
-
-def low_rank(array):
-    rng = np.random.default_rng(3)
-    delta = rng.normal(size=(len(array), 4)) @ rng.normal(size=(4, array.shape[1]))
-    return array + delta * (0.1 * np.linalg.norm(array) / np.linalg.norm(delta))
-
-
-def noisy(array):
-    noise = np.random.default_rng(4).normal(size=array.shape)
-    return array + 0.2 * noise * np.linalg.norm(array) / np.linalg.norm(noise)
 
 
 def control_as_normal(types):
@@ -299,52 +135,13 @@ FAULTS = [  # the id that must be accused, or its beginning, model, type, edits
     ("template.bos", "mistral", "F32", template("{{ bos_token }}", "{{ bos_token }}{{ bos_token }}")),
     ("template.missing", "qwen3", "Q8_0", meta("tokenizer.chat_template", None)),
     ("template.", "gemma2", "F16", template("<start_of_turn>model", "<start_of_turn>assistant")),
-    ("weights.missing", "llama", "Q8_0", weight(OUT, None)),
-    ("weights.missing", "gpt2", "F16", weight("blk.1.ffn_down.bias", None)),
-    ("weights.missing", "mixtral", "F32", weight(EXPERTS, None)),
-    ("weights.extra", "qwen3", "F32", add("blk.0.attn_z.weight", (64, 64))),
-    ("weights.extra", "llama", "F16", add("blk.2.attn_norm.weight", 64)),
-    ("weights.permuted", "llama", "Q8_0", weight(Q, unpaired(4)), weight(K, unpaired(2))),
-    ("weights.permuted", "qwen2", "Q4_0", weight(K, paired(2))),
-    ("weights.permuted", "granite", "Q4_1", weight(Q, paired(4))),
-    ("weights.transposed", "mistral", "F32", weight(OUT, np.transpose)),
-    ("weights.transposed", "gpt2", "Q8_0", weight("blk.1.attn_output.weight", np.transpose)),
-    ("weights.transposed", "llama", "F32", weight(UP, np.transpose)),
-    ("weights.swapped", "llama", "Q4_0", exchange(GATE, UP)),
-    ("weights.swapped", "qwen3", "Q8_0", exchange_layers),
-    ("weights.swapped", "gemma3_text", "F16", exchange(NORM, "blk.0.ffn_norm.weight")),
-    ("weights.swapped", "mixtral", "Q4_0", weight(EXPERTS, lambda w: np.roll(w, 1, 0))),
-    ("weights.swapped", "llama", "F16", copy("output.weight", "token_embd.weight")),
-    ("weights.scaled", "gemma2", "Q8_0", weight(NORM, lambda w: w - 1)),
-    ("weights.scaled", "gemma3_text", "F32", weight("token_embd.weight", lambda w: w * 8)),
-    ("weights.scaled", "qwen2", "Q5_0", weight(OUT, lambda w: w * 1.1)),
-    ("weights.damaged", "llama", "F32", weight(OUT, put((3, 4), np.nan))),
-    ("weights.damaged", "qwen2", "Q4_1", weight(OUT, np.zeros_like)),
-    ("weights.damaged", "gpt2", "Q8_0", weight("token_embd.weight", lambda w: np.roll(w, 1, 0))),
-    ("weights.damaged", "phi3", "F16", weight(DOWN, put(slice(30, None), 0))),
-    ("weights.damaged", "qwen3_moe", "BF16", weight(EXPERTS, put(3, 0))),
-    ("weights.rounded", "qwen3", "Q8_0", weight(OUT, bits(3))),
-    ("weights.rounded", "gpt2", "F16", weight("blk.0.attn_output.weight", through("Q4_0"))),
-    ("weights.rounded", "mistral", "F32", weight(OUT, through("Q8_0"))),
-    ("weights.rounded", "gemma2", "Q4_0", weight(OUT, bits(2))),
-    ("weights.other", "llama", "F16", weight(Q, low_rank)),
-    ("weights.other", "phi3", "Q8_0", weight(DOWN, noisy)),
-    ("weights.other", "qwen2", "F32", weight("output.weight", noisy)),
     ("settings.window", "gpt_oss", "F16", meta("attention.sliding_window", None)),
     ("settings.rope_factor", "gpt_oss", "F32", meta("rope.scaling.factor", 2.0)),
     ("settings.experts_used", "qwen2_moe", "Q8_0", meta("expert_used_count", 2)),
     ("vocabulary.encoding", "gpt_oss", "Q8_0", voc("pre", "llama-bpe")),
     ("vocabulary.types", "olmo2", "F16", voc("token_type", lambda own: at(own.index(4), lambda _: 1)(own))),
     ("template.", "gpt_oss", "F16", template("Reasoning: ", "Reasoning:")),
-    ("weights.missing", "olmo2", "F32", weight("blk.1.attn_q_norm.weight", None)),
-    ("weights.scaled", "olmo2", "Q4_0", weight("blk.0.post_attention_norm.weight", lambda w: w * 2)),
-    ("weights.permuted", "smollm3", "Q8_0", weight(Q, unpaired(4)), weight(K, unpaired(2))),
-    ("weights.swapped", "qwen2_moe", "F16",
-     exchange("blk.0.ffn_gate_shexp.weight", "blk.0.ffn_up_shexp.weight")),
-    ("weights.swapped", "gpt_oss", "BF16", weight("blk.1.ffn_down_exps.weight", lambda w: np.roll(w, 1, 0))),
-    ("weights.damaged", "gpt_oss", "F16", weight("blk.0.attn_sinks.weight", np.zeros_like)),
-    ("weights.damaged", "qwen2_moe", "F32", weight("blk.0.ffn_gate_inp.weight", put((1, 2), np.inf))),
-    ("weights.rounded", "smollm3", "F16", weight(DOWN, through("Q5_0"))),
+    *((f"weights.{check}", *rest) for check, _, *rest in WEIGHT_FAULTS),
 ]  # fmt: skip
 ALWAYS = ("llama", "qwen2", "gpt2")
 
@@ -359,7 +156,7 @@ def seldom(cases, every):
 @pytest.mark.parametrize("fault", seldom(FAULTS, 10), ids=lambda own: f"{own[0]}-{own[1]}-{own[2]}")
 def test_a_fault_of_an_export_is_accused_alone(pair, tmp_path, fault):
     check, name, type, *edits = fault
-    found = certify(*exported(pair, tmp_path / "export.gguf", name, type, *edits), texts=TEXTS)
+    found = certify(*pair(tmp_path / "export.gguf", name, type, *edits), texts=TEXTS)
     accused = shown(found)
     print(f"{check} planted, {accused} accused")
     assert found.verdict == "different"
@@ -383,13 +180,6 @@ def rows_with_names(metadata, arrays):
     metadata[f"{T}token_type"] = [*metadata[f"{T}token_type"], *[5] * 7]
     if f"{T}scores" in metadata:
         metadata[f"{T}scores"] = [*metadata[f"{T}scores"], *[-1000.0] * 7]
-
-
-def every(by):
-    def edit(metadata, arrays):
-        arrays.update({name: by(array) for name, array in arrays.items()})
-
-    return edit
 
 
 SOUND = [  # what is special, model, type, edits
@@ -417,7 +207,7 @@ SOUND = [  # what is special, model, type, edits
 @pytest.mark.parametrize("case", seldom(SOUND, 12), ids=lambda own: f"{own[0]}-{own[1]}-{own[2]}")
 def test_a_sound_export_is_the_same_model(pair, tmp_path, case):
     what, name, type, *edits = case
-    found = certify(*exported(pair, tmp_path / "export.gguf", name, type, *edits), texts=TEXTS)
+    found = certify(*pair(tmp_path / "export.gguf", name, type, *edits), texts=TEXTS)
     assert shown(found) == []
     print(what, found.verdict)
     assert found.verdict == "same"
@@ -472,7 +262,7 @@ FOLDERS = [  # the id that must be accused or "", model, changes of the folder
 @pytest.mark.parametrize("case", seldom(FOLDERS, 99), ids=lambda own: f"{own[0]}-{own[1]}")
 def test_a_folder_is_compared_with_a_file_and_with_a_folder(pair, tmp_path, case, of_file):
     check, name, edit = case
-    file, folder = exported(pair, tmp_path / "file.gguf", name)
+    file, folder = pair(tmp_path / "file.gguf", name)
     export = shutil.copytree(folder, tmp_path / "export")
     edit(export)
     found = certify(export, file if of_file else folder, texts=TEXTS)
@@ -485,9 +275,7 @@ def test_a_folder_is_compared_with_a_file_and_with_a_folder(pair, tmp_path, case
 
 @pytest.mark.parametrize("change", [None, in_sweep(lambda w: w[::-1])])
 def test_divisors_that_a_requantised_file_lost_are_accused(pair, tmp_path, change):
-    original, _ = exported(pair, tmp_path / "original.gguf", "llama3", "F16")
-    export, _ = exported(
-        pair, tmp_path / "export.gguf", "llama3", "Q4_0", weight("rope_freqs.weight", change)
-    )
+    original, _ = pair(tmp_path / "original.gguf", "llama3", "F16")
+    export, _ = pair(tmp_path / "export.gguf", "llama3", "Q4_0", weight("rope_freqs.weight", change))
     assert shown(certify(export, original, texts=TEXTS)) == ["settings.rope_factors"]
     assert shown(certify(original, original, texts=TEXTS)) == []

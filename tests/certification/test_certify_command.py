@@ -18,7 +18,7 @@ from support.tiny_models import random_weights, rope_4, round_weights, tiny_conf
 from microgpt_trace import init
 from microgpt_trace.architecture.edits import unreported
 from microgpt_trace.certification.certify import certify
-from microgpt_trace.certification.predictions import IDS
+from microgpt_trace.certification.prediction_checks import IDS
 from microgpt_trace.microgpt.checkpoint import save
 from microgpt_trace.readers.gguf import read_gguf_header
 

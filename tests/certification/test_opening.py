@@ -9,14 +9,14 @@ import pytest
 from attacks.formats import apr, gguf, huggingface
 from support import apr_files
 from support.exports import side_of
-from support.gguf_files import gguf_bytes
+from support.gguf_files import gguf_bytes, rewrite
 from support.gguf_of_torch import write_gguf_of
 from support.hostile import open_safely
 from support.tiny_models import tiny_model, write_folder, write_gguf
 from support.torch_models import torch_model
 
-from microgpt_trace.certification.opening import open_side
-from microgpt_trace.certification.settings import settings_checks
+from microgpt_trace.certification.opening import check_of, open_side
+from microgpt_trace.certification.setting_checks import settings_checks
 from microgpt_trace.errors import FileFormatError
 from microgpt_trace.readers.gguf import read_gguf_header
 from microgpt_trace.readers.loading import SMALL
@@ -45,17 +45,15 @@ def opened(llama, tmp_path, request):
     fallback = original if request.param == "with the original" else None
 
     def open_changed(tensors=file.tensors, **changes):
-        path = tmp_path / "export.gguf"
-        path.write_bytes(gguf_bytes(file.metadata | changes, tensors))
-        return open_side(path, fallback)
+        return open_side(rewrite(tmp_path / "export.gguf", file, changes, tensors), fallback)
 
     return open_changed
 
 
 def ids(side):
-    print(*(f"{problem.id} {problem.text}" for problem in side.problems), sep="\n")
+    print(*side.problems, sep="\n")
     assert side.model is None
-    return [problem.id for problem in side.problems]
+    return [check_of(problem) for problem in side.problems]
 
 
 def check_tensors(side, original, without=()):
@@ -72,65 +70,60 @@ def test_a_sound_file_has_a_model_and_no_problems(opened, llama):
     check_tensors(side, llama[1])
 
 
-def test_missing_tensors_are_named(opened, llama):
-    lost = ("blk.1.attn_q.weight", "output_norm.weight")
-    side = opened([tensor for tensor in llama[0].tensors if tensor.name not in lost])
-    assert ids(side) == ["weights.missing"]
-    assert set(side.problems[0].names) == {"layer1.attn_wq", "final_norm"}
-    check_tensors(side, llama[1], side.problems[0].names)
+def lacking(*names):
+    return lambda tensors: [own for own in tensors if not any(name in own.name for name in names)]
 
 
-def test_a_lost_embedding_leaves_the_rest(opened, llama):
-    side = opened([tensor for tensor in llama[0].tensors if tensor.name != "token_embd.weight"])
-    assert ids(side) == ["weights.missing"]
-    check_tensors(side, llama[1], ["wte"])
+def with_norm(*names):
+    """Add copies of the last norm under these names."""
+
+    def add(tensors):
+        norm = next(tensor for tensor in tensors if tensor.name == "output_norm.weight")
+        return [*tensors, *(replace(norm, name=name) for name in names)]
+
+    return add
+
+
+def turned(tensors):
+    return [replace(t, shape=t.shape[::-1]) if "ffn_up" in t.name else t for t in tensors]
+
+
+ODD = ("blk.0.attn_z.weight", "model.norm.weight", "x" * 250)
+LOST = ("blk.1.attn_q.weight", "output_norm.weight")
+FAULTS = {  # a change of the tensors, changes of the metadata, the check, and the accused parameters
+    "missing tensors": (lacking(*LOST), {}, "weights.missing", "layer1.attn_wq final_norm"),
+    "no embedding": (lacking("token_embd"), {}, "weights.missing", "wte"),
+    "unknown and repeated": (with_norm(*ODD), {}, "weights.extra", ""),
+    "of another layer": (with_norm("blk.2.attn_norm.weight"), {}, "weights.extra", "layer2.attn_norm"),
+    "a wrong shape": (turned, {}, "weights.other", "layer0.mlp_wup layer1.mlp_wup"),
+    "a wrong vocabulary size": (list, {"llama.vocab_size": 77}, "vocabulary.size", "vocab_size"),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_fault_is_named_and_the_rest_is_read(opened, llama, fault):
+    change, metadata, check, names = FAULTS[fault]
+    side, (_, original) = opened(change(llama[0].tensors), **metadata), llama
+    assert ids(side) == [check]
+    assert {*side.problems[0].names} == {*names.split()}
+    assert side.unknown == [*ODD] * (fault == "unknown and repeated")
+    if check == "weights.other":
+        assert "expected [48, 32] for the first, found [32, 48]" in side.problems[0].text
+    elif fault != "of another layer":
+        check_tensors(side, original, names.split() if check == "weights.missing" else ())
 
 
 def test_a_lost_layer_is_missing(llama, tmp_path):
-    file, original = llama
-    path = tmp_path / "export.gguf"
-    path.write_bytes(gguf_bytes(file.metadata, [own for own in file.tensors if "blk.1." not in own.name]))
-    side = open_side(path, original)
+    path = rewrite(tmp_path / "export.gguf", llama[0], tensors=lacking("blk.1.")(llama[0].tensors))
+    side = open_side(path, llama[1])
     assert ids(side) == ["weights.missing"]
     assert len(side.problems[0].names) == 9
 
 
-def test_unknown_and_repeated_tensors_are_listed(opened, llama):
-    tensors = llama[0].tensors
-    norm = next(tensor for tensor in tensors if tensor.name == "output_norm.weight")
-    other = [replace(norm, name=name) for name in ("blk.0.attn_z.weight", "model.norm.weight", "x" * 250)]
-    side = opened([*tensors, *other])
-    assert ids(side) == ["weights.extra"]
-    assert side.unknown == [tensor.name for tensor in other]
-    check_tensors(side, llama[1])
-
-
-def test_a_tensor_of_another_layer_is_extra(opened, llama):
-    norm = next(tensor for tensor in llama[0].tensors if tensor.name == "output_norm.weight")
-    side = opened([*llama[0].tensors, replace(norm, name="blk.2.attn_norm.weight")])
-    assert ids(side) == ["weights.extra"]
-    assert side.problems[0].names == ("layer2.attn_norm",)
-
-
-def test_a_wrong_shape_is_named(opened, llama):
-    turned = [replace(t, shape=t.shape[::-1]) if "ffn_up" in t.name else t for t in llama[0].tensors]
-    side = opened(turned)
-    assert ids(side) == ["weights.other"]
-    assert side.problems[0].names == ("layer0.mlp_wup", "layer1.mlp_wup")
-    assert "expected [48, 32] for the first, found [32, 48]" in side.problems[0].text
-
-
-def test_a_wrong_vocabulary_size_is_named(opened, llama):
-    side = opened(**{"llama.vocab_size": 77})
-    assert ids(side) == ["vocabulary.size"]
-    check_tensors(side, llama[1])
-
-
 def test_wrong_heads_do_not_change_the_order_of_rows(llama, tmp_path):
     file, original = llama
-    path = tmp_path / "export.gguf"
-    for changes in ({"llama.attention.head_count": 8}, {"llama.attention.head_count": 3}):
-        path.write_bytes(gguf_bytes(file.metadata | changes, file.tensors))
+    for heads in (8, 3):
+        path = rewrite(tmp_path / "export.gguf", file, {"llama.attention.head_count": heads})
         check_tensors(open_side(path, original), original)
 
 
@@ -156,9 +149,9 @@ def of_torch(name, folder, form=""):
 )
 def test_lost_biases_and_experts_are_missing(tmp_path, name, form, dropped, lost):
     original, file = of_torch(name, tmp_path, form)
-    path = tmp_path / "export.gguf"
-    path.write_bytes(gguf_bytes(file.metadata, [own for own in file.tensors if dropped not in own.name]))
-    side = open_side(path, original)
+    side = open_side(
+        rewrite(tmp_path / "export.gguf", file, tensors=lacking(dropped)(file.tensors)), original
+    )
     assert set(ids(side)) == {"weights.missing"}
     missing = [f"layer{i}.{lost}" for i in range(4)]
     assert set(missing) == {name for problem in side.problems for name in problem.names}
@@ -167,8 +160,7 @@ def test_lost_biases_and_experts_are_missing(tmp_path, name, form, dropped, lost
 
 def test_fused_tensors_are_split_by_the_heads_of_the_original(tmp_path):
     original, file = of_torch("phi3", tmp_path)
-    path = tmp_path / "export.gguf"
-    path.write_bytes(gguf_bytes(file.metadata | {"phi3.attention.head_count_kv": 4}, file.tensors))
+    path = rewrite(tmp_path / "export.gguf", file, {"phi3.attention.head_count_kv": 4})
     side = open_side(path, original)
     assert ids(side) == ["settings.n_kv_head"]
     check_tensors(side, original)

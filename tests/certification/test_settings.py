@@ -14,7 +14,7 @@ from support.tiny_models import CASES, random_weights, write_folder, write_gguf
 from support.torch_models import IN_GGUF, torch_model
 
 from microgpt_trace.certification.opening import open_side
-from microgpt_trace.certification.settings import settings_checks
+from microgpt_trace.certification.setting_checks import settings_checks
 from microgpt_trace.readers.gguf import read_gguf_header
 
 TINY = {

@@ -7,10 +7,12 @@ import pytest
 from support.export_vocabularies import EXPORTED, accused, changed_folder, exported, original, side, written
 
 import microgpt_trace
-from microgpt_trace.certification.templates import template_checks
-from microgpt_trace.certification.vocabulary import vocabulary_checks
+from microgpt_trace.certification.template_checks import template_checks
+from microgpt_trace.certification.vocabulary_checks import vocabulary_checks
 
-templates = pytest.importorskip("microgpt_trace.vocabulary.templates", reason="chat templates need jinja2")
+templates = pytest.importorskip(
+    "microgpt_trace.vocabulary.chat_templates", reason="chat templates need jinja2"
+)
 transformers = pytest.importorskip("transformers", reason="transformers is not installed")
 
 TEMPLATE = "tokenizer.chat_template"

@@ -7,12 +7,13 @@ from pathlib import Path
 import pytest
 from support.export_vocabularies import EXPORTED, accused, changed_folder, exported, original, side, written
 from support.model_tokenizers import DIGITS, tokenizers
+from support.planted_faults import at, swapped
 from support.real_model import SMOLLM2, needs_smollm2
 from support.sweeps import some_of
 
 import microgpt_trace
 from microgpt_trace import load
-from microgpt_trace.certification.vocabulary import vocabulary_checks
+from microgpt_trace.certification.vocabulary_checks import vocabulary_checks
 from microgpt_trace.vocabulary.huggingface import from_huggingface
 from microgpt_trace.vocabulary.metadata import from_apr
 from microgpt_trace.vocabulary.pre_tokenizers import PRE_TOKENIZERS
@@ -31,26 +32,6 @@ def put(key, value):
         return {k: v for k, v in (metadata | {G + key: new}).items() if v is not None}
 
     return fault
-
-
-def at(place, value):
-    """Return a function that changes the element of a list at a place, or with None removes the element."""
-    return lambda row: [
-        *row[:place],
-        *([] if value is None else [value(row[place])]),
-        *row[place + 1 or None :],
-    ]
-
-
-def exchange(i, j):
-    """Return a function that exchanges two elements of a list."""
-
-    def change(row):
-        row = list(row)
-        row[i], row[j] = row[j], row[i]
-        return row
-
-    return change
 
 
 def retyped(spelled, kind):
@@ -76,22 +57,22 @@ def shorter(metadata):
 
 
 BYTE_LEVEL = {
-    "two merges exchanged": (put("merges", exchange(3, 9)), "merges"),
-    "two late merges exchanged": (put("merges", exchange(-30, -3)), "merges"),
+    "two merges exchanged": (put("merges", swapped(3, 9)), "merges"),
+    "two late merges exchanged": (put("merges", swapped(-30, -3)), "merges"),
     "a merge missing": (put("merges", at(5, None)), "merges"),
     "the last merge missing": (put("merges", at(-1, None)), "merges"),
     "no merges": (put("merges", None), "merges"),
     "no pre-tokenizer": (put("pre", None), "encoding"),
 }
 SENTENCEPIECE = {
-    "two scores exchanged": (put("scores", exchange(-9, -200)), "merges"),
+    "two scores exchanged": (put("scores", swapped(-9, -200)), "merges"),
     "a score lost": (put("scores", at(-200, lambda _: -1e6)), "merges"),
     "another space prefix": (put("add_space_prefix", lambda on: not on), "encoding"),
     "a byte token made normal": (retyped("<0x0A>", 1), "types"),
 }  # fmt: skip
 ANY = {
     "the bytes of a token": (put("tokens", at(-60, lambda token: token + "qq")), "tokens"),
-    "two tokens exchanged": (put("tokens", exchange(-60, -90)), "tokens"),
+    "two tokens exchanged": (put("tokens", swapped(-60, -90)), "tokens"),
     "another BOS": (put("bos_token_id", 70), "special"),
     "another EOS": (put("eos_token_id", 70), "special"),
     "BOS not as in the original": (put("add_bos_token", lambda on: not on), "special"),

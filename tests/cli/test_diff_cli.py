@@ -84,6 +84,14 @@ def test_layer_positions_and_verbose(sides):
     assert "Worst row by position" in found
 
 
+def test_counts_known_names_that_were_not_requested(sides, tmp_path):
+    arrays = load_file(sides["good"])
+    np.savez(tmp_path / "d.npz", **arrays, **{f"x{i}": np.ones(3, np.float32) for i in range(5)})
+    found = microgpt("diff", sides["model"], tmp_path / "d.npz", "--tokens", IDS, "--layer", "layer0.attn.q")
+    print(found.out)
+    assert "names in the dump are known" not in found.out
+
+
 def test_shows_the_worst_event_of_each_layer(decoder_folder):
     def edit(weights):
         weights["model.layers.4.mlp.down_proj.weight"] *= np.float32(2)

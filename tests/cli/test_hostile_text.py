@@ -17,11 +17,11 @@ from support.tiny_models import tiny_model, write_gguf
 from support.tiny_tokenizer import TINY_TOKENS
 
 from microgpt_trace import Config, MicrogptError, Tokenizer, init, load, save, trace
-from microgpt_trace.comparison.map_suggestion import _quoted
-from microgpt_trace.dumps.mapping import read_map
 from microgpt_trace.microgpt.documents import Documents
 from microgpt_trace.microgpt.model import Schedule
 from microgpt_trace.microgpt.training import Trainer
+from microgpt_trace.naming.map_writing import quoted as _quoted
+from microgpt_trace.naming.user_map import read_map
 from microgpt_trace.readers.gguf import read_gguf_header
 from microgpt_trace.text.printable import LONGEST, as_message, in_lines, on_one_line
 

@@ -13,8 +13,8 @@ from microgpt_trace.comparison.diff import diff
 from microgpt_trace.comparison.read_tokens import ambiguous, recognise
 from microgpt_trace.diagnosis.diagnose import diagnose
 from microgpt_trace.dumps.layouts import Recorded
-from microgpt_trace.dumps.mapping import read_map
 from microgpt_trace.errors import InputError
+from microgpt_trace.naming.user_map import read_map
 
 TOKENS = (17, 11, 44, 9, 60)  # the model's 5, 9 and 11 have equal rows, 20 and 21 nearly
 FIRST = (17, 5, 44, 5, 60)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from support.commands import microgpt
-from support.torch_models import torch_model, written
+from support.torch_models import EIGHT_EXPERTS, fifth_best, torch_model, written
 
 from microgpt_trace import load, trace
 from microgpt_trace.comparison.diff import diff
@@ -108,7 +108,6 @@ def test_a_fault_beside_other_experts_is_no_consequence(narrow, folder, arrays, 
 
 # --- Faults after a choice that rounding explains -----------------------------------------------------
 
-EIGHT = {"num_local_experts": 8, "num_experts_per_tok": 2, "num_hidden_layers": 3}
 FLIPPED = [31, 59, 59, 6, 45, 27, 28, 24, 51, 14, 35, 45, 25, 39, 7, 44]  # a flip at layer 0, position 1
 AT_12 = [25, 22, 42, 25, 25, 33, 35, 6, 56, 24, 10, 0, 26, 45, 18, 51]  # at layer 0, position 12
 
@@ -119,19 +118,6 @@ def without_rope(layer):
         return args, options | {"position_embeddings": (torch.ones_like(cos), torch.zeros_like(sin))}
 
     layer.self_attn.register_forward_pre_hook(unturned, with_kwargs=True)
-
-
-def fifth_best(layer):
-    """Choose the fifth-best expert in place of the second, except at position 0."""
-
-    def chosen(module, args, output):
-        logits, _, experts = output
-        all_shares = logits.float().softmax(-1)
-        experts[1:, 1] = all_shares.argsort(-1, descending=True)[1:, 4]
-        shares = all_shares.gather(1, experts)
-        return logits, shares / shares.sum(-1, keepdim=True), experts
-
-    layer.mlp.gate.register_forward_hook(chosen)
 
 
 def longer_row(layer):
@@ -149,7 +135,7 @@ AFTER_A_FLIP = {  # a change of the layers after the first, and the first wrong 
 @pytest.fixture(scope="module")
 def eight(tmp_path_factory):
     folder = tmp_path_factory.mktemp("eight")
-    torch_model("mixtral", EIGHT).save_pretrained(folder)
+    torch_model("mixtral", EIGHT_EXPERTS).save_pretrained(folder)
     return folder
 
 
@@ -157,7 +143,7 @@ def eight(tmp_path_factory):
 @pytest.mark.parametrize(("change", "event"), AFTER_A_FLIP.values(), ids=AFTER_A_FLIP)
 def test_only_what_follows_from_its_inputs_is_a_consequence(change, event, ids, eight, tmp_path):
     """PyTorch in bfloat16 with and without a fault after a real flip: diff and diagnose agree."""
-    engine, path = torch_model("mixtral", EIGHT).to(torch.bfloat16), tmp_path / "d.safetensors"
+    engine, path = torch_model("mixtral", EIGHT_EXPERTS).to(torch.bfloat16), tmp_path / "d.safetensors"
     for layer in engine.model.layers[1:]:
         change(layer)
     with record(engine, path), torch.no_grad():

@@ -16,6 +16,7 @@ from support.commands import microgpt
 from support.documents import valid
 from support.gguf_of_torch import write_gguf_of
 from support.other_plans import in_float64
+from support.reference_models import IDS
 from support.sweeps import some_of
 from support.tiny_tokenizer import write_tokenizer
 from support.torch_models import IN_GGUF, MODELS, OSS, SMALL, torch_model, written
@@ -24,16 +25,14 @@ from microgpt_trace import load, trace
 from microgpt_trace.comparison.diff import diff
 from microgpt_trace.decoder.catalogue import ARCHITECTURES, architecture_named
 from microgpt_trace.diagnosis.diagnose import diagnose
-from microgpt_trace.dumps.event_names import meaning_of
 from microgpt_trace.dumps.formats import open_recording
 from microgpt_trace.dumps.recorder import record
 from microgpt_trace.errors import FileFormatError, MicrogptError
+from microgpt_trace.naming.event_names import meaning_of
 from microgpt_trace.readers.apr_config import LLAMAS
 
 torch = pytest.importorskip("torch", reason="the judge of architectures is transformers")
 transformers = pytest.importorskip("transformers")
-
-IDS = [17, 3, 44, 3, 60, 0, 29, 8, 5, 21, 33, 12, 50, 2, 40, 7, 19, 26, 11]
 
 
 @pytest.fixture(scope="module")

@@ -13,9 +13,9 @@ from support.tiny_tokenizer import write_tokenizer
 from support.torch_models import IN_GGUF, torch_model
 
 from microgpt_trace import load, trace
-from microgpt_trace.comparison.weights import compare_weights
 from microgpt_trace.explaining.explain import explain
 from microgpt_trace.surveying.state import fingerprint_of, weights_of
+from microgpt_trace.weights.weights_comparison import compare_weights
 
 torch = pytest.importorskip("torch", reason="the judge of models with experts is transformers")
 pytest.importorskip("transformers")

@@ -9,6 +9,7 @@ from support.tiny_models import CASES, FIRST_WINDOWED, TOKENS, WINDOW, YARN, rop
 
 from microgpt_trace import load, trace
 from microgpt_trace.arrays.encodings import ENCODINGS, StoredTensor
+from microgpt_trace.decoder.problems import Problems
 from microgpt_trace.explaining.explain import explain
 from microgpt_trace.readers.model_file import split_fused
 
@@ -35,7 +36,7 @@ SIZES = {"n_head": 4, "n_kv_head": 2, "head_dim": 8, "n_inner": 24}
 def test_splits_a_fused_matrix_with_fewer_rows_of_k_and_v():
     rows = np.arange(256, dtype=np.float32).reshape(64, 4)
     fused = StoredTensor("qkv", ENCODINGS["F32"], rows.shape, rows.view(np.uint8).ravel())
-    parts = split_fused({"layer0.attn_wqkv": fused}, SIZES)
+    parts = split_fused({"layer0.attn_wqkv": fused}, SIZES, False, Problems())
     for name, expected in zip("qkv", np.split(rows, (32, 48)), strict=True):
         np.testing.assert_array_equal(parts.pop(f"layer0.attn_w{name}").read(), expected)
     assert not parts
@@ -47,7 +48,7 @@ def test_splits_gate_and_up_and_q_k_and_v_of_each_head():
         f"layer0.{kind}": StoredTensor(kind, ENCODINGS["F32"], rows.shape, rows.view(np.uint8).ravel())
         for kind, rows in (("mlp_wgate_up", gate_up), ("attn_wqkv", qkv))
     }
-    parts = split_fused(stored, SIZES | {"n_kv_head": 4}, by_head=True)
+    parts = split_fused(stored, SIZES | {"n_kv_head": 4}, True, Problems())
     own = {name.removeprefix("layer0."): part.read() for name, part in parts.items()}
     np.testing.assert_array_equal(np.concatenate([own["mlp_wgate"], own["mlp_wup"]]), gate_up)
     heads = np.stack([own[f"attn_w{n}"].reshape(4, 8, 4) for n in "qkv"], axis=1)  # [H, 3, D, C]

@@ -13,10 +13,10 @@ from support.hostile import SLACK, open_safely, time_limit
 from microgpt_trace import load
 from microgpt_trace.comparison.prompts import read_prompts
 from microgpt_trace.dumps.formats import is_recording, open_recording
-from microgpt_trace.dumps.mapping import read_map
 from microgpt_trace.errors import FileFormatError
 from microgpt_trace.microgpt import checkpoint
 from microgpt_trace.microgpt.documents import read_lines
+from microgpt_trace.naming.user_map import read_map
 from microgpt_trace.patching.pairs import read_pairs
 from microgpt_trace.timeline.log import watched_before
 from microgpt_trace.timeline.reading import read_timeline

@@ -34,7 +34,6 @@ from microgpt_trace.attribution.score_writers import score_by_writer
 from microgpt_trace.certification.certificate import TensorEffect
 from microgpt_trace.cli import COMMANDS, build
 from microgpt_trace.comparison.prompts import diff_prompts
-from microgpt_trace.comparison.weights import compare_weights
 from microgpt_trace.dumps.stored_arrays import save_arrays
 from microgpt_trace.patching.pairs import patch_pairs, read_pairs
 from microgpt_trace.render.notebook_html import LONG, SAVE_IT
@@ -43,6 +42,7 @@ from microgpt_trace.render.shown import SHOWN, picture_of, sections_of, view_of
 from microgpt_trace.surveying.comparison import compare_surveys
 from microgpt_trace.surveying.survey import survey
 from microgpt_trace.timeline.reading import read_timeline
+from microgpt_trace.weights.weights_comparison import compare_weights
 
 PAPERS = {"light": ((0, 0, 0), (255, 255, 255)), "dark": ((255, 255, 255), (17, 17, 17))}
 MARKUP = '"><img src=x onerror=alert(1)></script></iframe><b style="'

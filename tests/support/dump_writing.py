@@ -5,8 +5,8 @@ import pytest
 from safetensors.numpy import save_file
 
 from microgpt_trace.dumps.formats import open_recording
-from microgpt_trace.dumps.mapping import MapEntry, NameMap
 from microgpt_trace.errors import FileFormatError
+from microgpt_trace.naming.user_map import MapEntry, NameMap
 
 
 def numbers(*shape, dtype=np.float32, seed=0):

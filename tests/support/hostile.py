@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, settings
 
 from microgpt_trace import load
 from microgpt_trace.errors import FileFormatError, InputError
-from microgpt_trace.readers import apr, gguf_model, huggingface  # noqa: F401 (imported before memory is measured)
+from microgpt_trace.readers import apr, gguf_model, huggingface_folder  # noqa: F401 (imported before memory is measured)
 from microgpt_trace.text.printable import on_one_line
 
 SLACK = 1 << 20  # bytes

@@ -1,7 +1,8 @@
 """Record the values that transformers computes in float32 for every tiny model.
 
 `PYTHONPATH=tests python tests/support/record_references.py` writes tests/references/CASE.npz, with arrays by
-event name. Needs torch and transformers. The tests that use the references do not.
+event name: all for the cases of WHOLE, and for the others what their options change. Needs torch and
+transformers. The tests that use the references do not.
 """
 
 import math
@@ -15,13 +16,15 @@ import torch
 import transformers
 from support.faulty_engine import decoder_run
 from support.foreign_dumps import HUGGINGFACE
+from support.reference_models import REFERENCES
 from support.tiny_gpt2 import GPT2S, gpt2_events, tiny_gpt2
 from support.tiny_models import CASES, TOKENS, tiny_model, write_folder
 from transformers.masking_utils import eager_mask
 from transformers.models.gpt2 import modeling_gpt2
 from transformers.models.llama import modeling_llama
 
-REFERENCES = Path(__file__).parents[1] / "references"
+WHOLE = "llama_gqa", "llama_mha_bias", "qwen3", "gpt2"  # the references with every event
+OF_OTHERS = re.compile(r"logits|layer1\.(attn\.(q_rope|k_rope|scores|weights)|mlp\.act)")
 
 # Events by the module whose output or input they are, in a layer or in the whole model
 PLACES = {module: event for event, module in HUGGINGFACE.items()} | {
@@ -111,7 +114,8 @@ def main():
         assert events.keys() == judged.keys(), events.keys() ^ judged.keys()
         off = max(np.linalg.norm(events[n] - judged[n]) / np.linalg.norm(judged[n]) for n in judged)
         path = REFERENCES / f"{case}.npz"
-        np.savez_compressed(path, ids=np.array(TOKENS), **{name: events[name] for name in judged})
+        kept = [name for name in judged if case in WHOLE or OF_OTHERS.fullmatch(name)]
+        np.savez_compressed(path, ids=np.array(TOKENS), **{name: events[name] for name in kept})
         print(f"{case:28} {path.stat().st_size / 1024:5.1f} KB, from the formulas in float64: {off:.1e}")
 
 

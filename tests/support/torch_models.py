@@ -94,6 +94,7 @@ MODELS = {  # type and settings
         "layer_types": ["full_attention", "sliding_attention"] * 2, "swiglu_limit": 0.05, "swiglu_alpha": 3.0,
     }),
 }  # fmt: skip
+EIGHT_EXPERTS = {"num_local_experts": 8, "num_experts_per_tok": 2, "num_hidden_layers": 3}  # of mixtral
 # A GGUF file does not store all settings: the layers without RoPE, without experts or with a window, the
 # scale of Gemma's scores, the function of GPT-NeoX's MLP, and whether the shares of experts add up to 1.
 IN_GGUF = {
@@ -146,3 +147,16 @@ def written(name, folder):
     model = torch_model(name)
     model.save_pretrained(folder)
     return model
+
+
+def fifth_best(layer):
+    """Choose the fifth-best expert in place of the second, except at position 0."""
+
+    def chosen(module, args, output):
+        logits, _, experts = output
+        all_shares = logits.float().softmax(-1)
+        experts[1:, 1] = all_shares.argsort(-1, descending=True)[1:, 4]
+        shares = all_shares.gather(1, experts)
+        return logits, shares / shares.sum(-1, keepdim=True), experts
+
+    layer.mlp.gate.register_forward_hook(chosen)

@@ -20,6 +20,7 @@ from microgpt_trace.surveying.execution import (
     run_here,
     run_in_worker,
 )
+from microgpt_trace.surveying.options import SurveyOptions
 from microgpt_trace.surveying.shard import order_for
 from microgpt_trace.surveying.state import fingerprint_of
 from microgpt_trace.surveying.survey_files import survey_bytes
@@ -58,7 +59,7 @@ def whole(inputs):
 def test_a_worker_computes_the_same_as_this_process(gpt2):
     """Both must unpack the weights, since packed weights round differently."""
     folder, model, *_ = gpt2()
-    order, texts = order_for(model), ["abcabca", "bca", "cab", "a"]
+    order, texts = order_for(model, SurveyOptions()), ["abcabca", "bca", "cab", "a"]
     blocks = [Block(0, [Document(i, text, "x", i + 1) for i, text in enumerate(texts)], "")]
     here = run_here(model.for_many_passes(), order, blocks)
     assignment = Assignment.of(ModelSource(str(folder)), fingerprint_of(model), order)
@@ -68,7 +69,7 @@ def test_a_worker_computes_the_same_as_this_process(gpt2):
 def test_results_can_be_merged_in_any_order_and_stay_unchanged(inputs):
     """Many texts are equal, and so are their largest values."""
     model = load(inputs[0])
-    order = order_for(model, **SMALL)
+    order = order_for(model, SurveyOptions(**SMALL))
     documents = list(Corpus(CorpusSelection((inputs[1],))))
     blocks = [Block(n, documents[32 * n : 32 * n + 32], str(n)) for n in range(7)]
     whole = run_here(model, order, blocks)
@@ -115,7 +116,7 @@ def test_an_error_of_a_worker_ends_the_survey_and_all_workers(inputs, failure, k
 
 def test_a_worker_refuses_another_version_of_the_program():
     model = init()
-    ours = Assignment.of(ModelSource(None), fingerprint_of(model), order_for(model))
+    ours = Assignment.of(ModelSource(None), fingerprint_of(model), order_for(model, SurveyOptions()))
     with pytest.raises(InputError, match=r"expected microgpt-trace 0\.0\.1, found microgpt-trace \S+$"):
         run_in_worker(replace(ours, program="microgpt-trace 0.0.1"), [])
 
@@ -123,12 +124,12 @@ def test_a_worker_refuses_another_version_of_the_program():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"workers": -1}, "workers: expected 1 to 1,024, found -1"),
-        ({"workers": 2000}, "workers: expected 1 to 1,024, found 2,000"),
+        ({"workers": -1}, "workers: expected 0 to 1,024, found -1"),
+        ({"workers": 2000}, "workers: expected 0 to 1,024, found 2000"),
         ({"workers": 2, "scheduler": "tcp://a:1"}, "workers and scheduler cannot be combined"),
         ({"shard": (0, 3)}, "found 0/3"),
         ({"shard": (4, 3)}, "found 4/3"),
-        ({"resume": True}, "resume: expected the argument out, the file to continue"),
+        ({"resume": True}, "resume needs out: out names the survey to continue"),
     ],
 )
 def test_refuses_invalid_options(inputs, options, message):

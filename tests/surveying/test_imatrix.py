@@ -149,11 +149,9 @@ def small_file(changes=(), tensors=()):
 SIGNALLING = np.full((1, 4), 0x7F800001, np.uint32).view(np.float32)
 BAD = {
     "a model": ({"general.type": "model"}, {}, "(general.type 'imatrix'), found 'model'"),
-    "no type": ({"general.type": None}, {}, "(general.type 'imatrix'), found None"),
     "numbers for a type": ({"general.type": [1, 2]}, {}, "(general.type 'imatrix'), found [1, 2]"),
     "no datasets": ({"imatrix.datasets": None}, {}, "'imatrix.datasets' is missing"),
     "a dataset": ({"imatrix.datasets": "a"}, {}, "imatrix.datasets: expected a list of texts, found 'a'"),
-    "numbers of datasets": ({"imatrix.datasets": [1]}, {}, "expected a list of texts, found"),
     "many datasets": ({"imatrix.datasets": ["a"] * 1025}, {}, "expected at most 1,024 texts, found 1,025"),
     "no count of chunks": ({"imatrix.chunk_count": None}, {}, "'imatrix.chunk_count' is missing"),
     "a text of a size": (
@@ -162,14 +160,12 @@ BAD = {
         "chunk_size: expected a whole number below 2^31, found '2'",
     ),
     "nothing": ({}, {"w.in_sum2": None, "w.counts": None}, "end in .in_sum2 and .counts, found none"),
-    "no counts": ({}, {"w.counts": None}, "tensor 'w.counts' is missing"),
     "no sums": ({}, {"w.in_sum2": None}, "tensor 'w.in_sum2' is missing"),
     "both endings": ({}, {"w.counts.in_sum2": [[1]]}, "tensor 'w.counts.counts' is missing"),
     "three counts of four": ({}, {"w.counts": [[5]] * 3}, "4 sums do not match the counts [5.0, 5.0, 5.0]"),
     "no rows": ({}, {"w.counts": np.ones((0, 1))}, "tensor 'w.counts' is empty"),
     "other numbers": ({}, {"w.in_sum2": "Q8_0"}, "tensor 'w.in_sum2': expected F32, found Q8_0"),
     "no number": ({}, {"w.in_sum2": [[1, np.nan, 3, 4]]}, "expected numbers of at least 0, found nan"),
-    "infinity": ({}, {"w.in_sum2": [[1, np.inf, 3, 4]]}, "expected numbers of at least 0, found inf"),
     "a signalling NaN": ({}, {"w.in_sum2": SIGNALLING}, "expected numbers of at least 0, found nan"),
     "a count below 0": ({}, {"w.counts": [[-1]]}, "tensor 'w.counts': expected numbers of at least 0"),
     "a huge count": ({}, {"w.counts": [[1e30]]}, "weight 'w': 4 sums do not match the counts [1"),

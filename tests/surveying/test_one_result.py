@@ -9,6 +9,7 @@ from support.surveys import MANY, set_pack_size, surveyed
 from microgpt_trace import init, survey
 from microgpt_trace.corpus.corpus import CorpusSelection, Document
 from microgpt_trace.errors import InputError
+from microgpt_trace.surveying.options import SurveyOptions
 from microgpt_trace.surveying.report import report_of
 from microgpt_trace.surveying.shard import order_for, survey_shard
 from microgpt_trace.surveying.state import merge_surveys
@@ -49,7 +50,7 @@ def test_shards_merge_in_any_order_and_tree(model, tmp_path):
 def test_packs_depend_only_on_the_numbers_of_documents(monkeypatch):
     """Texts that do not fit are left out of a pack, and no other text moves up."""
     set_pack_size(monkeypatch, 8)
-    model, order, sizes = init(), order_for(init(), ["embed.tok"]), []
+    model, order, sizes = init(), order_for(init(), SurveyOptions(("embed.tok",))), []
     run = type(model).run_pack
     monkeypatch.setattr(
         type(model), "run_pack", lambda self, pack, tap: sizes.append(len(pack.texts)) or run(self, pack, tap)
@@ -59,21 +60,6 @@ def test_packs_depend_only_on_the_numbers_of_documents(monkeypatch):
     ((reason, unfit),) = survey_shard(model, order, documents).unfit.items()
     assert sizes == [3, 2]
     assert (unfit.texts, unfit.number, unfit.place) == (5, 1, "x:2"), reason
-
-
-def test_a_shard_of_several_packs_has_the_sums_of_its_packs(monkeypatch):
-    set_pack_size(monkeypatch, 8)
-    model, order = init(), order_for(init(), ["*"], ["*"])
-    documents = [Document(i, text, "x", i + 1) for i, text in enumerate(MANY)]
-    whole, merged, *others = (
-        survey_shard(model, order, part)
-        for part in (documents, documents[:8], documents[8:16], documents[16:])
-    )
-    for other in others:
-        merged.merge(other)
-    for name, own in whole.tallies.items():
-        for part, array in own.arrays().items():
-            np.testing.assert_array_equal(array, merged.tallies[name].arrays()[part], f"{name} {part}")
 
 
 # --- Parts that do not belong together --------------------------------------------------------
@@ -99,8 +85,8 @@ def test_refuses_parts_of_another_model_corpus_or_order(parts, tmp_path):
     for changes, words in [
         ({"model": init(seed=7)}, ("expected the model of", "seed 7")), ({"texts": TEXTS[:-1]}, ("corpus",)),
         ({"texts": [*TEXTS[:-1], "z"]}, ("corpus", "fingerprint")),
-        ({"events": ["embed.tok"]}, ("--events",)),
-        ({"histograms": ["embed.tok"]}, ("--histograms",)),
+        ({"events": ["embed.tok"]}, ("events",)),
+        ({"histograms": ["embed.tok"]}, ("histograms",)),
     ]:  # fmt: skip
         refused({name: first, "other": surveyed(**made | changes)}, "other", *words)
 
@@ -182,7 +168,7 @@ def test_max_tokens_cuts_texts(options, gpt2, tmp_path):
 
 
 def test_an_empty_text_is_read_as_bos_alone():
-    order = order_for(init(), ["embed.tok"])
+    order = order_for(init(), SurveyOptions(("embed.tok",)))
     measured = survey_shard(init(), order, [Document(0, "", "x", 1), Document(1, "a", "x", 2)])
     assert measured.tallies["corpus/read"].numbers.tolist() == [2, 3]
     assert np.all(measured.tallies["embed.tok/values"].numbers == 3)

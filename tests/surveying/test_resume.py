@@ -81,10 +81,10 @@ def test_refuses_to_resume_with_other_options_or_another_model(model, corpus, ou
     before = interrupted(model, corpus, out)
     other = decoder_folder(edit=lambda weights: weights.update({(name := min(weights)): 2 * weights[name]}))
     for message, path, change in (
-        ("--events: expected ", model, {"events": ["*.mlp.*"]}),
-        ("--top: expected 3 as in the request, found 2", model, {"top": 3}),
-        ("--max-tokens: expected 8 as in the request, found None", model, {"max_tokens": 8}),
-        ("--limit: expected 30 as in the request, found None", model, {"limit": 30}),
+        ("events: expected ", model, {"events": ["*.mlp.*"]}),
+        ("top: expected 3 as in the request, found 2", model, {"top": 3}),
+        ("max_tokens: expected 8 as in the request, found None", model, {"max_tokens": 8}),
+        ("limit: expected 30 as in the request, found None", model, {"limit": 30}),
         ("expected the model of the request, ", other, {}),
     ):
         with pytest.raises(InputError, match=f"^{out}: {message}"):

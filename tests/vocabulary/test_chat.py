@@ -17,7 +17,7 @@ pytest.importorskip("jinja2", reason="chat templates need jinja2")
 
 
 from microgpt_trace.errors import FileFormatError, InputError
-from microgpt_trace.vocabulary import templates
+from microgpt_trace.vocabulary import chat_templates as templates
 from microgpt_trace.vocabulary.huggingface import _templates, from_huggingface
 from microgpt_trace.vocabulary.metadata import from_apr, from_gguf
 from microgpt_trace.vocabulary.sandbox import MIB, Limits

@@ -14,8 +14,8 @@ from ...architecture.plans.rope import Rope
 from ...text.frozen import frozen
 from ..architecture import Architecture, FileNames
 from ..config import DecoderConfig
-from ..options import LLAMA_CPP, gguf_rope, read_activation, read_rope, read_window, typed_layers
 from ..settings import COUNT, POSITIVE, WHOLE, Options, Settings, Sizes
+from ..shared_options import LLAMA_CPP, gguf_rope, read_activation, read_rope, read_window, typed_layers
 from .llama import ATTENTION_BIASES, MODULES
 from .llama import NAMES as LLAMA
 

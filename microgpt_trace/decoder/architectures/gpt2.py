@@ -11,8 +11,8 @@ from ...architecture.plans.plan import Plan
 from ...text.frozen import frozen
 from ..architecture import QKV_BIASES, Architecture, FileNames
 from ..config import DecoderConfig
-from ..options import read_activation
 from ..settings import FLAG, Options, Settings, Sizes
+from ..shared_options import read_activation
 
 
 @frozen(slots=False)

@@ -10,8 +10,8 @@ from ...architecture.plans.plan import Plan
 from ...text.frozen import frozen
 from ..architecture import QKV_BIASES, SIZES, Architecture, FileNames
 from ..config import DecoderConfig
-from ..options import gguf_rope, read_activation, read_rope, rotated_channels
 from ..settings import FLAG, Options, Settings, Sizes
+from ..shared_options import gguf_rope, read_activation, read_rope, rotated_channels
 
 
 @frozen(slots=False)

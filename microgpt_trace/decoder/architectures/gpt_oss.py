@@ -12,8 +12,8 @@ from ...architecture.plans.kinds import Activation, Clip, Multiply, Scale
 from ...architecture.plans.rope import Rope
 from ...text.frozen import frozen
 from ..architecture import Architecture
-from ..options import gguf_rope, read_experts, read_rope, read_window, typed_layers
 from ..settings import COUNT, POSITIVE, WHOLE, Settings
+from ..shared_options import gguf_rope, read_experts, read_rope, read_window, typed_layers
 from .llama import ATTENTION_BIASES
 from .mixtral import MODULES, MixtralConfig, gguf_experts
 from .mixtral import NAMES as MIXTRAL

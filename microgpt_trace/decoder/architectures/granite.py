@@ -9,8 +9,8 @@ from ...architecture.plans.plan import Plan
 from ...text.frozen import frozen
 from ..architecture import Architecture
 from ..config import DecoderConfig
-from ..options import gguf_rope, read_activation, read_factors, read_rope
 from ..settings import POSITIVE, Options, Settings, Sizes
+from ..shared_options import gguf_rope, read_activation, read_factors, read_rope
 from .llama import FLAGGED_BIASES, MODULES, NAMES
 
 

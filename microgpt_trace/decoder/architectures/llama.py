@@ -13,8 +13,8 @@ from ...text.brief import brief
 from ...text.frozen import frozen
 from ..architecture import QKV_BIASES, Architecture, FileNames
 from ..config import DecoderConfig
-from ..options import gguf_rope, read_activation, read_rope, read_window, typed_layers
 from ..settings import COUNT, FLAG, WHOLE, Options, Settings, Sizes
+from ..shared_options import gguf_rope, read_activation, read_rope, read_window, typed_layers
 
 
 def plan_of(

@@ -13,8 +13,8 @@ from ...architecture.plans.rope import Rope
 from ...text.frozen import frozen
 from ..architecture import Architecture
 from ..config import DecoderConfig
-from ..options import read_activation, read_experts, read_rope, read_window
 from ..settings import COUNT, WHOLE, Settings
+from ..shared_options import read_activation, read_experts, read_rope, read_window
 from . import llama
 from .llama import NAMES as LLAMA
 from .llama import plan_of

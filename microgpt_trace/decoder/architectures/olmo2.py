@@ -9,8 +9,8 @@ from ...architecture.plans.plan import Plan
 from ...text.frozen import frozen
 from ..architecture import Architecture, FileNames
 from ..config import DecoderConfig
-from ..options import gguf_rope, read_activation, read_rope
 from ..settings import Options, Settings, Sizes
+from ..shared_options import gguf_rope, read_activation, read_rope
 from .llama import ATTENTION_BIASES, MODULES
 from .llama import NAMES as LLAMA
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from ..architecture import Architecture, FileNames
-from ..options import LONG, SHORT, gguf_rope, read_activation, read_rope, read_window, rotated_channels
 from ..settings import COUNT, POSITIVE, WHOLE, Options, Settings, Sizes
+from ..shared_options import LONG, SHORT, gguf_rope, read_activation, read_rope, read_window, rotated_channels
 from .llama import NAMES as LLAMA
 from .llama import LlamaConfig
 

@@ -10,8 +10,8 @@ from ...architecture.plans.blocks import Blocks
 from ...architecture.plans.kinds import Activation, Add, Mixture
 from ...text.frozen import frozen
 from ..architecture import QKV_BIASES, Architecture
-from ..options import read_window, typed_layers
 from ..settings import COUNT, FLAG, WHOLE, Settings
+from ..shared_options import read_window, typed_layers
 from . import qwen3_moe
 from .qwen3_moe import EXAMPLE, OF_SOME_LAYERS, Qwen3MoeConfig, read_mixture
 

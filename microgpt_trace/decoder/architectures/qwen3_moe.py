@@ -11,9 +11,10 @@ from ...architecture.plans.rope import Rope
 from ...errors import InputError
 from ...text.brief import brief
 from ...text.frozen import frozen
+from ...untrusted_files import is_count
 from ..architecture import Architecture
-from ..options import gguf_rope, read_activation, read_experts, read_rope, read_window
-from ..settings import FLAG, WHOLE, Settings, is_count
+from ..settings import FLAG, WHOLE, Settings
+from ..shared_options import gguf_rope, read_activation, read_experts, read_rope, read_window
 from .llama import ATTENTION_BIASES
 from .llama import NAMES as LLAMA
 from .mixtral import EXPERTS, MORE_EXPERTS, MixtralConfig, gguf_experts

@@ -10,8 +10,8 @@ from ...text.brief import brief
 from ...text.frozen import frozen
 from ..architecture import Architecture
 from ..config import DecoderConfig
-from ..options import gguf_rope, read_activation, read_rope, read_window, typed_layers
 from ..settings import FLAG, WHOLE, Options, Settings, Sizes
+from ..shared_options import gguf_rope, read_activation, read_rope, read_window, typed_layers
 from .llama import FLAGGED_BIASES, MODULES, NAMES, plan_of
 
 

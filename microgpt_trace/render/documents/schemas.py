@@ -13,7 +13,11 @@ WITH_MODEL = {"trace": "document_schema", "trace_line": "line_schema", "inspect"
 RESULTS = {
     "certificate": ("Certificate of an export", "certification.certificate", "Certificate"),
     "diff": ("Comparison of two runs", "comparison.differences", "Comparison"),
-    "weights": ("Comparison of the parameters of two models", "comparison.weights", "WeightsComparison"),
+    "weights": (
+        "Comparison of the parameters of two models",
+        "weights.weights_comparison",
+        "WeightsComparison",
+    ),
     "prompts": ("Comparison of two models over many prompts", "comparison.prompts", "PromptsComparison"),
     "diagnosis": ("Diagnosis of a dump", "diagnosis.diagnose", "DiagnosisDocument"),
     "explanation": ("Explanation of one element", "explaining.explanation", "Explanation"),

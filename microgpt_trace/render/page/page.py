@@ -116,12 +116,12 @@ def in_base_85(data: bytes) -> str:
 
 
 FOLDER = files(__package__)
-_IMPORT = re.compile(r'^import \{ ([^}]+) \} from "\./([a-z_]+)\.js";$', re.MULTILINE)
+_IMPORT = re.compile(r'^import \{([^}]+)\} from "\./([a-z_]+)\.js";$', re.MULTILINE)
 _EXPORT = re.compile(r"^export (?=(?:async )?(?:function|const|class) (\w+))", re.MULTILINE)
 
 
-_COMMENT = re.compile(r"^ *(?://[^\n]*|/\*.*?\*/)\n", re.MULTILINE | re.DOTALL)
-_INDENT = re.compile(r"^ +", re.MULTILINE)
+_COMMENT = re.compile(r"^\t*(?://[^\n]*|/\*.*?\*/)\n", re.MULTILINE | re.DOTALL)
+_INDENT = re.compile(r"^\t+", re.MULTILINE)
 
 
 def _source(name: str) -> str:
@@ -148,5 +148,5 @@ def script(main: str) -> str:
 
 def _as_function(name: str, text: str) -> str:
     exports = ", ".join(_EXPORT.findall(text))
-    body = _IMPORT.sub(r"const { \1 } = M.\2;", _EXPORT.sub("", text))
+    body = _IMPORT.sub(r"const {\1} = M.\2;", _EXPORT.sub("", text))
     return f"M.{name} = (() => {{\n{body}return {{ {exports} }};\n}})();"

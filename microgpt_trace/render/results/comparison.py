@@ -93,7 +93,8 @@ def _verdict(result: Comparison) -> Section:
         blocks = [*_divergence(result, first)]
     if result.agreement is not None:
         blocks.append(indented(_predictions(result.agreement)))
-    few = few_names(len(result.events), *(side.unpaired for side in (result.a, result.b)))
+    known = len(result.events) + len(_not_requested(result))
+    few = few_names(known, result.a.unpaired, result.b.unpaired)
     return Section(blocks, few + title, style="bold yellow" if few and result.agree else style)
 
 
@@ -176,9 +177,7 @@ def _agreement_details(result: Comparison) -> Iterator[Words]:
         worst = result.worst
         off = f"relative error {distance(worst.relative)} of a row, band {distance(worst.tolerance)}"
         yield indented(f"closest to the limit of its band: {worst.name}, {off}")
-    lacking = {unpaired.name for side in (result.a, result.b) for unpaired in side.unpaired}
-    names = merged_layers([name for name in result.left_out if name not in lacking])
-    if names:
+    if names := merged_layers(_not_requested(result)):
         yield indented(f"not requested: {abridged(names, MAX_LISTED)}")
     gaps = []
     for event in result.partly_compared:
@@ -189,6 +188,12 @@ def _agreement_details(result: Comparison) -> Iterator[Words]:
     yield from map(indented, by_reason(gaps))
     if any(isinstance(kind_named(event.name), Scores) for event in result.events):
         yield indented("attention scores of later keys, which the mask hides, are not compared", "dim")
+
+
+def _not_requested(result: Comparison) -> list[str]:
+    """Return the events that both sides have, but that were not compared."""
+    lacking = {unpaired.name for side in (result.a, result.b) for unpaired in side.unpaired}
+    return [name for name in result.left_out if name not in lacking]
 
 
 def _alike(event: EventDifference) -> str:

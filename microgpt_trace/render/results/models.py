@@ -7,10 +7,10 @@ from collections.abc import Iterator, Sequence
 from operator import attrgetter
 
 from ...comparison.prompts import PromptComparison, PromptsComparison
-from ...comparison.weights import WeightRow, WeightsComparison
 from ...grouping import grouped
-from ...rounding.stored_types import BLOCK
 from ...text.wording import counted
+from ...weights.stored_rounding import BLOCK
+from ...weights.weights_comparison import WeightRow, WeightsComparison
 from ..numbers import distance, exponent, two_apart
 from ..sections import WIDE, Column, Labelled, Section, Table, Words, alarm, fields, indented, name_of, words
 

@@ -7,9 +7,11 @@ from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from operator import attrgetter
 from pathlib import Path
+from typing import Any
 
 from ...measuring.definitions import ROLES
 from ...measuring.head_tokens import TOKENS
+from ...surveying.figures import FIGURES, Unit
 from ...surveying.imatrix import ImatrixReport
 from ...surveying.predictions import SurveyedPart
 from ...surveying.report import (
@@ -27,7 +29,7 @@ from ...text.wording import counted
 from ..numbers import figure, four_decimals, percent, ratio, significant, three_decimals
 from ..sections import Column, Labelled, Section, Table, facts, fields, name_of, table_section, words
 from ..trace.whole_trace import anomalies_section, insights_section
-from .attribution import ROLE_WORDS, SHARES, most_of_each_role, roles_of_all
+from .attribution import ROLE_WORDS, most_of_each_role, roles_of_all
 
 FEW_LAYERS = 2  # for a model with at most this many layers, all events and heads are shown
 HARDEST = 8  # number of hardest tokens to show
@@ -38,6 +40,19 @@ MOST_LOOKS = 3  # largest number of a head's tokens and examples, or of experts,
 LOOKS = "What does this head do?"
 OLDER = "not measured, because an older version surveyed a part of the corpus; run the survey again"
 HEAD = Column("head", lambda head: f"layer{head.layer} head {head.head}", whole=True)
+
+FORMS: dict[Unit, Callable[[Any], str]] = {
+    "count": "{:,}".format, "nats": four_decimals, "percent": percent, "share": figure,
+    "few percent": lambda share: "0" if share == 0 else percent(share), "mean": three_decimals,
+    "growth": lambda growth: f"× {ratio(growth)}", "bits": "{:.2f}".format, "value": significant,
+}  # fmt: skip
+
+
+def _figures(kind: str) -> Iterator[Column]:
+    """Yield the columns of a report's figures, for one kind of row."""
+    for own in FIGURES[kind]:
+        if own.unit is not None:
+            yield from fields(FORMS[own.unit], {own.title or own.name: own.path}, from_width=own.from_width)
 
 
 def survey_sections(
@@ -73,15 +88,7 @@ def _header(report: SurveyReport, file: Path | None) -> Section:
 
 
 def _predictions(report: SurveyReport, verbose: bool) -> Iterator[Section]:
-    columns = [
-        Column("", lambda part: part.part or "all", whole=True),
-        *fields("{:,}".format, {"texts": "documents", "tokens": "tokens"}),
-        *fields(four_decimals, {"loss": "loss", "by text": "document_loss", "spread": "spread"}),
-        *fields(percent, {"accuracy": "accuracy"}),
-        *fields(percent, {"by text": "document_accuracy"}, from_width=100),
-        *fields("{:,}".format, {"texts all right": "all_right"}, from_width=90),
-        *fields(three_decimals, {"mean 1/rank": "reciprocal_rank"}, from_width=90),
-    ]
+    columns = [Column("", lambda part: part.part or "all", whole=True), *_figures("prediction")]
     more = []
     if lost := sum(part.nonfinite for part in report.parts):
         verb = "has" if lost == 1 else "have"
@@ -102,10 +109,7 @@ def _part(part: SurveyedPart, verbose: bool) -> Iterator[Section]:
     hardest = sorted(often, key=lambda token: -token.loss)[: None if verbose else HARDEST]
     columns = [
         Column("token", lambda token: shown_token(token.label), right=True),
-        *fields("{:,}".format, {"times": "count"}),
-        *fields(four_decimals, {"loss": "loss"}),
-        *fields(percent, {"accuracy": "accuracy"}),
-        *fields(three_decimals, {"mean 1/rank": "reciprocal_rank"}),
+        *_figures("token"),
     ]
     yield from table_section("Hardest to predict", columns, hardest, aside=part.part)
     most = None if verbose else EXAMPLES
@@ -122,9 +126,7 @@ def _part(part: SurveyedPart, verbose: bool) -> Iterator[Section]:
 def _layers(layers: Sequence[SurveyedLayer]) -> list[Section]:
     columns = [
         *fields(str, {"layer": "layer"}),
-        Column("growth", lambda row: f"× {ratio(row.growth)}", right=True),
-        *fields(three_decimals, {"cosine": "cosine"}),
-        Column("massive", lambda row: _share(row.massive, row.documents), right=True),
+        *_figures("layer"),
         Column("largest element", lambda row: _largest(row.farthest), wrap=True),
     ]
     legend = (
@@ -133,10 +135,6 @@ def _layers(layers: Sequence[SurveyedLayer]) -> list[Section]:
         "median magnitude; largest element: multiple of the median, channel, @position, token and text"
     )
     return table_section("Residual stream", columns, layers, legend, about=attrgetter("event"))
-
-
-def _share(count: int, total: int) -> str:
-    return "–" if not total else f"{count / total:.1%}" if count else "0"
 
 
 def _largest(example: SurveyExample | None) -> str:
@@ -154,7 +152,7 @@ def _heads(report: SurveyReport, verbose: bool) -> Iterator[Section]:
     shown = heads if verbose or few else [head for head in heads if head in clearest]
     columns = [
         HEAD,
-        *fields(figure, {"entropy": "entropy", **SHARES}),
+        *_figures("head"),
         Column("role", lambda head: ROLE_WORDS[head.role], style="cyan"),
     ]
     legend = (
@@ -218,8 +216,7 @@ def _experts(routers: Sequence[SurveyedRouter], verbose: bool) -> list[Section]:
         *fields(str, {"layer": "layer"}),
         Column("largest loads", loads, wrap=True),
         Column("never used", never, wrap=True),
-        *fields("{:.2f}".format, {"load": "load_entropy", "router": "routing_entropy"}),
-        *fields("{:.2f}".format, {"token": "token_entropy", "equal": "most_entropy"}),
+        *_figures("router"),
     ]
     legend = (
         "largest loads: experts with their shares of all choices. Entropies in bits: load: of these shares; "
@@ -245,11 +242,7 @@ def _events(report: SurveyReport, verbose: bool) -> Iterator[Section]:
     shown = list(report.events) if verbose or few else _oddest(report.events)
     if not shown:
         return
-    columns = [
-        Column("event", name_of, whole=True),
-        *fields(significant, {"mean": "mean", "std": "std", "least": "least", "largest": "largest"}),
-        *fields(lambda share: "0" if share == 0 else percent(share), {"zeros": "zeros"}),
-    ]
+    columns = [Column("event", name_of, whole=True), *_figures("event")]
     more = []
     if len(shown) < len(report.events):
         which = "with dead channels or with the largest outliers; --verbose shows all"

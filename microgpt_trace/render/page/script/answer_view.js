@@ -1,49 +1,100 @@
-// The answer bar, which stays in sight: the tokens, the likeliest next tokens, and the probability of the real next token,
-// before and after the changes of the reader.
+// The answer bar, which stays in sight: the tokens, the likeliest next tokens, and the probability of the
+// real next token, before and after the changes of the reader.
 
-import { make, shareBar } from "./dom.js";
-import { letterOf } from "./letters.js";
-import { chance, short } from "./numbers.js";
+import {make, makeButton, shareBar} from "./dom.js";
+import {letterOf} from "./letters.js";
+import {chance, short} from "./numbers.js";
 
 const TOP = 5;
 
 /** The likeliest `count` tokens, the real next token always among them, with their probabilities. */
 export function likeliest(page, chances, target, count) {
-  const order = Array.from(chances.keys()).toSorted((a, b) => chances[b] - chances[a] || a - b);
-  const top = order.slice(0, count);
-  if (target !== null && !top.includes(target)) top[count - 1] = target;
-  return top.map((token) => ({ token, label: page.vocabulary[token], p: chances[token] }));
+	const order = Array.from(chances.keys()).toSorted((a, b) => chances[b] - chances[a] || a - b);
+	const top = order.slice(0, count);
+	if (target !== null && !top.includes(target)) top[count - 1] = target;
+	return top.map(token => ({token, label: page.vocabulary[token], p: chances[token]}));
 }
 
 const ORDINALS = ["th", "st", "nd", "rd"];
 
 /** A rank such as "1st", "12th" or "23rd". */
-export const ordinal = (rank) => `${rank.toLocaleString("en")}${ORDINALS[rank % 100 > 10 && rank % 100 < 14 ? 0 : rank % 10] ?? "th"}`;
+export const ordinal = rank =>
+	`${rank.toLocaleString("en")}${ORDINALS[rank % 100 > 10 && rank % 100 < 14 ? 0 : rank % 10] ?? "th"}`;
 
-const rankOf = (chances, token) => 1 + chances.filter((p) => p > chances[token]).length;
+const rankOf = (chances, token) => 1 + chances.filter(p => p > chances[token]).length;
 
-/** The bar of a run of this page. `before` are the probabilities without changes, or null if nothing was changed. */
-export function answerView({ page, run, original, position, chances, before, select }) {
-  const target = run.targets[position];
-  const read = run.labels.slice(1, position + 1).join("");
-  const now = chances[target];
-  const was = before?.[target];
-  const moved = was === undefined ? "" : ` · ${was > now ? "÷" : "×"} ${short(was > now ? was / now : now / was, 3)}`;
-  const rank = was === undefined ? ordinal(rankOf(chances, target)) : `${ordinal(rankOf(before, target))} → ${ordinal(rankOf(chances, target))}`;
-  const lossOf = (each) => short(each.of(page.events.at(-1).name, "value")[0]);
-  const loss = original ? `${lossOf(original)} → ${lossOf(run)}` : lossOf(run);
-  return answerBar({
-    run, position, select, question: read ? ["After ", make("b", { class: "letters" }, read), ", what comes next?"] : "What comes first?",
-    choices: likeliest(page, chances, target, TOP).map(({ token, label, p }) => ({ label, p, before: before?.[token], isReal: token === target })),
-    value: was === undefined ? chance(now) : `${chance(was).replace(/ %$/, "")} → ${chance(now)}`,
-    words: ["chance of ", make("b", { class: "letters" }, letterOf(page.vocabulary[target])), `, which really follows${moved}`, make("br"), Number.isFinite(now) ? `${rank} of ${chances.length} · ` : "", `mean loss ${loss}`],
-  });
+/** The bar of a run of this page. `before` are the probabilities without changes, or null if nothing was
+    changed. */
+export function answerView({page, run, original, position, chances, before, select}) {
+	const target = run.targets[position];
+	const read = run.labels.slice(1, position + 1).join("");
+	const now = chances[target];
+	const was = before?.[target];
+	const moved =
+		was === undefined ? "" : ` · ${was > now ? "÷" : "×"} ${short(was > now ? was / now : now / was, 3)}`;
+	const rank =
+		was === undefined
+			? ordinal(rankOf(chances, target))
+			: `${ordinal(rankOf(before, target))} → ${ordinal(rankOf(chances, target))}`;
+	const lossOf = each => short(each.of(page.events.at(-1).name, "value")[0]);
+	const loss = original ? `${lossOf(original)} → ${lossOf(run)}` : lossOf(run);
+	return answerBar({
+		run,
+		position,
+		select,
+		question: read
+			? ["After ", make("b", {class: "letters"}, read), ", what comes next?"]
+			: "What comes first?",
+		choices: likeliest(page, chances, target, TOP).map(({token, label, p}) => ({
+			label,
+			p,
+			before: before?.[token],
+			isReal: token === target
+		})),
+		value: was === undefined ? chance(now) : `${chance(was).replace(/ %$/, "")} → ${chance(now)}`,
+		words: [
+			"chance of ",
+			make("b", {class: "letters"}, letterOf(page.vocabulary[target])),
+			`, which really follows${moved}`,
+			make("br"),
+			Number.isFinite(now) ? `${rank} of ${chances.length} · ` : "",
+			`mean loss ${loss}`
+		]
+	});
 }
 
-/** The elements of a bar: the tokens, the question, the choices with their probabilities, and the `value` with its words. */
-export function answerBar({ run, position, select, question, choices, value, words }) {
-  const tiles = run.tokens.map((token, at) => make("button", { type: "button", class: "token", "aria-pressed": String(at === position), "data-key": `token ${at}`, title: `position ${at}, token ${token}, ${run.labels[at]}`, onclick: () => select(at) }, letterOf(run.labels[at])));
-  const bars = choices.map(({ label, p, before, isReal }) => make("div", { class: isReal ? "choice real" : "choice" }, make("span", { class: "letter" }, letterOf(label)), make("span", { class: "n" }, (100 * p).toPrecision(3)), shareBar(p, { before })));
-  return [make("div", { class: "tiles", id: "tokens", role: "group", "aria-label": "tokens" }, tiles), make("div", { class: "asked" }, make("p", { class: "question" }, question), make("div", { class: "choices" }, bars)),
-    make("div", { class: "verdicts" }, make("output", { id: "chance" }, value), make("p", { class: "dim" }, words))];
+/** The elements of a bar: the tokens, the question, the choices with their probabilities, and the `value`
+    with its words. */
+export function answerBar({run, position, select, question, choices, value, words}) {
+	const tiles = run.tokens.map((token, at) =>
+		makeButton(
+			{
+				class: "token",
+				"aria-pressed": String(at === position),
+				"data-key": `token ${at}`,
+				title: `position ${at}, token ${token}, ${run.labels[at]}`,
+				onclick: () => select(at)
+			},
+			letterOf(run.labels[at])
+		)
+	);
+	const bars = choices.map(({label, p, before, isReal}) =>
+		make(
+			"div",
+			{class: isReal ? "choice real" : "choice"},
+			make("span", {class: "letter"}, letterOf(label)),
+			make("span", {class: "n"}, (100 * p).toPrecision(3)),
+			shareBar(p, {before})
+		)
+	);
+	return [
+		make("div", {class: "tiles", id: "tokens", role: "group", "aria-label": "tokens"}, tiles),
+		make(
+			"div",
+			{class: "asked"},
+			make("p", {class: "question"}, question),
+			make("div", {class: "choices"}, bars)
+		),
+		make("div", {class: "verdicts"}, make("output", {id: "chance"}, value), make("p", {class: "dim"}, words))
+	];
 }

@@ -1,53 +1,139 @@
-// The cards under the picture: the chosen line of attention in two sentences, and the parts that can be taken out.
+// The cards under the picture: the chosen line of attention in two sentences, and the parts that can be taken
+// out.
 
-import { likeliest } from "./answer_view.js";
-import { make, shareBar } from "./dom.js";
-import { sharesInWords, sharesOf } from "./head_card.js";
-import { keyWords, letterOf, placeWords } from "./letters.js";
-import { chance, percent, short } from "./numbers.js";
+import {likeliest} from "./answer_view.js";
+import {make, makeButton, shareBar} from "./dom.js";
+import {sharesInWords, sharesOf} from "./head_card.js";
+import {keyWords, letterOf, placeWords} from "./letters.js";
+import {chance, percent, short} from "./numbers.js";
 
 const LEAST = 0.05; // nats; a line that moves log P by less does not stand out
 
 /** The card of the chosen line. `rivals` is the number of lines that were compared with it, or null. */
-export function lineCard({ page, run, line, chances, rivals, explain, toggle, next, state }) {
-  const [query, key] = [placeWords(run, line.query), keyWords(run, line.query, line.key)];
-  const layer = page.picture.layers.length > 1 ? `Layer ${line.layer}, head` : "Head";
-  const target = run.targets[line.query];
-  const isCut = state.off.includes(line.name);
-  const real = make("b", { class: "letters" }, letterOf(page.vocabulary[target]));
-  const [now, after] = [chances(line.query)[target], line.p];
-  const top = line.after ? likeliest(page, line.after, null, 5).map(({ label }) => letterOf(label)).join(" ") : "";
-  const isKnown = Number.isFinite(now) && Number.isFinite(after);
-  const moves = chance(now) === chance(after) ? `stays at ${chance(now)}` : `${now > after ? "falls" : "rises"} from ${chance(now)} to ${chance(after)}`;
-  const effect = isCut ? [`The line is cut: its share is 0, and the other shares stay.`]
-    : !isKnown ? ["The chances are not finite."] : line.after ? ["Cut this line, and the chance of ", real, ` ${moves}; the five likeliest letters become `, make("b", { class: "letters" }, top), "."] : ["This line carries nothing."];
-  const stands = !isKnown ? "" : Math.abs(line.effect) < LEAST && rivals ? "No line stands out: whichever is cut, its letter's chance hardly changes."
-    : rivals ? `Chosen by the page: none of the other ${rivals} lines changes its letter's chance as much.` : "";
-  return make("section", { class: "card", "aria-label": "The chosen line" },
-    make("h2", {}, `${layer} ${line.head} looks from ${query} ${line.key === line.query ? "at itself" : `back to ${key}`}`, make("small", {}, ` ${page.shortName(line.attention, line.layer)}[${line.head},${line.query},${line.key}]`)),
-    make("p", {}, line.query ? `Reading ${query}` : "At the start", `, head ${line.head} takes `, make("b", {}, `${short(100 * line.share)} %`), ` from ${key}. `, effect), run.length > 2 ? make("p", {}, habit(run, line)) : null, stands ? make("p", { class: "dim" }, stands) : null,
-    make("p", { class: "buttons" }, make("button", { type: "button", class: "primary", "data-key": "why", onclick: () => explain(line) }, `Why ${percent(line.share)} %?`),
-      make("button", { type: "button", "data-key": "cut", "aria-pressed": String(isCut), onclick: () => toggle(line.name) }, isCut ? "Put it back" : "Cut this line"), make("button", { type: "button", "data-key": "next line", onclick: next }, "Next line")));
+export function lineCard({page, run, line, chances, rivals, explain, toggle, next, state}) {
+	const [query, key] = [placeWords(run, line.query), keyWords(run, line.query, line.key)];
+	const layer = page.picture.layers.length > 1 ? `Layer ${line.layer}, head` : "Head";
+	const target = run.targets[line.query];
+	const isCut = state.off.includes(line.name);
+	const real = make("b", {class: "letters"}, letterOf(page.vocabulary[target]));
+	const [now, after] = [chances(line.query)[target], line.p];
+	const top = line.after
+		? likeliest(page, line.after, null, 5)
+				.map(({label}) => letterOf(label))
+				.join(" ")
+		: "";
+	const isKnown = Number.isFinite(now) && Number.isFinite(after);
+	const moves =
+		chance(now) === chance(after)
+			? `stays at ${chance(now)}`
+			: `${now > after ? "falls" : "rises"} from ${chance(now)} to ${chance(after)}`;
+	const effect = isCut
+		? [`The line is cut: its share is 0, and the other shares stay.`]
+		: !isKnown
+			? ["The chances are not finite."]
+			: line.after
+				? [
+						"Cut this line, and the chance of ",
+						real,
+						` ${moves}; the five likeliest letters become `,
+						make("b", {class: "letters"}, top),
+						"."
+					]
+				: ["This line carries nothing."];
+	const stands = !isKnown
+		? ""
+		: Math.abs(line.effect) < LEAST && rivals
+			? "No line stands out: whichever is cut, its letter's chance hardly changes."
+			: rivals
+				? `Chosen by the page: none of the other ${rivals} lines changes its letter's chance as much.`
+				: "";
+	return make(
+		"section",
+		{class: "card", "aria-label": "The chosen line"},
+		make(
+			"h2",
+			{},
+			`${layer} ${line.head} looks from ${query} ${line.key === line.query ? "at itself" : `back to ${key}`}`,
+			make(
+				"small",
+				{},
+				` ${page.shortName(line.attention, line.layer)}[${line.head},${line.query},${line.key}]`
+			)
+		),
+		make(
+			"p",
+			{},
+			line.query ? `Reading ${query}` : "At the start",
+			`, head ${line.head} takes `,
+			make("b", {}, `${short(100 * line.share)} %`),
+			` from ${key}. `,
+			effect
+		),
+		run.length > 2 ? make("p", {}, habit(run, line)) : null,
+		stands ? make("p", {class: "dim"}, stands) : null,
+		make(
+			"p",
+			{class: "buttons"},
+			makeButton(
+				{class: "primary", "data-key": "why", onclick: () => explain(line)},
+				`Why ${percent(line.share)} %?`
+			),
+			makeButton(
+				{"data-key": "cut", "aria-pressed": String(isCut), onclick: () => toggle(line.name)},
+				isCut ? "Put it back" : "Cut this line"
+			),
+			makeButton({"data-key": "next line", onclick: next}, "Next line")
+		)
+	);
 }
 
-/** Where the head of a line looks in the whole name, in sentences. A letter can be in several of these places. */
-export function habit(run, { attention, head }) {
-  const places = { previous: "the letter before", first: "the start", itself: "the letter itself" };
-  const shares = sharesOf(run, run.of(attention, "value"), head);
-  const [before, start, itself] = sharesInWords(shares, places).map(([words, share]) => `${percent(share)} % to ${words}`);
-  const again = shares.repeat === null ? "" : ` For a letter that occurred before, it gives ${percent(shares.repeat)} % to the earlier places of this letter, which may include the letter before.`;
-  return `In this name, head ${head} gives on average ${before}, ${start} and ${itself}. For the first letter, the letter before is the start.${again}`;
+/** Where the head of a line looks in the whole name, in sentences. A letter can be in several of these
+    places. */
+export function habit(run, {attention, head}) {
+	const places = {previous: "the letter before", first: "the start", itself: "the letter itself"};
+	const shares = sharesOf(run, run.of(attention, "value"), head);
+	const [before, start, itself] = sharesInWords(shares, places).map(
+		([words, share]) => `${percent(share)} % to ${words}`
+	);
+	const again =
+		shares.repeat === null
+			? ""
+			: ` For a letter that occurred before, it gives ${percent(shares.repeat)} % to the earlier places ` +
+				"of this letter, which may include the letter before.";
+	return (
+		`In this name, head ${head} gives on average ${before}, ${start} and ${itself}. For the first ` +
+		`letter, the letter before is the start.${again}`
+	);
 }
 
-/** The card with a switch for each part. The bar of a part shows the chance of the real next letter if the switch is
-    pressed, and a rule shows the chance now. */
-export function partsCard({ page, run, position, parts, now, state, toggle }) {
-  const target = letterOf(page.vocabulary[run.targets[position]]);
-  const most = 1.15 * Math.max(now, ...parts.map(({ p }) => p), 1e-9);
-  const rows = parts.map(({ name, words, p }) => {
-    const isOff = state.off.includes(name);
-    return make("li", {}, make("button", { type: "button", role: "switch", "aria-checked": String(!isOff), "aria-label": words, "data-key": `part ${name}`, title: isOff ? `put ${words} back` : `take ${words} out`, onclick: () => toggle(name) }),
-      make("span", {}, words), shareBar(p / most, { rule: now / most }), make("span", { class: "n" }, chance(p)));
-  });
-  return make("section", { class: "card", "aria-label": "Take something out" }, make("h2", {}, "Take something out"), make("p", { class: "dim" }, "→ chance of ", make("b", { class: "letters" }, target), `, now ${chance(now)}`), make("ul", { class: "parts" }, rows));
+/** The card with a switch for each part. The bar of a part shows the chance of the real next letter if the
+    switch is pressed, and a rule shows the chance now. */
+export function partsCard({page, run, position, parts, now, state, toggle}) {
+	const target = letterOf(page.vocabulary[run.targets[position]]);
+	const most = 1.15 * Math.max(now, ...parts.map(({p}) => p), 1e-9);
+	const rows = parts.map(({name, words, p}) => {
+		const isOff = state.off.includes(name);
+		return make(
+			"li",
+			{},
+			makeButton({
+				role: "switch",
+				"aria-checked": String(!isOff),
+				"aria-label": words,
+				"data-key": `part ${name}`,
+				title: isOff ? `put ${words} back` : `take ${words} out`,
+				onclick: () => toggle(name)
+			}),
+			make("span", {}, words),
+			shareBar(p / most, {rule: now / most}),
+			make("span", {class: "n"}, chance(p))
+		);
+	});
+	return make(
+		"section",
+		{class: "card", "aria-label": "Take something out"},
+		make("h2", {}, "Take something out"),
+		make("p", {class: "dim"}, "→ chance of ", make("b", {class: "letters"}, target), ", now ", chance(now)),
+		make("ul", {class: "parts"}, rows)
+	);
 }

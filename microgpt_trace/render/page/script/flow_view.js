@@ -1,42 +1,65 @@
 // The list of all arrays, by layer and stage in order of computation, with their L2 norms and warning marks.
 
-import { located } from "./address.js";
-import { bar, make } from "./dom.js";
-import { addressOf, lastOf, withoutLayer } from "./elements.js";
-import { short, statisticsOf } from "./numbers.js";
+import {located} from "./address.js";
+import {bar, make, makeButton} from "./dom.js";
+import {addressOf, lastOf, withoutLayer} from "./elements.js";
+import {short, statisticsOf} from "./numbers.js";
 
-const TITLES = { embedding: "Embedding", attention: "Attention", mlp: "MLP", head: "Head" };
+const TITLES = {embedding: "Embedding", attention: "Attention", mlp: "MLP", head: "Head"};
 
-export function flowView({ page, run, at, go, filter, setFilter }) {
-  const groups = [];
-  for (const event of page.events) {
-    const last = groups.at(-1);
-    const layer = page.layers > 1 && event.layer !== null ? event.layer : null;
-    if (last && last.layer === layer && (layer !== null || last.stages.has(event.stage))) last.stages.set(event.stage, [...(last.stages.get(event.stage) ?? []), event]);
-    else groups.push({ layer, stages: new Map([[event.stage, [event]]]) });
-  }
-  const hits = (query) => [...page.events, ...page.parameters].filter(({ name }) => matches(name, query));
-  const search = make("input", { type: "search", id: "search", placeholder: "search ( / )", "aria-label": "search arrays", value: filter, "data-key": "search", oninput: (event) => setFilter(event.target.value) });
-  const list = make("div", {});
-  const shares = sharesOf(page, run);
-  const fill = (query) => {
-    const nothing = hits(query).length ? "" : make("p", { class: "dim", role: "status" }, "No array name contains this text.");
-    list.replaceChildren(nothing, ...groups.map((group) => groupView(page, run, at, go, group, query, shares)).filter(Boolean), parametersView(page, run, at, go, query), leftOutView(page, run) ?? "");
-  };
-  search.addEventListener("input", () => fill(search.value));
-  search.addEventListener("keydown", (event) => {
-    if (event.key !== "Enter") return;
-    const [first] = hits(search.value);
-    const typed = located(search.value.trim(), page);
-    const match = typed?.index.length ? typed : first && { of: "value", name: first.name, index: [] };
-    if (!match) return;
-    go(match);
-    const head = page.row(match.name).axes.length === 3 ? (match.index[0] ?? 0) : null;
-    document.querySelector(`[data-key="${CSS.escape(`${addressOf({ ...match, index: [] })} ${head}`)}"]`)?.focus({ preventScroll: true });
-  });
-  fill(filter);
-  const legend = make("p", { class: "dim" }, "numbers: L2 norm", shares.length ? "; bars: what attention or MLP adds, relative to the residual stream" : "");
-  return make("nav", { class: "flow", "aria-label": "Flow" }, search, legend, list);
+export function flowView({page, run, at, go, filter, setFilter}) {
+	const groups = [];
+	for (const event of page.events) {
+		const last = groups.at(-1);
+		const layer = page.layers > 1 && event.layer !== null ? event.layer : null;
+		if (last && last.layer === layer && (layer !== null || last.stages.has(event.stage)))
+			last.stages.set(event.stage, [...(last.stages.get(event.stage) ?? []), event]);
+		else groups.push({layer, stages: new Map([[event.stage, [event]]])});
+	}
+	const hits = query => [...page.events, ...page.parameters].filter(({name}) => matches(name, query));
+	const search = make("input", {
+		type: "search",
+		id: "search",
+		placeholder: "search ( / )",
+		"aria-label": "search arrays",
+		value: filter,
+		"data-key": "search",
+		oninput: event => setFilter(event.target.value)
+	});
+	const list = make("div", {});
+	const shares = sharesOf(page, run);
+	const fill = query => {
+		const nothing = hits(query).length
+			? ""
+			: make("p", {class: "dim", role: "status"}, "No array name contains this text.");
+		list.replaceChildren(
+			nothing,
+			...groups.map(group => groupView(page, run, at, go, group, query, shares)).filter(Boolean),
+			parametersView(page, run, at, go, query),
+			leftOutView(page, run) ?? ""
+		);
+	};
+	search.addEventListener("input", () => fill(search.value));
+	search.addEventListener("keydown", event => {
+		if (event.key !== "Enter") return;
+		const [first] = hits(search.value);
+		const typed = located(search.value.trim(), page);
+		const match = typed?.index.length ? typed : first && {of: "value", name: first.name, index: []};
+		if (!match) return;
+		go(match);
+		const head = page.row(match.name).axes.length === 3 ? (match.index[0] ?? 0) : null;
+		document
+			.querySelector(`[data-key="${CSS.escape(`${addressOf({...match, index: []})} ${head}`)}"]`)
+			?.focus({preventScroll: true});
+	});
+	fill(filter);
+	const legend = make(
+		"p",
+		{class: "dim"},
+		"numbers: L2 norm",
+		shares.length ? "; bars: what attention or MLP adds, relative to the residual stream" : ""
+	);
+	return make("nav", {class: "flow", "aria-label": "Flow"}, search, legend, list);
 }
 
 /** Return true if a name contains the search text. An index in the search text is ignored. */
@@ -44,68 +67,157 @@ const matches = (name, query) => name.toLowerCase().includes(query.trim().replac
 
 /** What each branch adds, relative to the residual stream, with its layer and stage. */
 function sharesOf(page, run) {
-  const branches = page.events.filter(({ stream }) => stream);
-  const shares = branches.map((event) => ({ layer: event.layer, stage: event.stage, share: (run.traced ? page.shares[event.layer]?.[event.stage] : undefined) ?? page.shareOf(run, event) }));
-  return shares.filter(({ share }) => Number.isFinite(share));
+	const branches = page.events.filter(({stream}) => stream);
+	const shares = branches.map(event => ({
+		layer: event.layer,
+		stage: event.stage,
+		share: (run.traced ? page.shares[event.layer]?.[event.stage] : undefined) ?? page.shareOf(run, event)
+	}));
+	return shares.filter(({share}) => Number.isFinite(share));
 }
 
-/** A stage, or a layer with its stages. Has its arrays, a bar for what each branch adds, and a mark for anomalies. */
-function groupView(page, run, at, go, { layer, stages }, query, shares) {
-  const parts = [];
-  let chosen = false;
-  for (const [stage, events] of stages) {
-    const shown = events.filter((event) => matches(event.name, query));
-    if (!shown.length) continue;
-    chosen ||= shown.some((event) => event.name === at?.name);
-    if (layer !== null) parts.push(make("p", { class: "label" }, TITLES[stage] ?? stage));
-    parts.push(make("ul", {}, shown.map((event) => rowView(page, run, at, go, event.name))));
-  }
-  if (!parts.length) return null;
-  const [stage] = stages.keys();
-  const [[first]] = stages.values();
-  const branches = shares.filter((branch) => branch.layer === first.layer && (layer !== null || branch.stage === stage));
-  const summary = make("summary", {}, layer === null ? (TITLES[stage] ?? stage) : `Layer ${layer}`,
-    branches.map(({ stage: branch, share }) => make("span", { class: "share", title: `${branch} adds ${short(100 * share, 3)} % of the residual stream (median of |write| / |stream| over positions)` }, bar(share))),
-    page.odd[layer] ? make("span", { class: "odd", title: page.odd[layer] }, " ⚠") : null);
-  return make("details", { open: layer === null || query !== "" || chosen, "data-layer": layer }, summary, parts);
+/** A stage, or a layer with its stages. Has its arrays, a bar for what each branch adds, and a mark for
+    anomalies. */
+function groupView(page, run, at, go, {layer, stages}, query, shares) {
+	const parts = [];
+	let chosen = false;
+	for (const [stage, events] of stages) {
+		const shown = events.filter(event => matches(event.name, query));
+		if (!shown.length) continue;
+		chosen ||= shown.some(event => event.name === at?.name);
+		if (layer !== null) parts.push(make("p", {class: "label"}, TITLES[stage] ?? stage));
+		parts.push(
+			make(
+				"ul",
+				{},
+				shown.map(event => rowView(page, run, at, go, event.name))
+			)
+		);
+	}
+	if (!parts.length) return null;
+	const [stage] = stages.keys();
+	const [[first]] = stages.values();
+	const branches = shares.filter(
+		branch => branch.layer === first.layer && (layer !== null || branch.stage === stage)
+	);
+	const summary = make(
+		"summary",
+		{},
+		layer === null ? (TITLES[stage] ?? stage) : `Layer ${layer}`,
+		branches.map(({stage: branch, share}) =>
+			make(
+				"span",
+				{
+					class: "share",
+					title:
+						`${branch} adds ${short(100 * share, 3)} % of the residual stream (median of |write| / ` +
+						"|stream| over positions)"
+				},
+				bar(share)
+			)
+		),
+		page.odd[layer] ? make("span", {class: "odd", title: page.odd[layer]}, " ⚠") : null
+	);
+	return make(
+		"details",
+		{open: layer === null || query !== "" || chosen, "data-layer": layer},
+		summary,
+		parts
+	);
 }
 
 /** The arrays that the page does not hold in full, and the options that add them. */
 function leftOutView(page, run) {
-  if (!run.traced) return null;
-  const missing = page.events.filter((event) => !run.of(event.name, "value"));
-  const forms = Object.values(page.pictures).map(({ form }) => form);
-  if (!missing.length && !forms.length) return null;
-  const lasts = forms.filter((form) => form === "last").length;
-  const [never, rest] = [true, false].map((value) => missing.filter((event) => Boolean(event.never) === value));
-  const counted = (count, words) => (count ? `${count} of ${page.events.length} arrays ${words}. ` : "");
-  const words = [counted(rest.length, "are not in this page"), counted(forms.length - lasts, "are 8-bit pictures, with numbers at the last position only"), counted(lasts, "have only the last position"),
-    page.adds && (rest.length || forms.length) ? `Add more with ${page.adds}.` : ""];
-  return make("details", { class: "left-out" }, make("summary", {}, "Not in this page"), make("p", { class: "dim" }, words), countsOf(rest),
-    never.length ? [make("p", { class: "dim" }, "These arrays are too large for a page of a production model. Print them with --layer NAME --json --values:"), countsOf(never)] : null);
+	if (!run.traced) return null;
+	const missing = page.events.filter(event => !run.of(event.name, "value"));
+	const forms = Object.values(page.pictures).map(({form}) => form);
+	if (!missing.length && !forms.length) return null;
+	const lasts = forms.filter(form => form === "last").length;
+	const [never, rest] = [true, false].map(value => missing.filter(event => Boolean(event.never) === value));
+	const counted = (count, words) => (count ? `${count} of ${page.events.length} arrays ${words}. ` : "");
+	const words = [
+		counted(rest.length, "are not in this page"),
+		counted(forms.length - lasts, "are 8-bit pictures, with numbers at the last position only"),
+		counted(lasts, "have only the last position"),
+		page.adds && (rest.length || forms.length) ? `Add more with ${page.adds}.` : ""
+	];
+	return make(
+		"details",
+		{class: "left-out"},
+		make("summary", {}, "Not in this page"),
+		make("p", {class: "dim"}, words),
+		countsOf(rest),
+		never.length
+			? [
+					make(
+						"p",
+						{class: "dim"},
+						"These arrays are too large for a page of a production model. Print them with --layer NAME " +
+							"--json --values:"
+					),
+					countsOf(never)
+				]
+			: null
+	);
 }
 
 /** A list of event names without layers, each with the number of layers that have such an event. */
 function countsOf(events) {
-  const counts = new Map();
-  for (const { name } of events) counts.set(withoutLayer(name), (counts.get(withoutLayer(name)) ?? 0) + 1);
-  return make("ul", {}, Array.from(counts, ([name, count]) => make("li", {}, `${name}: ${count}`)));
+	const counts = new Map();
+	for (const {name} of events) counts.set(withoutLayer(name), (counts.get(withoutLayer(name)) ?? 0) + 1);
+	return make(
+		"ul",
+		{},
+		Array.from(counts, ([name, count]) => make("li", {}, `${name}: ${count}`))
+	);
 }
 
 function parametersView(page, run, at, go, query) {
-  const names = page.parameters.map(({ name }) => name).filter((name) => matches(name, query) && run.of(name, "value"));
-  if (!names.length) return make("span", {});
-  return make("details", { open: query !== "" || names.includes(at?.name) }, make("summary", {}, "Parameters"), make("ul", {}, names.map((name) => rowView(page, run, at, go, name))));
+	const names = page.parameters
+		.map(({name}) => name)
+		.filter(name => matches(name, query) && run.of(name, "value"));
+	if (!names.length) return make("span", {});
+	return make(
+		"details",
+		{open: query !== "" || names.includes(at?.name)},
+		make("summary", {}, "Parameters"),
+		make(
+			"ul",
+			{},
+			names.map(name => rowView(page, run, at, go, name))
+		)
+	);
 }
 
 function rowView(page, run, at, go, name) {
-  const values = run.of(name, "value");
-  const computed = values && !values.exact ? statisticsOf(values, (flat) => page.isCounted(name, run.shape(name), flat)) : null;
-  const stats = computed ?? (run.traced ? page.statistics[name] : null);
-  const size = stats?.count ? stats.l2 : Number.NaN;
-  const chosen = at?.name === name;
-  const isChanged = run.changed?.has(name);
-  return make("li", {}, make("button", { type: "button", class: "row", "aria-current": chosen ? "true" : "false", "data-key": `flow ${name}`, title: page.row(name).says, onclick: () => go({ of: "value", name, index: [] }) },
-    make("span", {}, page.has(name) ? lastOf(name) : name, stats?.others ? make("span", { class: "odd", title: "not finite" }, " ⚠") : null, isChanged ? " (changed)" : ""),
-    make("span", { class: "n dim" }, Number.isFinite(size) ? short(size, 3) : "–")));
+	const values = run.of(name, "value");
+	const computed =
+		values && !values.exact
+			? statisticsOf(values, flat => page.isCounted(name, run.shape(name), flat))
+			: null;
+	const stats = computed ?? (run.traced ? page.statistics[name] : null);
+	const size = stats?.count ? stats.l2 : Number.NaN;
+	const chosen = at?.name === name;
+	const isChanged = run.changed?.has(name);
+	return make(
+		"li",
+		{},
+		makeButton(
+			{
+				class: "row",
+				"aria-current": chosen ? "true" : "false",
+				"data-key": `flow ${name}`,
+				title: page.row(name).says,
+				onclick: () => go({of: "value", name, index: []})
+			},
+			make(
+				"span",
+				{},
+				page.has(name) ? lastOf(name) : name,
+				stats?.others ? make("span", {class: "odd", title: "not finite"}, " ⚠") : null,
+				isChanged ? " (changed)" : ""
+			),
+			make("span", {class: "n dim"}, Number.isFinite(size) ? short(size, 3) : "–")
+		)
+	);
 }

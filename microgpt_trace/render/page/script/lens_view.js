@@ -1,22 +1,81 @@
-// The logit lens at one position: the tokens that the model would predict if it ended after each layer, and the probability
-// and rank of a target token, also after each attention.
+// The logit lens at one position: the tokens that the model would predict if it ended after each layer, and
+// the probability and rank of a target token, also after each attention.
 
-import { make } from "./dom.js";
-import { chance } from "./numbers.js";
+import {make} from "./dom.js";
+import {chance} from "./numbers.js";
 
 /** The section of the logit lens, or null if the page has none for this position. */
-export function lensView({ page, run, position }) {
-  const { lens } = page;
-  const nth = lens?.positions.indexOf(position) ?? -1;
-  if (nth < 0 || !run.traced) return null;
-  const candidates = new Map(lens.rows.map(([layer, cells]) => [layer, cells[nth].map(([token, p]) => `${page.vocabulary[token]} ${chance(p)}`).join("  ") || "–"]));
-  const followed = lens.target.filter(([, at]) => at === position);
-  const isLast = (n) => page.row(followed[n][0]).layer !== (followed[n + 1] && page.row(followed[n + 1][0]).layer);
-  const rows = followed.length ? followed.map(([event, , p, rank], n) => [event, isLast(n) ? candidates.get(page.row(event).layer) : "", chance(p), rank === null ? "–" : rank.toLocaleString("en")])
-    : Array.from(candidates, ([layer, words]) => [`layer ${layer}`, words]);
-  const heads = ["after", "the model would predict", ...(followed.length ? [`P of ${lens.label}`, "rank"] : [])];
-  const table = make("table", {}, make("caption", { class: "visually-hidden" }, "the logit lens, layer by layer"), make("thead", {}, make("tr", {}, heads.map((words, n) => make("th", { scope: "col", class: n > 1 ? "n" : "" }, words)))),
-    make("tbody", {}, rows.map(([after, ...cells]) => make("tr", {}, make("th", { scope: "row" }, after), cells.map((words, n) => make("td", { class: n ? "n" : "letters" }, words))))));
-  return make("section", { class: "lenses", "aria-label": "Logit lens" }, make("h2", {}, "Logit lens", make("small", {}, ` after position ${position} (${run.labels[position]}): what the model would predict if it ended there`)),
-    make("details", {}, make("summary", {}, `${rows.length} rows`), make("div", { class: "wide", tabindex: 0, role: "group", "aria-label": "logit lens" }, table)));
+export function lensView({page, run, position}) {
+	const {lens} = page;
+	const nth = lens?.positions.indexOf(position) ?? -1;
+	if (nth < 0 || !run.traced) return null;
+	const candidates = new Map(
+		lens.rows.map(([layer, cells]) => [
+			layer,
+			cells[nth].map(([token, p]) => `${page.vocabulary[token]} ${chance(p)}`).join("  ") || "–"
+		])
+	);
+	const followed = lens.target.filter(([, at]) => at === position);
+	const isLast = n =>
+		page.row(followed[n][0]).layer !== (followed[n + 1] && page.row(followed[n + 1][0]).layer);
+	const rows = followed.length
+		? followed.map(([event, , p, rank], n) => [
+				event,
+				isLast(n) ? candidates.get(page.row(event).layer) : "",
+				chance(p),
+				rank === null ? "–" : rank.toLocaleString("en")
+			])
+		: Array.from(candidates, ([layer, words]) => [`layer ${layer}`, words]);
+	const heads = [
+		"after",
+		"the model would predict",
+		...(followed.length ? [`P of ${lens.label}`, "rank"] : [])
+	];
+	const table = make(
+		"table",
+		{},
+		make("caption", {class: "visually-hidden"}, "the logit lens, layer by layer"),
+		make(
+			"thead",
+			{},
+			make(
+				"tr",
+				{},
+				heads.map((words, n) => make("th", {scope: "col", class: n > 1 ? "n" : ""}, words))
+			)
+		),
+		make(
+			"tbody",
+			{},
+			rows.map(([after, ...cells]) =>
+				make(
+					"tr",
+					{},
+					make("th", {scope: "row"}, after),
+					cells.map((words, n) => make("td", {class: n ? "n" : "letters"}, words))
+				)
+			)
+		)
+	);
+	return make(
+		"section",
+		{class: "lenses", "aria-label": "Logit lens"},
+		make(
+			"h2",
+			{},
+			"Logit lens",
+			make(
+				"small",
+				{},
+				` after position ${position} (${run.labels[position]}): what the model would predict if it ` +
+					"ended there"
+			)
+		),
+		make(
+			"details",
+			{},
+			make("summary", {}, `${rows.length} rows`),
+			make("div", {class: "wide", tabindex: 0, role: "group", "aria-label": "logit lens"}, table)
+		)
+	);
 }

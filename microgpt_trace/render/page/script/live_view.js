@@ -1,72 +1,167 @@
-// The controls of a page that runs a small model: another text, heads and units to ablate, parameters to change.
+// The controls of a page that runs a small model: another text, heads and units to ablate, parameters to
+// change.
 
-import { chancesWithChanges, changesInWords } from "./changes.js";
-import { draw, make } from "./dom.js";
-import { nameOf } from "./elements.js";
-import { letterOf } from "./letters.js";
-import { short } from "./numbers.js";
+import {chancesWithChanges, changesInWords} from "./changes.js";
+import {draw, make, makeButton} from "./dom.js";
+import {nameOf} from "./elements.js";
+import {letterOf} from "./letters.js";
+import {short} from "./numbers.js";
 
-/** A field for a name, the changes with a button that undoes all of them, and a button that returns to the traced name. */
-export function liveView({ page, state, set, problem, run }) {
-  const field = make("input", { type: "text", id: "text", value: state.text ?? page.text, maxlength: 64, spellcheck: "false", autocomplete: "off", "aria-label": "name", "data-key": "text", "aria-describedby": "origin" });
-  const form = make("form", { class: "live", onsubmit: (event) => {
-    event.preventDefault();
-    set({ text: field.value });
-  } }, make("strong", {}, "microGPT"), " ", make("label", { for: "text" }, "reads the name "), field);
-  field.addEventListener("input", (event) => event.isComposing || set({ text: field.value }, "text"));
-  field.addEventListener("compositionend", () => set({ text: field.value }, "text"));
-  const changes = changesInWords(page, state);
-  const undo = changes.length ? make("p", { class: "changes" }, "● ", changes.join(", "), " ", make("button", { type: "button", class: "link", "data-key": "undo", onclick: () => set({ off: [], parameters: {} }) }, "undo")) : null;
-  const reset = state.text === null ? null : make("button", { type: "button", onclick: () => set({ text: null }) }, `back to ${page.text || "the trace"}`);
-  const origin = run.traced ? "" : "computed in this page in float64; only the traced run has gradients";
-  return make("div", { class: "source" }, form, undo, reset, make("p", { id: "origin", class: problem ? "origin bad" : "origin", role: "status" }, problem ?? origin));
+/** A field for a name, the changes with a button that undoes all of them, and a button that returns to the
+    traced name. */
+export function liveView({page, state, set, problem, run}) {
+	const field = make("input", {
+		type: "text",
+		id: "text",
+		value: state.text ?? page.text,
+		maxlength: 64,
+		spellcheck: "false",
+		autocomplete: "off",
+		"aria-label": "name",
+		"data-key": "text",
+		"aria-describedby": "origin"
+	});
+	const form = make(
+		"form",
+		{
+			class: "live",
+			onsubmit: event => {
+				event.preventDefault();
+				set({text: field.value});
+			}
+		},
+		make("strong", {}, "microGPT"),
+		" ",
+		make("label", {for: "text"}, "reads the name "),
+		field
+	);
+	field.addEventListener("input", event => event.isComposing || set({text: field.value}, "text"));
+	field.addEventListener("compositionend", () => set({text: field.value}, "text"));
+	const changes = changesInWords(page, state);
+	const undo = changes.length
+		? make(
+				"p",
+				{class: "changes"},
+				"● ",
+				changes.join(", "),
+				" ",
+				makeButton({class: "link", "data-key": "undo", onclick: () => set({off: [], parameters: {}})}, "undo")
+			)
+		: null;
+	const reset =
+		state.text === null
+			? null
+			: makeButton({onclick: () => set({text: null})}, `back to ${page.text || "the trace"}`);
+	const origin = run.traced ? "" : "computed in this page in float64; only the traced run has gradients";
+	return make(
+		"div",
+		{class: "source"},
+		form,
+		undo,
+		reset,
+		make("p", {id: "origin", class: problem ? "origin bad" : "origin", role: "status"}, problem ?? origin)
+	);
 }
 
 /** Buttons that ablate the heads of a layer's attention. */
-export function headButtons({ page, state, set, name }) {
-  const buttons = page.headEvents[name].map((event, head) => toggle(state, set, event, `head ${head}`));
-  return buttons.length ? make("span", { class: "ablations", role: "group", "aria-label": "ablate heads" }, "ablate ", buttons) : null;
+export function headButtons({page, state, set, name}) {
+	const buttons = page.headEvents[name].map((event, head) => toggle(state, set, event, `head ${head}`));
+	return buttons.length
+		? make("span", {class: "ablations", role: "group", "aria-label": "ablate heads"}, "ablate ", buttons)
+		: null;
 }
 
-/** A button that ablates the chosen channel of an array, or all contributions of a head. Null for other arrays. */
-export function unitButton({ page, state, set, at }) {
-  if (!page.has(at.name) || at.of !== "value" || page.row(at.name).axes.at(-1) !== "channel") return null;
-  const name = page.events.some(({ parts }) => parts.includes(at.name)) ? at.name : at.index.length === 2 ? `${at.name}[:,${at.index[1]}]` : null;
-  return make("p", { class: "buttons" }, name ? ["ablate ", toggle(state, set, name, name)] : make("small", {}, "To ablate a unit, choose one of its numbers first."));
+/** A button that ablates the chosen channel of an array, or all contributions of a head. Null for other
+    arrays. */
+export function unitButton({page, state, set, at}) {
+	if (!page.has(at.name) || at.of !== "value" || page.row(at.name).axes.at(-1) !== "channel") return null;
+	const name = page.events.some(({parts}) => parts.includes(at.name))
+		? at.name
+		: at.index.length === 2
+			? `${at.name}[:,${at.index[1]}]`
+			: null;
+	return make(
+		"p",
+		{class: "buttons"},
+		name
+			? ["ablate ", toggle(state, set, name, name)]
+			: make("small", {}, "To ablate a unit, choose one of its numbers first.")
+	);
 }
 
 function toggle(state, set, name, words) {
-  const isOff = state.off.includes(name);
-  const off = isOff ? state.off.filter((other) => other !== name) : [...state.off, name];
-  return make("button", { type: "button", "aria-pressed": String(isOff), "data-key": `off ${name}`, title: isOff ? "undo the ablation" : `ablate ${name}`, onclick: () => set({ off }) }, words);
+	const isOff = state.off.includes(name);
+	const off = isOff ? state.off.filter(other => other !== name) : [...state.off, name];
+	return makeButton(
+		{
+			"aria-pressed": String(isOff),
+			"data-key": `off ${name}`,
+			title: isOff ? "undo the ablation" : `ablate ${name}`,
+			onclick: () => set({off})
+		},
+		words
+	);
 }
 
 const STEPS = 24; // of the curve over a slider
 
-/** A slider that changes one parameter, under a curve of the chance of the real next letter over the range of the slider. The
-    page runs the model again at each move. */
-export function parameterSlider({ page, state, set, run, position, isDragged }) {
-  return (at, flat) => {
-    if (isDragged) return make("div", { class: "slider" }); // the page keeps the slider that is dragged
-    const key = nameOf(at.name, at.index);
-    const stored = page.stored.get(at.name)[flat];
-    const value = state.parameters[key] ?? stored;
-    if (!Number.isFinite(stored)) return null;
-    const span = Math.max(1, 3 * Math.abs(stored));
-    const shown = make("output", { for: "slider" }, short(value));
-    const change = (to) => ({ ...state.parameters, [key]: to });
-    const input = make("input", { type: "range", id: "slider", min: -span, max: span, step: "any", value, "data-key": "slider", oninput: (event) => {
-      shown.textContent = short(Number(event.target.value));
-      set({ parameters: change(Number(event.target.value)) }, "slider");
-    } });
-    const chances = Array.from({ length: STEPS + 1 }, (_, n) => chancesWithChanges(page, { ...state, parameters: change(span * ((2 * n) / STEPS - 1)) }, run, position));
-    return make("div", { class: "slider" }, curve(chances, run.targets[position]), make("p", { class: "dim" }, `chance of ${letterOf(page.vocabulary[run.targets[position]])}, and of the other letters in grey`), make("label", { for: "slider" }, "change the value "), shown, input);
-  };
+/** A slider that changes one parameter, under a curve of the chance of the real next letter over the range of
+    the slider. The page runs the model again at each move. */
+export function parameterSlider({page, state, set, run, position, isDragged}) {
+	return (at, flat) => {
+		if (isDragged) return make("div", {class: "slider"}); // the page keeps the slider that is dragged
+		const key = nameOf(at.name, at.index);
+		const stored = page.stored.get(at.name)[flat];
+		const value = state.parameters[key] ?? stored;
+		if (!Number.isFinite(stored)) return null;
+		const span = Math.max(1, 3 * Math.abs(stored));
+		const shown = make("output", {for: "slider"}, short(value));
+		const change = to => ({...state.parameters, [key]: to});
+		const input = make("input", {
+			type: "range",
+			id: "slider",
+			min: -span,
+			max: span,
+			step: "any",
+			value,
+			"data-key": "slider",
+			oninput: event => {
+				shown.textContent = short(Number(event.target.value));
+				set({parameters: change(Number(event.target.value))}, "slider");
+			}
+		});
+		const chances = Array.from({length: STEPS + 1}, (_, n) =>
+			chancesWithChanges(page, {...state, parameters: change(span * ((2 * n) / STEPS - 1))}, run, position)
+		);
+		return make(
+			"div",
+			{class: "slider"},
+			curve(chances, run.targets[position]),
+			make(
+				"p",
+				{class: "dim"},
+				`chance of ${letterOf(page.vocabulary[run.targets[position]])}, and of the other letters in grey`
+			),
+			make("label", {for: "slider"}, "change the value "),
+			shown,
+			input
+		);
+	};
 }
 
 /** The chance of each letter as a line, that of `target` on top. */
 function curve(chances, target) {
-  const top = 1.1 * Math.max(...chances.flat().filter(Number.isFinite));
-  const line = (token) => chances.map((row, n) => `${n ? "L" : "M"}${(100 * n) / STEPS} ${(40 - (38 * (row[token] || 0)) / top).toFixed(2)}`).join("");
-  return draw("svg", { class: "curve", viewBox: "0 0 100 40", preserveAspectRatio: "none", "aria-hidden": "true" }, chances[0].map((_, token) => draw("path", { d: line(token) })), draw("path", { class: "real", d: line(target) }));
+	const top = 1.1 * Math.max(...chances.flat().filter(Number.isFinite));
+	const line = token =>
+		chances
+			.map(
+				(row, n) => `${n ? "L" : "M"}${(100 * n) / STEPS} ${(40 - (38 * (row[token] || 0)) / top).toFixed(2)}`
+			)
+			.join("");
+	return draw(
+		"svg",
+		{class: "curve", viewBox: "0 0 100 40", preserveAspectRatio: "none", "aria-hidden": "true"},
+		chances[0].map((_, token) => draw("path", {d: line(token)})),
+		draw("path", {class: "real", d: line(target)})
+	);
 }

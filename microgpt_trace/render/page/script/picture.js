@@ -1,11 +1,22 @@
-// The whole computation as one picture: a lane for each token, in which vectors are strips of cells. In attention, lines
-// run from earlier lanes to the lane that reads them.
+// The whole computation as one picture: a lane for each token, in which vectors are strips of cells. In
+// attention, lines run from earlier lanes to the lane that reads them.
 
-import { scaleOf } from "./colors.js";
-import { alone, draw } from "./dom.js";
-import { letterOf } from "./letters.js";
-import { percent } from "./numbers.js";
-import { answerOf, bestKey, cellsOf, endsOf, keysOf, lineOf, onOf, rowOf, titleOf, UNITS_IN_ROW } from "./picture_parts.js";
+import {scaleOf} from "./colors.js";
+import {alone, draw} from "./dom.js";
+import {letterOf} from "./letters.js";
+import {percent} from "./numbers.js";
+import {
+	answerOf,
+	bestKey,
+	cellsOf,
+	endsOf,
+	keysOf,
+	lineOf,
+	onOf,
+	rowOf,
+	titleOf,
+	UNITS_IN_ROW
+} from "./picture_parts.js";
 
 const TOP = 74; // y of the first lane
 const [LOW, LANE, CHOSEN] = [24, 63, 122]; // heights of lanes
@@ -14,146 +25,366 @@ const GAP = 18;
 const LEAST_HEAD = 56; // smallest width of a head
 const WIDE = 1100; // pixels; a narrower picture has shorter words
 
-/** The picture of a run. `line` is the chosen line of attention, `candidates(position)` are the likeliest tokens after a
-    position, and `select`, `chooseLine` and `open` are functions of a lane, a line and an array. */
+/** The picture of a run. `line` is the chosen line of attention, `candidates(position)` are the likeliest
+    tokens after a position, and `select`, `chooseLine` and `open` are functions of a lane, a line and an
+    array. */
 export function pictureView(context) {
-  const { width } = context;
-  const layout = layOut(context, width);
-  const scene = { ...context, layout, ends: endsOf(context.run, layout.columns) };
-  const lanes = layout.lanes.map((lane) => laneOf(scene, lane));
-  return draw("svg", { class: "picture", width, height: layout.height, viewBox: `0 0 ${width} ${layout.height}`, "aria-hidden": "true" },
-    titlesOf(scene), lanes, layout.columns.filter(({ kind }) => kind === "head").map((column) => headOf(scene, column)), layout.columns.filter(({ kind }) => kind === "layer").map((column) => closedOf(scene, column)));
+	const {width} = context;
+	const layout = layOut(context, width);
+	const scene = {...context, layout, ends: endsOf(context.run, layout.columns)};
+	const lanes = layout.lanes.map(lane => laneOf(scene, lane));
+	return draw(
+		"svg",
+		{
+			class: "picture",
+			width,
+			height: layout.height,
+			viewBox: `0 0 ${width} ${layout.height}`,
+			"aria-hidden": "true"
+		},
+		titlesOf(scene),
+		lanes,
+		layout.columns.filter(({kind}) => kind === "head").map(column => headOf(scene, column)),
+		layout.columns.filter(({kind}) => kind === "layer").map(column => closedOf(scene, column))
+	);
 }
 
-/** The columns and lanes of the picture in a width. `layer` is the layer that is open. If not all of its heads fit, only
-    the first heads of `heads` are shown. */
-function layOut({ page, run, position, layer, heads }, width) {
-  const isLow = run.length > MOST_HIGH;
-  let y = TOP;
-  const lanes = run.tokens.map((_, at) => {
-    const lane = { at, y, height: at === position ? CHOSEN : isLow ? LOW : LANE, isLow: isLow && at !== position };
-    y += lane.height + (isLow ? 3 : 6);
-    return lane;
-  });
-  const { columns, titles } = columnsOf(page, layer, heads, width);
-  return { lanes, columns, titles, width, top: TOP, height: y };
+/** The columns and lanes of the picture in a width. `layer` is the layer that is open. If not all of its
+    heads fit, only the first heads of `heads` are shown. */
+function layOut({page, run, position, layer, heads}, width) {
+	const isLow = run.length > MOST_HIGH;
+	let y = TOP;
+	const lanes = run.tokens.map((_, at) => {
+		const lane = {
+			at,
+			y,
+			height: at === position ? CHOSEN : isLow ? LOW : LANE,
+			isLow: isLow && at !== position
+		};
+		y += lane.height + (isLow ? 3 : 6);
+		return lane;
+	});
+	const {columns, titles} = columnsOf(page, layer, heads, width);
+	return {lanes, columns, titles, width, top: TOP, height: y};
 }
 
 function columnsOf(page, layer, order, width) {
-  const scale = Math.min(1.15, width / 1232);
-  const strip = Math.max(40, 82 * scale);
-  const gap = Math.max(8, GAP * scale);
-  const list = page.picture.tables.map((name, nth, tables) => ({ kind: "table", name, nth, of: tables.length, width: strip, isUnder: nth > 0, caption: nth ? "+ place" : "letter" }));
-  list.push({ kind: "stream", name: page.picture.first, width: strip, caption: "= one row" });
-  for (const { layer: at, parts } of page.picture.layers) {
-    if (at !== layer) list.push({ kind: "layer", layer: at, width: 48 });
-    else parts.forEach((part, n) => list.push(...columnsOfPart(part, parts[n - 1], strip, scale)));
-  }
-  list.push({ kind: "answer", width: Math.max(112, 128 * scale) });
-  const room = (column) => (column.kind === "head" || column.isUnder ? 0 : column.width + gap + (column.plus ? 12 : 0));
-  const fixed = 66 + 12 + list.reduce((sum, column) => sum + room(column), 0);
-  const free = width - fixed - gap;
-  const shown = new Set(order.slice(0, Math.max(1, Math.floor(free / LEAST_HEAD))));
-  const all = list.filter(({ kind }) => kind === "head");
-  const heads = all.filter(({ head }) => shown.has(head));
-  for (const head of heads) head.width = free / heads.length;
-  const columns = list.filter((column) => column.kind !== "head" || heads.includes(column));
-  let x = 66 + gap / 2;
-  for (const column of columns) {
-    if (column.isUnder) {
-      column.x = list[0].x;
-      continue;
-    }
-    column.x = x + (column.plus ? 12 : 0);
-    x = column.x + column.width + (column.kind === "head" && column !== heads.at(-1) ? 0 : gap);
-  }
-  const units = columns.find(({ kind }) => kind === "units");
-  return { columns, titles: { tables: 0, heads: heads.length ? { x: heads[0].x, shown: heads.length, count: all.length } : null, units, answer: list.at(-1).x } };
+	const scale = Math.min(1.15, width / 1232);
+	const strip = Math.max(40, 82 * scale);
+	const gap = Math.max(8, GAP * scale);
+	const list = page.picture.tables.map((name, nth, tables) => ({
+		kind: "table",
+		name,
+		nth,
+		of: tables.length,
+		width: strip,
+		isUnder: nth > 0,
+		caption: nth ? "+ place" : "letter"
+	}));
+	list.push({kind: "stream", name: page.picture.first, width: strip, caption: "= one row"});
+	for (const {layer: at, parts} of page.picture.layers) {
+		if (at !== layer) list.push({kind: "layer", layer: at, width: 48});
+		else parts.forEach((part, n) => list.push(...columnsOfPart(part, parts[n - 1], strip, scale)));
+	}
+	list.push({kind: "answer", width: Math.max(112, 128 * scale)});
+	const room = column =>
+		column.kind === "head" || column.isUnder ? 0 : column.width + gap + (column.plus ? 12 : 0);
+	const fixed = 66 + 12 + list.reduce((sum, column) => sum + room(column), 0);
+	const free = width - fixed - gap;
+	const shown = new Set(order.slice(0, Math.max(1, Math.floor(free / LEAST_HEAD))));
+	const all = list.filter(({kind}) => kind === "head");
+	const heads = all.filter(({head}) => shown.has(head));
+	for (const head of heads) head.width = free / heads.length;
+	const columns = list.filter(column => column.kind !== "head" || heads.includes(column));
+	let x = 66 + gap / 2;
+	for (const column of columns) {
+		if (column.isUnder) {
+			column.x = list[0].x;
+			continue;
+		}
+		column.x = x + (column.plus ? 12 : 0);
+		x = column.x + column.width + (column.kind === "head" && column !== heads.at(-1) ? 0 : gap);
+	}
+	const units = columns.find(({kind}) => kind === "units");
+	return {
+		columns,
+		titles: {
+			tables: 0,
+			heads: heads.length ? {x: heads[0].x, shown: heads.length, count: all.length} : null,
+			units,
+			answer: list.at(-1).x
+		}
+	};
 }
 
-function columnsOfPart({ attention, heads, units, stream }, before, strip, scale) {
-  if (attention) return heads.map((event, head) => ({ kind: "head", attention, event, head, width: 0 }));
-  if (units) return [{ kind: "units", name: units, width: Math.max(48, 98 * scale) }];
-  return [{ kind: "stream", name: stream, width: strip, plus: true, caption: before?.units ? "+ what MLP says" : "+ what it took" }];
+function columnsOfPart({attention, heads, units, stream}, before, strip, scale) {
+	if (attention) return heads.map((event, head) => ({kind: "head", attention, event, head, width: 0}));
+	if (units) return [{kind: "units", name: units, width: Math.max(48, 98 * scale)}];
+	return [
+		{
+			kind: "stream",
+			name: stream,
+			width: strip,
+			plus: true,
+			caption: before?.units ? "+ what MLP says" : "+ what it took"
+		}
+	];
 }
 
-function titlesOf({ layout, page, run }) {
-  const { tables, heads, answer, units } = layout.titles;
-  const wide = (name) => run.shape(name).at(-1);
-  const isWide = layout.width >= WIDE;
-  const parts = page.picture.tables.map((name) => `${wide(name)} for the ${page.picture.places.includes(name) ? "place" : "letter"}`).join(" + ");
-  const back = heads && (isWide ? `Attention: ${heads.count} ${heads.count === 1 ? "head looks" : "heads look"} back` : "Attention");
-  const which = heads && (heads.shown < heads.count ? `the ${heads.shown} that move the letter most` : isWide ? "each head mixes earlier letters into this one" : `${heads.count} heads`);
-  const list = [[tables, isWide ? "Letters become numbers" : "Letters", isWide ? parts : `${wide(page.picture.first)} numbers`], heads && [heads.x, back, which],
-    units && [units.x, isWide ? `MLP: ${wide(units.name)} switches` : "MLP", isWide ? "each place by itself" : `${wide(units.name)} units`], [answer, isWide ? "Next letter" : "Next", `${page.vocabulary.length} chances`]].filter(Boolean);
-  return list.map(([x, title, words], n) => [titleOf(n + 1, x, 12, title), draw("text", { class: "words", x: x + 23, y: 33 }, words)]);
+function titlesOf({layout, page, run}) {
+	const {tables, heads, answer, units} = layout.titles;
+	const wide = name => run.shape(name).at(-1);
+	const isWide = layout.width >= WIDE;
+	const parts = page.picture.tables
+		.map(name => `${wide(name)} for the ${page.picture.places.includes(name) ? "place" : "letter"}`)
+		.join(" + ");
+	const back =
+		heads &&
+		(isWide
+			? `Attention: ${heads.count} ${heads.count === 1 ? "head looks" : "heads look"} back`
+			: "Attention");
+	const which =
+		heads &&
+		(heads.shown < heads.count
+			? `the ${heads.shown} that move the letter most`
+			: isWide
+				? "each head mixes earlier letters into this one"
+				: `${heads.count} heads`);
+	const list = [
+		[
+			tables,
+			isWide ? "Letters become numbers" : "Letters",
+			isWide ? parts : `${wide(page.picture.first)} numbers`
+		],
+		heads && [heads.x, back, which],
+		units && [
+			units.x,
+			isWide ? `MLP: ${wide(units.name)} switches` : "MLP",
+			isWide ? "each place by itself" : `${wide(units.name)} units`
+		],
+		[answer, isWide ? "Next letter" : "Next", `${page.vocabulary.length} chances`]
+	].filter(Boolean);
+	return list.map(([x, title, words], n) => [
+		titleOf(n + 1, x, 12, title),
+		draw("text", {class: "words", x: x + 23, y: 33}, words)
+	]);
 }
 
 function laneOf(scene, lane) {
-  const { run, layout, select, position } = scene;
-  const { at, y, height } = lane;
-  const isChosen = at === position;
-  const middle = y + height / 2;
-  const cells = layout.columns.map((column) => columnOf(scene, lane, column));
-  const size = Math.min(isChosen ? 38 : 30, height - 4);
-  const tile = draw("g", { class: "tile" }, draw("rect", { x: 12, y: middle - size / 2 - (lane.isLow ? 0 : 5), width: size, height: size, rx: 5 }),
-    draw("text", { x: 12 + size / 2, y: middle + 5 - (lane.isLow ? 0 : 5), class: "letter" }, letterOf(run.labels[at])),
-    lane.isLow ? null : draw("text", { x: 12 + size / 2, y: middle + size / 2 + 9, class: "words middle" }, `place ${at}`));
-  return draw("g", { class: isChosen ? "lane chosen" : "lane", onclick: () => select(at) },
-    draw("rect", { class: "ground", x: 0.5, y, width: layout.width - 1, height, rx: 8 }), draw("line", { class: "row-line", x1: 66, x2: layout.titles.answer - 4, y1: middle, y2: middle }), tile, cells);
+	const {run, layout, select, position} = scene;
+	const {at, y, height} = lane;
+	const isChosen = at === position;
+	const middle = y + height / 2;
+	const cells = layout.columns.map(column => columnOf(scene, lane, column));
+	const size = Math.min(isChosen ? 38 : 30, height - 4);
+	const tile = draw(
+		"g",
+		{class: "tile"},
+		draw("rect", {x: 12, y: middle - size / 2 - (lane.isLow ? 0 : 5), width: size, height: size, rx: 5}),
+		draw(
+			"text",
+			{x: 12 + size / 2, y: middle + 5 - (lane.isLow ? 0 : 5), class: "letter"},
+			letterOf(run.labels[at])
+		),
+		lane.isLow
+			? null
+			: draw("text", {x: 12 + size / 2, y: middle + size / 2 + 9, class: "words middle"}, `place ${at}`)
+	);
+	return draw(
+		"g",
+		{class: isChosen ? "lane chosen" : "lane", onclick: () => select(at)},
+		draw("rect", {class: "ground", x: 0.5, y, width: layout.width - 1, height, rx: 8}),
+		draw("line", {class: "row-line", x1: 66, x2: layout.titles.answer - 4, y1: middle, y2: middle}),
+		tile,
+		cells
+	);
 }
 
 /** The part of a lane in a column: a strip, the cells of units, or the likeliest next tokens. */
 function columnOf(scene, lane, column) {
-  if (column.kind === "answer") return answersOf(scene, lane, column);
-  if (lane.isLow || ["head", "layer"].includes(column.kind)) return null;
-  const { run, ends, position, open } = scene;
-  const row = rowOf(run, column.name, lane.at, column.kind);
-  const middle = lane.y + lane.height / 2;
-  const isChosen = lane.at === position;
-  const paint = column.kind === "units" ? scaleOf("share", ends.units) : scaleOf("signed", ends[column.kind]);
-  const height = column.kind === "table" ? (isChosen ? 21 : 12) : column.kind === "units" ? (isChosen ? 46 : 28) : isChosen ? 42 : 26;
-  const top = middle - height / 2 + (column.kind === "table" ? (column.nth - (column.of - 1) / 2) * height : 0);
-  const inRow = column.kind === "units" ? Math.min(UNITS_IN_ROW, row.length) : row.length;
-  const plus = column.plus && draw("g", { class: "plus" }, draw("circle", { cx: column.x - 12, cy: middle, r: 6 }), draw("path", { d: `M${column.x - 15} ${middle}h6m-3 -3v6` }));
-  const caption = isChosen && draw("text", { class: "words", x: column.x + 1, y: column.kind === "units" || column.nth === 1 ? top + height + 12 : top - 5 }, column.kind === "units" ? onOf(run, column.name, lane.at) : scene.layout.width < WIDE && column.plus ? "" : column.caption);
-  return draw("g", { class: `strip ${column.kind}`, onclick: alone(() => open(column.name)) }, draw("title", {}, column.name), cellsOf(row, { x: column.x, y: top, width: column.width, height }, paint, inRow), plus, caption);
+	if (column.kind === "answer") return answersOf(scene, lane, column);
+	if (lane.isLow || ["head", "layer"].includes(column.kind)) return null;
+	const {run, ends, position, open} = scene;
+	const row = rowOf(run, column.name, lane.at, column.kind);
+	const middle = lane.y + lane.height / 2;
+	const isChosen = lane.at === position;
+	const paint = column.kind === "units" ? scaleOf("share", ends.units) : scaleOf("signed", ends[column.kind]);
+	const height =
+		column.kind === "table"
+			? isChosen
+				? 21
+				: 12
+			: column.kind === "units"
+				? isChosen
+					? 46
+					: 28
+				: isChosen
+					? 42
+					: 26;
+	const top =
+		middle - height / 2 + (column.kind === "table" ? (column.nth - (column.of - 1) / 2) * height : 0);
+	const inRow = column.kind === "units" ? Math.min(UNITS_IN_ROW, row.length) : row.length;
+	const plus =
+		column.plus &&
+		draw(
+			"g",
+			{class: "plus"},
+			draw("circle", {cx: column.x - 12, cy: middle, r: 6}),
+			draw("path", {d: `M${column.x - 15} ${middle}h6m-3 -3v6`})
+		);
+	const caption =
+		isChosen &&
+		draw(
+			"text",
+			{
+				class: "words",
+				x: column.x + 1,
+				y: column.kind === "units" || column.nth === 1 ? top + height + 12 : top - 5
+			},
+			column.kind === "units"
+				? onOf(run, column.name, lane.at)
+				: scene.layout.width < WIDE && column.plus
+					? ""
+					: column.caption
+		);
+	return draw(
+		"g",
+		{class: `strip ${column.kind}`, onclick: alone(() => open(column.name))},
+		draw("title", {}, column.name),
+		cellsOf(row, {x: column.x, y: top, width: column.width, height}, paint, inRow),
+		plus,
+		caption
+	);
 }
 
-function answersOf({ candidates, before, position, run }, lane, column) {
-  const isChosen = lane.at === position;
-  const list = candidates(lane.at, lane.isLow ? 1 : isChosen ? 5 : 2);
-  const step = 17.5;
-  const middle = lane.y + lane.height / 2;
-  return draw("g", { class: "answers" }, list.map((choice, n) => answerOf(choice, { x: column.x, y: middle + (n - (list.length - 1) / 2) * step, width: column.width, old: before?.(lane.at)[choice.token], isReal: choice.token === run.targets[lane.at] })));
+function answersOf({candidates, before, position, run}, lane, column) {
+	const isChosen = lane.at === position;
+	const list = candidates(lane.at, lane.isLow ? 1 : isChosen ? 5 : 2);
+	const step = 17.5;
+	const middle = lane.y + lane.height / 2;
+	return draw(
+		"g",
+		{class: "answers"},
+		list.map((choice, n) =>
+			answerOf(choice, {
+				x: column.x,
+				y: middle + (n - (list.length - 1) / 2) * step,
+				width: column.width,
+				old: before?.(lane.at)[choice.token],
+				isReal: choice.token === run.targets[lane.at]
+			})
+		)
+	);
 }
 
 /** A head: a box with a line from each key to each query. */
 function headOf(scene, column) {
-  const { run, layout, position, line, page, off } = scene;
-  const weights = run.of(column.attention, "value");
-  const share = (query, key) => weights[(column.head * run.length + query) * run.length + key];
-  const isOff = off.includes(column.event);
-  const isChosen = line?.attention === column.attention && line.head === column.head;
-  const y = (at) => layout.lanes[at].y + layout.lanes[at].height / 2;
-  const [from, to] = [column.x + 16, column.x + column.width - 18];
-  const keys = keysOf(page, column, position);
-  const best = bestKey(keys, (key) => share(position, key));
-  const curve = (query, key) => `M${from} ${y(key)}C${(from + to) / 2} ${y(key)} ${(from + to) / 2} ${y(query)} ${to} ${y(query)}`;
-  const others = run.tokens.flatMap((_, query) => (query === position ? [] : Array.from({ length: query + 1 }, (__, key) => draw("path", { class: "hairline", d: curve(query, key), "stroke-width": Math.max(0.4, 4 * (share(query, key) || 0)).toFixed(1) }))));
-  const lines = keys.map((key) => lineOf(scene, column, key, { share: share(position, key), curve: curve(position, key), x: from + 14, y: y(key) + (layout.lanes[key].isLow ? 4 : key === position && position > 0 ? 20 : -10) }));
-  const starts = run.tokens.map((_, at) => (layout.lanes[at].isLow && at > position ? null : draw("g", { class: at > position ? "start later" : "start" }, draw("circle", { cx: from - 3, cy: y(at), r: 9 }), draw("text", { x: from - 3, y: y(at) + 4.5 }, letterOf(run.labels[at])))));
-  const ends = run.tokens.map((_, at) => draw("circle", { class: at === position ? "end chosen" : "end", cx: to, cy: y(at), r: at === position ? 6 : 3 }));
-  const [top, bottom] = [layout.top - 26, layout.height - 2];
-  const cross = isOff && draw("path", { class: "cross", d: `M${column.x + 4} ${top + 26}L${column.x + column.width - 4} ${bottom - 8}M${column.x + column.width - 4} ${top + 26}L${column.x + 4} ${bottom - 8}` });
-  return draw("g", { class: isOff ? "head off" : "head" }, others, lines, starts, ends, cross,
-    draw("rect", { class: isChosen ? "box chosen" : "box", x: column.x, y: top, width: column.width, height: bottom - top, rx: 7 }),
-    draw("text", { class: "heading small", x: column.x + 6, y: layout.top - 8 }, `head ${column.head}${isOff ? " · out" : ""}`),
-    isOff || column.width < 104 ? null : draw("text", { class: "words end", x: column.x + column.width - 6, y: layout.top - 8 }, `${letterOf(run.labels[best])} ${percent(share(position, best))} %`));
+	const {run, layout, position, line, page, off} = scene;
+	const weights = run.of(column.attention, "value");
+	const share = (query, key) => weights[(column.head * run.length + query) * run.length + key];
+	const isOff = off.includes(column.event);
+	const isChosen = line?.attention === column.attention && line.head === column.head;
+	const y = at => layout.lanes[at].y + layout.lanes[at].height / 2;
+	const [from, to] = [column.x + 16, column.x + column.width - 18];
+	const keys = keysOf(page, column, position);
+	const best = bestKey(keys, key => share(position, key));
+	const curve = (query, key) =>
+		`M${from} ${y(key)}C${(from + to) / 2} ${y(key)} ${(from + to) / 2} ${y(query)} ${to} ${y(query)}`;
+	const others = run.tokens.flatMap((_, query) =>
+		query === position
+			? []
+			: Array.from({length: query + 1}, (__, key) =>
+					draw("path", {
+						class: "hairline",
+						d: curve(query, key),
+						"stroke-width": Math.max(0.4, 4 * (share(query, key) || 0)).toFixed(1)
+					})
+				)
+	);
+	const lines = keys.map(key =>
+		lineOf(scene, column, key, {
+			share: share(position, key),
+			curve: curve(position, key),
+			x: from + 14,
+			y: y(key) + (layout.lanes[key].isLow ? 4 : key === position && position > 0 ? 20 : -10)
+		})
+	);
+	const starts = run.tokens.map((_, at) =>
+		layout.lanes[at].isLow && at > position
+			? null
+			: draw(
+					"g",
+					{class: at > position ? "start later" : "start"},
+					draw("circle", {cx: from - 3, cy: y(at), r: 9}),
+					draw("text", {x: from - 3, y: y(at) + 4.5}, letterOf(run.labels[at]))
+				)
+	);
+	const ends = run.tokens.map((_, at) =>
+		draw("circle", {
+			class: at === position ? "end chosen" : "end",
+			cx: to,
+			cy: y(at),
+			r: at === position ? 6 : 3
+		})
+	);
+	const [top, bottom] = [layout.top - 26, layout.height - 2];
+	const cross =
+		isOff &&
+		draw("path", {
+			class: "cross",
+			d:
+				`M${column.x + 4} ${top + 26}L${column.x + column.width - 4} ` +
+				`${bottom - 8}M${column.x + column.width - 4} ${top + 26}L${column.x + 4} ${bottom - 8}`
+		});
+	return draw(
+		"g",
+		{class: isOff ? "head off" : "head"},
+		others,
+		lines,
+		starts,
+		ends,
+		cross,
+		draw("rect", {
+			class: isChosen ? "box chosen" : "box",
+			x: column.x,
+			y: top,
+			width: column.width,
+			height: bottom - top,
+			rx: 7
+		}),
+		draw(
+			"text",
+			{class: "heading small", x: column.x + 6, y: layout.top - 8},
+			`head ${column.head}${isOff ? " · out" : ""}`
+		),
+		isOff || column.width < 104
+			? null
+			: draw(
+					"text",
+					{class: "words end", x: column.x + column.width - 6, y: layout.top - 8},
+					`${letterOf(run.labels[best])} ${percent(share(position, best))} %`
+				)
+	);
 }
 
 /** A layer that is closed: a button that opens it. */
-function closedOf({ layout, openLayer }, column) {
-  const top = layout.top - 26;
-  return draw("g", { class: "layer", onclick: alone(() => openLayer(column.layer)) }, draw("rect", { class: "box chosen", x: column.x, y: top, width: column.width, height: layout.height - 2 - top, rx: 7 }), draw("text", { class: "heading small middle", x: column.x + column.width / 2, y: layout.top - 8 }, `layer ${column.layer}`));
+function closedOf({layout, openLayer}, column) {
+	const top = layout.top - 26;
+	return draw(
+		"g",
+		{class: "layer", onclick: alone(() => openLayer(column.layer))},
+		draw("rect", {
+			class: "box chosen",
+			x: column.x,
+			y: top,
+			width: column.width,
+			height: layout.height - 2 - top,
+			rx: 7
+		}),
+		draw(
+			"text",
+			{class: "heading small middle", x: column.x + column.width / 2, y: layout.top - 8},
+			`layer ${column.layer}`
+		)
+	);
 }

@@ -1,72 +1,127 @@
 // The parts of the picture: strips of cells, lines of attention, and bars of the likeliest next tokens.
 
-import { scaleOf } from "./colors.js";
-import { alone, draw } from "./dom.js";
-import { letterOf } from "./letters.js";
-import { percent } from "./numbers.js";
+import {scaleOf} from "./colors.js";
+import {alone, draw} from "./dom.js";
+import {letterOf} from "./letters.js";
+import {percent} from "./numbers.js";
 
 export const UNITS_IN_ROW = 16;
-const [CELLS, UNITS] = [64, 128]; // largest number of cells of a strip and of units; with more numbers, neighbours share a cell
+// largest number of cells of a strip and of units; with more numbers, neighbours share a cell
+const [CELLS, UNITS] = [64, 128];
 const THICKEST = 10; // pixels of a line of 100 %
 
-/** The largest magnitude of each family of arrays: the tables, the residual stream, and the units of an MLP. */
+/** The largest magnitude of each family of arrays: the tables, the residual stream, and the units of an
+    MLP. */
 export function endsOf(run, columns) {
-  const ends = { table: 0, stream: 0, units: 0 };
-  for (const { kind, name } of columns.filter(({ kind: each }) => each in ends)) {
-    for (const value of run.of(name, "value")) if (Number.isFinite(value)) ends[kind] = Math.max(ends[kind], Math.abs(value));
-  }
-  return ends;
+	const ends = {table: 0, stream: 0, units: 0};
+	for (const {kind, name} of columns.filter(({kind: each}) => each in ends)) {
+		for (const value of run.of(name, "value"))
+			if (Number.isFinite(value)) ends[kind] = Math.max(ends[kind], Math.abs(value));
+	}
+	return ends;
 }
 
-/** The row of an array at a position, for a number of cells: of neighbours, the one with the largest magnitude. */
+/** The row of an array at a position, for a number of cells: of neighbours, the one with the largest
+    magnitude. */
 export function rowOf(run, name, at, kind) {
-  const size = run.shape(name).at(-1);
-  const row = Array.from(run.of(name, "value").subarray(at * size, (at + 1) * size));
-  const step = Math.ceil(size / (kind === "units" ? UNITS : CELLS));
-  return step === 1 ? row : Array.from({ length: Math.ceil(size / step) }, (_, n) => row.slice(n * step, (n + 1) * step).reduce((a, b) => (Math.abs(b) > Math.abs(a) ? b : a)));
+	const size = run.shape(name).at(-1);
+	const row = Array.from(run.of(name, "value").subarray(at * size, (at + 1) * size));
+	const step = Math.ceil(size / (kind === "units" ? UNITS : CELLS));
+	return step === 1
+		? row
+		: Array.from({length: Math.ceil(size / step)}, (_, n) =>
+				row.slice(n * step, (n + 1) * step).reduce((a, b) => (Math.abs(b) > Math.abs(a) ? b : a))
+			);
 }
 
 /** How many units of an MLP are above 0 at a position, in words. */
 export function onOf(run, name, at) {
-  const size = run.shape(name).at(-1);
-  return `${Array.from(run.of(name, "value").subarray(at * size, (at + 1) * size)).filter((value) => value > 0).length} of ${size} are on`;
+	const size = run.shape(name).at(-1);
+	const values = Array.from(run.of(name, "value").subarray(at * size, (at + 1) * size));
+	return `${values.filter(value => value > 0).length} of ${size} are on`;
 }
 
 /** A number and a title. */
-export const titleOf = (number, x, y, title) => [draw("circle", { class: "badge", cx: x + 9, cy: y, r: 9 }), draw("text", { class: "badge-number", x: x + 9, y: y + 4.5 }, String(number)), draw("text", { class: "heading", x: x + 23, y: y + 5 }, title)];
+export const titleOf = (number, x, y, title) => [
+	draw("circle", {class: "badge", cx: x + 9, cy: y, r: 9}),
+	draw("text", {class: "badge-number", x: x + 9, y: y + 4.5}, String(number)),
+	draw("text", {class: "heading", x: x + 23, y: y + 5}, title)
+];
 
 /** A row of numbers as cells in a frame. */
-export function cellsOf(row, { x, y, width, height }, paint, inRow = row.length) {
-  const [w, h] = [width / inRow, height / Math.ceil(row.length / inRow)];
-  const cells = row.map((value, n) => draw("rect", { x: (x + (n % inRow) * w).toFixed(1), y: (y + Math.floor(n / inRow) * h).toFixed(1), width: (w - (w > 3 ? 0.5 : 0)).toFixed(1), height: (h - (inRow < row.length ? 0.5 : 0)).toFixed(1), fill: Number.isFinite(value) ? `rgb(${paint(value).join(" ")})` : "none" }));
-  return [cells, draw("rect", { class: "frame", x, y, width, height })];
+export function cellsOf(row, {x, y, width, height}, paint, inRow = row.length) {
+	const [w, h] = [width / inRow, height / Math.ceil(row.length / inRow)];
+	const cells = row.map((value, n) =>
+		draw("rect", {
+			x: (x + (n % inRow) * w).toFixed(1),
+			y: (y + Math.floor(n / inRow) * h).toFixed(1),
+			width: (w - (w > 3 ? 0.5 : 0)).toFixed(1),
+			height: (h - (inRow < row.length ? 0.5 : 0)).toFixed(1),
+			fill: Number.isFinite(value) ? `rgb(${paint(value).join(" ")})` : "none"
+		})
+	);
+	return [cells, draw("rect", {class: "frame", x, y, width, height})];
 }
 
 /** The keys that the chosen lane sees. */
-export const keysOf = (page, { attention, head }, position) => Array.from({ length: position + 1 }, (_, key) => key).filter((key) => !page.isMasked(attention, [head, position, key]));
+export const keysOf = (page, {attention, head}, position) =>
+	Array.from({length: position + 1}, (_, key) => key).filter(
+		key => !page.isMasked(attention, [head, position, key])
+	);
 
 /** The key with the largest share. */
 export const bestKey = (keys, share) => keys.reduce((a, b) => (share(b) > share(a) ? b : a), keys[0]);
 
-/** A line of attention from a key to the chosen lane, with its share in percent. `unit` stands behind the share. */
-export function lineOf({ position, line, chooseLine, off }, { attention, head }, key, { share, curve, x, y, unit = " %" }) {
-  const name = `${attention}[${head},${position},${key}]`;
-  const kind = ["attends", line?.name === name ? "chosen" : "", off.includes(name) ? "cut" : ""].join(" ");
-  const size = share || 0; // NaN has no width
-  const pick = alone(() => chooseLine({ attention, head, query: position, key }));
-  return draw("g", { class: kind, onclick: pick }, draw("title", {}, name), draw("path", { class: "touch", d: curve }),
-    draw("path", { d: curve, stroke: `rgb(${scaleOf("share")(0.5 + size / 2).join(" ")})`, "stroke-width": Math.max(1, THICKEST * size).toFixed(1) }), draw("text", { class: "share", x, y }, percent(share) + unit));
+/** A line of attention from a key to the chosen lane, with its share in percent. `unit` stands behind the
+    share. */
+export function lineOf(
+	{position, line, chooseLine, off},
+	{attention, head},
+	key,
+	{share, curve, x, y, unit = " %"}
+) {
+	const name = `${attention}[${head},${position},${key}]`;
+	const kind = ["attends", line?.name === name ? "chosen" : "", off.includes(name) ? "cut" : ""].join(" ");
+	const size = share || 0; // NaN has no width
+	const pick = alone(() => chooseLine({attention, head, query: position, key}));
+	return draw(
+		"g",
+		{class: kind, onclick: pick},
+		draw("title", {}, name),
+		draw("path", {class: "touch", d: curve}),
+		draw("path", {
+			d: curve,
+			stroke: `rgb(${scaleOf("share")(0.5 + size / 2).join(" ")})`,
+			"stroke-width": Math.max(1, THICKEST * size).toFixed(1)
+		}),
+		draw("text", {class: "share", x, y}, percent(share) + unit)
+	);
 }
 
-/** A token that may come next: its bar, a dashed outline of the bar before the changes, and its chance in percent. The name
-    of the token takes `named` pixels. */
-export function answerOf({ label, p }, { x, y, width, old, isReal, named = 20 }) {
-  const letter = letterOf(label);
-  const [from, room] = [x + named + 6, width - named - 54];
-  const [middle, half] = [x + named / 2, Math.min(named / 2, Math.max(10, 3.7 * letter.length))];
-  return draw("g", { class: isReal ? "real" : "" },
-    draw("text", { class: letter.length > 1 ? "answer word" : "answer", x: middle, y: y + 5 }, letter), isReal ? draw("line", { class: "underline", x1: middle - half, x2: middle + half, y1: y + 8.5, y2: y + 8.5 }) : null,
-    draw("rect", { class: "room", x: from, y: y - 4.5, width: room, height: 9, rx: 1.5 }), draw("rect", { class: "part", x: from, y: y - 4.5, width: room * (p || 0), height: 9, rx: 1.5 }),
-    old === undefined ? null : draw("rect", { class: "before", x: from, y: y - 4.5, width: Math.max(1, room * (old || 0)), height: 9 }),
-    draw("text", { class: "n", x: x + width, y: y + 4.5 }, (100 * p).toPrecision(3)));
+/** A token that may come next: its bar, a dashed outline of the bar before the changes, and its chance in
+    percent. The name of the token takes `named` pixels. */
+export function answerOf({label, p}, {x, y, width, old, isReal, named = 20}) {
+	const letter = letterOf(label);
+	const [from, room] = [x + named + 6, width - named - 54];
+	const [middle, half] = [x + named / 2, Math.min(named / 2, Math.max(10, 3.7 * letter.length))];
+	return draw(
+		"g",
+		{class: isReal ? "real" : ""},
+		draw("text", {class: letter.length > 1 ? "answer word" : "answer", x: middle, y: y + 5}, letter),
+		isReal
+			? draw("line", {class: "underline", x1: middle - half, x2: middle + half, y1: y + 8.5, y2: y + 8.5})
+			: null,
+		draw("rect", {class: "room", x: from, y: y - 4.5, width: room, height: 9, rx: 1.5}),
+		draw("rect", {class: "part", x: from, y: y - 4.5, width: room * (p || 0), height: 9, rx: 1.5}),
+		old === undefined
+			? null
+			: draw("rect", {
+					class: "before",
+					x: from,
+					y: y - 4.5,
+					width: Math.max(1, room * (old || 0)),
+					height: 9
+				}),
+		draw("text", {class: "n", x: x + width, y: y + 4.5}, (100 * p).toPrecision(3))
+	);
 }

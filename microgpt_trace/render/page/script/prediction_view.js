@@ -1,62 +1,132 @@
-// The prediction of the model after a position: all candidates as bars. If the run has changes, each candidate also
-// has its original probability.
+// The prediction of the model after a position: all candidates as bars. If the run has changes, each
+// candidate also has its original probability.
 
-import { bar, make } from "./dom.js";
-import { chance, short } from "./numbers.js";
+import {bar, make, makeButton} from "./dom.js";
+import {chance, short} from "./numbers.js";
 
 const FIRST = 10; // number of candidates that are shown at first
 
-export function predictionView({ page, run, original, position, go, set, options: { expanded } }) {
-  const candidates = candidatesOf(page, run, position);
-  const heading = (more) => make("h2", {}, "Prediction", make("small", {}, ` after position ${position} (${run.labels[position]})${more}`));
-  const none = (words) => make("section", { class: "prediction", "aria-label": "Prediction" }, heading(""), make("p", { class: "dim" }, words));
-  if (!candidates) return page.predictions.length ? none("The trace has no prediction for this position. Add it with --positions.") : null;
-  if (candidates.order.some((token) => Number.isNaN(candidates.p[token]))) return none("There is no prediction, because the probabilities are not finite.");
-  const before = original && candidatesOf(page, original, position);
-  const target = run.targets[position];
-  const leads = run.of(page.probabilities, "value") ? page.probabilities : page.row(page.probabilities).inputs[0];
-  const rows = candidates.order.map((token) => make("tr", { class: token === target ? "target" : "" },
-    make("th", { scope: "row" }, make("button", { type: "button", class: "link", onclick: () => go({ of: "value", name: leads, index: [position, token] }) }, page.vocabulary[token])),
-    make("td", { class: "n" }, chance(candidates.p[token])),
-    make("td", {}, bar(candidates.p[token], before?.p[token])),
-    before ? make("td", { class: "n dim" }, chance(before.p[token])) : null));
-  const follows = target === null ? "" : `; the next token is ${page.vocabulary[target]}, rank ${candidates.rank ?? candidates.order.indexOf(target) + 1}`;
-  const head = before ? make("thead", {}, make("tr", {}, make("td", {}), make("th", { scope: "col" }, "P"), make("td", {}), make("th", { scope: "col" }, "original"))) : null;
-  const table = (shown, title) => make("table", { class: "bars" }, make("caption", { class: "visually-hidden" }, title), head?.cloneNode(true), make("tbody", {}, shown));
-  const more = make("details", { open: expanded, ontoggle: (event) => set({ expanded: event.target.open }, false) }, make("summary", {}, `${rows.length - FIRST} more tokens`), table(rows.slice(FIRST), "other candidates"));
-  const loss = lossOf(page, run, original);
-  return make("section", { class: "prediction", "aria-label": "Prediction" },
-    heading(follows),
-    table(rows.slice(0, FIRST), "candidates"), rows.length > FIRST ? more : null, loss);
+export function predictionView({page, run, original, position, go, set, options: {expanded}}) {
+	const candidates = candidatesOf(page, run, position);
+	const heading = more =>
+		make(
+			"h2",
+			{},
+			"Prediction",
+			make("small", {}, ` after position ${position} (${run.labels[position]})${more}`)
+		);
+	const none = words =>
+		make(
+			"section",
+			{class: "prediction", "aria-label": "Prediction"},
+			heading(""),
+			make("p", {class: "dim"}, words)
+		);
+	if (!candidates)
+		return page.predictions.length
+			? none("The trace has no prediction for this position. Add it with --positions.")
+			: null;
+	if (candidates.order.some(token => Number.isNaN(candidates.p[token])))
+		return none("There is no prediction, because the probabilities are not finite.");
+	const before = original && candidatesOf(page, original, position);
+	const target = run.targets[position];
+	const leads = run.of(page.probabilities, "value")
+		? page.probabilities
+		: page.row(page.probabilities).inputs[0];
+	const rows = candidates.order.map(token =>
+		make(
+			"tr",
+			{class: token === target ? "target" : ""},
+			make(
+				"th",
+				{scope: "row"},
+				makeButton(
+					{class: "link", onclick: () => go({of: "value", name: leads, index: [position, token]})},
+					page.vocabulary[token]
+				)
+			),
+			make("td", {class: "n"}, chance(candidates.p[token])),
+			make("td", {}, bar(candidates.p[token], before?.p[token])),
+			before ? make("td", {class: "n dim"}, chance(before.p[token])) : null
+		)
+	);
+	const follows =
+		target === null
+			? ""
+			: `; the next token is ${page.vocabulary[target]}, rank ` +
+				`${candidates.rank ?? candidates.order.indexOf(target) + 1}`;
+	const head = before
+		? make(
+				"thead",
+				{},
+				make(
+					"tr",
+					{},
+					make("td", {}),
+					make("th", {scope: "col"}, "P"),
+					make("td", {}),
+					make("th", {scope: "col"}, "original")
+				)
+			)
+		: null;
+	const table = (shown, title) =>
+		make(
+			"table",
+			{class: "bars"},
+			make("caption", {class: "visually-hidden"}, title),
+			head?.cloneNode(true),
+			make("tbody", {}, shown)
+		);
+	const more = make(
+		"details",
+		{open: expanded, ontoggle: event => set({expanded: event.target.open}, false)},
+		make("summary", {}, `${rows.length - FIRST} more tokens`),
+		table(rows.slice(FIRST), "other candidates")
+	);
+	const loss = lossOf(page, run, original);
+	return make(
+		"section",
+		{class: "prediction", "aria-label": "Prediction"},
+		heading(follows),
+		table(rows.slice(0, FIRST), "candidates"),
+		rows.length > FIRST ? more : null,
+		loss
+	);
 }
 
 /** The mean loss over all positions, and the mean loss of the original run if the run has changes. */
 function lossOf(page, run, original) {
-  const loss = page.events.at(-1);
-  if (loss.axes.length || !run.of(loss.name, "value")) return null;
-  const lossIn = (each) => short(each.of(loss.name, "value")[0], 5);
-  return make("p", {}, "mean loss ", make("strong", {}, lossIn(run)), original ? `, original ${lossIn(original)}` : "");
+	const loss = page.events.at(-1);
+	if (loss.axes.length || !run.of(loss.name, "value")) return null;
+	const lossIn = each => short(each.of(loss.name, "value")[0], 5);
+	return make(
+		"p",
+		{},
+		"mean loss ",
+		make("strong", {}, lossIn(run)),
+		original ? `, original ${lossIn(original)}` : ""
+	);
 }
 
-/** The probabilities after a position, and its tokens, the most likely first. The page may hold only some of the
-    tokens. Null if it holds none. */
+/** The probabilities after a position, and its tokens, the most likely first. The page may hold only some of
+    the tokens. Null if it holds none. */
 function candidatesOf(page, run, position) {
-  const probabilities = page.probabilities && run.of(page.probabilities, "value");
-  if (!probabilities) return listed(page.predictions.find((prediction) => prediction.position === position));
-  const size = run.shape(page.probabilities)[1];
-  const p = probabilities.slice(position * size, (position + 1) * size);
-  const order = Array.from(p.keys()).toSorted((a, b) => p[b] - p[a] || a - b);
-  return { p, order };
+	const probabilities = page.probabilities && run.of(page.probabilities, "value");
+	if (!probabilities) return listed(page.predictions.find(prediction => prediction.position === position));
+	const size = run.shape(page.probabilities)[1];
+	const p = probabilities.slice(position * size, (position + 1) * size);
+	const order = Array.from(p.keys()).toSorted((a, b) => p[b] - p[a] || a - b);
+	return {p, order};
 }
 
 function listed(prediction) {
-  if (!prediction) return null;
-  const p = Object.fromEntries(prediction.top);
-  const order = prediction.top.map(([token]) => token);
-  const [target, likelihood, rank] = prediction.target ?? [];
-  if (target !== undefined && !order.includes(target)) {
-    order.push(target);
-    p[target] = likelihood;
-  }
-  return { p, order, rank };
+	if (!prediction) return null;
+	const p = Object.fromEntries(prediction.top);
+	const order = prediction.top.map(([token]) => token);
+	const [target, likelihood, rank] = prediction.target ?? [];
+	if (target !== undefined && !order.includes(target)) {
+		order.push(target);
+		p[target] = likelihood;
+	}
+	return {p, order, rank};
 }

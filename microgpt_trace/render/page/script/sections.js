@@ -1,5 +1,5 @@
 // The page of a result that has only sections and no view.
 
-import { start } from "./result_page.js";
+import {start} from "./result_page.js";
 
 start();

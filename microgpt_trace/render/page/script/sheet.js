@@ -1,32 +1,84 @@
-// The table and the questions of the printed sheet: the chance of the real next letter at every place, now and with each
-// part out.
+// The table and the questions of the printed sheet: the chance of the real next letter at every place, now
+// and with each part out.
 
-import { ordinal } from "./answer_view.js";
-import { chancesAfter, chancesWith, partsOf } from "./changes.js";
-import { make } from "./dom.js";
-import { letterOf } from "./letters.js";
-import { chance } from "./numbers.js";
+import {ordinal} from "./answer_view.js";
+import {chancesAfter, chancesWith, partsOf} from "./changes.js";
+import {make} from "./dom.js";
+import {letterOf} from "./letters.js";
+import {chance} from "./numbers.js";
 
 /** The sheet of a run, with questions about the chosen lane and its line. */
-export function sheetOf({ page, state, run, position, line }) {
-  const parts = partsOf(page).map(({ name, words }) => ({ words, isOut: state.off.includes(name), chances: chancesWith(page, state, run, name) }));
-  const percent = (p) => (100 * p).toPrecision(3);
-  const rows = run.tokens.map((_, at) => {
-    const all = chancesAfter(page, run, at);
-    const p = all[run.targets[at]];
-    const cells = [percent(p), ordinal(1 + all.filter((other) => other > p).length), ...parts.map(({ chances }) => percent(chances[at]))];
-    return make("tr", { class: at === position ? "total" : "" }, make("td", {}, run.labels.slice(1, at + 1).join("") || "·"), make("td", {}, letterOf(page.vocabulary[run.targets[at]])), cells.map((text) => make("td", { class: "n" }, text)));
-  });
-  const heads = ["read", "next", "chance", "rank", ...parts.map(({ words, isOut }) => `${isOut ? "with" : "no"} ${words}`)];
-  const table = make("table", {}, make("thead", {}, make("tr", {}, heads.map((words) => make("th", { scope: "col" }, words)))), make("tbody", {}, rows));
-  return make("section", { class: "sheet" }, make("h2", {}, "Chance of the real next letter in %, and with one part out"), table, make("h2", {}, "Questions to discuss"), make("ul", {}, questionsOf({ page, run, position, line, parts }).map((question) => make("li", {}, question))));
+export function sheetOf({page, state, run, position, line}) {
+	const parts = partsOf(page).map(({name, words}) => ({
+		words,
+		isOut: state.off.includes(name),
+		chances: chancesWith(page, state, run, name)
+	}));
+	const percent = p => (100 * p).toPrecision(3);
+	const rows = run.tokens.map((_, at) => {
+		const all = chancesAfter(page, run, at);
+		const p = all[run.targets[at]];
+		const cells = [
+			percent(p),
+			ordinal(1 + all.filter(other => other > p).length),
+			...parts.map(({chances}) => percent(chances[at]))
+		];
+		return make(
+			"tr",
+			{class: at === position ? "total" : ""},
+			make("td", {}, run.labels.slice(1, at + 1).join("") || "·"),
+			make("td", {}, letterOf(page.vocabulary[run.targets[at]])),
+			cells.map(text => make("td", {class: "n"}, text))
+		);
+	});
+	const heads = [
+		"read",
+		"next",
+		"chance",
+		"rank",
+		...parts.map(({words, isOut}) => `${isOut ? "with" : "no"} ${words}`)
+	];
+	const table = make(
+		"table",
+		{},
+		make(
+			"thead",
+			{},
+			make(
+				"tr",
+				{},
+				heads.map(words => make("th", {scope: "col"}, words))
+			)
+		),
+		make("tbody", {}, rows)
+	);
+	return make(
+		"section",
+		{class: "sheet"},
+		make("h2", {}, "Chance of the real next letter in %, and with one part out"),
+		table,
+		make("h2", {}, "Questions to discuss"),
+		make(
+			"ul",
+			{},
+			questionsOf({page, run, position, line, parts}).map(question => make("li", {}, question))
+		)
+	);
 }
 
-function questionsOf({ page, run, position, line, parts }) {
-  const now = chancesAfter(page, run, position)[run.targets[position]];
-  const size = ({ chances }) => Math.abs(Math.log(chances[position] / now));
-  const most = parts.reduce((a, b) => (size(b) > size(a) ? b : a));
-  const letter = letterOf(page.vocabulary[run.targets[position]]);
-  const first = `${most.isOut ? "With" : "Without"} ${most.words}, the chance of ${letter} goes from ${chance(now)} to ${chance(most.chances[position])}. Why?`;
-  return [first, line ? `Head ${line.head} looks most at one place. Which other head looks there too, and does the answer need both?` : "Which part matters least here, and why?"];
+function questionsOf({page, run, position, line, parts}) {
+	const now = chancesAfter(page, run, position)[run.targets[position]];
+	const size = ({chances}) => Math.abs(Math.log(chances[position] / now));
+	const most = parts.reduce((a, b) => (size(b) > size(a) ? b : a));
+	const letter = letterOf(page.vocabulary[run.targets[position]]);
+	const first =
+		`${most.isOut ? "With" : "Without"} ${most.words}, the chance of ${letter} goes from ${chance(now)} ` +
+		`to ${chance(most.chances[position])}. Why?`;
+	return [
+		first,
+		line
+			? `Head ${line.head} looks most at one place. Which other head looks there too, and does the ` +
+				"answer need both?"
+			: "Which part matters least here, and why?"
+	];
 }

@@ -1,4 +1,5 @@
-"""Find how two parameters that should be equal are related: B may be A transposed, permuted, scaled ...
+"""Compare the parameters of two models, and find how two parameters that should be equal are related: B may
+be A transposed, permuted, scaled ...
 
 A relation holds if the transformed A equals B within the tolerance of the stored types.
 """
@@ -6,19 +7,21 @@ A relation holds if the transformed A equals B within the tolerance of the store
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cache
 from typing import Literal, NamedTuple
 
 import numpy as np
 
+from ..architecture.edits import Report, unreported
 from ..architecture.plans.plan import kind_of
 from ..arrays.stats import Array
 from ..decoder.catalogue import turned_names
-from ..rounding.levels import bits_of_type, bits_used, narrowed
-from ..rounding.stored_types import BLOCK, FACTOR, LIMIT, QuantisationDistance, Values, measure
+from ..readers.model_file import even_rows_first
 from ..text.wording import listed
+from .stored_rounding import BLOCK, FACTOR, LIMIT, QuantisationDistance, Values, measure
+from .used_bits import bits_of_type, bits_used, narrowed
 
 _SAMPLE = 1 << 12  # how many elements are compared first, to rule out most relations
 _MOST_TRANSPOSED = 1 << 26  # matrices with more elements (256 MB) are not transposed
@@ -47,6 +50,55 @@ class Cause(NamedTuple):
     def told(self, a: str = "A", b: str = "B") -> str:
         """Return the sentence with the names of the sides."""
         return self.text.format(A=a, B=b)
+
+
+class ParameterPair(NamedTuple):
+    """A parameter of model B, and the parameter of model A that should be equal. `name_a` or `name_b` is
+    "wte" if a side uses "wte" for "lm_head".
+
+    `distance` is None if the pair was not compared, or if the shapes differ or are single numbers. `cause` is
+    None if the distance is allowed, or if no relation explains the distance.
+    """
+
+    name: str
+    name_a: str
+    name_b: str
+    a: Values
+    b: Values
+    distance: QuantisationDistance | None = None
+    allowed: bool = False
+    cause: Cause | None = None
+
+
+def paired(a: Mapping[str, Values], b: Mapping[str, Values], names: Iterable[str]) -> list[ParameterPair]:
+    """Pair the parameters with these names that both models have. A model without "lm_head" uses "wte"."""
+
+    def used(name: str, values: Mapping[str, Values]) -> str:
+        return "wte" if name == "lm_head" and name not in values else name
+
+    both = ((name, used(name, a), used(name, b)) for name in names)
+    return [ParameterPair(name, x, y, a[x], b[y]) for name, x, y in both if x in a and y in b]
+
+
+def compared_parameters(
+    pairs: Sequence[ParameterPair], a: Mapping[str, Values], head_dims: tuple[int, ...], limit: float,
+    rtol: float | None = None, report: Report = unreported,
+) -> Iterator[ParameterPair]:  # fmt: skip
+    """Compare the parameters of each pair. `a` has all parameters of model A, which B may contain by mistake.
+
+    `limit` is the relative L2 distance that exact types may have. If `rtol` is set, it limits all types.
+    `head_dims` lists the head widths of both models. `report(done, of)` is called with the number of compared
+    pairs and of all pairs.
+    """
+    for done, pair in enumerate(pairs):
+        report(done, len(pairs))
+        if pair.a.shape != pair.b.shape or not pair.a.shape:
+            yield pair
+            continue
+        distance, others = measure(pair.a, pair.b), {**a, pair.name_a: pair.a}
+        allowed = distance.holds(limit, rtol)
+        cause = None if allowed else find_cause(pair.name_a, others, pair.b, distance, head_dims)
+        yield pair._replace(distance=distance, allowed=allowed, cause=cause)
 
 
 Candidate = tuple[Cause, Values, Values]
@@ -209,12 +261,12 @@ def _candidates(
 
 
 def _rope_orders(own: Values, b: Values, head_dims: tuple[int, ...]) -> Iterator[Candidate]:
+    text = "RoPE order: {}'s rows are in GGUF's adjacent pairs, or {}'s rows were converted once too often"
     for dim in dict.fromkeys(head_dims):
-        if own.shape[0] % dim == 0:
-            order = "RoPE order: {}'s rows are in GGUF's adjacent pairs, or {}'s rows were converted "
-            order += "once too often"
-            yield Cause("permuted", order.format("{B}", "{A}"), "B"), own, in_halves(b, dim)
-            yield Cause("permuted", order.format("{A}", "{B}"), "A"), in_halves(own, dim), b
+        if own.tensor and b.tensor and own.shape[0] % dim == dim % 2 == 0:
+            ours, theirs = (Values.of(even_rows_first(side.tensor, dim)) for side in (b, own) if side.tensor)
+            yield Cause("permuted", text.format("{B}", "{A}"), "B"), own, ours
+            yield Cause("permuted", text.format("{A}", "{B}"), "A"), theirs, b
 
 
 def _namesakes(name: str, a: Mapping[str, Values]) -> list[str]:
@@ -262,21 +314,6 @@ def transposed(values: Values) -> Values:
         return lambda start, stop: np.ascontiguousarray(whole()[start:stop])
 
     return replace(values, rows=transpose(values.rows), steps=transpose(values.steps))
-
-
-def in_halves(values: Values, head_dim: int) -> Values:
-    """Reorder rows from GGUF's adjacent pairs to Hugging Face's halves, for heads of `head_dim` channels."""
-
-    def reordered(rows: Rows) -> Rows:
-        def between(start: int, stop: int) -> Array:
-            first, last = start // head_dim * head_dim, -(-stop // head_dim) * head_dim
-            pairs = rows(first, last)
-            halves = pairs.reshape(-1, head_dim // 2, 2, *pairs.shape[1:]).swapaxes(1, 2)
-            return halves.reshape(pairs.shape)[start - first : stop - first]
-
-        return between
-
-    return replace(values, rows=reordered(values.rows), steps=reordered(values.steps))
 
 
 def _cut_to_bf16(values: Values) -> Values:

@@ -1,5 +1,4 @@
-"""The events that the modules of a transformers model return and read, and the decoder in a PyTorch model.
-This file does not import torch.
+"""The events that the modules of a transformers model return and read.
 
 A module with parameters returns the event whose row uses these parameters, and reads the input of this row.
 So the names of modules follow from the plan and from the names of parameters. An architecture lists only the
@@ -8,23 +7,29 @@ modules without parameters.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import cache, cached_property
 from itertools import chain
-from typing import Any
+from typing import NamedTuple
 
 from ..architecture.plans.kinds import Activation, Experts, Linear, Lookup, Mixture
 from ..architecture.plans.plan import Operation, Plan, kind_of, layer_of, stage_of
 from ..decoder.architecture import FUSED, Architecture
-from ..decoder.catalogue import ARCHITECTURES, architecture_named, example, families
-from ..errors import InputError
+from ..decoder.catalogue import ARCHITECTURES, architecture_named, example
 from ..text.frozen import frozen
 
 Events = tuple[str, ...]
 LAYER_INPUT = "input of layer #"  # the output of the previous layer, or the embedding
 LAST_OUTPUT = "output of the last layer"
 HEADS = ("lm_head", "embed_out")
-OTHER_SPLIT = "multi_query"  # an attribute of attentions that split the fused product in an unsupported way
+
+
+class ModuleValue(NamedTuple):
+    """The output or the input of a module in a layer, and its events, where # stands for the layer number."""
+
+    path: str  # of the module
+    events: Events
+    of_input: bool = False
 
 
 @frozen(slots=False, eq=False)
@@ -149,10 +154,9 @@ class ModuleNames:
         return (*self.embedding, self.blocks, self.norm)
 
     @cached_property
-    def taps(self) -> tuple[tuple[str, bool, Events], ...]:
-        """The inputs and outputs to record in a layer. A tuple contains the path of a module, True for the
-        input or False for the output, and the events (# stands for the layer number). An input is listed only
-        if no module returns the event."""
+    def recorded(self) -> tuple[ModuleValue, ...]:
+        """The inputs and outputs to record in a layer. An input is listed only if no module returns
+        the event."""
         layer = self.other[self.layers]
         known = {LAYER_INPUT, LAST_OUTPUT, *layer, *chain(*self.in_layer.values())}
         read: dict[str, str] = {}
@@ -161,9 +165,9 @@ class ModuleNames:
             if event and event not in known:
                 read.setdefault(event, path)
         return (
-            *((path, False, events) for path, events in self.in_layer.items()),
-            *((path, True, (event,)) for event, path in read.items()),
-            ("", False, layer),
+            *(ModuleValue(path, events) for path, events in self.in_layer.items()),
+            *(ModuleValue(path, (event,), of_input=True) for event, path in read.items()),
+            ModuleValue("", layer),
         )
 
     @cached_property
@@ -204,105 +208,3 @@ def modules_of(name: str) -> ModuleNames:
     """Return the modules of an architecture of the catalogue."""
     types = tuple(own for own, module in ARCHITECTURES.items() if module == ARCHITECTURES[name])
     return ModuleNames(types, architecture_named(name), example(name))
-
-
-# --- The decoder in a PyTorch model ------------------------------------------------------------------
-
-
-@frozen(slots=False, eq=False)
-class TorchDecoder:
-    """The decoder in a model."""
-
-    family: ModuleNames
-    stack: Any  # the module with the embedding, layers and norm
-    layers: Sequence[Any]
-    head: Any  # None for a model without a head
-    whole: Any  # the module with the stack and the head, or None if the stack is the whole model
-
-    def has(self, layer: Any, path: str) -> bool:
-        """Return True if a layer has the module at a path, and the module inside that computes first."""
-        outer = f"{self.family.layers}."
-        first = self.family.first_in(outer + path).removeprefix(outer) if path else ""
-        return all(module_at(layer, own) is not None for own in (path, first))
-
-
-def find_decoder(model: Any) -> TorchDecoder:
-    """Find the decoder in a model by the names of modules. Raises InputError unless the model contains
-    exactly one decoder."""
-    kind = type(model).__name__
-    if not hasattr(model, "named_modules"):
-        raise InputError(f"record(): expected a PyTorch model, found {kind}")
-    modules = dict(model.named_modules())
-    known = [modules_of(name) for name in families()]
-    stacks = {
-        name: fitting
-        for name, module in modules.items()
-        if (fitting := [family for family in known if module._modules.keys() >= set(family.stack)])
-    }
-    if not stacks:
-        ways: dict[tuple[str, ...], str] = {}
-        for family in known:
-            ways.setdefault(family.stack, family.architecture.names.family)
-        expected = [f"{', '.join(stack)}, as in {family}" for stack, family in ways.items()]
-        raise InputError(
-            f"{kind}: expected a module with the children {', or '.join(expected)}; found"
-            f" {', '.join(list(modules)[1:6]) or 'no modules'} ..."
-        )
-    if len(stacks) > 1:
-        raise InputError(f"{kind} has {len(stacks)} decoders ({', '.join(stacks)}): record one of them")
-    ((name, fitting),) = stacks.items()
-    family, layers = _fitting(modules[name], name, fitting)
-    whole = modules[name.rpartition(".")[0]] if name else None
-    head = None if whole is None else next(filter(None, map(whole._modules.get, HEADS)), None)
-    return TorchDecoder(family, modules[name], layers, head, whole)
-
-
-def _fitting(stack: Any, name: str, families: Sequence[ModuleNames]) -> tuple[ModuleNames, list[Any]]:
-    """Return the first family whose modules the layers have, and the layers. The family that the config of
-    the stack names comes first. Raises InputError if the layers have other modules than each family."""
-    problems, kind = [], getattr(getattr(stack, "config", None), "model_type", None)
-    for family in sorted(families, key=lambda family: kind not in family.types):
-        layers = list(getattr(stack, family.blocks))
-        found = [(i, what) for i, own in enumerate(layers) if (what := _problem(family, own))]
-        if not found:
-            return family, layers
-        problems += [f"{name}.{family.blocks}.{i}: {what}".lstrip(".") for i, what in found]
-    raise InputError(problems[0])
-
-
-def _problem(names: ModuleNames, layer: Any) -> str:
-    """Return why a layer does not belong to an architecture, or "". Other modules with parameters change the
-    meaning of the outputs, such as Gemma's norms after attention and MLP."""
-    family, optional = names.architecture.names.family, names.architecture.optional_modules
-    for path in names.in_layer:
-        needed = f"{names.layers}.{path}" in names.returned and path not in optional
-        if needed and module_at(layer, path) is None:
-            return f"expected a module {path}, as in {family}, found none"
-    if hasattr(module_at(layer, names.attention), OTHER_SPLIT):
-        return f"the attention does not split q, k and v like {family}"
-    parents = dict.fromkeys(path.rpartition(".")[0] for path in names.in_layer)  # "" is the layer itself
-    for parent in parents:
-        inner = module_at(layer, parent)
-        for child, module in ({} if inner is None else inner._modules).items():
-            path = f"{parent}.{child}".lstrip(".")
-            expected = module is None or path in {*names.in_layer, *parents}
-            if not expected and any(True for _ in module.parameters()):
-                return f"the module {path} is not part of {family}"
-    return ""
-
-
-def expected_events(decoder: TorchDecoder) -> list[str]:
-    """Return the events that a complete forward pass computes, in the order of the modules."""
-    family = decoder.family
-    expected = [family.outside[name] for name in family.embedding]
-    for i, layer in enumerate(decoder.layers):
-        taken = [events for path, _, events in family.taps if decoder.has(layer, path)]
-        expected += [numbered(event, i) for event in chain(*taken)]
-    return [*expected, family.outside[family.norm]]
-
-
-def module_at(layer: Any, path: str) -> Any:
-    """Return the module at a path in a layer, or None if the path does not exist."""
-    for name in path.split(".") if path else ():
-        layer = None if layer is None else layer._modules.get(name)
-    return layer

@@ -14,12 +14,12 @@ from ..architecture.plans.rope import Rope, rope_frequencies
 from ..arrays.rounding import to_bf16, to_f16
 from ..decoder.catalogue import GGUF_NAMES, architecture_named
 from ..decoder.config import DecoderConfig
-from ..decoder.options import ACTIVATIONS
+from ..decoder.setting_names import NAMES, setting_named
+from ..decoder.shared_options import ACTIVATIONS
 from ..text.brief import brief
 from ..text.wording import listed, ranges
 from .certificate import CertificateCheck, Status
-from .opening import Side
-from .setting_names import CHECKS, NAMES
+from .opening import Side, check_of
 
 _USUAL_SCALE = "1 / sqrt(head_dim)"
 _SCALING = {  # the settings of each kind of RoPE scaling
@@ -48,7 +48,7 @@ _IN_FILES: Mapping[str, Callable[[Any, Any], Any]] = {  # how files store other 
 
 
 def settings_checks(export: Side, original: Side) -> list[CertificateCheck]:
-    """Return a check for each setting that a model has, in the order of `setting_names.NAMES`. The ids are
+    """Return a check for each setting that a model has, in the order of `NAMES`. The ids are
     "settings.NAME". Values are the same if they are the same in float32, and rounded if the value of the
     export is the value of the original in bf16 or f16."""
     sides = {"export": export, "original": original}
@@ -61,8 +61,9 @@ def settings_checks(export: Side, original: Side) -> list[CertificateCheck]:
     problems: dict[str, list[str]] = {}
     for which, side in sides.items():
         for problem in side.problems:
-            if problem.id.startswith("settings."):
-                problems.setdefault(problem.id[9:], []).append(f"In the {which}: {problem.text}")
+            part, _, name = check_of(problem).partition(".")
+            if part == "settings":
+                problems.setdefault(name, []).append(f"In the {which}: {problem.text}")
     checks: dict[str, CertificateCheck] = {}
     for name in [name for name in {**NAMES, **problems} if name in {**mine, **theirs, **problems}]:
         status, detail = _compared(mine.get(name), theirs.get(name))
@@ -77,7 +78,7 @@ def settings_checks(export: Side, original: Side) -> list[CertificateCheck]:
         for which, side in sides.items():
             for note in side.assumed:
                 key, equals, _ = note.partition(" = ")
-                if equals and CHECKS.get(key) == f"settings.{name}":
+                if equals and setting_named(key) == name:
                     detail += f" The {which} does not say it: {note}."
         checks[name] = CertificateCheck(f"settings.{name}", status, detail)
     return list(checks.values())

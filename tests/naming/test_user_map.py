@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.hostile import fuzzing
 
-from microgpt_trace.dumps.mapping import NameMap, read_map, sliced_shape
 from microgpt_trace.errors import FileFormatError, InputError
+from microgpt_trace.naming.user_map import NameMap, read_map, sliced_shape
 
 
 @pytest.fixture

@@ -12,6 +12,8 @@ from itertools import combinations
 import numpy as np
 import pytest
 from support.commands import microgpt
+from support.exports import stored
+from support.planted_faults import put, transposed, unrelated
 from support.tiny_models import (
     CASES,
     Blocks,
@@ -28,11 +30,11 @@ from support.tiny_models import (
 
 from microgpt_trace import Config, Model, load
 from microgpt_trace.arrays.encodings import ENCODINGS, StoredTensor
-from microgpt_trace.comparison.weight_relations import find_cause
-from microgpt_trace.comparison.weights import compare_weights
 from microgpt_trace.errors import InputError
 from microgpt_trace.microgpt.parameters import Parameters
-from microgpt_trace.rounding.stored_types import FACTOR, Values, measure, step_tensor
+from microgpt_trace.weights.relations import find_cause
+from microgpt_trace.weights.stored_rounding import FACTOR, Values, measure, step_tensor
+from microgpt_trace.weights.weights_comparison import compare_weights
 
 ROUNDING = ("F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "MXFP4")
 K_TYPES = {"Q2_K": 16, "Q3_K": 16, "Q4_K": 32, "Q5_K": 32, "Q6_K": 16}  # elements that share a scale
@@ -159,21 +161,9 @@ def copy_from(name, other):
     return edit
 
 
-def put(index, value):
-    def function(array):
-        array[index] = value
-        return array
-
-    return function
-
-
-def unrelated(w):
-    return np.random.default_rng(5).normal(size=w.shape)
-
-
 FAULTS = {  # an edit, the parameter that differs, and its cause with a measured factor
     "transposed": (change(ATTN.format("o"), np.transpose), "attn_wo", "transposed.*"),
-    "not square": (change(MLP.format("up"), lambda w: w.T.reshape(w.shape)), "mlp_wup", "transposed.*"),
+    "not square": (change(MLP.format("up"), transposed), "mlp_wup", "transposed.*"),
     "other layer": (
         copy_from(ATTN.format("v"), "model.layers.1.self_attn.v_proj.weight"), "attn_wv",
         "B contains A's layer1.attn_wv.*",
@@ -322,8 +312,8 @@ def test_a_tied_head_is_compared_with_a_stored_one(whole, tmp_path):
         weights["lm_head.weight"] = weights["model.embed_tokens.weight"].copy()
 
     tied = folder(tmp_path, config=WIDE | {"tie_word_embeddings": True})
-    stored = folder(tmp_path, "b", edit=tie)
-    for a, b, name_b in ((tied, stored, "lm_head"), (stored, tied, "wte")):
+    written = folder(tmp_path, "b", edit=tie)
+    for a, b, name_b in ((tied, written, "lm_head"), (written, tied, "wte")):
         found = compare_weights(a, b)
         assert (found.agree, found.rows[-1].name, found.rows[-1].name_b) == (True, "lm_head", name_b)
     assert list(failing(compare_weights(tied, whole))) == ["lm_head"]
@@ -379,24 +369,16 @@ def test_rtol_replaces_the_expected_error(whole, tmp_path):
 # --- Measures of single tensors ---------------------------------------------------------------
 
 
-def tensor(array):
-    data = np.ascontiguousarray(array, np.float32).view(np.uint8).ravel()
-    return StoredTensor("w", ENCODINGS["F32"], array.shape, data)
-
-
-def values(stored):
-    return Values(stored.encoding.name, stored.shape, stored.rows, step_tensor(stored).rows, stored)
-
-
-def rounded_to(array, type):
-    blocks = quantise({"w": array.astype(np.float32)}, type)["w"]
-    return StoredTensor("w", ENCODINGS[type], array.shape, blocks.rows.ravel())
+def distance(a, b):
+    """Measure the distance of two tensors, or of two arrays stored in F32."""
+    tensors = (own if isinstance(own, StoredTensor) else stored("w", own, "F32") for own in (a, b))
+    return measure(*map(Values.of, tensors))
 
 
 @pytest.mark.parametrize(("type", "factor"), [("BF16", 1.001), ("Q8_0", 1.003), ("Q4_0", 1.04)])
 def test_a_scale_within_the_rounding_is_found(type, factor):
     array = np.random.default_rng(2).normal(size=(256, 256))
-    found = measure(values(tensor(array)), values(rounded_to(array * factor, type)))
+    found = distance(array, stored("w", array * factor, type))
     print(f"{found.relative_l2:.2e} against {found.expected:.2e}, scale {found.scale}")
     assert found.relative_l2 < FACTOR * found.expected
     assert not found.holds(0.0)
@@ -405,14 +387,14 @@ def test_a_scale_within_the_rounding_is_found(type, factor):
 @pytest.mark.parametrize("type", ["Q8_0", "Q4_1", "MXFP4"])
 def test_a_wrong_block_in_a_large_tensor_is_found(type):
     array = np.random.default_rng(2).normal(size=(4096, 64))
-    stored = rounded_to(array, type)
-    block = stored.data.reshape(-1, stored.encoding.block_bytes)[8001]
-    assert measure(values(tensor(array)), values(stored)).holds(0.0)
+    rounded = stored("w", array, type)
+    block = rounded.data.reshape(-1, rounded.encoding.block_bytes)[8001]
+    assert distance(array, rounded).holds(0.0)
     if type == "MXFP4":
         block[0] += 1  # twice the scale
     else:
         block[-32 if type == "Q8_0" else -16 :] = 0
-    found = measure(values(tensor(array)), values(stored))
+    found = distance(array, rounded)
     assert not found.holds(0.0)
     assert (found.index(found.block_at), found.blocks_off) == ((4000, 32), 1)
 
@@ -437,11 +419,11 @@ def test_blocks_with_all_integers_off_by_one_are_found(type):
     for every in (7, 200):
         b = replace(a, stored=a.stored.copy())
         b.stored.reshape(-1, a.encoding.block_bytes)[::every, start:stop] ^= np.uint8(mask)
-        found = measure(values(a), values(b))
+        found = distance(a, b)
         print(f"{found.relative_l2:.3f} against {found.expected:.3f}, {found.rewritten} runs")
         assert found.relative_l2 < found.expected
         assert not found.holds(0.0)
-        cause = find_cause("w", {"w": values(a)}, values(b), found, (64, 64))
+        cause = find_cause("w", {"w": Values.of(a)}, Values.of(b), found, (64, 64))
         words = r"[\d,]+ run\(s\) of elements have the same scale but no integer in common; two .*"
         assert re.fullmatch(words, cause.told())
 
@@ -468,10 +450,10 @@ def test_other_quantisers_and_ties_do_not_count_as_rewritten(weights, source):
         array = np.round(array * (rng.random(array.shape) < 0.2), 1)
     elif weights == "of seven values":
         array = rng.integers(-3, 4, array.shape).astype(np.float32)
-    other = rounded_to(array, source).read() if source else array
-    makers = [rounded_to(array, "Q4_1"), *(rounded_otherwise(other, scaled) for scaled in (False, True))]
+    other = stored("w", array, source).read() if source else array
+    makers = [stored("w", array, "Q4_1"), *(rounded_otherwise(other, scaled) for scaled in (False, True))]
     for a, b in combinations(makers, 2):
-        found = measure(values(a), values(b))
+        found = distance(a, b)
         print(found.unequal / found.count, found.rewritten)
         assert found.rewritten == 0
 
@@ -505,18 +487,18 @@ def test_a_tie_of_mxfp4_is_not_damage():
     for code in (*range(7), *range(8, 15)):
         a, b = (StoredTensor("w", ENCODINGS["MXFP4"], (64, 1024), blocks.flatten()) for _ in range(2))
         a.stored[1], b.stored[1] = code, code + 1
-        found = measure(values(a), values(b))
+        found = distance(a, b)
         print(f"{code}: {found.most_steps:.3f} steps")
         assert found.holds(0.0)
     b.stored[1] = code - 5
-    assert not measure(values(a), values(b)).holds(0.0)
+    assert not distance(a, b).holds(0.0)
 
 
 def test_an_element_beyond_the_first_chunk_is_located():
     a = np.random.default_rng(2).normal(size=(9000, 32)).astype(np.float32)
     b = a.copy()
     b[8765, 4] += 1
-    found = measure(values(tensor(a)), values(tensor(b)))
+    found = distance(a, b)
     assert (found.index(found.at), found.unequal) == ((8765, 4), 1)
 
 
@@ -524,9 +506,9 @@ def test_an_element_beyond_the_first_chunk_is_located():
 def test_a_type_with_a_scale_per_tensor_has_that_step(scale):
     rng = np.random.default_rng(2)
     q = rng.integers(-127, 128, (64, 64)).astype(np.int8)
-    stored = StoredTensor("w", ENCODINGS["AprQ8"], (64, 64), q.view(np.uint8).ravel(), scale=scale)
+    tensor = StoredTensor("w", ENCODINGS["AprQ8"], (64, 64), q.view(np.uint8).ravel(), scale=scale)
     source = (q + rng.uniform(-0.5, 0.5, q.shape)) * scale
-    found = measure(values(tensor(source)), values(stored))
+    found = distance(source, tensor)
     assert found.relative_l2 / found.expected == pytest.approx(1, abs=0.05)
     assert found.holds(0.0)
 
@@ -536,13 +518,13 @@ def test_a_transposed_matrix_is_measured_like_a_plain_one(type):
     rng = np.random.default_rng(2)
     blocks = rng.integers(0, 56, (70, 90, ENCODINGS[type].block_bytes), np.uint8)  # finite in every type
     scale = -0.5 if type == "AprQ8" else 1.0
-    transposed = StoredTensor("w", ENCODINGS[type], (70, 90), blocks.ravel(), scale=scale).transposed()
-    plain = replace(transposed, stored=np.ascontiguousarray(transposed.stored).ravel())
-    np.testing.assert_array_equal(step_tensor(transposed).read(), step_tensor(plain).read())
-    np.testing.assert_array_equal(step_tensor(transposed).rows(3, 9), step_tensor(plain).rows(3, 9))
-    other = tensor(plain.read() * (1 + rng.uniform(-1e-3, 1e-3, plain.shape)))
-    assert vars(measure(values(transposed), values(other))) == vars(measure(values(plain), values(other)))
-    assert measure(values(transposed), values(plain)).unequal == 0
+    turned = StoredTensor("w", ENCODINGS[type], (70, 90), blocks.ravel(), scale=scale).transposed()
+    plain = replace(turned, stored=np.ascontiguousarray(turned.stored).ravel())
+    np.testing.assert_array_equal(step_tensor(turned).read(), step_tensor(plain).read())
+    np.testing.assert_array_equal(step_tensor(turned).rows(3, 9), step_tensor(plain).rows(3, 9))
+    other = plain.read() * (1 + rng.uniform(-1e-3, 1e-3, plain.shape))
+    assert vars(distance(turned, other)) == vars(distance(plain, other))
+    assert distance(turned, plain).unequal == 0
 
 
 # --- microGPT --------------------------------------------------------------------------------

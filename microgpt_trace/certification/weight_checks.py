@@ -1,6 +1,6 @@
 """Check the weights of an export, tensor by tensor: what is missing, misplaced, changed or rounded too far.
 
-comparison/ finds how two tensors are related. Each wrong tensor is accused of the first relation that
+The folder weights finds how two tensors are related. Each wrong tensor is accused of the first relation that
 explains the tensor, and only of this relation.
 """
 
@@ -14,16 +14,15 @@ import numpy as np
 
 from ..architecture.edits import Report, unreported
 from ..arrays.encodings import StoredTensor
-from ..comparison.weight_relations import Cause, find_cause
-from ..comparison.weights import distance_of
 from ..grouping import grouped
-from ..rounding.levels import bits_of_type, narrowed, wasted_bits
-from ..rounding.stored_types import EXACT, FACTOR, LIMIT, QuantisationDistance, Values, measure
 from ..text.printable import on_one_line
 from ..text.wording import abridged, at_most
+from ..weights.relations import Cause, ParameterPair, compared_parameters, paired
+from ..weights.stored_rounding import EXACT, FACTOR, LIMIT, QuantisationDistance, Values, measure
+from ..weights.used_bits import bits_of_type, narrowed, wasted_bits
 from .certificate import CertificateCheck
-from .opening import Side
-from .vocabulary import PADDING
+from .opening import Side, check_of
+from .vocabulary_checks import PADDING
 
 _BY_VOCABULARY = ("wte", "lm_head")  # parameters with a row for each token
 _MOST_RANK = 64  # ranks up to half of this are found
@@ -60,17 +59,18 @@ def weight_checks(export: Side, original: Side, report: Report = unreported) -> 
     `report(done, of)` is called with the number of compared tensors and of all tensors. Returns the checks
     weights.missing, .extra, .permuted, .transposed, .swapped, .scaled, .damaged, .rounded and .other.
     """
-    values = {name: Values.of(tensor) for name, tensor in original.tensors.items()}
+    theirs, ours = ({n: Values.of(own) for n, own in side.tensors.items()} for side in (original, export))
     if original.unused_head is not None:
-        values["lm_head, which its config ties to wte"] = Values.of(original.unused_head)
+        theirs["lm_head, which its config ties to wte"] = Values.of(original.unused_head)
     needed = original.config.shapes() if original.config is not None else original.tensors
-    found = list(_on_one_side(export, original, needed))
-    pairs = [(name, name) for name in needed if name in export.tensors and name in values]
-    if "lm_head" in export.tensors and "lm_head" not in needed and "wte" in values:
-        pairs.append(("lm_head", "wte"))
-    for done, (name, theirs) in enumerate(pairs):
-        report(done, len(pairs))
-        found += _compared(name, theirs, values, export, original)
+    names = [name for name in needed if name in ours and name in theirs]
+    pairs = paired(theirs, ours, [*names, *["lm_head"] * ("lm_head" in ours and "lm_head" not in needed)])
+    found = [*_on_one_side(export, original, needed)]
+    found += [_padding(own, export, original) for own in pairs if _differ_in_rows(own)]
+    pairs = [_without_padding(own) if _differ_in_rows(own) else own for own in pairs]
+    dims = tuple(side.config.head_dim for side in (original, export) if side.config is not None)
+    for pair in compared_parameters(pairs, theirs, dims, LIMIT, report=report):
+        found += _accused(pair, export)
     named = {own.name for own in found}  # these tensors need no other sentence about why the file cannot run
     problems = [own for own in export.problems if not own.names or not named.issuperset(own.names)]
     left = replace(export, problems=tuple(problems))
@@ -81,11 +81,9 @@ def _on_one_side(export: Side, original: Side, needed: Iterable[str]) -> Iterato
     """Yield the parameters that only one side has. A head that equals the embedding may be left out."""
     tensors = original.tensors
     for name in (name for name in needed if name in tensors and name not in export.tensors):
-        if name == "lm_head" and "wte" in tensors and tensors["wte"].shape == tensors[name].shape:
-            distance = distance_of(Values.of(tensors["wte"]), Values.of(tensors[name]))
-            if distance is None or distance.holds(LIMIT):
-                yield _Accusation("missing", "The export has no head, and the original's head equals wte.")
-                continue
+        if name == "lm_head" and "wte" in tensors and _are_equal(tensors["wte"], tensors[name]):
+            yield _Accusation("missing", "The export has no head, and the original's head equals wte.")
+            continue
         tied = name == "lm_head" and export.unused_head is not None
         text = "the file has this tensor, but its config has tie_word_embeddings = true; set it to false"
         yield _Accusation("missing", text if tied else "the export lacks this tensor", name)
@@ -96,29 +94,48 @@ def _on_one_side(export: Side, original: Side, needed: Iterable[str]) -> Iterato
             yield _Accusation("extra", "the original has no such tensor", name)
 
 
-def _compared(
-    name: str, theirs: str, values: Mapping[str, Values], export: Side, original: Side
-) -> Iterator[_Accusation]:
-    """Yield how a parameter of the export differs from the parameter `theirs` of the original."""
-    left, right = values[theirs], Values.of(export.tensors[name])
-    if name in _BY_VOCABULARY and left.shape[1:] == right.shape[1:] != () and left.shape != right.shape:
-        rows = left.shape[0], right.shape[0]
-        yield _padding(name, *rows, export, original)
-        tensors = (original.tensors[theirs], export.tensors[name])
-        left, right = (
-            Values.of(own.of_rows(range(min(rows)))) if min(rows) else Values.of(own) for own in tensors
-        )
-    if left.shape != right.shape or not left.shape:
+def _are_equal(a: StoredTensor, b: StoredTensor) -> bool:
+    return a.shape == b.shape and measure(Values.of(a), Values.of(b)).holds(LIMIT)
+
+
+def _differ_in_rows(pair: ParameterPair) -> bool:
+    """Return True if both sides have rows of the same width for different numbers of tokens."""
+    a, b = pair.a.shape, pair.b.shape
+    return pair.name in _BY_VOCABULARY and a[1:] == b[1:] != () and a != b
+
+
+def _without_padding(pair: ParameterPair) -> ParameterPair:
+    """Return the pair with only the rows of the tokens that both sides have."""
+    rows, both = min(pair.a.shape[0], pair.b.shape[0]), (pair.a, pair.b)
+    a, b = (Values.of(own.tensor.of_rows(range(rows))) if own.tensor and rows else own for own in both)
+    return pair._replace(a=a, b=b)
+
+
+def _padding(pair: ParameterPair, export: Side, original: Side) -> _Accusation:
+    """Return whether a token needs the rows that only one side has."""
+    name, theirs, ours = pair.name, pair.a.shape[0], pair.b.shape[0]
+    sides = (original, export) if ours < theirs else (export,)
+    vocabulary = next((side.vocabulary for side in sides if side.vocabulary is not None), None)
+    tokens = [] if vocabulary is None else list(vocabulary.tokens)
+    while tokens and PADDING.fullmatch(tokens[-1]):
+        tokens.pop()
+    check = "missing" if ours < theirs else "extra"
+    text = f"{theirs:,} rows in the original, {ours:,} in the export"
+    if len(tokens) > min(theirs, ours):
+        return _Accusation(check, f"{text}, and the vocabulary has {len(tokens):,} tokens", name)
+    return _Accusation(check, f"{name} has {text}. No token needs the rows that only one side has.")
+
+
+def _accused(pair: ParameterPair, export: Side) -> Iterator[_Accusation]:
+    """Yield how a parameter of the export differs from the original's."""
+    name, _, _, left, right, distance, is_allowed, cause = pair
+    if distance is None:
         check = "transposed" if left.shape[::-1] == right.shape else "other"
         yield _Accusation(check, f"expected shape {list(left.shape)}, found {list(right.shape)}", name)
         return
-    distance = distance_of(left, right)
-    if distance is None or distance.unequal == 0:
+    if distance.unequal == 0:
         return
-    cause = None
-    if not distance.holds(LIMIT):
-        dims = [side.config.head_dim for side in (original, export) if side.config is not None]
-        cause = find_cause(theirs, {**values, theirs: left}, right, distance, tuple(dims))
+    if not is_allowed:
         cause = cause or Cause("other", "")
     elif wasted := wasted_bits(right, distance):
         cause = Cause("coarse", "", str(bits_of_type(right.type) - wasted))
@@ -130,20 +147,6 @@ def _compared(
         type, distance = f"{type} through {cause.other}", measure(left, narrow)
     allowed = max(FACTOR * (distance.expected or 0.0), LIMIT)
     yield _Accusation("rounded", type, "", distance.relative_l2, allowed)
-
-
-def _padding(name: str, theirs: int, ours: int, export: Side, original: Side) -> _Accusation:
-    """Return whether a token needs the rows that only one side has."""
-    sides = (original, export) if ours < theirs else (export,)
-    vocabulary = next((side.vocabulary for side in sides if side.vocabulary is not None), None)
-    tokens = [] if vocabulary is None else list(vocabulary.tokens)
-    while tokens and PADDING.fullmatch(tokens[-1]):
-        tokens.pop()
-    check = "missing" if ours < theirs else "extra"
-    text = f"{theirs:,} rows in the original, {ours:,} in the export"
-    if len(tokens) > min(theirs, ours):
-        return _Accusation(check, f"{text}, and the vocabulary has {len(tokens):,} tokens", name)
-    return _Accusation(check, f"{name} has {text}. No token needs the rows that only one side has.")
 
 
 def _judged(
@@ -194,7 +197,7 @@ def _rank(left: Values, right: Values, distance: QuantisationDistance) -> int | 
 def _check(check: str, found: Sequence[_Accusation], export: Side) -> CertificateCheck:
     """Return a check, with the first sentences of what was found."""
     own, accused = f"weights.{check}", [one for one in found if one.name]
-    problems = [problem for problem in export.problems if problem.id == own]
+    problems = [problem for problem in export.problems if check_of(problem) == own]
     names = [*(name for problem in problems for name in problem.names), *(one.name for one in accused)]
     unknown = [on_one_line(name) for name in export.unknown if check == "extra"]
     sentences = [problem.text.rstrip(".") for problem in problems]

@@ -8,22 +8,31 @@ Both templates render ten conversations, with and without the beginning of the m
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 from ..errors import MicrogptError, check_installed
 from ..text.printable import on_one_line
 from ..vocabulary.sandbox import Isolated
-from ..vocabulary.tokens import LIMITS, Vocabulary, pick_template
+from ..vocabulary.tokens import CHAT_TEMPLATES, LIMITS, Vocabulary, pick_template
 from .certificate import CertificateCheck
 from .opening import Side
 from .shipped import shipped
 from .text_ends import is_folder
-from .vocabulary import added, special_tokens
+from .vocabulary_checks import added, special_tokens
 
-Rendered: TypeAlias = list[tuple[str, str]]  # for each conversation a text and "", or "" and a refusal
 _AROUND = 30  # number of characters to show before and after a difference
+
+
+class RenderedChat(NamedTuple):
+    """What a template prints for a conversation: a text, or the reason why it refuses the conversation."""
+
+    text: str
+    refusal: str
+
+
+Chats: TypeAlias = Sequence[RenderedChat]
 
 
 def template_checks(export: Side, original: Side) -> list[CertificateCheck]:
@@ -57,54 +66,58 @@ def _compared(ours: Vocabulary, theirs: Vocabulary) -> list[CertificateCheck]:
     a = render(ours, names)
     alike = (ours.templates, names) == (theirs.templates, names_there)
     b = a if alike else render(theirs, names_there)
-    bos, reasons = _bos(ours, theirs, a, b), {}
+    bos, reasons = _bos(ours, theirs, a, b), dict[str, tuple[Chats, Chats]]()
     if bos.status == "different":
-        reasons["template.bos"] = [_split_bos(v, texts)[1] for v, texts in ((ours, a), (theirs, b))]
+        reasons["template.bos"] = _split_bos(ours, a)[1], _split_bos(theirs, b)[1]
     if a != b and special_tokens(ours, theirs)[0] == "different":
-        reasons["vocabulary.special"] = [render(ours, names_there), b]
+        reasons["vocabulary.special"] = render(ours, names_there), b
     checks = [bos]
     for i, name in enumerate(chats):
-        at = [j for j in (2 * i, 2 * i + 1) if a[j][0] != b[j][0] or bool(a[j][1]) != bool(b[j][1])]
-        if not at:
+        both = [(j, a[j], b[j]) for j in (2 * i, 2 * i + 1)]
+        differing = (j for j, x, y in both if x.text != y.text or bool(x.refusal) != bool(y.refusal))
+        at = next(differing, None)
+        if at is None:
             checks.append(CertificateCheck(f"template.{name}", "same"))
             continue
-        why = next((reason for reason, (one, two) in reasons.items() if one[at[0]] == two[at[0]]), "")
-        detail = f"{_difference(a[at[0]], b[at[0]])} {f'Follows from {why}.' if why else _copy(ours)}"
+        why = next((check for check, (one, other) in reasons.items() if one[at] == other[at]), "")
+        detail = f"{_difference(a[at], b[at])} {f'Follows from {why}.' if why else _copy(ours)}"
         checks.append(CertificateCheck(f"template.{name}", "different", detail))
     return checks
 
 
-def _rendered(chats: Mapping[str, Any], vocabulary: Vocabulary, tokens: Mapping[str, str]) -> Rendered:
+def _rendered(
+    chats: Mapping[str, Any], vocabulary: Vocabulary, tokens: Mapping[str, str]
+) -> list[RenderedChat]:
     """Render each chat with and without the beginning of the answer. As in transformers, a template named
     "tool_use" renders the chats with tools."""
-    process = Isolated(f"{Vocabulary.__module__[:-6]}templates:render_each", "its chat template", LIMITS)
-    results: Rendered = []
+    process = Isolated(f"{CHAT_TEMPLATES}:render_each", "its chat template", LIMITS)
+    results = list[RenderedChat]()
     for chat in chats.values():
         template = vocabulary.templates.get("tool_use") if chat["tools"] else None
         template = template or pick_template(vocabulary.templates, vocabulary.path)
         both = [{**chat, "add_generation_prompt": answer} for answer in (True, False)]
-        results += map(tuple, process(vocabulary.path, template, both, tokens))
+        results += map(RenderedChat._make, process(vocabulary.path, template, both, tokens))
     return results
 
 
-def _difference(a: tuple[str, str], b: tuple[str, str]) -> str:
+def _difference(a: RenderedChat, b: RenderedChat) -> str:
     """Show the first difference of two texts with the characters around the difference."""
-    if a[1] or b[1]:
-        side = "export" if a[1] else "original"
-        return f"Only the {side}'s template refuses this conversation: {on_one_line(a[1] or b[1])}."
-    at = next(
-        (i for i, (x, y) in enumerate(zip(a[0], b[0], strict=False)) if x != y), min(len(a[0]), len(b[0]))
-    )
-    before = f"{'…' if at > _AROUND else ''}{on_one_line(a[0][max(at - _AROUND, 0) : at])}"
-    one, two = (f'"{on_one_line(text[at : at + _AROUND])}"' for text in (a[0], b[0]))
+    if a.refusal or b.refusal:
+        side = "export" if a.refusal else "original"
+        reason = on_one_line(a.refusal or b.refusal)
+        return f"Only the {side}'s template refuses this conversation: {reason}."
+    pairs = enumerate(zip(a.text, b.text, strict=False))
+    at = next((i for i, (x, y) in pairs if x != y), min(len(a.text), len(b.text)))
+    before = f"{'…' if at > _AROUND else ''}{on_one_line(a.text[max(at - _AROUND, 0) : at])}"
+    one, two = (f'"{on_one_line(own.text[at : at + _AROUND])}"' for own in (a, b))
     return f'After "{before}", the export prints {one} and the original {two}.'
 
 
-def _bos(ours: Vocabulary, theirs: Vocabulary, a: Rendered, b: Rendered) -> CertificateCheck:
+def _bos(ours: Vocabulary, theirs: Vocabulary, a: Chats, b: Chats) -> CertificateCheck:
     """Check that chats begin with BOS once, or equally often on both sides."""
     printed = _split_bos(ours, a)[0], _split_bos(theirs, b)[0]
     counts = [count + add for count, add in zip(printed, added("bos", ours, theirs), strict=True)]
-    if counts[0] == counts[1] or max(counts) < 2 or not any(text for text, _ in a):
+    if counts[0] == counts[1] or max(counts) < 2 or not any(own.text for own in a):
         return CertificateCheck("template.bos", "same")
     todo = "Follows from vocabulary.special." if printed[0] == printed[1] else _copy(ours)
     sides = f"{counts[0]} in the export and {counts[1]} in the original"
@@ -112,10 +125,10 @@ def _bos(ours: Vocabulary, theirs: Vocabulary, a: Rendered, b: Rendered) -> Cert
     return CertificateCheck("template.bos", "different", detail)
 
 
-def _split_bos(vocabulary: Vocabulary, texts: Rendered) -> tuple[int, Rendered]:
-    """Return how often BOS begins the first text that is not empty, and the texts after all BOS."""
+def _split_bos(vocabulary: Vocabulary, chats: Chats) -> tuple[int, list[RenderedChat]]:
+    """Return how often BOS begins the first text that is not empty, and the chats after all BOS."""
     bos = "" if vocabulary.bos_id is None else vocabulary.decode([vocabulary.bos_id])
     beginning = re.compile(f"(?:{re.escape(bos)})*")
-    rest = [(beginning.sub("", text, count=1), refusal) for text, refusal in texts]
-    lost = next((len(text) - len(own) for (text, _), (own, _) in zip(texts, rest, strict=True) if text), 0)
-    return lost // max(len(bos), 1), rest
+    rest = [chat._replace(text=beginning.sub("", chat.text, count=1)) for chat in chats]
+    lost = (len(c.text) - len(own.text) for c, own in zip(chats, rest, strict=True) if c.text)
+    return next(lost, 0) // max(len(bos), 1), rest

@@ -14,7 +14,7 @@ from ..architecture.edits import Report, unreported
 from ..architecture.interpreter.logits_forward import final_of_pack
 from ..architecture.interpreter.run import head_forward
 from ..architecture.packs import UNKNOWN, Pack, ReadText, passes
-from ..arrays.logits import in_parts, in_products, kl_divergence, log_softmax
+from ..arrays.logits import compared_predictions, in_parts, in_products
 from ..arrays.stats import Array
 from ..arrays.threads import one_blas_thread
 from ..decoder.model import Decoder
@@ -25,7 +25,7 @@ from ..text.wording import counted, listed, number, percent
 from ..vocabulary.tokens import Vocabulary
 from .certificate import CertificateCheck, Status
 from .opening import Side
-from .vocabulary import ids_of
+from .vocabulary_checks import ids_of
 
 Reads: TypeAlias = list[ReadText | str]  # texts, or why a text is left out
 IDS = ("predictions.kl", "predictions.top")
@@ -122,20 +122,9 @@ def compared(
                 text, position = texts[rows], pack.positions[rows]
                 for part in in_parts(len(text), width):
                     a, b = (own[part] for own in logits)
-                    top = np.stack([a.argmax(axis=1), b.argmax(axis=1)], axis=1)
-                    kl, noise = divergences(a, b), _noise(a, len(original.plan.layers))
+                    (kl, top), noise = compared_predictions(a, b), _noise(a, len(original.plan.layers))
                     found.append(ComparedPredictions(text[part], position[part], kl, noise, top))
     return ComparedPredictions(*map(np.concatenate, zip(*found, strict=True)))
-
-
-def divergences(a: Array, b: Array) -> Array:
-    """Return KL(a || b) of each row of logits in nats: [n, V], [n, V'] -> [n]
-
-    Tokens that only b has count as probability 0 in a. Tokens that only a has, such as rows that fill up the
-    matrix, are left out of a. If a logit is NaN, the result is NaN.
-    """
-    size = min(a.shape[1], b.shape[1])
-    return np.maximum(kl_divergence(log_softmax(a[:, :size]), log_softmax(b)[:, :size]), 0)
 
 
 def _noise(logits: Array, layers: int) -> Array:

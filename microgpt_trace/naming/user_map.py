@@ -23,10 +23,8 @@ import numpy as np
 from ..errors import FileFormatError, InputError
 from ..text.brief import brief
 from ..text.frozen import frozen
-from ..untrusted_files import read_text
+from ..untrusted_files import MAX_NAME, read_text, whole_numbers
 from .event_names import is_event, known_events, without_suffix
-from .layouts import LAYOUTS, OWN, whole_numbers
-from .stored_arrays import MAX_NAME
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -36,6 +34,17 @@ else:
 _MAX_BYTES, _MAX_DOTS = 1 << 20, 1 << 24
 _BOUND = re.compile(r"([+-]?[0-9]{1,18})?")
 Index = tuple[int | slice, ...]
+OWN = "own"  # the layout of a tensor with our shape and order of axes
+LAST = "last"
+LAYOUTS: tuple[str, ...] = (
+    "TC",  # one row per position
+    "CT",  # one column per position
+    "HTD",  # q, k, v and context: one block per head
+    "THD",  # q, k, v and context: one block per position (rows split into heads)
+    "HTS",  # scores and weights: one block per head
+    "THS",  # scores and weights: one block per query
+    LAST,  # only the row of the last position is stored
+)
 
 
 @frozen

@@ -1,7 +1,10 @@
-"""The names of settings: in certificates, in the metadata of GGUF files, and in config.json."""
+"""The names of settings: our names, those in the metadata of GGUF files, and those in config.json."""
 
 from __future__ import annotations
 
+from typing import Literal
+
+RopePairs = Literal["adjacent", "halves"]  # the rows of a head that RoPE rotates together
 # Our names: (keys of GGUF metadata without the name of the architecture, keys of config.json and .apr files).
 # The first key is the usual key. The names are those of the fields of `DecoderConfig`, if there is a field.
 NAMES: dict[str, tuple[str, str]] = {
@@ -56,7 +59,17 @@ NAMES: dict[str, tuple[str, str]] = {
     "swiglu_limit": ("", "swiglu_limit"),
     "swiglu_alpha": ("", "swiglu_alpha"),
 }  # fmt: skip
-KEYS = {name: tuple(" ".join(keys).split()) for name, keys in NAMES.items()}
-CHECKS = {key: f"settings.{name}" for name, keys in KEYS.items() for key in keys}
-CHECKS |= {"attention.causal": "settings.causal", "attention.clamp_kqv": "settings.attn_clamp"}
-CHECKS |= {"vocab_size": "vocabulary.size", "expert_group_count": "settings.expert_groups"}
+_NAME_OF = {key: name for name, keys in NAMES.items() for key in " ".join(keys).split()} | {
+    "attention.causal": "causal", "attention.clamp_kqv": "attn_clamp", "vocab_size": "vocab_size",
+    "expert_group_count": "expert_groups",
+}  # fmt: skip
+
+
+def setting_named(key: str) -> str:
+    """Return our name for the setting under a key of any format, or "" if there is none. The key may begin
+    with the name of an architecture.
+
+    >>> setting_named("llama.rope.freq_base"), setting_named("rope_theta")
+    ('rope_base', 'rope_base')
+    """
+    return _NAME_OF.get(key) or _NAME_OF.get(key.partition(".")[2], "")

@@ -19,7 +19,7 @@ from ..errors import FileFormatError, InputError, naming
 from ..text.brief import brief
 from ..untrusted_files import folder_of, read_json, reading
 from ..vocabulary.huggingface import convertible, from_huggingface
-from .decoder_config import check_overrides, decoder_config, obstacles, overridden, unsupported
+from .decoder_config import check_overrides, decoder_config, overridden, unsupported
 from .model_file import checked_decoder, our_tensors
 from .safetensors import read_safetensors
 
@@ -52,7 +52,7 @@ def read_huggingface(
     problems.format, problems.metadata, problems.tensors = "Hugging Face folder", metadata, tensors
     problems.load_vocabulary = partial(from_huggingface, folder)
     for own in [own for own in tensors if own.endswith(names.transposed)]:
-        with naming(folder, FileFormatError), problems.noting("weights.other", own):
+        with naming(folder, FileFormatError), problems.noting("unfit", own):
             tensors[own] = tensors[own].transposed()
     if architecture.gains_less_one:
         notes.append("the file stores gains less 1; they are shown with this 1")
@@ -61,7 +61,7 @@ def read_huggingface(
         settings = Settings(overridden(metadata, overrides), problems)
         config = decoder_config(name, settings)
         check_overrides(settings, overrides)
-        with problems.noting("settings.biases"):
+        with problems.noting("setting", "biases"):
             _check_biases(settings, architecture, config)
     if config.tied and (head := problems.tensors.pop("lm_head", None)):
         problems.unused_head = head
@@ -73,7 +73,7 @@ def _architecture(metadata: Mapping[str, Any]) -> str:
     """Return the name of the architecture. Raises InputError if it is not supported."""
     name = metadata.get("model_type")
     if not isinstance(name, str) or name not in ARCHITECTURES:
-        raise InputError(unsupported(name, ARCHITECTURES, obstacles(metadata)))
+        raise unsupported(name, ARCHITECTURES, metadata)
     return name
 
 
@@ -111,13 +111,13 @@ def _tensors(
         for tensor in shard:
             if shards is not None and shards.get(tensor.name) != file:
                 text = f"{index}: the index does not list {brief(tensor.name)} in {file}"
-                problems.note("weights.missing", FileFormatError(text))
+                problems.note("missing", FileFormatError(text))
         tensors += shard
     missing = {name for name in shards or () if not name.endswith(skipped)} - {own.name for own in tensors}
     if shards and missing:
         name = min(missing)
         text = f"{folder / shards[name]}: tensor {brief(name)} of the index is missing"
-        problems.note("weights.missing", FileFormatError(text))
+        problems.note("missing", FileFormatError(text))
     return tensors
 
 

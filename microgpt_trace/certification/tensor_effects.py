@@ -26,7 +26,7 @@ from ..architecture.interpreter.logits_forward import ROWS
 from ..architecture.interpreter.run import compute, head_forward, head_input, row_forward
 from ..architecture.operations.pass_state import PassState
 from ..architecture.plans.plan import NOTHING, Operation
-from ..arrays.logits import in_parts, rows_held, softmax
+from ..arrays.logits import divergences, in_parts, rows_held, softmax
 from ..arrays.stats import Array
 from ..arrays.threads import one_blas_thread
 from ..decoder.model import Decoder
@@ -35,7 +35,7 @@ from ..hooks.bus import SILENT, Tap
 from ..text.frozen import frozen
 from .certificate import TensorEffect
 from .opening import Side
-from .predictions import Reads, divergences
+from .prediction_checks import Reads
 
 SAMPLES = 16  # sampled next tokens at each position. 8 would double the error of estimates on SmolLM2
 

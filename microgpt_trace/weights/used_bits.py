@@ -10,7 +10,7 @@ from dataclasses import replace
 import numpy as np
 
 from ..arrays.stats import Array
-from .stored_types import FACTOR, QuantisationDistance, Values, float_steps
+from .stored_rounding import FACTOR, QuantisationDistance, Values, float_steps
 
 _PLACES, _LONGEST = 64, 1 << 13  # where numbers are read, and how many at most at each place
 _MOST_BITS, _MANY = 8, 64  # the most bits that are recognised, and the result for more bits

@@ -8,10 +8,10 @@ from microgpt_trace.architecture.plans import microgpt
 from microgpt_trace.architecture.plans.rope import Rope
 from microgpt_trace.decoder.architectures import llama
 from microgpt_trace.decoder.architectures.llama import LlamaConfig
-from microgpt_trace.dumps import event_names
-from microgpt_trace.dumps.event_names import is_event, meaning_of
 from microgpt_trace.hooks.names import ALIASES
 from microgpt_trace.microgpt.parameters import Config
+from microgpt_trace.naming import event_names
+from microgpt_trace.naming.event_names import is_event, meaning_of
 
 
 def events(name):

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from support.exports import stored
 
-from microgpt_trace.rounding.levels import bits_of_type, bits_used, narrowed, wasted_bits
-from microgpt_trace.rounding.stored_types import Values, measure
+from microgpt_trace.weights.stored_rounding import Values, measure
+from microgpt_trace.weights.used_bits import bits_of_type, bits_used, narrowed, wasted_bits
 
 NORMAL = np.random.default_rng(1).normal(size=(64, 256)).astype(np.float32)
 BITS = {"F32": 64, "F16": 64, "BF16": 64, "Q8_0": 8, "Q5_0": 5, "Q5_1": 5, "Q4_0": 4, "Q4_1": 4, "MXFP4": 4}

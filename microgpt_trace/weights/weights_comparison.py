@@ -1,28 +1,25 @@
 """Compare the parameters of two models by name. Parameters may differ by the rounding of their stored types.
 
-The rounding errors are computed from the stored blocks: see rounding/stored_types.py.
+The rounding errors are computed from the stored blocks: see `stored_rounding`.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from itertools import starmap
 from typing import Any
 
 import numpy as np
 
 from ..architecture.edits import Report, unreported
 from ..architecture.model import LanguageModel
-from ..arrays.encodings import StoredTensor
-from ..arrays.expert_tensor import in_pieces
 from ..arrays.stats import Array
 from ..errors import InputError
 from ..hooks.names import select_spelled
 from ..notebook import in_notebook
-from ..rounding.stored_types import FACTOR, QuantisationDistance, Values, float_steps, measure
 from ..text.frozen import frozen
-from .weight_relations import find_cause
+from .relations import ParameterPair, compared_parameters, paired
+from .stored_rounding import FACTOR, Values, float_steps
 
 Index = tuple[int, ...]
 
@@ -104,24 +101,6 @@ class WeightsComparison:
     _repr_html_ = in_notebook
 
 
-@frozen(slots=False)
-class _NamedValues:
-    """The parameters of a model by name, in order of use."""
-
-    origin: str
-    values: Mapping[str, Values]
-    head_dim: int
-    tied: bool
-
-    def counterpart(self, name: str) -> str:
-        """Return the name of the parameter that the model uses for `name`: "wte" for a tied head."""
-        return "wte" if name == "lm_head" and self.tied else name
-
-    def file_name(self, name: str) -> str:
-        stored = self.values[name].tensor if name in self.values else None
-        return name if stored is None else stored.name
-
-
 def compare_weights(
     a: LanguageModel, b: LanguageModel, *, names: Sequence[str] = (), rtol: float | None = None,
     report: Report = unreported,
@@ -139,25 +118,23 @@ def compare_weights(
         raise InputError(f"cannot compare weights of a {a.family} ({a.origin}) and a {b.family} ({b.origin})")
     if rtol is not None and not 0 <= rtol < math.inf:
         raise InputError(f"rtol: expected a number of at least 0, found {rtol}")
-    left, right = _side(a), _side(b)
-    every = list(left.values) + [name for name in right.values if name not in left.values]
-    spellings = {name: (name, left.file_name(name), right.file_name(name)) for name in every}
-    chosen = select_spelled(names or ("*",), spellings, f"parameter of {left.origin} or {right.origin}")
-    both = [n for n in chosen if left.counterpart(n) in left.values and right.counterpart(n) in right.values]
-    rows: list[WeightRow] = []
-    for name in both:
-        report(len(rows), len(both))
-        rows.append(_row(name, left, right, rtol))
-    lacking = [name for name in chosen if name not in both]
+    left, right = ({name: _values_of(own, name) for name in own.config.shapes()} for own in (a, b))
+    every = [*left, *(name for name in right if name not in left)]
+    spellings = {name: (name, *(_file_name(own, name) for own in (left, right))) for name in every}
+    chosen = select_spelled(names or ("*",), spellings, f"parameter of {a.origin} or {b.origin}")
+    pairs = paired(left, right, chosen)
+    dims = a.config.head_dim, b.config.head_dim
+    rows = [*map(_row, compared_parameters(pairs, left, dims, 0.0, rtol, report))]
+    lacking = [name for name in chosen if name not in {own.name for own in pairs}]
     failing = [row for row in rows if not row.holds]
     agree = not failing and not lacking
     return WeightsComparison(
-        left.origin, right.origin, FACTOR, rtol, agree,
+        a.origin, b.origin, FACTOR, rtol, agree,
         same=agree and len(rows) == len(every) and all(row.equal for row in rows),
         of=len(every), differing=len(failing),
         worst=max(failing or rows, key=_relative_error).name if rows else None, rows=tuple(rows),
-        only_a=tuple(name for name in lacking if name in left.values),
-        only_b=tuple(name for name in lacking if name in right.values),
+        only_a=tuple(name for name in lacking if name in left),
+        only_b=tuple(name for name in lacking if name in right),
     )  # fmt: skip
 
 
@@ -168,17 +145,11 @@ def _relative_error(row: WeightRow) -> float:
     return row.relative_l2 / row.expected if row.expected else row.relative_l2 * 2.0**24
 
 
-def _row(name: str, a: _NamedValues, b: _NamedValues, rtol: float | None) -> WeightRow:
-    name_a, name_b = a.counterpart(name), b.counterpart(name)
-    left, right = a.values[name_a], b.values[name_b]
-    facts = (name, name_b, left.shape, right.shape, left.type, right.type)
-    if left.shape != right.shape:
-        return WeightRow(*facts, holds=False, cause="shapes differ")
-    distance = distance_of(left, right)
+def _row(pair: ParameterPair) -> WeightRow:
+    name, _, name_b, a, b, distance, holds, cause = pair
+    facts = (name, name_b, a.shape, b.shape, a.type, b.type, holds)
     if distance is None:
-        return WeightRow(*facts, holds=True, relative_l2=0.0, unequal=0, nowhere=0, max_abs=0.0, scale=1.0)
-    holds = distance.holds(0.0, rtol)
-    cause = None if holds else find_cause(name_a, a.values, right, distance, (a.head_dim, b.head_dim))
+        return WeightRow(*facts, cause="shapes differ")
     fields = ["relative_l2", "expected", "unequal", "nowhere", "max_abs", "scale"]
     if not distance.exact:
         fields += ["blocks_off", "worst_block"]
@@ -188,28 +159,12 @@ def _row(name: str, a: _NamedValues, b: _NamedValues, rtol: float | None) -> Wei
         measures |= {"index": distance.index(distance.at), "value_a": value_a, "value_b": value_b}
     if distance.worst_block > 0:
         measures["block"] = distance.index(distance.block_at)
-    return WeightRow(*facts, holds, cause.told() if cause else "", **measures)
+    return WeightRow(*facts, cause.told() if cause else "", **measures)
 
 
-def distance_of(left: Values, right: Values) -> QuantisationDistance | None:
-    """Measure the distance of two parameters of equal shapes, or return None if the stored bytes are the
-    same."""
-    if left.tensor and right.tensor and all(starmap(_same_blocks, in_pieces(left.tensor, right.tensor))):
-        return None
-    return measure(left, right)
-
-
-def _same_blocks(left: StoredTensor, right: StoredTensor) -> bool:
-    """Return True if two stored tensors have the same bytes and decode the bytes in the same way."""
-    alike = (left.encoding, left.scale, left.stride) == (right.encoding, right.scale, right.stride)
-    if not (alike and left.in_order_of(right)):
-        return False
-    return left.data is right.data or np.array_equal(left.data, right.data)
-
-
-def _side(model: LanguageModel) -> _NamedValues:
-    values = {name: _values_of(model, name) for name in model.config.shapes()}
-    return _NamedValues(model.origin, values, model.config.head_dim, tied="lm_head" not in values)
+def _file_name(values: Mapping[str, Values], name: str) -> str:
+    stored = values[name].tensor if name in values else None
+    return name if stored is None else stored.name
 
 
 def _values_of(model: LanguageModel, name: str) -> Values:

@@ -1,0 +1,116 @@
+"""Find the decoder in a PyTorch model by the names of its modules.
+
+This file does not import torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import chain
+from typing import Any
+
+from ..decoder.catalogue import families
+from ..errors import InputError
+from ..naming.torch_modules import HEADS, ModuleNames, modules_of, numbered
+from ..text.frozen import frozen
+
+OTHER_SPLIT = "multi_query"  # an attribute of attentions that split the fused product in an unsupported way
+
+
+@frozen(slots=False, eq=False)
+class TorchDecoder:
+    """The decoder in a model."""
+
+    family: ModuleNames
+    stack: Any  # the module with the embedding, layers and norm
+    layers: Sequence[Any]
+    head: Any  # None for a model without a head
+    whole: Any  # the module with the stack and the head, or None if the stack is the whole model
+
+    def has(self, layer: Any, path: str) -> bool:
+        """Return True if a layer has the module at a path, and the module inside that computes first."""
+        outer = f"{self.family.layers}."
+        first = self.family.first_in(outer + path).removeprefix(outer) if path else ""
+        return all(module_at(layer, own) is not None for own in (path, first))
+
+
+def find_decoder(model: Any) -> TorchDecoder:
+    """Find the decoder in a model by the names of modules. Raises InputError unless the model contains
+    exactly one decoder."""
+    kind = type(model).__name__
+    if not hasattr(model, "named_modules"):
+        raise InputError(f"record(): expected a PyTorch model, found {kind}")
+    modules = dict(model.named_modules())
+    known = [modules_of(name) for name in families()]
+    stacks = {
+        name: fitting
+        for name, module in modules.items()
+        if (fitting := [family for family in known if module._modules.keys() >= set(family.stack)])
+    }
+    if not stacks:
+        ways: dict[tuple[str, ...], str] = {}
+        for family in known:
+            ways.setdefault(family.stack, family.architecture.names.family)
+        expected = [f"{', '.join(stack)}, as in {family}" for stack, family in ways.items()]
+        raise InputError(
+            f"{kind}: expected a module with the children {', or '.join(expected)}; found"
+            f" {', '.join(list(modules)[1:6]) or 'no modules'} ..."
+        )
+    if len(stacks) > 1:
+        raise InputError(f"{kind} has {len(stacks)} decoders ({', '.join(stacks)}): record one of them")
+    ((name, fitting),) = stacks.items()
+    family, layers = _fitting(modules[name], name, fitting)
+    whole = modules[name.rpartition(".")[0]] if name else None
+    head = None if whole is None else next(filter(None, map(whole._modules.get, HEADS)), None)
+    return TorchDecoder(family, modules[name], layers, head, whole)
+
+
+def _fitting(stack: Any, name: str, families: Sequence[ModuleNames]) -> tuple[ModuleNames, list[Any]]:
+    """Return the first family whose modules the layers have, and the layers. The family that the config of
+    the stack names comes first. Raises InputError if the layers have other modules than each family."""
+    problems, kind = [], getattr(getattr(stack, "config", None), "model_type", None)
+    for family in sorted(families, key=lambda family: kind not in family.types):
+        layers = list(getattr(stack, family.blocks))
+        found = [(i, what) for i, own in enumerate(layers) if (what := _problem(family, own))]
+        if not found:
+            return family, layers
+        problems += [f"{name}.{family.blocks}.{i}: {what}".lstrip(".") for i, what in found]
+    raise InputError(problems[0])
+
+
+def _problem(names: ModuleNames, layer: Any) -> str:
+    """Return why a layer does not belong to an architecture, or "". Other modules with parameters change the
+    meaning of the outputs, such as Gemma's norms after attention and MLP."""
+    family, optional = names.architecture.names.family, names.architecture.optional_modules
+    for path in names.in_layer:
+        needed = f"{names.layers}.{path}" in names.returned and path not in optional
+        if needed and module_at(layer, path) is None:
+            return f"expected a module {path}, as in {family}, found none"
+    if hasattr(module_at(layer, names.attention), OTHER_SPLIT):
+        return f"the attention does not split q, k and v like {family}"
+    parents = dict.fromkeys(path.rpartition(".")[0] for path in names.in_layer)  # "" is the layer itself
+    for parent in parents:
+        inner = module_at(layer, parent)
+        for child, module in ({} if inner is None else inner._modules).items():
+            path = f"{parent}.{child}".lstrip(".")
+            expected = module is None or path in {*names.in_layer, *parents}
+            if not expected and any(True for _ in module.parameters()):
+                return f"the module {path} is not part of {family}"
+    return ""
+
+
+def expected_events(decoder: TorchDecoder) -> list[str]:
+    """Return the events that a complete forward pass computes, in the order of the modules."""
+    family = decoder.family
+    expected = [family.outside[name] for name in family.embedding]
+    for i, layer in enumerate(decoder.layers):
+        taken = [value.events for value in family.recorded if decoder.has(layer, value.path)]
+        expected += [numbered(event, i) for event in chain(*taken)]
+    return [*expected, family.outside[family.norm]]
+
+
+def module_at(layer: Any, path: str) -> Any:
+    """Return the module at a path in a layer, or None if the path does not exist."""
+    for name in path.split(".") if path else ():
+        layer = None if layer is None else layer._modules.get(name)
+    return layer

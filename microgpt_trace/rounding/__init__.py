@@ -1,0 +1,1 @@
+"""How much two correct engines may differ: rounding of precisions, bands of events, judged operations."""

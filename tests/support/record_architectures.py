@@ -1,0 +1,67 @@
+"""Record what transformers computes for a tiny model of every architecture, and for a flipped router.
+
+`PYTHONPATH=tests python tests/support/record_architectures.py` writes tests/references/architectures.npz and
+router_*.npz. Needs torch and transformers. The tests that use the references do not.
+"""
+
+import json
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import torch
+import transformers
+from safetensors.numpy import load_file, save_file
+from support.reference_models import FLIPPED, IDS, REFERENCES, random_weights
+from support.torch_models import EIGHT_EXPERTS, MODELS, fifth_best, torch_model
+
+from microgpt_trace.dumps.recorder import record
+
+
+def model_of(case, folder, changes=None):
+    """Write a model with random weights, and return what it is, and the model that transformers reads."""
+    torch_model(case, changes).save_pretrained(folder)
+    path = folder / "model.safetensors"
+    shapes = {name: array.shape for name, array in sorted(load_file(path).items())}
+    save_file(random_weights(shapes), path, {"format": "pt"})
+    model, report = transformers.AutoModelForCausalLM.from_pretrained(
+        folder, attn_implementation="eager", experts_implementation="eager", dtype=torch.float32,
+        output_loading_info=True,
+    )  # fmt: skip
+    assert not any(report.values()), report
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    return (config, shapes), model.eval()
+
+
+def values_of(model):
+    """Return the residual stream after layer 1, and the logits."""
+    with torch.no_grad():
+        out = model(torch.tensor([IDS]), use_cache=False, output_hidden_states=True)
+    return {"layer1.mlp.residual": out.hidden_states[2][0].numpy(), "logits": out.logits[0].numpy()}
+
+
+def main():
+    models, arrays = {}, {}
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        for case in MODELS:
+            models[case], model = model_of(case, folder)
+            arrays |= {f"{case}/{event}": value for event, value in values_of(model).items()}
+        models["eight_experts"], model = model_of("mixtral", folder, EIGHT_EXPERTS)
+        arrays |= {f"eight_experts/{event}": value for event, value in values_of(model).items()}
+        model = model.to(torch.bfloat16)
+        for router in ("right", "wrong"):
+            if router == "wrong":
+                for layer in model.model.layers[1:]:
+                    fifth_best(layer)
+            path = folder / f"{router}.safetensors"
+            with record(model, path), torch.no_grad():
+                model(torch.tensor([FLIPPED]))
+            np.savez_compressed(REFERENCES / f"router_{router}.npz", **load_file(path))
+    np.savez_compressed(REFERENCES / "architectures.npz", models=json.dumps(models), **arrays)
+    size = sum(path.stat().st_size for path in REFERENCES.glob("*.npz"))
+    print(f"{len(models)} models; {size / 1024:.0f} KB in all (at most 1 MB)")
+
+
+if __name__ == "__main__":
+    main()
