@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from ..architecture.interpreter.run import forward, head_forward, head_input
-from ..architecture.model import LanguageModel, TraceInput
+from ..architecture.model import LanguageModel
 from ..architecture.operations.pass_state import KVCache
 from ..architecture.plans.kinds import Rotation
 from ..arrays.logits import best_tokens, softmax
@@ -21,7 +21,7 @@ from .anomalies import Steps
 from .collector import Collector
 from .findings import Check
 from .observers import Observers
-from .options import RUNNERS_UP, TraceOptions
+from .options import RUNNERS_UP
 from .result import GeneratedToken, candidate_of
 
 CLAIM = "decode steps equal the rows of a full pass"
@@ -37,8 +37,8 @@ class Continuation:
 
 
 def continue_prompt(
-    model: LanguageModel, inputs: TraceInput, final: Array, last: tuple[Array, Array] | None, cache: KVCache,
-    options: TraceOptions, observers: Observers, replaced: Collection[str],
+    observers: Observers, final: Array, last: tuple[Array, Array] | None, cache: KVCache,
+    replaced: Collection[str],
 ) -> tuple[Continuation, Check]:  # fmt: skip
     """Continue a prompt, and check the last stream of every step against a full pass.
 
@@ -48,6 +48,7 @@ def continue_prompt(
     the token. A token that was predicted by the prompt's pass gets no events, because the Trace already has
     the events of this pass.
     """
+    model, inputs, _, options = observers.asked
     model, rng = model.for_many_passes(), np.random.default_rng(options.seed)
     runners_up = options.top_k or RUNNERS_UP
     done, streams, events = Continuation(), list[Array](), tuple[TraceEvent, ...]()

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
 from functools import reduce
 from typing import TYPE_CHECKING, Any, cast
 
@@ -27,7 +26,7 @@ from .collector import Collector
 from .findings import Check, TargetGradients, agreement_check
 from .gradient_agreement import ALLOWED, agreement_of_an_event, agreement_of_parameters
 from .observers import Observers
-from .options import Token, TraceOptions
+from .options import Token
 from .predicting import Predicted
 from .result import ParameterRow, Prediction, StepSummary
 
@@ -67,13 +66,13 @@ def scalar_of(
 
 
 def differentiate(
-    model: LanguageModel, inputs: TraceInput, final: Array, predicted: Predicted, rows: Sequence[int],
-    options: TraceOptions, wanted: Sequence[str], run: Run, tap: Tap, observers: Observers,
-) -> tuple[Check, dict[str, Any]]:  # fmt: skip
+    observers: Observers, final: Array, predicted: Predicted, wanted: Sequence[str], run: Run, tap: Tap
+) -> tuple[Check, dict[str, Any]]:
     """Run a backward pass for each target after the pass over the text, whose `keeping_tap` is `tap`. `final`
-    is the input of the head, and `rows` are the positions with logits. The gradients with respect to all
-    events are emitted to the run. Return the check of the gradients, and fields of the Trace. Raises
-    InputError if a target does not fit the prompt."""
+    is the input of the head, and `wanted` are the parameters whose gradients are asked for. The gradients
+    with respect to all events are emitted to the run. Return the check of the gradients, and fields of the
+    Trace. Raises InputError if a target does not fit the prompt."""
+    model, inputs, rows, options = observers.asked
     targets = [inputs.targets[row] for row in rows]
     state = PassState(model, np.array(inputs.tokens), tap=tap, targets=targets)
     loss = math.nan if predicted.loss is None else predicted.loss
@@ -85,13 +84,12 @@ def differentiate(
     events = [name for name, spec in model.hooks.specs.items() if spec.parameter == name]
     if events:
         observers.checker.vanishing = _vanishing(predicted, done, run)
-        return _with_parameter_events(model, inputs, scalars[0], options.step, events, done, run, observers)
-    check, parameters = _differentiate(model, inputs, scalars[0], options, wanted, done, run, observers)
+        return _with_parameter_events(observers, scalars[0], events, done, run)
+    check, parameters = _differentiate(observers, scalars[0], wanted, done, run, options.recheck)
     others, kept, collector = list[TargetGradients](), list[dict[str, Array]](), observers.collector
-    once = replace(cast(Any, options), recheck=False)
     for scalar in scalars[1:]:  # the collector keeps what it had before
         count, arrays, collector.arrays = len(collector.events), collector.arrays, {}
-        _differentiate(model, inputs, scalar, once, wanted, done, run, observers)
+        _differentiate(observers, scalar, wanted, done, run, recheck=False)
         events_of_scalar = [event for event in collector.events[count:] if event.name in observers.shown]
         others.append(TargetGradients(scalar, tuple(events_of_scalar)))
         kept.append({name: array for (_, name), array in collector.arrays.items()})
@@ -102,11 +100,11 @@ def differentiate(
 
 
 def _with_parameter_events(
-    model: LanguageModel, inputs: TraceInput, scalar: Scalar, step: bool, names: Sequence[str],
-    done: ForwardPass, run: Run, observers: Observers,
-) -> tuple[Check, dict[str, Any]]:  # fmt: skip
+    observers: Observers, scalar: Scalar, names: Sequence[str], done: ForwardPass, run: Run
+) -> tuple[Check, dict[str, Any]]:
     """Run a backward pass whose events include the gradients of the parameters `names`, and take one Adam
     step if requested."""
+    model, inputs, _, options = observers.asked
     editor = observers.baseline.editor if observers.baseline is not None else None
     computed, tap, hooked = dict[str, Array](), run.tap("backward"), bool(run.replaced)
     backward(done, tap, names, give=computed.__setitem__)
@@ -118,7 +116,7 @@ def _with_parameter_events(
     hooks = () if editor is None else (editor.subscriptions,)
     check = agreement_of_parameters(model, inputs, done, gradients, run.altered or hooked, *hooks)
     updates, summary = dict[str, Array](), None
-    if step:
+    if options.step:
         stepped, updates, number, lr, note = one_step(cast(Any, model), gradients, run.tap("update"))
         after = _pass_with(editor and editor.afresh(), stepped, inputs)  # the editor computes its means again
         summary = StepSummary(number, lr, done.loss, after.loss, note)
@@ -163,11 +161,11 @@ def _row(
 
 
 def _differentiate(
-    model: LanguageModel, inputs: TraceInput, scalar: Scalar, options: TraceOptions, wanted: Sequence[str],
-    done: ForwardPass, run: Run, observers: Observers,
-) -> tuple[Check, tuple[ParameterRow, ...]]:  # fmt: skip
+    observers: Observers, scalar: Scalar, wanted: Sequence[str], done: ForwardPass, run: Run, recheck: bool
+) -> tuple[Check, tuple[ParameterRow, ...]]:
     """Return the check of the first event's gradient, and a row for each parameter. The gradients of the
     parameters are given to `on_gradient`, one at a time, or else kept."""
+    model, inputs, _, options = observers.asked
     norms, checker, rows = list[ParameterRow](), observers.checker, done.rows
 
     def give(name: str, gradient: Array) -> None:
@@ -184,7 +182,7 @@ def _differentiate(
     first = next(iter(model.plan))
     kept = Collector([first])
     run.scalar = scalar.name
-    if options.recheck:
+    if recheck:
         run.subscriptions = (*run.subscriptions, model.hooks.subscription(kept, first, phases="backward"))
     names, vocab_size = [*(row.name for row in model.plan.head), "probs"], model.config.vocab_size
     whole = any(run.wants_whole(name, ("forward", "backward")) for name in names)
@@ -197,6 +195,6 @@ def _differentiate(
     ]
     backward(done, run.tap("backward"), wanted, of, size, head, run.announce_parts, give)
     check = agreement_check("only with --recheck, which runs three more forward passes", ALLOWED)
-    if options.recheck:
+    if recheck:
         check = agreement_of_an_event(model, inputs, of, rows, kept.arrays["backward", first], run)
     return check, tuple(norms)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..architecture.model import LanguageModel, TraceInput
 from ..errors import InputError
@@ -17,6 +17,7 @@ from ..hooks.event import PHASES, TraceEvent
 from .checks import Checker
 from .collector import Collector
 from .findings import Check, Insight
+from .options import TraceOptions
 from .result import Predictions, Trace
 
 if TYPE_CHECKING:
@@ -40,20 +41,29 @@ def baseline_of(
         yield baseline
 
 
+class Asked(NamedTuple):
+    """What to trace: the model, its input, the positions `rows` with logits, and the options."""
+
+    model: LanguageModel
+    inputs: TraceInput
+    rows: Sequence[int]
+    options: TraceOptions
+
+
 class Observers:
-    """The hooks that observe the events `names` of a model's passes. The Trace gets the events `shown` and
-    the arrays `kept`. `watching` has additional hooks, each with the names of the events to observe, and with
-    `parts` of `HookBus.subscription`. The hooks in `watching` are called before the events are collected. The
-    interventions of a `baseline` apply in every pass."""
+    """The hooks that observe the events `names` of the passes of one trace. The Trace gets the events `shown`
+    and the arrays `kept`. `watching` has additional hooks, each with the names of the events to observe, and
+    with `parts` of `HookBus.subscription`. The hooks in `watching` are called before the events are
+    collected. The interventions of a `baseline` apply in every pass."""
 
     def __init__(
-        self, model: LanguageModel, names: Collection[str], shown: Collection[str], kept: Sequence[str],
+        self, asked: Asked, names: Collection[str], shown: Collection[str], kept: Sequence[str],
         watching: Sequence[tuple[Hook, Collection[str], bool | Hook]], baseline: Baseline | None,
     ) -> None:  # fmt: skip
-        self.baseline, self.shown = baseline, frozenset(shown)
-        self.collector, self.checker = Collector(kept), Checker(model.plan, model.parameter)
-        self._model, self._names = model, frozenset(names)
-        bus = model.hooks
+        self.asked, self.baseline, self.shown = asked, baseline, frozenset(shown)
+        self._model, self._names = asked.model, frozenset(names)
+        self.collector, self.checker = Collector(kept), Checker(self._model.plan, self._model.parameter)
+        bus = self._model.hooks
         self._editing, self._after = baseline.subscriptions(bus) if baseline is not None else ([], [])
         self._first, self._last = self.checker.observers(bus, *names)
         self._after += [
@@ -65,10 +75,11 @@ class Observers:
             if chosen
         ]
 
-    def begin(self, time: bool, keep: bool = True) -> Run:
+    def begin(self, keep: bool = True) -> Run:
         """Start the pass over the text. If `keep` is True, the run stores every value that a hook sets, so
         that the run can be repeated."""
-        return self._model.hooks.begin(time, [self._first, *self._editing], [self._last, *self._after], keep)
+        before, after = [self._first, *self._editing], [self._last, *self._after]
+        return self._model.hooks.begin(self.asked.options.time, before, after, keep)
 
     def begin_step(self, number: int, position: int, hook: Hook) -> Run:
         """Start the pass that predicts token `number` of a continuation, and call `hook` for its events."""
@@ -85,13 +96,13 @@ class Observers:
 
     def trace(
         self, inputs: TraceInput, predictions: Predictions, loss: float | None, checks: Sequence[Check],
-        insights: Iterable[Insight], names: Sequence[str] | None, **own: Any,
+        insights: Iterable[Insight], **own: Any,
     ) -> Trace:  # fmt: skip
         """Build the Trace of the passes. `own` has the Trace fields that not every trace has. Raises
-        InputError if none of the events to show, which the user chose by `names`, was emitted."""
+        InputError if none of the events to show was emitted."""
         events = tuple(event for event in self.collector.events if event.name in self.shown)
         if not events and self.shown.isdisjoint(self._model.plan):
-            chosen = ", ".join(names or ())
+            chosen = ", ".join(self.asked.options.names or ())
             raise InputError(f"{chosen}: parameters have no forward event, only a gradient (--backward)")
         if not events:
             missing = "none of the chosen events is computed in this run"

@@ -9,7 +9,6 @@ from typing import NamedTuple
 import numpy as np
 
 from ..architecture.interpreter.run import head_forward
-from ..architecture.model import LanguageModel, TraceInput
 from ..arrays.logits import in_small_parts, rows_held, rows_of_a_part, softmax
 from ..arrays.stats import Array
 from ..hooks.bus import PartsTap, Run, Tap
@@ -32,11 +31,10 @@ class Predicted(NamedTuple):
     probs: Array  # the probabilities [n, V] after all hooks at the last positions that were computed together
 
 
-def predict(
-    model: LanguageModel, final: Array, inputs: TraceInput, rows: Sequence[int], top_k: int, run: Run,
-    forward_tap: Tap, observers: Observers,
-) -> Predicted:  # fmt: skip
-    """Compute the predictions at `rows` and the mean loss, in parts if no hook needs all logits at once."""
+def predict(observers: Observers, final: Array, top_k: int, run: Run, forward_tap: Tap) -> Predicted:
+    """Compute the predictions and the mean loss from the input `final` of the head, in parts if no hook needs
+    all logits at once."""
+    model, inputs, rows, _ = observers.asked
     vocab_size, names = model.config.vocab_size, [*(row.name for row in model.plan.head), "probs"]
     is_parted = len(rows) > rows_of_a_part(vocab_size) and not any(map(run.wants_whole, names))
     tap = PartsTap(run, "forward") if is_parted else forward_tap

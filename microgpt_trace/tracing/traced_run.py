@@ -23,7 +23,7 @@ from .checks import UNTRACED, untraced_check
 from .collector import TracedRun, kept_events
 from .findings import Check
 from .insights import Predicate, insights_of
-from .observers import Observers, baseline_of
+from .observers import Asked, Observers, baseline_of
 from .options import TOP, TraceOptions
 from .predicting import Predicted, predict
 from .result import LayerRow, Trace
@@ -47,10 +47,11 @@ def traced(model: LanguageModel, options: TraceOptions) -> Trace:
     top_k, repeats = options.top_k or (TOP if model.takes_prompts else 1), model.trainable or options.recheck
     untouched = baseline_of(model, inputs, rows, options.interventions, shown, top_k)
     with one_blas_thread(), np.errstate(all="ignore"), untouched as baseline:
-        meters = _Meters(model, inputs, rows, options)
-        observers = Observers(model, {*everything, *shown}, shown, kept, meters.watching, baseline)
+        asked = Asked(model, inputs, rows, options)
+        meters = _Meters(asked)
+        observers = Observers(asked, {*everything, *shown}, shown, kept, meters.watching, baseline)
         cache = KVCache(length + room) if room else None
-        run = observers.begin(options.time, keep=repeats or options.differentiates)
+        run = observers.begin(keep=repeats or options.differentiates)
         tap = run.tap("forward")
         if options.differentiates:
             from ..architecture.interpreter.backward import keeping_tap  # with the next module, 16 ms
@@ -58,21 +59,17 @@ def traced(model: LanguageModel, options: TraceOptions) -> Trace:
 
             tap = keeping_tap(model.plan, length, tap)
         final = forward(model, np.array(inputs.tokens), tap, cache)
-        predicted = predict(model, final, inputs, rows, top_k, run, tap, observers)
+        predicted = predict(observers, final, top_k, run, tap)
         checks = [_untraced(model, inputs, final, predicted, run, repeats)]
         gradients, continuation = dict[str, Any](), None
         if options.differentiates:
-            check, gradients = differentiate(
-                model, inputs, final, predicted, rows, options, wanted, run, tap, observers
-            )
+            check, gradients = differentiate(observers, final, predicted, wanted, run, tap)
             inputs = replace(inputs, notes=(*inputs.notes, *filter(None, [gradients["scalar"].note])))
             checks.insert(int(model.trainable), check)
         if cache is not None:
             from .generation import continue_prompt  # with the rules of anomalies, 20 ms
 
-            continuation, check = continue_prompt(
-                model, inputs, final, predicted.last, cache, options, observers, run.replaced
-            )
+            continuation, check = continue_prompt(observers, final, predicted.last, cache, run.replaced)
             checks.append(check)
         place = int(model.trainable)  # of the checks that every trace has
         checks[place:place] = observers.checker.checks()
@@ -81,7 +78,7 @@ def traced(model: LanguageModel, options: TraceOptions) -> Trace:
         judged = _traced_run(model, inputs, observers, predicted, meters.norms, measured["layers"])
         insights = insights_of(meters.predicates, judged)
         return observers.trace(
-            inputs, predicted.rows, predicted.loss, checks, insights, options.names, **measured, **gradients
+            inputs, predicted.rows, predicted.loss, checks, insights, **measured, **gradients
         )
 
 
@@ -110,9 +107,8 @@ class _Meters:
     choices of experts and the logit lens. `watching` has the hooks, each with the names of its events, and
     with `parts` of `HookBus.subscription`."""
 
-    def __init__(
-        self, model: LanguageModel, inputs: TraceInput, rows: Sequence[int], options: TraceOptions
-    ) -> None:
+    def __init__(self, asked: Asked) -> None:
+        model, inputs, rows, options = asked
         self._model, self._lens, hooks = model, None, list[Any]()
         self.notes: Sequence[str] = ()
         self.predicates: Sequence[Predicate] = text_insights.PREDICATES
