@@ -143,10 +143,10 @@ def chosen_names(plan: Plan, length: int) -> tuple[list[str], int]:
 class Moves:
     """Moves of the events and parameters of a model, and their effects on the loss in float64.
 
-    With `count`, each tensor has so many random moves, whose size is the RMS of the tensor. Without `count`,
-    a move changes one element, and the number of the move is the place of the element in the flat tensor.
-    Only the first pass chooses experts, because a change of the choice has no slope. `hooks` returns hooks
-    that act in every pass."""
+    With `count`, each tensor has so many random moves, whose size is the RMS of the tensor, or for parameters
+    with small numbers an L2 norm of 1. Without `count`, a move changes one element, and the number of the
+    move is the place of the element in the flat tensor. Only the first pass chooses experts, because a change
+    of the choice has no slope. `hooks` returns hooks that act in every pass."""
 
     def __init__(
         self, model: LanguageModel, inputs: TraceInput, names: Sequence[str], count: int = 0,
@@ -160,7 +160,8 @@ class Moves:
         self._kept = [name for name in names if name in model.plan]  # events to measure in the first pass
         self._values = dict[str, Array]()  # the events of the first pass, if moves change one element
         for name, shape in model.plan.parameters.items() if count else ():
-            self._sizes[name] = stats_of(model.parameter(name, next(parts_of(shape)))).rms or 1.0
+            rms = stats_of(model.parameter(name, next(parts_of(shape)))).rms or 1.0
+            self._sizes[name] = max(rms, 1 / math.sqrt(math.prod(shape)))  # of small weights
 
     def unit(self, name: str) -> Array:
         """Return the change of each element of a tensor per unit of the step. The P of a target changes in
@@ -230,8 +231,7 @@ class Moves:
         """Check the gradients `exact` along one random direction each."""
         for name, gradient in exact.items():
             slopes, norm = self.along(name, gradient)
-            least = max(norm, least_judged(middle))
-            yield compared(name, np.ones(1), [slopes], middle, partial(self.at, name), least)
+            yield compared(name, np.ones(1), [slopes], middle, partial(self.at, name), norm)
 
     def at(self, name: str, number: int, step: float) -> ForwardPass:
         """Run a forward pass after one move."""

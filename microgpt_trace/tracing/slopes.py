@@ -75,7 +75,7 @@ def compared(
         if not off <= OF_SLOPES * scale and wrong < MANY:
             numeric[i], error[i] = slope_of(partial(at, i), middle, OF_SLOPES * scale / 4)
             off = float(np.abs(expected[:, i] - numeric[i]).max())
-            wrong += off > OF_SLOPES * scale + 4 * error[i]
+            wrong += off > OF_SLOPES * scale + 4 * error[i] or not np.isfinite(scale)
     expected[:, left_out] = 0
     kink = np.isnan(error) & np.isfinite(expected).all(axis=0)
     settled = np.abs(numeric[error <= OF_SLOPES * scale])
