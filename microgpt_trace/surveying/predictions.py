@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from copy import deepcopy
 from typing import Any
 
@@ -108,14 +109,17 @@ def _part(survey: Survey, part: str, tallies: Any) -> SurveyedPart:
 
 
 def _mean_and_spread(tallies: Any, documents: int) -> tuple[float | None, float | None]:
-    """Return the mean and the sample standard deviation of the documents' losses."""
+    """Return the mean and the sample standard deviation of the documents' losses. A variance that is only
+    rounding of the squares is 0."""
     if not documents:
         return None, None
     sums = tallies.document_loss, tallies.document_loss_squares
     total, squares = (float(own.values()[0]) for own in sums)
     if documents < ENOUGH:
         return total / documents, None
-    return total / documents, math.sqrt(max(squares - total * total / documents, 0.0) / (documents - 1))
+    variance = squares - total * total / documents
+    variance = variance if variance > 4 * sys.float_info.epsilon * squares else 0.0
+    return total / documents, math.sqrt(variance / (documents - 1))
 
 
 def _tokens(survey: Survey, tallies: Any) -> list[SurveyedToken]:

@@ -151,7 +151,7 @@ def test_a_matrix_uses_the_width_of_the_screen(emma, width):
 
 
 TEXTS = ["mlp_out = h @ w_fc2 [down project]", "日本語のテキスト is", "a" * 30, "", "  x", "[unclosed x"]
-TEXTS += ["a  b"]
+TEXTS += ["a  b", "👨 \u0301"]  # the last word has no width
 
 
 @pytest.mark.parametrize("width", [1, 2, 5, 12, 40])

@@ -102,7 +102,7 @@ def wrapped(text: str, width: int) -> list[str]:
     for word in _WORD.findall(text):
         size = cell_len(word)
         if size > free and word.strip():
-            *chunks, word = chop_cells(word, width)
+            *chunks, word = chop_cells(word, width) or [word]  # none of a word without width
             lines += filter(None, (chunk.strip() for chunk in (line.rstrip(), *chunks)))
             line, size, free = "", cell_len(word), width
         line, free = line + word, free - size
