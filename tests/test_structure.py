@@ -39,7 +39,7 @@ FLOORS = [
 
 # The floors of modules outside folders.
 FLAT = {
-    "ground": "argument_types errors files grouping interrupt notebook signals untrusted_files",
+    "ground": "argument_types errors files grouping interrupt notebook progress signals untrusted_files",
     "package": "microgpt_trace",
     "cli": "__main__",
 }
