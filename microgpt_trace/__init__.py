@@ -3,6 +3,8 @@
 A public name is imported when it is first used, so `import microgpt_trace` does not load NumPy.
 """
 
+from .notebook import register_writer
+
 __version__ = "0.1.0"
 TYPE_CHECKING = False  # loading typing takes 7 ms, during which Ctrl-C would print a traceback
 
@@ -86,6 +88,15 @@ _MODULES = {
 }
 
 __all__ = [*_MODULES]
+
+
+def _html_of(result: object) -> str:
+    from .render.notebook_html import result_html
+
+    return result_html(result)
+
+
+register_writer(_html_of)
 
 
 def __getattr__(name: str) -> object:

@@ -11,12 +11,6 @@ from ..arrays.stats import Array
 from ..hooks.bus import SILENT, Tap
 from ..text.frozen import frozen
 
-Report = Callable[[int, int], None]  # arguments: the number of finished items, the number of all items
-
-
-def unreported(done: int, total: int) -> None:
-    """Report no progress."""
-
 
 class Edit(NamedTuple):
     """A change of one event. `change` maps the computed value [T, W] or [H, T, T] to a new value."""

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from ..arrays.stats import Array
 from ..hooks.bus import SILENT, HookBus, Tap
+from ..progress import Report, unreported
 from ..text.frozen import frozen
-from .edits import Edit, Report, unreported
+from .edits import Edit
 from .packs import Pack, ReadText
 from .plans.kinds import Linear
 from .plans.plan import Plan

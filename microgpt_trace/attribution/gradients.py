@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 
-from ..architecture.edits import Edit, Report
+from ..architecture.edits import Edit
 from ..architecture.model import LanguageModel, TraceInput
 from ..architecture.plans.kinds import Lookup
 from ..architecture.plans.plan import Plan
@@ -28,6 +28,7 @@ from ..patching.attribution_patching import DifferentiableRun
 from ..patching.pairs import mean_of
 from ..patching.points import WHOLE, PatchPoint, point_of
 from ..patching.results import Spot
+from ..progress import Report
 from ..running.token_names import token_label, token_of
 from ..tracing.findings import Check
 from .path import TOLERANCE, Integral, Parts, Point, Run, integrate

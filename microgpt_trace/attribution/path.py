@@ -14,8 +14,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..architecture.edits import Report
 from ..arrays.stats import Array
+from ..progress import Report
 
 STEPS = 4  # the number of steps of a panel
 MOST = 768  # the largest number of steps of a path

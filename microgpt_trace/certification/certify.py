@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..architecture.edits import Report, unreported
 from ..errors import InputError
+from ..progress import Report, unreported
 from ..vocabulary.sandbox import within
 from .certificate import Certificate, CertificateCheck, TensorEffect
 from .opening import open_side

@@ -10,7 +10,6 @@ from typing import NamedTuple, TypeAlias
 
 import numpy as np
 
-from ..architecture.edits import Report, unreported
 from ..architecture.interpreter.logits_forward import final_of_pack
 from ..architecture.interpreter.run import head_forward
 from ..architecture.packs import UNKNOWN, Pack, ReadText, passes
@@ -19,6 +18,7 @@ from ..arrays.stats import Array
 from ..arrays.threads import one_blas_thread
 from ..decoder.model import Decoder
 from ..errors import MicrogptError, check_installed
+from ..progress import Report, unreported
 from ..rounding.bands import PREDICTED, ROUNDING
 from ..text.printable import shown_token
 from ..text.wording import counted, listed, number, percent

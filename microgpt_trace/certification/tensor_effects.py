@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from ..architecture.edits import Edit, Report, unreported
+from ..architecture.edits import Edit
 from ..architecture.float64_model import parts_of
 from ..architecture.interpreter.backward import ValuesTap, backward, forward, repeated
 from ..architecture.interpreter.logits_forward import ROWS
@@ -32,6 +32,7 @@ from ..arrays.threads import one_blas_thread
 from ..decoder.model import Decoder
 from ..grouping import grouped
 from ..hooks.bus import SILENT, Tap
+from ..progress import Report, unreported
 from ..text.frozen import frozen
 from .certificate import TensorEffect
 from .opening import Side

@@ -12,9 +12,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..architecture.edits import Report, unreported
 from ..arrays.encodings import StoredTensor
 from ..grouping import grouped
+from ..progress import Report, unreported
 from ..text.printable import on_one_line
 from ..text.wording import abridged, at_most
 from ..weights.relations import Cause, ParameterPair, compared_parameters, paired

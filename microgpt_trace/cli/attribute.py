@@ -14,7 +14,7 @@ from .option_checks import RUN_PARAMETERS, same_command
 from .option_groups import flag, group, option
 from .options import FileSettings, HelpPanel, Source, positions_of, token_ids
 from .output import Output, exit_unless, note, put_schema
-from .progress import progress
+from .progress_line import progress
 
 
 @group(HelpPanel.SHOWN)

@@ -12,7 +12,7 @@ from .exports import Exports, give
 from .option_groups import argument, flag, group, option
 from .options import HelpPanel
 from .output import Output, exit_unless, note
-from .progress import progress
+from .progress_line import progress
 
 
 @group()

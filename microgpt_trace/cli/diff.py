@@ -16,7 +16,7 @@ from .option_groups import argument, flag, group, option
 from .option_rules import refuse
 from .options import EventChoice, FileSettings, HelpPanel, positions_of, token_ids
 from .output import Output, exit_unless, put, put_schema
-from .progress import progress
+from .progress_line import progress
 
 if TYPE_CHECKING:
     from ..comparison.comparers import PairKeeper

@@ -5,7 +5,7 @@ import typer
 from .named_model import model_and_text, model_from, refuse_other_family
 from .options import FileSettings, Source, token_ids
 from .output import exit_unless, show
-from .progress import progress
+from .progress_line import progress
 
 
 def gradcheck(context: typer.Context, *, source: Source, settings: FileSettings) -> None:

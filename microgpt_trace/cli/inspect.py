@@ -10,7 +10,7 @@ from .named_model import model_before, model_from, refuse_other_family
 from .option_groups import argument, flag, group, option
 from .options import PRODUCTION, FileSettings, HelpPanel, ModelChoice
 from .output import Output
-from .progress import progress
+from .progress_line import progress
 
 if TYPE_CHECKING:
     from ..decoder.model import Decoder

@@ -20,7 +20,7 @@ from .option_checks import command_line
 from .option_groups import argument, flag, group, option
 from .options import HelpPanel, WeightSettings
 from .output import check_apart, check_file, note
-from .progress import progress
+from .progress_line import progress
 
 if TYPE_CHECKING:
     from ..microgpt.model import Model

@@ -14,7 +14,7 @@ from .option_checks import same_command
 from .option_groups import argument, flag, group, option
 from .options import FileSettings, HelpPanel, ModelChoice
 from .output import Output, exit_unless
-from .progress import progress
+from .progress_line import progress
 
 if TYPE_CHECKING:
     from ..patching.results import PairsResult, PatchResult

@@ -42,7 +42,7 @@ from .named_model import is_there, model_from, names_a_model
 from .option_checks import path_from
 from .options import FileSettings
 from .output import check_apart, check_file, note
-from .progress import rated_progress
+from .progress_line import rated_progress
 from .survey_options import SurveyExecution, SurveyScope, SurveySource, SurveyTargets, SurveyTexts
 
 COUNTING = 1.0  # seconds to spend on counting the documents for the progress line

@@ -20,7 +20,7 @@ from .browser import open_page, temporary_page
 from .named_model import model_and_text, model_from, refuse_other_family
 from .options import FileSettings
 from .output import check_file, exit_unless, note, put, show
-from .progress import progress
+from .progress_line import progress
 from .trace_options import (
     Backward,
     Checks,

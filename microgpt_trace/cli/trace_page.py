@@ -16,7 +16,7 @@ from ..text.printable import quoted
 from ..tracing.trace import trace
 from .exports import Exports, draw_by_name
 from .option_checks import RUN_PARAMETERS, command_line, given_words
-from .progress import progress
+from .progress_line import progress
 
 if TYPE_CHECKING:
     from ..architecture.model import LanguageModel

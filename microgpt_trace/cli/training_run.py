@@ -31,7 +31,7 @@ from ..timeline.log_writing import LogError, TrainingLog
 from ..tracing.trace import trace
 from .options import Vocab
 from .output import note, show
-from .progress import rewritten_line
+from .progress_line import rewritten_line
 
 WATCHED = "emma"
 SAMPLES = 20

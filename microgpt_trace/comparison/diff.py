@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..architecture.edits import Report, unreported
 from ..architecture.model import LanguageModel
 from ..architecture.plans.kinds import Choice, Scores
 from ..arrays.threads import one_blas_thread
@@ -21,6 +20,7 @@ from ..dumps.recording import Recording
 from ..errors import InputError
 from ..hooks.event import EventSpec
 from ..hooks.names import select_names
+from ..progress import Report, unreported
 from ..rounding.bands import ENOUGH, PASSES, Bands, RoundedPasses, Tolerance, tolerance_of
 from ..rounding.judging import JudgedRun, OperationResult, unseen
 from ..rounding.offers import Offer, offered

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ..architecture.edits import Report, unreported
 from ..architecture.model import LanguageModel
 from ..errors import FileFormatError, InputError, naming
 from ..notebook import in_notebook
+from ..progress import Report, unreported
 from ..text.frozen import frozen
 from ..text.json_reading import OutOfBounds, from_json
 from ..text.json_writing import in_document

@@ -1,8 +1,8 @@
-"""Uses of an element: in each array that reads the element, the largest contribution of the element. This
-module depends on no kind of operation.
+"""Uses of an element: in each array that reads the element, the largest contribution of the element.
 
 A formula states the places of an element's inputs. Solved for a given input, the formula states the places of
-the elements that read the input. The script uses.js of an HTML page computes the same places.
+the elements that read the input. Choices of experts, probabilities, sums of parts and masked scores need code
+of their own. The script uses.js of an HTML page computes the same places.
 """
 
 from __future__ import annotations

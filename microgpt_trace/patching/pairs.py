@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
-from ..architecture.edits import Report, unreported
 from ..architecture.model import LanguageModel, TraceInput
 from ..errors import FileFormatError, InputError, naming
+from ..progress import Report, unreported
 from ..text.frozen import frozen
 from ..text.wording import counted
 from ..untrusted_files import read_text

@@ -17,7 +17,7 @@ from zlib import crc32
 
 import numpy as np
 
-from ..architecture.edits import Edit, EditTap, Report, unreported
+from ..architecture.edits import Edit, EditTap
 from ..architecture.float64_model import Float64Model, Move, parts_of, stats_of
 from ..architecture.interpreter.backward import ForwardPass, Give, backward, first_readers, forward
 from ..architecture.interpreter.logits_forward import run_together
@@ -33,6 +33,7 @@ from ..errors import InputError
 from ..grouping import grouped
 from ..hooks.bus import HookBus, Run, Subscription, Tap
 from ..hooks.event import Replacement, TraceEvent
+from ..progress import Report, unreported
 from .slopes import STEP, GradientCheck, compared, least_judged
 
 DIRECTIONS = 3  # the number of directions of each event and parameter of a small model

@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from ..architecture.edits import Report
 from ..arrays.encodings import StoredTensor
 from ..arrays.stats import TensorStats
 from ..decoder.model import Decoder
 from ..hooks.names import select_spelled
 from ..microgpt.model import Model
+from ..progress import Report
 from ..text.frozen import frozen
 
 DECODED = 1 << 20  # elements of a tensor that are decoded at a time

@@ -17,7 +17,6 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from ..architecture.edits import Report, unreported
 from ..architecture.model import LanguageModel, TraceInput
 from ..architecture.operations.by_kind import reference, size_of, spread_of
 from ..architecture.operations.reference_inputs import ReferenceInputs, Spread
@@ -29,6 +28,7 @@ from ..hooks.bus import Hook
 from ..hooks.event import TraceEvent
 from ..hooks.names import select_names
 from ..notebook import in_notebook
+from ..progress import Report, unreported
 from ..rounding.invariants import OF_SUMS
 from ..rounding.precision import element_bound
 from ..text.frozen import frozen

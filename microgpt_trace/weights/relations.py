@@ -14,10 +14,10 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from ..architecture.edits import Report, unreported
 from ..architecture.plans.plan import kind_of
 from ..arrays.stats import Array
 from ..decoder.catalogue import turned_names
+from ..progress import Report, unreported
 from ..readers.model_file import even_rows_first
 from ..text.wording import listed
 from .stored_rounding import BLOCK, FACTOR, LIMIT, QuantisationDistance, Values, measure

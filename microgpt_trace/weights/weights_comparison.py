@@ -11,12 +11,12 @@ from typing import Any
 
 import numpy as np
 
-from ..architecture.edits import Report, unreported
 from ..architecture.model import LanguageModel
 from ..arrays.stats import Array
 from ..errors import InputError
 from ..hooks.names import select_spelled
 from ..notebook import in_notebook
+from ..progress import Report, unreported
 from ..text.frozen import frozen
 from .relations import ParameterPair, compared_parameters, paired
 from .stored_rounding import FACTOR, Values, float_steps

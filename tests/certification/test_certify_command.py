@@ -16,10 +16,10 @@ from support.tiny_gpt2 import gpt2_config, random_gpt2, write_gpt2_gguf
 from support.tiny_models import random_weights, rope_4, round_weights, tiny_config, write_folder, write_gguf
 
 from microgpt_trace import init
-from microgpt_trace.architecture.edits import unreported
 from microgpt_trace.certification.certify import certify
 from microgpt_trace.certification.prediction_checks import IDS
 from microgpt_trace.microgpt.checkpoint import save
+from microgpt_trace.progress import unreported
 from microgpt_trace.readers.gguf import read_gguf_header
 
 pytest.importorskip("gguf", reason="gguf writes the files")

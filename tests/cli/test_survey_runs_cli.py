@@ -15,7 +15,7 @@ from support.commands import PROGRAM, environment, microgpt, process, refused, s
 from support.surveyed_texts import make_texts, write_texts
 from support.sweeps import in_sweep
 
-from microgpt_trace.cli.progress import progress, rated_progress
+from microgpt_trace.cli.progress_line import progress, rated_progress
 from microgpt_trace.surveying.survey_files import read_survey, survey_bytes
 
 pytest.importorskip("tokenizers", reason="text is encoded by the package tokenizers")
@@ -100,7 +100,7 @@ def test_a_survey_ended_by_a_signal_can_be_resumed(asked, tmp_path, number, work
 def terminal(monkeypatch, is_one=True):
     """Replace stderr by one that gets every progress line, and return a function for these lines."""
     for name in ("PATIENCE", "AGAIN"):
-        monkeypatch.setattr(f"microgpt_trace.cli.progress.{name}", -1.0)
+        monkeypatch.setattr(f"microgpt_trace.cli.progress_line.{name}", -1.0)
     stream = io.StringIO()
     stream.isatty = lambda: is_one
     monkeypatch.setattr("sys.stderr", stream)
@@ -110,7 +110,7 @@ def terminal(monkeypatch, is_one=True):
 def test_the_rate_counts_the_texts_of_this_run(monkeypatch):
     shown = terminal(monkeypatch)
     now = iter([0.0, 0.0, 10.0, 10.0, 10.0, 10.0, 20.0, 20.0, 20.0])
-    monkeypatch.setattr("microgpt_trace.cli.progress.monotonic", lambda: next(now))
+    monkeypatch.setattr("microgpt_trace.cli.progress_line.monotonic", lambda: next(now))
     with rated_progress("text", lambda: 2000) as (report, _):
         report(1050, 50)
     assert shown() == ["text 1,050 of 2,000, 5.0 per second, 0:03:10 left"]

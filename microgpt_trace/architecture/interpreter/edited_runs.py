@@ -16,7 +16,8 @@ from ...arrays.logits import rows_of_a_part
 from ...arrays.stats import Array
 from ...arrays.threads import one_blas_thread
 from ...hooks.bus import SILENT
-from ..edits import Edit, EditTap, Report, unreported
+from ...progress import Report, unreported
+from ..edits import Edit, EditTap
 from ..model import LanguageModel, TraceInput
 from ..operations.pass_state import PassState
 from ..plans.plan import Plan

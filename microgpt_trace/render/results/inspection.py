@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from ...architecture.edits import unreported
 from ...decoder.model import Decoder
 from ...microgpt.model import Model
+from ...progress import unreported
 from ...tracing.inspection import Inspection, inspect_decoder, inspect_microgpt
 from ..numbers import significant
 from ..sections import Column, Labelled, Section, Words, fields, name_of, table_section, words
