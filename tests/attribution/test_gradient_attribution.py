@@ -228,7 +228,7 @@ def test_points_of_one_pass_equal_points_of_separate_passes(model_of):
                     np.testing.assert_allclose(own[name], other[name], rtol=1e-3, atol=1e-5 * scale)
 
 
-def test_ctrl_c_prints_the_known_part_of_the_path(monkeypatch, tmp_path):
+def test_ctrl_c_prints_the_known_part_of_the_path(monkeypatch, tmp_path, default_signals):
     calls, begin = [], gradients.DifferentiableRun.gradients
 
     def gradients_of(self, contrast):

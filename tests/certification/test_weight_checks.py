@@ -284,6 +284,16 @@ def test_the_sentence_names_the_cause(pair, tmp_path, case):
     assert words in found[check].detail
 
 
+@pytest.mark.parametrize(
+    ("rank", "words"), [(3, "has rank 3,"), (32, "has rank 32,"), (33, "all numbers differ")]
+)
+def test_a_merged_lora_is_named_up_to_half_of_the_largest_rank(pair, tmp_path, rank, words):
+    left, right = (np.random.default_rng(rank).standard_normal(shape) for shape in ((64, rank), (rank, 96)))
+    update = (1e-3 * left @ right).astype(np.float32)
+    found = accused(pair, tmp_path, "llama", "F32", weight(DOWN_1, lambda w: w + update))
+    assert words in found["other"].detail
+
+
 def test_rows_in_another_order_are_found_if_their_squares_are_no_float32(pair, tmp_path):
     large = weight(DOWN_1, lambda w: w * np.float32(1e38))
     edits = [large], [large, weight(DOWN_1, lambda w: w[::-1])]
