@@ -108,7 +108,6 @@ def test_rtol_is_the_band_of_every_event():
 
 
 BF16, Q8 = PRECISIONS["bf16"], PRECISIONS["q8"]
-PASSES = "our own pass and 8 passes"
 REASONS = [
     (NOTHING, "float32", "float32 rounding"),
     (

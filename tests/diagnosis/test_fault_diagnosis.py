@@ -3,10 +3,13 @@
 A fault counts if its effect on its event exceeds rounding. The tests print the rate and every unnamed fault.
 """
 
+import ast
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
+from support import engine_operations, faulty_engine
 from support.faults import (
     blames,
     decoder_faults,
@@ -66,6 +69,13 @@ def unnamed(model, run, faults, tokens=TOKENS, compute="f32"):
     print(f"{count - len(missed)} of {count} named; not: {missed}")
     assert count > 0
     return {id for id, *_ in missed}
+
+
+@pytest.mark.parametrize("module", [engine_operations, faulty_engine])
+def test_the_engine_imports_nothing_from_the_package(module):
+    tree = ast.parse(Path(module.__file__).read_text(encoding="utf-8"))
+    modules = [n.module for n in ast.walk(tree) if isinstance(n, ast.ImportFrom)]
+    assert not [m for m in modules if m.startswith("microgpt_trace")]
 
 
 # --- The rates ------------------------------------------------------------------------------------
