@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from support.commands import environment, microgpt, process, refused
 from support.documents import parse_json, valid, valid_lines
+from support.sweeps import in_sweep
 from support.tiny_models import CASES, random_weights, write_folder, write_gguf
 
 from microgpt_trace import init, load, save, trace
@@ -212,8 +213,8 @@ def test_positions_and_top_k(model):
 
 
 @pytest.mark.parametrize(("form", "which"), [
-    ("", "model"), ("-v --lens --generate 3 --time", "model"), ("--positions last", "broken"),
-    ("--values --layer layer0.* --generate 3", "broken"),
+    ("-v --lens --generate 3 --time", "model"), ("--values --layer layer0.* --generate 3", "broken"),
+    in_sweep(("", "model")), in_sweep(("--positions last", "broken")),
 ])  # fmt: skip
 def test_json_validates(request, form, which):
     folder, code = request.getfixturevalue(which), which == "broken"

@@ -122,7 +122,7 @@ def test_structural_faults_of_a_decoder_are_named(decoders, case, compute, optio
     assert missed <= {*UNKNOWABLE, *hidden}
 
 
-@pytest.mark.parametrize("name", ["default", "2 layers, 2 heads"])
+@pytest.mark.parametrize("name", [in_sweep("default"), "2 layers, 2 heads"])
 def test_structural_faults_of_a_microgpt_are_named(name):
     model, run, tokens, params = microgpt(name)
     assert unnamed(model, run, microgpt_faults(params, model.config.n_head), tokens) == set()
