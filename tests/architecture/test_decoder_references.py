@@ -7,21 +7,15 @@ import numpy as np
 import pytest
 from support.faulty_engine import decoder_run
 from support.judges import agree
-from support.reference_models import REFERENCES
-from support.sweeps import some_of
+from support.reference_models import reference_values
 from support.tiny_gpt2 import GPT2S, IN_GGUF, gpt2_events, quantised_gpt2, tiny_gpt2, write_gpt2_gguf
 from support.tiny_models import (
-    BETAS,
     CASES,
-    FIRST_WINDOWED,
     SCALES,
     TOKENS,
-    YARN,
     Blocks,
     fits_gguf,
-    pair_neighbours,
     random_quantised_weights,
-    rope_5,
     round_weights,
     tiny_config,
     tiny_model,
@@ -40,11 +34,10 @@ def tiny(case):
     return tiny_gpt2(case) if case in GPT2S else tiny_model(case)
 
 
-def judged(config, weights, names=()):
-    """Return the events by formulas in float64: those with these names, or all."""
+def judged(config, weights):
+    """Return the events by formulas in float64."""
     formulas = gpt2_events if config["model_type"] == "gpt2" else decoder_run
-    events = formulas(config, weights, TOKENS)
-    return {name: events[name] for name in names or events}
+    return formulas(config, weights, TOKENS)
 
 
 def writer_of(case):
@@ -60,8 +53,7 @@ WHOLE, WORST_ROW = 5e-5, 1e-4  # largest relative L2 distances
 
 
 def reference(case):
-    with np.load(REFERENCES / f"{case}.npz") as arrays:
-        return {name: arrays[name] for name in arrays if name != "ids"}
+    return reference_values(case, "tiny.npz")
 
 
 def run(path, tokens=TOKENS):
@@ -76,6 +68,7 @@ def distances(found, expected):
 
 def assert_agree(found, expected):
     """Check every tensor with the tolerances, and the most probable token at every position."""
+    expected = {name: array for name, array in expected.items() if array.ndim}
     assert {n: found[n].shape for n in expected} == {n: a.shape for n, a in expected.items()}
     whole, worst_row = zip(*(distances(found[name], expected[name]) for name in expected), strict=True)
     at = list(expected)[int(np.argmax(worst_row))]
@@ -85,13 +78,6 @@ def assert_agree(found, expected):
     np.testing.assert_array_equal(found["logits"].argmax(-1), expected["logits"].argmax(-1))
 
 
-def assert_far(found, expected):
-    """Check that the logits differ by more than a hundred tolerances."""
-    distance, _ = distances(found, expected)
-    print(f"distance {distance:.1e}, expected more than {100 * WHOLE:.1e}")
-    assert distance > 100 * WHOLE
-
-
 def dequantise(weights):
     return {name: w.values() if isinstance(w, Blocks) else w for name, w in weights.items()}
 
@@ -99,7 +85,7 @@ def dequantise(weights):
 @pytest.mark.parametrize("case", [*CASES, *GPT2S])
 def test_folders_gguf_files_and_formulas_agree_with_transformers(case, tmp_path):
     model, expected, write = tiny(case), reference(case), writer_of(case)
-    assert_agree(judged(*model, expected), expected)
+    assert_agree({name: judged(*model)[name] for name in expected}, expected)
     found = run(write_folder(tmp_path, *model))
     assert_agree(found, expected)
     for name, value in judged(*model).items():  # for GPT-2 also outputs of heads and the loss
@@ -112,7 +98,7 @@ def test_folders_gguf_files_and_formulas_agree_with_transformers(case, tmp_path)
 def test_a_folder_in_half_precision(case, dtype, tmp_path):
     config, weights = tiny(case)
     found = run(write_folder(tmp_path, config, weights, dtype))
-    assert_agree(found, judged(config, round_weights(weights, dtype), reference(case)))
+    assert_agree(found, judged(config, round_weights(weights, dtype)))
 
 
 def test_a_file_in_several_parts(tmp_path):
@@ -145,8 +131,7 @@ def test_a_gguf_file_of_mixed_quantisation_types(model_type, tmp_path):
 def test_a_gguf_file_with_quantised_fused_matrices(type, tmp_path):
     pytest.importorskip("gguf")
     config, stored, plain = quantised_gpt2(type)
-    names = [name for name in reference("gpt2") if not name.startswith("layer1")]
-    assert_agree(run(write_gpt2_gguf(tmp_path / "m.gguf", config, stored)), judged(config, plain, names))
+    assert_agree(run(write_gpt2_gguf(tmp_path / "m.gguf", config, stored)), judged(config, plain))
 
 
 def test_old_gpt2_files_without_a_prefix_and_with_masks(tmp_path):
@@ -159,80 +144,3 @@ def test_old_gpt2_files_without_a_prefix_and_with_masks(tmp_path):
     old = {name: value for name, value in config.items() if not name.startswith(omitted)}
     old |= {"n_ctx": 16, "attn_pdrop": 0.1}
     assert_agree(run(write_folder(tmp_path, old, weights)), reference("gpt2"))
-
-
-def neighbours(weights):
-    """Put the rows of q and k in the order of GGUF, which is wrong in a folder."""
-    heads = {
-        f"model.layers.{i}.self_attn.{n}_proj.weight": h for i in (0, 1) for n, h in (("q", 4), ("k", 2))
-    }
-    return weights | {name: pair_neighbours(weights[name], count) for name, count in heads.items()}
-
-
-def without(*parts):
-    """Return a function that drops the weights with one of these parts in their names."""
-    return lambda weights: {name: w for name, w in weights.items() if not any(part in name for part in parts)}
-
-
-def edited(ending, change):
-    """Return a function that changes the weights whose names have this ending."""
-    return lambda weights: {
-        name: np.ascontiguousarray(change(w)) if name.endswith(ending) else w for name, w in weights.items()
-    }
-
-
-def thirds(order):
-    """Return a function that reorders q, k and v in a fused matrix or bias."""
-    return lambda array: np.concatenate([np.split(array, 3, -1)[i] for i in order], -1)
-
-
-BIASES = [f"self_attn.{n}_proj.bias" for n in "qkvo"] + [f"mlp.{n}_proj.bias" for n in ("gate", "up", "down")]
-LLAMA = {"model_type": "llama", "architectures": ["LlamaForCausalLM"]}
-WRONG = {  # a case, changes of its config, and a function that changes its weights
-    "eps": ("llama_tied", {"rms_norm_eps": 1e-5}),
-    "theta": ("llama_mqa", {"rope_theta": 2000.0}),
-    "no linear scaling": ("llama_linear", {"rope_scaling": None}),
-    "no llama3 scaling": ("llama_llama3", {"rope_scaling": None}),
-    "no yarn": ("llama_yarn", {"rope_scaling": None}),
-    "yarn's own betas": ("llama_yarn_betas", rope_5(100.0, "yarn", **YARN)),
-    "yarn's own attention factor": ("llama_yarn_attention", rope_5(100.0, "yarn", **BETAS)),
-    "yarn in whole pairs": ("llama_yarn_smooth", rope_5(100.0, "yarn", **BETAS)),
-    "no window": ("mistral_window", {"sliding_window": None}),
-    "another window": ("mistral_window", {"sliding_window": 4}),
-    "no window in a layer": ("qwen2_window", {"max_window_layers": 2}),
-    "window in another layer": ("qwen2_layer_types", {"layer_types": FIRST_WINDOWED[::-1]}),
-    "window in every layer": ("qwen2", {"use_sliding_window": True, "max_window_layers": 0}),
-    **{f"no {bias}": ("llama_mha_bias", {}, edited(bias, np.zeros_like)) for bias in BIASES},
-    "no norms of q and k": ("qwen3", LLAMA, without("q_norm", "k_norm")),
-    "pairs as in GGUF": ("llama_gqa", {}, neighbours),
-    "eps of LayerNorm": ("gpt2_untied", {"layer_norm_epsilon": 1e-5}),
-    "not by layer": ("gpt2_by_layer", {"scale_attn_by_inverse_layer_idx": False}),
-    "scaled": ("gpt2_unscaled", {"scale_attn_weights": True}),
-    "tied": ("gpt2_untied", {"tie_word_embeddings": True}),
-    "transposed": ("gpt2", {}, edited("attn.c_proj.weight", np.transpose)),
-    "q and k swapped": ("gpt2", {}, edited("attn.c_attn.weight", thirds((1, 0, 2)))),
-    "k and v swapped": ("gpt2", {}, edited("attn.c_attn.weight", thirds((0, 2, 1)))),
-    "biases of q and k swapped": ("gpt2", {}, edited("attn.c_attn.bias", thirds((1, 0, 2)))),
-    "no bias of a norm": ("gpt2", {}, edited("ln_1.bias", np.zeros_like)),
-    "no bias of the last norm": ("gpt2", {}, edited("ln_f.bias", np.zeros_like)),
-    "no bias of a matrix": ("gpt2", {}, edited("mlp.c_proj.bias", np.zeros_like)),
-    "no positions": ("gpt2", {}, edited("wpe.weight", np.zeros_like)),
-    "positions one late": ("gpt2", {}, edited("wpe.weight", lambda a: np.roll(a, 1, 0))),
-    "tied where it is not": ("llama_gqa", {"tie_word_embeddings": True}, without("lm_head")),
-}
-
-
-@pytest.mark.parametrize("what", some_of(WRONG, every=5))
-def test_a_wrong_model_is_far_from_the_reference(what, tmp_path):
-    case, change, *edit = WRONG[what]
-    config, weights = tiny(case)
-    for change_weights in edit:
-        weights = change_weights(weights)
-    assert_far(run(write_folder(tmp_path, config | change, weights))["logits"], reference(case)["logits"])
-
-
-def test_wrong_rope_pairs_and_a_prepended_bos_are_far_from_the_reference(tmp_path):
-    pytest.importorskip("gguf")
-    model, expected = tiny_model("llama_gqa"), reference("llama_gqa")["logits"]
-    assert_far(run(write_gguf(tmp_path / "m.gguf", *model, permute=False))["logits"], expected)
-    assert_far(run(write_folder(tmp_path, *model), (1, *TOKENS))["logits"][1:], expected)

@@ -5,11 +5,8 @@ from itertools import product
 
 import numpy as np
 import pytest
-from support.backward_runs import Run
 from support.explanations import elements
 from support.faults import blames
-from support.judges import agree
-from support.other_plans import in_float64
 from support.sweeps import in_sweep, some_of
 from support.tiny_gpt2 import GPT2_FAULTS, GPT2S, gpt2_events, random_gpt2, scale_of
 from support.tiny_models import TOKENS, random_scales, write_folder
@@ -19,53 +16,6 @@ from microgpt_trace.architecture.formulas.steps import element_name
 from microgpt_trace.diagnosis.diagnose import diagnose_values
 from microgpt_trace.explaining.explain import explain_in, keep_run
 from microgpt_trace.tracing.validation import validate
-
-
-def torch_gradients(folder):
-    """Return gradients by transformers in float64: of events by our names, of parameters by theirs."""
-    torch = pytest.importorskip("torch", reason="the judge of gradients is torch with transformers")
-    pytest.importorskip("transformers")
-    from support import record_references as recorder
-    from transformers import GPT2LMHeadModel
-
-    seen = {}
-
-    def keep(names, tensor):
-        tensor.retain_grad()
-        seen[tuple(names)] = tensor
-
-    model = GPT2LMHeadModel.from_pretrained(folder, attn_implementation="eager").double().eval()
-    recorder.hook_modules(model, keep)
-    for i, block in enumerate(model.transformer.h):
-        name = f"layer{i}.attn.weights"
-        block.attn.register_forward_hook(lambda _m, _x, y, name=name: keep([name], y[1]))
-    tokens = torch.tensor(TOKENS)
-    logits = model(tokens[None], use_cache=False).logits[0]
-    torch.nn.functional.cross_entropy(logits[:-1], tokens[1:]).backward()  # their loss is float32
-    events = {}
-    for keys, tensor in seen.items():
-        square = "weights" in keys[0]
-        events |= {keys[0]: tensor.grad[0].numpy()} if square else recorder.split_rows(tensor.grad, keys)
-    return events, {name: p.grad.numpy() for name, p in model.named_parameters()}
-
-
-@pytest.mark.parametrize("case", GPT2S)
-def test_gradients_equal_those_of_transformers(gpt2, case):
-    folder, model, _, _ = gpt2(case)
-    events, parameters = torch_gradients(folder)
-    run = Run(in_float64(model))
-    for name, expected in events.items():
-        agree(run.gradients[name], expected, rtol=1e-8, atol=1e-10, what=f"d {name}")
-    for name, gradient in run.parameters.items():
-        theirs = model.tensors[name].name
-        expected = parameters[theirs]
-        if "c_attn" in theirs:
-            expected = np.split(expected, 3, -1)["qkv".index(name[-1])]
-        expected = expected.T if ".h." in theirs else expected
-        agree(gradient, expected, rtol=1e-8, atol=1e-10, what=f"d {name}")
-    rest = {name for name in model.plan if name not in events and ".head" not in name}
-    print(f"{len(events)} events and {len(run.parameters)} parameters, not: {sorted(rest)}")
-    assert rest == {"layer0.attn.scores", "layer1.attn.scores", "probs", "loss"}
 
 
 def test_diagnose_names_faults(gpt2):

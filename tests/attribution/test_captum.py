@@ -1,22 +1,21 @@
-"""Compare attribution by gradients with captum, on tiny models of transformers.
+"""Compare conductances with captum, on tiny models of transformers. Other tests judge the other methods.
 
 The conductance of captum 0.9 multiplies the change of a value during a step by the gradient at the start of
 the step. The tests take the mean of this and of the gradient at the end, which is closer to the integral
 (Dhamdhere et al., 2018). Along the reversed path, captum takes the gradient at the other end, and the
 opposite change.
 
-captum takes many steps of equal size. We take as many as the errors need. From zeros, the judge integrates
-small parts of the path separately, because norms change abruptly there.
+captum takes many steps of equal size. We take as many as the errors need.
 
 In gemma2, a norm follows the MLP. Our MLP is what is added to the residual stream, the output of this norm.
 """
 
-from itertools import pairwise
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from support.judges import agree
+from support.sweeps import in_sweep
 from support.tiny_models import TOKENS
 from support.torch_models import written
 
@@ -32,7 +31,7 @@ CASES = {  # the layers, the modules of heads, MLP and neurons, and our name of 
 }
 
 
-@pytest.fixture(scope="module", params=list(CASES))
+@pytest.fixture(scope="module", params=["llama", in_sweep("gemma2"), in_sweep("gpt2")])
 def sides(request, tmp_path_factory):
     """Our model, and captum with a function of the token embeddings, the modules and the ends of the path."""
     attr, folder = pytest.importorskip("captum.attr"), tmp_path_factory.mktemp(request.param)
@@ -81,39 +80,6 @@ def conductance(sides, module, of_input):
         for x, start in ((sides.x, sides.start), (sides.start, sides.x))
     )
     return (forth - back) / 2
-
-
-def test_gradients_of_tokens_equal_those_of_captum(sides):
-    slopes = sides.attr.Saliency(sides.difference).attribute(sides.x, abs=False)[0]
-    products = sides.attr.InputXGradient(sides.difference).attribute(sides.x)[0]
-    expected = {"gradient": slopes.norm(dim=1), "gradient-x-input": products.sum(1)}
-    for method, values in expected.items():
-        result = attribute(sides.model, **ABOUT, method=method)
-        compare(at_tokens(result, "embed.tok"), values, method)
-
-
-def test_gradients_of_heads_and_mlps_equal_those_of_captum(sides):
-    judge = sides.attr.LayerGradientXActivation(sides.difference, sides.context)
-    heads = judge.attribute(sides.x, attribute_to_layer_input=True)[0].reshape(len(TOKENS), HEADS, -1).sum(2)
-    mlp = sides.attr.LayerGradientXActivation(sides.difference, sides.mlp).attribute(sides.x)[0].sum(1)
-    result = attribute(sides.model, **ABOUT, method="gradient-x-input")
-    compare(at_tokens(result, sides.mlp_name), mlp, "MLP")
-    for head in range(HEADS):
-        compare(at_tokens(result, f"layer{LAYER}.attn.head{head}"), heads[:, head], f"head {head}")
-
-
-@pytest.mark.parametrize("baseline", [BASELINE, None])
-def test_integrated_gradients_of_tokens_equal_those_of_captum(sides, baseline):
-    judge, start = sides.attr.IntegratedGradients(sides.difference), sides.start
-    shares = np.linspace(0, 1, 41)
-    if baseline is None:  # norms change abruptly near zeros
-        start, shares = start * 0, [0.0, *np.geomspace(1e-16, 1, 320)]
-    points = [start + share * (sides.x - start) for share in map(float, shares)]
-    total = sum(judge.attribute(b, a, n_steps=10)[0].sum(1) for a, b in pairwise(points))
-    result = attribute(sides.model, **ABOUT, method="integrated", baseline=baseline)
-    check = result.prompts[0].check
-    if baseline is not None or check.holds:  # from zeros, gemma2 needs more steps, ours and captum's
-        compare(at_tokens(result, "embed.tok"), total, f"from {baseline}: {check.claim}", 0.01)
 
 
 def test_conductances_of_heads_mlps_and_neurons_equal_those_of_captum(sides, all_neurons):

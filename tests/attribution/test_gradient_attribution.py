@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from support.commands import microgpt, refusal
 from support.documents import valid
+from support.sweeps import in_sweep
 from support.tiny_models import TOKENS
 from support.torch_models import written
 
@@ -48,7 +49,7 @@ def difference(model, about, name, change):
     return row[TARGET] - row[AGAINST]
 
 
-@pytest.mark.parametrize("case", ["qwen3", "mixtral", "microgpt"])
+@pytest.mark.parametrize("case", ["qwen3", in_sweep("mixtral"), "microgpt"])
 def test_norms_of_gradients_equal_central_differences(model_of, case):
     model, about = model_of(case)
     found = values_of(attribute(model, **about, target=TARGET, against=AGAINST, method="gradient"))
@@ -130,7 +131,7 @@ def test_neurons_equal_the_products_of_a_trace(model_of, case):
         assert found[0].activations[0] == pytest.approx(activations[found[0].active_at[0]])
 
 
-@pytest.mark.parametrize("case", ["gpt2", "olmo2"])
+@pytest.mark.parametrize("case", ["gpt2", in_sweep("olmo2")])
 def test_integrated_gradients_of_tokens_equal_those_of_pytorch(case, tmp_path, monkeypatch):
     judge, baseline = written(case, tmp_path), 5
     torch = pytest.importorskip("torch")
@@ -228,7 +229,7 @@ def test_points_of_one_pass_equal_points_of_separate_passes(model_of):
                     np.testing.assert_allclose(own[name], other[name], rtol=1e-3, atol=1e-5 * scale)
 
 
-def test_ctrl_c_prints_the_known_part_of_the_path(monkeypatch, tmp_path):
+def test_ctrl_c_prints_the_known_part_of_the_path(monkeypatch, tmp_path, default_signals):
     calls, begin = [], gradients.DifferentiableRun.gradients
 
     def gradients_of(self, contrast):

@@ -153,7 +153,7 @@ def test_the_document_fits_its_schema_and_can_be_drawn(models, tmp_path, words):
         ("tensor_effects", ["up to the rounding of its types"]),
     ],
 )  # fmt: skip
-def test_ctrl_c_prints_the_checks_made_so_far(models, monkeypatch, step, found):
+def test_ctrl_c_prints_the_checks_made_so_far(models, monkeypatch, default_signals, step, found):
     def interrupted(*arguments):
         os.kill(os.getpid(), signal.SIGINT)
 

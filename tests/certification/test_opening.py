@@ -12,6 +12,7 @@ from support.exports import side_of
 from support.gguf_files import gguf_bytes, rewrite
 from support.gguf_of_torch import write_gguf_of
 from support.hostile import open_safely
+from support.sweeps import some_of
 from support.tiny_models import tiny_model, write_folder, write_gguf
 from support.torch_models import torch_model
 
@@ -195,7 +196,7 @@ def test_what_is_no_decoder_is_refused(tmp_path, llama):
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="the damage replaces files by links and pipes")
-@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize("name", some_of(FORMATS, every=4, sweep=2))
 def test_damage_is_a_problem_or_one_line(tmp_path, name):
     """Each damage that `load` refuses is a problem of the opened file, or the same kind of error."""
     form = FORMATS[name]()

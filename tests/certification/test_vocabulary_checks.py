@@ -100,7 +100,7 @@ def test_names_a_fault_of_a_gguf_file_alone(name, fault):
 
 @pytest.mark.parametrize(
     ("name", "pre"),
-    some_of([(n, pre) for pre in PRE_TOKENIZERS for n in ("llama-3", "qwen-2", "smollm")], every=10, sweep=2),
+    some_of([(n, pre) for pre in PRE_TOKENIZERS for n in ("llama-3", "qwen-2", "smollm")], every=20, sweep=2),
 )
 def test_names_the_pre_tokenizer_that_explains_the_splits(name, pre):
     metadata, own = written(name)[0], EXPORTED[name].pre
@@ -129,7 +129,7 @@ def test_a_lost_merge_and_another_pre_tokenizer_are_both_named():
 # --- Sound exports --------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", some_of(EXPORTED, every=3))
+@pytest.mark.parametrize("name", some_of(EXPORTED, every=6))
 def test_a_converted_or_saved_tokenizer_is_the_same_in_both_directions(name, tmp_path):
     gguf, folder = exported(written(name)[0]), original(name)
     checks = vocabulary_checks(gguf, folder, ["a text of the user"])
@@ -235,7 +235,7 @@ FOLDERS = {  # the tokens in generation_config.json, config.json and tokenizer_c
 }
 
 
-@pytest.mark.parametrize("case", FOLDERS)
+@pytest.mark.parametrize("case", some_of(FOLDERS, every=2))
 def test_the_eos_that_the_converter_of_llama_cpp_writes_is_the_same(case, tmp_path):
     gguf = pytest.importorskip("gguf")
     folder, ids = ending(tmp_path, *FOLDERS[case]), gguf.SpecialVocab(tmp_path).special_token_ids

@@ -6,6 +6,7 @@ import shutil
 import tracemalloc
 from dataclasses import replace
 from functools import cache
+from itertools import product
 from types import SimpleNamespace
 
 import numpy as np
@@ -22,6 +23,7 @@ from support.planted_faults import (
     transposed,
     weight,
 )
+from support.sweeps import some_of
 
 from microgpt_trace.certification.weight_checks import weight_checks
 from microgpt_trace.decoder.problems import Problem
@@ -55,8 +57,7 @@ def accused(pair, tmp_path, name, type, *edits, damage=None):
 MODELS = ("llama", "qwen2", "gpt2", "gemma2", "gemma3_text", "phi3", "mixtral", "qwen3_moe")
 
 
-@pytest.mark.parametrize("type", TYPES)
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize(("name", "type"), some_of([*product(MODELS, TYPES)], every=5))
 def test_sound_exports_of_every_type_are_not_condemned(pair, tmp_path, name, type):
     original, sound = pair(name)
     found = statuses(weight_checks(side(exported(sound, tmp_path / "b.gguf", type)), side(original)))
@@ -282,6 +283,16 @@ def test_the_sentence_names_the_cause(pair, tmp_path, case):
     found = accused(pair, tmp_path, name, type, edit)
     assert list(found) == [check]
     assert words in found[check].detail
+
+
+@pytest.mark.parametrize(
+    ("rank", "words"), [(3, "has rank 3,"), (32, "has rank 32,"), (33, "all numbers differ")]
+)
+def test_a_merged_lora_is_named_up_to_half_of_the_largest_rank(pair, tmp_path, rank, words):
+    left, right = (np.random.default_rng(rank).standard_normal(shape) for shape in ((64, rank), (rank, 96)))
+    update = (1e-3 * left @ right).astype(np.float32)
+    found = accused(pair, tmp_path, "llama", "F32", weight(DOWN_1, lambda w: w + update))
+    assert words in found["other"].detail
 
 
 def test_rows_in_another_order_are_found_if_their_squares_are_no_float32(pair, tmp_path):

@@ -52,7 +52,7 @@ def new_file(line, place):
     return place / next(word for word in line.replace("=", " ").split() if word.startswith("new"))
 
 
-@pytest.mark.parametrize("line", FORCED + NEVER_OVER)
+@pytest.mark.parametrize("line", some_of(FORCED + NEVER_OVER, every=2))
 def test_keeps_a_file_that_appears_and_writes_beside_it(line, place, monkeypatch):
     path = new_file(line, place)
     kept = path.with_name(f"new.2{path.suffix}")
@@ -67,7 +67,7 @@ def test_keeps_a_file_that_appears_and_writes_beside_it(line, place, monkeypatch
     assert not list(place.glob(".*"))
 
 
-@pytest.mark.parametrize("line", some_of(FORCED, every=2))
+@pytest.mark.parametrize("line", some_of(FORCED, every=4))
 def test_force_overwrites_a_file_that_appears(line, place, monkeypatch):
     path = new_file(line, place)
     appears(monkeypatch, path)

@@ -7,12 +7,9 @@ import pytest
 from support.apr_files import apr_bytes, tiny_model, without
 from support.commands import microgpt, refusal, refused
 from support.documents import valid, valid_lines
-from support.explanations import elements
-from support.tiny_gpt2 import GPT2_FAULTS, GPT2S, gpt2_events, tiny_gpt2, write_gpt2_gguf
+from support.tiny_gpt2 import GPT2S, gpt2_events, tiny_gpt2, write_gpt2_gguf
 from support.tiny_models import TOKENS, write_folder
 from support.tiny_tokenizer import write_tokenizer
-
-from microgpt_trace.architecture.formulas.steps import element_name
 
 IDS = "--tokens " + ",".join(map(str, TOKENS))
 LLAMAS_OWN = re.compile(r"(?i)\b(RMSNorm|SiLU|RoPE|gate)")
@@ -176,53 +173,7 @@ def test_refuses_gguf_and_apr_files_that_are_not_a_gpt2(tmp_path, monkeypatch):
     assert "'rope_freqs.weight' is not part of a GPT-2" in refusal("trace", path, *IDS.split())
 
 
-# --- explain --------------------------------------------------------------------------------------
-
-
-def test_explain(gpt2):
-    folder, model, _, _ = gpt2()
-    shapes = model.plan.shapes(len(TOKENS)) | model.config.shapes()
-    one_of_each = {name: shape for name, shape in shapes.items() if "layer1" not in name}
-    for name, index in elements(one_of_each):
-        document = valid(works(f"explain {folder} {element_name(name, index)} {IDS} --json"), "explain")
-        assert document["holds"] is not False, name
-
-
-@pytest.mark.parametrize("channel", [0, 5, 17, 31])
-def test_came_from_names_the_own_input_and_no_bias(gpt2, channel):
-    def came(element):
-        out = works(f"explain {gpt2()[0]} {element}[3,{channel}] {IDS} --terms 1")
-        return out, out.partition("Came from")[2].partition("Goes to")[0]
-
-    out, norm = came("layer0.attn.norm")
-    assert re.search(rf"embed\.sum\[3,{channel}\] .* and its row \(32 elements\)", norm), norm
-    assert "(x - mean) × 1/rms" in out
-    assert "- -" not in out
-    _, q = came("layer0.attn.q")
-    assert not re.search(r"attn_bq.*largest", q), q
-    assert re.search(r"attn_wq.*in the largest of 33 terms", q), q
-
-
 # --- diff and diagnose --------------------------------------------------------------------------------
-
-
-VARIANTS = {
-    "layer0.mlp.act": {"activation_function": "gelu"}, "layer0.attn.norm": {"layer_norm_epsilon": 1e-2},
-    "layer1.attn.scores": {"scale_attn_by_inverse_layer_idx": True},
-    "layer0.attn.scores": {"scale_attn_weights": False},
-    "embed.pos": {"weights": {"transformer.wpe.weight": np.ones((16, 32), np.float32)}},
-    "final.norm": {"weights": {"transformer.ln_f.bias": np.zeros(32, np.float32)}},
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("event", VARIANTS)
-def test_diff_names_the_first_event_that_differs(gpt2, tmp_path, event):
-    other = variant(tmp_path, **VARIANTS[event])
-    out = works(f"diff {gpt2()[0]} {other} {IDS}", code=1)
-    found = re.search(r"First divergence: (layer \d+, )?(.*?),", out)
-    assert found[2] == event
-    shown = re.search(r"A has (\S+), B has (\S+)", out)
-    assert shown[1] != shown[2]
 
 
 def dump_of(gpt2, folder, events=None, faults=None):
@@ -232,20 +183,6 @@ def dump_of(gpt2, folder, events=None, faults=None):
     named = {name: found[own] for name, own in (events or {own: own for own in found}).items()}
     np.savez(folder / "dump.npz", **{name: a.astype(np.float32) for name, a in named.items()})
     return folder / "dump.npz"
-
-
-@pytest.mark.parametrize("what", ["eps", "last mean kept", "positions one late", "erf", "bias twice"])
-def test_diagnose_a_dump_with_a_fault(gpt2, tmp_path, what):
-    event, fault, words = GPT2_FAULTS[what]
-    dump = dump_of(gpt2, tmp_path, faults={event: fault})
-    out = " ".join(works(f"diagnose {dump} {gpt2()[0]} {IDS}", code=1).split())
-    assert words[0] in out
-
-
-def test_diagnose_lists_arrays_that_are_not_events(gpt2, tmp_path):
-    dump = dump_of(gpt2, tmp_path, {"embed.tok": "embed.tok", "layer1.mlp.gate": "layer1.mlp.up"})
-    done = microgpt(f"diagnose {dump} {gpt2()[0]} {IDS}")
-    assert f"layer1.mlp.gate: not in {gpt2()[0]}" in " ".join(done.out.split())
 
 
 LENS = {
@@ -261,16 +198,3 @@ def test_reads_names_that_mean_other_events_in_other_models(gpt2, tmp_path, more
     for command, rows in (("diff", "events"), ("diagnose", "operations")):
         document = valid(works(f"{command} {dump} {gpt2()[0]} {IDS} --json"), command)
         assert {one["name"] for one in document[rows]} >= {*(LENS | more).values()}
-
-
-# --- attribute -------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("case", GPT2S)
-def test_attribute(gpt2, case):
-    folder = gpt2(case)[0]
-    document = valid(works(f"attribute {folder} {IDS} --target N --against U --json"), "attribute")
-    names = {part["name"] for part in document["positions"][0]["parts"]}
-    print(sorted(names))
-    assert {"embed.tok", "embed.pos", "final_bnorm", "layer1.mlp_bdown", "layer0.attn.head3"} <= names
-    assert "✓ the parts sum to the logits" in works(f"attribute {folder} {IDS} --target N --no-ablation")

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from support.commands import PARAMS, microgpt, refusal
+from support.sweeps import in_sweep
 from support.tiny_models import TOKENS
 
 from microgpt_trace.cli.exports import FIGURES, Plot, plot_of
@@ -17,17 +18,12 @@ pytest.importorskip("matplotlib", reason="figures are drawn by matplotlib, which
 IDS = ",".join(map(str, TOKENS))
 LINES = {  # a command that draws each figure, and words that stand in it
     "trace emma --plot F": "layer 0, head 0",
-    "trace emma --plot attention=F": "head 3",
-    "trace emma --plot attention:layer0.head3=F --json": "layer 0, head 3",
     "trace emma --plot probs=F --top-k 3": "most probable next tokens",
     "trace emma --plot loss=F --layer logits": "loss, −log P(target)",
     f"trace qwen2 --tokens {IDS} --plot F": "residual stream after each layer",
     f"trace qwen2 --tokens {IDS} --lens --plot lens=F": "after layer",
-    f"trace qwen2 --tokens {IDS} --plot attention=F": "layer 1",
-    f"trace qwen2 --tokens {IDS} --plot attention=F --layers 1": "layer 1, head 0",
     "explain layer0.attn.q[3,5] emma --plot F": "sum of 16",
     "attribute emma --plot F": "position: target / against",
-    "attribute emma --position 2 --plot attribution=F --top 3": "4 more parts",
     "patch emma emmy --target m --against y --plot F": "share of the logit difference restored",
     "patch --pairs pairs.txt --plot patch=F": "share of the logit difference restored, mean of 2 pairs",
     "diff one.safetensors two.safetensors emma --plot F": "beyond its band",
@@ -35,13 +31,20 @@ LINES = {  # a command that draws each figure, and words that stand in it
     "timeline t.jsonl --plot F": 'probability of each next letter in "emma"',
     "timeline t.jsonl --plot loss=F": "loss of the batch",
 }
+MORE = {  # the same figures with other options
+    "trace emma --plot attention=F": "head 3",
+    "trace emma --plot attention:layer0.head3=F --json": "layer 0, head 3",
+    f"trace qwen2 --tokens {IDS} --plot attention=F": "layer 1",
+    f"trace qwen2 --tokens {IDS} --plot attention=F --layers 1": "layer 1, head 0",
+    "attribute emma --position 2 --plot attribution=F --top 3": "4 more parts",
+}
 
 
 def drawn(path):
     return [text.text for text in ET.parse(path).iter("{http://www.w3.org/2000/svg}text")]
 
 
-@pytest.mark.parametrize("line", LINES)
+@pytest.mark.parametrize("line", [*LINES, *map(in_sweep, MORE)])
 def test_writes_a_figure_and_prints_the_same_output(results, tmp_path, line):
     path = tmp_path / "a.svg"
     done = microgpt(line.replace("F", str(path)), cwd=results)
@@ -51,7 +54,7 @@ def test_writes_a_figure_and_prints_the_same_output(results, tmp_path, line):
     assert (done.code, done.out) == (plain.code, plain.out)
     assert done.code in (0, 1)
     assert f"saved a figure to {path}\n" in done.err
-    assert LINES[line] in drawn(path)
+    assert (LINES | MORE)[line] in drawn(path)
 
 
 def test_several_figures_in_several_formats(tmp_path):

@@ -35,14 +35,14 @@ def test_the_model_knows_how_emma_goes_on():
 
 @pytest.fixture(scope="module")
 def survey_document():
-    return json.loads(printed(f"survey --model small {default_data()} --limit 3000 --json --verbose"))
+    return json.loads(printed(f"survey --model small {default_data()} --limit 1000 --json --verbose"))
 
 
 def test_two_heads_have_a_role_and_most_units_are_alive(survey_document):
     roles = [head["role"] for head in survey_document["heads"]]
     print(roles)
     assert len(roles) - roles.count("none") >= 2
-    activations = np.concatenate([run_of(name) for name in default_data().read_text("utf-8").split()[:3000]])
+    activations = np.concatenate([run_of(name) for name in default_data().read_text("utf-8").split()[:1000]])
     dead = (activations <= 0).all(axis=0).mean()
     print(dead)
     assert dead <= 0.25

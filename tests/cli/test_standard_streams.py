@@ -60,7 +60,7 @@ SAVED = "saved 17 of 25 arrays to a.safetensors; --verbose saves 25\n"
         ("train --steps 3000", "2>&1 >out | head -1", 0, "", ["microgpt.safetensors", "out"]),
         ("trace emma", ">/dev/full 2>/dev/full", 1, "", []),
         ("trace José", "2>&1 | true", 2, "", []),
-    ], every=2),
+    ], every=3),
 )  # fmt: skip
 def test_streams_that_are_closed_or_full_or_have_no_reader(words, streams, code, error, files, tmp_path):
     """Python by itself would exit with 120 if it cannot flush a stream."""

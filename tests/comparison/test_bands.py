@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from microgpt_trace.comparison.routing import RoutingComparer
 from microgpt_trace.hooks.event import EventSpec
 from microgpt_trace.rounding.bands import AMPLIFIED, FACTOR, FACTOR_OF_ONE, ROUNDING, Bands, tolerance_of
 from microgpt_trace.rounding.precision import PRECISIONS
@@ -107,7 +108,6 @@ def test_rtol_is_the_band_of_every_event():
 
 
 BF16, Q8 = PRECISIONS["bf16"], PRECISIONS["q8"]
-PASSES = "our own pass and 8 passes"
 REASONS = [
     (NOTHING, "float32", "float32 rounding"),
     (
@@ -126,3 +126,14 @@ REASONS = [
 def test_the_tolerance_states_its_reason(options, kind, words):
     tolerance = tolerance_of(*options)
     assert (tolerance.kind, words in tolerance.reason) == (kind, True)
+
+
+def test_rounding_explains_the_margin_of_two_experts_up_to_five_standard_deviations():
+    """A third run finds an error of 0.1 in each logit, so that a difference has an error of √2 · 0.1."""
+    comparer, a = RoutingComparer(), np.array([[3.0, 1.0, 2.0]])
+    comparer.aligned("layer0.mlp.router", [4], [a, np.array([[3.0, 2.5, 2.0]]), np.array([[3.1, 0.9, 2.1]])])
+    comparer.aligned("layer0.mlp.chosen", [4], [np.array([[0, 2]]), np.array([[0, 1]])])
+    (flip,) = comparer.flips()
+    assert (flip.position, flip.only_a, flip.only_b, flip.margin) == (4, (2,), (1,), 2.0 - 1.0)
+    assert flip.explained == pytest.approx(5 * 0.1 * 1.41421356)
+    assert flip.follows

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from support.commands import microgpt
+from support.sweeps import in_sweep
 from support.torch_models import EIGHT_EXPERTS, fifth_best, torch_model, written
 
 from microgpt_trace import load, trace
@@ -139,7 +140,7 @@ def eight(tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize("ids", [FLIPPED, AT_12], ids=["position 1", "position 12"])
+@pytest.mark.parametrize("ids", [in_sweep(FLIPPED), AT_12], ids=["position 1", "position 12"])
 @pytest.mark.parametrize(("change", "event"), AFTER_A_FLIP.values(), ids=AFTER_A_FLIP)
 def test_only_what_follows_from_its_inputs_is_a_consequence(change, event, ids, eight, tmp_path):
     """PyTorch in bfloat16 with and without a fault after a real flip: diff and diagnose agree."""

@@ -3,10 +3,13 @@
 A fault counts if its effect on its event exceeds rounding. The tests print the rate and every unnamed fault.
 """
 
+import ast
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
+from support import engine_operations, faulty_engine
 from support.faults import (
     blames,
     decoder_faults,
@@ -68,6 +71,13 @@ def unnamed(model, run, faults, tokens=TOKENS, compute="f32"):
     return {id for id, *_ in missed}
 
 
+@pytest.mark.parametrize("module", [engine_operations, faulty_engine])
+def test_the_engine_imports_nothing_from_the_package(module):
+    tree = ast.parse(Path(module.__file__).read_text(encoding="utf-8"))
+    modules = [n.module for n in ast.walk(tree) if isinstance(n, ast.ImportFrom)]
+    assert not [m for m in modules if m.startswith("microgpt_trace")]
+
+
 # --- The rates ------------------------------------------------------------------------------------
 
 
@@ -112,7 +122,7 @@ def test_structural_faults_of_a_decoder_are_named(decoders, case, compute, optio
     assert missed <= {*UNKNOWABLE, *hidden}
 
 
-@pytest.mark.parametrize("name", ["default", "2 layers, 2 heads"])
+@pytest.mark.parametrize("name", [in_sweep("default"), "2 layers, 2 heads"])
 def test_structural_faults_of_a_microgpt_are_named(name):
     model, run, tokens, params = microgpt(name)
     assert unnamed(model, run, microgpt_faults(params, model.config.n_head), tokens) == set()

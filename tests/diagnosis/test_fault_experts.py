@@ -9,7 +9,7 @@ import pytest
 from support.commands import microgpt
 from support.ggml_inputs import EightBit
 from support.other_plans import in_float64, values_of
-from support.sweeps import some_of
+from support.sweeps import in_sweep, some_of
 from support.tiny_models import Blocks
 from support.torch_models import torch_model, written
 
@@ -182,7 +182,7 @@ IN_TRANSFORMERS = {  # the model, the change of a layer, the first wrong event, 
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", IN_TRANSFORMERS)
+@pytest.mark.parametrize("name", some_of(IN_TRANSFORMERS, every=3))
 def test_a_fault_of_transformers_is_named(name, folders, tmp_path):
     model, change, event, cause = IN_TRANSFORMERS[name]
     folder, theirs = folders(model), torch_model(model)
@@ -333,7 +333,7 @@ def test_the_nearest_tie_by_hand():
 # --- Right engines -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["mixtral", "qwen2_moe", "gpt_oss"])
+@pytest.mark.parametrize("name", [in_sweep("mixtral"), in_sweep("qwen2_moe"), "gpt_oss"])
 def test_a_right_dump_is_clean(name, folders, tmp_path):
     model, dump = folders(name), tmp_path / "dump.safetensors"
     words = ("trace", model, "--tokens", ",".join(map(str, IDS)), "--verbose", "--positions", "all")

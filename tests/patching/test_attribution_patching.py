@@ -1,5 +1,7 @@
 """Check attribution patching against exact patches, and against gradients of a trace."""
 
+import re
+
 import numpy as np
 import pytest
 from support.commands import microgpt
@@ -46,6 +48,17 @@ def test_estimates_of_a_microgpt_equal_exact_patches():
     assert off < 0.04  # in proportion to the change
 
 
+def products(model, names, result, position):
+    """Return the product of change and gradient of each element, as shares of the change of the logits."""
+    clean = trace(model, tokens=CLEAN, names=names, values=names)
+    corrupt = trace(
+        model, tokens=CORRUPT, names=names, values=names, backward=True, target=7, against=11,
+        position=position,
+    )  # fmt: skip
+    span = result.clean.difference - result.corrupt.difference
+    return {n: (clean[n] - corrupt[n]) * corrupt.gradient(n) / span for n in names}
+
+
 def test_estimates_are_changes_times_gradients(decoders):
     model = decoders("llama_gqa")[0]
     sites = ["layer0.mlp.residual", "layer1.attn.weights[1]", "layer1.mlp.hidden@2:5", "layer0.attn.head1"]
@@ -53,12 +66,7 @@ def test_estimates_are_changes_times_gradients(decoders):
         model, CLEAN, CORRUPT, target=7, against=11, position=4, method="attribution", sites=sites, confirm=0
     )
     names = ["layer0.mlp.residual", "layer1.attn.weights", "layer1.mlp.hidden", "layer0.attn.head1"]
-    clean = trace(model, tokens=CLEAN, names=names, values=names)
-    corrupt = trace(
-        model, tokens=CORRUPT, names=names, values=names, backward=True, target=7, against=11, position=4
-    )
-    span = result.clean.difference - result.corrupt.difference
-    expected = {n: (clean[n] - corrupt[n]) * corrupt.gradient(n) / span for n in names}
+    expected = products(model, names, result, 4)
     found = {cell.site: cell.restored for cell in result.cells}
     assert found["layer0.mlp.residual@2"] == pytest.approx(expected[names[0]][2].sum(), rel=1e-4)
     assert found["layer1.attn.weights[1]"] == pytest.approx(expected[names[1]][1].sum(), rel=1e-4, abs=1e-6)
@@ -80,8 +88,17 @@ def test_a_head_is_the_sum_of_its_positions_and_every_place_is_estimated(decoder
             parts = sum(found[f"{name}@{position}"] for position in range(len(CLEAN)))
             assert found[name] == pytest.approx(parts, rel=1e-4, abs=1e-6)
     assert result.neuron_count == config.n_layer * config.n_inner * len(CLEAN)
-    sizes = [abs(cell.restored) for cell in result.neurons]
-    assert sizes == sorted(sizes, reverse=True)
+    hidden = [f"layer{layer}.mlp.hidden" for layer in range(config.n_layer)]
+    effects = products(model, hidden, result, 6)
+    every = {
+        f"{name}@{position}:{channel}": effects[name][position, channel]
+        for name in hidden
+        for position, channel in np.ndindex(effects[name].shape)
+    }
+    largest = sorted(every, key=lambda site: -abs(every[site]))[: len(result.neurons)]
+    expected = [every[site] for site in largest]
+    assert min(expected) < 0 < max(expected)
+    assert [cell.restored for cell in result.neurons] == pytest.approx(expected, rel=1e-4)
 
 
 def test_confirmed_values_are_those_of_exact_patches(decoders):
@@ -91,6 +108,13 @@ def test_confirmed_values_are_those_of_exact_patches(decoders):
     exact = patch(model, CLEAN, CORRUPT, sites=[cell.site for cell in result.confirmed], **options)
     by_site = {cell.site: cell.restored for cell in exact.cells}
     assert len(result.confirmed) == 9
+    estimates = {cell.site: cell.restored for cell in result.cells if "@" in cell.site}
+    for kind in ("attn.head", "mlp.down", "embed.tok|mlp.residual"):
+        largest = sorted(
+            (abs(value) for site, value in estimates.items() if re.search(kind, site)), reverse=True
+        )
+        chosen = [abs(cell.estimate) for cell in result.confirmed if re.search(kind, cell.name)]
+        assert (len(chosen), chosen) == (3, largest[:3])
     for cell in result.confirmed:
         assert cell.restored == pytest.approx(by_site[cell.site], abs=1e-4)
 

@@ -1,6 +1,6 @@
 """Tiny models of every architecture, and what transformers computed for them. Needs neither.
 
-`record_architectures.py` writes tests/references/architectures.npz and the dumps of a flipped router.
+`record_architectures.py` writes architectures.npz, tiny.npz and the dumps of a flipped router.
 """
 
 import json
@@ -46,9 +46,9 @@ def reference_folder(case, folder):
     return folder
 
 
-def reference_values(case):
+def reference_values(case, file="architectures.npz"):
     """Return the values of transformers by event."""
-    found = _stored("architectures.npz").items()
+    found = _stored(file).items()
     return {name.partition("/")[2]: array for name, array in found if name.startswith(f"{case}/")}
 
 

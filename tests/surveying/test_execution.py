@@ -4,9 +4,11 @@ work are an error."""
 import os
 from dataclasses import replace
 from multiprocessing import active_children
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from support.stored_tensors import stored
 from support.surveyed_texts import SMALL, make_texts, small_survey, write_texts
 
 from microgpt_trace import init, load
@@ -22,7 +24,7 @@ from microgpt_trace.surveying.execution import (
 )
 from microgpt_trace.surveying.options import SurveyOptions
 from microgpt_trace.surveying.shard import order_for
-from microgpt_trace.surveying.state import fingerprint_of
+from microgpt_trace.surveying.state import SAMPLED, fingerprint_of
 from microgpt_trace.surveying.survey_files import survey_bytes
 from microgpt_trace.text.frozen import frozen
 
@@ -64,6 +66,25 @@ def test_a_worker_computes_the_same_as_this_process(gpt2):
     here = run_here(model.for_many_passes(), order, blocks)
     assignment = Assignment.of(ModelSource(str(folder)), fingerprint_of(model), order)
     assert_same(here, run_in_worker(assignment, blocks))
+
+
+@pytest.mark.parametrize("at", [0, SAMPLED - 1, 1 << 15, (1 << 15) + SAMPLED - 1, -SAMPLED, -1])
+def test_the_fingerprint_covers_the_start_the_middle_and_the_end_of_a_stored_tensor(at):
+    tensor = stored("F32", 128, 128)  # 64 KiB
+    model = SimpleNamespace(config=SimpleNamespace(shapes=lambda: {"w": (128, 128)}), tensors={"w": tensor})
+    before = fingerprint_of(model)
+    assert fingerprint_of(model) == before
+    tensor.data[at] ^= 1
+    assert fingerprint_of(model) != before
+
+
+def test_the_fingerprint_covers_every_value_in_memory():
+    model = init()
+    prints = {fingerprint_of(model)}
+    for at in ((0, 0), (13, 7), (-1, -1)):
+        model.params["lm_head"][at] += 1
+        prints.add(fingerprint_of(model))
+    assert len(prints) == 4
 
 
 def test_results_can_be_merged_in_any_order_and_stay_unchanged(inputs):

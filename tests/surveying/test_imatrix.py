@@ -244,7 +244,7 @@ def by_transformers(folder, architecture, tokens):
 
 
 @pytest.mark.filterwarnings("ignore:.*is deprecated:FutureWarning")
-@pytest.mark.parametrize("case", ["llama_tied", "qwen3", "gpt2", "gpt2_untied", in_sweep("qwen2")])
+@pytest.mark.parametrize("case", ["llama_tied", "gpt2", *map(in_sweep, ("qwen3", "gpt2_untied", "qwen2"))])
 def test_the_sums_are_those_of_the_inputs_in_transformers(case, decoder_folder, gpt2, tmp_path):
     folder = gpt2(case)[0] if case.startswith("gpt2") else decoder_folder(case)
     model, text = load(folder), tmp_path / "text.txt"

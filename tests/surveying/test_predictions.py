@@ -103,6 +103,21 @@ def test_ties_are_ranked_by_token_id(tmp_path):
     assert train_part.loss == about(math.log(27))
 
 
+def test_two_equal_logits_are_ranked_by_token_id(tmp_path):
+    """The logits of b and c are equal and those of all other tokens are 0, so that b has a smaller rank."""
+    model = init()
+    model.params["lm_head"][:] = 0
+    model.params["lm_head"][[2, 3]] = np.arange(16)
+    texts = ["bc", "cb", "cab"]
+    found = [predicted(v["logits"], read.targets) for _, read, v in values_of(model, texts)]
+    counts = report_of(surveyed(model, texts, tmp_path)).parts[0].ranks
+    ranks = [rank for one in found for target, _, rank in one if target in (2, 3)]
+    print(ranks, counts)
+    assert 2 in ranks
+    assert counts["1"] == sum(rank == 1 for one in found for *_, rank in one)
+    assert counts["2"] == sum(rank == 2 for one in found for *_, rank in one)
+
+
 @pytest.mark.parametrize("case", ["mistral_window", in_sweep("llama_gqa"), in_sweep("qwen3")])
 def test_losses_are_those_of_transformers(case, decoder_folder, tmp_path):
     torch = pytest.importorskip("torch")

@@ -279,7 +279,7 @@ def test_compares_the_parts_of_microgpts(tmp_path):
     assert (document["schema"], document["agree"]) == ("microgpt.survey-diff/3", False)
     loss = rows(result, "prediction")["predictions, train", "loss by text"]
     shown = rendered(survey_comparison_sections(result), 100)
-    assert re.search(rf"predictions, train +loss by text .* ± {loss.error:.4f}\n", shown)
+    assert re.search(rf"predictions, train +loss by text .* ± {loss.error:.4f} *\n", shown)
     hidden = len(rows(result, "token")) - 8
     assert f"not shown: {hidden} of kind token, with smaller distances; --verbose shows all" in shown
     assert rendered(survey_comparison_sections(result, verbose=True), 100).count("token ") == hidden + 8

@@ -1,6 +1,6 @@
 """Check the anomaly rules of a decoder: each finds its fault, and finds nothing in a sound model."""
 
-from dataclasses import replace
+import math
 
 import numpy as np
 import pytest
@@ -8,14 +8,12 @@ from support.tiny_models import TOKENS
 
 from microgpt_trace import Intervention, load, trace
 from microgpt_trace.architecture.operations import norm
-from microgpt_trace.measuring.norms import NormRows
-from microgpt_trace.tracing.anomalies import FAR, FEWEST_LAYERS, FEWEST_TOKENS, Steps, anomalies_of, trend
+from microgpt_trace.tracing.anomalies import FEWEST_LAYERS, FEWEST_TOKENS, GROWTH, TURN, odd_layer, trend
 from microgpt_trace.tracing.layer_measures import MOST, compared_positions
 
 ATTENTION, MLP = "attention-write", "mlp-write"
 RULES = ("nonfinite", "constant", "rmsnorm", "growth", ATTENTION, MLP, "silence", "turn")
 OF_LAYERS = RULES[3:]
-NORMS = NormRows(1e-5, {"final.norm": 0.0}, {"final.norm": 1.0})
 TENSOR = "model.layers.{}.{}.weight"
 
 
@@ -196,18 +194,24 @@ def test_does_not_compare_layers_that_are_not_finite(faulty):
     assert (found["rmsnorm"].found, found["rmsnorm"].detail) == (None, reason)
 
 
-def test_the_threshold_counts_spreads_of_the_layers(ten):
-    """A factor of 2 is within the threshold, a factor of 1000 is not."""
-    run = traced(ten)
+THRESHOLDS = {  # the rule, logarithms of the layers' values, the odd layer, the distance of 6 spreads
+    "1.4826 median deviations": (TURN, [1, -1, -1, 0, 0, 0, -1, -1, 1], 4, 6 * 1.4826),
+    "the lower limit": (TURN, [0.1, -0.1, -0.1, 0, 0, 0, -0.1, -0.1, 0.1], 4, 6 * 0.25),
+    "the first layer": (TURN, [0] * 9, 0, 6 * 0.55),
+    "the last layer": (TURN, [0] * 9, 8, 6 * 0.55),
+    "the first judged layer": (GROWTH, [0] * 8, 0, 6 * 0.25),  # layer 0 is left out
+}
 
-    def far(factor):
-        row = run.layers[4]
-        odd = replace(row, compared=replace(row.compared, mlp=row.compared.mlp * factor))
-        rows = (*run.layers[:4], odd, *run.layers[5:])
-        return {a.id: a for a in anomalies_of((), Steps(), (), rows, NORMS)}[MLP]
 
-    assert (far(2).found, far(1000).found) == (False, True)
-    assert far(2).threshold == FAR
+@pytest.mark.parametrize("factor", [0.999, 1.001])
+@pytest.mark.parametrize("case", THRESHOLDS)
+def test_the_threshold_counts_spreads_of_the_layers(case, factor):
+    """The layers are symmetric, so that the trend is 0, and only the odd layer is above 1."""
+    rule, logs, odd, limit = THRESHOLDS[case]
+    values = [math.exp(factor * limit if i == odd else log) for i, log in enumerate(logs)]
+    found = odd_layer(rule, values, 9, "")
+    assert (found.found, found.threshold, found.layer) == (factor > 1, 6, odd + (rule is GROWTH))
+    assert found.value == pytest.approx(6 * factor)
 
 
 @pytest.mark.parametrize("layer", [0, 9])

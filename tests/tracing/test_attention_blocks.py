@@ -1,13 +1,13 @@
 """Long texts, whose attention is computed for a block of queries at a time: every number equals the number of
 one block, hooks still receive whole values, and no [H, T, T] is held unless somebody requests it."""
 
-import json
 import math
 import tracemalloc
 
 import numpy as np
 import pytest
 from support.judges import agree
+from support.sweeps import some_of
 from support.torch_models import written
 
 from microgpt_trace import Intervention, load, trace
@@ -15,20 +15,18 @@ from microgpt_trace.architecture.edits import Edit
 from microgpt_trace.architecture.interpreter import backward, run
 from microgpt_trace.architecture.operations import pass_state
 from microgpt_trace.hooks import bus
-from microgpt_trace.render.documents.trace_as_json import trace_json
 from microgpt_trace.tracing.checks import Checker
 
 LENGTH = 45
 TOKENS = [*np.random.default_rng(0).integers(3, 61, LENGTH).tolist()]
-# The types have: no window, a window, windows and a cap of the scores, layers with and without window, and
-# windows and sinks. A window has 5 positions.
-TYPES = ["llama", "mistral", "gemma2", "gemma3_text", "phi3", "gpt_oss"]
+# The types have: windows and a cap of the scores, no window, a window, windows and sinks, a window, and a
+# window in some layers. A window has 5 positions.
+TYPES = ["gemma2", "llama", "mistral", "gpt_oss", "phi3", "gemma3_text"]
 CLOSE = 2e-5  # of float32, relative to the largest number of a kind
-CHECKS = ["finite", "residual", "softmax", "causal", "untraced"]
 ATTENTION = ["layer1.attn.scores", "layer1.attn.weights", "layer1.attn.context"]
 
 
-@pytest.fixture(scope="module", params=TYPES)
+@pytest.fixture(scope="module", params=some_of(TYPES, every=3))
 def case(request, tmp_path_factory):
     """A model of transformers, and the same model in our program."""
     folder = tmp_path_factory.mktemp(request.param)
@@ -59,21 +57,6 @@ def traced(model, **options):
     return trace(model, tokens=TOKENS, **options)
 
 
-def differences(found, expected, place=""):
-    """Yield the place and the two numbers of a JSON document, wherever numbers differ."""
-    assert type(found) is type(expected), (place, found, expected)
-    if isinstance(found, dict):
-        assert found.keys() == expected.keys(), place
-        for key in found:
-            yield from differences(found[key], expected[key], f"{place}.{key}")
-    elif isinstance(found, list):
-        assert len(found) == len(expected), place
-        for pair in zip(found, expected, strict=True):
-            yield from differences(*pair, place)
-    elif found != expected:
-        yield place, found, expected
-
-
 # --- Numbers ------------------------------------------------------------------------------------
 
 
@@ -94,26 +77,6 @@ def test_every_value_is_the_value_of_one_block(case, in_blocks):
     assert found.keys() == expected.keys()
     for key, value in expected.items():
         agree(found[key], value, rtol=CLOSE, atol=CLOSE * np.abs(value).max(), what=key[1])
-
-
-def test_the_document_is_the_document_of_one_block(case, in_blocks):
-    """Statistics, layers, insights and anomalies differ by rounding alone, and the checks hold."""
-    _, model = case
-    expected, found = in_one_block(traced, model), traced(model, recheck=True)
-    assert {check.id: check.holds for check in found.checks if check.id != "heads"} == dict.fromkeys(
-        CHECKS, True
-    )
-    texts = [trace_json(own) for own in (found, expected)]
-    documents = [json.loads(text if isinstance(text, str) else "".join(text)) for text in texts]
-    for document in documents:
-        del document["checks"], document["insights"]
-        norms = next(own for own in document["anomalies"] if own["id"].endswith("norm"))
-        del norms["detail"], norms["layer"]  # the norm with the largest rounding error
-    off = [
-        pair for pair in differences(*documents) if not math.isclose(*pair[1:], rel_tol=1e-4, abs_tol=1e-5)
-    ]
-    assert off == []
-    assert [(i.id, i.holds) for i in found.insights] == [(i.id, i.holds) for i in expected.insights]
 
 
 def test_parts_and_whole_values_lead_to_equal_bits(case, in_blocks):

@@ -5,6 +5,7 @@ import pytest
 from support.commands import microgpt as microgpt_command
 from support.judges import torch_grad, torch_run
 from support.other_plans import T, V, post_norm_plan, random_model, values_of
+from support.sweeps import some_of
 
 from microgpt_trace import Config, Intervention, Model, Tokenizer, trace
 from microgpt_trace.architecture.operations import (
@@ -147,7 +148,7 @@ def scaled(seed):
     return Model(params, Tokenizer(), "scaled"), text
 
 
-@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("seed", some_of(range(12), every=3))
 def test_right_gradients_of_scaled_models_hold(seed):
     """One in five has a vanishing P. In one of twelve, terms cancel beyond 1e-3 of its float32 gradient."""
     model, text = scaled(seed)

@@ -20,7 +20,7 @@ from microgpt_trace.tracing.collector import TracedRun
 from microgpt_trace.tracing.insights import insights_of
 from microgpt_trace.tracing.layer_insights import PREDICATES
 
-SEEDS = [*range(40), *(in_sweep(seed, whole=True) for seed in range(40, 100))]
+SEEDS = [*range(20), *map(in_sweep, range(20, 40)), *(in_sweep(seed, whole=True) for seed in range(40, 100))]
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 
 

@@ -15,9 +15,9 @@ transformers = pytest.importorskip("transformers", reason="transformers is not i
 
 @pytest.fixture(scope="module", params=some_of(KINDS, every=3))
 def tokenizer(request, tmp_path_factory):
-    """The tokenizer of transformers, the two vocabularies of this package, and 1,000 texts."""
+    """The tokenizer of transformers, the two vocabularies of this package, and 400 texts."""
     kind, folder = KINDS[request.param], tmp_path_factory.mktemp(request.param)
-    texts = random_texts(kind, 1000)
+    texts = random_texts(kind, 400)
     metadata = gguf_metadata(kind, *write_folder(kind, folder, texts))
     judge = transformers.AutoTokenizer.from_pretrained(folder)
     return judge, (from_huggingface(folder), from_gguf(metadata, Path("model.gguf"))), texts
