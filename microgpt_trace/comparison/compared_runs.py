@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from ..architecture.plans.kinds import Softmax
 from ..arrays.stats import Array
 from ..decoder.catalogue import kind_named
+from ..dumps.formats import is_recording, open_recording
 from ..dumps.layouts import Fitted, Recorded, Shapes
 from ..dumps.recording import Recording
 from ..errors import InputError
@@ -200,9 +201,6 @@ def first_model(sides: Sequence[ComparedRun]) -> ModelRun | None:
 def open_source(path: Path, names: NameMap | None = None, **options: Any) -> LanguageModel | Recording:
     """Open the model or the recording at a path. `options` are passed to `load`. Raises FileFormatError."""
     is_model = path.suffix in (".gguf", ".apr") or (path / "config.json").is_file()
-    if not is_model:
-        from ..dumps.formats import is_recording, open_recording
-
-        if is_recording(path):
-            return open_recording(path, names)
+    if not is_model and is_recording(path):
+        return open_recording(path, names)
     return load(path, **options)

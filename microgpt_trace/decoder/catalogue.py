@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from functools import cache
 from importlib import import_module
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..architecture.plans import microgpt
 from ..architecture.plans.blocks import BIASES
@@ -20,7 +20,9 @@ from ..architecture.plans.plan import Operation, Plan, kind_of, layer_of, prefix
 from ..architecture.plans.rope import Rope
 from ..grouping import grouped
 from ..hooks.event import EventSpec
-from .architecture import Architecture
+
+if TYPE_CHECKING:
+    from .architecture import Architecture
 
 ARCHITECTURES: Mapping[str, str] = {  # the name in config.json -> the module
     "llama": "llama",

@@ -35,6 +35,7 @@ from ..text.frozen import frozen
 from ..text.printable import quoted, shown_token
 from ..text.wording import counted
 from ..untrusted_files import folder_of
+from ..vocabulary.huggingface import convertible
 from .config import DecoderConfig
 
 if TYPE_CHECKING:
@@ -268,8 +269,6 @@ def _vocabulary(model: Decoder, otherwise: str = "") -> Vocabulary:
     """Return the model's vocabulary, or raise InputError with the advice `otherwise`."""
     if model.vocabulary is not None:
         return model.vocabulary
-    from ..vocabulary.huggingface import convertible
-
     folder = folder_of(Path(model.origin))
     source = convertible(folder) if model.format.startswith("Hugging Face") else ""
     if not source:

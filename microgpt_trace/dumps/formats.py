@@ -24,6 +24,7 @@ from ..text.brief import brief
 from ..text.json_reading import from_json
 from ..text.wording import abridged
 from ..untrusted_files import beginning, check_regular, reading, sentences, whole_numbers
+from .aprt import is_aprt, open_aprt
 from .layouts import NO_EVENT, Leftover, Recorded
 from .recording import Recording, agreed
 from .stored_arrays import (
@@ -35,6 +36,7 @@ from .stored_arrays import (
     npz_arrays,
     safetensors_arrays,
 )
+from .trace_document import open_document
 
 _TOKENS = ("tokens", "ids", "input_ids", "token_ids")
 _MAX_TOKENS = 1 << 20
@@ -92,8 +94,6 @@ def open_recording(path: Path, names: NameMap | None = None) -> Recording:
     if head.startswith(b'{"record"'):
         raise FileFormatError(f"{path}: expected a --json document, found a --jsonl file")
     if head.lstrip()[:1] == b"{":
-        from .trace_document import open_document
-
         return _with_tokens(open_document(path), names, "a --json document")
     raise FileFormatError(
         f"{path}: expected a dump (.npy, .npz, safetensors, a --json document or a folder), "
@@ -102,8 +102,6 @@ def open_recording(path: Path, names: NameMap | None = None) -> Recording:
 
 
 def _open_folder(path: Path, names: NameMap | None) -> Recording:
-    from .aprt import is_aprt, open_aprt
-
     if is_aprt(path):
         return _with_tokens(open_aprt(path), names, "a directory of APRT dumps")
     files, others = _npy_files(path)

@@ -1,5 +1,4 @@
-"""The experts that the positions of a text choose in a layer, as plain data. A trace without experts loads no
-more than this module."""
+"""Measure which experts the positions of a text choose in each layer."""
 
 from __future__ import annotations
 
@@ -7,7 +6,12 @@ import math
 
 import numpy as np
 
-from ..arrays.stats import Array
+from ..architecture.operations.choice import numbers
+from ..architecture.plans.kinds import Choice
+from ..architecture.plans.plan import Plan
+from ..arrays.rounding import to_bf16
+from ..arrays.stats import Array, median
+from ..hooks.event import TraceEvent
 from ..text.frozen import frozen
 from ..text.json_writing import in_document
 
@@ -59,6 +63,51 @@ class ExpertChoices:
     def most_entropy(self) -> float:
         """The entropy in bits of equal shares of all experts, or of as many experts as there are choices."""
         return math.log2(min(len(self.load), self.positions * self.count))
+
+
+class ExpertMeter:
+    """A hook that measures the choice of experts in each layer. Subscribe the hook to `names`, which is empty
+    for a model without experts."""
+
+    def __init__(self, plan: Plan) -> None:
+        self._logits_of = {row.name: row.inputs[0] for row in plan.of_kind(Choice)}
+        self._logits: dict[str, Array] = {}
+        self.names = [*self._logits_of, *self._logits_of.values()]
+        self.choices: list[ExpertChoices] = []
+
+    def __call__(self, event: TraceEvent, value: Array) -> None:
+        if event.name not in self._logits_of:
+            self._logits[event.name] = value.copy()
+            return
+        logits = self._logits.pop(self._logits_of[event.name])
+        self.choices.append(choices_of(event, logits, value))
+
+
+def choices_of(event: TraceEvent, logits: Array, chosen: Array) -> ExpertChoices:
+    """Measure the choices of an event: [T, E], [T, k]"""
+    ids = numbers(chosen, logits.shape[1])
+    load = np.bincount(ids.ravel(), minlength=logits.shape[1])
+    assert event.layer is not None  # a choice of experts belongs to a layer
+    margin, other = margins(logits, ids)
+    at = int(margin.argmin())
+    closest = ClosestChoice(at, int(ids[at, -1]), int(other[at]), float(margin[at]))
+    tied = int(np.count_nonzero(margins(to_bf16(logits), ids)[0] == 0))
+    is_choice = ids.shape[1] < logits.shape[1]
+    return ExpertChoices(
+        event.layer, event.name, len(ids), ids.shape[1], tuple(load.tolist()),
+        median(margin) if is_choice else None, closest if is_choice else None,
+        tied if is_choice else None,
+    )  # fmt: skip
+
+
+def margins(logits: Array, ids: Array) -> tuple[Array, Array]:
+    """Return the logit of the last chosen expert minus the logit of the best other expert, and the number of
+    that other expert: [T, E], [T, k] -> [T] twice"""
+    wide, rows = logits.astype(np.float64), np.arange(len(logits))
+    others = wide.copy()
+    np.put_along_axis(others, ids, -np.inf, axis=1)
+    best = others.argmax(axis=1)
+    return wide[rows, ids[:, -1]] - others[rows, best], best
 
 
 def entropy(shares: Array) -> Array:

@@ -243,7 +243,7 @@ class Model:
         return dy @ self.params[name]
 
     def training_gradients(self, inputs: TraceInput) -> dict[str, Array]:
-        from .batch import Packer  # with the passes of training, 5 ms of `trace emma`
+        from .batch import Packer
         from .forward_backward import backward, forward
 
         params = self.params.copy(np.float64)

@@ -26,6 +26,7 @@ from ..errors import FileFormatError, InputError, naming
 from ..text.brief import brief
 from ..text.frozen import frozen
 from ..text.json_reading import MANY_VALUES, from_json
+from ..vocabulary.metadata import from_apr
 from .apr_config import AprSettings, apr_config
 from .mapped_file import MappedFile
 from .model_file import checked_decoder, our_tensors
@@ -104,8 +105,6 @@ def read_apr(
     problems.tensors = tensors = our_tensors(path, stored.values(), NAMES, problems)
 
     def vocabulary() -> Vocabulary | None:
-        from ..vocabulary.metadata import from_apr
-
         return from_apr(file.metadata, path)
 
     problems.format, problems.metadata, problems.load_vocabulary = ".apr v2", file.metadata, vocabulary

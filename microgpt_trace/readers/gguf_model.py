@@ -19,6 +19,7 @@ from ..decoder.shared_options import LONG, ROPE_FACTORS, SHORT
 from ..errors import FileFormatError, InputError, naming
 from ..text.brief import brief
 from ..untrusted_files import is_count
+from ..vocabulary.metadata import from_gguf
 from .decoder_config import check_overrides, decoder_config, overridden, unsupported
 from .gguf import Strings, read_gguf_header
 from .model_file import checked_decoder, checked_depth, our_tensors, rope_factors
@@ -89,8 +90,6 @@ def _architecture(value: Any, metadata: Mapping[str, Any]) -> str:
 def _vocabulary(path: Path, metadata: Mapping[str, Any], rows: int) -> Vocabulary | None:
     """Return the vocabulary in the metadata. Raises FileFormatError if the metadata list too many tokens or
     merges to decode."""
-    from ..vocabulary.metadata import from_gguf
-
     for key, most in (("tokens", rows), ("merges", MAX_MERGES * rows)):
         texts = metadata.get(f"tokenizer.ggml.{key}")
         if isinstance(texts, Strings) and len(texts) > most:

@@ -22,6 +22,7 @@ from ..tracing.result import Trace
 from .characters import bar, dot_plot, signed_bar, sparkline
 from .page.markup import Drawings, Markup, element
 from .page.section_markup import SHADES, block_markup, classes
+from .page.trace_page import trace_page
 from .sections import Block, Labelled, Section, Table, Words, words
 from .shown import sections_of
 
@@ -80,8 +81,6 @@ def _framed_page(trace: Trace, model: LanguageModel, sections: Sequence[Section]
         count += model.config.parameter_count
     if not 0 < count * EACH <= MOST:
         return Markup()
-    from .page.trace_page import trace_page
-
     made_by = f"trace of {on_one_line(trace.input.text) or 'tokens'}, {on_one_line(model.origin)}"
     text, tokens = _input_arguments(trace, model)
     again = {"before": [_file_of(model)], "text": text, "after": tokens}

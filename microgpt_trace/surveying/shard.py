@@ -22,11 +22,11 @@ from ..corpus.corpus import Document
 from ..errors import OptionError
 from ..hooks.names import select_names
 from ..measuring.channels import UNITS, ChannelMeter, HistogramMeter, TopMeter
-from ..measuring.experts import RouterMeter
 from ..measuring.head_tokens import HeadTokenMeter
 from ..measuring.heads import AttentionMeter
 from ..measuring.meter import Meter, PackLayout
 from ..measuring.predictions import PredictionMeter
+from ..measuring.router_meter import RouterMeter
 from ..measuring.streams import StreamMeter
 from ..measuring.tallies import Counts
 from .options import SurveyOptions

@@ -53,8 +53,8 @@ def traced(model: LanguageModel, options: TraceOptions) -> Trace:
         run = observers.begin(options.time, keep=repeats or options.differentiates)
         tap = run.tap("forward")
         if options.differentiates:
-            from ..architecture.interpreter.backward import keeping_tap  # with the next module, 16 ms
-            from .gradients import differentiate
+            from ..architecture.interpreter.backward import keeping_tap
+            from .gradients import differentiate  # with the modules of training, 13 ms of a prompt's trace
 
             tap = keeping_tap(model.plan, length, tap)
         final = forward(model, np.array(inputs.tokens), tap, cache)
@@ -68,7 +68,7 @@ def traced(model: LanguageModel, options: TraceOptions) -> Trace:
             inputs = replace(inputs, notes=(*inputs.notes, *filter(None, [gradients["scalar"].note])))
             checks.insert(int(model.trainable), check)
         if cache is not None:
-            from .generation import continue_prompt  # with the rules of anomalies, 20 ms
+            from .generation import continue_prompt
 
             continuation, check = continue_prompt(
                 model, inputs, final, predicted.last, cache, options, observers, run.replaced
@@ -120,13 +120,12 @@ class _Meters:
             norms = NormMeter(model.plan, model.parameter)
             self.norms, hooks = norms.rows, [norms]
         else:
-            from ..measuring.experts import ExpertMeter  # for prompts, 13 ms with the three modules below
-            from . import layer_insights
+            from ..measuring.expert_choices import ExpertMeter
+            from . import layer_insights  # for prompts, 8 ms with the modules of anomalies and continuations
             from .layer_measures import Overview
             from .lens import Lens
 
             self.predicates = layer_insights.PREDICATES
-
             self._overview = Overview(model.plan, model.parameter, inputs.tokens)
             self._experts, self.norms = ExpertMeter(model.plan), self._overview.norms
             if options.lens:
@@ -141,7 +140,7 @@ class _Meters:
         """Return the fields of the Trace that only prompts have."""
         if not self._model.takes_prompts:
             return {"layers": ()}
-        from .anomalies import Steps, anomalies_of  # for prompts, 20 ms
+        from .anomalies import Steps, anomalies_of
 
         events, baseline = observers.forward_events(), observers.baseline
         layers, changed = self._overview.rows(events), baseline.editor.names if baseline is not None else ()

@@ -15,7 +15,7 @@ from support.tiny_experts import CHOSEN, EXPERTS, bits, judged, write_experts
 from support.tiny_models import TOKENS
 
 from microgpt_trace import Intervention, load, trace
-from microgpt_trace.measuring.experts import ExpertMeter, choices_of
+from microgpt_trace.measuring.expert_choices import ExpertMeter, choices_of
 from microgpt_trace.render.trace.events import experts_sections
 
 IDS = ",".join(map(str, TOKENS))

@@ -240,7 +240,7 @@ def test_command_lines_of_a_page_have_the_input_of_the_trace(plain, monkeypatch)
     """A microGPT has a page without kept arrays, a production model only with some."""
     pages = {}
     for kind, run in plain.items():
-        page = "microgpt_trace.render.page.trace_page.trace_page"
+        page = "microgpt_trace.render.notebook_html.trace_page"
         monkeypatch.setattr(page, lambda *args, kind=kind: pages.update({kind: args[4]}) or "")
         run._repr_html_()
     origin = plain["decoder's kept trace"].traced_model.origin
@@ -261,7 +261,7 @@ def test_a_trace_without_a_page_names_the_command_that_writes_it(plain, monkeypa
 
 
 def test_a_page_that_would_be_too_large_is_not_built(monkeypatch):
-    monkeypatch.setattr("microgpt_trace.render.page.trace_page.trace_page", None)
+    monkeypatch.setattr("microgpt_trace.render.notebook_html.trace_page", None)
     wide = init(Config(n_embd=256, n_head=4))
     print(f"{wide.config.parameter_count:,} parameters")
     assert Parsed(trace(wide, "emma", values=False)._repr_html_()).of("iframe") == []

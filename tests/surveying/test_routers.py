@@ -13,7 +13,7 @@ from support.tiny_tokenizer import write_tokenizer
 
 from microgpt_trace import load
 from microgpt_trace.errors import FileFormatError
-from microgpt_trace.measuring.experts import RouterMeter, RouterTallies
+from microgpt_trace.measuring.router_meter import RouterMeter, RouterTallies
 from microgpt_trace.measuring.tallies import named
 from microgpt_trace.render.results.survey import survey_sections
 from microgpt_trace.surveying.report import report_of

@@ -12,6 +12,8 @@ from rich.text import Text
 from ...text.printable import on_one_line
 from ..characters import dot_plot
 from ..sections import AttentionMatrices, Copyable, DotPlot, Figures, Grid, Labelled, Section, Table, Words
+from .attention import print_attention
+from .matrices import print_figures, print_grid
 from .screen import Screen
 from .tables import print_table
 
@@ -69,15 +71,7 @@ def _text(spans: Sequence[tuple[str, str]], screen: Screen) -> Text:
     return Text.assemble(*((screen.words(on_one_line(text)), style) for text, style in spans))
 
 
-def _print_matrix(block: AttentionMatrices | Figures | Grid, screen: Screen) -> None:
-    from .attention import print_attention
-    from .matrices import print_figures, print_grid
-
-    prints: Prints = {AttentionMatrices: print_attention, Grid: print_grid, Figures: print_figures}
-    prints[type(block)](block, screen)
-
-
 _PRINT: Prints = {
     Table: print_table, Words: _print_words, Labelled: _print_labelled, Copyable: _print_copyable,
-    DotPlot: _print_plot, AttentionMatrices: _print_matrix, Grid: _print_matrix, Figures: _print_matrix,
+    DotPlot: _print_plot, AttentionMatrices: print_attention, Grid: print_grid, Figures: print_figures,
 }  # fmt: skip
