@@ -53,7 +53,9 @@ LATE = {
     "tracing.trace": "NumPy, which --help must not load",
     "render.documents.schemas": "NumPy, which --help must not load",
     "readers.loading": "the four readers 16 ms of `trace emma`, which needs none but that of checkpoints",
-    "tracing.traced_run": "training 13 ms of a trace of SmolLM2, modules for prompts 8 ms of `trace emma`",
+    "microgpt.model": "the passes of training 1 ms of `trace emma`",
+    "tracing.observers": "effects of interventions 2 ms of `trace emma`",
+    "tracing.traced_run": "training 13 ms of a trace of SmolLM2, those for prompts 8 ms of `trace emma`",
 }
 
 

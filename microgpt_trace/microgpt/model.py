@@ -26,9 +26,7 @@ from ..notebook import in_notebook
 from ..text.brief import brief, one_line
 from ..text.frozen import frozen
 from ..text.wording import counted
-from .batch import Packer
 from .documents import LONG_LINE, Documents, encoded_names, held_out
-from .forward_backward import backward, forward
 from .parameters import Config, Parameters
 from .tokenizer import Tokenizer
 
@@ -245,6 +243,9 @@ class Model:
         return dy @ self.params[name]
 
     def training_gradients(self, inputs: TraceInput) -> dict[str, Array]:
+        from .batch import Packer
+        from .forward_backward import backward, forward
+
         params = self.params.copy(np.float64)
         grads = Parameters(self.config, np.zeros_like(params.flat))
         ids = np.array([*inputs.tokens, inputs.targets[-1]])

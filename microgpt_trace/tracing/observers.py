@@ -17,12 +17,12 @@ from ..hooks.event import PHASES, TraceEvent
 from .checks import Checker
 from .collector import Collector
 from .findings import Check, Insight
-from .intervention_effects import Baseline
 from .options import TraceOptions
 from .result import Predictions, Trace
 
 if TYPE_CHECKING:
     from ..running.interventions import Intervention
+    from .intervention_effects import Baseline
 
 
 @contextmanager
@@ -34,6 +34,8 @@ def baseline_of(
     if not interventions:
         yield None
         return
+    from .intervention_effects import Baseline
+
     baseline = Baseline(model, inputs, rows, interventions, shown, top_k)
     with baseline.stream:
         yield baseline

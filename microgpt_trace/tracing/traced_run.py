@@ -10,14 +10,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..architecture.edits import replacing
-from ..architecture.interpreter.backward import keeping_tap
 from ..architecture.interpreter.run import forward, head_forward
 from ..architecture.operations.pass_state import KVCache
 from ..arrays.stats import Array
 from ..arrays.threads import one_blas_thread
 from ..hooks.bus import Run
 from ..hooks.names import select_names
-from ..measuring.expert_choices import ExpertMeter
 from ..measuring.norms import NormMeter, NormRows
 from ..running.token_names import chosen_positions
 from . import text_insights
@@ -56,6 +54,7 @@ def traced(model: LanguageModel, options: TraceOptions) -> Trace:
         run = observers.begin(keep=repeats or options.differentiates)
         tap = run.tap("forward")
         if options.differentiates:
+            from ..architecture.interpreter.backward import keeping_tap
             from .gradients import differentiate  # with the modules of training, 13 ms of a prompt's trace
 
             tap = keeping_tap(model.plan, length, tap)
@@ -117,6 +116,7 @@ class _Meters:
             norms = NormMeter(model.plan, model.parameter)
             self.norms, hooks = norms.rows, [norms]
         else:
+            from ..measuring.expert_choices import ExpertMeter
             from . import layer_insights  # for prompts, 8 ms with the modules of anomalies and continuations
             from .layer_measures import Overview
             from .lens import Lens
