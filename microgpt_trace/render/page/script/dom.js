@@ -2,21 +2,26 @@
 
 import {onOneLine} from "./printable.js";
 
-/** Make an element with attributes, listeners ("onclick") and children, which are elements or text. */
-export const make = (tag, attributes = {}, ...children) =>
-	filled(document.createElement(tag), attributes, children);
+/** Makes an HTML element of any tag: html.p({class: "dim", onclick: act}, "words", html.b("more")). The
+    attributes, with listeners ("onclick"), may be left out. Children are elements or text. */
+export const html = makersOf(tag =>
+	Object.assign(document.createElement(tag), tag === "button" ? {type: "button"} : {})
+);
 
-/** Make a button that submits no form. */
-export const makeButton = (attributes, ...children) =>
-	make("button", {type: "button", ...attributes}, ...children);
+/** Makes an SVG element in the same way. */
+export const svg = makersOf(tag => document.createElementNS("http://www.w3.org/2000/svg", tag));
 
-/** Make an SVG element, with the same arguments as `make`. */
-export const draw = (tag, attributes = {}, ...children) =>
-	filled(document.createElementNS("http://www.w3.org/2000/svg", tag), attributes, children);
+function makersOf(create) {
+	const makerOf =
+		tag =>
+		(...content) =>
+			filled(create(tag), ...(content[0]?.constructor === Object ? content : [{}, ...content]));
+	return new Proxy({}, {get: (_, tag) => makerOf(tag)});
+}
 
 const shown = content => (typeof content === "string" ? onOneLine(content) : content);
 
-function filled(element, attributes, children) {
+function filled(element, attributes, ...children) {
 	for (const [name, value] of Object.entries(attributes)) {
 		if (name.startsWith("on")) element.addEventListener(name.slice(2), value);
 		else if (value === true) element.setAttribute(name, "");
@@ -39,7 +44,7 @@ export const alone = act => event => {
 };
 
 /** A number that is shown with few digits and copied with all of them. */
-export const number = (text, all, attributes = {}) => make("data", {...attributes, value: all}, text);
+export const number = (text, all, attributes = {}) => html.data({...attributes, value: all}, text);
 
 /** The terms of a sum as bars that start at one zero line. Bars of terms have the colours of their signs. The
     bars of `totals`, such as the sum, are grey. */
@@ -50,11 +55,10 @@ export function sumBars(values, totals) {
 	const barOf = (value, kind) => {
 		if (!Number.isFinite(value)) return null;
 		const [from, to] = [at(Math.min(0, value)), at(Math.max(0, value))];
-		return draw(
-			"svg",
+		return svg.svg(
 			{class: "term", viewBox: "0 0 100 10", preserveAspectRatio: "none", "aria-hidden": "true"},
-			draw("rect", {class: kind, x: from, y: 0, height: 10, width: to - from}),
-			draw("rect", {class: "zero", x: Math.min(at(0), 99.5), y: 0, height: 10, width: 0.5})
+			svg.rect({class: kind, x: from, y: 0, height: 10, width: to - from}),
+			svg.rect({class: "zero", x: Math.min(at(0), 99.5), y: 0, height: 10, width: 0.5})
 		);
 	};
 	return [
@@ -66,17 +70,17 @@ export function sumBars(values, totals) {
 /** A bar that fills `share` of its width. If `other` is given, a second bar below it fills `other` of its
     width. */
 export function bar(share, other) {
-	const svg = draw("svg", {
+	const picture = svg.svg({
 		class: "bar",
 		viewBox: "0 0 100 10",
 		preserveAspectRatio: "none",
 		"aria-hidden": "true"
 	});
 	const rect = (part, kind, y, height) =>
-		draw("rect", {class: kind, x: 0, y, height, width: 100 * Math.min(1, Math.max(0, part || 0))});
-	svg.append(rect(share, "own", 0, other === undefined ? 10 : 6));
-	if (other !== undefined) svg.append(rect(other, "original", 7, 3));
-	return svg;
+		svg.rect({class: kind, x: 0, y, height, width: 100 * Math.min(1, Math.max(0, part || 0))});
+	picture.append(rect(share, "own", 0, other === undefined ? 10 : 6));
+	if (other !== undefined) picture.append(rect(other, "original", 7, 3));
+	return picture;
 }
 
 /** A bar that fills `share` of its width. `before` is the share of a dashed outline, and `rule` the place of
@@ -87,11 +91,10 @@ export function shareBar(share, {before, rule} = {}) {
 		["before", "width", before],
 		["rule", "left", rule]
 	].filter(([, , size]) => size !== undefined);
-	return make(
-		"span",
+	return html.span(
 		{class: "bar-of", "aria-hidden": "true"},
 		parts.map(([kind, side, size]) => {
-			const part = make("span", {class: kind});
+			const part = html.span({class: kind});
 			part.style[side] = `${100 * size}%`;
 			return part;
 		})
@@ -100,7 +103,7 @@ export function shareBar(share, {before, rule} = {}) {
 
 /** A command line with a button that copies it. If the clipboard is blocked, the button selects the line. */
 export function copyable(line) {
-	const button = makeButton({class: "copy", "aria-label": "copy the command"}, "copy");
+	const button = html.button({class: "copy", "aria-label": "copy the command"}, "copy");
 	button.addEventListener("click", async () => {
 		try {
 			await navigator.clipboard.writeText(line);
@@ -113,5 +116,5 @@ export function copyable(line) {
 			button.textContent = "selected";
 		}
 	});
-	return make("span", {class: "command"}, make("code", {}, line), button);
+	return html.span({class: "command"}, html.code(line), button);
 }

@@ -1,7 +1,7 @@
 // A matrix of numbers as a picture in which keys move a cursor. A link under it shows a table of the numbers.
 
 import {inkOn, scaleOf} from "./colors.js";
-import {make} from "./dom.js";
+import {html} from "./dom.js";
 import {exact, short} from "./numbers.js";
 import {walkable} from "./walkable.js";
 
@@ -15,8 +15,8 @@ const MOST_IN_TABLE = 4096; // elements
     `onlook` and `onpick` are functions of a cell. `key` is the name of this matrix, which is unique in the
     page. */
 export function matrix(data) {
-	const canvas = make("canvas", {});
-	const live = make("output", {class: "visually-hidden", "aria-live": "polite"});
+	const canvas = html.canvas();
+	const live = html.output({class: "visually-hidden", "aria-live": "polite"});
 	const view = {data, canvas, cursor: data.chosen ?? null, marked: null};
 	const look = (at, aloud) => {
 		view.cursor = at;
@@ -34,9 +34,7 @@ export function matrix(data) {
 			`${data.title}: ${data.rows} rows, ${data.columns} columns. Arrow keys move the cursor, Enter ` +
 			"chooses a number."
 	});
-	const shown = make(
-		"figure",
-		{},
+	const shown = html.figure(
 		box,
 		data.legend === false ? null : legend(data),
 		live,
@@ -93,7 +91,7 @@ function layOut(view, width) {
 
 /** A canvas with one pixel per cell, and true if all values that are not masked are finite. */
 function pictureOf(data) {
-	const picture = make("canvas", {width: data.columns, height: data.rows});
+	const picture = html.canvas({width: data.columns, height: data.rows});
 	const context = picture.getContext("2d");
 	const image = context.createImageData(data.columns, data.rows);
 	const colorOf = scaleOf(data.kind, data.end);
@@ -224,14 +222,11 @@ function cellAt({data, canvas, left, top, cell, height}, event) {
 
 function legend(data) {
 	const ends = data.kind === "share" ? ["0", short(data.end)] : [short(-data.end), short(data.end)];
-	return make(
-		"figcaption",
-		{},
+	return html.figcaption(
 		ends[0],
-		make("span", {class: `strip ${data.kind}`, "aria-hidden": "true"}),
+		html.span({class: `strip ${data.kind}`, "aria-hidden": "true"}),
 		ends[1],
-		make(
-			"span",
+		html.span(
 			{class: "dim"},
 			data.isMasked ? `hatched: ${data.hatched ?? "masked"}` : "",
 			data.isPicture ? " 8-bit picture" : ""
@@ -240,42 +235,31 @@ function legend(data) {
 }
 
 function tableBehind(data) {
-	const details = make("details", {class: "behind"}, make("summary", {}, "show as a table"));
+	const details = html.details({class: "behind"}, html.summary("show as a table"));
 	details.addEventListener("toggle", () => {
 		if (!details.open || details.children.length > 1) return;
 		if (data.rows * data.columns > MOST_IN_TABLE) {
 			details.append(
-				make("p", {}, `${(data.rows * data.columns).toLocaleString("en")} elements are too many for a table.`)
+				html.p(`${(data.rows * data.columns).toLocaleString("en")} elements are too many for a table.`)
 			);
 			return;
 		}
 		const numbers = n => Array.from({length: n}, (_, at) => String(at));
 		const columns = data.columnLabels ?? numbers(data.columns);
-		const head = make(
-			"tr",
-			{},
-			make("td", {}),
-			columns.map(label => make("th", {scope: "col"}, label))
+		const head = html.tr(
+			html.td(),
+			columns.map(label => html.th({scope: "col"}, label))
 		);
 		const body = numbers(data.rows).map((label, row) =>
-			make(
-				"tr",
-				{},
-				make("th", {scope: "row"}, data.rowLabels?.[row] ?? label),
-				numbers(data.columns).map((_, column) => make("td", {class: "n"}, data.numberAt(row, column)))
+			html.tr(
+				html.th({scope: "row"}, data.rowLabels?.[row] ?? label),
+				numbers(data.columns).map((_, column) => html.td({class: "n"}, data.numberAt(row, column)))
 			)
 		);
 		details.append(
-			make(
-				"div",
+			html.div(
 				{class: "wide", tabindex: 0, role: "group", "aria-label": `${data.title} as a table`},
-				make(
-					"table",
-					{},
-					make("caption", {class: "visually-hidden"}, data.title),
-					make("thead", {}, head),
-					make("tbody", {}, body)
-				)
+				html.table(html.caption({class: "visually-hidden"}, data.title), html.thead(head), html.tbody(body))
 			)
 		);
 	});

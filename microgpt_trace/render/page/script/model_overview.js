@@ -3,7 +3,7 @@
 
 import {answerBar, ordinal} from "./answer_view.js";
 import {parsed} from "./elements.js";
-import {make, makeButton, shareBar} from "./dom.js";
+import {html, shareBar} from "./dom.js";
 import {headCard} from "./head_card.js";
 import {namedToken} from "./letters.js";
 import {chance, percent, short} from "./numbers.js";
@@ -13,7 +13,7 @@ import {start} from "./trace_page.js";
 const TOP = 5; // bars of the answer bar, and parts of the ranking
 // pixels; a presented or printed picture is drawn in the width PRESENTED and enlarged
 const [LEAST, PRESENTED] = [280, 1232];
-const letters = text => make("b", {class: "letters"}, text);
+const letters = text => html.b({class: "letters"}, text);
 
 /** The first screen, or null if the page has no logit lens. */
 function modelOverviewOf(page, slot) {
@@ -44,7 +44,7 @@ function modelOverviewOf(page, slot) {
 			go,
 			next: () => choose(ranked[(ranked.indexOf(part) + 1) % ranked.length])
 		};
-		const picture = make("div", {
+		const picture = html.div({
 			class: "figure",
 			id: "picture-box",
 			tabindex: 0,
@@ -62,7 +62,7 @@ function modelOverviewOf(page, slot) {
 				})
 			);
 		print = () => picture.resized(PRESENTED);
-		slot("picture").replaceChildren(make("div", {class: "plane"}, widget(picture)));
+		slot("picture").replaceChildren(html.div({class: "plane"}, widget(picture)));
 		slot("cards").replaceChildren(
 			...[
 				part && partCard(context),
@@ -147,11 +147,11 @@ function answerOf({page, run, position, select}) {
 			? ["The trace has no prediction for this position. Add it with --positions."]
 			: [
 					"chance of ",
-					make("b", {class: "letters"}, label),
+					html.b({class: "letters"}, label),
 					follows && token === run.targets[position] ? ", which really follows" : "",
 					place
 						? [
-								make("br"),
+								html.br(),
 								`${ordinal(place)} of ${page.shapeOf(page.probabilities, 1)[1].toLocaleString("en")}`
 							]
 						: ""
@@ -210,7 +210,7 @@ function partCard({page, run, part, ranked, next, go}) {
 				`Reading `,
 				letters(run.labels[effects.position]),
 				", this head takes ",
-				make("b", {}, `${short(100 * share)} %`),
+				html.b(`${short(100 * share)} %`),
 				" from ",
 				key === effects.position ? "itself" : letters(namedToken(run, key)),
 				". "
@@ -226,23 +226,19 @@ function partCard({page, run, part, ranked, next, go}) {
 				? `${ordinal(place)} of ${ranked.length} heads by ${order}.`
 				: "";
 	const why = {of: "value", name: part.weights, index: [head, effects.position, key]};
-	return make(
-		"section",
+	return html.section(
 		{class: "card", "aria-label": "The chosen part"},
-		make(
-			"h2",
-			{},
+		html.h2(
 			part.words.replace(/^h/, "H"),
 			looks ? [" looks most at ", key === effects.position ? "itself" : letters(namedToken(run, key))] : "",
-			make("small", {}, ` ${part.name}`)
+			html.small(` ${part.name}`)
 		),
-		make("p", {}, reads, effectOf(effects, part)),
-		make("p", {}, rankOf(page, part)),
-		chosen ? make("p", {class: "dim"}, chosen) : null,
-		make(
-			"p",
+		html.p(reads, effectOf(effects, part)),
+		html.p(rankOf(page, part)),
+		chosen ? html.p({class: "dim"}, chosen) : null,
+		html.p(
 			{class: "buttons"},
-			makeButton(
+			html.button(
 				{
 					class: "primary",
 					"data-key": "layer",
@@ -250,14 +246,14 @@ function partCard({page, run, part, ranked, next, go}) {
 				},
 				`See layer ${layer}`
 			),
-			looks ? makeButton({"data-key": "why", onclick: () => go(why)}, `Why ${percent(share)} %?`) : null,
-			makeButton({"data-key": "next part", onclick: next}, "Next head")
+			looks ? html.button({"data-key": "why", onclick: () => go(why)}, `Why ${percent(share)} %?`) : null,
+			html.button({"data-key": "next part", onclick: next}, "Next head")
 		)
 	);
 }
 
 function effectOf({p, label, other, isMeasured}, {without, adds, head, hasBias, here}) {
-	const size = make("b", {}, short(Math.abs(adds)));
+	const size = html.b(short(Math.abs(adds)));
 	const difference = [" the logit of ", letters(label), " minus that of ", letters(other), "."];
 	if (!isMeasured)
 		return adds < 0 ? ["It takes ", size, " away from", difference] : ["It adds ", size, " to", difference];
@@ -313,10 +309,8 @@ function rankedCard({page, run, top, part, ranked, choose}) {
 						` ${percent(each.share)} %`
 					];
 		if (each.adds < 0 && !isMeasured) bar.firstChild.classList.add("less");
-		return make(
-			"li",
-			{},
-			makeButton(
+		return html.li(
+			html.button(
 				{
 					class: "link",
 					"data-key": `part ${each.name}`,
@@ -325,9 +319,9 @@ function rankedCard({page, run, top, part, ranked, choose}) {
 				},
 				each.words
 			),
-			make("span", {}, looks),
+			html.span(looks),
 			bar,
-			make("span", {class: "n"}, isMeasured ? chance(each.without) : short(each.adds))
+			html.span({class: "n"}, isMeasured ? chance(each.without) : short(each.adds))
 		);
 	});
 	const answer = [letters(label), " after ", letters(run.labels[page.effects.position])];
@@ -348,14 +342,13 @@ function rankedCard({page, run, top, part, ranked, choose}) {
 			? ""
 			: `In ${atFirst} of ${ranked.length} heads, position 0 gets more than half of the attention on ` +
 				"average.";
-	return make(
-		"section",
+	return html.section(
 		{class: "card", "aria-label": "Where to look first"},
-		make("h2", {}, "Where to look first"),
-		caution ? make("p", {}, caution) : null,
-		make("p", {class: "dim"}, title),
-		make("ul", {class: "ranked"}, rows),
-		make("p", {class: "dim"}, first)
+		html.h2("Where to look first"),
+		caution ? html.p(caution) : null,
+		html.p({class: "dim"}, title),
+		html.ul({class: "ranked"}, rows),
+		html.p({class: "dim"}, first)
 	);
 }
 

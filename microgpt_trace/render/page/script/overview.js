@@ -4,7 +4,7 @@
 import {answerView, likeliest} from "./answer_view.js";
 import {lineCard, partsCard} from "./cards.js";
 import {chancesAfter, chanceWith, changesOf, linesOf, partsOf} from "./changes.js";
-import {make} from "./dom.js";
+import {html} from "./dom.js";
 import {nameOf, parsed} from "./elements.js";
 import {pictureView} from "./picture.js";
 import {narrowView} from "./picture_narrow.js";
@@ -149,7 +149,7 @@ function overviewOf(page, slot) {
 				before: before?.(position)
 			})
 		);
-		const picture = make("div", {
+		const picture = html.div({
 			class: run.length > MANY ? "figure many" : "figure",
 			id: "picture-box",
 			tabindex: 0,
@@ -206,7 +206,7 @@ function overviewOf(page, slot) {
 			event.preventDefault();
 			event.stopPropagation();
 		};
-		slot("picture").replaceChildren(make("div", {class: "plane"}, widget(picture)));
+		slot("picture").replaceChildren(html.div({class: "plane"}, widget(picture)));
 		const tour = tourOf({page, state, run: known.run, position, line, isTrained: page.trained}, set, go);
 		Object.assign(picture.dataset, {tour: tour?.part ?? "", masked: tour?.isMasked ? "yes" : ""});
 		picture.setAttribute("aria-label", spoken(run, position, tour?.isMasked ? null : line));

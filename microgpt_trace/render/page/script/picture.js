@@ -2,7 +2,7 @@
 // attention, lines run from earlier lanes to the lane that reads them.
 
 import {scaleOf} from "./colors.js";
-import {alone, draw} from "./dom.js";
+import {alone, svg} from "./dom.js";
 import {letterOf} from "./letters.js";
 import {percent} from "./numbers.js";
 import {
@@ -33,8 +33,7 @@ export function pictureView(context) {
 	const layout = layOut(context, width);
 	const scene = {...context, layout, ends: endsOf(context.run, layout.columns)};
 	const lanes = layout.lanes.map(lane => laneOf(scene, lane));
-	return draw(
-		"svg",
+	return svg.svg(
 		{
 			class: "picture",
 			width,
@@ -166,7 +165,7 @@ function titlesOf({layout, page, run}) {
 	].filter(Boolean);
 	return list.map(([x, title, words], n) => [
 		titleOf(n + 1, x, 12, title),
-		draw("text", {class: "words", x: x + 23, y: 33}, words)
+		svg.text({class: "words", x: x + 23, y: 33}, words)
 	]);
 }
 
@@ -177,24 +176,21 @@ function laneOf(scene, lane) {
 	const middle = y + height / 2;
 	const cells = layout.columns.map(column => columnOf(scene, lane, column));
 	const size = Math.min(isChosen ? 38 : 30, height - 4);
-	const tile = draw(
-		"g",
+	const tile = svg.g(
 		{class: "tile"},
-		draw("rect", {x: 12, y: middle - size / 2 - (lane.isLow ? 0 : 5), width: size, height: size, rx: 5}),
-		draw(
-			"text",
+		svg.rect({x: 12, y: middle - size / 2 - (lane.isLow ? 0 : 5), width: size, height: size, rx: 5}),
+		svg.text(
 			{x: 12 + size / 2, y: middle + 5 - (lane.isLow ? 0 : 5), class: "letter"},
 			letterOf(run.labels[at])
 		),
 		lane.isLow
 			? null
-			: draw("text", {x: 12 + size / 2, y: middle + size / 2 + 9, class: "words middle"}, `place ${at}`)
+			: svg.text({x: 12 + size / 2, y: middle + size / 2 + 9, class: "words middle"}, `place ${at}`)
 	);
-	return draw(
-		"g",
+	return svg.g(
 		{class: isChosen ? "lane chosen" : "lane", onclick: () => select(at)},
-		draw("rect", {class: "ground", x: 0.5, y, width: layout.width - 1, height, rx: 8}),
-		draw("line", {class: "row-line", x1: 66, x2: layout.titles.answer - 4, y1: middle, y2: middle}),
+		svg.rect({class: "ground", x: 0.5, y, width: layout.width - 1, height, rx: 8}),
+		svg.line({class: "row-line", x1: 66, x2: layout.titles.answer - 4, y1: middle, y2: middle}),
 		tile,
 		cells
 	);
@@ -226,16 +222,14 @@ function columnOf(scene, lane, column) {
 	const inRow = column.kind === "units" ? Math.min(UNITS_IN_ROW, row.length) : row.length;
 	const plus =
 		column.plus &&
-		draw(
-			"g",
+		svg.g(
 			{class: "plus"},
-			draw("circle", {cx: column.x - 12, cy: middle, r: 6}),
-			draw("path", {d: `M${column.x - 15} ${middle}h6m-3 -3v6`})
+			svg.circle({cx: column.x - 12, cy: middle, r: 6}),
+			svg.path({d: `M${column.x - 15} ${middle}h6m-3 -3v6`})
 		);
 	const caption =
 		isChosen &&
-		draw(
-			"text",
+		svg.text(
 			{
 				class: "words",
 				x: column.x + 1,
@@ -247,10 +241,9 @@ function columnOf(scene, lane, column) {
 					? ""
 					: column.caption
 		);
-	return draw(
-		"g",
+	return svg.g(
 		{class: `strip ${column.kind}`, onclick: alone(() => open(column.name))},
-		draw("title", {}, column.name),
+		svg.title(column.name),
 		cellsOf(row, {x: column.x, y: top, width: column.width, height}, paint, inRow),
 		plus,
 		caption
@@ -262,8 +255,7 @@ function answersOf({candidates, before, position, run}, lane, column) {
 	const list = candidates(lane.at, lane.isLow ? 1 : isChosen ? 5 : 2);
 	const step = 17.5;
 	const middle = lane.y + lane.height / 2;
-	return draw(
-		"g",
+	return svg.g(
 		{class: "answers"},
 		list.map((choice, n) =>
 			answerOf(choice, {
@@ -294,7 +286,7 @@ function headOf(scene, column) {
 		query === position
 			? []
 			: Array.from({length: query + 1}, (__, key) =>
-					draw("path", {
+					svg.path({
 						class: "hairline",
 						d: curve(query, key),
 						"stroke-width": Math.max(0.4, 4 * (share(query, key) || 0)).toFixed(1)
@@ -312,15 +304,14 @@ function headOf(scene, column) {
 	const starts = run.tokens.map((_, at) =>
 		layout.lanes[at].isLow && at > position
 			? null
-			: draw(
-					"g",
+			: svg.g(
 					{class: at > position ? "start later" : "start"},
-					draw("circle", {cx: from - 3, cy: y(at), r: 9}),
-					draw("text", {x: from - 3, y: y(at) + 4.5}, letterOf(run.labels[at]))
+					svg.circle({cx: from - 3, cy: y(at), r: 9}),
+					svg.text({x: from - 3, y: y(at) + 4.5}, letterOf(run.labels[at]))
 				)
 	);
 	const ends = run.tokens.map((_, at) =>
-		draw("circle", {
+		svg.circle({
 			class: at === position ? "end chosen" : "end",
 			cx: to,
 			cy: y(at),
@@ -330,21 +321,20 @@ function headOf(scene, column) {
 	const [top, bottom] = [layout.top - 26, layout.height - 2];
 	const cross =
 		isOff &&
-		draw("path", {
+		svg.path({
 			class: "cross",
 			d:
 				`M${column.x + 4} ${top + 26}L${column.x + column.width - 4} ` +
 				`${bottom - 8}M${column.x + column.width - 4} ${top + 26}L${column.x + 4} ${bottom - 8}`
 		});
-	return draw(
-		"g",
+	return svg.g(
 		{class: isOff ? "head off" : "head"},
 		others,
 		lines,
 		starts,
 		ends,
 		cross,
-		draw("rect", {
+		svg.rect({
 			class: isChosen ? "box chosen" : "box",
 			x: column.x,
 			y: top,
@@ -352,15 +342,13 @@ function headOf(scene, column) {
 			height: bottom - top,
 			rx: 7
 		}),
-		draw(
-			"text",
+		svg.text(
 			{class: "heading small", x: column.x + 6, y: layout.top - 8},
 			`head ${column.head}${isOff ? " · out" : ""}`
 		),
 		isOff || column.width < 104
 			? null
-			: draw(
-					"text",
+			: svg.text(
 					{class: "words end", x: column.x + column.width - 6, y: layout.top - 8},
 					`${letterOf(run.labels[best])} ${percent(share(position, best))} %`
 				)
@@ -370,10 +358,9 @@ function headOf(scene, column) {
 /** A layer that is closed: a button that opens it. */
 function closedOf({layout, openLayer}, column) {
 	const top = layout.top - 26;
-	return draw(
-		"g",
+	return svg.g(
 		{class: "layer", onclick: alone(() => openLayer(column.layer))},
-		draw("rect", {
+		svg.rect({
 			class: "box chosen",
 			x: column.x,
 			y: top,
@@ -381,8 +368,7 @@ function closedOf({layout, openLayer}, column) {
 			height: layout.height - 2 - top,
 			rx: 7
 		}),
-		draw(
-			"text",
+		svg.text(
 			{class: "heading small middle", x: column.x + column.width / 2, y: layout.top - 8},
 			`layer ${column.layer}`
 		)

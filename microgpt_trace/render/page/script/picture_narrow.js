@@ -1,7 +1,7 @@
 // The picture on a narrow screen: only the chosen lane, from top to bottom, and one head at a time.
 
 import {scaleOf} from "./colors.js";
-import {alone, draw} from "./dom.js";
+import {alone, svg} from "./dom.js";
 import {letterOf} from "./letters.js";
 import {percent} from "./numbers.js";
 import {
@@ -37,10 +37,9 @@ export function narrowView(context) {
 		{kind: "units", name: units}
 	]);
 	const strip = (name, y, kind) =>
-		draw(
-			"g",
+		svg.g(
 			{class: `strip ${kind}`, onclick: alone(() => open(name))},
-			draw("title", {}, name),
+			svg.title(name),
 			cellsOf(
 				rowOf(run, name, position, kind),
 				{x: 1, y, width: width - 2, height: kind === "units" ? 52 : 26},
@@ -54,25 +53,19 @@ export function narrowView(context) {
 	const mlp = attended + TILE + LINES + 34;
 	const answer = mlp + 96;
 	const list = candidates(position, 5);
-	return draw(
-		"svg",
+	return svg.svg(
 		{class: "picture narrow chosen", width, height: answer + 24 + 20 * list.length, "aria-hidden": "true"},
 		titleOf(1, 0, 12, "Letters become numbers"),
-		draw("text", {class: "words end", x: width, y: 17}, `${label} at place ${position}`),
+		svg.text({class: "words end", x: width, y: 17}, `${label} at place ${position}`),
 		strip(first, 30, "stream"),
 		titleOf(2, 0, 76, layers.length > 1 ? `Attention in layer ${layer}` : "Attention"),
 		heads.map((event, head) => tabOf(context, {attention, head, event}, width)),
-		draw("g", {class: "head"}, linesOf(context, attention, attended, width)),
+		svg.g({class: "head"}, linesOf(context, attention, attended, width)),
 		titleOf(3, 0, mlp, "MLP"),
-		draw(
-			"g",
-			{class: "units"},
-			draw("text", {class: "words end", x: width, y: mlp + 5}, onOf(run, units, position))
-		),
+		svg.g({class: "units"}, svg.text({class: "words end", x: width, y: mlp + 5}, onOf(run, units, position))),
 		strip(units, mlp + 18, "units"),
 		titleOf(4, 0, answer, "Next letter"),
-		draw(
-			"g",
+		svg.g(
 			{class: "answers"},
 			list.map((choice, n) =>
 				answerOf(choice, {
@@ -98,10 +91,9 @@ function tabOf(context, column, width) {
 	const [w, n] = [(width + 6) / IN_ROW, column.head];
 	const [x, y] = [(n % IN_ROW) * w, 90 + Math.floor(n / IN_ROW) * (TAB + 6)];
 	const isChosen = line?.attention === column.attention && line.head === n;
-	return draw(
-		"g",
+	return svg.g(
 		{class: "tab", onclick: () => chooseLine({...column, query: position, key})},
-		draw("rect", {
+		svg.rect({
 			class: isChosen ? "tab-box chosen" : "tab-box",
 			x: x + 1,
 			y: y + 1,
@@ -109,13 +101,11 @@ function tabOf(context, column, width) {
 			height: TAB - 2,
 			rx: 6
 		}),
-		draw(
-			"text",
+		svg.text(
 			{class: "heading small", x: x + 8, y: y + 17},
 			`head ${n}${off.includes(column.event) ? " out" : ""}`
 		),
-		draw(
-			"text",
+		svg.text(
 			{x: x + 8, y: y + 32},
 			`${letterOf(run.labels[key])} ${percent(shareIn(context, column, key))} %`
 		)
@@ -131,14 +121,12 @@ function linesOf(context, attention, top, width) {
 	const [from, to] = [top + TILE + 22, top + TILE + LINES];
 	const size = Math.min(TILE, width / run.length - 4);
 	const tiles = run.tokens.map((_, at) =>
-		draw(
-			"g",
+		svg.g(
 			{class: at === position ? "lane chosen" : "lane", onclick: () => select(at)},
-			draw(
-				"g",
+			svg.g(
 				{class: "tile"},
-				draw("rect", {x: x(at) - size / 2, y: top + TILE - size, width: size, height: size, rx: 5}),
-				draw("text", {class: "letter", x: x(at), y: top + TILE - size / 2 + 5.5}, letterOf(run.labels[at]))
+				svg.rect({x: x(at) - size / 2, y: top + TILE - size, width: size, height: size, rx: 5}),
+				svg.text({class: "letter", x: x(at), y: top + TILE - size / 2 + 5.5}, letterOf(run.labels[at]))
 			)
 		)
 	);
@@ -154,5 +142,5 @@ function linesOf(context, attention, top, width) {
 			unit: isTight ? "" : " %"
 		})
 	);
-	return [lines, tiles, draw("circle", {class: "end chosen", cx: x(position), cy: to, r: 6})];
+	return [lines, tiles, svg.circle({class: "end chosen", cx: x(position), cy: to, r: 6})];
 }

@@ -1,7 +1,7 @@
 // The parts of the picture: strips of cells, lines of attention, and bars of the likeliest next tokens.
 
 import {scaleOf} from "./colors.js";
-import {alone, draw} from "./dom.js";
+import {alone, svg} from "./dom.js";
 import {letterOf} from "./letters.js";
 import {percent} from "./numbers.js";
 
@@ -43,16 +43,16 @@ export function onOf(run, name, at) {
 
 /** A number and a title. */
 export const titleOf = (number, x, y, title) => [
-	draw("circle", {class: "badge", cx: x + 9, cy: y, r: 9}),
-	draw("text", {class: "badge-number", x: x + 9, y: y + 4.5}, String(number)),
-	draw("text", {class: "heading", x: x + 23, y: y + 5}, title)
+	svg.circle({class: "badge", cx: x + 9, cy: y, r: 9}),
+	svg.text({class: "badge-number", x: x + 9, y: y + 4.5}, String(number)),
+	svg.text({class: "heading", x: x + 23, y: y + 5}, title)
 ];
 
 /** A row of numbers as cells in a frame. */
 export function cellsOf(row, {x, y, width, height}, paint, inRow = row.length) {
 	const [w, h] = [width / inRow, height / Math.ceil(row.length / inRow)];
 	const cells = row.map((value, n) =>
-		draw("rect", {
+		svg.rect({
 			x: (x + (n % inRow) * w).toFixed(1),
 			y: (y + Math.floor(n / inRow) * h).toFixed(1),
 			width: (w - (w > 3 ? 0.5 : 0)).toFixed(1),
@@ -60,7 +60,7 @@ export function cellsOf(row, {x, y, width, height}, paint, inRow = row.length) {
 			fill: Number.isFinite(value) ? `rgb(${paint(value).join(" ")})` : "none"
 		})
 	);
-	return [cells, draw("rect", {class: "frame", x, y, width, height})];
+	return [cells, svg.rect({class: "frame", x, y, width, height})];
 }
 
 /** The keys that the chosen lane sees. */
@@ -84,17 +84,16 @@ export function lineOf(
 	const kind = ["attends", line?.name === name ? "chosen" : "", off.includes(name) ? "cut" : ""].join(" ");
 	const size = share || 0; // NaN has no width
 	const pick = alone(() => chooseLine({attention, head, query: position, key}));
-	return draw(
-		"g",
+	return svg.g(
 		{class: kind, onclick: pick},
-		draw("title", {}, name),
-		draw("path", {class: "touch", d: curve}),
-		draw("path", {
+		svg.title(name),
+		svg.path({class: "touch", d: curve}),
+		svg.path({
 			d: curve,
 			stroke: `rgb(${scaleOf("share")(0.5 + size / 2).join(" ")})`,
 			"stroke-width": Math.max(1, THICKEST * size).toFixed(1)
 		}),
-		draw("text", {class: "share", x, y}, percent(share) + unit)
+		svg.text({class: "share", x, y}, percent(share) + unit)
 	);
 }
 
@@ -104,24 +103,23 @@ export function answerOf({label, p}, {x, y, width, old, isReal, named = 20}) {
 	const letter = letterOf(label);
 	const [from, room] = [x + named + 6, width - named - 54];
 	const [middle, half] = [x + named / 2, Math.min(named / 2, Math.max(10, 3.7 * letter.length))];
-	return draw(
-		"g",
+	return svg.g(
 		{class: isReal ? "real" : ""},
-		draw("text", {class: letter.length > 1 ? "answer word" : "answer", x: middle, y: y + 5}, letter),
+		svg.text({class: letter.length > 1 ? "answer word" : "answer", x: middle, y: y + 5}, letter),
 		isReal
-			? draw("line", {class: "underline", x1: middle - half, x2: middle + half, y1: y + 8.5, y2: y + 8.5})
+			? svg.line({class: "underline", x1: middle - half, x2: middle + half, y1: y + 8.5, y2: y + 8.5})
 			: null,
-		draw("rect", {class: "room", x: from, y: y - 4.5, width: room, height: 9, rx: 1.5}),
-		draw("rect", {class: "part", x: from, y: y - 4.5, width: room * (p || 0), height: 9, rx: 1.5}),
+		svg.rect({class: "room", x: from, y: y - 4.5, width: room, height: 9, rx: 1.5}),
+		svg.rect({class: "part", x: from, y: y - 4.5, width: room * (p || 0), height: 9, rx: 1.5}),
 		old === undefined
 			? null
-			: draw("rect", {
+			: svg.rect({
 					class: "before",
 					x: from,
 					y: y - 4.5,
 					width: Math.max(1, room * (old || 0)),
 					height: 9
 				}),
-		draw("text", {class: "n", x: x + width, y: y + 4.5}, (100 * p).toPrecision(3))
+		svg.text({class: "n", x: x + width, y: y + 4.5}, (100 * p).toPrecision(3))
 	);
 }

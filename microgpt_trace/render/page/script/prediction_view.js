@@ -1,7 +1,7 @@
 // The prediction of the model after a position: all candidates as bars. If the run has changes, each
 // candidate also has its original probability.
 
-import {bar, make, makeButton} from "./dom.js";
+import {bar, html} from "./dom.js";
 import {chance, short} from "./numbers.js";
 
 const FIRST = 10; // number of candidates that are shown at first
@@ -9,18 +9,12 @@ const FIRST = 10; // number of candidates that are shown at first
 export function predictionView({page, run, original, position, go, set, options: {expanded}}) {
 	const candidates = candidatesOf(page, run, position);
 	const heading = more =>
-		make(
-			"h2",
-			{},
-			"Prediction",
-			make("small", {}, ` after position ${position} (${run.labels[position]})${more}`)
-		);
+		html.h2("Prediction", html.small(` after position ${position} (${run.labels[position]})${more}`));
 	const none = words =>
-		make(
-			"section",
+		html.section(
 			{class: "prediction", "aria-label": "Prediction"},
 			heading(""),
-			make("p", {class: "dim"}, words)
+			html.p({class: "dim"}, words)
 		);
 	if (!candidates)
 		return page.predictions.length
@@ -34,20 +28,18 @@ export function predictionView({page, run, original, position, go, set, options:
 		? page.probabilities
 		: page.row(page.probabilities).inputs[0];
 	const rows = candidates.order.map(token =>
-		make(
-			"tr",
+		html.tr(
 			{class: token === target ? "target" : ""},
-			make(
-				"th",
+			html.th(
 				{scope: "row"},
-				makeButton(
+				html.button(
 					{class: "link", onclick: () => go({of: "value", name: leads, index: [position, token]})},
 					page.vocabulary[token]
 				)
 			),
-			make("td", {class: "n"}, chance(candidates.p[token])),
-			make("td", {}, bar(candidates.p[token], before?.p[token])),
-			before ? make("td", {class: "n dim"}, chance(before.p[token])) : null
+			html.td({class: "n"}, chance(candidates.p[token])),
+			html.td(bar(candidates.p[token], before?.p[token])),
+			before ? html.td({class: "n dim"}, chance(before.p[token])) : null
 		)
 	);
 	const follows =
@@ -56,36 +48,24 @@ export function predictionView({page, run, original, position, go, set, options:
 			: `; the next token is ${page.vocabulary[target]}, rank ` +
 				`${candidates.rank ?? candidates.order.indexOf(target) + 1}`;
 	const head = before
-		? make(
-				"thead",
-				{},
-				make(
-					"tr",
-					{},
-					make("td", {}),
-					make("th", {scope: "col"}, "P"),
-					make("td", {}),
-					make("th", {scope: "col"}, "original")
-				)
+		? html.thead(
+				html.tr(html.td(), html.th({scope: "col"}, "P"), html.td(), html.th({scope: "col"}, "original"))
 			)
 		: null;
 	const table = (shown, title) =>
-		make(
-			"table",
+		html.table(
 			{class: "bars"},
-			make("caption", {class: "visually-hidden"}, title),
+			html.caption({class: "visually-hidden"}, title),
 			head?.cloneNode(true),
-			make("tbody", {}, shown)
+			html.tbody(shown)
 		);
-	const more = make(
-		"details",
+	const more = html.details(
 		{open: expanded, ontoggle: event => set({expanded: event.target.open}, false)},
-		make("summary", {}, `${rows.length - FIRST} more tokens`),
+		html.summary(`${rows.length - FIRST} more tokens`),
 		table(rows.slice(FIRST), "other candidates")
 	);
 	const loss = lossOf(page, run, original);
-	return make(
-		"section",
+	return html.section(
 		{class: "prediction", "aria-label": "Prediction"},
 		heading(follows),
 		table(rows.slice(0, FIRST), "candidates"),
@@ -99,13 +79,7 @@ function lossOf(page, run, original) {
 	const loss = page.events.at(-1);
 	if (loss.axes.length || !run.of(loss.name, "value")) return null;
 	const lossIn = each => short(each.of(loss.name, "value")[0], 5);
-	return make(
-		"p",
-		{},
-		"mean loss ",
-		make("strong", {}, lossIn(run)),
-		original ? `, original ${lossIn(original)}` : ""
-	);
+	return html.p("mean loss ", html.strong(lossIn(run)), original ? `, original ${lossIn(original)}` : "");
 }
 
 /** The probabilities after a position, and its tokens, the most likely first. The page may hold only some of

@@ -4,7 +4,7 @@
 
 import {ordinal} from "./answer_view.js";
 import {scaleOf} from "./colors.js";
-import {alone, draw} from "./dom.js";
+import {alone, svg} from "./dom.js";
 import {namedToken} from "./letters.js";
 import {chance, percent, short} from "./numbers.js";
 import {answerOf, titleOf} from "./picture_parts.js";
@@ -20,8 +20,7 @@ export function riverView(context) {
 	const layout = layOut(context);
 	const scene = {...context, layout, paint: scaleOf("share")};
 	const {width, height, layers} = layout;
-	return draw(
-		"svg",
+	return svg.svg(
 		{class: "picture river", width, height, viewBox: `0 0 ${width} ${height}`, "aria-hidden": "true"},
 		headings(scene),
 		layout.lanes.map(lane => laneOf(scene, lane)),
@@ -77,19 +76,18 @@ function headings({page, run, layout: {from, to, step, isNarrow, lanes}}) {
 			: `${lanes.length} of ${run.length}`;
 	return [
 		isNarrow ? null : titleOf(1, 0, 12, "Tokens"),
-		isNarrow || !hidden ? null : draw("text", {class: "words", x: 6, y: 30}, shown),
+		isNarrow || !hidden ? null : svg.text({class: "words", x: 6, y: 30}, shown),
 		titleOf(isNarrow ? 1 : 2, from, 12, `${page.layers} layers, left to right`),
 		isNarrow
 			? null
-			: draw(
-					"text",
+			: svg.text(
 					{class: "words", x: from + 23, y: 30},
 					"a band is the token that the model would predict if it ended after the layer; the thicker, " +
 						"the likelier"
 				),
 		isNarrow ? null : titleOf(3, to + 14, 12, "Next token"),
 		labels.map(layer =>
-			draw("text", {class: "words middle", x: from + (layer + 0.5) * step, y: TOP - 5}, String(layer))
+			svg.text({class: "words middle", x: from + (layer + 0.5) * step, y: TOP - 5}, String(layer))
 		)
 	];
 }
@@ -99,27 +97,25 @@ function laneOf(scene, lane) {
 	const {from, to, isNarrow, width} = layout;
 	const {middle} = lane;
 	const room = isNarrow ? 54 : 122;
-	const tile = draw(
-		"g",
+	const tile = svg.g(
 		{class: "tile"},
-		draw("rect", {
+		svg.rect({
 			x: 6,
 			y: middle - Math.min(15, lane.band / 2 - 2),
 			width: room - 8,
 			height: Math.min(30, lane.band - 4),
 			rx: 5
 		}),
-		draw("text", {class: "token-name", x: 2 + room / 2, y: middle + 4.5}, cut(run.labels[lane.at], room - 14))
+		svg.text({class: "token-name", x: 2 + room / 2, y: middle + 4.5}, cut(run.labels[lane.at], room - 14))
 	);
-	return draw(
-		"g",
+	return svg.g(
 		{class: ["lane", lane.at === position ? "chosen" : ""].join(" "), onclick: () => select(lane.at)},
-		draw("rect", {class: "ground", x: 0.5, y: lane.y, width: width - 1, height: lane.height, rx: 8}),
+		svg.rect({class: "ground", x: 0.5, y: lane.y, width: width - 1, height: lane.height, rx: 8}),
 		tile,
 		bandsOf(scene, lane, middle),
 		lane.isAnswer ? curveOf(scene, lane) : null,
 		isNarrow ? null : nextOf(page, run, lane, middle, to + 14, width - 12),
-		draw("line", {class: "row-line", x1: from, x2: from, y1: middle, y2: middle})
+		svg.line({class: "row-line", x1: from, x2: from, y1: middle, y2: middle})
 	);
 }
 
@@ -134,12 +130,10 @@ function bandsOf({page, layout: {from, to, step}, paint}, lane, middle) {
 		const listed = cells[n].candidates
 			.map(([token, share]) => `${page.vocabulary[token]} ${chance(share)}`)
 			.join(", ");
-		return draw(
-			"g",
-			{},
-			draw("title", {}, `after layer ${layer}: ${listed || "not finite"}`),
-			draw("rect", {class: "touch", x: from + n * step, y: lane.y, width: step, height: lane.band}),
-			draw("rect", {
+		return svg.g(
+			svg.title(`after layer ${layer}: ${listed || "not finite"}`),
+			svg.rect({class: "touch", x: from + n * step, y: lane.y, width: step, height: lane.band}),
+			svg.rect({
 				x: (from + n * step).toFixed(1),
 				y: (middle - height / 2).toFixed(1),
 				width: (step + 0.3).toFixed(1),
@@ -168,7 +162,7 @@ function bandsOf({page, layout: {from, to, step}, paint}, lane, middle) {
 		if (placed.every(other => x > other.x + other.width + 2 || x + width + 2 < other.x))
 			placed.push({x, width, name: page.vocabulary[each.token]});
 	}
-	return [bands, placed.map(({x, name}) => draw("text", {class: "band-name", x, y: middle + 4.5}, name))];
+	return [bands, placed.map(({x, name}) => svg.text({class: "band-name", x, y: middle + 4.5}, name))];
 }
 
 /** The rank of the answer after each layer, on a logarithmic scale from 1 to its largest rank. */
@@ -183,17 +177,16 @@ function curveOf({page, layout: {from, to, step, isNarrow}}, lane) {
 	const y = rank => top + ((bottom - top) * Math.log(rank)) / Math.log(worst);
 	const middle = Math.round(Math.sqrt(worst));
 	const rules = [1, ...(middle > 2 ? [middle] : []), worst].map(rank => [
-		draw("line", {class: "rank-rule", x1: from, x2: to, y1: y(rank), y2: y(rank)}),
-		draw("text", {class: "words end", x: from - 6, y: y(rank) + 3.5}, isNarrow ? String(rank) : ordinal(rank))
+		svg.line({class: "rank-rule", x1: from, x2: to, y1: y(rank), y2: y(rank)}),
+		svg.text({class: "words end", x: from - 6, y: y(rank) + 3.5}, isNarrow ? String(rank) : ordinal(rank))
 	]);
 	const path = ranks
 		.map((rank, n) => `${n ? "L" : "M"}${(from + (n + 0.5) * step).toFixed(1)} ${y(rank).toFixed(1)}`)
 		.join("");
 	return [
 		rules,
-		draw("path", {class: "rank-curve", d: path}),
-		draw(
-			"text",
+		svg.path({class: "rank-curve", d: path}),
+		svg.text(
 			{class: "words", x: from + 5, y: top - 4},
 			`rank of ${page.effects.label} after each layer, on a logarithmic scale`
 		)
@@ -226,14 +219,13 @@ function lineOf({part: chosen, lines, layout, choose}, part) {
 	const y1 = layout.lanes.find(({isAnswer}) => isAnswer).middle;
 	const d = `M${x0} ${place}C${x0 + bend} ${place} ${x1 - bend} ${y1} ${x1} ${y1}`;
 	const width = Math.max(1.5, (Math.min(7, step / 2) * sizeOf(part)) / most);
-	return draw(
-		"g",
+	return svg.g(
 		{class: part === chosen ? "moved chosen" : "moved", onclick: alone(() => choose(part))},
-		draw("title", {}, part.words),
-		draw("path", {class: "touch", d}),
-		draw("path", {class: "casing", d, "stroke-width": width + 3}),
-		draw("path", {d, "stroke-width": width}),
-		draw("circle", {cx: x0, cy: place, r: 3.5})
+		svg.title(part.words),
+		svg.path({class: "touch", d}),
+		svg.path({class: "casing", d, "stroke-width": width + 3}),
+		svg.path({d, "stroke-width": width}),
+		svg.circle({cx: x0, cy: place, r: 3.5})
 	);
 }
 
@@ -249,8 +241,7 @@ function labelOf({run, part, lines, layout, page}) {
 	const isLeft = part.layer > page.layers / 2;
 	const x = layout.from + (part.layer + (isLeft ? 0 : 1)) * layout.step + (isLeft ? -8 : 8);
 	const words = `${part.words} looks at ${namedToken(run, part.key)} ${percent(part.share)} %`;
-	return draw(
-		"text",
+	return svg.text(
 		{class: `share ${isLeft ? "end" : ""}`, x, y: layout.lanes.find(({isAnswer}) => isAnswer).y + 13},
 		words
 	);
@@ -258,7 +249,7 @@ function labelOf({run, part, lines, layout, page}) {
 
 /** The frame of the chosen part's layer, from the lanes to the grid. */
 function chosenLayer({part, layout: {from, step, height}}) {
-	return draw("rect", {
+	return svg.rect({
 		class: "box chosen",
 		x: from + part.layer * step,
 		y: TOP - 18,
@@ -277,11 +268,10 @@ function gridOf({page, parts, part: chosen, top, choose, layout: {from, to, step
 		const [x, y] = [from + part.layer * step, part.head === null ? grid.mlp : grid.y + part.head * grid.row];
 		const kind = ["part-cell", top.includes(part) ? "large" : "", part === chosen ? "chosen" : ""].join(" ");
 		const words = isMeasured ? `${label} without it ${chance(part.without)}` : `adds ${short(part.adds)}`;
-		return draw(
-			"g",
+		return svg.g(
 			{class: kind, onclick: () => choose(part)},
-			draw("title", {}, `${part.words}: ${words}`),
-			draw("rect", {
+			svg.title(`${part.words}: ${words}`),
+			svg.rect({
 				x: x + 0.5,
 				y: y + 0.5,
 				width: Math.max(1, step - 1.2),
@@ -293,8 +283,7 @@ function gridOf({page, parts, part: chosen, top, choose, layout: {from, to, step
 	const names = Array.from({length: grid.heads}, (_, head) => head)
 		.filter(head => grid.row > 10 || head % 4 === 0)
 		.map(head =>
-			draw(
-				"text",
+			svg.text(
 				{class: "words end", x: from - 6, y: grid.y + (head + 0.5) * grid.row + 3.5},
 				isNarrow ? String(head) : `head ${head}`
 			)
@@ -303,7 +292,7 @@ function gridOf({page, parts, part: chosen, top, choose, layout: {from, to, step
 		? `What each part does for ${label}`
 		: `What each part adds to ${label} over ${page.effects.other}`;
 	const strips = Array.from({length: 9}, (_, n) =>
-		draw("rect", {
+		svg.rect({
 			x: to + 20 + n * 20,
 			y: grid.y + 14,
 			width: 20,
@@ -315,29 +304,25 @@ function gridOf({page, parts, part: chosen, top, choose, layout: {from, to, step
 	const legend = isNarrow
 		? null
 		: [
-				draw(
-					"text",
+				svg.text(
 					{class: "words", x: to + 20, y: grid.y + 8},
 					isMeasured ? `change of the loss for ${label}` : "difference of the logits"
 				),
 				strips,
-				draw("text", {class: "words", x: to + 20, y: grid.y + 36}, ends[0]),
-				draw("text", {class: "words end", x: to + 200, y: grid.y + 36}, ends[1])
+				svg.text({class: "words", x: to + 20, y: grid.y + 36}, ends[0]),
+				svg.text({class: "words end", x: to + 200, y: grid.y + 36}, ends[1])
 			];
 	const subtitle = isMeasured
 		? "each taken out alone, at all positions; a column is a layer; frames: the heads listed below"
 		: "straight to the logits; a column is a layer; frames: the heads listed below";
-	return draw(
-		"g",
-		{},
-		draw(
-			"text",
+	return svg.g(
+		svg.text(
 			{class: "heading small", x: 6, y: grid.y - 9},
 			title,
-			isNarrow ? null : draw("tspan", {class: "words plain", dx: 9}, subtitle)
+			isNarrow ? null : svg.tspan({class: "words plain", dx: 9}, subtitle)
 		),
 		names,
-		draw("text", {class: "words end", x: from - 6, y: grid.mlp + grid.row / 2 + 3.5}, "MLP"),
+		svg.text({class: "words end", x: from - 6, y: grid.mlp + grid.row / 2 + 3.5}, "MLP"),
 		cells,
 		legend
 	);

@@ -4,7 +4,7 @@
 
 import {likeliest} from "./answer_view.js";
 import {chancesAfter, chanceWith, changesOf, partsOf} from "./changes.js";
-import {make, makeButton} from "./dom.js";
+import {html} from "./dom.js";
 import {keyWords, letterOf, placeWords} from "./letters.js";
 import {chance, percent, short} from "./numbers.js";
 import {withTerms} from "./words.js";
@@ -30,51 +30,46 @@ export function tourCard(context, {step, answer, move, choose, leave, explain}) 
 					.filter(({isBest}) => isBest)
 					.map(({words}) => words)
 					.join(" or ")}. `;
-	const dots = make(
-		"span",
+	const dots = html.span(
 		{class: "dots-of", "aria-hidden": "true"},
-		steps.map((_, n) => make("span", {class: n === at ? "now" : n < at ? "done" : ""}))
+		steps.map((_, n) => html.span({class: n === at ? "now" : n < at ? "done" : ""}))
 	);
 	const choices = question
 		? options.map(({words, shown, isBest}, n) =>
-				makeButton(
+				html.button(
 					{
 						"data-key": `option ${n}`,
 						"aria-pressed": String(answer === n),
 						class: isOpen && isBest ? "best" : "",
 						onclick: () => choose(n)
 					},
-					make("small", {"aria-hidden": "true"}, `${n + 1} `),
+					html.small({"aria-hidden": "true"}, `${n + 1} `),
 					words,
-					isOpen && shown ? make("b", {}, ` · ${shown}`) : ""
+					isOpen && shown ? html.b(` · ${shown}`) : ""
 				)
 			)
 		: [];
 	const button = (key, words, onclick, kind = "") =>
-		makeButton({class: kind, "data-key": key, onclick}, words);
-	const card = make(
-		"section",
+		html.button({class: kind, "data-key": key, onclick}, words);
+	const card = html.section(
 		{class: "tour", "aria-label": "Tour"},
-		make(
-			"p",
+		html.p(
 			{class: "tour-head"},
 			dots,
-			make("span", {class: "dim"}, `step ${at + 1} of ${steps.length}`),
+			html.span({class: "dim"}, `step ${at + 1} of ${steps.length}`),
 			button("leave", "×", leave, "shut-tour")
 		),
-		make("h2", {id: "tour-title", tabindex: -1}, title),
-		make("p", {}, withTerms(text)),
+		html.h2({id: "tour-title", tabindex: -1}, title),
+		html.p(withTerms(text)),
 		question
-			? make(
-					"div",
+			? html.div(
 					{class: "ask"},
-					make("p", {}, make("b", {}, question)),
-					make("p", {class: "buttons", role: "group", "aria-label": "answers"}, choices),
-					make("p", {role: "status"}, isOpen ? [make("b", {}, verdict), after] : "")
+					html.p(html.b(question)),
+					html.p({class: "buttons", role: "group", "aria-label": "answers"}, choices),
+					html.p({role: "status"}, isOpen ? [html.b(verdict), after] : "")
 				)
-			: make("p", {}, after),
-		make(
-			"p",
+			: html.p(after),
+		html.p(
 			{class: "buttons"},
 			at > 0 ? button("back", "‹ Back", () => move(at)) : null,
 			isOpen
@@ -83,7 +78,7 @@ export function tourCard(context, {step, answer, move, choose, leave, explain}) 
 					: button("end", "Done", leave, "primary")
 				: button("show", "Show the numbers", () => choose(-1), "primary"),
 			isOpen && why ? button("explain", "Why?", () => explain(why)) : null,
-			make("small", {class: "dim"}, "← back, → on, 1 2 3 answers, w why, esc leaves")
+			html.small({class: "dim"}, "← back, → on, 1 2 3 answers, w why, esc leaves")
 		)
 	);
 	return {card, part, isMasked: !isOpen};

@@ -6,7 +6,7 @@ import {arrayView} from "./array_view.js";
 import {attentionView} from "./attention_view.js";
 import {changesOf} from "./changes.js";
 import {listen, switchTheme} from "./controls.js";
-import {copyable, make, makeButton} from "./dom.js";
+import {copyable, html} from "./dom.js";
 import {addressOf, nameOf, placeInWords} from "./elements.js";
 import {explainView} from "./explain_view.js";
 import {flowView} from "./flow_view.js";
@@ -156,8 +156,7 @@ export function start(overviewOf) {
 			page.tokenizer
 				? liveView({page, state, set, problem, run})
 				: page.replaced.length
-					? make(
-							"p",
+					? html.p(
 							{class: "origin"},
 							`This run was traced with interventions.${page.seen ? " Its page cannot run other texts." : ""}`
 						)
@@ -172,8 +171,7 @@ export function start(overviewOf) {
 				}
 			})
 		);
-		const both = make(
-			"div",
+		const both = html.div(
 			{class: run.length > FEW ? "one-by-one" : "side-by-side"},
 			attentionView(context),
 			predictionView(context)
@@ -260,7 +258,7 @@ export function start(overviewOf) {
 
 	function tokensView(run, position) {
 		return run.tokens.map((token, n) =>
-			makeButton(
+			html.button(
 				{
 					class: "token",
 					"aria-pressed": String(n === position),
@@ -272,8 +270,8 @@ export function start(overviewOf) {
 					onfocus: () => mark(n),
 					onblur: () => mark(null)
 				},
-				make("span", {}, run.labels[n]),
-				make("small", {}, String(n))
+				html.span(run.labels[n]),
+				html.small(String(n))
 			)
 		);
 	}
@@ -283,10 +281,9 @@ export function start(overviewOf) {
 	}
 
 	const hint = () =>
-		make(
-			"section",
+		html.section(
 			{class: "explain hint", "aria-label": "Explanation"},
-			make("p", {class: "dim"}, "Choose a number in a matrix to see its arithmetic.")
+			html.p({class: "dim"}, "Choose a number in a matrix to see its arithmetic.")
 		);
 
 	/** Why no command explains the element `at`, or, if `at` is null, why no command shows the run. Null if one
@@ -367,14 +364,13 @@ export function start(overviewOf) {
 		const origin = document.querySelector("header > .dim");
 		if (!overview.hasTour) origin.append(" · recorded, does not run here");
 		const tour = overview.hasTour
-			? makeButton({class: "primary", "data-key": "tour", onclick: () => set({tour: 1})}, "▶ Tour")
+			? html.button({class: "primary", "data-key": "tour", onclick: () => set({tour: 1})}, "▶ Tour")
 			: origin;
-		title.after(slot("live"), tour, makeButton({"data-key": "present", onclick: present}, "Present"));
+		title.after(slot("live"), tour, html.button({"data-key": "present", onclick: present}, "Present"));
 		slot("numbers").before(
-			make(
-				"section",
+			html.section(
 				{id: "all", "aria-label": "All numbers"},
-				make("h2", {}, "All numbers"),
+				html.h2("All numbers"),
 				command,
 				overview.hasTour ? origin : null
 			)

@@ -1,6 +1,6 @@
 // A picture of cells with a cursor that follows the pointer and the keys.
 
-import {make} from "./dom.js";
+import {html} from "./dom.js";
 
 const STEPS = {ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1]};
 
@@ -18,8 +18,7 @@ export function walkable(canvas, view, {kind, description, key, label, cellAt, l
 		event.preventDefault();
 		event.stopPropagation();
 	};
-	return make(
-		"div",
+	return html.div(
 		{
 			class: kind,
 			tabindex: 0,

@@ -1,6 +1,6 @@
 // A glossary for readers who meet the words of a page for the first time, and tooltips with its meanings.
 
-import {make} from "./dom.js";
+import {html} from "./dom.js";
 
 export const WORDS = [
 	["array, event", "the values that one operation computes: one row per position, one column per channel"],
@@ -85,7 +85,7 @@ export function withTerms(text) {
 		const meaning = MEANINGS.get(term) ?? MEANINGS.get(term.toLowerCase());
 		if (seen.has(meaning)) continue;
 		seen.add(meaning);
-		parts.push(text.slice(last, match.index), make("abbr", {title: meaning}, whole));
+		parts.push(text.slice(last, match.index), html.abbr({title: meaning}, whole));
 		last = match.index + whole.length;
 	}
 	return [...parts, text.slice(last)];

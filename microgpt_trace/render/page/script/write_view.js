@@ -2,7 +2,7 @@
 // chances.
 
 import {chancesAfter, softmax} from "./changes.js";
-import {make, makeButton} from "./dom.js";
+import {html} from "./dom.js";
 import {letterOf} from "./letters.js";
 import {chance} from "./numbers.js";
 
@@ -60,28 +60,25 @@ export function writeCard({page, state, set, text, runOf}) {
 		const what =
 			token === end
 				? ["stop: the name ends here. Stop"]
-				: [make("b", {class: "letters"}, letterOf(page.vocabulary[token])), ", which"];
+				: [html.b({class: "letters"}, letterOf(page.vocabulary[token])), ", which"];
 		return [
-			make(
-				"p",
+			html.p(
 				{class: "dim"},
 				`temperature ${heat.toFixed(1)}: ` +
 					(heat === 1 ? "as the model thinks" : `${heat < 1 ? "likely" : "unlikely"} letters are likelier`)
 			),
 			barOf(page, chances, number),
-			make(
-				"p",
-				{},
+			html.p(
 				"After ",
-				make("b", {class: "letters"}, text || "the start"),
+				html.b({class: "letters"}, text || "the start"),
 				`, seed ${seed} picks `,
 				what,
 				` has a chance of ${chance(chances[token])}.`
 			)
 		];
 	};
-	const pick = make("div", {}, picked(temperature));
-	const slider = make("input", {
+	const pick = html.div(picked(temperature));
+	const slider = html.input({
 		type: "range",
 		min: COLDEST,
 		max: HOTTEST,
@@ -92,15 +89,13 @@ export function writeCard({page, state, set, text, runOf}) {
 		oninput: event => pick.replaceChildren(...picked(Number(event.target.value))),
 		onchange: event => set({temperature: Number(event.target.value)})
 	});
-	const button = (key, words, onclick, more = {}) => makeButton({"data-key": key, onclick, ...more}, words);
-	return make(
-		"section",
+	const button = (key, words, onclick, more = {}) => html.button({"data-key": key, onclick, ...more}, words);
+	return html.section(
 		{class: "card write", "aria-label": "Write the next letter"},
-		make("h2", {}, "Write the next letter"),
-		make("p", {class: "heat"}, "cautious ", slider, " wild"),
+		html.h2("Write the next letter"),
+		html.p({class: "heat"}, "cautious ", slider, " wild"),
 		pick,
-		make(
-			"p",
+		html.p(
 			{class: "buttons"},
 			button("write one", "One letter", () => write(1), {class: "primary", disabled: isOver}),
 			button("write all", "To the end", () => write(page.tokenizer.most), {disabled: isOver}),
@@ -112,21 +107,20 @@ export function writeCard({page, state, set, text, runOf}) {
 
 /** All chances side by side as one bar of 100 %, with a marker where the random number falls. */
 function barOf(page, chances, number) {
-	const bar = make("div", {
+	const bar = html.div({
 		class: "segments",
 		role: "img",
 		"aria-label": "all chances side by side; the marker shows where the random number falls"
 	});
 	chances.forEach((p, token) => {
-		const segment = make(
-			"span",
+		const segment = html.span(
 			{title: `${letterOf(page.vocabulary[token])} ${chance(p)}`},
 			p >= LEAST_WIDTH ? letterOf(page.vocabulary[token]) : ""
 		);
 		segment.style.width = `${100 * p}%`;
 		bar.append(segment);
 	});
-	const marker = make("span", {class: "marker"});
+	const marker = html.span({class: "marker"});
 	marker.style.left = `${100 * number}%`;
 	bar.append(marker);
 	return bar;
