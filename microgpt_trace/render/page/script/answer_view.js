@@ -1,7 +1,7 @@
 // The answer bar, which stays in sight: the tokens, the likeliest next tokens, and the probability of the
 // real next token, before and after the changes of the reader.
 
-import {html, shareBar} from "./dom.js";
+import {button, html, shareBar} from "./dom.js";
 import {letterOf} from "./letters.js";
 import {chance, short} from "./numbers.js";
 
@@ -65,16 +65,12 @@ export function answerView({page, run, original, position, chances, before, sele
     with its words. */
 export function answerBar({run, position, select, question, choices, value, words}) {
 	const tiles = run.tokens.map((token, at) =>
-		html.button(
-			{
-				class: "token",
-				"aria-pressed": String(at === position),
-				"data-key": `token ${at}`,
-				title: `position ${at}, token ${token}, ${run.labels[at]}`,
-				onclick: () => select(at)
-			},
-			letterOf(run.labels[at])
-		)
+		button(letterOf(run.labels[at]), () => select(at), {
+			key: `token ${at}`,
+			pressed: at === position,
+			class: "token",
+			title: `position ${at}, token ${token}, ${run.labels[at]}`
+		})
 	);
 	const bars = choices.map(({label, p, before, isReal}) =>
 		html.div(

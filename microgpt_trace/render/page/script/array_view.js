@@ -1,10 +1,10 @@
 // An array of a run as a heat map with statistics, next to its gradient and its update.
 
-import {html} from "./dom.js";
+import {button, html} from "./dom.js";
 import {addressOf, nameOf, placeInWords} from "./elements.js";
 import {flatOf} from "./formulas.js";
 import {matrix} from "./matrix.js";
-import {exact, percent, short, statisticsOf} from "./numbers.js";
+import {exact, largest, percent, short, statisticsOf} from "./numbers.js";
 import {withTerms} from "./words.js";
 import {whyOf} from "./why.js";
 
@@ -82,16 +82,9 @@ export function endOf(page, run, at, skipFirst = false) {
 	if (isShare(page, at) && !skipFirst) return 1;
 	const values = run.of(at.name, at.of);
 	const shape = run.shape(at.name);
-	let end = 0;
-	values.forEach((value, flat) => {
-		if (
-			Number.isFinite(value) &&
-			page.isCounted(at.name, shape, flat) &&
-			!(skipFirst && flat % shape.at(-1) === 0)
-		)
-			end = Math.max(end, Math.abs(value));
-	});
-	return end;
+	const isShown = (_, flat) =>
+		page.isCounted(at.name, shape, flat) && !(skipFirst && flat % shape.at(-1) === 0);
+	return largest(values.filter(isShown));
 }
 
 /** The section of an array: heat maps and statistics of its values, its gradient and its update. */
@@ -194,10 +187,9 @@ function statisticsView(page, run, at) {
 /** Links to the arrays that an array is computed from, and to the arrays that use it. */
 function neighbours(page, at, go) {
 	const row = page.row(at.name);
-	const button = name =>
-		html.button({class: "link", onclick: () => go({of: "value", name, index: []})}, name);
+	const linkTo = name => button(name, () => go({of: "value", name, index: []}), {class: "link"});
 	const list = (title, names) =>
-		names?.length ? [`${title} `, ...names.flatMap((name, n) => [n ? ", " : "", button(name)])] : [];
+		names?.length ? [`${title} `, ...names.flatMap((name, n) => [n ? ", " : "", linkTo(name)])] : [];
 	const parts = [
 		...list("computed from", [...(row.inputs ?? []), ...(row.reads ?? [])]),
 		...(row.readers?.length && (row.inputs?.length || row.reads?.length) ? [" · "] : []),

@@ -2,10 +2,10 @@
 // out.
 
 import {likeliest} from "./answer_view.js";
-import {html, shareBar} from "./dom.js";
+import {button, html, shareBar} from "./dom.js";
 import {sharesInWords, sharesOf} from "./head_card.js";
-import {keyWords, letterOf, placeWords} from "./letters.js";
-import {chance, percent, short} from "./numbers.js";
+import {inLetters, keyWords, letterOf, placeWords} from "./letters.js";
+import {chance, moves, percent, short} from "./numbers.js";
 
 const LEAST = 0.05; // nats; a line that moves log P by less does not stand out
 
@@ -15,7 +15,7 @@ export function lineCard({page, run, line, chances, rivals, explain, toggle, nex
 	const layer = page.picture.layers.length > 1 ? `Layer ${line.layer}, head` : "Head";
 	const target = run.targets[line.query];
 	const isCut = state.off.includes(line.name);
-	const real = html.b({class: "letters"}, letterOf(page.vocabulary[target]));
+	const real = inLetters(letterOf(page.vocabulary[target]));
 	const [now, after] = [chances(line.query)[target], line.p];
 	const top = line.after
 		? likeliest(page, line.after, null, 5)
@@ -23,10 +23,6 @@ export function lineCard({page, run, line, chances, rivals, explain, toggle, nex
 				.join(" ")
 		: "";
 	const isKnown = Number.isFinite(now) && Number.isFinite(after);
-	const moves =
-		chance(now) === chance(after)
-			? `stays at ${chance(now)}`
-			: `${now > after ? "falls" : "rises"} from ${chance(now)} to ${chance(after)}`;
 	const effect = isCut
 		? [`The line is cut: its share is 0, and the other shares stay.`]
 		: !isKnown
@@ -35,8 +31,8 @@ export function lineCard({page, run, line, chances, rivals, explain, toggle, nex
 				? [
 						"Cut this line, and the chance of ",
 						real,
-						` ${moves}; the five likeliest letters become `,
-						html.b({class: "letters"}, top),
+						` ${moves(now, after)}; the five likeliest letters become `,
+						inLetters(top),
 						"."
 					]
 				: ["This line carries nothing."];
@@ -45,7 +41,7 @@ export function lineCard({page, run, line, chances, rivals, explain, toggle, nex
 		: Math.abs(line.effect) < LEAST && rivals
 			? "No line stands out: whichever is cut, its letter's chance hardly changes."
 			: rivals
-				? `Chosen by the page: none of the other ${rivals} lines changes its letter's chance as much.`
+				? `Chosen by the page: ${rivals === 1 ? "the other line changes its letter's chance less" : `none of the other ${rivals} lines changes its letter's chance as much`}.`
 				: "";
 	return html.section(
 		{class: "card", "aria-label": "The chosen line"},
@@ -64,15 +60,9 @@ export function lineCard({page, run, line, chances, rivals, explain, toggle, nex
 		stands ? html.p({class: "dim"}, stands) : null,
 		html.p(
 			{class: "buttons"},
-			html.button(
-				{class: "primary", "data-key": "why", onclick: () => explain(line)},
-				`Why ${percent(line.share)} %?`
-			),
-			html.button(
-				{"data-key": "cut", "aria-pressed": String(isCut), onclick: () => toggle(line.name)},
-				isCut ? "Put it back" : "Cut this line"
-			),
-			html.button({"data-key": "next line", onclick: next}, "Next line")
+			button(`Why ${percent(line.share)} %?`, () => explain(line), {key: "why", class: "primary"}),
+			button(isCut ? "Put it back" : "Cut this line", () => toggle(line.name), {key: "cut", pressed: isCut}),
+			button("Next line", next, {key: "next line"})
 		)
 	);
 }
@@ -104,13 +94,12 @@ export function partsCard({page, run, position, parts, now, state, toggle}) {
 	const rows = parts.map(({name, words, p}) => {
 		const isOff = state.off.includes(name);
 		return html.li(
-			html.button({
+			button([], () => toggle(name), {
+				key: `part ${name}`,
 				role: "switch",
 				"aria-checked": String(!isOff),
 				"aria-label": words,
-				"data-key": `part ${name}`,
-				title: isOff ? `put ${words} back` : `take ${words} out`,
-				onclick: () => toggle(name)
+				title: isOff ? `put ${words} back` : `take ${words} out`
 			}),
 			html.span(words),
 			shareBar(p / most, {rule: now / most}),
@@ -120,7 +109,7 @@ export function partsCard({page, run, position, parts, now, state, toggle}) {
 	return html.section(
 		{class: "card", "aria-label": "Take something out"},
 		html.h2("Take something out"),
-		html.p({class: "dim"}, "→ chance of ", html.b({class: "letters"}, target), ", now ", chance(now)),
+		html.p({class: "dim"}, "→ chance of ", inLetters(target), ", now ", chance(now)),
 		html.ul({class: "parts"}, rows)
 	);
 }

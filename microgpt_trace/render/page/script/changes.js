@@ -27,6 +27,10 @@ export function changesInWords(page, state) {
 	];
 }
 
+/** The parts that are out, after one part changes sides. */
+export const toggled = (off, part) =>
+	off.includes(part) ? off.filter(other => other !== part) : [...off, part];
+
 /** The ablations and parameter changes of a state, in the form that Page.ownRun takes: functions and
     arrays. */
 export function changesOf(page, state) {
@@ -87,8 +91,7 @@ export const chanceWith = (page, state, run, part, position) => chancesWith(page
 
 /** These probabilities at every position. */
 export function chancesWith(page, state, run, part) {
-	const off = state.off.includes(part) ? state.off.filter(other => other !== part) : [...state.off, part];
-	const changed = runWith(page, state, run, off, {event: partOf(part).name, row: null});
+	const changed = runWith(page, state, run, toggled(state.off, part), {event: partOf(part).name, row: null});
 	return run.targets.map((target, at) => chancesAfter(page, changed, at)[target]);
 }
 

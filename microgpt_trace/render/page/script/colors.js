@@ -19,6 +19,10 @@ export function scaleOf(kind, end = 1) {
 	};
 }
 
+/** The colours of a scale from its lowest to its highest number, as a background. */
+export const gradientOf = kind =>
+	`linear-gradient(to right, ${Array.from({length: STOPS}, (_, n) => `var(--${kind}-${n})`)})`;
+
 /** Black or white, whichever stands out from the colour. */
 export function inkOn([red, green, blue]) {
 	const linear = part => (part <= 10 ? part / 255 / 12.92 : ((part / 255 + 0.055) / 1.055) ** 2.4);

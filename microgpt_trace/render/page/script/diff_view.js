@@ -1,7 +1,7 @@
 // The page of a comparison: a list of events with the differences between two runs, and the values A, B and B
 // - A of one event side by side.
 
-import {html} from "./dom.js";
+import {button, fill, html, keepingFocus} from "./dom.js";
 import {nameOf} from "./elements.js";
 import {matrix} from "./matrix.js";
 import {exact, percent, short} from "./numbers.js";
@@ -40,7 +40,6 @@ function diffView({content, arrays, go, place}) {
 		const at =
 			placeIn(sides, events.has(array) && index.length ? index : event.index) ??
 			(sides && {head: sides.heads?.[0] ?? null, row: 0, column: 0});
-		const focused = document.activeElement?.dataset?.key;
 		list.mark(event.name);
 		const pick = (row, column) =>
 			go({...place(), name: nameOf(event.name, indexOf(sides, {...at, row, column}))});
@@ -54,9 +53,8 @@ function diffView({content, arrays, go, place}) {
 						go({...place(), name: nameOf(event.name, indexOf(sides, {...at, head}))})
 					)
 				: null;
-		shown.replaceChildren(...[...headingOf(event), heads, ...parts.elements].filter(Boolean));
+		keepingFocus(() => fill(shown, headingOf(event), heads, parts.elements));
 		resized();
-		document.querySelector(`[data-key="${CSS.escape(focused ?? "")}"]`)?.focus({preventScroll: true});
 		pictures.forEach(picture => picture.reveal());
 	}
 	function resized() {
@@ -111,10 +109,7 @@ function headsOf(sides, at, choose) {
 		{class: "buttons"},
 		"head ",
 		sides.heads.map(head =>
-			html.button(
-				{"data-key": `head ${head}`, "aria-pressed": String(head === at.head), onclick: () => choose(head)},
-				String(head)
-			)
+			button(String(head), () => choose(head), {key: `head ${head}`, pressed: head === at.head})
 		)
 	);
 }
@@ -155,8 +150,6 @@ function bothSides({content, event, sides, at, pick}) {
 				square: Boolean(sides.heads),
 				brief: isShare ? percent : value => short(value, 2),
 				describe: (row, column) => `${named(row, column)}: ${numbers(row, column)}`,
-				numberAt: (row, column) =>
-					sides.isMasked?.(row, column) ? "masked" : exact(sides.at(side, at.head, row, column)),
 				onlook: (row, column) => {
 					say(row, column);
 					point([row, column]);
@@ -208,13 +201,16 @@ function listOf(content, choose) {
 	const rows = new Map(
 		content.events.map(event => [
 			event.name,
-			html.button(
-				{class: "row", "data-key": `event ${event.name}`, onclick: () => choose(event.name)},
-				html.span(
-					{class: event.holds ? (content.held[event.name] ? "" : "dim") : "bad"},
-					`${event.holds ? "" : "✗ "}${event.name}`
-				),
-				html.span({class: "n dim"}, event.comparable ? short(Number(event.relative), 2) : "–")
+			button(
+				[
+					html.span(
+						{class: event.holds ? (content.held[event.name] ? "" : "dim") : "bad"},
+						`${event.holds ? "" : "✗ "}${event.name}`
+					),
+					html.span({class: "n dim"}, event.comparable ? short(Number(event.relative), 2) : "–")
+				],
+				() => choose(event.name),
+				{key: `event ${event.name}`, class: "row"}
 			)
 		])
 	);

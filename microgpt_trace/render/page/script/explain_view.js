@@ -1,7 +1,7 @@
 // The arithmetic of one number: its formula, terms and sum, the numbers that use it, and a command that shows
 // more.
 
-import {copyable, html, number, sumBars} from "./dom.js";
+import {button, copyable, html, number, sumBars} from "./dom.js";
 import {addressOf, layerOf, nameOf, placeInWords} from "./elements.js";
 import {flatOf, placeOf, workedOut} from "./formulas.js";
 import {aligned, exact, short} from "./numbers.js";
@@ -23,10 +23,10 @@ export function explainView({page, run, at, trail, go, slider, digits}) {
 	const isMasked = page.isMasked(at.name, at.index);
 	const named = element => shortElement(page, element, layerOf(at.name));
 	const link = linker({page, run, go, named, write: digits.write});
-	const shut = html.button(
-		{class: "shut", "aria-label": "close the explanation", onclick: () => go({...at, index: []})},
-		"×"
-	);
+	const shut = button("×", () => go({...at, index: []}), {
+		class: "shut",
+		"aria-label": "close the explanation"
+	});
 	const parts = [
 		shut,
 		crumbs(trail, at, go, named),
@@ -59,7 +59,7 @@ const missing = (run, gradient, held) =>
 function crumbs(trail, at, go, named) {
 	const items = trail
 		.slice(-4)
-		.map(element => html.li(html.button({class: "link", onclick: () => go(element)}, named(element))));
+		.map(element => html.li(button(named(element), () => go(element), {class: "link"})));
 	return html.nav(
 		{"aria-label": "Elements explained before"},
 		html.ol({class: "crumbs"}, items, html.li({"aria-current": "true"}, named(at)))
@@ -83,15 +83,7 @@ function heading(page, run, at, value, {write, isExact, toggle}) {
 					{class: "value"},
 					number(write(value), exact(value), {id: "explained-value"}),
 					" ",
-					html.button(
-						{
-							"aria-pressed": String(isExact),
-							"data-key": "exact",
-							title: "show all digits (x)",
-							onclick: toggle
-						},
-						"exact"
-					)
+					button("exact", toggle, {key: "exact", pressed: isExact, title: "show all digits (x)"})
 				),
 		html.p({class: "dim"}, placeInWords(page, run, at.name, at.index)),
 		expression ? html.p({class: "expr"}, expression) : null
@@ -249,7 +241,7 @@ function stepView(step, label, link, tokens, {write, isExact}) {
 		.reduce((sum, {value}) => sum + value, step.rest ?? 0);
 	const values = [...shown.map(({value}) => value), ...(isCut ? [rest] : []), step.value];
 	const texts = isExact ? values.map(write) : aligned(values);
-	const [bars, [sum]] = sumBars(values.slice(0, -1), [step.value]);
+	const bars = sumBars(values.slice(0, -1), step.value);
 	const row = (title, n, drawn, attributes = {}) =>
 		html.tr(
 			attributes,
@@ -264,7 +256,7 @@ function stepView(step, label, link, tokens, {write, isExact}) {
 			row(html.td(`the other ${step.count - shown.length} together`), shown.length, bars[shown.length])
 		);
 	rows.push(
-		row(html.td(step.guard ? "largest" : `sum of ${step.count} terms`), values.length - 1, sum, {
+		row(html.td(step.guard ? "largest" : `sum of ${step.count} terms`), values.length - 1, bars.at(-1), {
 			class: "total"
 		})
 	);
@@ -297,11 +289,10 @@ function linker({page, run, go, named, write}) {
 	return factor => {
 		const index = placeOf(factor.flat, run.shape(factor.name));
 		const at = {of: factor.gradient ? "gradient" : "value", name: factor.name, index};
-		return html.button(
-			{class: "link", title: placeInWords(page, run, at.name, index), onclick: () => go(at)},
-			`${named(at)} `,
-			html.span({class: "n"}, write(factor.value))
-		);
+		return button([`${named(at)} `, html.span({class: "n"}, write(factor.value))], () => go(at), {
+			class: "link",
+			title: placeInWords(page, run, at.name, index)
+		});
 	};
 }
 
@@ -328,7 +319,7 @@ function others(run, at, go) {
 	const titles = {value: "its value", gradient: "its gradient", update: "its update"};
 	const links = Object.keys(titles)
 		.filter(of => of !== at.of && run.of(at.name, of))
-		.map(of => html.button({onclick: () => go({...at, of})}, titles[of]));
-	links.push(html.button({onclick: () => go({...at, index: []})}, `all of ${addressOf({...at, index: []})}`));
+		.map(of => button(titles[of], () => go({...at, of})));
+	links.push(button(`all of ${addressOf({...at, index: []})}`, () => go({...at, index: []})));
 	return html.p({class: "buttons"}, links);
 }

@@ -1,7 +1,7 @@
 // The list of all arrays, by layer and stage in order of computation, with their L2 norms and warning marks.
 
 import {located} from "./address.js";
-import {bar, html} from "./dom.js";
+import {bar, button, fill, html, keyed} from "./dom.js";
 import {addressOf, lastOf, withoutLayer} from "./elements.js";
 import {short, statisticsOf} from "./numbers.js";
 
@@ -28,18 +28,15 @@ export function flowView({page, run, at, go, filter, setFilter}) {
 	});
 	const list = html.div();
 	const shares = sharesOf(page, run);
-	const fill = query => {
-		const nothing = hits(query).length
-			? ""
-			: html.p({class: "dim", role: "status"}, "No array name contains this text.");
-		list.replaceChildren(
-			nothing,
-			...groups.map(group => groupView(page, run, at, go, group, query, shares)).filter(Boolean),
+	const show = query =>
+		fill(
+			list,
+			!hits(query).length && html.p({class: "dim", role: "status"}, "No array name contains this text."),
+			groups.map(group => groupView(page, run, at, go, group, query, shares)),
 			parametersView(page, run, at, go, query),
-			leftOutView(page, run) ?? ""
+			leftOutView(page, run)
 		);
-	};
-	search.addEventListener("input", () => fill(search.value));
+	search.addEventListener("input", () => show(search.value));
 	search.addEventListener("keydown", event => {
 		if (event.key !== "Enter") return;
 		const [first] = hits(search.value);
@@ -48,11 +45,9 @@ export function flowView({page, run, at, go, filter, setFilter}) {
 		if (!match) return;
 		go(match);
 		const head = page.row(match.name).axes.length === 3 ? (match.index[0] ?? 0) : null;
-		document
-			.querySelector(`[data-key="${CSS.escape(`${addressOf({...match, index: []})} ${head}`)}"]`)
-			?.focus({preventScroll: true});
+		keyed(`${addressOf({...match, index: []})} ${head}`)?.focus({preventScroll: true});
 	});
-	fill(filter);
+	show(filter);
 	const legend = html.p(
 		{class: "dim"},
 		"numbers: L2 norm",
@@ -155,7 +150,7 @@ function parametersView(page, run, at, go, query) {
 	const names = page.parameters
 		.map(({name}) => name)
 		.filter(name => matches(name, query) && run.of(name, "value"));
-	if (!names.length) return html.span();
+	if (!names.length) return null;
 	return html.details(
 		{open: query !== "" || names.includes(at?.name)},
 		html.summary("Parameters"),
@@ -174,20 +169,22 @@ function rowView(page, run, at, go, name) {
 	const chosen = at?.name === name;
 	const isChanged = run.changed?.has(name);
 	return html.li(
-		html.button(
+		button(
+			[
+				html.span(
+					page.has(name) ? lastOf(name) : name,
+					stats?.others ? html.span({class: "odd", title: "not finite"}, " ⚠") : null,
+					isChanged ? " (changed)" : ""
+				),
+				html.span({class: "n dim"}, Number.isFinite(size) ? short(size, 3) : "–")
+			],
+			() => go({of: "value", name, index: []}),
 			{
+				key: `flow ${name}`,
 				class: "row",
 				"aria-current": chosen ? "true" : "false",
-				"data-key": `flow ${name}`,
-				title: page.row(name).says,
-				onclick: () => go({of: "value", name, index: []})
-			},
-			html.span(
-				page.has(name) ? lastOf(name) : name,
-				stats?.others ? html.span({class: "odd", title: "not finite"}, " ⚠") : null,
-				isChanged ? " (changed)" : ""
-			),
-			html.span({class: "n dim"}, Number.isFinite(size) ? short(size, 3) : "–")
+				title: page.row(name).says
+			}
 		)
 	);
 }

@@ -1,7 +1,7 @@
 // The logit lens at one position: the tokens that the model would predict if it ended after each layer, and
 // the probability and rank of a target token, also after each attention.
 
-import {html} from "./dom.js";
+import {html, tableOf, wide} from "./dom.js";
 import {chance} from "./numbers.js";
 
 /** The section of the logit lens, or null if the page has none for this position. */
@@ -26,23 +26,21 @@ export function lensView({page, run, position}) {
 				rank === null ? "–" : rank.toLocaleString("en")
 			])
 		: Array.from(candidates, ([layer, words]) => [`layer ${layer}`, words]);
-	const heads = [
-		"after",
-		"the model would predict",
-		...(followed.length ? [`P of ${lens.label}`, "rank"] : [])
-	];
-	const table = html.table(
-		html.caption({class: "visually-hidden"}, "the logit lens, layer by layer"),
-		html.thead(html.tr(heads.map((words, n) => html.th({scope: "col", class: n > 1 ? "n" : ""}, words)))),
-		html.tbody(
-			rows.map(([after, ...cells]) =>
-				html.tr(
-					html.th({scope: "row"}, after),
-					cells.map((words, n) => html.td({class: n ? "n" : "letters"}, words))
-				)
+	const numbers = followed.length ? [`P of ${lens.label}`, "rank"] : [];
+	const table = tableOf({
+		title: "the logit lens, layer by layer",
+		heads: [
+			"after",
+			"the model would predict",
+			...numbers.map(words => html.th({scope: "col", class: "n"}, words))
+		],
+		rows: rows.map(([after, ...cells]) =>
+			html.tr(
+				html.th({scope: "row"}, after),
+				cells.map((words, n) => html.td({class: n ? "n" : "letters"}, words))
 			)
 		)
-	);
+	});
 	return html.section(
 		{class: "lenses", "aria-label": "Logit lens"},
 		html.h2(
@@ -52,9 +50,6 @@ export function lensView({page, run, position}) {
 					"ended there"
 			)
 		),
-		html.details(
-			html.summary(`${rows.length} rows`),
-			html.div({class: "wide", tabindex: 0, role: "group", "aria-label": "logit lens"}, table)
-		)
+		html.details(html.summary(`${rows.length} rows`), wide("logit lens", table))
 	);
 }

@@ -1,8 +1,8 @@
 // The controls of a page that runs a small model: another text, heads and units to ablate, parameters to
 // change.
 
-import {chancesWithChanges, changesInWords} from "./changes.js";
-import {html, svg} from "./dom.js";
+import {chancesWithChanges, changesInWords, toggled} from "./changes.js";
+import {button, html, svg} from "./dom.js";
 import {nameOf} from "./elements.js";
 import {letterOf} from "./letters.js";
 import {short} from "./numbers.js";
@@ -43,16 +43,11 @@ export function liveView({page, state, set, problem, run}) {
 				"● ",
 				changes.join(", "),
 				" ",
-				html.button(
-					{class: "link", "data-key": "undo", onclick: () => set({off: [], parameters: {}})},
-					"undo"
-				)
+				button("undo", () => set({off: [], parameters: {}}), {key: "undo", class: "link"})
 			)
 		: null;
 	const reset =
-		state.text === null
-			? null
-			: html.button({onclick: () => set({text: null})}, `back to ${page.text || "the trace"}`);
+		state.text === null ? null : button(`back to ${page.text || "the trace"}`, () => set({text: null}));
 	const origin = run.traced ? "" : "computed in this page in float64; only the traced run has gradients";
 	return html.div(
 		{class: "source"},
@@ -90,16 +85,11 @@ export function unitButton({page, state, set, at}) {
 
 function toggle(state, set, name, words) {
 	const isOff = state.off.includes(name);
-	const off = isOff ? state.off.filter(other => other !== name) : [...state.off, name];
-	return html.button(
-		{
-			"aria-pressed": String(isOff),
-			"data-key": `off ${name}`,
-			title: isOff ? "undo the ablation" : `ablate ${name}`,
-			onclick: () => set({off})
-		},
-		words
-	);
+	return button(words, () => set({off: toggled(state.off, name)}), {
+		key: `off ${name}`,
+		pressed: isOff,
+		title: isOff ? "undo the ablation" : `ablate ${name}`
+	});
 }
 
 const STEPS = 24; // of the curve over a slider

@@ -2,7 +2,7 @@
 // attention, lines run from earlier lanes to the lane that reads them.
 
 import {scaleOf} from "./colors.js";
-import {alone, svg} from "./dom.js";
+import {alone, rectangle, svg, textAt} from "./dom.js";
 import {letterOf} from "./letters.js";
 import {percent} from "./numbers.js";
 import {
@@ -165,7 +165,7 @@ function titlesOf({layout, page, run}) {
 	].filter(Boolean);
 	return list.map(([x, title, words], n) => [
 		titleOf(n + 1, x, 12, title),
-		svg.text({class: "words", x: x + 23, y: 33}, words)
+		textAt("words", x + 23, 33, words)
 	]);
 }
 
@@ -178,18 +178,13 @@ function laneOf(scene, lane) {
 	const size = Math.min(isChosen ? 38 : 30, height - 4);
 	const tile = svg.g(
 		{class: "tile"},
-		svg.rect({x: 12, y: middle - size / 2 - (lane.isLow ? 0 : 5), width: size, height: size, rx: 5}),
-		svg.text(
-			{x: 12 + size / 2, y: middle + 5 - (lane.isLow ? 0 : 5), class: "letter"},
-			letterOf(run.labels[at])
-		),
-		lane.isLow
-			? null
-			: svg.text({x: 12 + size / 2, y: middle + size / 2 + 9, class: "words middle"}, `place ${at}`)
+		rectangle(null, 12, middle - size / 2 - (lane.isLow ? 0 : 5), size, size, {rx: 5}),
+		textAt("letter", 12 + size / 2, middle + 5 - (lane.isLow ? 0 : 5), letterOf(run.labels[at])),
+		lane.isLow ? null : textAt("words middle", 12 + size / 2, middle + size / 2 + 9, `place ${at}`)
 	);
 	return svg.g(
 		{class: isChosen ? "lane chosen" : "lane", onclick: () => select(at)},
-		svg.rect({class: "ground", x: 0.5, y, width: layout.width - 1, height, rx: 8}),
+		rectangle("ground", 0.5, y, layout.width - 1, height, {rx: 8}),
 		svg.line({class: "row-line", x1: 66, x2: layout.titles.answer - 4, y1: middle, y2: middle}),
 		tile,
 		cells
@@ -229,12 +224,10 @@ function columnOf(scene, lane, column) {
 		);
 	const caption =
 		isChosen &&
-		svg.text(
-			{
-				class: "words",
-				x: column.x + 1,
-				y: column.kind === "units" || column.nth === 1 ? top + height + 12 : top - 5
-			},
+		textAt(
+			"words",
+			column.x + 1,
+			column.kind === "units" || column.nth === 1 ? top + height + 12 : top - 5,
 			column.kind === "units"
 				? onOf(run, column.name, lane.at)
 				: scene.layout.width < WIDE && column.plus
@@ -307,7 +300,7 @@ function headOf(scene, column) {
 			: svg.g(
 					{class: at > position ? "start later" : "start"},
 					svg.circle({cx: from - 3, cy: y(at), r: 9}),
-					svg.text({x: from - 3, y: y(at) + 4.5}, letterOf(run.labels[at]))
+					textAt(null, from - 3, y(at) + 4.5, letterOf(run.labels[at]))
 				)
 	);
 	const ends = run.tokens.map((_, at) =>
@@ -334,22 +327,14 @@ function headOf(scene, column) {
 		starts,
 		ends,
 		cross,
-		svg.rect({
-			class: isChosen ? "box chosen" : "box",
-			x: column.x,
-			y: top,
-			width: column.width,
-			height: bottom - top,
-			rx: 7
-		}),
-		svg.text(
-			{class: "heading small", x: column.x + 6, y: layout.top - 8},
-			`head ${column.head}${isOff ? " · out" : ""}`
-		),
+		rectangle(isChosen ? "box chosen" : "box", column.x, top, column.width, bottom - top, {rx: 7}),
+		textAt("heading small", column.x + 6, layout.top - 8, `head ${column.head}${isOff ? " · out" : ""}`),
 		isOff || column.width < 104
 			? null
-			: svg.text(
-					{class: "words end", x: column.x + column.width - 6, y: layout.top - 8},
+			: textAt(
+					"words end",
+					column.x + column.width - 6,
+					layout.top - 8,
 					`${letterOf(run.labels[best])} ${percent(share(position, best))} %`
 				)
 	);
@@ -360,17 +345,7 @@ function closedOf({layout, openLayer}, column) {
 	const top = layout.top - 26;
 	return svg.g(
 		{class: "layer", onclick: alone(() => openLayer(column.layer))},
-		svg.rect({
-			class: "box chosen",
-			x: column.x,
-			y: top,
-			width: column.width,
-			height: layout.height - 2 - top,
-			rx: 7
-		}),
-		svg.text(
-			{class: "heading small middle", x: column.x + column.width / 2, y: layout.top - 8},
-			`layer ${column.layer}`
-		)
+		rectangle("box chosen", column.x, top, column.width, layout.height - 2 - top, {rx: 7}),
+		textAt("heading small middle", column.x + column.width / 2, layout.top - 8, `layer ${column.layer}`)
 	);
 }

@@ -1,7 +1,7 @@
 // The picture on a narrow screen: only the chosen lane, from top to bottom, and one head at a time.
 
 import {scaleOf} from "./colors.js";
-import {alone, svg} from "./dom.js";
+import {alone, rectangle, svg, textAt} from "./dom.js";
 import {letterOf} from "./letters.js";
 import {percent} from "./numbers.js";
 import {
@@ -56,13 +56,13 @@ export function narrowView(context) {
 	return svg.svg(
 		{class: "picture narrow chosen", width, height: answer + 24 + 20 * list.length, "aria-hidden": "true"},
 		titleOf(1, 0, 12, "Letters become numbers"),
-		svg.text({class: "words end", x: width, y: 17}, `${label} at place ${position}`),
+		textAt("words end", width, 17, `${label} at place ${position}`),
 		strip(first, 30, "stream"),
 		titleOf(2, 0, 76, layers.length > 1 ? `Attention in layer ${layer}` : "Attention"),
 		heads.map((event, head) => tabOf(context, {attention, head, event}, width)),
 		svg.g({class: "head"}, linesOf(context, attention, attended, width)),
 		titleOf(3, 0, mlp, "MLP"),
-		svg.g({class: "units"}, svg.text({class: "words end", x: width, y: mlp + 5}, onOf(run, units, position))),
+		svg.g({class: "units"}, textAt("words end", width, mlp + 5, onOf(run, units, position))),
 		strip(units, mlp + 18, "units"),
 		titleOf(4, 0, answer, "Next letter"),
 		svg.g(
@@ -93,22 +93,9 @@ function tabOf(context, column, width) {
 	const isChosen = line?.attention === column.attention && line.head === n;
 	return svg.g(
 		{class: "tab", onclick: () => chooseLine({...column, query: position, key})},
-		svg.rect({
-			class: isChosen ? "tab-box chosen" : "tab-box",
-			x: x + 1,
-			y: y + 1,
-			width: w - 8,
-			height: TAB - 2,
-			rx: 6
-		}),
-		svg.text(
-			{class: "heading small", x: x + 8, y: y + 17},
-			`head ${n}${off.includes(column.event) ? " out" : ""}`
-		),
-		svg.text(
-			{x: x + 8, y: y + 32},
-			`${letterOf(run.labels[key])} ${percent(shareIn(context, column, key))} %`
-		)
+		rectangle(isChosen ? "tab-box chosen" : "tab-box", x + 1, y + 1, w - 8, TAB - 2, {rx: 6}),
+		textAt("heading small", x + 8, y + 17, `head ${n}${off.includes(column.event) ? " out" : ""}`),
+		textAt(null, x + 8, y + 32, `${letterOf(run.labels[key])} ${percent(shareIn(context, column, key))} %`)
 	);
 }
 
@@ -125,8 +112,8 @@ function linesOf(context, attention, top, width) {
 			{class: at === position ? "lane chosen" : "lane", onclick: () => select(at)},
 			svg.g(
 				{class: "tile"},
-				svg.rect({x: x(at) - size / 2, y: top + TILE - size, width: size, height: size, rx: 5}),
-				svg.text({class: "letter", x: x(at), y: top + TILE - size / 2 + 5.5}, letterOf(run.labels[at]))
+				rectangle(null, x(at) - size / 2, top + TILE - size, size, size, {rx: 5}),
+				textAt("letter", x(at), top + TILE - size / 2 + 5.5, letterOf(run.labels[at]))
 			)
 		)
 	);

@@ -1,23 +1,38 @@
 // The parts of the picture: strips of cells, lines of attention, and bars of the likeliest next tokens.
 
 import {scaleOf} from "./colors.js";
-import {alone, svg} from "./dom.js";
+import {alone, html, rectangle, svg, textAt} from "./dom.js";
 import {letterOf} from "./letters.js";
-import {percent} from "./numbers.js";
+import {largest, percent} from "./numbers.js";
 
 export const UNITS_IN_ROW = 16;
 // largest number of cells of a strip and of units; with more numbers, neighbours share a cell
 const [CELLS, UNITS] = [64, 128];
 const THICKEST = 10; // pixels of a line of 100 %
 
+/** The box of a picture, which can have the focus. keydown(event) returns true if it used the key. */
+export const pictureBox = (keydown, attributes) =>
+	html.div({
+		class: "figure",
+		id: "picture-box",
+		tabindex: 0,
+		role: "application",
+		"aria-roledescription": "picture",
+		"data-key": "picture",
+		onkeydown: event => {
+			if (!keydown(event)) return;
+			event.preventDefault();
+			event.stopPropagation();
+		},
+		...attributes
+	});
+
 /** The largest magnitude of each family of arrays: the tables, the residual stream, and the units of an
     MLP. */
 export function endsOf(run, columns) {
 	const ends = {table: 0, stream: 0, units: 0};
-	for (const {kind, name} of columns.filter(({kind: each}) => each in ends)) {
-		for (const value of run.of(name, "value"))
-			if (Number.isFinite(value)) ends[kind] = Math.max(ends[kind], Math.abs(value));
-	}
+	for (const {kind, name} of columns)
+		if (kind in ends) ends[kind] = Math.max(ends[kind], largest(run.of(name, "value")));
 	return ends;
 }
 
@@ -44,23 +59,24 @@ export function onOf(run, name, at) {
 /** A number and a title. */
 export const titleOf = (number, x, y, title) => [
 	svg.circle({class: "badge", cx: x + 9, cy: y, r: 9}),
-	svg.text({class: "badge-number", x: x + 9, y: y + 4.5}, String(number)),
-	svg.text({class: "heading", x: x + 23, y: y + 5}, title)
+	textAt("badge-number", x + 9, y + 4.5, String(number)),
+	textAt("heading", x + 23, y + 5, title)
 ];
 
 /** A row of numbers as cells in a frame. */
 export function cellsOf(row, {x, y, width, height}, paint, inRow = row.length) {
 	const [w, h] = [width / inRow, height / Math.ceil(row.length / inRow)];
 	const cells = row.map((value, n) =>
-		svg.rect({
-			x: (x + (n % inRow) * w).toFixed(1),
-			y: (y + Math.floor(n / inRow) * h).toFixed(1),
-			width: (w - (w > 3 ? 0.5 : 0)).toFixed(1),
-			height: (h - (inRow < row.length ? 0.5 : 0)).toFixed(1),
-			fill: Number.isFinite(value) ? `rgb(${paint(value).join(" ")})` : "none"
-		})
+		rectangle(
+			null,
+			(x + (n % inRow) * w).toFixed(1),
+			(y + Math.floor(n / inRow) * h).toFixed(1),
+			(w - (w > 3 ? 0.5 : 0)).toFixed(1),
+			(h - (inRow < row.length ? 0.5 : 0)).toFixed(1),
+			{fill: Number.isFinite(value) ? `rgb(${paint(value).join(" ")})` : "none"}
+		)
 	);
-	return [cells, svg.rect({class: "frame", x, y, width, height})];
+	return [cells, rectangle("frame", x, y, width, height)];
 }
 
 /** The keys that the chosen lane sees. */
@@ -93,7 +109,7 @@ export function lineOf(
 			stroke: `rgb(${scaleOf("share")(0.5 + size / 2).join(" ")})`,
 			"stroke-width": Math.max(1, THICKEST * size).toFixed(1)
 		}),
-		svg.text({class: "share", x, y}, percent(share) + unit)
+		textAt("share", x, y, percent(share) + unit)
 	);
 }
 
@@ -105,21 +121,13 @@ export function answerOf({label, p}, {x, y, width, old, isReal, named = 20}) {
 	const [middle, half] = [x + named / 2, Math.min(named / 2, Math.max(10, 3.7 * letter.length))];
 	return svg.g(
 		{class: isReal ? "real" : ""},
-		svg.text({class: letter.length > 1 ? "answer word" : "answer", x: middle, y: y + 5}, letter),
+		textAt(letter.length > 1 ? "answer word" : "answer", middle, y + 5, letter),
 		isReal
 			? svg.line({class: "underline", x1: middle - half, x2: middle + half, y1: y + 8.5, y2: y + 8.5})
 			: null,
-		svg.rect({class: "room", x: from, y: y - 4.5, width: room, height: 9, rx: 1.5}),
-		svg.rect({class: "part", x: from, y: y - 4.5, width: room * (p || 0), height: 9, rx: 1.5}),
-		old === undefined
-			? null
-			: svg.rect({
-					class: "before",
-					x: from,
-					y: y - 4.5,
-					width: Math.max(1, room * (old || 0)),
-					height: 9
-				}),
-		svg.text({class: "n", x: x + width, y: y + 4.5}, (100 * p).toPrecision(3))
+		rectangle("room", from, y - 4.5, room, 9, {rx: 1.5}),
+		rectangle("part", from, y - 4.5, room * (p || 0), 9, {rx: 1.5}),
+		old === undefined ? null : rectangle("before", from, y - 4.5, Math.max(1, room * (old || 0)), 9),
+		textAt("n", x + width, y + 4.5, (100 * p).toPrecision(3))
 	);
 }

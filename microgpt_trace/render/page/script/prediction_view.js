@@ -1,7 +1,7 @@
 // The prediction of the model after a position: all candidates as bars. If the run has changes, each
 // candidate also has its original probability.
 
-import {bar, html} from "./dom.js";
+import {bar, button, html, tableOf} from "./dom.js";
 import {chance, short} from "./numbers.js";
 
 const FIRST = 10; // number of candidates that are shown at first
@@ -28,18 +28,14 @@ export function predictionView({page, run, original, position, go, set, options:
 		? page.probabilities
 		: page.row(page.probabilities).inputs[0];
 	const rows = candidates.order.map(token =>
-		html.tr(
-			{class: token === target ? "target" : ""},
-			html.th(
-				{scope: "row"},
-				html.button(
-					{class: "link", onclick: () => go({of: "value", name: leads, index: [position, token]})},
-					page.vocabulary[token]
-				)
-			),
-			html.td({class: "n"}, chance(candidates.p[token])),
-			html.td(bar(candidates.p[token], before?.p[token])),
-			before ? html.td({class: "n dim"}, chance(before.p[token])) : null
+		chanceRow(
+			token === target,
+			button(page.vocabulary[token], () => go({of: "value", name: leads, index: [position, token]}), {
+				class: "link"
+			}),
+			chance(candidates.p[token]),
+			bar(candidates.p[token], before?.p[token]),
+			before && html.td({class: "n dim"}, chance(before.p[token]))
 		)
 	);
 	const follows =
@@ -47,32 +43,30 @@ export function predictionView({page, run, original, position, go, set, options:
 			? ""
 			: `; the next token is ${page.vocabulary[target]}, rank ` +
 				`${candidates.rank ?? candidates.order.indexOf(target) + 1}`;
-	const head = before
-		? html.thead(
-				html.tr(html.td(), html.th({scope: "col"}, "P"), html.td(), html.th({scope: "col"}, "original"))
-			)
-		: null;
-	const table = (shown, title) =>
-		html.table(
-			{class: "bars"},
-			html.caption({class: "visually-hidden"}, title),
-			head?.cloneNode(true),
-			html.tbody(shown)
-		);
+	const heads = before && [null, "P", null, "original"];
 	const more = html.details(
 		{open: expanded, ontoggle: event => set({expanded: event.target.open}, false)},
 		html.summary(`${rows.length - FIRST} more tokens`),
-		table(rows.slice(FIRST), "other candidates")
+		tableOf({kind: "bars", title: "other candidates", heads, rows: rows.slice(FIRST)})
 	);
-	const loss = lossOf(page, run, original);
 	return html.section(
 		{class: "prediction", "aria-label": "Prediction"},
 		heading(follows),
-		table(rows.slice(0, FIRST), "candidates"),
-		rows.length > FIRST ? more : null,
-		loss
+		tableOf({kind: "bars", title: "candidates", heads, rows: rows.slice(0, FIRST)}),
+		rows.length > FIRST && more,
+		lossOf(page, run, original)
 	);
 }
+
+/** A row of a table of tokens: the name of a token, its probability and a bar. */
+export const chanceRow = (isTarget, name, p, picture, more = null) =>
+	html.tr(
+		{class: isTarget && "target"},
+		html.th({scope: "row"}, name),
+		html.td({class: "n"}, p),
+		html.td(picture),
+		more
+	);
 
 /** The mean loss over all positions, and the mean loss of the original run if the run has changes. */
 function lossOf(page, run, original) {

@@ -1,7 +1,7 @@
 // The page of a result: sections with names that lead to commands, maps, and the view of its command.
 
 import {listen, switchTheme} from "./controls.js";
-import {copyable, html} from "./dom.js";
+import {button, copyable, html} from "./dom.js";
 import {matrix} from "./matrix.js";
 import {exact} from "./numbers.js";
 import {read, split, written} from "./place.js";
@@ -117,10 +117,7 @@ function switchTabs(list, {go, place}) {
 	const tabs = [...list.querySelectorAll("a")];
 	const parts = tabs.map(link => link.hash.slice(1));
 	const buttons = [...parts, ALL].map((part, n) =>
-		html.button(
-			{onclick: () => go({...place(), settings: {...place().settings, part}})},
-			tabs[n]?.textContent ?? ALL
-		)
+		button(tabs[n]?.textContent ?? ALL, () => go({...place(), settings: {...place().settings, part}}))
 	);
 	list.replaceChildren(...buttons);
 	return {
@@ -128,9 +125,7 @@ function switchTabs(list, {go, place}) {
 			const request = settings.part ?? (parts.includes(name) ? name : parts.at(-1));
 			const chosen = parts.includes(request) ? request : ALL;
 			for (const part of parts) document.getElementById(part).hidden = chosen !== ALL && part !== chosen;
-			buttons.forEach((button, n) =>
-				button.setAttribute("aria-pressed", String((parts[n] ?? ALL) === chosen))
-			);
+			buttons.forEach((each, n) => each.setAttribute("aria-pressed", String((parts[n] ?? ALL) === chosen)));
 		}
 	};
 }
@@ -167,7 +162,6 @@ function gridView(grid, {table = null, key, choose, factsOf}) {
 			`${grid.rows[row]}, ${grid.across[column]}: ` +
 			(grid.values[row][column] === null ? "none" : exact(valueAt(row, column))) +
 			factsOf(grid.names[row][column]),
-		numberAt: (row, column) => (grid.values[row][column] === null ? "–" : exact(valueAt(row, column))),
 		onlook: (row, column) => looked.replaceChildren(data.describe(row, column)),
 		onpick: (row, column) => grid.names[row][column] && choose(grid.names[row][column])
 	};

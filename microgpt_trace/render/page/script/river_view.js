@@ -4,7 +4,7 @@
 
 import {ordinal} from "./answer_view.js";
 import {scaleOf} from "./colors.js";
-import {alone, svg} from "./dom.js";
+import {alone, rectangle, svg, textAt} from "./dom.js";
 import {namedToken} from "./letters.js";
 import {chance, percent, short} from "./numbers.js";
 import {answerOf, titleOf} from "./picture_parts.js";
@@ -76,19 +76,19 @@ function headings({page, run, layout: {from, to, step, isNarrow, lanes}}) {
 			: `${lanes.length} of ${run.length}`;
 	return [
 		isNarrow ? null : titleOf(1, 0, 12, "Tokens"),
-		isNarrow || !hidden ? null : svg.text({class: "words", x: 6, y: 30}, shown),
+		isNarrow || !hidden ? null : textAt("words", 6, 30, shown),
 		titleOf(isNarrow ? 1 : 2, from, 12, `${page.layers} layers, left to right`),
 		isNarrow
 			? null
-			: svg.text(
-					{class: "words", x: from + 23, y: 30},
+			: textAt(
+					"words",
+					from + 23,
+					30,
 					"a band is the token that the model would predict if it ended after the layer; the thicker, " +
 						"the likelier"
 				),
 		isNarrow ? null : titleOf(3, to + 14, 12, "Next token"),
-		labels.map(layer =>
-			svg.text({class: "words middle", x: from + (layer + 0.5) * step, y: TOP - 5}, String(layer))
-		)
+		labels.map(layer => textAt("words middle", from + (layer + 0.5) * step, TOP - 5, String(layer)))
 	];
 }
 
@@ -99,18 +99,14 @@ function laneOf(scene, lane) {
 	const room = isNarrow ? 54 : 122;
 	const tile = svg.g(
 		{class: "tile"},
-		svg.rect({
-			x: 6,
-			y: middle - Math.min(15, lane.band / 2 - 2),
-			width: room - 8,
-			height: Math.min(30, lane.band - 4),
+		rectangle(null, 6, middle - Math.min(15, lane.band / 2 - 2), room - 8, Math.min(30, lane.band - 4), {
 			rx: 5
 		}),
-		svg.text({class: "token-name", x: 2 + room / 2, y: middle + 4.5}, cut(run.labels[lane.at], room - 14))
+		textAt("token-name", 2 + room / 2, middle + 4.5, cut(run.labels[lane.at], room - 14))
 	);
 	return svg.g(
 		{class: ["lane", lane.at === position ? "chosen" : ""].join(" "), onclick: () => select(lane.at)},
-		svg.rect({class: "ground", x: 0.5, y: lane.y, width: width - 1, height: lane.height, rx: 8}),
+		rectangle("ground", 0.5, lane.y, width - 1, lane.height, {rx: 8}),
 		tile,
 		bandsOf(scene, lane, middle),
 		lane.isAnswer ? curveOf(scene, lane) : null,
@@ -132,14 +128,15 @@ function bandsOf({page, layout: {from, to, step}, paint}, lane, middle) {
 			.join(", ");
 		return svg.g(
 			svg.title(`after layer ${layer}: ${listed || "not finite"}`),
-			svg.rect({class: "touch", x: from + n * step, y: lane.y, width: step, height: lane.band}),
-			svg.rect({
-				x: (from + n * step).toFixed(1),
-				y: (middle - height / 2).toFixed(1),
-				width: (step + 0.3).toFixed(1),
-				height: height.toFixed(1),
-				fill: first ? `rgb(${paint(0.35 + 0.4 * p).join(" ")})` : "none"
-			})
+			rectangle("touch", from + n * step, lane.y, step, lane.band),
+			rectangle(
+				null,
+				(from + n * step).toFixed(1),
+				(middle - height / 2).toFixed(1),
+				(step + 0.3).toFixed(1),
+				height.toFixed(1),
+				{fill: first ? `rgb(${paint(0.35 + 0.4 * p).join(" ")})` : "none"}
+			)
 		);
 	});
 	const runs = [];
@@ -162,7 +159,7 @@ function bandsOf({page, layout: {from, to, step}, paint}, lane, middle) {
 		if (placed.every(other => x > other.x + other.width + 2 || x + width + 2 < other.x))
 			placed.push({x, width, name: page.vocabulary[each.token]});
 	}
-	return [bands, placed.map(({x, name}) => svg.text({class: "band-name", x, y: middle + 4.5}, name))];
+	return [bands, placed.map(({x, name}) => textAt("band-name", x, middle + 4.5, name))];
 }
 
 /** The rank of the answer after each layer, on a logarithmic scale from 1 to its largest rank. */
@@ -178,7 +175,7 @@ function curveOf({page, layout: {from, to, step, isNarrow}}, lane) {
 	const middle = Math.round(Math.sqrt(worst));
 	const rules = [1, ...(middle > 2 ? [middle] : []), worst].map(rank => [
 		svg.line({class: "rank-rule", x1: from, x2: to, y1: y(rank), y2: y(rank)}),
-		svg.text({class: "words end", x: from - 6, y: y(rank) + 3.5}, isNarrow ? String(rank) : ordinal(rank))
+		textAt("words end", from - 6, y(rank) + 3.5, isNarrow ? String(rank) : ordinal(rank))
 	]);
 	const path = ranks
 		.map((rank, n) => `${n ? "L" : "M"}${(from + (n + 0.5) * step).toFixed(1)} ${y(rank).toFixed(1)}`)
@@ -186,8 +183,10 @@ function curveOf({page, layout: {from, to, step, isNarrow}}, lane) {
 	return [
 		rules,
 		svg.path({class: "rank-curve", d: path}),
-		svg.text(
-			{class: "words", x: from + 5, y: top - 4},
+		textAt(
+			"words",
+			from + 5,
+			top - 4,
 			`rank of ${page.effects.label} after each layer, on a logarithmic scale`
 		)
 	];
@@ -241,22 +240,12 @@ function labelOf({run, part, lines, layout, page}) {
 	const isLeft = part.layer > page.layers / 2;
 	const x = layout.from + (part.layer + (isLeft ? 0 : 1)) * layout.step + (isLeft ? -8 : 8);
 	const words = `${part.words} looks at ${namedToken(run, part.key)} ${percent(part.share)} %`;
-	return svg.text(
-		{class: `share ${isLeft ? "end" : ""}`, x, y: layout.lanes.find(({isAnswer}) => isAnswer).y + 13},
-		words
-	);
+	return textAt(`share ${isLeft ? "end" : ""}`, x, layout.lanes.find(({isAnswer}) => isAnswer).y + 13, words);
 }
 
 /** The frame of the chosen part's layer, from the lanes to the grid. */
 function chosenLayer({part, layout: {from, step, height}}) {
-	return svg.rect({
-		class: "box chosen",
-		x: from + part.layer * step,
-		y: TOP - 18,
-		width: step,
-		height: height - TOP + 16,
-		rx: 5
-	});
+	return rectangle("box chosen", from + part.layer * step, TOP - 18, step, height - TOP + 16, {rx: 5});
 }
 
 /** The effect of every part: how much the loss grows without it, or what it adds to the answer. */
@@ -271,11 +260,7 @@ function gridOf({page, parts, part: chosen, top, choose, layout: {from, to, step
 		return svg.g(
 			{class: kind, onclick: () => choose(part)},
 			svg.title(`${part.words}: ${words}`),
-			svg.rect({
-				x: x + 0.5,
-				y: y + 0.5,
-				width: Math.max(1, step - 1.2),
-				height: grid.row - 1.2,
+			rectangle(null, x + 0.5, y + 0.5, Math.max(1, step - 1.2), grid.row - 1.2, {
 				fill: Number.isFinite(part.effect) ? `rgb(${paint(part.effect).join(" ")})` : "none"
 			})
 		);
@@ -283,8 +268,10 @@ function gridOf({page, parts, part: chosen, top, choose, layout: {from, to, step
 	const names = Array.from({length: grid.heads}, (_, head) => head)
 		.filter(head => grid.row > 10 || head % 4 === 0)
 		.map(head =>
-			svg.text(
-				{class: "words end", x: from - 6, y: grid.y + (head + 0.5) * grid.row + 3.5},
+			textAt(
+				"words end",
+				from - 6,
+				grid.y + (head + 0.5) * grid.row + 3.5,
 				isNarrow ? String(head) : `head ${head}`
 			)
 		);
@@ -292,11 +279,7 @@ function gridOf({page, parts, part: chosen, top, choose, layout: {from, to, step
 		? `What each part does for ${label}`
 		: `What each part adds to ${label} over ${page.effects.other}`;
 	const strips = Array.from({length: 9}, (_, n) =>
-		svg.rect({
-			x: to + 20 + n * 20,
-			y: grid.y + 14,
-			width: 20,
-			height: 10,
+		rectangle(null, to + 20 + n * 20, grid.y + 14, 20, 10, {
 			fill: `rgb(${paint(((n - 4) / 4) * end).join(" ")})`
 		})
 	);
@@ -304,25 +287,29 @@ function gridOf({page, parts, part: chosen, top, choose, layout: {from, to, step
 	const legend = isNarrow
 		? null
 		: [
-				svg.text(
-					{class: "words", x: to + 20, y: grid.y + 8},
+				textAt(
+					"words",
+					to + 20,
+					grid.y + 8,
 					isMeasured ? `change of the loss for ${label}` : "difference of the logits"
 				),
 				strips,
-				svg.text({class: "words", x: to + 20, y: grid.y + 36}, ends[0]),
-				svg.text({class: "words end", x: to + 200, y: grid.y + 36}, ends[1])
+				textAt("words", to + 20, grid.y + 36, ends[0]),
+				textAt("words end", to + 200, grid.y + 36, ends[1])
 			];
 	const subtitle = isMeasured
 		? "each taken out alone, at all positions; a column is a layer; frames: the heads listed below"
 		: "straight to the logits; a column is a layer; frames: the heads listed below";
 	return svg.g(
-		svg.text(
-			{class: "heading small", x: 6, y: grid.y - 9},
+		textAt(
+			"heading small",
+			6,
+			grid.y - 9,
 			title,
 			isNarrow ? null : svg.tspan({class: "words plain", dx: 9}, subtitle)
 		),
 		names,
-		svg.text({class: "words end", x: from - 6, y: grid.mlp + grid.row / 2 + 3.5}, "MLP"),
+		textAt("words end", from - 6, grid.mlp + grid.row / 2 + 3.5, "MLP"),
 		cells,
 		legend
 	);

@@ -3,7 +3,7 @@
 
 import {ordinal} from "./answer_view.js";
 import {chancesAfter, chancesWith, partsOf} from "./changes.js";
-import {html} from "./dom.js";
+import {html, tableOf} from "./dom.js";
 import {letterOf} from "./letters.js";
 import {chance} from "./numbers.js";
 
@@ -37,14 +37,10 @@ export function sheetOf({page, state, run, position, line}) {
 		"rank",
 		...parts.map(({words, isOut}) => `${isOut ? "with" : "no"} ${words}`)
 	];
-	const table = html.table(
-		html.thead(html.tr(heads.map(words => html.th({scope: "col"}, words)))),
-		html.tbody(rows)
-	);
 	return html.section(
 		{class: "sheet"},
 		html.h2("Chance of the real next letter in %, and with one part out"),
-		table,
+		tableOf({heads, rows}),
 		html.h2("Questions to discuss"),
 		html.ul(questionsOf({page, run, position, line, parts}).map(question => html.li(question)))
 	);

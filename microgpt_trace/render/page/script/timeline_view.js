@@ -2,9 +2,10 @@
 // step.
 
 import {isTaken} from "./controls.js";
-import {bar, html, svg} from "./dom.js";
+import {bar, button, fill, html, keepingFocus, svg, tableOf} from "./dom.js";
 import {matrix} from "./matrix.js";
 import {exact, percent, chance, short} from "./numbers.js";
+import {chanceRow} from "./prediction_view.js";
 import {onOneLine} from "./printable.js";
 import {start} from "./result_page.js";
 import {numberOf, meansOf, placeOf} from "./steps.js";
@@ -31,8 +32,8 @@ function timelineView({content, arrays, go, place}) {
 		"aria-label": "traced step",
 		oninput: () => move(Number(slider.value))
 	});
-	const button = (sign, words, act) => html.button({"aria-label": words, title: words, onclick: act}, sign);
-	const play = button("▶ play", "play the steps", () => (playing ? stop() : run()));
+	const control = (sign, words, act) => button(sign, act, {"aria-label": words, title: words});
+	const play = control("▶ play", "play the steps", () => (playing ? stop() : run()));
 	const still = window.matchMedia("(prefers-reduced-motion: reduce)");
 	document.getElementById("views").append(
 		html.section(
@@ -40,9 +41,9 @@ function timelineView({content, arrays, go, place}) {
 			html.h2("One step", html.small(` the model's values for "${content.watched}" after this step`)),
 			html.p(
 				{class: "stepper"},
-				button("‹", "previous step", () => move(at() - 1)),
+				control("‹", "previous step", () => move(at() - 1)),
 				slider,
-				button("›", "next step", () => move(at() + 1)),
+				control("›", "next step", () => move(at() + 1)),
 				play,
 				label
 			),
@@ -78,15 +79,13 @@ function timelineView({content, arrays, go, place}) {
 			`step ${steps[n].toLocaleString("en")} of ` +
 			`${content.planned.toLocaleString("en")}${curve.mark(steps[n])}`;
 		const position = placeOf([...content.positions.keys()], settings.position);
-		const focused = document.activeElement?.dataset?.key;
 		pictures = [];
 		const views = [
 			predictions(content, n, position, other => set({position: other})),
 			attention(content, n, pictures)
-		].filter(Boolean);
-		shown.replaceChildren(html.div({class: "side-by-side"}, views), ...dead(content, n));
+		];
+		keepingFocus(() => fill(shown, html.div({class: "side-by-side"}, views), dead(content, n)));
 		resized();
-		if (focused) document.querySelector(`[data-key="${CSS.escape(focused)}"]`)?.focus({preventScroll: true});
 	}
 	function resized() {
 		for (const picture of pictures) picture.resized(picture.parentElement.clientWidth);
@@ -105,41 +104,27 @@ function timelineView({content, arrays, go, place}) {
 function predictions(content, n, chosen, choose) {
 	if (!content.positions.length) return null;
 	const rows = content.positions.map((position, at) =>
-		html.tr(
-			{class: at === chosen ? "target" : null},
-			html.th(
-				{scope: "row"},
-				html.button(
-					{
-						class: "link",
-						"data-key": `position ${at}`,
-						"aria-pressed": String(at === chosen),
-						onclick: () => choose(at)
-					},
-					`${position.seen} → ${position.target}`
-				)
-			),
-			html.td({class: "n"}, position.p[n] === null ? "–" : chance(numberOf(position.p[n]))),
-			html.td(bar(numberOf(position.p[n]) ?? 0)),
+		chanceRow(
+			at === chosen,
+			button(`${position.seen} → ${position.target}`, () => choose(at), {
+				key: `position ${at}`,
+				pressed: at === chosen,
+				class: "link"
+			}),
+			position.p[n] === null ? "–" : chance(numberOf(position.p[n])),
+			bar(numberOf(position.p[n]) ?? 0),
 			html.td({class: "n"}, position.rank[n] === null ? "" : `rank ${position.rank[n]}`)
 		)
 	);
 	const {top, seen, target} = content.positions[chosen];
 	const likeliest = top[n]?.map(([label, p]) =>
-		html.tr(
-			{class: label === target ? "target" : null},
-			html.th({scope: "row"}, label),
-			html.td({class: "n"}, chance(numberOf(p))),
-			html.td(bar(numberOf(p)))
-		)
+		chanceRow(label === target, label, chance(numberOf(p)), bar(numberOf(p)))
 	);
 	return html.div(
 		{class: "prediction"},
 		html.h3("P(target)"),
-		html.table({class: "bars"}, html.tbody(rows)),
-		likeliest
-			? [html.h4(`most likely tokens after ${seen}`), html.table({class: "bars"}, html.tbody(likeliest))]
-			: null
+		tableOf({kind: "bars", rows}),
+		likeliest ? [html.h4(`most likely tokens after ${seen}`), tableOf({kind: "bars", rows: likeliest})] : null
 	);
 }
 
@@ -165,15 +150,12 @@ function attention(content, n, pictures) {
 				end: 1,
 				rowLabels: labels.slice(0, rows.length),
 				columnLabels: labels.slice(0, rows.length),
-				chosen: null,
 				square: true,
 				largest: 30,
 				brief: percent,
 				legend: pictures.length === 0,
 				describe: (row, column) => (column > row ? "masked" : where(row, column)),
-				numberAt: (row, column) => (column > row ? "masked" : exact(valueAt(row, column))),
-				onlook: (row, column) => line.replaceChildren(column > row ? "masked" : where(row, column)),
-				onpick() {}
+				onlook: (row, column) => line.replaceChildren(column > row ? "masked" : where(row, column))
 			});
 			pictures.push(picture);
 			return html.div(
@@ -194,13 +176,11 @@ function attention(content, n, pictures) {
 
 function dead(content, n) {
 	const measured = content.dead.filter(({count}) => count[n] !== null);
-	if (!measured.some(({count}) => count.some(Boolean))) return [];
-	return [
-		html.p(
-			"dead ReLU units: ",
-			measured.map(({layer, units, count}) => `${count[n]} of ${units} in layer ${layer}`).join(", ")
-		)
-	];
+	if (!measured.some(({count}) => count.some(Boolean))) return null;
+	return html.p(
+		"dead ReLU units: ",
+		measured.map(({layer, units, count}) => `${count[n]} of ${units} in layer ${layer}`).join(", ")
+	);
 }
 
 /** The loss over training as dots, with a line at the step that is shown. */

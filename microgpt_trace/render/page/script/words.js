@@ -51,22 +51,10 @@ export const WORDS = [
 ];
 
 const MEANINGS = new Map(WORDS.flatMap(([terms, words]) => terms.split(", ").map(term => [term, words])));
-const PLAIN = new Set([
-	"head",
-	"scores",
-	"weights",
-	"context",
-	"out",
-	"up",
-	"act",
-	"down",
-	"norm",
-	"rank",
-	"update",
-	"position",
-	"array",
-	"event"
-]); // also everyday words
+// also everyday words
+const PLAIN = new Set(
+	"head scores weights context out up act down norm rank update position array event".split(" ")
+);
 const LONG = Array.from(MEANINGS.keys())
 	.filter(term => term.length > 1 && !PLAIN.has(term))
 	.toSorted((a, b) => b.length - a.length);

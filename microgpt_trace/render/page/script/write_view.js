@@ -2,8 +2,8 @@
 // chances.
 
 import {chancesAfter, softmax} from "./changes.js";
-import {html} from "./dom.js";
-import {letterOf} from "./letters.js";
+import {button, html} from "./dom.js";
+import {inLetters, letterOf} from "./letters.js";
 import {chance} from "./numbers.js";
 
 const [COLDEST, HOTTEST] = [0.2, 2];
@@ -36,7 +36,6 @@ export function writeCard({page, state, set, text, runOf}) {
 	const temperature = state.temperature ?? 1;
 	const seed = state.seed ?? 1;
 	const end = page.tokenizer.bos;
-	const letters = new Map(Object.entries(page.tokenizer.letters).map(([letter, token]) => [token, letter]));
 	const chancesOf = each => {
 		const run = runOf(each);
 		return chancesAfter(page, run, run.length - 1);
@@ -47,7 +46,7 @@ export function writeCard({page, state, set, text, runOf}) {
 		for (let n = 0; n < most && name.length < page.tokenizer.most; n += 1) {
 			const token = drawn(name);
 			if (token === end) break;
-			name += letters.get(token);
+			name += page.write([token]);
 		}
 		set({text: name, position: name.length, line: null, seed, temperature});
 	};
@@ -60,7 +59,7 @@ export function writeCard({page, state, set, text, runOf}) {
 		const what =
 			token === end
 				? ["stop: the name ends here. Stop"]
-				: [html.b({class: "letters"}, letterOf(page.vocabulary[token])), ", which"];
+				: [inLetters(letterOf(page.vocabulary[token])), ", which"];
 		return [
 			html.p(
 				{class: "dim"},
@@ -70,7 +69,7 @@ export function writeCard({page, state, set, text, runOf}) {
 			barOf(page, chances, number),
 			html.p(
 				"After ",
-				html.b({class: "letters"}, text || "the start"),
+				inLetters(text || "the start"),
 				`, seed ${seed} picks `,
 				what,
 				` has a chance of ${chance(chances[token])}.`
@@ -89,7 +88,6 @@ export function writeCard({page, state, set, text, runOf}) {
 		oninput: event => pick.replaceChildren(...picked(Number(event.target.value))),
 		onchange: event => set({temperature: Number(event.target.value)})
 	});
-	const button = (key, words, onclick, more = {}) => html.button({"data-key": key, onclick, ...more}, words);
 	return html.section(
 		{class: "card write", "aria-label": "Write the next letter"},
 		html.h2("Write the next letter"),
@@ -97,31 +95,32 @@ export function writeCard({page, state, set, text, runOf}) {
 		pick,
 		html.p(
 			{class: "buttons"},
-			button("write one", "One letter", () => write(1), {class: "primary", disabled: isOver}),
-			button("write all", "To the end", () => write(page.tokenizer.most), {disabled: isOver}),
-			button("seed", "Another seed", () => set({seed: seed + 1, temperature})),
-			button("empty", "From nothing", () => set({text: "", position: 0, line: null, seed, temperature}))
+			button("One letter", () => write(1), {key: "write one", class: "primary", disabled: isOver}),
+			button("To the end", () => write(page.tokenizer.most), {key: "write all", disabled: isOver}),
+			button("Another seed", () => set({seed: seed + 1, temperature}), {key: "seed"}),
+			button("From nothing", () => set({text: "", position: 0, line: null, seed, temperature}), {
+				key: "empty"
+			})
 		)
 	);
 }
 
 /** All chances side by side as one bar of 100 %, with a marker where the random number falls. */
 function barOf(page, chances, number) {
-	const bar = html.div({
-		class: "segments",
-		role: "img",
-		"aria-label": "all chances side by side; the marker shows where the random number falls"
-	});
-	chances.forEach((p, token) => {
-		const segment = html.span(
-			{title: `${letterOf(page.vocabulary[token])} ${chance(p)}`},
-			p >= LEAST_WIDTH ? letterOf(page.vocabulary[token]) : ""
+	const segments = chances.map((p, token) => {
+		const letter = letterOf(page.vocabulary[token]);
+		return html.span(
+			{title: `${letter} ${chance(p)}`, style: {width: `${100 * p}%`}},
+			p >= LEAST_WIDTH ? letter : ""
 		);
-		segment.style.width = `${100 * p}%`;
-		bar.append(segment);
 	});
-	const marker = html.span({class: "marker"});
-	marker.style.left = `${100 * number}%`;
-	bar.append(marker);
-	return bar;
+	return html.div(
+		{
+			class: "segments",
+			role: "img",
+			"aria-label": "all chances side by side; the marker shows where the random number falls"
+		},
+		segments,
+		html.span({class: "marker", style: {left: `${100 * number}%`}})
+	);
 }
