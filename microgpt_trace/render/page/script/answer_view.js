@@ -3,14 +3,13 @@
 
 import {button, html, shareBar} from "./dom.js";
 import {letterOf} from "./letters.js";
-import {chance, short} from "./numbers.js";
+import {chance, likeliestFirst, short} from "./numbers.js";
 
 const TOP = 5;
 
 /** The likeliest `count` tokens, the real next token always among them, with their probabilities. */
 export function likeliest(page, chances, target, count) {
-	const order = Array.from(chances.keys()).toSorted((a, b) => chances[b] - chances[a] || a - b);
-	const top = order.slice(0, count);
+	const top = likeliestFirst(chances).slice(0, count);
 	if (target !== null && !top.includes(target)) top[count - 1] = target;
 	return top.map(token => ({token, label: page.vocabulary[token], p: chances[token]}));
 }
@@ -21,7 +20,8 @@ const ORDINALS = ["th", "st", "nd", "rd"];
 export const ordinal = rank =>
 	`${rank.toLocaleString("en")}${ORDINALS[rank % 100 > 10 && rank % 100 < 14 ? 0 : rank % 10] ?? "th"}`;
 
-const rankOf = (chances, token) => 1 + chances.filter(p => p > chances[token]).length;
+/** The rank of a token. */
+export const rankOf = (chances, token) => 1 + chances.filter(p => p > chances[token]).length;
 
 /** The bar of a run of this page. `before` are the probabilities without changes, or null if nothing was
     changed. */

@@ -1,7 +1,7 @@
 // What a reader can change in a run (parts that are taken out, and parameters), and what one more change
 // would do to a prediction. The page runs the model again for each change.
 
-import {nameOf, parsed, partOf} from "./elements.js";
+import {nameOf, parsed, partOf, rowAt} from "./elements.js";
 import {flatOf, placeOf} from "./formulas.js";
 import {short} from "./numbers.js";
 
@@ -65,11 +65,8 @@ export function softmax(logits) {
 }
 
 /** The probabilities after a position. */
-export function chancesAfter(page, run, position) {
-	const logits = page.row(page.probabilities).inputs[0];
-	const size = run.shape(logits)[1];
-	return softmax(Array.from(run.of(logits, "value").slice(position * size, (position + 1) * size)));
-}
+export const chancesAfter = (page, run, position) =>
+	softmax(rowAt(run, page.row(page.probabilities).inputs[0], position));
 
 /** The probabilities after a position if the model has the changes of a state. */
 export const chancesWithChanges = (page, state, run, position) =>

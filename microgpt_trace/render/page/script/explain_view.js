@@ -235,11 +235,11 @@ function stepView(step, label, link, tokens, {write, isExact}) {
 		step.count > MOST_TERMS
 			? step.terms.toSorted((a, b) => Math.abs(b.value) - Math.abs(a.value)).slice(0, LARGEST_TERMS)
 			: step.terms;
-	const isCut = shown.length < step.count;
-	const rest = step.terms
+	const rest = step.count - shown.length;
+	const sumOfRest = step.terms
 		.filter(term => !shown.includes(term))
 		.reduce((sum, {value}) => sum + value, step.rest ?? 0);
-	const values = [...shown.map(({value}) => value), ...(isCut ? [rest] : []), step.value];
+	const values = [...shown.map(({value}) => value), ...(rest ? [sumOfRest] : []), step.value];
 	const texts = isExact ? values.map(write) : aligned(values);
 	const bars = sumBars(values.slice(0, -1), step.value);
 	const row = (title, n, drawn, attributes = {}) =>
@@ -251,9 +251,13 @@ function stepView(step, label, link, tokens, {write, isExact}) {
 			n < shown.length && tokens ? html.td({class: "dim"}, tokens(shown[n])) : null
 		);
 	const rows = shown.map((term, n) => row(html.td(written(term, link)), n, bars[n]));
-	if (isCut)
+	if (rest)
 		rows.push(
-			row(html.td(`the other ${step.count - shown.length} together`), shown.length, bars[shown.length])
+			row(
+				html.td(rest === 1 ? "the other term" : `the other ${rest} together`),
+				shown.length,
+				bars[shown.length]
+			)
 		);
 	rows.push(
 		row(html.td(step.guard ? "largest" : `sum of ${step.count} terms`), values.length - 1, bars.at(-1), {

@@ -114,11 +114,13 @@ function leftOutView(page, run) {
 	if (!missing.length && !forms.length) return null;
 	const lasts = forms.filter(form => form === "last").length;
 	const [never, rest] = [true, false].map(value => missing.filter(event => Boolean(event.never) === value));
-	const counted = (count, words) => (count ? `${count} of ${page.events.length} arrays ${words}. ` : "");
+	const all = `of ${page.events.length} arrays`;
+	const said = (count, one, many) => (count ? `${count} ${all} ${count === 1 ? one : many}. ` : "");
+	const numbers = "with numbers at the last position only";
 	const words = [
-		counted(rest.length, "are not in this page"),
-		counted(forms.length - lasts, "are 8-bit pictures, with numbers at the last position only"),
-		counted(lasts, "have only the last position"),
+		said(rest.length, "is not in this page", "are not in this page"),
+		said(forms.length - lasts, `is an 8-bit picture, ${numbers}`, `are 8-bit pictures, ${numbers}`),
+		said(lasts, "has only the last position", "have only the last position"),
 		page.adds && (rest.length || forms.length) ? `Add more with ${page.adds}.` : ""
 	];
 	return html.details(

@@ -2,6 +2,7 @@
 
 import {scaleOf} from "./colors.js";
 import {html} from "./dom.js";
+import {counted} from "./numbers.js";
 import {walkable} from "./walkable.js";
 
 // Sizes in pixels.
@@ -58,7 +59,7 @@ export function glance(data) {
 		cellAt,
 		look,
 		label:
-			`${data.rows * data.columns} heads, ${data.nameOf(...data.chosen)} is shown. Arrow keys move the ` +
+			`${counted(data.rows * data.columns, "head")}, ${data.nameOf(...data.chosen)} is shown. Arrow keys move the ` +
 			"cursor, Enter shows a head."
 	});
 
@@ -81,7 +82,7 @@ export function glance(data) {
 			context.strokeRect(at[1] * (size + GAP) + 1, at[0] * (size + GAP) + 1, size, size);
 		};
 		if (String(view.cursor) !== String(data.chosen)) outlined(view.cursor, style.color, 1);
-		outlined(data.chosen, style.getPropertyValue("--mark"), 2);
+		outlined(data.chosen, style.getPropertyValue("--accent"), 2);
 	}
 	const note = html.p({class: "dim"});
 	const ruler = (side, labels) =>

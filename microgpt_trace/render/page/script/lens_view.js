@@ -2,7 +2,7 @@
 // the probability and rank of a target token, also after each attention.
 
 import {html, tableOf, wide} from "./dom.js";
-import {chance} from "./numbers.js";
+import {chance, counted} from "./numbers.js";
 
 /** The section of the logit lens, or null if the page has none for this position. */
 export function lensView({page, run, position}) {
@@ -50,6 +50,6 @@ export function lensView({page, run, position}) {
 					"ended there"
 			)
 		),
-		html.details(html.summary(`${rows.length} rows`), wide("logit lens", table))
+		html.details(html.summary(counted(rows.length, "row")), wide("logit lens", table))
 	);
 }

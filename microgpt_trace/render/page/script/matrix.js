@@ -2,7 +2,7 @@
 
 import {gradientOf, inkOn, scaleOf} from "./colors.js";
 import {html, tableOf, wide} from "./dom.js";
-import {exact, short} from "./numbers.js";
+import {counted, exact, short} from "./numbers.js";
 import {eachCell, walkable} from "./walkable.js";
 
 const LARGEST_CELL = 34; // pixels
@@ -31,7 +31,7 @@ export function matrix(data) {
 		cellAt: event => cellAt(view, event),
 		look,
 		label:
-			`${data.title}: ${data.rows} rows, ${data.columns} columns. Arrow keys move the cursor, Enter ` +
+			`${data.title}: ${counted(data.rows, "row")}, ${counted(data.columns, "column")}. Arrow keys move the cursor, Enter ` +
 			"chooses a number."
 	});
 	const shown = html.figure(

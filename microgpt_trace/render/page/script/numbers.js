@@ -41,6 +41,10 @@ export function chance(p) {
 	return `${Number((100 * p).toPrecision(3)) >= 100 ? "100" : (100 * p).toPrecision(3)} %`;
 }
 
+/** The tokens in the order of their probabilities. */
+export const likeliestFirst = chances =>
+	Array.from(chances.keys()).toSorted((a, b) => chances[b] - chances[a] || a - b);
+
 /** What becomes of a probability, such as "falls from 12.3 % to 4.56 %". */
 export const moves = (before, after) =>
 	chance(before) === chance(after)

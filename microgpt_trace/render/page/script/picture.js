@@ -1,25 +1,14 @@
 // The whole computation as one picture: a lane for each token, in which vectors are strips of cells. In
 // attention, lines run from earlier lanes to the lane that reads them.
 
-import {scaleOf} from "./colors.js";
 import {alone, rectangle, svg, textAt} from "./dom.js";
 import {letterOf} from "./letters.js";
-import {percent} from "./numbers.js";
-import {
-	answerOf,
-	bestKey,
-	cellsOf,
-	endsOf,
-	keysOf,
-	lineOf,
-	onOf,
-	rowOf,
-	titleOf,
-	UNITS_IN_ROW
-} from "./picture_parts.js";
+import {counted, percent} from "./numbers.js";
+import {answersOf, bestKey, endsOf, keysOf, lineOf, onOf, stripOf, titleOf} from "./picture_parts.js";
 
 const TOP = 74; // y of the first lane
 const [LOW, LANE, CHOSEN] = [24, 63, 122]; // heights of lanes
+const HEIGHTS = {table: [12, 21], stream: [26, 42], units: [28, 46]}; // of strips, in the chosen lane last
 const MOST_HIGH = 8; // with more lanes, all lanes but the chosen one are low
 const GAP = 18;
 const LEAST_HEAD = 56; // smallest width of a head
@@ -145,15 +134,15 @@ function titlesOf({layout, page, run}) {
 	const which =
 		heads &&
 		(heads.shown < heads.count
-			? `the ${heads.shown} that move the letter most`
+			? `the ${heads.shown === 1 ? "one that moves" : `${heads.shown} that move`} the letter most`
 			: isWide
 				? "each head mixes earlier letters into this one"
-				: `${heads.count} heads`);
+				: counted(heads.count, "head"));
 	const list = [
 		[
 			tables,
 			isWide ? "Letters become numbers" : "Letters",
-			isWide ? parts : `${wide(page.picture.first)} numbers`
+			isWide ? parts : counted(wide(page.picture.first), "number")
 		],
 		heads && [heads.x, back, which],
 		units && [
@@ -193,28 +182,18 @@ function laneOf(scene, lane) {
 
 /** The part of a lane in a column: a strip, the cells of units, or the likeliest next tokens. */
 function columnOf(scene, lane, column) {
-	if (column.kind === "answer") return answersOf(scene, lane, column);
-	if (lane.isLow || ["head", "layer"].includes(column.kind)) return null;
-	const {run, ends, position, open} = scene;
-	const row = rowOf(run, column.name, lane.at, column.kind);
+	const {run, position} = scene;
 	const middle = lane.y + lane.height / 2;
 	const isChosen = lane.at === position;
-	const paint = column.kind === "units" ? scaleOf("share", ends.units) : scaleOf("signed", ends[column.kind]);
-	const height =
-		column.kind === "table"
-			? isChosen
-				? 21
-				: 12
-			: column.kind === "units"
-				? isChosen
-					? 46
-					: 28
-				: isChosen
-					? 42
-					: 26;
+	if (column.kind === "answer") {
+		const list = scene.candidates(lane.at, lane.isLow ? 1 : isChosen ? 5 : 2);
+		const y = n => middle + (n - (list.length - 1) / 2) * 17.5;
+		return answersOf(scene, lane.at, list, {x: column.x, y, width: column.width});
+	}
+	if (lane.isLow || ["head", "layer"].includes(column.kind)) return null;
+	const height = HEIGHTS[column.kind][isChosen ? 1 : 0];
 	const top =
 		middle - height / 2 + (column.kind === "table" ? (column.nth - (column.of - 1) / 2) * height : 0);
-	const inRow = column.kind === "units" ? Math.min(UNITS_IN_ROW, row.length) : row.length;
 	const plus =
 		column.plus &&
 		svg.g(
@@ -234,32 +213,8 @@ function columnOf(scene, lane, column) {
 					? ""
 					: column.caption
 		);
-	return svg.g(
-		{class: `strip ${column.kind}`, onclick: alone(() => open(column.name))},
-		svg.title(column.name),
-		cellsOf(row, {x: column.x, y: top, width: column.width, height}, paint, inRow),
-		plus,
-		caption
-	);
-}
-
-function answersOf({candidates, before, position, run}, lane, column) {
-	const isChosen = lane.at === position;
-	const list = candidates(lane.at, lane.isLow ? 1 : isChosen ? 5 : 2);
-	const step = 17.5;
-	const middle = lane.y + lane.height / 2;
-	return svg.g(
-		{class: "answers"},
-		list.map((choice, n) =>
-			answerOf(choice, {
-				x: column.x,
-				y: middle + (n - (list.length - 1) / 2) * step,
-				width: column.width,
-				old: before?.(lane.at)[choice.token],
-				isReal: choice.token === run.targets[lane.at]
-			})
-		)
-	);
+	const box = {x: column.x, y: top, width: column.width, height};
+	return stripOf(scene, column.name, column.kind, lane.at, box, plus, caption);
 }
 
 /** A head: a box with a line from each key to each query. */

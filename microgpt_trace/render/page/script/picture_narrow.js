@@ -1,28 +1,16 @@
 // The picture on a narrow screen: only the chosen lane, from top to bottom, and one head at a time.
 
-import {scaleOf} from "./colors.js";
-import {alone, rectangle, svg, textAt} from "./dom.js";
+import {rectangle, svg, textAt} from "./dom.js";
 import {letterOf} from "./letters.js";
 import {percent} from "./numbers.js";
-import {
-	answerOf,
-	bestKey,
-	cellsOf,
-	endsOf,
-	keysOf,
-	lineOf,
-	onOf,
-	rowOf,
-	titleOf,
-	UNITS_IN_ROW
-} from "./picture_parts.js";
+import {answersOf, bestKey, endsOf, keysOf, lineOf, onOf, stripOf, titleOf} from "./picture_parts.js";
 
 const IN_ROW = 4; // heads
 const [TAB, TILE, LINES] = [40, 30, 110]; // heights
 
 /** The picture of the chosen lane, with the same context as pictureView. */
 export function narrowView(context) {
-	const {page, run, position, width, candidates, before, open, layer} = context;
+	const {page, run, position, width, candidates, open, layer} = context;
 	const {first, layers} = page.picture;
 	const {parts} = layers.find(each => each.layer === layer);
 	const find = kind => parts.find(part => part[kind]);
@@ -37,16 +25,12 @@ export function narrowView(context) {
 		{kind: "units", name: units}
 	]);
 	const strip = (name, y, kind) =>
-		svg.g(
-			{class: `strip ${kind}`, onclick: alone(() => open(name))},
-			svg.title(name),
-			cellsOf(
-				rowOf(run, name, position, kind),
-				{x: 1, y, width: width - 2, height: kind === "units" ? 52 : 26},
-				kind === "units" ? scaleOf("share", ends.units) : scaleOf("signed", ends.stream),
-				kind === "units" ? UNITS_IN_ROW : undefined
-			)
-		);
+		stripOf({run, ends, open}, name, kind, position, {
+			x: 1,
+			y,
+			width: width - 2,
+			height: kind === "units" ? 52 : 26
+		});
 	const label = letterOf(run.labels[position]);
 	const tabs = Math.ceil(heads.length / IN_ROW) * (TAB + 6);
 	const attended = 92 + tabs;
@@ -65,18 +49,7 @@ export function narrowView(context) {
 		svg.g({class: "units"}, textAt("words end", width, mlp + 5, onOf(run, units, position))),
 		strip(units, mlp + 18, "units"),
 		titleOf(4, 0, answer, "Next letter"),
-		svg.g(
-			{class: "answers"},
-			list.map((choice, n) =>
-				answerOf(choice, {
-					x: 4,
-					y: answer + 24 + 20 * n,
-					width: width - 4,
-					old: before?.(position)[choice.token],
-					isReal: choice.token === run.targets[position]
-				})
-			)
-		)
+		answersOf(context, position, list, {x: 4, y: n => answer + 24 + 20 * n, width: width - 4})
 	);
 }
 

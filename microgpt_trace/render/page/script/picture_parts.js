@@ -1,11 +1,12 @@
 // The parts of the picture: strips of cells, lines of attention, and bars of the likeliest next tokens.
 
-import {scaleOf} from "./colors.js";
+import {paintOf} from "./colors.js";
 import {alone, html, rectangle, svg, textAt} from "./dom.js";
+import {rowAt} from "./elements.js";
 import {letterOf} from "./letters.js";
 import {largest, percent} from "./numbers.js";
 
-export const UNITS_IN_ROW = 16;
+const UNITS_IN_ROW = 16;
 // largest number of cells of a strip and of units; with more numbers, neighbours share a cell
 const [CELLS, UNITS] = [64, 128];
 const THICKEST = 10; // pixels of a line of 100 %
@@ -38,22 +39,21 @@ export function endsOf(run, columns) {
 
 /** The row of an array at a position, for a number of cells: of neighbours, the one with the largest
     magnitude. */
-export function rowOf(run, name, at, kind) {
-	const size = run.shape(name).at(-1);
-	const row = Array.from(run.of(name, "value").subarray(at * size, (at + 1) * size));
-	const step = Math.ceil(size / (kind === "units" ? UNITS : CELLS));
+function rowOf(run, name, at, kind) {
+	const row = rowAt(run, name, at);
+	const step = Math.ceil(row.length / (kind === "units" ? UNITS : CELLS));
 	return step === 1
 		? row
-		: Array.from({length: Math.ceil(size / step)}, (_, n) =>
+		: Array.from({length: Math.ceil(row.length / step)}, (_, n) =>
 				row.slice(n * step, (n + 1) * step).reduce((a, b) => (Math.abs(b) > Math.abs(a) ? b : a))
 			);
 }
 
 /** How many units of an MLP are above 0 at a position, in words. */
 export function onOf(run, name, at) {
-	const size = run.shape(name).at(-1);
-	const values = Array.from(run.of(name, "value").subarray(at * size, (at + 1) * size));
-	return `${values.filter(value => value > 0).length} of ${size} are on`;
+	const values = rowAt(run, name, at);
+	const count = values.filter(value => value > 0).length;
+	return `${count} of ${values.length} ${count === 1 ? "is" : "are"} on`;
 }
 
 /** A number and a title. */
@@ -63,8 +63,12 @@ export const titleOf = (number, x, y, title) => [
 	textAt("heading", x + 23, y + 5, title)
 ];
 
-/** A row of numbers as cells in a frame. */
-export function cellsOf(row, {x, y, width, height}, paint, inRow = row.length) {
+/** An array at a position as a strip of cells in a frame, which opens the array, with `more` elements. `ends`
+    are the largest magnitudes. */
+export function stripOf({run, ends, open}, name, kind, at, {x, y, width, height}, ...more) {
+	const row = rowOf(run, name, at, kind);
+	const paint = paintOf(kind === "units" ? "share" : "signed", ends[kind]);
+	const inRow = kind === "units" ? Math.min(UNITS_IN_ROW, row.length) : row.length;
 	const [w, h] = [width / inRow, height / Math.ceil(row.length / inRow)];
 	const cells = row.map((value, n) =>
 		rectangle(
@@ -73,10 +77,16 @@ export function cellsOf(row, {x, y, width, height}, paint, inRow = row.length) {
 			(y + Math.floor(n / inRow) * h).toFixed(1),
 			(w - (w > 3 ? 0.5 : 0)).toFixed(1),
 			(h - (inRow < row.length ? 0.5 : 0)).toFixed(1),
-			{fill: Number.isFinite(value) ? `rgb(${paint(value).join(" ")})` : "none"}
+			{fill: paint(value)}
 		)
 	);
-	return [cells, rectangle("frame", x, y, width, height)];
+	return svg.g(
+		{class: `strip ${kind}`, onclick: alone(() => open(name))},
+		svg.title(name),
+		cells,
+		rectangle("frame", x, y, width, height),
+		more
+	);
 }
 
 /** The keys that the chosen lane sees. */
@@ -106,12 +116,22 @@ export function lineOf(
 		svg.path({class: "touch", d: curve}),
 		svg.path({
 			d: curve,
-			stroke: `rgb(${scaleOf("share")(0.5 + size / 2).join(" ")})`,
+			stroke: paintOf("share")(0.5 + size / 2),
 			"stroke-width": Math.max(1, THICKEST * size).toFixed(1)
 		}),
 		textAt("share", x, y, percent(share) + unit)
 	);
 }
+
+/** The likeliest next tokens at a position, the nth at the height y(n). */
+export const answersOf = ({run, before}, at, list, {x, y, width}) =>
+	svg.g(
+		{class: "answers"},
+		list.map((choice, n) => {
+			const [old, isReal] = [before?.(at)[choice.token], choice.token === run.targets[at]];
+			return answerOf(choice, {x, y: y(n), width, old, isReal});
+		})
+	);
 
 /** A token that may come next: its bar, a dashed outline of the bar before the changes, and its chance in
     percent. The name of the token takes `named` pixels. */

@@ -2,7 +2,8 @@
 // candidate also has its original probability.
 
 import {bar, button, html, tableOf} from "./dom.js";
-import {chance, short} from "./numbers.js";
+import {rowAt} from "./elements.js";
+import {chance, counted, likeliestFirst, short} from "./numbers.js";
 
 const FIRST = 10; // number of candidates that are shown at first
 
@@ -46,7 +47,7 @@ export function predictionView({page, run, original, position, go, set, options:
 	const heads = before && [null, "P", null, "original"];
 	const more = html.details(
 		{open: expanded, ontoggle: event => set({expanded: event.target.open}, false)},
-		html.summary(`${rows.length - FIRST} more tokens`),
+		html.summary(counted(rows.length - FIRST, "more token")),
 		tableOf({kind: "bars", title: "other candidates", heads, rows: rows.slice(FIRST)})
 	);
 	return html.section(
@@ -79,12 +80,10 @@ function lossOf(page, run, original) {
 /** The probabilities after a position, and its tokens, the most likely first. The page may hold only some of
     the tokens. Null if it holds none. */
 function candidatesOf(page, run, position) {
-	const probabilities = page.probabilities && run.of(page.probabilities, "value");
-	if (!probabilities) return listed(page.predictions.find(prediction => prediction.position === position));
-	const size = run.shape(page.probabilities)[1];
-	const p = probabilities.slice(position * size, (position + 1) * size);
-	const order = Array.from(p.keys()).toSorted((a, b) => p[b] - p[a] || a - b);
-	return {p, order};
+	if (!page.probabilities || !run.of(page.probabilities, "value"))
+		return listed(page.predictions.find(prediction => prediction.position === position));
+	const p = rowAt(run, page.probabilities, position);
+	return {p, order: likeliestFirst(p)};
 }
 
 function listed(prediction) {

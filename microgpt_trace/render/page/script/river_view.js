@@ -3,10 +3,10 @@
 // that moved the answer most. A grid below has the effect of every head and MLP, with the same columns.
 
 import {ordinal} from "./answer_view.js";
-import {scaleOf} from "./colors.js";
+import {paintOf} from "./colors.js";
 import {alone, rectangle, svg, textAt} from "./dom.js";
 import {namedToken} from "./letters.js";
-import {chance, percent, short} from "./numbers.js";
+import {chance, counted, percent, short} from "./numbers.js";
 import {answerOf, titleOf} from "./picture_parts.js";
 
 const [MOST_LANES, MANY_LANES, MANY_HEADS] = [16, 8, 12];
@@ -18,7 +18,7 @@ const LETTER = 7.3; // width of a letter in pixels
     effects. */
 export function riverView(context) {
 	const layout = layOut(context);
-	const scene = {...context, layout, paint: scaleOf("share")};
+	const scene = {...context, layout, paint: paintOf("share")};
 	const {width, height, layers} = layout;
 	return svg.svg(
 		{class: "picture river", width, height, viewBox: `0 0 ${width} ${height}`, "aria-hidden": "true"},
@@ -77,7 +77,7 @@ function headings({page, run, layout: {from, to, step, isNarrow, lanes}}) {
 	return [
 		isNarrow ? null : titleOf(1, 0, 12, "Tokens"),
 		isNarrow || !hidden ? null : textAt("words", 6, 30, shown),
-		titleOf(isNarrow ? 1 : 2, from, 12, `${page.layers} layers, left to right`),
+		titleOf(isNarrow ? 1 : 2, from, 12, `${counted(page.layers, "layer")}, left to right`),
 		isNarrow
 			? null
 			: textAt(
@@ -135,7 +135,7 @@ function bandsOf({page, layout: {from, to, step}, paint}, lane, middle) {
 				(middle - height / 2).toFixed(1),
 				(step + 0.3).toFixed(1),
 				height.toFixed(1),
-				{fill: first ? `rgb(${paint(0.35 + 0.4 * p).join(" ")})` : "none"}
+				{fill: paint(first ? 0.35 + 0.4 * p : Number.NaN)}
 			)
 		);
 	});
@@ -252,7 +252,7 @@ function chosenLayer({part, layout: {from, step, height}}) {
 function gridOf({page, parts, part: chosen, top, choose, layout: {from, to, step, grid, isNarrow}}) {
 	const {isMeasured, label} = page.effects;
 	const end = isMeasured ? 0.5 : Math.max(1e-9, ...parts.map(({effect}) => Math.abs(effect) || 0));
-	const paint = scaleOf("signed", end);
+	const paint = paintOf("signed", end);
 	const cells = parts.map(part => {
 		const [x, y] = [from + part.layer * step, part.head === null ? grid.mlp : grid.y + part.head * grid.row];
 		const kind = ["part-cell", top.includes(part) ? "large" : "", part === chosen ? "chosen" : ""].join(" ");
@@ -261,7 +261,7 @@ function gridOf({page, parts, part: chosen, top, choose, layout: {from, to, step
 			{class: kind, onclick: () => choose(part)},
 			svg.title(`${part.words}: ${words}`),
 			rectangle(null, x + 0.5, y + 0.5, Math.max(1, step - 1.2), grid.row - 1.2, {
-				fill: Number.isFinite(part.effect) ? `rgb(${paint(part.effect).join(" ")})` : "none"
+				fill: paint(part.effect)
 			})
 		);
 	});
@@ -280,7 +280,7 @@ function gridOf({page, parts, part: chosen, top, choose, layout: {from, to, step
 		: `What each part adds to ${label} over ${page.effects.other}`;
 	const strips = Array.from({length: 9}, (_, n) =>
 		rectangle(null, to + 20 + n * 20, grid.y + 14, 20, 10, {
-			fill: `rgb(${paint(((n - 4) / 4) * end).join(" ")})`
+			fill: paint(((n - 4) / 4) * end)
 		})
 	);
 	const ends = isMeasured ? ["\u22120.5 better without", "worse +0.5"] : [short(-end), `+${short(end)}`];

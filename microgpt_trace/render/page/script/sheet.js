@@ -1,7 +1,7 @@
 // The table and the questions of the printed sheet: the chance of the real next letter at every place, now
 // and with each part out.
 
-import {ordinal} from "./answer_view.js";
+import {ordinal, rankOf} from "./answer_view.js";
 import {chancesAfter, chancesWith, partsOf} from "./changes.js";
 import {html, tableOf} from "./dom.js";
 import {letterOf} from "./letters.js";
@@ -20,7 +20,7 @@ export function sheetOf({page, state, run, position, line}) {
 		const p = all[run.targets[at]];
 		const cells = [
 			percent(p),
-			ordinal(1 + all.filter(other => other > p).length),
+			ordinal(rankOf(all, run.targets[at])),
 			...parts.map(({chances}) => percent(chances[at]))
 		];
 		return html.tr(

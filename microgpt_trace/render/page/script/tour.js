@@ -5,6 +5,7 @@
 import {likeliest} from "./answer_view.js";
 import {chancesAfter, chanceWith, changesOf, partsOf} from "./changes.js";
 import {button, html} from "./dom.js";
+import {rowAt} from "./elements.js";
 import {keyWords, letterOf, placeWords} from "./letters.js";
 import {chance, counted, percent, short} from "./numbers.js";
 import {withTerms} from "./words.js";
@@ -360,8 +361,7 @@ function unitsOf({page, run, position, line, here, of}) {
 	const {units} = page.picture.layers[line?.layer ?? 0].parts.find(part => part.units) ?? {};
 	if (!units) return null;
 	const size = run.shape(units).at(-1);
-	const values = run.of(units, "value");
-	const on = at => values.slice(at * size, (at + 1) * size).filter(value => value > 0).length;
+	const on = at => rowAt(run, units, at).filter(value => value > 0).length;
 	const count = on(position);
 	const total = Array.from({length: run.length}, (_, at) => on(at)).reduce((a, b) => a + b, 0);
 	const others = [0.3, 0.6, 0.1, 0.9]
@@ -381,7 +381,7 @@ function unitsOf({page, run, position, line, here, of}) {
 		question: `How many of the ${size} units${of} are on at ${here}?`,
 		options: list,
 		after:
-			`${count} of ${size} are on here. Over all places, ${percent(1 - total / (size * run.length))} % ` +
+			`${count} of ${size} ${count === 1 ? "is" : "are"} on here. Over all places, ${percent(1 - total / (size * run.length))} % ` +
 			`of the units${of} are off.`
 	};
 }
