@@ -82,7 +82,7 @@ export function glance(data) {
 			context.strokeRect(at[1] * (size + GAP) + 1, at[0] * (size + GAP) + 1, size, size);
 		};
 		if (String(view.cursor) !== String(data.chosen)) outlined(view.cursor, style.color, 1);
-		outlined(data.chosen, style.getPropertyValue("--accent"), 2);
+		outlined(data.chosen, style.color, 2);
 	}
 	const note = html.p({class: "dim"});
 	const ruler = (side, labels) =>

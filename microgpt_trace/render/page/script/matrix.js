@@ -123,7 +123,7 @@ function paint(view) {
 	outline(view, context, data.chosen, ink, 2);
 	if (String(view.cursor) !== String(data.chosen)) outline(view, context, view.cursor, ink, 1);
 	if (view.marked === null) return;
-	context.strokeStyle = style.getPropertyValue("--accent");
+	context.strokeStyle = ink;
 	context.lineWidth = 2;
 	if (data.marksRows) context.strokeRect(left, top + view.marked * height, cell * data.columns, height);
 	if (data.marksColumns) context.strokeRect(left + view.marked * cell, top, cell, height * data.rows);
