@@ -11,9 +11,9 @@ const MOST_IN_TABLE = 4096; // elements
 
 /** The picture of `data`. It has `rows`, `columns`, valueAt(row, column) and isMasked(row, column). The scale
     has the `kind` "share" or "signed" and its `end`. There are `rowLabels` and `columnLabels`, and a rule
-    after every `ruled` columns. describe(row, column) and brief(value) write numbers. `chosen` is a cell, and
-    `onlook` and `onpick` are functions of a cell. `key` is the name of this matrix, which is unique in the
-    page. */
+    after every `ruled` columns. describe(row, column), brief(value) and, for the table, numberAt(row, column)
+    write numbers. `chosen` is a cell, and `onlook` and `onpick` are functions of a cell. `key` is the name of
+    this matrix, which is unique in the page. */
 export function matrix(data) {
 	const canvas = html.canvas();
 	const live = html.output({class: "visually-hidden", "aria-live": "polite"});
