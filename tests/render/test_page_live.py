@@ -230,6 +230,8 @@ def test_the_header_shows_the_command_of_the_run(page_at):
     assert command.inner_text() == "microgpt trace miacopy"
     page.click('[data-key="off layer0.attn.head1"]')
     assert command.inner_text() == "microgpt trace mia --ablate layer0.attn.head1copy"
+    page.click('[data-key="off layer0.attn.head1"]')
+    assert command.inner_text() == "microgpt trace miacopy"
     follow(page, "#&set=wte[1,2]=0.5")
     assert command.inner_text().startswith("No command shows this run, because a parameter was changed")
     follow(page, "#")

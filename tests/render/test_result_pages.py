@@ -154,6 +154,9 @@ def test_the_script_finds_the_values_of_an_element_on_both_sides():
         "arrays": {key: array.tolist() for key, array in arrays.items()},
         "index": [head, query, key],
     }
+    weights = given["arrays"][f"a {name}"]
+    weights[5 * (5 * head + 1) + 2] = 9.0  # masked, so that it does not end the colours
+    weights[5 * (5 * head + 4)] = 3.0  # the largest magnitude of B - A, which is negative there
     program = """
 const { sidesOf, placeIn, indexOf } = await load("sides");
 const sides = sidesOf(given.held, given.name, new Map(Object.entries(given.arrays)));
@@ -172,8 +175,7 @@ return {
     assert sides["values"] == [*value, value[1] - value[0]]
     assert sides["back"] == [head, query, key]
     assert (sides["masked"], sides["seen"], sides["none"]) == (True, False, [None, None, None])
-    assert sides["ends"]["d"] == float(np.abs(b[head].astype(float) - a[head]).max())
-    assert sides["ends"]["sides"] == 1.0
+    assert sides["ends"] == {"sides": 3.0, "d": 3.0 - float(b[head, 4, 0])}
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ from .recorder import AROUND, BUDGET
 PER_NUMBER = 4.6  # characters that a number takes in a page
 ROOM = int((BUDGET * 1e6 - AROUND) / PER_NUMBER)  # numbers of both sides that a page can contain
 FIELDS = (  # the fields of an event that the script reads
-    "name", "layer", "expr", "shape", "holds", "comparable", "relative", "tolerance", "measured", "index",
+    "name", "expr", "shape", "holds", "comparable", "relative", "tolerance", "measured", "index",
 )  # fmt: skip
 WIDEST = 16384  # largest number of columns that every browser can draw
 

@@ -120,12 +120,12 @@ _IMPORT = re.compile(r'^import \{([^}]+)\} from "\./([a-z_]+)\.js";$', re.MULTIL
 _EXPORT = re.compile(r"^export (?=(?:async )?(?:function|const|class) (\w+))", re.MULTILINE)
 
 
-_COMMENT = re.compile(r"^\t*(?://[^\n]*|/\*.*?\*/)\n", re.MULTILINE | re.DOTALL)
+_COMMENT = re.compile(r"^\t*(?://[^\n]*|/\*.*?\*/)\n| // [^\n]*$", re.MULTILINE | re.DOTALL)
 _INDENT = re.compile(r"^\t+", re.MULTILINE)
 
 
 def _source(name: str) -> str:
-    """Return a script or style without whole-line comments and indents, which a page does not need."""
+    """Return a script or style without comments and indents, which a page does not need."""
     return _INDENT.sub("", _COMMENT.sub("", FOLDER.joinpath(name).read_text("utf-8")))
 
 

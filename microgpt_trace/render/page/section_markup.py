@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from ...text.printable import shown_token
+from ...text.wording import counted
 from ..characters import clipped
 from ..numbers import finite_or_named, two_decimals
 from ..sections import (
@@ -202,8 +203,8 @@ def _figures(block: Figures, drawings: Drawings) -> Markup:
         numbers = matrix[:, :MOST_COLUMNS].tolist()
         cells = ([element("td", finite_or_named(value), class_="n") for value in row] for row in numbers)
         tables.append(_matrix([("", columns)], zip(block.rows, cells, strict=False), "figures", caption))
-    hidden = {"rows": block.row_count - len(matrices[0]), "columns": len(block.columns) - len(columns)}
-    note = " and ".join(f"{count:,} more {axis}" for axis, count in hidden.items() if count)
+    hidden = {"row": block.row_count - len(matrices[0]), "column": len(block.columns) - len(columns)}
+    note = " and ".join(counted(count, f"more {axis}") for axis, count in hidden.items() if count)
     return _wide("numbers", *tables, *[element("p", f"… {note}{block.more}")] * bool(note))
 
 

@@ -20,6 +20,7 @@ from ...hooks.event import Phase
 from ...rounding.invariants import OF_SUMS
 from ...running.token_names import token_argument
 from ...text.printable import on_one_line, shown_token
+from ...text.wording import counted
 from ...tracing.result import Candidate, Prediction, Trace
 from ..sections import AttentionMatrices, Section, Words
 from ..trace.whole_trace import trained
@@ -106,7 +107,7 @@ def _vectors_of(model: LanguageModel, held: Collection[str]) -> list[str]:
 def _run(trace: Trace, model: LanguageModel) -> dict[str, Any]:
     """Return the input of the run and the labels of its tokens."""
     run = {
-        "program": "microgpt", "dtype": model.dtype, "rounding": OF_SUMS[model.dtype],
+        "dtype": model.dtype, "rounding": OF_SUMS[model.dtype],
         "tiny": float(np.finfo(model.dtype).tiny),
         "text": trace.input.text, "tokens": trace.input.tokens, "targets": trace.input.targets,
         "labels": [shown_token(label) for label in trace.input.labels],
@@ -248,7 +249,7 @@ def _body(trace: Trace, model: LanguageModel, sections: Sequence[Section], line:
     results = element("div", *shown, _without_scripts(sections), id="results")
     facts = trace.model
     origin = ", ".join([facts["origin"], f"{facts['parameters']:,} parameters", *trained(facts)])
-    title = trace.input.text or f"{len(labels)} tokens"
+    title = trace.input.text or counted(len(labels), "token")
     description = element("p", on_one_line(origin), class_="dim")
     return [
         header(title, line, description, element("div", id="live")),

@@ -140,8 +140,9 @@ def _means(result: AttributionResult, top: int) -> Section:
         rows.append(_ComponentRow(name, numbers, changes.get(name, sizes[name]), part=name))
     loss = words(f"mean loss {four_decimals(result.mean_loss)}")
     blocks: list[Block] = [loss, _table(["mean |difference|", "without it"], 2, rows)]
-    if len(ranked) > top:
-        blocks.append(words(f"{len(ranked) - top:,} parts with smaller values are not shown", "dim"))
+    if (left := len(ranked) - top) > 0:
+        parts = f"{counted(left, 'part')} with smaller values {'is' if left == 1 else 'are'}"
+        blocks.append(words(f"{parts} not shown", "dim"))
     return Section(blocks, f"Over the {count} positions")
 
 

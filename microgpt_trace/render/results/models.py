@@ -27,9 +27,8 @@ def weights_sections(result: WeightsComparison, *, verbose: bool = False) -> lis
     rows = result.rows if verbose or len(result.rows) <= FEW else _farthest(result)
     below = []
     if left_out := len(result.rows) - len(rows):
-        below.append(
-            words(f"{left_out:,} parameters with smaller errors are not shown; --verbose shows all", "dim")
-        )
+        which = f"{counted(left_out, 'parameter')} with smaller errors {'is' if left_out == 1 else 'are'}"
+        below.append(words(f"{which} not shown; --verbose shows all", "dim"))
     for letter, names in (("A", result.only_a), ("B", result.only_b)):
         if names:
             below.append(words(f"only in {letter}: {', '.join(names)}"))

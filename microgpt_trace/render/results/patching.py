@@ -196,7 +196,7 @@ def _list_of_pairs(result: PairsResult) -> Iterator[Section]:
     notes = list(dict.fromkeys(note for run in runs for note in run.notes))
     pairs = [("model", result.model), ("pairs", f"{len(result.pairs):,}")]
     if notes:
-        more = f"; {len(notes) - 1:,} more notes in --json" * (len(notes) > 1)
+        more = f"; {counted(len(notes) - 1, 'more note')} in --json" * (len(notes) > 1)
         pairs.append(("note", notes[0] + more))
     yield Section([Labelled(pairs)])
     columns = [
@@ -206,7 +206,7 @@ def _list_of_pairs(result: PairsResult) -> Iterator[Section]:
         *fields("{:.2f}".format, {"clean": "clean.difference", "corrupted": "corrupt.difference"}),
     ]
     left = len(result.pairs) - MAX_PAIRS
-    more = f"; {left:,} more pairs, --json has all of them" if left > 0 else ""
+    more = f"; {counted(left, 'more pair')}, --json has all of them" if left > 0 else ""
     legend = f"columns at the right: logit(target) - logit(against) of each run{more}; {RESTORED}"
     yield from table_section("", columns, result.pairs[:MAX_PAIRS], legend)
 

@@ -276,7 +276,7 @@ def _oddest(events: Sequence[SurveyedEvent]) -> list[SurveyedEvent]:
 def _oddities(event: SurveyedEvent) -> str:
     parts = []
     if event.nonfinite:
-        parts.append(f"{event.nonfinite:,} values not finite")
+        parts.append(f"{counted(event.nonfinite, 'value')} not finite")
     if event.dead_count:
         names = ", ".join(map(str, event.dead[:NAMED])) + ", …" * (event.dead_count > NAMED)
         parts.append(f"{event.dead_count:,} of {event.channels:,} dead: {names}")

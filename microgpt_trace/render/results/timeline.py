@@ -107,12 +107,8 @@ def _head(timeline: Timeline) -> Section:
         ("traced", f'"{timeline.watched}" {times} {steps[-1]:,}'
             + ("" if len(steps) == 1 else "; the curves show the traced steps")),
     ]  # fmt: skip
-    return Section([Labelled(facts), *_warnings(timeline)])
-
-
-def _warnings(timeline: Timeline) -> Iterator[Words]:
-    for check in timeline.failed_checks:
-        yield words(f"step {check.step:,}: the check {check.id} failed, {check.detail}", "bold red")
+    failed = (f"step {c.step:,}: the check {c.id} failed, {c.detail}" for c in timeline.failed_checks)
+    return Section([Labelled(facts), *(words(line, "bold red") for line in failed)])
 
 
 def _predictions(timeline: Timeline) -> list[Section]:

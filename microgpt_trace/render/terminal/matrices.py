@@ -12,6 +12,7 @@ from rich.color_triplet import ColorTriplet
 from rich.text import Text
 
 from ...arrays.stats import Array
+from ...text.wording import counted
 from ..characters import shade
 from ..colors import SCALES, Kind, color_at, is_dark
 from ..numbers import two_decimals
@@ -119,7 +120,7 @@ def print_grid(grid: Grid, screen: Screen) -> None:
         note = f"not shown, since all values round to 0.00: {grid.heads[0][0]} {', '.join(left_out)}"
         screen.tell(note, "dim", indent=0)
     if more:
-        screen.tell(f"… {more:,} more columns; --json has all of them", "dim", indent=0)
+        screen.tell(f"… {counted(more, 'more column')}; --json has all of them", "dim", indent=0)
 
 
 def _shares(values: Sequence[float | None]) -> list[tuple[str, float | None]]:

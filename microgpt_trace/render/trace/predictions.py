@@ -11,6 +11,7 @@ from typing import Any
 from ...architecture.plans.plan import kind_of
 from ...grouping import grouped
 from ...text.printable import shown_token
+from ...text.wording import counted
 from ...tracing.result import Candidate, LensRow, Prediction, TargetRow, Trace
 from ..characters import token_label
 from ..numbers import figure, four_decimals, three_decimals
@@ -32,7 +33,8 @@ def prediction_sections(trace: Trace) -> Iterator[Section]:
     shown = rows if left <= 0 else [*rows[: MAX_ROWS // 2], *rows[-MAX_ROWS // 2 :]]
     blocks: list[Block] = [Table(columns, shown, about=_logits)]
     if left > 0:
-        blocks.append(words(f"{left:,} positions in the middle are not shown; --json has all of them", "dim"))
+        which = f"{counted(left, 'position')} in the middle {'is' if left == 1 else 'are'}"
+        blocks.append(words(f"{which} not shown; --json has all of them", "dim"))
     if trace.loss is not None:
         chance = f", a uniform guess has ln {trace.model['config']['vocab_size']} = {trace.chance_loss:.4f}"
         blocks.append(Words((("mean loss ", ""), (four_decimals(trace.loss), "bold"), (chance, ""))))

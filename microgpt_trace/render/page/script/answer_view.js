@@ -1,16 +1,15 @@
 // The answer bar, which stays in sight: the tokens, the likeliest next tokens, and the probability of the
 // real next token, before and after the changes of the reader.
 
-import {make, makeButton, shareBar} from "./dom.js";
+import {button, html, shareBar} from "./dom.js";
 import {letterOf} from "./letters.js";
-import {chance, short} from "./numbers.js";
+import {chance, likeliestFirst, short} from "./numbers.js";
 
 const TOP = 5;
 
 /** The likeliest `count` tokens, the real next token always among them, with their probabilities. */
 export function likeliest(page, chances, target, count) {
-	const order = Array.from(chances.keys()).toSorted((a, b) => chances[b] - chances[a] || a - b);
-	const top = order.slice(0, count);
+	const top = likeliestFirst(chances).slice(0, count);
 	if (target !== null && !top.includes(target)) top[count - 1] = target;
 	return top.map(token => ({token, label: page.vocabulary[token], p: chances[token]}));
 }
@@ -21,7 +20,8 @@ const ORDINALS = ["th", "st", "nd", "rd"];
 export const ordinal = rank =>
 	`${rank.toLocaleString("en")}${ORDINALS[rank % 100 > 10 && rank % 100 < 14 ? 0 : rank % 10] ?? "th"}`;
 
-const rankOf = (chances, token) => 1 + chances.filter(p => p > chances[token]).length;
+/** The rank of a token. */
+export const rankOf = (chances, token) => 1 + chances.filter(p => p > chances[token]).length;
 
 /** The bar of a run of this page. `before` are the probabilities without changes, or null if nothing was
     changed. */
@@ -42,9 +42,7 @@ export function answerView({page, run, original, position, chances, before, sele
 		run,
 		position,
 		select,
-		question: read
-			? ["After ", make("b", {class: "letters"}, read), ", what comes next?"]
-			: "What comes first?",
+		question: read ? ["After ", html.b({class: "letters"}, read), ", what comes next?"] : "What comes first?",
 		choices: likeliest(page, chances, target, TOP).map(({token, label, p}) => ({
 			label,
 			p,
@@ -54,9 +52,9 @@ export function answerView({page, run, original, position, chances, before, sele
 		value: was === undefined ? chance(now) : `${chance(was).replace(/ %$/, "")} → ${chance(now)}`,
 		words: [
 			"chance of ",
-			make("b", {class: "letters"}, letterOf(page.vocabulary[target])),
+			html.b({class: "letters"}, letterOf(page.vocabulary[target])),
 			`, which really follows${moved}`,
-			make("br"),
+			html.br(),
 			Number.isFinite(now) ? `${rank} of ${chances.length} · ` : "",
 			`mean loss ${loss}`
 		]
@@ -67,34 +65,24 @@ export function answerView({page, run, original, position, chances, before, sele
     with its words. */
 export function answerBar({run, position, select, question, choices, value, words}) {
 	const tiles = run.tokens.map((token, at) =>
-		makeButton(
-			{
-				class: "token",
-				"aria-pressed": String(at === position),
-				"data-key": `token ${at}`,
-				title: `position ${at}, token ${token}, ${run.labels[at]}`,
-				onclick: () => select(at)
-			},
-			letterOf(run.labels[at])
-		)
+		button(letterOf(run.labels[at]), () => select(at), {
+			key: `token ${at}`,
+			pressed: at === position,
+			class: "token",
+			title: `position ${at}, token ${token}, ${run.labels[at]}`
+		})
 	);
 	const bars = choices.map(({label, p, before, isReal}) =>
-		make(
-			"div",
+		html.div(
 			{class: isReal ? "choice real" : "choice"},
-			make("span", {class: "letter"}, letterOf(label)),
-			make("span", {class: "n"}, (100 * p).toPrecision(3)),
+			html.span({class: "letter"}, letterOf(label)),
+			html.span({class: "n"}, (100 * p).toPrecision(3)),
 			shareBar(p, {before})
 		)
 	);
 	return [
-		make("div", {class: "tiles", id: "tokens", role: "group", "aria-label": "tokens"}, tiles),
-		make(
-			"div",
-			{class: "asked"},
-			make("p", {class: "question"}, question),
-			make("div", {class: "choices"}, bars)
-		),
-		make("div", {class: "verdicts"}, make("output", {id: "chance"}, value), make("p", {class: "dim"}, words))
+		html.div({class: "tiles", id: "tokens", role: "group", "aria-label": "tokens"}, tiles),
+		html.div({class: "asked"}, html.p({class: "question"}, question), html.div({class: "choices"}, bars)),
+		html.div({class: "verdicts"}, html.output({id: "chance"}, value), html.p({class: "dim"}, words))
 	];
 }

@@ -1,10 +1,10 @@
 // An array of a run as a heat map with statistics, next to its gradient and its update.
 
-import {make, makeButton} from "./dom.js";
+import {button, html} from "./dom.js";
 import {addressOf, nameOf, placeInWords} from "./elements.js";
 import {flatOf} from "./formulas.js";
 import {matrix} from "./matrix.js";
-import {exact, percent, short, statisticsOf} from "./numbers.js";
+import {exact, largest, percent, short, statisticsOf} from "./numbers.js";
 import {withTerms} from "./words.js";
 import {whyOf} from "./why.js";
 
@@ -82,16 +82,9 @@ export function endOf(page, run, at, skipFirst = false) {
 	if (isShare(page, at) && !skipFirst) return 1;
 	const values = run.of(at.name, at.of);
 	const shape = run.shape(at.name);
-	let end = 0;
-	values.forEach((value, flat) => {
-		if (
-			Number.isFinite(value) &&
-			page.isCounted(at.name, shape, flat) &&
-			!(skipFirst && flat % shape.at(-1) === 0)
-		)
-			end = Math.max(end, Math.abs(value));
-	});
-	return end;
+	const isShown = (_, flat) =>
+		page.isCounted(at.name, shape, flat) && !(skipFirst && flat % shape.at(-1) === 0);
+	return largest(values.filter(isShown));
 }
 
 /** The section of an array: heat maps and statistics of its values, its gradient and its update. */
@@ -99,35 +92,32 @@ export function arrayView(context) {
 	const {page, run, at, go} = context;
 	const of = ["value", "gradient", "update"].filter(each => run.of(at.name, each));
 	if (!of.length)
-		return make(
-			"section",
+		return html.section(
 			{class: "array", "aria-label": at.name},
-			make("h2", {}, at.name),
-			make("p", {}, `${at.name} is not in this page.${page.adds ? ` Add it with ${page.adds}.` : ""}`)
+			html.h2(at.name),
+			html.p(`${at.name} is not in this page.${page.adds ? ` Add it with ${page.adds}.` : ""}`)
 		);
 	const row = page.row(at.name);
 	const shape = run.shape(at.name);
 	const part = run.of(at.name, "value")?.isLacking ? ", the page holds only the last position" : "";
-	const heading = make("h2", {}, at.name, make("small", {}, ` [${shape.join(", ")}]${part}`));
+	const heading = html.h2(at.name, html.small(` [${shape.join(", ")}]${part}`));
 	const unit = context.unitButton(at);
 	const figures = of.map(each => arrayFigure(context, {...at, of: each}, of.length > 1));
-	return make(
-		"section",
+	return html.section(
 		{class: "array", "aria-label": at.name, "data-array": at.name},
 		heading,
 		row.says
-			? make(
-					"p",
+			? html.p(
 					{class: "says"},
 					withTerms(row.says),
 					" ",
 					whyOf(page, run, {...at, of: "value", index: []}) ?? ""
 				)
 			: null,
-		row.expr ? make("p", {class: "expr"}, row.expr) : null,
+		row.expr ? html.p({class: "expr"}, row.expr) : null,
 		neighbours(page, at, go),
 		unit,
-		make("div", {class: "beside"}, figures)
+		html.div({class: "beside"}, figures)
 	);
 }
 
@@ -151,10 +141,9 @@ function arrayFigure(context, at, titled) {
 			key: `${addressOf({...at, index: []})} ${head}`
 		});
 		if (heads.length > 1) Object.assign(data, {legend: head === 0, largest: 24});
-		return make(
-			"div",
+		return html.div(
 			{class: "plane"},
-			head === null ? null : make("p", {class: "label"}, `head ${head}`),
+			head === null ? null : html.p({class: "label"}, `head ${head}`),
 			context.widget(matrix(data))
 		);
 	});
@@ -164,11 +153,10 @@ function arrayFigure(context, at, titled) {
 		gradient: `gradient: d ${page.scalar} / d value${isCut ? ", only at the last position" : ""}`,
 		update: "update: what one training step added"
 	};
-	return make(
-		"div",
+	return html.div(
 		{class: "figure"},
-		titled ? make("h3", {}, titles[at.of]) : null,
-		make("div", {class: heads.length > 1 ? "planes" : ""}, planes),
+		titled ? html.h3(titles[at.of]) : null,
+		html.div({class: heads.length > 1 ? "planes" : ""}, planes),
 		statisticsView(page, run, at)
 	);
 }
@@ -190,23 +178,22 @@ function statisticsView(page, run, at) {
 				["zeros", String(stats.zeros)]
 			];
 	if (stats.others) pairs.push(["not finite", String(stats.others)]);
-	return make(
-		"dl",
+	return html.dl(
 		{class: "statistics"},
-		pairs.map(([term, value]) => make("div", {}, make("dt", {}, term), make("dd", {class: "n"}, value)))
+		pairs.map(([term, value]) => html.div(html.dt(term), html.dd({class: "n"}, value)))
 	);
 }
 
 /** Links to the arrays that an array is computed from, and to the arrays that use it. */
 function neighbours(page, at, go) {
 	const row = page.row(at.name);
-	const button = name => makeButton({class: "link", onclick: () => go({of: "value", name, index: []})}, name);
+	const linkTo = name => button(name, () => go({of: "value", name, index: []}), {class: "link"});
 	const list = (title, names) =>
-		names?.length ? [`${title} `, ...names.flatMap((name, n) => [n ? ", " : "", button(name)])] : [];
+		names?.length ? [`${title} `, ...names.flatMap((name, n) => [n ? ", " : "", linkTo(name)])] : [];
 	const parts = [
 		...list("computed from", [...(row.inputs ?? []), ...(row.reads ?? [])]),
 		...(row.readers?.length && (row.inputs?.length || row.reads?.length) ? [" · "] : []),
 		...list("used by", row.readers)
 	];
-	return make("p", {class: "neighbours"}, parts);
+	return html.p({class: "neighbours"}, parts);
 }

@@ -2,7 +2,7 @@
 
 import {endOf, planeOf} from "./array_view.js";
 import {glance} from "./glance.js";
-import {make} from "./dom.js";
+import {html} from "./dom.js";
 import {matrix} from "./matrix.js";
 
 /** The attention section, or null if the page holds no attention weights. */
@@ -40,10 +40,8 @@ export function attentionView(context) {
 			go({of: "value", name: names[row], index: [column]});
 		}
 	});
-	const skip = make(
-		"label",
-		{},
-		make("input", {
+	const skip = html.label(
+		html.input({
 			type: "checkbox",
 			checked: options.skipFirst,
 			"data-key": "skip",
@@ -51,21 +49,14 @@ export function attentionView(context) {
 		}),
 		" colour scale without position 0"
 	);
-	return make(
-		"section",
+	return html.section(
 		{class: "attention", "aria-label": "Attention", "data-array": name},
-		make(
-			"h2",
-			{},
-			"Attention",
-			make("small", {}, " in percent; rows are queries, columns are the keys that they see")
-		),
-		make("p", {class: "buttons"}, skip, headButtons(name)),
-		make(
-			"div",
+		html.h2("Attention", html.small(" in percent; rows are queries, columns are the keys that they see")),
+		html.p({class: "buttons"}, skip, headButtons(name)),
+		html.div(
 			{class: "heads"},
 			widget(all),
-			make("div", {class: "plane"}, make("h3", {}, large.title), widget(matrix(large)))
+			html.div({class: "plane"}, html.h3(large.title), widget(matrix(large)))
 		)
 	);
 }

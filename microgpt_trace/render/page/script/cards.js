@@ -2,10 +2,10 @@
 // out.
 
 import {likeliest} from "./answer_view.js";
-import {make, makeButton, shareBar} from "./dom.js";
+import {button, html, shareBar} from "./dom.js";
 import {sharesInWords, sharesOf} from "./head_card.js";
-import {keyWords, letterOf, placeWords} from "./letters.js";
-import {chance, percent, short} from "./numbers.js";
+import {inLetters, keyWords, letterOf, placeWords} from "./letters.js";
+import {chance, moves, percent, short} from "./numbers.js";
 
 const LEAST = 0.05; // nats; a line that moves log P by less does not stand out
 
@@ -15,7 +15,7 @@ export function lineCard({page, run, line, chances, rivals, explain, toggle, nex
 	const layer = page.picture.layers.length > 1 ? `Layer ${line.layer}, head` : "Head";
 	const target = run.targets[line.query];
 	const isCut = state.off.includes(line.name);
-	const real = make("b", {class: "letters"}, letterOf(page.vocabulary[target]));
+	const real = inLetters(letterOf(page.vocabulary[target]));
 	const [now, after] = [chances(line.query)[target], line.p];
 	const top = line.after
 		? likeliest(page, line.after, null, 5)
@@ -23,10 +23,6 @@ export function lineCard({page, run, line, chances, rivals, explain, toggle, nex
 				.join(" ")
 		: "";
 	const isKnown = Number.isFinite(now) && Number.isFinite(after);
-	const moves =
-		chance(now) === chance(after)
-			? `stays at ${chance(now)}`
-			: `${now > after ? "falls" : "rises"} from ${chance(now)} to ${chance(after)}`;
 	const effect = isCut
 		? [`The line is cut: its share is 0, and the other shares stay.`]
 		: !isKnown
@@ -35,8 +31,8 @@ export function lineCard({page, run, line, chances, rivals, explain, toggle, nex
 				? [
 						"Cut this line, and the chance of ",
 						real,
-						` ${moves}; the five likeliest letters become `,
-						make("b", {class: "letters"}, top),
+						` ${moves(now, after)}; the five likeliest letters become `,
+						inLetters(top),
 						"."
 					]
 				: ["This line carries nothing."];
@@ -45,44 +41,28 @@ export function lineCard({page, run, line, chances, rivals, explain, toggle, nex
 		: Math.abs(line.effect) < LEAST && rivals
 			? "No line stands out: whichever is cut, its letter's chance hardly changes."
 			: rivals
-				? `Chosen by the page: none of the other ${rivals} lines changes its letter's chance as much.`
+				? `Chosen by the page: ${rivals === 1 ? "the other line changes its letter's chance less" : `none of the other ${rivals} lines changes its letter's chance as much`}.`
 				: "";
-	return make(
-		"section",
+	return html.section(
 		{class: "card", "aria-label": "The chosen line"},
-		make(
-			"h2",
-			{},
+		html.h2(
 			`${layer} ${line.head} looks from ${query} ${line.key === line.query ? "at itself" : `back to ${key}`}`,
-			make(
-				"small",
-				{},
-				` ${page.shortName(line.attention, line.layer)}[${line.head},${line.query},${line.key}]`
-			)
+			html.small(` ${page.shortName(line.attention, line.layer)}[${line.head},${line.query},${line.key}]`)
 		),
-		make(
-			"p",
-			{},
+		html.p(
 			line.query ? `Reading ${query}` : "At the start",
 			`, head ${line.head} takes `,
-			make("b", {}, `${short(100 * line.share)} %`),
+			html.b(`${short(100 * line.share)} %`),
 			` from ${key}. `,
 			effect
 		),
-		run.length > 2 ? make("p", {}, habit(run, line)) : null,
-		stands ? make("p", {class: "dim"}, stands) : null,
-		make(
-			"p",
+		run.length > 2 ? html.p(habit(run, line)) : null,
+		stands ? html.p({class: "dim"}, stands) : null,
+		html.p(
 			{class: "buttons"},
-			makeButton(
-				{class: "primary", "data-key": "why", onclick: () => explain(line)},
-				`Why ${percent(line.share)} %?`
-			),
-			makeButton(
-				{"data-key": "cut", "aria-pressed": String(isCut), onclick: () => toggle(line.name)},
-				isCut ? "Put it back" : "Cut this line"
-			),
-			makeButton({"data-key": "next line", onclick: next}, "Next line")
+			button(`Why ${percent(line.share)} %?`, () => explain(line), {key: "why", class: "primary"}),
+			button(isCut ? "Put it back" : "Cut this line", () => toggle(line.name), {key: "cut", pressed: isCut}),
+			button("Next line", next, {key: "next line"})
 		)
 	);
 }
@@ -113,27 +93,23 @@ export function partsCard({page, run, position, parts, now, state, toggle}) {
 	const most = 1.15 * Math.max(now, ...parts.map(({p}) => p), 1e-9);
 	const rows = parts.map(({name, words, p}) => {
 		const isOff = state.off.includes(name);
-		return make(
-			"li",
-			{},
-			makeButton({
+		return html.li(
+			button([], () => toggle(name), {
+				key: `part ${name}`,
 				role: "switch",
 				"aria-checked": String(!isOff),
 				"aria-label": words,
-				"data-key": `part ${name}`,
-				title: isOff ? `put ${words} back` : `take ${words} out`,
-				onclick: () => toggle(name)
+				title: isOff ? `put ${words} back` : `take ${words} out`
 			}),
-			make("span", {}, words),
+			html.span(words),
 			shareBar(p / most, {rule: now / most}),
-			make("span", {class: "n"}, chance(p))
+			html.span({class: "n"}, chance(p))
 		);
 	});
-	return make(
-		"section",
+	return html.section(
 		{class: "card", "aria-label": "Take something out"},
-		make("h2", {}, "Take something out"),
-		make("p", {class: "dim"}, "→ chance of ", make("b", {class: "letters"}, target), ", now ", chance(now)),
-		make("ul", {class: "parts"}, rows)
+		html.h2("Take something out"),
+		html.p({class: "dim"}, "→ chance of ", inLetters(target), ", now ", chance(now)),
+		html.ul({class: "parts"}, rows)
 	);
 }

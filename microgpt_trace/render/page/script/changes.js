@@ -1,7 +1,7 @@
 // What a reader can change in a run (parts that are taken out, and parameters), and what one more change
 // would do to a prediction. The page runs the model again for each change.
 
-import {nameOf, parsed, partOf} from "./elements.js";
+import {nameOf, parsed, partOf, rowAt} from "./elements.js";
 import {flatOf, placeOf} from "./formulas.js";
 import {short} from "./numbers.js";
 
@@ -26,6 +26,10 @@ export function changesInWords(page, state) {
 		...Object.entries(state.parameters).map(([name, value]) => `${name} = ${short(value)}`)
 	];
 }
+
+/** The parts that are out, after one part changes sides. */
+export const toggled = (off, part) =>
+	off.includes(part) ? off.filter(other => other !== part) : [...off, part];
 
 /** The ablations and parameter changes of a state, in the form that Page.ownRun takes: functions and
     arrays. */
@@ -61,11 +65,8 @@ export function softmax(logits) {
 }
 
 /** The probabilities after a position. */
-export function chancesAfter(page, run, position) {
-	const logits = page.row(page.probabilities).inputs[0];
-	const size = run.shape(logits)[1];
-	return softmax(Array.from(run.of(logits, "value").slice(position * size, (position + 1) * size)));
-}
+export const chancesAfter = (page, run, position) =>
+	softmax(rowAt(run, page.row(page.probabilities).inputs[0], position));
 
 /** The probabilities after a position if the model has the changes of a state. */
 export const chancesWithChanges = (page, state, run, position) =>
@@ -87,8 +88,7 @@ export const chanceWith = (page, state, run, part, position) => chancesWith(page
 
 /** These probabilities at every position. */
 export function chancesWith(page, state, run, part) {
-	const off = state.off.includes(part) ? state.off.filter(other => other !== part) : [...state.off, part];
-	const changed = runWith(page, state, run, off, {event: partOf(part).name, row: null});
+	const changed = runWith(page, state, run, toggled(state.off, part), {event: partOf(part).name, row: null});
 	return run.targets.map((target, at) => chancesAfter(page, changed, at)[target]);
 }
 

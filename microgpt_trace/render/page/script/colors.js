@@ -19,6 +19,16 @@ export function scaleOf(kind, end = 1) {
 	};
 }
 
+/** A function that returns the colour of a number as CSS, or "none" if the number is not finite. */
+export function paintOf(kind, end) {
+	const colorOf = scaleOf(kind, end);
+	return value => (Number.isFinite(value) ? `rgb(${colorOf(value).join(" ")})` : "none");
+}
+
+/** The colours of a scale from its lowest to its highest number, as a background. */
+export const gradientOf = kind =>
+	`linear-gradient(to right, ${Array.from({length: STOPS}, (_, n) => `var(--${kind}-${n})`)})`;
+
 /** Black or white, whichever stands out from the colour. */
 export function inkOn([red, green, blue]) {
 	const linear = part => (part <= 10 ? part / 255 / 12.92 : ((part / 255 + 0.055) / 1.055) ** 2.4);

@@ -1,7 +1,7 @@
 // The controls of every page: the switch between light, dark and the colours of the system, the keyboard
 // shortcuts, and the dialog that lists them.
 
-import {make} from "./dom.js";
+import {html} from "./dom.js";
 
 const NEXT = {auto: "light", light: "dark", dark: "auto"};
 
@@ -43,17 +43,13 @@ export function listen(back, actionsOf, keys, others = {}) {
 	};
 	const help = () => {
 		const listed = ([title, pairs]) => [
-			make("h2", {}, title),
-			make(
-				"dl",
-				{},
-				pairs.flatMap(([term, words]) => [make("dt", {}, term), make("dd", {}, words)])
-			)
+			html.h2(title),
+			html.dl(pairs.flatMap(([term, words]) => [html.dt(term), html.dd(words)]))
 		];
 		const dialog = document.getElementById("keys");
 		dialog.replaceChildren(
 			...Object.entries(lists).flatMap(listed),
-			make("form", {method: "dialog"}, make("button", {}, "close"))
+			html.form({method: "dialog"}, html.button({type: "submit"}, "close"))
 		);
 		dialog.showModal();
 		dialog.scrollTop = 0; // the focus is on the button at the end

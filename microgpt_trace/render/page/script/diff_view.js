@@ -1,7 +1,7 @@
 // The page of a comparison: a list of events with the differences between two runs, and the values A, B and B
 // - A of one event side by side.
 
-import {make, makeButton} from "./dom.js";
+import {button, fill, html, keepingFocus} from "./dom.js";
 import {nameOf} from "./elements.js";
 import {matrix} from "./matrix.js";
 import {exact, percent, short} from "./numbers.js";
@@ -21,21 +21,15 @@ function diffView({content, arrays, go, place}) {
 		content.first ??
 		(shownFirst.length ? shownFirst : content.events).reduce((a, b) => (excess(b) > excess(a) ? b : a)).name;
 	const list = listOf(content, name => go({...place(), name: nameOf(name, events.get(name).index)}));
-	const shown = make("div", {class: "sides"});
+	const shown = html.div({class: "sides"});
 	let pictures = [];
 	document
 		.getElementById("views")
 		.append(
-			make(
-				"section",
+			html.section(
 				{"aria-label": "A and B side by side"},
-				make(
-					"h2",
-					{},
-					"A and B side by side",
-					make("small", {}, ` A is ${content.sides[0]}, B is ${content.sides[1]}`)
-				),
-				make("div", {class: "compared"}, list.element, shown)
+				html.h2("A and B side by side", html.small(` A is ${content.sides[0]}, B is ${content.sides[1]}`)),
+				html.div({class: "compared"}, list.element, shown)
 			)
 		);
 
@@ -46,13 +40,12 @@ function diffView({content, arrays, go, place}) {
 		const at =
 			placeIn(sides, events.has(array) && index.length ? index : event.index) ??
 			(sides && {head: sides.heads?.[0] ?? null, row: 0, column: 0});
-		const focused = document.activeElement?.dataset?.key;
 		list.mark(event.name);
 		const pick = (row, column) =>
 			go({...place(), name: nameOf(event.name, indexOf(sides, {...at, row, column}))});
 		const parts = sides
 			? bothSides({content, event, sides, at, pick})
-			: {pictures: [], elements: [make("p", {}, leftOut(content, event))]};
+			: {pictures: [], elements: [html.p(leftOut(content, event))]};
 		pictures = parts.pictures;
 		const heads =
 			sides?.heads?.length > 1
@@ -60,9 +53,8 @@ function diffView({content, arrays, go, place}) {
 						go({...place(), name: nameOf(event.name, indexOf(sides, {...at, head}))})
 					)
 				: null;
-		shown.replaceChildren(...[...headingOf(event), heads, ...parts.elements].filter(Boolean));
+		keepingFocus(() => fill(shown, headingOf(event), heads, parts.elements));
 		resized();
-		document.querySelector(`[data-key="${CSS.escape(focused ?? "")}"]`)?.focus({preventScroll: true});
 		pictures.forEach(picture => picture.reveal());
 	}
 	function resized() {
@@ -103,10 +95,9 @@ function headingOf(event) {
 			`${short(Number(event.tolerance), 2)}${where}`
 		: "not compared";
 	return [
-		make("h3", {}, event.name, make("small", {}, ` [${event.shape.join(", ")}]`)),
-		event.expr ? make("p", {class: "expr"}, event.expr) : null,
-		make(
-			"p",
+		html.h3(event.name, html.small(` [${event.shape.join(", ")}]`)),
+		event.expr ? html.p({class: "expr"}, event.expr) : null,
+		html.p(
 			{class: event.holds ? "" : "bad"},
 			`${event.holds ? "within its band" : "✗ beyond its band"}: ${off}`
 		)
@@ -114,15 +105,11 @@ function headingOf(event) {
 }
 
 function headsOf(sides, at, choose) {
-	return make(
-		"p",
+	return html.p(
 		{class: "buttons"},
 		"head ",
 		sides.heads.map(head =>
-			makeButton(
-				{"data-key": `head ${head}`, "aria-pressed": String(head === at.head), onclick: () => choose(head)},
-				String(head)
-			)
+			button(String(head), () => choose(head), {key: `head ${head}`, pressed: head === at.head})
 		)
 	);
 }
@@ -130,7 +117,7 @@ function headsOf(sides, at, choose) {
 /** The three pictures, and a line with the numbers under the cursor in all digits. */
 function bothSides({content, event, sides, at, pick}) {
 	const ends = sides.ends(at.head);
-	const line = make("p", {class: "looked n"});
+	const line = html.p({class: "looked n"});
 	const numbers = (row, column) =>
 		["a", "b", "d"].map(side => `${NAMES[side]} ${exact(sides.at(side, at.head, row, column))}`).join(" · ");
 	const named = (row, column) =>
@@ -163,8 +150,6 @@ function bothSides({content, event, sides, at, pick}) {
 				square: Boolean(sides.heads),
 				brief: isShare ? percent : value => short(value, 2),
 				describe: (row, column) => `${named(row, column)}: ${numbers(row, column)}`,
-				numberAt: (row, column) =>
-					sides.isMasked?.(row, column) ? "masked" : exact(sides.at(side, at.head, row, column)),
 				onlook: (row, column) => {
 					say(row, column);
 					point([row, column]);
@@ -183,7 +168,7 @@ function bothSides({content, event, sides, at, pick}) {
 		);
 	}
 	const figures = pictures.map((picture, n) =>
-		make("div", {class: "plane"}, make("h4", {}, Object.values(NAMES)[n]), picture)
+		html.div({class: "plane"}, html.h4(Object.values(NAMES)[n]), picture)
 	);
 	const notes = [
 		sides.rounded ? "the page rounds these values to float32" : "",
@@ -200,8 +185,8 @@ function bothSides({content, event, sides, at, pick}) {
 		pictures,
 		elements: [
 			line,
-			make("div", {class: sides.columns > FEW ? "stacked" : "planes"}, figures),
-			notes.length ? make("p", {class: "dim"}, notes.join("; ")) : null
+			html.div({class: sides.columns > FEW ? "stacked" : "planes"}, figures),
+			notes.length ? html.p({class: "dim"}, notes.join("; ")) : null
 		]
 	};
 }
@@ -216,19 +201,21 @@ function listOf(content, choose) {
 	const rows = new Map(
 		content.events.map(event => [
 			event.name,
-			makeButton(
-				{class: "row", "data-key": `event ${event.name}`, onclick: () => choose(event.name)},
-				make(
-					"span",
-					{class: event.holds ? (content.held[event.name] ? "" : "dim") : "bad"},
-					`${event.holds ? "" : "✗ "}${event.name}`
-				),
-				make("span", {class: "n dim"}, event.comparable ? short(Number(event.relative), 2) : "–")
+			button(
+				[
+					html.span(
+						{class: event.holds ? (content.held[event.name] ? "" : "dim") : "bad"},
+						`${event.holds ? "" : "✗ "}${event.name}`
+					),
+					html.span({class: "n dim"}, event.comparable ? short(Number(event.relative), 2) : "–")
+				],
+				() => choose(event.name),
+				{key: `event ${event.name}`, class: "row"}
 			)
 		])
 	);
-	const items = new Map([...rows].map(([name, row]) => [name, make("li", {}, row)]));
-	const search = make("input", {
+	const items = new Map([...rows].map(([name, row]) => [name, html.li(row)]));
+	const search = html.input({
 		type: "search",
 		placeholder: "search events",
 		"aria-label": "search events",
@@ -236,14 +223,13 @@ function listOf(content, choose) {
 			for (const [name, item] of items) item.hidden = !name.includes(search.value.trim());
 		}
 	});
-	const scrolled = make("ul", {}, [...items.values()]);
-	const legend = make(
-		"p",
+	const scrolled = html.ul([...items.values()]);
+	const legend = html.p(
 		{class: "dim"},
-		make("small", {}, "number: relative difference of the worst row; ✗: beyond its band")
+		html.small("number: relative difference of the worst row; ✗: beyond its band")
 	);
 	return {
-		element: make("nav", {class: "flow", "aria-label": "Events"}, search, legend, scrolled),
+		element: html.nav({class: "flow", "aria-label": "Events"}, search, legend, scrolled),
 		mark(name) {
 			for (const [event, row] of rows) row.setAttribute("aria-current", String(event === name));
 			const row = rows.get(name);

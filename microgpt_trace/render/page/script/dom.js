@@ -2,23 +2,45 @@
 
 import {onOneLine} from "./printable.js";
 
-/** Make an element with attributes, listeners ("onclick") and children, which are elements or text. */
-export const make = (tag, attributes = {}, ...children) =>
-	filled(document.createElement(tag), attributes, children);
+/** Makes an HTML element of any tag: html.p({class: "dim", onclick: act}, "words", html.b("more")). The
+    attributes may be left out. Listeners are attributes, and `style` has properties, because the page's policy
+    forbids the attribute. Children are elements or text. */
+export const html = makersOf(tag =>
+	Object.assign(document.createElement(tag), tag === "button" ? {type: "button"} : {})
+);
 
-/** Make a button that submits no form. */
-export const makeButton = (attributes, ...children) =>
-	make("button", {type: "button", ...attributes}, ...children);
+/** A button. The focus returns to the `key` if the button is made again. `pressed` is true or false for a
+    switch. `more` has other attributes. */
+export const button = (words, onclick, {key, pressed, ...more} = {}) =>
+	html.button(
+		{"data-key": key, "aria-pressed": pressed === undefined ? null : String(pressed), onclick, ...more},
+		words
+	);
 
-/** Make an SVG element, with the same arguments as `make`. */
-export const draw = (tag, attributes = {}, ...children) =>
-	filled(document.createElementNS("http://www.w3.org/2000/svg", tag), attributes, children);
+/** Makes an SVG element in the same way. */
+export const svg = makersOf(tag => document.createElementNS("http://www.w3.org/2000/svg", tag));
+
+function makersOf(create) {
+	const makerOf =
+		tag =>
+		(...content) =>
+			filled(create(tag), ...(content[0]?.constructor === Object ? content : [{}, ...content]));
+	return new Proxy({}, {get: (_, tag) => makerOf(tag)});
+}
+
+/** An SVG rectangle of a class. `more` has other attributes. */
+export const rectangle = (kind, x, y, width, height, more = {}) =>
+	svg.rect({class: kind, x, y, width, height, ...more});
+
+/** An SVG text of a class. */
+export const textAt = (kind, x, y, ...words) => svg.text({class: kind, x, y}, words);
 
 const shown = content => (typeof content === "string" ? onOneLine(content) : content);
 
-function filled(element, attributes, children) {
+function filled(element, attributes, ...children) {
 	for (const [name, value] of Object.entries(attributes)) {
-		if (name.startsWith("on")) element.addEventListener(name.slice(2), value);
+		if (name === "style") Object.assign(element.style, value);
+		else if (name.startsWith("on")) element.addEventListener(name.slice(2), value);
 		else if (value === true) element.setAttribute(name, "");
 		else if (value !== false && value !== null && value !== undefined)
 			element.setAttribute(name, name === "value" ? value : shown(value));
@@ -32,6 +54,12 @@ function filled(element, attributes, children) {
 	return element;
 }
 
+/** Replace the children of an element. */
+export function fill(element, ...children) {
+	element.replaceChildren();
+	filled(element, {}, children);
+}
+
 /** A listener that calls `act` and keeps the event from the elements around it. */
 export const alone = act => event => {
 	event.stopPropagation();
@@ -39,79 +67,91 @@ export const alone = act => event => {
 };
 
 /** A number that is shown with few digits and copied with all of them. */
-export const number = (text, all, attributes = {}) => make("data", {...attributes, value: all}, text);
+export const number = (text, all, attributes = {}) => html.data({...attributes, value: all}, text);
 
-/** The terms of a sum as bars that start at one zero line. Bars of terms have the colours of their signs. The
-    bars of `totals`, such as the sum, are grey. */
-export function sumBars(values, totals) {
-	const all = [0, ...values, ...totals].filter(Number.isFinite);
+/** A drawing of rectangles [kind, x, width, y, height] that fills its box. Screen readers skip it. */
+const barOf = (kind, ...rectangles) =>
+	svg.svg(
+		{class: kind, viewBox: "0 0 100 10", preserveAspectRatio: "none", "aria-hidden": "true"},
+		rectangles.map(([part, x, width, y = 0, height = 10]) => rectangle(part, x, y, width, height))
+	);
+
+/** The terms of a sum and the sum as bars that start at one zero line. Bars of terms have the colours of
+    their signs, and the bar of the sum is grey. */
+export function sumBars(terms, sum) {
+	const all = [0, ...terms, sum].filter(Number.isFinite);
 	const [low, high] = [Math.min(...all), Math.max(...all)];
 	const at = value => (100 * (value - low)) / (high - low || 1);
-	const barOf = (value, kind) => {
+	return [...terms, sum].map((value, n) => {
 		if (!Number.isFinite(value)) return null;
-		const [from, to] = [at(Math.min(0, value)), at(Math.max(0, value))];
-		return draw(
-			"svg",
-			{class: "term", viewBox: "0 0 100 10", preserveAspectRatio: "none", "aria-hidden": "true"},
-			draw("rect", {class: kind, x: from, y: 0, height: 10, width: to - from}),
-			draw("rect", {class: "zero", x: Math.min(at(0), 99.5), y: 0, height: 10, width: 0.5})
-		);
-	};
-	return [
-		values.map(value => barOf(value, value < 0 ? "below" : "above")),
-		totals.map(value => barOf(value, "total"))
-	];
+		const kind = n === terms.length ? "total" : value < 0 ? "below" : "above";
+		const from = at(Math.min(0, value));
+		return barOf("term", [kind, from, at(Math.max(0, value)) - from], ["zero", Math.min(at(0), 99.5), 0.5]);
+	});
 }
 
 /** A bar that fills `share` of its width. If `other` is given, a second bar below it fills `other` of its
     width. */
 export function bar(share, other) {
-	const svg = draw("svg", {
-		class: "bar",
-		viewBox: "0 0 100 10",
-		preserveAspectRatio: "none",
-		"aria-hidden": "true"
-	});
-	const rect = (part, kind, y, height) =>
-		draw("rect", {class: kind, x: 0, y, height, width: 100 * Math.min(1, Math.max(0, part || 0))});
-	svg.append(rect(share, "own", 0, other === undefined ? 10 : 6));
-	if (other !== undefined) svg.append(rect(other, "original", 7, 3));
-	return svg;
+	const widthOf = part => 100 * Math.min(1, Math.max(0, part || 0));
+	return other === undefined
+		? barOf("bar", ["own", 0, widthOf(share)])
+		: barOf("bar", ["own", 0, widthOf(share), 0, 6], ["original", 0, widthOf(other), 7, 3]);
 }
 
 /** A bar that fills `share` of its width. `before` is the share of a dashed outline, and `rule` the place of
     a rule. */
 export function shareBar(share, {before, rule} = {}) {
-	const parts = [
-		["part", "width", share],
-		["before", "width", before],
-		["rule", "left", rule]
-	].filter(([, , size]) => size !== undefined);
-	return make(
-		"span",
+	const part = (kind, side, size) =>
+		size !== undefined && html.span({class: kind, style: {[side]: `${100 * size}%`}});
+	return html.span(
 		{class: "bar-of", "aria-hidden": "true"},
-		parts.map(([kind, side, size]) => {
-			const part = make("span", {class: kind});
-			part.style[side] = `${100 * size}%`;
-			return part;
-		})
+		part("part", "width", share),
+		part("before", "width", before),
+		part("rule", "left", rule)
 	);
+}
+
+const titleOf = title => (typeof title === "string" ? html.th({scope: "col"}, title) : (title ?? html.td()));
+
+/** A table with rows and, if given, column titles, which are text, cells or null. Screen readers say its
+    title. */
+export const tableOf = ({kind, title, heads, rows}) =>
+	html.table(
+		{class: kind},
+		title && html.caption({class: "visually-hidden"}, title),
+		heads && html.thead(html.tr(heads.map(titleOf))),
+		html.tbody(rows)
+	);
+
+/** A box that scrolls sideways if its content is too wide. */
+export const wide = (label, content) =>
+	html.div({class: "wide", tabindex: 0, role: "group", "aria-label": label}, content);
+
+/** The element with this data-key, or null. */
+export const keyed = key => document.querySelector(`[data-key="${CSS.escape(key ?? "")}"]`);
+
+/** Let `change` replace elements, and give the focus to the element with the same data-key as before. */
+export function keepingFocus(change) {
+	const {key} = document.activeElement.dataset;
+	change();
+	keyed(key)?.focus({preventScroll: true});
 }
 
 /** A command line with a button that copies it. If the clipboard is blocked, the button selects the line. */
 export function copyable(line) {
-	const button = makeButton({class: "copy", "aria-label": "copy the command"}, "copy");
-	button.addEventListener("click", async () => {
+	const copy = html.button({class: "copy", "aria-label": "copy the command"}, "copy");
+	copy.addEventListener("click", async () => {
 		try {
 			await navigator.clipboard.writeText(line);
-			button.textContent = "copied";
+			copy.textContent = "copied";
 		} catch {
 			const range = document.createRange();
-			range.selectNodeContents(button.previousSibling);
+			range.selectNodeContents(copy.previousSibling);
 			getSelection().removeAllRanges();
 			getSelection().addRange(range);
-			button.textContent = "selected";
+			copy.textContent = "selected";
 		}
 	});
-	return make("span", {class: "command"}, make("code", {}, line), button);
+	return html.span({class: "command"}, html.code(line), copy);
 }

@@ -1,5 +1,7 @@
 // Names of elements as on the command line, such as layer0.attn.q[3,4], and their places in words.
 
+import {counted} from "./numbers.js";
+
 /** The name of an element, or of its array if there is no index. */
 export const nameOf = (name, index = []) => (index.length ? `${name}[${index.join(",")}]` : name);
 
@@ -31,6 +33,12 @@ export function parsed(address, page) {
 /** The address of an element. */
 export const addressOf = ({of, name, index}) => (of === "value" ? "" : `${of} `) + nameOf(name, index);
 
+/** The last axis of an array at a place along the axis before. */
+export function rowAt(run, name, at) {
+	const size = run.shape(name).at(-1);
+	return Array.from(run.of(name, "value").subarray(at * size, (at + 1) * size));
+}
+
 /** A position with its token, such as "position 3 (m)". */
 export const positionOf = (run, position) => `position ${position} (${run.labels[position]})`;
 
@@ -43,9 +51,8 @@ export function placeInWords(page, run, name, index) {
 		if (axis === "token") return `token ${page.tokensOf(name)[at] ?? `#${at}`}`;
 		return `${axis} ${at}${axis === "channel" ? inHead(page, name, at) : ""}`;
 	});
-	return (
-		words.join(", ") || `the mean over ${run.targets.filter(target => target !== null).length} predictions`
-	);
+	const known = run.targets.filter(target => target !== null).length;
+	return words.join(", ") || `the mean over ${counted(known, "prediction")}`;
 }
 
 function inHead(page, name, channel) {

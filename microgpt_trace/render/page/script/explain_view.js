@@ -1,7 +1,7 @@
 // The arithmetic of one number: its formula, terms and sum, the numbers that use it, and a command that shows
 // more.
 
-import {copyable, make, makeButton, number, sumBars} from "./dom.js";
+import {button, copyable, html, number, sumBars} from "./dom.js";
 import {addressOf, layerOf, nameOf, placeInWords} from "./elements.js";
 import {flatOf, placeOf, workedOut} from "./formulas.js";
 import {aligned, exact, short} from "./numbers.js";
@@ -23,10 +23,10 @@ export function explainView({page, run, at, trail, go, slider, digits}) {
 	const isMasked = page.isMasked(at.name, at.index);
 	const named = element => shortElement(page, element, layerOf(at.name));
 	const link = linker({page, run, go, named, write: digits.write});
-	const shut = makeButton(
-		{class: "shut", "aria-label": "close the explanation", onclick: () => go({...at, index: []})},
-		"×"
-	);
+	const shut = button("×", () => go({...at, index: []}), {
+		class: "shut",
+		"aria-label": "close the explanation"
+	});
 	const parts = [
 		shut,
 		crumbs(trail, at, go, named),
@@ -34,19 +34,19 @@ export function explainView({page, run, at, trail, go, slider, digits}) {
 	];
 	const terms = at.of === "value" && page.terms[nameOf(at.name, at.index)];
 	const reason = whyOf(page, run, at);
-	if (reason) parts.push(make("p", {class: "why"}, withTerms(reason)));
-	if (at.of === "update") parts.push(make("p", {}, "The optimizer added this to the parameter in one step."));
+	if (reason) parts.push(html.p({class: "why"}, withTerms(reason)));
+	if (at.of === "update") parts.push(html.p("The optimizer added this to the parameter in one step."));
 	else if (!array && terms) parts.push(...largestTerms(terms, link, digits));
-	else if (!array) parts.push(make("p", {}, missing(run, gradient, held)));
+	else if (!array) parts.push(html.p(missing(run, gradient, held)));
 	else parts.push(...arithmetic({page, run, at, flat, gradient, value: array[flat], isMasked, link, digits}));
 	if (slider && !page.has(at.name) && at.of === "value") parts.push(slider(at, flat));
 	if (array && at.of !== "update") parts.push(...usesOf({page, run, at, flat, gradient, link}));
 	const why = page.whyNoCommand(at, run);
 	parts.push(
 		others(run, at, go),
-		why ? make("p", {class: "dim"}, why) : make("p", {class: "again"}, copyable(page.commandOf(at, run)))
+		why ? html.p({class: "dim"}, why) : html.p({class: "again"}, copyable(page.commandOf(at, run)))
 	);
-	return make("section", {class: "explain", "aria-label": "Explanation"}, parts);
+	return html.section({class: "explain", "aria-label": "Explanation"}, parts);
 }
 
 const missing = (run, gradient, held) =>
@@ -59,11 +59,10 @@ const missing = (run, gradient, held) =>
 function crumbs(trail, at, go, named) {
 	const items = trail
 		.slice(-4)
-		.map(element => make("li", {}, makeButton({class: "link", onclick: () => go(element)}, named(element))));
-	return make(
-		"nav",
+		.map(element => html.li(button(named(element), () => go(element), {class: "link"})));
+	return html.nav(
 		{"aria-label": "Elements explained before"},
-		make("ol", {class: "crumbs"}, items, make("li", {"aria-current": "true"}, named(at)))
+		html.ol({class: "crumbs"}, items, html.li({"aria-current": "true"}, named(at)))
 	);
 }
 
@@ -76,29 +75,18 @@ function heading(page, run, at, value, {write, isExact, toggle}) {
 		(at.of === "gradient" ? `d ${page.scalar} / d ` : at.of === "update" ? "update of " : "") +
 		nameOf(at.name, at.index);
 	const expression = at.of === "value" ? page.row(at.name).expr : null;
-	return make(
-		"header",
-		{},
-		make("h3", {tabindex: -1, id: "explained"}, title),
+	return html.header(
+		html.h3({tabindex: -1, id: "explained"}, title),
 		value === undefined
 			? null
-			: make(
-					"p",
+			: html.p(
 					{class: "value"},
 					number(write(value), exact(value), {id: "explained-value"}),
 					" ",
-					makeButton(
-						{
-							"aria-pressed": String(isExact),
-							"data-key": "exact",
-							title: "show all digits (x)",
-							onclick: toggle
-						},
-						"exact"
-					)
+					button("exact", toggle, {key: "exact", pressed: isExact, title: "show all digits (x)"})
 				),
-		make("p", {class: "dim"}, placeInWords(page, run, at.name, at.index)),
-		expression ? make("p", {class: "expr"}, expression) : null
+		html.p({class: "dim"}, placeInWords(page, run, at.name, at.index)),
+		expression ? html.p({class: "expr"}, expression) : null
 	);
 }
 
@@ -107,9 +95,7 @@ function heading(page, run, at, value, {write, isExact, toggle}) {
 function arithmetic({page, run, at, flat, gradient, value, isMasked, link, digits}) {
 	if (!gradient && !page.has(at.name))
 		return [
-			make(
-				"p",
-				{},
+			html.p(
 				run.altered?.has(nameOf(at.name, at.index))
 					? "This parameter was changed in the page."
 					: "This is a parameter: it is stored, not computed."
@@ -117,7 +103,7 @@ function arithmetic({page, run, at, flat, gradient, value, isMasked, link, digit
 		];
 	const replaced = page.replaced.includes(at.name) && run.traced;
 	if (!gradient && (replaced || run.changed?.has(at.name)))
-		return [make("p", {}, "An intervention replaced the value that the model computes.")];
+		return [html.p("An intervention replaced the value that the model computes.")];
 	// formulas, and the rows that a gradient passes through
 	const found = gradient ? page.row(at.name).ways : [[page.row(at.name).formula, ""]];
 	const ways =
@@ -125,18 +111,12 @@ function arithmetic({page, run, at, flat, gradient, value, isMasked, link, digit
 			? found.slice(0, 1)
 			: found; // paths that are 0 for the same reason are one
 	const left = [
-		make(
-			"p",
-			{},
-			"The page does not hold all inputs of this number. The command below writes out its arithmetic."
-		)
+		html.p("The page does not hold all inputs of this number. The command below writes out its arithmetic.")
 	];
 	if (!ways.length || !ways[0][0])
 		return gradient
 			? [
-					make(
-						"p",
-						{},
+					html.p(
 						page.replaced.length
 							? "An intervention replaced an event that this gradient passes through."
 							: `The command below computes the gradient of ${at.name}.`
@@ -149,7 +129,7 @@ function arithmetic({page, run, at, flat, gradient, value, isMasked, link, digit
 		for (const [formula, way] of ways) {
 			if (formula.zero) {
 				shown.push(
-					make("p", {class: "step"}, `${ways.length > 1 ? `through ${way} ` : ""}= 0: ${formula.zero}`)
+					html.p({class: "step"}, `${ways.length > 1 ? `through ${way} ` : ""}= 0: ${formula.zero}`)
 				);
 				continue;
 			}
@@ -175,13 +155,12 @@ function arithmetic({page, run, at, flat, gradient, value, isMasked, link, digit
 	}
 	if (ways.length > 1)
 		shown.push(
-			make("p", {class: "sum"}, `sum of ${ways.length} paths = `, number(digits.write(sum), exact(sum)))
+			html.p({class: "sum"}, `sum of ${ways.length} paths = `, number(digits.write(sum), exact(sum)))
 		);
 	if (isMasked)
 		return [
 			...shown,
-			make(
-				"p",
+			html.p(
 				{class: "verdict"},
 				"computed here ",
 				number(digits.write(sum), exact(sum)),
@@ -195,9 +174,7 @@ function arithmetic({page, run, at, flat, gradient, value, isMasked, link, digit
 function largestTerms(steps, link, digits) {
 	const last = steps.at(-1);
 	return [
-		make(
-			"p",
-			{},
+		html.p(
 			"computed in float64 when the page was written: ",
 			number(digits.write(last.value), exact(last.value), {id: "written-value"})
 		),
@@ -222,8 +199,8 @@ function verdict({page, run, computed, value, magnitude, isExact}) {
 		: "a NaN of another head or position has spread here: zero times NaN is NaN";
 	const unequal = `not equal${Number.isNaN(value) && Number.isFinite(computed) ? `; ${why}` : ""}`;
 	const line = `computed here ${exact(computed)}, ${where} ${exact(value)}: ${holds ? words : unequal}`;
-	if (!holds) return make("p", {class: "verdict bad"}, `✗ ${line}`);
-	return make("p", {class: "verdict good", title: line}, isExact ? `✓ ${line}` : "✓ worked out again");
+	if (!holds) return html.p({class: "verdict bad"}, `✗ ${line}`);
+	return html.p({class: "verdict good", title: line}, isExact ? `✓ ${line}` : "✓ worked out again");
 }
 
 /** Return true if two numbers are the same, or both NaN. `rounded` compares them as float32. */
@@ -247,8 +224,7 @@ function stepView(step, label, link, tokens, {write, isExact}) {
 	if (step.results || (step.guard && step.value === 0)) return null;
 	const name = label || "sum";
 	if (step.count === 1 && step.terms.length === 1)
-		return make(
-			"p",
+		return html.p(
 			{class: "step"},
 			label ? `${label} = ` : "= ",
 			written(step.terms[0], link),
@@ -259,33 +235,36 @@ function stepView(step, label, link, tokens, {write, isExact}) {
 		step.count > MOST_TERMS
 			? step.terms.toSorted((a, b) => Math.abs(b.value) - Math.abs(a.value)).slice(0, LARGEST_TERMS)
 			: step.terms;
-	const isCut = shown.length < step.count;
-	const rest = step.terms
+	const rest = step.count - shown.length;
+	const sumOfRest = step.terms
 		.filter(term => !shown.includes(term))
 		.reduce((sum, {value}) => sum + value, step.rest ?? 0);
-	const values = [...shown.map(({value}) => value), ...(isCut ? [rest] : []), step.value];
+	const values = [...shown.map(({value}) => value), ...(rest ? [sumOfRest] : []), step.value];
 	const texts = isExact ? values.map(write) : aligned(values);
-	const [bars, [sum]] = sumBars(values.slice(0, -1), [step.value]);
+	const bars = sumBars(values.slice(0, -1), step.value);
 	const row = (title, n, drawn, attributes = {}) =>
-		make(
-			"tr",
+		html.tr(
 			attributes,
 			title,
-			make("td", {class: "n"}, number(texts[n], exact(values[n]))),
-			make("td", {}, drawn),
-			n < shown.length && tokens ? make("td", {class: "dim"}, tokens(shown[n])) : null
+			html.td({class: "n"}, number(texts[n], exact(values[n]))),
+			html.td(drawn),
+			n < shown.length && tokens ? html.td({class: "dim"}, tokens(shown[n])) : null
 		);
-	const rows = shown.map((term, n) => row(make("td", {}, written(term, link)), n, bars[n]));
-	if (isCut)
+	const rows = shown.map((term, n) => row(html.td(written(term, link)), n, bars[n]));
+	if (rest)
 		rows.push(
-			row(make("td", {}, `the other ${step.count - shown.length} together`), shown.length, bars[shown.length])
+			row(
+				html.td(rest === 1 ? "the other term" : `the other ${rest} together`),
+				shown.length,
+				bars[shown.length]
+			)
 		);
 	rows.push(
-		row(make("td", {}, step.guard ? "largest" : `sum of ${step.count} terms`), values.length - 1, sum, {
+		row(html.td(step.guard ? "largest" : `sum of ${step.count} terms`), values.length - 1, bars.at(-1), {
 			class: "total"
 		})
 	);
-	return make("div", {class: "step"}, make("table", {}, make("caption", {}, name), make("tbody", {}, rows)));
+	return html.div({class: "step"}, html.table(html.caption(name), html.tbody(rows)));
 }
 
 function written(term, link) {
@@ -293,17 +272,16 @@ function written(term, link) {
 		n ? " × " : "",
 		factor.name === undefined ? factorInWords(factor) : link(factor)
 	]);
-	if (!term.text) return make("span", {}, factors);
+	if (!term.text) return html.span(factors);
 	const [before, after] =
 		term.text.length < 24 && /\bx\b/.test(term.text) && term.text.match(/\bx\b/g).length === 1
 			? term.text.split(/\bx\b/)
 			: [`${term.text}, x = `, ""];
-	return make("span", {}, before, factors, after);
+	return html.span(before, factors, after);
 }
 
 const factorInWords = factor =>
-	make(
-		"span",
+	html.span(
 		{class: "constant"},
 		/^[-\d.e/]+$/.test(factor.words) || factor.words.includes("/sqrt")
 			? factor.words
@@ -315,11 +293,10 @@ function linker({page, run, go, named, write}) {
 	return factor => {
 		const index = placeOf(factor.flat, run.shape(factor.name));
 		const at = {of: factor.gradient ? "gradient" : "value", name: factor.name, index};
-		return makeButton(
-			{class: "link", title: placeInWords(page, run, at.name, index), onclick: () => go(at)},
-			`${named(at)} `,
-			make("span", {class: "n"}, write(factor.value))
-		);
+		return button([`${named(at)} `, html.span({class: "n"}, write(factor.value))], () => go(at), {
+			class: "link",
+			title: placeInWords(page, run, at.name, index)
+		});
 	};
 }
 
@@ -333,22 +310,20 @@ function usesOf({page, run, at, flat, gradient, link}) {
 			const value = run.of(reader.name, reader.gradient ? "gradient" : "value")?.[use.output] ?? use.value;
 			const element = link({name: reader.name, gradient: reader.gradient, flat: use.output, value});
 			const words = use.adds === null ? "" : ` adds ${short(use.adds)}`;
-			rows.push(
-				make("li", {}, element, `${words}${use.count > 1 ? `, the strongest of ${use.count} uses` : ""}`)
-			);
+			rows.push(html.li(element, `${words}${use.count > 1 ? `, the strongest of ${use.count} uses` : ""}`));
 		} catch (error) {
 			if (!(error instanceof RangeError)) throw error;
-			rows.push(make("li", {}, `${reader.name}: the command below shows how`));
+			rows.push(html.li(`${reader.name}: the command below shows how`));
 		}
 	}
-	return rows.length ? [make("p", {class: "label"}, "used by"), make("ul", {class: "uses"}, rows)] : [];
+	return rows.length ? [html.p({class: "label"}, "used by"), html.ul({class: "uses"}, rows)] : [];
 }
 
 function others(run, at, go) {
 	const titles = {value: "its value", gradient: "its gradient", update: "its update"};
 	const links = Object.keys(titles)
 		.filter(of => of !== at.of && run.of(at.name, of))
-		.map(of => makeButton({onclick: () => go({...at, of})}, titles[of]));
-	links.push(makeButton({onclick: () => go({...at, index: []})}, `all of ${addressOf({...at, index: []})}`));
-	return make("p", {class: "buttons"}, links);
+		.map(of => button(titles[of], () => go({...at, of})));
+	links.push(button(`all of ${addressOf({...at, index: []})}`, () => go({...at, index: []})));
+	return html.p({class: "buttons"}, links);
 }

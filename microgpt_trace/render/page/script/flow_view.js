@@ -1,7 +1,7 @@
 // The list of all arrays, by layer and stage in order of computation, with their L2 norms and warning marks.
 
 import {located} from "./address.js";
-import {bar, make, makeButton} from "./dom.js";
+import {bar, button, fill, html, keyed} from "./dom.js";
 import {addressOf, lastOf, withoutLayer} from "./elements.js";
 import {short, statisticsOf} from "./numbers.js";
 
@@ -17,7 +17,7 @@ export function flowView({page, run, at, go, filter, setFilter}) {
 		else groups.push({layer, stages: new Map([[event.stage, [event]]])});
 	}
 	const hits = query => [...page.events, ...page.parameters].filter(({name}) => matches(name, query));
-	const search = make("input", {
+	const search = html.input({
 		type: "search",
 		id: "search",
 		placeholder: "search ( / )",
@@ -26,20 +26,17 @@ export function flowView({page, run, at, go, filter, setFilter}) {
 		"data-key": "search",
 		oninput: event => setFilter(event.target.value)
 	});
-	const list = make("div", {});
+	const list = html.div();
 	const shares = sharesOf(page, run);
-	const fill = query => {
-		const nothing = hits(query).length
-			? ""
-			: make("p", {class: "dim", role: "status"}, "No array name contains this text.");
-		list.replaceChildren(
-			nothing,
-			...groups.map(group => groupView(page, run, at, go, group, query, shares)).filter(Boolean),
+	const show = query =>
+		fill(
+			list,
+			!hits(query).length && html.p({class: "dim", role: "status"}, "No array name contains this text."),
+			groups.map(group => groupView(page, run, at, go, group, query, shares)),
 			parametersView(page, run, at, go, query),
-			leftOutView(page, run) ?? ""
+			leftOutView(page, run)
 		);
-	};
-	search.addEventListener("input", () => fill(search.value));
+	search.addEventListener("input", () => show(search.value));
 	search.addEventListener("keydown", event => {
 		if (event.key !== "Enter") return;
 		const [first] = hits(search.value);
@@ -48,18 +45,15 @@ export function flowView({page, run, at, go, filter, setFilter}) {
 		if (!match) return;
 		go(match);
 		const head = page.row(match.name).axes.length === 3 ? (match.index[0] ?? 0) : null;
-		document
-			.querySelector(`[data-key="${CSS.escape(`${addressOf({...match, index: []})} ${head}`)}"]`)
-			?.focus({preventScroll: true});
+		keyed(`${addressOf({...match, index: []})} ${head}`)?.focus({preventScroll: true});
 	});
-	fill(filter);
-	const legend = make(
-		"p",
+	show(filter);
+	const legend = html.p(
 		{class: "dim"},
 		"numbers: L2 norm",
 		shares.length ? "; bars: what attention or MLP adds, relative to the residual stream" : ""
 	);
-	return make("nav", {class: "flow", "aria-label": "Flow"}, search, legend, list);
+	return html.nav({class: "flow", "aria-label": "Flow"}, search, legend, list);
 }
 
 /** Return true if a name contains the search text. An index in the search text is ignored. */
@@ -85,14 +79,8 @@ function groupView(page, run, at, go, {layer, stages}, query, shares) {
 		const shown = events.filter(event => matches(event.name, query));
 		if (!shown.length) continue;
 		chosen ||= shown.some(event => event.name === at?.name);
-		if (layer !== null) parts.push(make("p", {class: "label"}, TITLES[stage] ?? stage));
-		parts.push(
-			make(
-				"ul",
-				{},
-				shown.map(event => rowView(page, run, at, go, event.name))
-			)
-		);
+		if (layer !== null) parts.push(html.p({class: "label"}, TITLES[stage] ?? stage));
+		parts.push(html.ul(shown.map(event => rowView(page, run, at, go, event.name))));
 	}
 	if (!parts.length) return null;
 	const [stage] = stages.keys();
@@ -100,13 +88,10 @@ function groupView(page, run, at, go, {layer, stages}, query, shares) {
 	const branches = shares.filter(
 		branch => branch.layer === first.layer && (layer !== null || branch.stage === stage)
 	);
-	const summary = make(
-		"summary",
-		{},
+	const summary = html.summary(
 		layer === null ? (TITLES[stage] ?? stage) : `Layer ${layer}`,
 		branches.map(({stage: branch, share}) =>
-			make(
-				"span",
+			html.span(
 				{
 					class: "share",
 					title:
@@ -116,14 +101,9 @@ function groupView(page, run, at, go, {layer, stages}, query, shares) {
 				bar(share)
 			)
 		),
-		page.odd[layer] ? make("span", {class: "odd", title: page.odd[layer]}, " ⚠") : null
+		page.odd[layer] ? html.span({class: "odd", title: page.odd[layer]}, " ⚠") : null
 	);
-	return make(
-		"details",
-		{open: layer === null || query !== "" || chosen, "data-layer": layer},
-		summary,
-		parts
-	);
+	return html.details({open: layer === null || query !== "" || chosen, "data-layer": layer}, summary, parts);
 }
 
 /** The arrays that the page does not hold in full, and the options that add them. */
@@ -134,23 +114,23 @@ function leftOutView(page, run) {
 	if (!missing.length && !forms.length) return null;
 	const lasts = forms.filter(form => form === "last").length;
 	const [never, rest] = [true, false].map(value => missing.filter(event => Boolean(event.never) === value));
-	const counted = (count, words) => (count ? `${count} of ${page.events.length} arrays ${words}. ` : "");
+	const all = `of ${page.events.length} arrays`;
+	const said = (count, one, many) => (count ? `${count} ${all} ${count === 1 ? one : many}. ` : "");
+	const numbers = "with numbers at the last position only";
 	const words = [
-		counted(rest.length, "are not in this page"),
-		counted(forms.length - lasts, "are 8-bit pictures, with numbers at the last position only"),
-		counted(lasts, "have only the last position"),
+		said(rest.length, "is not in this page", "are not in this page"),
+		said(forms.length - lasts, `is an 8-bit picture, ${numbers}`, `are 8-bit pictures, ${numbers}`),
+		said(lasts, "has only the last position", "have only the last position"),
 		page.adds && (rest.length || forms.length) ? `Add more with ${page.adds}.` : ""
 	];
-	return make(
-		"details",
+	return html.details(
 		{class: "left-out"},
-		make("summary", {}, "Not in this page"),
-		make("p", {class: "dim"}, words),
+		html.summary("Not in this page"),
+		html.p({class: "dim"}, words),
 		countsOf(rest),
 		never.length
 			? [
-					make(
-						"p",
+					html.p(
 						{class: "dim"},
 						"These arrays are too large for a page of a production model. Print them with --layer NAME " +
 							"--json --values:"
@@ -165,27 +145,18 @@ function leftOutView(page, run) {
 function countsOf(events) {
 	const counts = new Map();
 	for (const {name} of events) counts.set(withoutLayer(name), (counts.get(withoutLayer(name)) ?? 0) + 1);
-	return make(
-		"ul",
-		{},
-		Array.from(counts, ([name, count]) => make("li", {}, `${name}: ${count}`))
-	);
+	return html.ul(Array.from(counts, ([name, count]) => html.li(`${name}: ${count}`)));
 }
 
 function parametersView(page, run, at, go, query) {
 	const names = page.parameters
 		.map(({name}) => name)
 		.filter(name => matches(name, query) && run.of(name, "value"));
-	if (!names.length) return make("span", {});
-	return make(
-		"details",
+	if (!names.length) return null;
+	return html.details(
 		{open: query !== "" || names.includes(at?.name)},
-		make("summary", {}, "Parameters"),
-		make(
-			"ul",
-			{},
-			names.map(name => rowView(page, run, at, go, name))
-		)
+		html.summary("Parameters"),
+		html.ul(names.map(name => rowView(page, run, at, go, name)))
 	);
 }
 
@@ -199,25 +170,23 @@ function rowView(page, run, at, go, name) {
 	const size = stats?.count ? stats.l2 : Number.NaN;
 	const chosen = at?.name === name;
 	const isChanged = run.changed?.has(name);
-	return make(
-		"li",
-		{},
-		makeButton(
+	return html.li(
+		button(
+			[
+				html.span(
+					page.has(name) ? lastOf(name) : name,
+					stats?.others ? html.span({class: "odd", title: "not finite"}, " ⚠") : null,
+					isChanged ? " (changed)" : ""
+				),
+				html.span({class: "n dim"}, Number.isFinite(size) ? short(size, 3) : "–")
+			],
+			() => go({of: "value", name, index: []}),
 			{
+				key: `flow ${name}`,
 				class: "row",
 				"aria-current": chosen ? "true" : "false",
-				"data-key": `flow ${name}`,
-				title: page.row(name).says,
-				onclick: () => go({of: "value", name, index: []})
-			},
-			make(
-				"span",
-				{},
-				page.has(name) ? lastOf(name) : name,
-				stats?.others ? make("span", {class: "odd", title: "not finite"}, " ⚠") : null,
-				isChanged ? " (changed)" : ""
-			),
-			make("span", {class: "n dim"}, Number.isFinite(size) ? short(size, 3) : "–")
+				title: page.row(name).says
+			}
 		)
 	);
 }

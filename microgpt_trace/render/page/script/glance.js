@@ -1,7 +1,8 @@
 // Small pictures of the attention weights of all heads, in a row per layer. A reader can choose a head.
 
 import {scaleOf} from "./colors.js";
-import {make} from "./dom.js";
+import {html} from "./dom.js";
+import {counted} from "./numbers.js";
 import {walkable} from "./walkable.js";
 
 // Sizes in pixels.
@@ -17,9 +18,9 @@ const NOT_FINITE = [179, 38, 30]; // a red that is not in the colour scale
     onscroll. */
 export function glance(data) {
 	const size = Math.max(SMALLEST, Math.min(LARGEST, Math.floor(ROOM / Math.min(data.columns, 12)) - GAP));
-	const canvas = make("canvas", {});
-	const live = make("output", {class: "visually-hidden", "aria-live": "polite"});
-	const label = make("p", {class: "dim", "aria-hidden": "true"});
+	const canvas = html.canvas();
+	const live = html.output({class: "visually-hidden", "aria-live": "polite"});
+	const label = html.p({class: "dim", "aria-hidden": "true"});
 	const view = {data, cursor: data.chosen};
 	let painted = null;
 	const look = (at, aloud) => {
@@ -58,7 +59,7 @@ export function glance(data) {
 		cellAt,
 		look,
 		label:
-			`${data.rows * data.columns} heads, ${data.nameOf(...data.chosen)} is shown. Arrow keys move the ` +
+			`${counted(data.rows * data.columns, "head")}, ${data.nameOf(...data.chosen)} is shown. Arrow keys move the ` +
 			"cursor, Enter shows a head."
 	});
 
@@ -81,18 +82,16 @@ export function glance(data) {
 			context.strokeRect(at[1] * (size + GAP) + 1, at[0] * (size + GAP) + 1, size, size);
 		};
 		if (String(view.cursor) !== String(data.chosen)) outlined(view.cursor, style.color, 1);
-		outlined(data.chosen, style.getPropertyValue("--mark"), 2);
+		outlined(data.chosen, style.color, 2);
 	}
-	const note = make("p", {class: "dim"});
+	const note = html.p({class: "dim"});
 	const ruler = (side, labels) =>
-		make(
-			"div",
+		html.div(
 			{class: side, "aria-hidden": "true"},
-			labels.map(text => make("span", {}, text))
+			labels.map(text => html.span(text))
 		);
 	const heads = Array.from({length: data.columns}, (_, n) => String(n));
-	const element = make(
-		"div",
+	const element = html.div(
 		{class: "glances", onscroll: () => data.onscroll([element.scrollLeft, element.scrollTop])},
 		ruler("across", heads),
 		ruler("down", data.rowLabels),
@@ -120,13 +119,13 @@ export function glance(data) {
 /** Draw all pictures on one canvas. If several weights share a pixel, its colour is that of the largest
     weight. */
 function pictures(data, size, onNotFinite) {
-	const canvas = make("canvas", {
+	const canvas = html.canvas({
 		width: data.columns * (size + GAP) + 2,
 		height: data.rows * (size + GAP) + 2
 	});
 	const context = canvas.getContext("2d");
 	const side = Math.min(size, data.length);
-	const small = make("canvas", {width: side, height: side});
+	const small = html.canvas({width: side, height: side});
 	for (let row = 0; row < data.rows; row += 1) {
 		const weights = data.weightsOf(row);
 		for (let column = 0; column < data.columns; column += 1) {

@@ -1,6 +1,6 @@
 // What a head does in this text: where it looks, and its strongest lines.
 
-import {make, shareBar} from "./dom.js";
+import {html, shareBar} from "./dom.js";
 import {namedToken} from "./letters.js";
 import {percent} from "./numbers.js";
 
@@ -58,34 +58,24 @@ export function headCard({page, run, weights, head}) {
 		.toSorted((a, b) => b.share - a.share)
 		.slice(0, LINES);
 	const name = page.layers > 1 ? `${page.row(weights).layer}.${head}` : head;
-	return make(
-		"section",
+	return html.section(
 		{class: "card", "aria-label": "This head in this text"},
-		make("h2", {}, `Head ${name} in this text`),
-		make("p", {class: "dim"}, "where it looks, on average from position 1 on; places may overlap"),
-		make(
-			"ul",
+		html.h2(`Head ${name} in this text`),
+		html.p({class: "dim"}, "where it looks, on average from position 1 on; places may overlap"),
+		html.ul(
 			{class: "shares"},
 			list.map(([words, share]) =>
-				make(
-					"li",
-					{},
-					make("span", {}, words),
-					shareBar(share),
-					make("span", {class: "n"}, `${percent(share)} %`)
-				)
+				html.li(html.span(words), shareBar(share), html.span({class: "n"}, `${percent(share)} %`))
 			)
 		),
 		lines.length
-			? make(
-					"p",
-					{},
+			? html.p(
 					"Strongest lines to earlier tokens past position 0: ",
 					lines.map(({query, key, share}, n) => [
 						n ? ", " : "",
-						make("b", {class: "letters"}, namedToken(run, query)),
+						html.b({class: "letters"}, namedToken(run, query)),
 						" → ",
-						make("b", {class: "letters"}, namedToken(run, key)),
+						html.b({class: "letters"}, namedToken(run, key)),
 						` ${percent(share)} %`
 					]),
 					"."

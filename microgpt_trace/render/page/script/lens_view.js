@@ -1,8 +1,8 @@
 // The logit lens at one position: the tokens that the model would predict if it ended after each layer, and
 // the probability and rank of a target token, also after each attention.
 
-import {make} from "./dom.js";
-import {chance} from "./numbers.js";
+import {html, tableOf, wide} from "./dom.js";
+import {chance, counted} from "./numbers.js";
 
 /** The section of the logit lens, or null if the page has none for this position. */
 export function lensView({page, run, position}) {
@@ -26,56 +26,30 @@ export function lensView({page, run, position}) {
 				rank === null ? "–" : rank.toLocaleString("en")
 			])
 		: Array.from(candidates, ([layer, words]) => [`layer ${layer}`, words]);
-	const heads = [
-		"after",
-		"the model would predict",
-		...(followed.length ? [`P of ${lens.label}`, "rank"] : [])
-	];
-	const table = make(
-		"table",
-		{},
-		make("caption", {class: "visually-hidden"}, "the logit lens, layer by layer"),
-		make(
-			"thead",
-			{},
-			make(
-				"tr",
-				{},
-				heads.map((words, n) => make("th", {scope: "col", class: n > 1 ? "n" : ""}, words))
-			)
-		),
-		make(
-			"tbody",
-			{},
-			rows.map(([after, ...cells]) =>
-				make(
-					"tr",
-					{},
-					make("th", {scope: "row"}, after),
-					cells.map((words, n) => make("td", {class: n ? "n" : "letters"}, words))
-				)
+	const numbers = followed.length ? [`P of ${lens.label}`, "rank"] : [];
+	const table = tableOf({
+		title: "the logit lens, layer by layer",
+		heads: [
+			"after",
+			"the model would predict",
+			...numbers.map(words => html.th({scope: "col", class: "n"}, words))
+		],
+		rows: rows.map(([after, ...cells]) =>
+			html.tr(
+				html.th({scope: "row"}, after),
+				cells.map((words, n) => html.td({class: n ? "n" : "letters"}, words))
 			)
 		)
-	);
-	return make(
-		"section",
+	});
+	return html.section(
 		{class: "lenses", "aria-label": "Logit lens"},
-		make(
-			"h2",
-			{},
+		html.h2(
 			"Logit lens",
-			make(
-				"small",
-				{},
+			html.small(
 				` after position ${position} (${run.labels[position]}): what the model would predict if it ` +
 					"ended there"
 			)
 		),
-		make(
-			"details",
-			{},
-			make("summary", {}, `${rows.length} rows`),
-			make("div", {class: "wide", tabindex: 0, role: "group", "aria-label": "logit lens"}, table)
-		)
+		html.details(html.summary(counted(rows.length, "row")), wide("logit lens", table))
 	);
 }

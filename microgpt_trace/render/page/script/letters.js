@@ -1,9 +1,14 @@
 // Names of tokens for readers who learn: "·" is the start of a name, and "stop" its end.
 
+import {html} from "./dom.js";
+
 const SHOWN = {BOS: "·", EOS: "stop"};
 
 /** The token as it stands in the picture. */
 export const letterOf = label => SHOWN[label] ?? label;
+
+/** A text in the font of letters. */
+export const inLetters = text => html.b({class: "letters"}, text);
 
 const NTH = ["first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth"];
 

@@ -1,8 +1,8 @@
 // The controls of a page that runs a small model: another text, heads and units to ablate, parameters to
 // change.
 
-import {chancesWithChanges, changesInWords} from "./changes.js";
-import {draw, make, makeButton} from "./dom.js";
+import {chancesWithChanges, changesInWords, toggled} from "./changes.js";
+import {button, html, svg} from "./dom.js";
 import {nameOf} from "./elements.js";
 import {letterOf} from "./letters.js";
 import {short} from "./numbers.js";
@@ -10,7 +10,7 @@ import {short} from "./numbers.js";
 /** A field for a name, the changes with a button that undoes all of them, and a button that returns to the
     traced name. */
 export function liveView({page, state, set, problem, run}) {
-	const field = make("input", {
+	const field = html.input({
 		type: "text",
 		id: "text",
 		value: state.text ?? page.text,
@@ -21,8 +21,7 @@ export function liveView({page, state, set, problem, run}) {
 		"data-key": "text",
 		"aria-describedby": "origin"
 	});
-	const form = make(
-		"form",
+	const form = html.form(
 		{
 			class: "live",
 			onsubmit: event => {
@@ -30,36 +29,32 @@ export function liveView({page, state, set, problem, run}) {
 				set({text: field.value});
 			}
 		},
-		make("strong", {}, "microGPT"),
+		html.strong("microGPT"),
 		" ",
-		make("label", {for: "text"}, "reads the name "),
+		html.label({for: "text"}, "reads the name "),
 		field
 	);
 	field.addEventListener("input", event => event.isComposing || set({text: field.value}, "text"));
 	field.addEventListener("compositionend", () => set({text: field.value}, "text"));
 	const changes = changesInWords(page, state);
 	const undo = changes.length
-		? make(
-				"p",
+		? html.p(
 				{class: "changes"},
 				"● ",
 				changes.join(", "),
 				" ",
-				makeButton({class: "link", "data-key": "undo", onclick: () => set({off: [], parameters: {}})}, "undo")
+				button("undo", () => set({off: [], parameters: {}}), {key: "undo", class: "link"})
 			)
 		: null;
 	const reset =
-		state.text === null
-			? null
-			: makeButton({onclick: () => set({text: null})}, `back to ${page.text || "the trace"}`);
+		state.text === null ? null : button(`back to ${page.text || "the trace"}`, () => set({text: null}));
 	const origin = run.traced ? "" : "computed in this page in float64; only the traced run has gradients";
-	return make(
-		"div",
+	return html.div(
 		{class: "source"},
 		form,
 		undo,
 		reset,
-		make("p", {id: "origin", class: problem ? "origin bad" : "origin", role: "status"}, problem ?? origin)
+		html.p({id: "origin", class: problem ? "origin bad" : "origin", role: "status"}, problem ?? origin)
 	);
 }
 
@@ -67,7 +62,7 @@ export function liveView({page, state, set, problem, run}) {
 export function headButtons({page, state, set, name}) {
 	const buttons = page.headEvents[name].map((event, head) => toggle(state, set, event, `head ${head}`));
 	return buttons.length
-		? make("span", {class: "ablations", role: "group", "aria-label": "ablate heads"}, "ablate ", buttons)
+		? html.span({class: "ablations", role: "group", "aria-label": "ablate heads"}, "ablate ", buttons)
 		: null;
 }
 
@@ -80,27 +75,21 @@ export function unitButton({page, state, set, at}) {
 		: at.index.length === 2
 			? `${at.name}[:,${at.index[1]}]`
 			: null;
-	return make(
-		"p",
+	return html.p(
 		{class: "buttons"},
 		name
 			? ["ablate ", toggle(state, set, name, name)]
-			: make("small", {}, "To ablate a unit, choose one of its numbers first.")
+			: html.small("To ablate a unit, choose one of its numbers first.")
 	);
 }
 
 function toggle(state, set, name, words) {
 	const isOff = state.off.includes(name);
-	const off = isOff ? state.off.filter(other => other !== name) : [...state.off, name];
-	return makeButton(
-		{
-			"aria-pressed": String(isOff),
-			"data-key": `off ${name}`,
-			title: isOff ? "undo the ablation" : `ablate ${name}`,
-			onclick: () => set({off})
-		},
-		words
-	);
+	return button(words, () => set({off: toggled(state.off, name)}), {
+		key: `off ${name}`,
+		pressed: isOff,
+		title: isOff ? "undo the ablation" : `ablate ${name}`
+	});
 }
 
 const STEPS = 24; // of the curve over a slider
@@ -109,15 +98,15 @@ const STEPS = 24; // of the curve over a slider
     the slider. The page runs the model again at each move. */
 export function parameterSlider({page, state, set, run, position, isDragged}) {
 	return (at, flat) => {
-		if (isDragged) return make("div", {class: "slider"}); // the page keeps the slider that is dragged
+		if (isDragged) return html.div({class: "slider"}); // the page keeps the slider that is dragged
 		const key = nameOf(at.name, at.index);
 		const stored = page.stored.get(at.name)[flat];
 		const value = state.parameters[key] ?? stored;
 		if (!Number.isFinite(stored)) return null;
 		const span = Math.max(1, 3 * Math.abs(stored));
-		const shown = make("output", {for: "slider"}, short(value));
+		const shown = html.output({for: "slider"}, short(value));
 		const change = to => ({...state.parameters, [key]: to});
-		const input = make("input", {
+		const input = html.input({
 			type: "range",
 			id: "slider",
 			min: -span,
@@ -133,16 +122,14 @@ export function parameterSlider({page, state, set, run, position, isDragged}) {
 		const chances = Array.from({length: STEPS + 1}, (_, n) =>
 			chancesWithChanges(page, {...state, parameters: change(span * ((2 * n) / STEPS - 1))}, run, position)
 		);
-		return make(
-			"div",
+		return html.div(
 			{class: "slider"},
 			curve(chances, run.targets[position]),
-			make(
-				"p",
+			html.p(
 				{class: "dim"},
 				`chance of ${letterOf(page.vocabulary[run.targets[position]])}, and of the other letters in grey`
 			),
-			make("label", {for: "slider"}, "change the value "),
+			html.label({for: "slider"}, "change the value "),
 			shown,
 			input
 		);
@@ -158,10 +145,9 @@ function curve(chances, target) {
 				(row, n) => `${n ? "L" : "M"}${(100 * n) / STEPS} ${(40 - (38 * (row[token] || 0)) / top).toFixed(2)}`
 			)
 			.join("");
-	return draw(
-		"svg",
+	return svg.svg(
 		{class: "curve", viewBox: "0 0 100 40", preserveAspectRatio: "none", "aria-hidden": "true"},
-		chances[0].map((_, token) => draw("path", {d: line(token)})),
-		draw("path", {class: "real", d: line(target)})
+		chances[0].map((_, token) => svg.path({d: line(token)})),
+		svg.path({class: "real", d: line(target)})
 	);
 }

@@ -1,9 +1,9 @@
 // A matrix of numbers as a picture in which keys move a cursor. A link under it shows a table of the numbers.
 
-import {inkOn, scaleOf} from "./colors.js";
-import {make} from "./dom.js";
-import {exact, short} from "./numbers.js";
-import {walkable} from "./walkable.js";
+import {gradientOf, inkOn, scaleOf} from "./colors.js";
+import {html, tableOf, wide} from "./dom.js";
+import {counted, exact, short} from "./numbers.js";
+import {eachCell, walkable} from "./walkable.js";
 
 const LARGEST_CELL = 34; // pixels
 const WITH_NUMBERS = 30; // a cell of at least this many pixels shows its number
@@ -11,12 +11,12 @@ const MOST_IN_TABLE = 4096; // elements
 
 /** The picture of `data`. It has `rows`, `columns`, valueAt(row, column) and isMasked(row, column). The scale
     has the `kind` "share" or "signed" and its `end`. There are `rowLabels` and `columnLabels`, and a rule
-    after every `ruled` columns. describe(row, column) and brief(value) write numbers. `chosen` is a cell, and
-    `onlook` and `onpick` are functions of a cell. `key` is the name of this matrix, which is unique in the
-    page. */
+    after every `ruled` columns. describe(row, column), brief(value) and, for the table, numberAt(row, column)
+    write numbers. `chosen` is a cell, and `onlook` and `onpick` are functions of a cell. `key` is the name of
+    this matrix, which is unique in the page. */
 export function matrix(data) {
-	const canvas = make("canvas", {});
-	const live = make("output", {class: "visually-hidden", "aria-live": "polite"});
+	const canvas = html.canvas();
+	const live = html.output({class: "visually-hidden", "aria-live": "polite"});
 	const view = {data, canvas, cursor: data.chosen ?? null, marked: null};
 	const look = (at, aloud) => {
 		view.cursor = at;
@@ -31,12 +31,10 @@ export function matrix(data) {
 		cellAt: event => cellAt(view, event),
 		look,
 		label:
-			`${data.title}: ${data.rows} rows, ${data.columns} columns. Arrow keys move the cursor, Enter ` +
+			`${data.title}: ${counted(data.rows, "row")}, ${counted(data.columns, "column")}. Arrow keys move the cursor, Enter ` +
 			"chooses a number."
 	});
-	const shown = make(
-		"figure",
-		{},
+	const shown = html.figure(
 		box,
 		data.legend === false ? null : legend(data),
 		live,
@@ -93,22 +91,16 @@ function layOut(view, width) {
 
 /** A canvas with one pixel per cell, and true if all values that are not masked are finite. */
 function pictureOf(data) {
-	const picture = make("canvas", {width: data.columns, height: data.rows});
+	const picture = html.canvas({width: data.columns, height: data.rows});
 	const context = picture.getContext("2d");
 	const image = context.createImageData(data.columns, data.rows);
 	const colorOf = scaleOf(data.kind, data.end);
 	let allFinite = true;
-	for (let row = 0; row < data.rows; row += 1) {
-		for (let column = 0; column < data.columns; column += 1) {
-			const at = 4 * (row * data.columns + column);
-			const value = data.valueAt(row, column);
-			if (data.isMasked?.(row, column)) continue;
-			allFinite &&= Number.isFinite(value);
-			if (!Number.isFinite(value)) continue;
-			image.data.set(colorOf(value), at);
-			image.data[at + 3] = 255;
-		}
-	}
+	eachCell(data, (row, column, value) => {
+		const at = 4 * (row * data.columns + column);
+		allFinite &&= Number.isFinite(value);
+		if (Number.isFinite(value)) image.data.set([...colorOf(value), 255], at);
+	});
 	context.putImageData(image, 0, 0);
 	return [picture, allFinite];
 }
@@ -131,7 +123,7 @@ function paint(view) {
 	outline(view, context, data.chosen, ink, 2);
 	if (String(view.cursor) !== String(data.chosen)) outline(view, context, view.cursor, ink, 1);
 	if (view.marked === null) return;
-	context.strokeStyle = style.getPropertyValue("--mark");
+	context.strokeStyle = ink;
 	context.lineWidth = 2;
 	if (data.marksRows) context.strokeRect(left, top + view.marked * height, cell * data.columns, height);
 	if (data.marksColumns) context.strokeRect(left + view.marked * cell, top, cell, height * data.rows);
@@ -169,21 +161,17 @@ function paintCells({data, left, top, cell, height, font, allFinite}, context, i
 	context.textAlign = "center";
 	context.textBaseline = "middle";
 	context.font = font(11);
-	for (let row = 0; row < data.rows; row += 1) {
-		for (let column = 0; column < data.columns; column += 1) {
-			const value = data.valueAt(row, column);
-			if (data.isMasked?.(row, column)) continue;
-			const finite = Number.isFinite(value);
-			if (finite && !numbered) continue;
-			if (!finite) {
-				context.fillStyle = paper; // cover the hatching, which means masked
-				context.fillRect(left + column * cell, top + row * height, cell, height);
-			}
-			context.fillStyle = finite ? inkOn(colorOf(value)) : ink;
-			const text = finite ? data.brief(value) : cell > 24 ? exact(value) : "!";
-			context.fillText(text, left + (column + 0.5) * cell, top + (row + 0.5) * height, cell - 2);
+	eachCell(data, (row, column, value) => {
+		const finite = Number.isFinite(value);
+		if (finite && !numbered) return;
+		if (!finite) {
+			context.fillStyle = paper; // cover the hatching, which means masked
+			context.fillRect(left + column * cell, top + row * height, cell, height);
 		}
-	}
+		context.fillStyle = finite ? inkOn(colorOf(value)) : ink;
+		const text = finite ? data.brief(value) : cell > 24 ? exact(value) : "!";
+		context.fillText(text, left + (column + 0.5) * cell, top + (row + 0.5) * height, cell - 2);
+	});
 }
 
 function outline({left, top, cell, height}, context, at, ink, width) {
@@ -224,14 +212,11 @@ function cellAt({data, canvas, left, top, cell, height}, event) {
 
 function legend(data) {
 	const ends = data.kind === "share" ? ["0", short(data.end)] : [short(-data.end), short(data.end)];
-	return make(
-		"figcaption",
-		{},
+	return html.figcaption(
 		ends[0],
-		make("span", {class: `strip ${data.kind}`, "aria-hidden": "true"}),
+		html.span({class: "strip", "aria-hidden": "true", style: {background: gradientOf(data.kind)}}),
 		ends[1],
-		make(
-			"span",
+		html.span(
 			{class: "dim"},
 			data.isMasked ? `hatched: ${data.hatched ?? "masked"}` : "",
 			data.isPicture ? " 8-bit picture" : ""
@@ -240,44 +225,29 @@ function legend(data) {
 }
 
 function tableBehind(data) {
-	const details = make("details", {class: "behind"}, make("summary", {}, "show as a table"));
+	const details = html.details({class: "behind"}, html.summary("show as a table"));
 	details.addEventListener("toggle", () => {
 		if (!details.open || details.children.length > 1) return;
-		if (data.rows * data.columns > MOST_IN_TABLE) {
-			details.append(
-				make("p", {}, `${(data.rows * data.columns).toLocaleString("en")} elements are too many for a table.`)
-			);
-			return;
-		}
-		const numbers = n => Array.from({length: n}, (_, at) => String(at));
-		const columns = data.columnLabels ?? numbers(data.columns);
-		const head = make(
-			"tr",
-			{},
-			make("td", {}),
-			columns.map(label => make("th", {scope: "col"}, label))
-		);
-		const body = numbers(data.rows).map((label, row) =>
-			make(
-				"tr",
-				{},
-				make("th", {scope: "row"}, data.rowLabels?.[row] ?? label),
-				numbers(data.columns).map((_, column) => make("td", {class: "n"}, data.numberAt(row, column)))
-			)
-		);
+		const count = data.rows * data.columns;
 		details.append(
-			make(
-				"div",
-				{class: "wide", tabindex: 0, role: "group", "aria-label": `${data.title} as a table`},
-				make(
-					"table",
-					{},
-					make("caption", {class: "visually-hidden"}, data.title),
-					make("thead", {}, head),
-					make("tbody", {}, body)
-				)
-			)
+			count > MOST_IN_TABLE
+				? html.p(`${count.toLocaleString("en")} elements are too many for a table.`)
+				: wide(`${data.title} as a table`, tableOfNumbers(data))
 		);
 	});
 	return details;
+}
+
+function tableOfNumbers(data) {
+	const {title, rowLabels, columnLabels, isMasked, valueAt} = data;
+	const numbers = n => Array.from({length: n}, (_, at) => String(at));
+	const numberAt =
+		data.numberAt ?? ((row, column) => (isMasked?.(row, column) ? "masked" : exact(valueAt(row, column))));
+	const rows = numbers(data.rows).map((label, row) =>
+		html.tr(
+			html.th({scope: "row"}, rowLabels?.[row] ?? label),
+			numbers(data.columns).map((_, column) => html.td({class: "n"}, numberAt(row, column)))
+		)
+	);
+	return tableOf({title, heads: [null, ...(columnLabels ?? numbers(data.columns))], rows});
 }

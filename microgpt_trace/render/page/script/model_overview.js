@@ -3,17 +3,17 @@
 
 import {answerBar, ordinal} from "./answer_view.js";
 import {parsed} from "./elements.js";
-import {make, makeButton, shareBar} from "./dom.js";
+import {button, fill, html, shareBar} from "./dom.js";
 import {headCard} from "./head_card.js";
-import {namedToken} from "./letters.js";
-import {chance, percent, short} from "./numbers.js";
+import {inLetters, namedToken} from "./letters.js";
+import {chance, counted, moves, percent, short} from "./numbers.js";
+import {pictureBox} from "./picture_parts.js";
 import {riverView} from "./river_view.js";
 import {start} from "./trace_page.js";
 
 const TOP = 5; // bars of the answer bar, and parts of the ranking
 // pixels; a presented or printed picture is drawn in the width PRESENTED and enlarged
 const [LEAST, PRESENTED] = [280, 1232];
-const letters = text => make("b", {class: "letters"}, text);
 
 /** The first screen, or null if the page has no logit lens. */
 function modelOverviewOf(page, slot) {
@@ -29,7 +29,7 @@ function modelOverviewOf(page, slot) {
 		const part = parts.find(({name}) => name === state.line?.name) ?? ranked[0] ?? null;
 		const select = at => set({position: at});
 		const choose = ({name}) => set({position, line: parsed(name, page)});
-		slot("answer").replaceChildren(...answerOf({page, run, position, select}));
+		fill(slot("answer"), answerOf({page, run, position, select}));
 		const context = {
 			page,
 			run,
@@ -44,16 +44,7 @@ function modelOverviewOf(page, slot) {
 			go,
 			next: () => choose(ranked[(ranked.indexOf(part) + 1) % ranked.length])
 		};
-		const picture = make("div", {
-			class: "figure",
-			id: "picture-box",
-			tabindex: 0,
-			role: "application",
-			"aria-roledescription": "picture",
-			"data-key": "picture",
-			"aria-label": spoken(context),
-			onkeydown: event => moved(event, context)
-		});
+		const picture = pictureBox(event => moved(event, context), {"aria-label": spoken(context)});
 		picture.resized = width =>
 			picture.replaceChildren(
 				riverView({
@@ -62,13 +53,14 @@ function modelOverviewOf(page, slot) {
 				})
 			);
 		print = () => picture.resized(PRESENTED);
-		slot("picture").replaceChildren(make("div", {class: "plane"}, widget(picture)));
-		slot("cards").replaceChildren(
-			...[
-				part && partCard(context),
-				part && rankedCard(context),
-				part && headCard({page, run, weights: part.weights, head: part.head, position})
-			].filter(Boolean)
+		fill(slot("picture"), html.div({class: "plane"}, widget(picture)));
+		fill(
+			slot("cards"),
+			part && [
+				partCard(context),
+				rankedCard(context),
+				headCard({page, run, weights: part.weights, head: part.head, position})
+			]
 		);
 		return part?.weights ? {position, layer: part.weights, head: part.head} : {position};
 	}
@@ -147,11 +139,11 @@ function answerOf({page, run, position, select}) {
 			? ["The trace has no prediction for this position. Add it with --positions."]
 			: [
 					"chance of ",
-					make("b", {class: "letters"}, label),
+					inLetters(label),
 					follows && token === run.targets[position] ? ", which really follows" : "",
 					place
 						? [
-								make("br"),
+								html.br(),
 								`${ordinal(place)} of ${page.shapeOf(page.probabilities, 1)[1].toLocaleString("en")}`
 							]
 						: ""
@@ -167,11 +159,11 @@ function answerOf({page, run, position, select}) {
 	});
 }
 
-/** Choose another part by the keyboard. */
+/** Choose another part by a key. Return true if the key means something here. */
 function moved(event, {parts, part, choose, go, page}) {
 	const layers = {ArrowLeft: -1, ArrowRight: 1};
 	const rows = {ArrowUp: -1, ArrowDown: 1};
-	if (!part) return;
+	if (!part) return false;
 	const same = parts.filter(({layer}) => layer === part.layer);
 	const place = same.indexOf(part);
 	let other = null;
@@ -184,15 +176,14 @@ function moved(event, {parts, part, choose, go, page}) {
 			name: part.weights ?? part.name,
 			index: part.weights ? [part.head, page.effects.position, part.key] : []
 		});
-	else return;
+	else return false;
 	if (other) choose(other);
-	event.preventDefault();
-	event.stopPropagation();
+	return true;
 }
 
 function spoken({page, run, position, part}) {
 	const lane =
-		`Logit lens of ${page.lens.positions.length} positions. Position ${position}, ` +
+		`Logit lens of ${counted(page.lens.positions.length, "position")}. Position ${position}, ` +
 		`${run.labels[position]}, is chosen.`;
 	if (!part) return lane;
 	const without = part.without === null ? "" : `, ${page.effects.label} without it ${chance(part.without)}`;
@@ -205,18 +196,19 @@ function partCard({page, run, part, ranked, next, go}) {
 	const {head, layer, key, share} = part;
 	const isHead = head !== null;
 	const looks = isHead && key !== undefined;
+	const lookedAt = key === effects.position ? "itself" : looks && inLetters(namedToken(run, key));
 	const reads = looks
 		? [
-				`Reading `,
-				letters(run.labels[effects.position]),
+				"Reading ",
+				inLetters(run.labels[effects.position]),
 				", this head takes ",
-				make("b", {}, `${short(100 * share)} %`),
+				html.b(`${short(100 * share)} %`),
 				" from ",
-				key === effects.position ? "itself" : letters(namedToken(run, key)),
+				lookedAt,
 				". "
 			]
 		: [];
-	const place = ranked.indexOf(part) + 1;
+	const place = ranked.length > 1 && ranked.indexOf(part) + 1;
 	const most = effects.isMeasured ? "changes the loss most if it is removed" : "adds or takes away most";
 	const order = effects.isMeasured ? "the change of the loss without it" : "what it adds or takes away";
 	const chosen =
@@ -226,51 +218,40 @@ function partCard({page, run, part, ranked, next, go}) {
 				? `${ordinal(place)} of ${ranked.length} heads by ${order}.`
 				: "";
 	const why = {of: "value", name: part.weights, index: [head, effects.position, key]};
-	return make(
-		"section",
+	return html.section(
 		{class: "card", "aria-label": "The chosen part"},
-		make(
-			"h2",
-			{},
+		html.h2(
 			part.words.replace(/^h/, "H"),
-			looks ? [" looks most at ", key === effects.position ? "itself" : letters(namedToken(run, key))] : "",
-			make("small", {}, ` ${part.name}`)
+			looks && [" looks most at ", lookedAt.cloneNode?.(true) ?? lookedAt],
+			html.small(` ${part.name}`)
 		),
-		make("p", {}, reads, effectOf(effects, part)),
-		make("p", {}, rankOf(page, part)),
-		chosen ? make("p", {class: "dim"}, chosen) : null,
-		make(
-			"p",
+		html.p(reads, effectOf(effects, part)),
+		html.p(rankOf(page, part)),
+		chosen && html.p({class: "dim"}, chosen),
+		html.p(
 			{class: "buttons"},
-			makeButton(
-				{
-					class: "primary",
-					"data-key": "layer",
-					onclick: () => go({of: "value", name: part.weights ?? part.name, index: isHead ? [head] : []})
-				},
-				`See layer ${layer}`
+			button(
+				`See layer ${layer}`,
+				() => go({of: "value", name: part.weights ?? part.name, index: isHead ? [head] : []}),
+				{key: "layer", class: "primary"}
 			),
-			looks ? makeButton({"data-key": "why", onclick: () => go(why)}, `Why ${percent(share)} %?`) : null,
-			makeButton({"data-key": "next part", onclick: next}, "Next head")
+			looks && button(`Why ${percent(share)} %?`, () => go(why), {key: "why"}),
+			button("Next head", next, {key: "next part"})
 		)
 	);
 }
 
 function effectOf({p, label, other, isMeasured}, {without, adds, head, hasBias, here}) {
-	const size = make("b", {}, short(Math.abs(adds)));
-	const difference = [" the logit of ", letters(label), " minus that of ", letters(other), "."];
+	const size = html.b(short(Math.abs(adds)));
+	const difference = [" the logit of ", inLetters(label), " minus that of ", inLetters(other), "."];
 	if (!isMeasured)
 		return adds < 0 ? ["It takes ", size, " away from", difference] : ["It adds ", size, " to", difference];
-	const moves = after =>
-		chance(p) === chance(after)
-			? `stays at ${chance(p)}`
-			: `${after < p ? "falls" : "rises"} from ${chance(p)} to ${chance(after)}`;
 	const part = head === null ? `this MLP${hasBias ? " (its bias stays)" : ""}` : "it";
 	return [
 		`Without ${part} at all positions, the chance of `,
-		letters(label),
-		` ${moves(without)}.`,
-		here === undefined ? "" : ` Without it at this position alone, the chance ${moves(here)}.`
+		inLetters(label),
+		` ${moves(p, without)}.`,
+		here === undefined ? "" : ` Without it at this position alone, the chance ${moves(p, here)}.`
 	];
 }
 
@@ -291,7 +272,7 @@ function rankOf(page, {layer, head}) {
 		before === after
 			? [" leaves the rank of ", ` at ${ordinal(after)}.`]
 			: [" takes the rank of ", ` from ${ordinal(before)} to ${ordinal(after)}.`];
-	return ["In the logit lens, ", half, ranks[0], letters(page.effects.label), ranks[1]];
+	return ["In the logit lens, ", half, ranks[0], inLetters(page.effects.label), ranks[1]];
 }
 
 /** The card of the heads that do most. The bar of a head shows the chance without it, and a rule the chance
@@ -309,35 +290,29 @@ function rankedCard({page, run, top, part, ranked, choose}) {
 			each.key === undefined
 				? ""
 				: [
-						each.key === page.effects.position ? "itself" : letters(namedToken(run, each.key)),
+						each.key === page.effects.position ? "itself" : inLetters(namedToken(run, each.key)),
 						` ${percent(each.share)} %`
 					];
 		if (each.adds < 0 && !isMeasured) bar.firstChild.classList.add("less");
-		return make(
-			"li",
-			{},
-			makeButton(
-				{
-					class: "link",
-					"data-key": `part ${each.name}`,
-					"aria-pressed": String(each === part),
-					onclick: () => choose(each)
-				},
-				each.words
-			),
-			make("span", {}, looks),
+		return html.li(
+			button(each.words, () => choose(each), {
+				key: `part ${each.name}`,
+				pressed: each === part,
+				class: "link"
+			}),
+			html.span(looks),
 			bar,
-			make("span", {class: "n"}, isMeasured ? chance(each.without) : short(each.adds))
+			html.span({class: "n"}, isMeasured ? chance(each.without) : short(each.adds))
 		);
 	});
-	const answer = [letters(label), " after ", letters(run.labels[page.effects.position])];
+	const answer = [inLetters(label), " after ", inLetters(run.labels[page.effects.position])];
 	const title = isMeasured
 		? [
 				"What a head looks at most → chance of ",
 				answer,
 				` without the head at all positions, now ${chance(p)}`
 			]
-		: ["What a head looks at most → what it adds to ", letters(label), " over ", letters(other)];
+		: ["What a head looks at most → what it adds to ", inLetters(label), " over ", inLetters(other)];
 	const caution = isMeasured
 		? ""
 		: "This text is too long to remove each part within about ten seconds. The list shows what heads " +
@@ -346,16 +321,15 @@ function rankedCard({page, run, top, part, ranked, choose}) {
 	const first =
 		atFirst === null
 			? ""
-			: `In ${atFirst} of ${ranked.length} heads, position 0 gets more than half of the attention on ` +
+			: `In ${atFirst} of ${counted(ranked.length, "head")}, position 0 gets more than half of the attention on ` +
 				"average.";
-	return make(
-		"section",
+	return html.section(
 		{class: "card", "aria-label": "Where to look first"},
-		make("h2", {}, "Where to look first"),
-		caution ? make("p", {}, caution) : null,
-		make("p", {class: "dim"}, title),
-		make("ul", {class: "ranked"}, rows),
-		make("p", {class: "dim"}, first)
+		html.h2("Where to look first"),
+		caution ? html.p(caution) : null,
+		html.p({class: "dim"}, title),
+		html.ul({class: "ranked"}, rows),
+		html.p({class: "dim"}, first)
 	);
 }
 

@@ -41,18 +41,35 @@ export function chance(p) {
 	return `${Number((100 * p).toPrecision(3)) >= 100 ? "100" : (100 * p).toPrecision(3)} %`;
 }
 
+/** The tokens in the order of their probabilities. */
+export const likeliestFirst = chances =>
+	Array.from(chances.keys()).toSorted((a, b) => chances[b] - chances[a] || a - b);
+
+/** What becomes of a probability, such as "falls from 12.3 % to 4.56 %". */
+export const moves = (before, after) =>
+	chance(before) === chance(after)
+		? `stays at ${chance(before)}`
+		: `${after < before ? "falls" : "rises"} from ${chance(before)} to ${chance(after)}`;
+
+/** A count with its noun, such as "1 head" or "4 heads". */
+export const counted = (count, noun) => `${count} ${noun}${count === 1 ? "" : "s"}`;
+
 /** A share in percent, without decimals. */
 export const percent = share => (Number.isFinite(share) ? `${Math.round(100 * share)}` : exact(share));
 
+/** The largest finite magnitude, or 0. */
+export const largest = values =>
+	values.reduce((most, value) => (Number.isFinite(value) ? Math.max(most, Math.abs(value)) : most), 0);
+
 /** Statistics of the finite elements of an array. `others` is the number of elements that are not finite. */
 export function statisticsOf(values, isCounted) {
-	const counted = values.filter((_, n) => isCounted(n));
-	const finite = counted.filter(Number.isFinite);
+	const all = values.filter((_, n) => isCounted(n));
+	const finite = all.filter(Number.isFinite);
 	const sumOf = part => finite.reduce((sum, value) => sum + part(value), 0);
 	const mean = sumOf(value => value) / finite.length;
 	return {
 		count: finite.length,
-		others: counted.length - finite.length,
+		others: all.length - finite.length,
 		zeros: finite.filter(value => value === 0).length,
 		l2: Math.sqrt(sumOf(value => value * value)),
 		mean,

@@ -3,10 +3,11 @@
 
 import {answerView, likeliest} from "./answer_view.js";
 import {lineCard, partsCard} from "./cards.js";
-import {chancesAfter, chanceWith, changesOf, linesOf, partsOf} from "./changes.js";
-import {make} from "./dom.js";
+import {chancesAfter, chanceWith, changesOf, linesOf, partsOf, toggled} from "./changes.js";
+import {fill, html} from "./dom.js";
 import {nameOf, parsed} from "./elements.js";
 import {pictureView} from "./picture.js";
+import {pictureBox} from "./picture_parts.js";
 import {narrowView} from "./picture_narrow.js";
 import {sheetOf} from "./sheet.js";
 import {tourCard} from "./tour.js";
@@ -20,7 +21,7 @@ const MANY = 9; // with more lanes, the printed picture is lower, because the ta
     returns the chosen position, layer and head. Null if the page lacks the numbers. */
 function overviewOf(page, slot) {
 	if (!page.tokenizer || !page.picture.tables.length) return null;
-	let answers = new Map(); // the answers of the tour, by step
+	let guesses = new Map(); // the answers of the tour, by step
 	let known = {key: null, lines: new Map(), parts: new Map(), run: null};
 
 	/** The effects for a run, which are computed when they are first needed. */
@@ -67,13 +68,6 @@ function overviewOf(page, slot) {
 		return {line, position: isStart && line ? line.query : lane, rivals: isStart ? lines.length - 1 : null};
 	}
 
-	const letters = new Map(Object.entries(page.tokenizer.letters).map(([letter, token]) => [token, letter]));
-	const textOf = run =>
-		run.tokens
-			.slice(1)
-			.map(token => letters.get(token))
-			.join("");
-
 	/** A run of a text, with the changes of a state. */
 	function runOf(text, state) {
 		const {tokens, targets} = page.read(text);
@@ -93,7 +87,7 @@ function overviewOf(page, slot) {
 			context.line?.name
 		]);
 		const pinned = {position: context.position, line: context.line && parsed(context.line.name, page)};
-		const answer = answers.get(key) ?? null;
+		const answer = guesses.get(key) ?? null;
 		const explain = ([name, index]) =>
 			go({
 				of: "value",
@@ -110,7 +104,7 @@ function overviewOf(page, slot) {
 				window.scrollTo(0, 0);
 			},
 			choose: option => {
-				answers = new Map(answers).set(key, option);
+				guesses = new Map(guesses).set(key, option);
 				set({...pinned});
 			}
 		});
@@ -131,33 +125,12 @@ function overviewOf(page, slot) {
 		const select = lane => set({position: lane, line: null});
 		const chooseLine = ({attention, head, query, key}) =>
 			set({position: query, line: at({name: attention, index: [head, query, key]})});
-		const toggle = name =>
-			set({
-				...pinned,
-				off: state.off.includes(name) ? state.off.filter(other => other !== name) : [...state.off, name]
-			});
+		const toggle = name => set({...pinned, off: toggled(state.off, name)});
 		const chances = lane => chancesAfter(page, run, lane);
 		const before = original ? lane => chancesAfter(page, original, lane) : null;
-		slot("answer").replaceChildren(
-			...answerView({
-				page,
-				run,
-				original,
-				position,
-				select,
-				chances: chances(position),
-				before: before?.(position)
-			})
-		);
-		const picture = make("div", {
-			class: run.length > MANY ? "figure many" : "figure",
-			id: "picture-box",
-			tabindex: 0,
-			role: "application",
-			"aria-roledescription": "picture",
-			"data-key": "picture",
-			onkeydown: event => keydown(event)
-		});
+		const answers = {chances: chances(position), before: before?.(position)};
+		fill(slot("answer"), answerView({page, run, original, position, select, ...answers}));
+		const picture = pictureBox(keydown, run.length > MANY ? {class: "figure many"} : {});
 		picture.resized = width =>
 			picture.replaceChildren(
 				(width < NARROW ? narrowView : pictureView)({
@@ -182,7 +155,7 @@ function overviewOf(page, slot) {
 			chooseLine(all[(all.findIndex(({name}) => name === line.name) + 1) % all.length]);
 		};
 		const explain = ({attention, head, query, key}) => go(at({name: attention, index: [head, query, key]}));
-		const keydown = event => {
+		function keydown(event) {
 			const lanes = {ArrowUp: position - 1, ArrowDown: position + 1};
 			const heads =
 				line && state.tour === null
@@ -202,40 +175,31 @@ function overviewOf(page, slot) {
 				if (other) chooseLine(other);
 			} else if (event.key === "Enter" && line) explain(line);
 			else if (event.key === "o" && line) toggle(line.name);
-			else return;
-			event.preventDefault();
-			event.stopPropagation();
-		};
-		slot("picture").replaceChildren(make("div", {class: "plane"}, widget(picture)));
+			else return false;
+			return true;
+		}
+		fill(slot("picture"), html.div({class: "plane"}, widget(picture)));
 		const tour = tourOf({page, state, run: known.run, position, line, isTrained: page.trained}, set, go);
 		Object.assign(picture.dataset, {tour: tour?.part ?? "", masked: tour?.isMasked ? "yes" : ""});
 		picture.setAttribute("aria-label", spoken(run, position, tour?.isMasked ? null : line));
 		slot("numbers").hidden = Boolean(tour?.isMasked);
 		slot("answer").classList.toggle("masked", Boolean(tour?.isMasked && tour.part === "answer"));
-		slot("tour").replaceChildren(...(tour ? [tour.card] : []));
+		fill(slot("tour"), tour?.card);
 		slot("cards").hidden = tour !== null && tour.part !== "write";
-		slot("cards").replaceChildren(
-			...[
-				line && lineCard({page, run, line, chances, rivals, explain, toggle, next, state}),
-				partsCard({
-					page,
-					run,
-					position,
-					parts: effects.parts(position),
-					now: chances(position)[run.targets[position]],
-					state,
-					toggle
-				}),
-				writeCard({page, state, set, text: textOf(run), runOf: text => runOf(text, state)})
-			].filter(Boolean)
+		const [parts, now] = [effects.parts(position), chances(position)[run.targets[position]]];
+		fill(
+			slot("cards"),
+			line && lineCard({page, run, line, chances, rivals, explain, toggle, next, state}),
+			partsCard({page, run, position, parts, now, state, toggle}),
+			writeCard({page, state, set, text: page.write(run.tokens.slice(1)), runOf: text => runOf(text, state)})
 		);
-		slot("sheet").replaceChildren();
+		fill(slot("sheet"));
 		known.print = () => {
 			Object.assign(picture.dataset, {tour: "", masked: ""}); // paper shows everything, also during the tour
 			slot("answer").classList.remove("masked");
 			slot("cards").hidden = false;
 			picture.resized(PRESENTED);
-			slot("sheet").replaceChildren(sheetOf({page, state, run: known.run, position, line}));
+			fill(slot("sheet"), sheetOf({page, state, run: known.run, position, line}));
 		};
 		return line ? {position, layer: line.attention, head: line.head} : {position};
 	}

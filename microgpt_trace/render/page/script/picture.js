@@ -1,25 +1,14 @@
 // The whole computation as one picture: a lane for each token, in which vectors are strips of cells. In
 // attention, lines run from earlier lanes to the lane that reads them.
 
-import {scaleOf} from "./colors.js";
-import {alone, draw} from "./dom.js";
+import {alone, rectangle, svg, textAt} from "./dom.js";
 import {letterOf} from "./letters.js";
-import {percent} from "./numbers.js";
-import {
-	answerOf,
-	bestKey,
-	cellsOf,
-	endsOf,
-	keysOf,
-	lineOf,
-	onOf,
-	rowOf,
-	titleOf,
-	UNITS_IN_ROW
-} from "./picture_parts.js";
+import {counted, percent} from "./numbers.js";
+import {answersOf, bestKey, endsOf, keysOf, lineOf, onOf, stripOf, titleOf} from "./picture_parts.js";
 
 const TOP = 74; // y of the first lane
 const [LOW, LANE, CHOSEN] = [24, 63, 122]; // heights of lanes
+const HEIGHTS = {table: [12, 21], stream: [26, 42], units: [28, 46]}; // of strips, in the chosen lane last
 const MOST_HIGH = 8; // with more lanes, all lanes but the chosen one are low
 const GAP = 18;
 const LEAST_HEAD = 56; // smallest width of a head
@@ -33,8 +22,7 @@ export function pictureView(context) {
 	const layout = layOut(context, width);
 	const scene = {...context, layout, ends: endsOf(context.run, layout.columns)};
 	const lanes = layout.lanes.map(lane => laneOf(scene, lane));
-	return draw(
-		"svg",
+	return svg.svg(
 		{
 			class: "picture",
 			width,
@@ -146,15 +134,15 @@ function titlesOf({layout, page, run}) {
 	const which =
 		heads &&
 		(heads.shown < heads.count
-			? `the ${heads.shown} that move the letter most`
+			? `the ${heads.shown === 1 ? "one that moves" : `${heads.shown} that move`} the letter most`
 			: isWide
 				? "each head mixes earlier letters into this one"
-				: `${heads.count} heads`);
+				: counted(heads.count, "head"));
 	const list = [
 		[
 			tables,
 			isWide ? "Letters become numbers" : "Letters",
-			isWide ? parts : `${wide(page.picture.first)} numbers`
+			isWide ? parts : counted(wide(page.picture.first), "number")
 		],
 		heads && [heads.x, back, which],
 		units && [
@@ -166,7 +154,7 @@ function titlesOf({layout, page, run}) {
 	].filter(Boolean);
 	return list.map(([x, title, words], n) => [
 		titleOf(n + 1, x, 12, title),
-		draw("text", {class: "words", x: x + 23, y: 33}, words)
+		textAt("words", x + 23, 33, words)
 	]);
 }
 
@@ -177,24 +165,16 @@ function laneOf(scene, lane) {
 	const middle = y + height / 2;
 	const cells = layout.columns.map(column => columnOf(scene, lane, column));
 	const size = Math.min(isChosen ? 38 : 30, height - 4);
-	const tile = draw(
-		"g",
+	const tile = svg.g(
 		{class: "tile"},
-		draw("rect", {x: 12, y: middle - size / 2 - (lane.isLow ? 0 : 5), width: size, height: size, rx: 5}),
-		draw(
-			"text",
-			{x: 12 + size / 2, y: middle + 5 - (lane.isLow ? 0 : 5), class: "letter"},
-			letterOf(run.labels[at])
-		),
-		lane.isLow
-			? null
-			: draw("text", {x: 12 + size / 2, y: middle + size / 2 + 9, class: "words middle"}, `place ${at}`)
+		rectangle(null, 12, middle - size / 2 - (lane.isLow ? 0 : 5), size, size, {rx: 5}),
+		textAt("letter", 12 + size / 2, middle + 5 - (lane.isLow ? 0 : 5), letterOf(run.labels[at])),
+		lane.isLow ? null : textAt("words middle", 12 + size / 2, middle + size / 2 + 9, `place ${at}`)
 	);
-	return draw(
-		"g",
+	return svg.g(
 		{class: isChosen ? "lane chosen" : "lane", onclick: () => select(at)},
-		draw("rect", {class: "ground", x: 0.5, y, width: layout.width - 1, height, rx: 8}),
-		draw("line", {class: "row-line", x1: 66, x2: layout.titles.answer - 4, y1: middle, y2: middle}),
+		rectangle("ground", 0.5, y, layout.width - 1, height, {rx: 8}),
+		svg.line({class: "row-line", x1: 66, x2: layout.titles.answer - 4, y1: middle, y2: middle}),
 		tile,
 		cells
 	);
@@ -202,79 +182,39 @@ function laneOf(scene, lane) {
 
 /** The part of a lane in a column: a strip, the cells of units, or the likeliest next tokens. */
 function columnOf(scene, lane, column) {
-	if (column.kind === "answer") return answersOf(scene, lane, column);
-	if (lane.isLow || ["head", "layer"].includes(column.kind)) return null;
-	const {run, ends, position, open} = scene;
-	const row = rowOf(run, column.name, lane.at, column.kind);
+	const {run, position} = scene;
 	const middle = lane.y + lane.height / 2;
 	const isChosen = lane.at === position;
-	const paint = column.kind === "units" ? scaleOf("share", ends.units) : scaleOf("signed", ends[column.kind]);
-	const height =
-		column.kind === "table"
-			? isChosen
-				? 21
-				: 12
-			: column.kind === "units"
-				? isChosen
-					? 46
-					: 28
-				: isChosen
-					? 42
-					: 26;
+	if (column.kind === "answer") {
+		const list = scene.candidates(lane.at, lane.isLow ? 1 : isChosen ? 5 : 2);
+		const y = n => middle + (n - (list.length - 1) / 2) * 17.5;
+		return answersOf(scene, lane.at, list, {x: column.x, y, width: column.width});
+	}
+	if (lane.isLow || ["head", "layer"].includes(column.kind)) return null;
+	const height = HEIGHTS[column.kind][isChosen ? 1 : 0];
 	const top =
 		middle - height / 2 + (column.kind === "table" ? (column.nth - (column.of - 1) / 2) * height : 0);
-	const inRow = column.kind === "units" ? Math.min(UNITS_IN_ROW, row.length) : row.length;
 	const plus =
 		column.plus &&
-		draw(
-			"g",
+		svg.g(
 			{class: "plus"},
-			draw("circle", {cx: column.x - 12, cy: middle, r: 6}),
-			draw("path", {d: `M${column.x - 15} ${middle}h6m-3 -3v6`})
+			svg.circle({cx: column.x - 12, cy: middle, r: 6}),
+			svg.path({d: `M${column.x - 15} ${middle}h6m-3 -3v6`})
 		);
 	const caption =
 		isChosen &&
-		draw(
-			"text",
-			{
-				class: "words",
-				x: column.x + 1,
-				y: column.kind === "units" || column.nth === 1 ? top + height + 12 : top - 5
-			},
+		textAt(
+			"words",
+			column.x + 1,
+			column.kind === "units" || column.nth === 1 ? top + height + 12 : top - 5,
 			column.kind === "units"
 				? onOf(run, column.name, lane.at)
 				: scene.layout.width < WIDE && column.plus
 					? ""
 					: column.caption
 		);
-	return draw(
-		"g",
-		{class: `strip ${column.kind}`, onclick: alone(() => open(column.name))},
-		draw("title", {}, column.name),
-		cellsOf(row, {x: column.x, y: top, width: column.width, height}, paint, inRow),
-		plus,
-		caption
-	);
-}
-
-function answersOf({candidates, before, position, run}, lane, column) {
-	const isChosen = lane.at === position;
-	const list = candidates(lane.at, lane.isLow ? 1 : isChosen ? 5 : 2);
-	const step = 17.5;
-	const middle = lane.y + lane.height / 2;
-	return draw(
-		"g",
-		{class: "answers"},
-		list.map((choice, n) =>
-			answerOf(choice, {
-				x: column.x,
-				y: middle + (n - (list.length - 1) / 2) * step,
-				width: column.width,
-				old: before?.(lane.at)[choice.token],
-				isReal: choice.token === run.targets[lane.at]
-			})
-		)
-	);
+	const box = {x: column.x, y: top, width: column.width, height};
+	return stripOf(scene, column.name, column.kind, lane.at, box, plus, caption);
 }
 
 /** A head: a box with a line from each key to each query. */
@@ -294,7 +234,7 @@ function headOf(scene, column) {
 		query === position
 			? []
 			: Array.from({length: query + 1}, (__, key) =>
-					draw("path", {
+					svg.path({
 						class: "hairline",
 						d: curve(query, key),
 						"stroke-width": Math.max(0.4, 4 * (share(query, key) || 0)).toFixed(1)
@@ -312,15 +252,14 @@ function headOf(scene, column) {
 	const starts = run.tokens.map((_, at) =>
 		layout.lanes[at].isLow && at > position
 			? null
-			: draw(
-					"g",
+			: svg.g(
 					{class: at > position ? "start later" : "start"},
-					draw("circle", {cx: from - 3, cy: y(at), r: 9}),
-					draw("text", {x: from - 3, y: y(at) + 4.5}, letterOf(run.labels[at]))
+					svg.circle({cx: from - 3, cy: y(at), r: 9}),
+					textAt(null, from - 3, y(at) + 4.5, letterOf(run.labels[at]))
 				)
 	);
 	const ends = run.tokens.map((_, at) =>
-		draw("circle", {
+		svg.circle({
 			class: at === position ? "end chosen" : "end",
 			cx: to,
 			cy: y(at),
@@ -330,38 +269,27 @@ function headOf(scene, column) {
 	const [top, bottom] = [layout.top - 26, layout.height - 2];
 	const cross =
 		isOff &&
-		draw("path", {
+		svg.path({
 			class: "cross",
 			d:
 				`M${column.x + 4} ${top + 26}L${column.x + column.width - 4} ` +
 				`${bottom - 8}M${column.x + column.width - 4} ${top + 26}L${column.x + 4} ${bottom - 8}`
 		});
-	return draw(
-		"g",
+	return svg.g(
 		{class: isOff ? "head off" : "head"},
 		others,
 		lines,
 		starts,
 		ends,
 		cross,
-		draw("rect", {
-			class: isChosen ? "box chosen" : "box",
-			x: column.x,
-			y: top,
-			width: column.width,
-			height: bottom - top,
-			rx: 7
-		}),
-		draw(
-			"text",
-			{class: "heading small", x: column.x + 6, y: layout.top - 8},
-			`head ${column.head}${isOff ? " · out" : ""}`
-		),
+		rectangle(isChosen ? "box chosen" : "box", column.x, top, column.width, bottom - top, {rx: 7}),
+		textAt("heading small", column.x + 6, layout.top - 8, `head ${column.head}${isOff ? " · out" : ""}`),
 		isOff || column.width < 104
 			? null
-			: draw(
-					"text",
-					{class: "words end", x: column.x + column.width - 6, y: layout.top - 8},
+			: textAt(
+					"words end",
+					column.x + column.width - 6,
+					layout.top - 8,
 					`${letterOf(run.labels[best])} ${percent(share(position, best))} %`
 				)
 	);
@@ -370,21 +298,9 @@ function headOf(scene, column) {
 /** A layer that is closed: a button that opens it. */
 function closedOf({layout, openLayer}, column) {
 	const top = layout.top - 26;
-	return draw(
-		"g",
+	return svg.g(
 		{class: "layer", onclick: alone(() => openLayer(column.layer))},
-		draw("rect", {
-			class: "box chosen",
-			x: column.x,
-			y: top,
-			width: column.width,
-			height: layout.height - 2 - top,
-			rx: 7
-		}),
-		draw(
-			"text",
-			{class: "heading small middle", x: column.x + column.width / 2, y: layout.top - 8},
-			`layer ${column.layer}`
-		)
+		rectangle("box chosen", column.x, top, column.width, layout.height - 2 - top, {rx: 7}),
+		textAt("heading small middle", column.x + column.width / 2, layout.top - 8, `layer ${column.layer}`)
 	);
 }

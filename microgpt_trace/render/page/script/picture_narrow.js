@@ -1,28 +1,16 @@
 // The picture on a narrow screen: only the chosen lane, from top to bottom, and one head at a time.
 
-import {scaleOf} from "./colors.js";
-import {alone, draw} from "./dom.js";
+import {rectangle, svg, textAt} from "./dom.js";
 import {letterOf} from "./letters.js";
 import {percent} from "./numbers.js";
-import {
-	answerOf,
-	bestKey,
-	cellsOf,
-	endsOf,
-	keysOf,
-	lineOf,
-	onOf,
-	rowOf,
-	titleOf,
-	UNITS_IN_ROW
-} from "./picture_parts.js";
+import {answersOf, bestKey, endsOf, keysOf, lineOf, onOf, stripOf, titleOf} from "./picture_parts.js";
 
 const IN_ROW = 4; // heads
 const [TAB, TILE, LINES] = [40, 30, 110]; // heights
 
 /** The picture of the chosen lane, with the same context as pictureView. */
 export function narrowView(context) {
-	const {page, run, position, width, candidates, before, open, layer} = context;
+	const {page, run, position, width, candidates, open, layer} = context;
 	const {first, layers} = page.picture;
 	const {parts} = layers.find(each => each.layer === layer);
 	const find = kind => parts.find(part => part[kind]);
@@ -37,53 +25,31 @@ export function narrowView(context) {
 		{kind: "units", name: units}
 	]);
 	const strip = (name, y, kind) =>
-		draw(
-			"g",
-			{class: `strip ${kind}`, onclick: alone(() => open(name))},
-			draw("title", {}, name),
-			cellsOf(
-				rowOf(run, name, position, kind),
-				{x: 1, y, width: width - 2, height: kind === "units" ? 52 : 26},
-				kind === "units" ? scaleOf("share", ends.units) : scaleOf("signed", ends.stream),
-				kind === "units" ? UNITS_IN_ROW : undefined
-			)
-		);
+		stripOf({run, ends, open}, name, kind, position, {
+			x: 1,
+			y,
+			width: width - 2,
+			height: kind === "units" ? 52 : 26
+		});
 	const label = letterOf(run.labels[position]);
 	const tabs = Math.ceil(heads.length / IN_ROW) * (TAB + 6);
 	const attended = 92 + tabs;
 	const mlp = attended + TILE + LINES + 34;
 	const answer = mlp + 96;
 	const list = candidates(position, 5);
-	return draw(
-		"svg",
+	return svg.svg(
 		{class: "picture narrow chosen", width, height: answer + 24 + 20 * list.length, "aria-hidden": "true"},
 		titleOf(1, 0, 12, "Letters become numbers"),
-		draw("text", {class: "words end", x: width, y: 17}, `${label} at place ${position}`),
+		textAt("words end", width, 17, `${label} at place ${position}`),
 		strip(first, 30, "stream"),
 		titleOf(2, 0, 76, layers.length > 1 ? `Attention in layer ${layer}` : "Attention"),
 		heads.map((event, head) => tabOf(context, {attention, head, event}, width)),
-		draw("g", {class: "head"}, linesOf(context, attention, attended, width)),
+		svg.g({class: "head"}, linesOf(context, attention, attended, width)),
 		titleOf(3, 0, mlp, "MLP"),
-		draw(
-			"g",
-			{class: "units"},
-			draw("text", {class: "words end", x: width, y: mlp + 5}, onOf(run, units, position))
-		),
+		svg.g({class: "units"}, textAt("words end", width, mlp + 5, onOf(run, units, position))),
 		strip(units, mlp + 18, "units"),
 		titleOf(4, 0, answer, "Next letter"),
-		draw(
-			"g",
-			{class: "answers"},
-			list.map((choice, n) =>
-				answerOf(choice, {
-					x: 4,
-					y: answer + 24 + 20 * n,
-					width: width - 4,
-					old: before?.(position)[choice.token],
-					isReal: choice.token === run.targets[position]
-				})
-			)
-		)
+		answersOf(context, position, list, {x: 4, y: n => answer + 24 + 20 * n, width: width - 4})
 	);
 }
 
@@ -98,27 +64,11 @@ function tabOf(context, column, width) {
 	const [w, n] = [(width + 6) / IN_ROW, column.head];
 	const [x, y] = [(n % IN_ROW) * w, 90 + Math.floor(n / IN_ROW) * (TAB + 6)];
 	const isChosen = line?.attention === column.attention && line.head === n;
-	return draw(
-		"g",
+	return svg.g(
 		{class: "tab", onclick: () => chooseLine({...column, query: position, key})},
-		draw("rect", {
-			class: isChosen ? "tab-box chosen" : "tab-box",
-			x: x + 1,
-			y: y + 1,
-			width: w - 8,
-			height: TAB - 2,
-			rx: 6
-		}),
-		draw(
-			"text",
-			{class: "heading small", x: x + 8, y: y + 17},
-			`head ${n}${off.includes(column.event) ? " out" : ""}`
-		),
-		draw(
-			"text",
-			{x: x + 8, y: y + 32},
-			`${letterOf(run.labels[key])} ${percent(shareIn(context, column, key))} %`
-		)
+		rectangle(isChosen ? "tab-box chosen" : "tab-box", x + 1, y + 1, w - 8, TAB - 2, {rx: 6}),
+		textAt("heading small", x + 8, y + 17, `head ${n}${off.includes(column.event) ? " out" : ""}`),
+		textAt(null, x + 8, y + 32, `${letterOf(run.labels[key])} ${percent(shareIn(context, column, key))} %`)
 	);
 }
 
@@ -131,14 +81,12 @@ function linesOf(context, attention, top, width) {
 	const [from, to] = [top + TILE + 22, top + TILE + LINES];
 	const size = Math.min(TILE, width / run.length - 4);
 	const tiles = run.tokens.map((_, at) =>
-		draw(
-			"g",
+		svg.g(
 			{class: at === position ? "lane chosen" : "lane", onclick: () => select(at)},
-			draw(
-				"g",
+			svg.g(
 				{class: "tile"},
-				draw("rect", {x: x(at) - size / 2, y: top + TILE - size, width: size, height: size, rx: 5}),
-				draw("text", {class: "letter", x: x(at), y: top + TILE - size / 2 + 5.5}, letterOf(run.labels[at]))
+				rectangle(null, x(at) - size / 2, top + TILE - size, size, size, {rx: 5}),
+				textAt("letter", x(at), top + TILE - size / 2 + 5.5, letterOf(run.labels[at]))
 			)
 		)
 	);
@@ -154,5 +102,5 @@ function linesOf(context, attention, top, width) {
 			unit: isTight ? "" : " %"
 		})
 	);
-	return [lines, tiles, draw("circle", {class: "end chosen", cx: x(position), cy: to, r: 6})];
+	return [lines, tiles, svg.circle({class: "end chosen", cx: x(position), cy: to, r: 6})];
 }

@@ -1,26 +1,21 @@
 // The prediction of the model after a position: all candidates as bars. If the run has changes, each
 // candidate also has its original probability.
 
-import {bar, make, makeButton} from "./dom.js";
-import {chance, short} from "./numbers.js";
+import {bar, button, html, tableOf} from "./dom.js";
+import {rowAt} from "./elements.js";
+import {chance, counted, likeliestFirst, short} from "./numbers.js";
 
 const FIRST = 10; // number of candidates that are shown at first
 
 export function predictionView({page, run, original, position, go, set, options: {expanded}}) {
 	const candidates = candidatesOf(page, run, position);
 	const heading = more =>
-		make(
-			"h2",
-			{},
-			"Prediction",
-			make("small", {}, ` after position ${position} (${run.labels[position]})${more}`)
-		);
+		html.h2("Prediction", html.small(` after position ${position} (${run.labels[position]})${more}`));
 	const none = words =>
-		make(
-			"section",
+		html.section(
 			{class: "prediction", "aria-label": "Prediction"},
 			heading(""),
-			make("p", {class: "dim"}, words)
+			html.p({class: "dim"}, words)
 		);
 	if (!candidates)
 		return page.predictions.length
@@ -34,20 +29,14 @@ export function predictionView({page, run, original, position, go, set, options:
 		? page.probabilities
 		: page.row(page.probabilities).inputs[0];
 	const rows = candidates.order.map(token =>
-		make(
-			"tr",
-			{class: token === target ? "target" : ""},
-			make(
-				"th",
-				{scope: "row"},
-				makeButton(
-					{class: "link", onclick: () => go({of: "value", name: leads, index: [position, token]})},
-					page.vocabulary[token]
-				)
-			),
-			make("td", {class: "n"}, chance(candidates.p[token])),
-			make("td", {}, bar(candidates.p[token], before?.p[token])),
-			before ? make("td", {class: "n dim"}, chance(before.p[token])) : null
+		chanceRow(
+			token === target,
+			button(page.vocabulary[token], () => go({of: "value", name: leads, index: [position, token]}), {
+				class: "link"
+			}),
+			chance(candidates.p[token]),
+			bar(candidates.p[token], before?.p[token]),
+			before && html.td({class: "n dim"}, chance(before.p[token]))
 		)
 	);
 	const follows =
@@ -55,68 +44,46 @@ export function predictionView({page, run, original, position, go, set, options:
 			? ""
 			: `; the next token is ${page.vocabulary[target]}, rank ` +
 				`${candidates.rank ?? candidates.order.indexOf(target) + 1}`;
-	const head = before
-		? make(
-				"thead",
-				{},
-				make(
-					"tr",
-					{},
-					make("td", {}),
-					make("th", {scope: "col"}, "P"),
-					make("td", {}),
-					make("th", {scope: "col"}, "original")
-				)
-			)
-		: null;
-	const table = (shown, title) =>
-		make(
-			"table",
-			{class: "bars"},
-			make("caption", {class: "visually-hidden"}, title),
-			head?.cloneNode(true),
-			make("tbody", {}, shown)
-		);
-	const more = make(
-		"details",
+	const heads = before && [null, "P", null, "original"];
+	const more = html.details(
 		{open: expanded, ontoggle: event => set({expanded: event.target.open}, false)},
-		make("summary", {}, `${rows.length - FIRST} more tokens`),
-		table(rows.slice(FIRST), "other candidates")
+		html.summary(counted(rows.length - FIRST, "more token")),
+		tableOf({kind: "bars", title: "other candidates", heads, rows: rows.slice(FIRST)})
 	);
-	const loss = lossOf(page, run, original);
-	return make(
-		"section",
+	return html.section(
 		{class: "prediction", "aria-label": "Prediction"},
 		heading(follows),
-		table(rows.slice(0, FIRST), "candidates"),
-		rows.length > FIRST ? more : null,
-		loss
+		tableOf({kind: "bars", title: "candidates", heads, rows: rows.slice(0, FIRST)}),
+		rows.length > FIRST && more,
+		lossOf(page, run, original)
 	);
 }
+
+/** A row of a table of tokens: the name of a token, its probability and a bar. */
+export const chanceRow = (isTarget, name, p, picture, more = null) =>
+	html.tr(
+		{class: isTarget && "target"},
+		html.th({scope: "row"}, name),
+		html.td({class: "n"}, p),
+		html.td(picture),
+		more
+	);
 
 /** The mean loss over all positions, and the mean loss of the original run if the run has changes. */
 function lossOf(page, run, original) {
 	const loss = page.events.at(-1);
 	if (loss.axes.length || !run.of(loss.name, "value")) return null;
 	const lossIn = each => short(each.of(loss.name, "value")[0], 5);
-	return make(
-		"p",
-		{},
-		"mean loss ",
-		make("strong", {}, lossIn(run)),
-		original ? `, original ${lossIn(original)}` : ""
-	);
+	return html.p("mean loss ", html.strong(lossIn(run)), original ? `, original ${lossIn(original)}` : "");
 }
 
 /** The probabilities after a position, and its tokens, the most likely first. The page may hold only some of
     the tokens. Null if it holds none. */
 function candidatesOf(page, run, position) {
-	const probabilities = page.probabilities && run.of(page.probabilities, "value");
-	if (!probabilities) return listed(page.predictions.find(prediction => prediction.position === position));
-	const size = run.shape(page.probabilities)[1];
-	const p = probabilities.slice(position * size, (position + 1) * size);
-	const order = Array.from(p.keys()).toSorted((a, b) => p[b] - p[a] || a - b);
-	return {p, order};
+	if (!page.probabilities || !run.of(page.probabilities, "value"))
+		return listed(page.predictions.find(prediction => prediction.position === position));
+	const p = rowAt(run, page.probabilities, position);
+	return {p, order: likeliestFirst(p)};
 }
 
 function listed(prediction) {

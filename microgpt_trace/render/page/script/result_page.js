@@ -1,7 +1,7 @@
 // The page of a result: sections with names that lead to commands, maps, and the view of its command.
 
 import {listen, switchTheme} from "./controls.js";
-import {copyable, make, makeButton} from "./dom.js";
+import {button, copyable, html} from "./dom.js";
 import {matrix} from "./matrix.js";
 import {exact} from "./numbers.js";
 import {read, split, written} from "./place.js";
@@ -45,7 +45,7 @@ export function start(viewOf = () => null) {
 			link.toggleAttribute("aria-current", Boolean(place.name) && nameOf(link) === place.name);
 		const command = commandOf(commands, place.name);
 		const words = command
-			? [make("strong", {}, place.name), ` ${factsOf(place.name).replace(/^, /, "")} `, copyable(command)]
+			? [html.strong(place.name), ` ${factsOf(place.name).replace(/^, /, "")} `, copyable(command)]
 			: [commands.size ? "Choose a name or a cell to see a command that shows more about it." : ""];
 		slot("reading").replaceChildren(...words);
 	}
@@ -99,7 +99,7 @@ function gridsOf({content, choose, factsOf}) {
 		const maps = grids.map(grid => gridView(grid, {key: grid.title, choose, factsOf}));
 		slot(section)
 			.querySelector("h2")
-			.after(make("div", {class: "maps"}, maps));
+			.after(html.div({class: "maps"}, maps));
 		return maps;
 	});
 	const all = [...inPlace, ...added];
@@ -117,10 +117,7 @@ function switchTabs(list, {go, place}) {
 	const tabs = [...list.querySelectorAll("a")];
 	const parts = tabs.map(link => link.hash.slice(1));
 	const buttons = [...parts, ALL].map((part, n) =>
-		makeButton(
-			{onclick: () => go({...place(), settings: {...place().settings, part}})},
-			tabs[n]?.textContent ?? ALL
-		)
+		button(tabs[n]?.textContent ?? ALL, () => go({...place(), settings: {...place().settings, part}}))
 	);
 	list.replaceChildren(...buttons);
 	return {
@@ -128,9 +125,7 @@ function switchTabs(list, {go, place}) {
 			const request = settings.part ?? (parts.includes(name) ? name : parts.at(-1));
 			const chosen = parts.includes(request) ? request : ALL;
 			for (const part of parts) document.getElementById(part).hidden = chosen !== ALL && part !== chosen;
-			buttons.forEach((button, n) =>
-				button.setAttribute("aria-pressed", String((parts[n] ?? ALL) === chosen))
-			);
+			buttons.forEach((each, n) => each.setAttribute("aria-pressed", String((parts[n] ?? ALL) === chosen)));
 		}
 	};
 }
@@ -142,7 +137,7 @@ function switchTabs(list, {go, place}) {
 function gridView(grid, {table = null, key, choose, factsOf}) {
 	const valueAt = (row, column) =>
 		grid.values[row][column] === null ? Number.NaN : Number(grid.values[row][column]);
-	const looked = make("p", {class: "looked n"}, "\u00a0");
+	const looked = html.p({class: "looked n"}, "\u00a0");
 	const data = {
 		rows: grid.rows.length,
 		columns: grid.columns.length,
@@ -167,22 +162,20 @@ function gridView(grid, {table = null, key, choose, factsOf}) {
 			`${grid.rows[row]}, ${grid.across[column]}: ` +
 			(grid.values[row][column] === null ? "none" : exact(valueAt(row, column))) +
 			factsOf(grid.names[row][column]),
-		numberAt: (row, column) => (grid.values[row][column] === null ? "–" : exact(valueAt(row, column))),
 		onlook: (row, column) => looked.replaceChildren(data.describe(row, column)),
 		onpick: (row, column) => grid.names[row][column] && choose(grid.names[row][column])
 	};
 	const picture = matrix(data);
-	const figure = make(
-		"div",
+	const figure = html.div(
 		{class: "figure map"},
-		grid.heading ? make("h3", {}, grid.heading) : null,
+		grid.heading ? html.h3(grid.heading) : null,
 		picture,
 		looked
 	);
 	if (table) {
 		const box = table.closest(".wide");
 		box.replaceWith(figure);
-		figure.append(make("details", {class: "behind"}, make("summary", {}, "show as a table"), box));
+		figure.append(html.details({class: "behind"}, html.summary("show as a table"), box));
 	}
 	figure.resized = () => picture.resized(figure.clientWidth);
 	figure.show = ({name}) => {

@@ -3,10 +3,10 @@
 // that moved the answer most. A grid below has the effect of every head and MLP, with the same columns.
 
 import {ordinal} from "./answer_view.js";
-import {scaleOf} from "./colors.js";
-import {alone, draw} from "./dom.js";
+import {paintOf} from "./colors.js";
+import {alone, rectangle, svg, textAt} from "./dom.js";
 import {namedToken} from "./letters.js";
-import {chance, percent, short} from "./numbers.js";
+import {chance, counted, percent, short} from "./numbers.js";
 import {answerOf, titleOf} from "./picture_parts.js";
 
 const [MOST_LANES, MANY_LANES, MANY_HEADS] = [16, 8, 12];
@@ -18,10 +18,9 @@ const LETTER = 7.3; // width of a letter in pixels
     effects. */
 export function riverView(context) {
 	const layout = layOut(context);
-	const scene = {...context, layout, paint: scaleOf("share")};
+	const scene = {...context, layout, paint: paintOf("share")};
 	const {width, height, layers} = layout;
-	return draw(
-		"svg",
+	return svg.svg(
 		{class: "picture river", width, height, viewBox: `0 0 ${width} ${height}`, "aria-hidden": "true"},
 		headings(scene),
 		layout.lanes.map(lane => laneOf(scene, lane)),
@@ -77,20 +76,19 @@ function headings({page, run, layout: {from, to, step, isNarrow, lanes}}) {
 			: `${lanes.length} of ${run.length}`;
 	return [
 		isNarrow ? null : titleOf(1, 0, 12, "Tokens"),
-		isNarrow || !hidden ? null : draw("text", {class: "words", x: 6, y: 30}, shown),
-		titleOf(isNarrow ? 1 : 2, from, 12, `${page.layers} layers, left to right`),
+		isNarrow || !hidden ? null : textAt("words", 6, 30, shown),
+		titleOf(isNarrow ? 1 : 2, from, 12, `${counted(page.layers, "layer")}, left to right`),
 		isNarrow
 			? null
-			: draw(
-					"text",
-					{class: "words", x: from + 23, y: 30},
+			: textAt(
+					"words",
+					from + 23,
+					30,
 					"a band is the token that the model would predict if it ended after the layer; the thicker, " +
 						"the likelier"
 				),
 		isNarrow ? null : titleOf(3, to + 14, 12, "Next token"),
-		labels.map(layer =>
-			draw("text", {class: "words middle", x: from + (layer + 0.5) * step, y: TOP - 5}, String(layer))
-		)
+		labels.map(layer => textAt("words middle", from + (layer + 0.5) * step, TOP - 5, String(layer)))
 	];
 }
 
@@ -99,27 +97,21 @@ function laneOf(scene, lane) {
 	const {from, to, isNarrow, width} = layout;
 	const {middle} = lane;
 	const room = isNarrow ? 54 : 122;
-	const tile = draw(
-		"g",
+	const tile = svg.g(
 		{class: "tile"},
-		draw("rect", {
-			x: 6,
-			y: middle - Math.min(15, lane.band / 2 - 2),
-			width: room - 8,
-			height: Math.min(30, lane.band - 4),
+		rectangle(null, 6, middle - Math.min(15, lane.band / 2 - 2), room - 8, Math.min(30, lane.band - 4), {
 			rx: 5
 		}),
-		draw("text", {class: "token-name", x: 2 + room / 2, y: middle + 4.5}, cut(run.labels[lane.at], room - 14))
+		textAt("token-name", 2 + room / 2, middle + 4.5, cut(run.labels[lane.at], room - 14))
 	);
-	return draw(
-		"g",
+	return svg.g(
 		{class: ["lane", lane.at === position ? "chosen" : ""].join(" "), onclick: () => select(lane.at)},
-		draw("rect", {class: "ground", x: 0.5, y: lane.y, width: width - 1, height: lane.height, rx: 8}),
+		rectangle("ground", 0.5, lane.y, width - 1, lane.height, {rx: 8}),
 		tile,
 		bandsOf(scene, lane, middle),
 		lane.isAnswer ? curveOf(scene, lane) : null,
 		isNarrow ? null : nextOf(page, run, lane, middle, to + 14, width - 12),
-		draw("line", {class: "row-line", x1: from, x2: from, y1: middle, y2: middle})
+		svg.line({class: "row-line", x1: from, x2: from, y1: middle, y2: middle})
 	);
 }
 
@@ -134,18 +126,17 @@ function bandsOf({page, layout: {from, to, step}, paint}, lane, middle) {
 		const listed = cells[n].candidates
 			.map(([token, share]) => `${page.vocabulary[token]} ${chance(share)}`)
 			.join(", ");
-		return draw(
-			"g",
-			{},
-			draw("title", {}, `after layer ${layer}: ${listed || "not finite"}`),
-			draw("rect", {class: "touch", x: from + n * step, y: lane.y, width: step, height: lane.band}),
-			draw("rect", {
-				x: (from + n * step).toFixed(1),
-				y: (middle - height / 2).toFixed(1),
-				width: (step + 0.3).toFixed(1),
-				height: height.toFixed(1),
-				fill: first ? `rgb(${paint(0.35 + 0.4 * p).join(" ")})` : "none"
-			})
+		return svg.g(
+			svg.title(`after layer ${layer}: ${listed || "not finite"}`),
+			rectangle("touch", from + n * step, lane.y, step, lane.band),
+			rectangle(
+				null,
+				(from + n * step).toFixed(1),
+				(middle - height / 2).toFixed(1),
+				(step + 0.3).toFixed(1),
+				height.toFixed(1),
+				{fill: paint(first ? 0.35 + 0.4 * p : Number.NaN)}
+			)
 		);
 	});
 	const runs = [];
@@ -168,7 +159,7 @@ function bandsOf({page, layout: {from, to, step}, paint}, lane, middle) {
 		if (placed.every(other => x > other.x + other.width + 2 || x + width + 2 < other.x))
 			placed.push({x, width, name: page.vocabulary[each.token]});
 	}
-	return [bands, placed.map(({x, name}) => draw("text", {class: "band-name", x, y: middle + 4.5}, name))];
+	return [bands, placed.map(({x, name}) => textAt("band-name", x, middle + 4.5, name))];
 }
 
 /** The rank of the answer after each layer, on a logarithmic scale from 1 to its largest rank. */
@@ -183,18 +174,19 @@ function curveOf({page, layout: {from, to, step, isNarrow}}, lane) {
 	const y = rank => top + ((bottom - top) * Math.log(rank)) / Math.log(worst);
 	const middle = Math.round(Math.sqrt(worst));
 	const rules = [1, ...(middle > 2 ? [middle] : []), worst].map(rank => [
-		draw("line", {class: "rank-rule", x1: from, x2: to, y1: y(rank), y2: y(rank)}),
-		draw("text", {class: "words end", x: from - 6, y: y(rank) + 3.5}, isNarrow ? String(rank) : ordinal(rank))
+		svg.line({class: "rank-rule", x1: from, x2: to, y1: y(rank), y2: y(rank)}),
+		textAt("words end", from - 6, y(rank) + 3.5, isNarrow ? String(rank) : ordinal(rank))
 	]);
 	const path = ranks
 		.map((rank, n) => `${n ? "L" : "M"}${(from + (n + 0.5) * step).toFixed(1)} ${y(rank).toFixed(1)}`)
 		.join("");
 	return [
 		rules,
-		draw("path", {class: "rank-curve", d: path}),
-		draw(
-			"text",
-			{class: "words", x: from + 5, y: top - 4},
+		svg.path({class: "rank-curve", d: path}),
+		textAt(
+			"words",
+			from + 5,
+			top - 4,
 			`rank of ${page.effects.label} after each layer, on a logarithmic scale`
 		)
 	];
@@ -226,14 +218,13 @@ function lineOf({part: chosen, lines, layout, choose}, part) {
 	const y1 = layout.lanes.find(({isAnswer}) => isAnswer).middle;
 	const d = `M${x0} ${place}C${x0 + bend} ${place} ${x1 - bend} ${y1} ${x1} ${y1}`;
 	const width = Math.max(1.5, (Math.min(7, step / 2) * sizeOf(part)) / most);
-	return draw(
-		"g",
+	return svg.g(
 		{class: part === chosen ? "moved chosen" : "moved", onclick: alone(() => choose(part))},
-		draw("title", {}, part.words),
-		draw("path", {class: "touch", d}),
-		draw("path", {class: "casing", d, "stroke-width": width + 3}),
-		draw("path", {d, "stroke-width": width}),
-		draw("circle", {cx: x0, cy: place, r: 3.5})
+		svg.title(part.words),
+		svg.path({class: "touch", d}),
+		svg.path({class: "casing", d, "stroke-width": width + 3}),
+		svg.path({d, "stroke-width": width}),
+		svg.circle({cx: x0, cy: place, r: 3.5})
 	);
 }
 
@@ -249,53 +240,38 @@ function labelOf({run, part, lines, layout, page}) {
 	const isLeft = part.layer > page.layers / 2;
 	const x = layout.from + (part.layer + (isLeft ? 0 : 1)) * layout.step + (isLeft ? -8 : 8);
 	const words = `${part.words} looks at ${namedToken(run, part.key)} ${percent(part.share)} %`;
-	return draw(
-		"text",
-		{class: `share ${isLeft ? "end" : ""}`, x, y: layout.lanes.find(({isAnswer}) => isAnswer).y + 13},
-		words
-	);
+	return textAt(`share ${isLeft ? "end" : ""}`, x, layout.lanes.find(({isAnswer}) => isAnswer).y + 13, words);
 }
 
 /** The frame of the chosen part's layer, from the lanes to the grid. */
 function chosenLayer({part, layout: {from, step, height}}) {
-	return draw("rect", {
-		class: "box chosen",
-		x: from + part.layer * step,
-		y: TOP - 18,
-		width: step,
-		height: height - TOP + 16,
-		rx: 5
-	});
+	return rectangle("box chosen", from + part.layer * step, TOP - 18, step, height - TOP + 16, {rx: 5});
 }
 
 /** The effect of every part: how much the loss grows without it, or what it adds to the answer. */
 function gridOf({page, parts, part: chosen, top, choose, layout: {from, to, step, grid, isNarrow}}) {
 	const {isMeasured, label} = page.effects;
 	const end = isMeasured ? 0.5 : Math.max(1e-9, ...parts.map(({effect}) => Math.abs(effect) || 0));
-	const paint = scaleOf("signed", end);
+	const paint = paintOf("signed", end);
 	const cells = parts.map(part => {
 		const [x, y] = [from + part.layer * step, part.head === null ? grid.mlp : grid.y + part.head * grid.row];
 		const kind = ["part-cell", top.includes(part) ? "large" : "", part === chosen ? "chosen" : ""].join(" ");
 		const words = isMeasured ? `${label} without it ${chance(part.without)}` : `adds ${short(part.adds)}`;
-		return draw(
-			"g",
+		return svg.g(
 			{class: kind, onclick: () => choose(part)},
-			draw("title", {}, `${part.words}: ${words}`),
-			draw("rect", {
-				x: x + 0.5,
-				y: y + 0.5,
-				width: Math.max(1, step - 1.2),
-				height: grid.row - 1.2,
-				fill: Number.isFinite(part.effect) ? `rgb(${paint(part.effect).join(" ")})` : "none"
+			svg.title(`${part.words}: ${words}`),
+			rectangle(null, x + 0.5, y + 0.5, Math.max(1, step - 1.2), grid.row - 1.2, {
+				fill: paint(part.effect)
 			})
 		);
 	});
 	const names = Array.from({length: grid.heads}, (_, head) => head)
 		.filter(head => grid.row > 10 || head % 4 === 0)
 		.map(head =>
-			draw(
-				"text",
-				{class: "words end", x: from - 6, y: grid.y + (head + 0.5) * grid.row + 3.5},
+			textAt(
+				"words end",
+				from - 6,
+				grid.y + (head + 0.5) * grid.row + 3.5,
 				isNarrow ? String(head) : `head ${head}`
 			)
 		);
@@ -303,41 +279,37 @@ function gridOf({page, parts, part: chosen, top, choose, layout: {from, to, step
 		? `What each part does for ${label}`
 		: `What each part adds to ${label} over ${page.effects.other}`;
 	const strips = Array.from({length: 9}, (_, n) =>
-		draw("rect", {
-			x: to + 20 + n * 20,
-			y: grid.y + 14,
-			width: 20,
-			height: 10,
-			fill: `rgb(${paint(((n - 4) / 4) * end).join(" ")})`
+		rectangle(null, to + 20 + n * 20, grid.y + 14, 20, 10, {
+			fill: paint(((n - 4) / 4) * end)
 		})
 	);
 	const ends = isMeasured ? ["\u22120.5 better without", "worse +0.5"] : [short(-end), `+${short(end)}`];
 	const legend = isNarrow
 		? null
 		: [
-				draw(
-					"text",
-					{class: "words", x: to + 20, y: grid.y + 8},
+				textAt(
+					"words",
+					to + 20,
+					grid.y + 8,
 					isMeasured ? `change of the loss for ${label}` : "difference of the logits"
 				),
 				strips,
-				draw("text", {class: "words", x: to + 20, y: grid.y + 36}, ends[0]),
-				draw("text", {class: "words end", x: to + 200, y: grid.y + 36}, ends[1])
+				textAt("words", to + 20, grid.y + 36, ends[0]),
+				textAt("words end", to + 200, grid.y + 36, ends[1])
 			];
 	const subtitle = isMeasured
 		? "each taken out alone, at all positions; a column is a layer; frames: the heads listed below"
 		: "straight to the logits; a column is a layer; frames: the heads listed below";
-	return draw(
-		"g",
-		{},
-		draw(
-			"text",
-			{class: "heading small", x: 6, y: grid.y - 9},
+	return svg.g(
+		textAt(
+			"heading small",
+			6,
+			grid.y - 9,
 			title,
-			isNarrow ? null : draw("tspan", {class: "words plain", dx: 9}, subtitle)
+			isNarrow ? null : svg.tspan({class: "words plain", dx: 9}, subtitle)
 		),
 		names,
-		draw("text", {class: "words end", x: from - 6, y: grid.mlp + grid.row / 2 + 3.5}, "MLP"),
+		textAt("words end", from - 6, grid.mlp + grid.row / 2 + 3.5, "MLP"),
 		cells,
 		legend
 	);

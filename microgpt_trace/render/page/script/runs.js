@@ -4,6 +4,7 @@
 
 import {lastOf, layerOf, withoutLayer} from "./elements.js";
 import {isHidden, rowsOf, sizesOf} from "./formulas.js";
+import {counted} from "./numbers.js";
 
 const MOST_UNFOLDED = 12; // largest number of pictures that are kept as numbers
 const FORMS = {
@@ -155,13 +156,19 @@ export class Page {
 		return run;
 	}
 
+	/** The text of tokens that are letters. */
+	write(tokens) {
+		const letters = Object.entries(this.tokenizer.letters);
+		return tokens.map(token => letters.find(([, each]) => each === token)[0]).join("");
+	}
+
 	/** Return the tokens and targets of a text. Throws RangeError if the text is too long or has an unknown
 	    letter. */
 	read(text) {
 		const {letters, bos, most} = this.tokenizer;
 		const chars = Array.from(text);
 		if (chars.length > most)
-			throw new RangeError(`expected at most ${most} characters, found ${chars.length}`);
+			throw new RangeError(`expected at most ${counted(most, "character")}, found ${chars.length}`);
 		const letterOf = char => [char, char.toLowerCase()].find(letter => Object.hasOwn(letters, letter));
 		const ids = chars.map(char => {
 			if (letterOf(char) === undefined)

@@ -1,9 +1,9 @@
 // The table and the questions of the printed sheet: the chance of the real next letter at every place, now
 // and with each part out.
 
-import {ordinal} from "./answer_view.js";
+import {ordinal, rankOf} from "./answer_view.js";
 import {chancesAfter, chancesWith, partsOf} from "./changes.js";
-import {make} from "./dom.js";
+import {html, tableOf} from "./dom.js";
 import {letterOf} from "./letters.js";
 import {chance} from "./numbers.js";
 
@@ -20,15 +20,14 @@ export function sheetOf({page, state, run, position, line}) {
 		const p = all[run.targets[at]];
 		const cells = [
 			percent(p),
-			ordinal(1 + all.filter(other => other > p).length),
+			ordinal(rankOf(all, run.targets[at])),
 			...parts.map(({chances}) => percent(chances[at]))
 		];
-		return make(
-			"tr",
+		return html.tr(
 			{class: at === position ? "total" : ""},
-			make("td", {}, run.labels.slice(1, at + 1).join("") || "·"),
-			make("td", {}, letterOf(page.vocabulary[run.targets[at]])),
-			cells.map(text => make("td", {class: "n"}, text))
+			html.td(run.labels.slice(1, at + 1).join("") || "·"),
+			html.td(letterOf(page.vocabulary[run.targets[at]])),
+			cells.map(text => html.td({class: "n"}, text))
 		);
 	});
 	const heads = [
@@ -38,31 +37,12 @@ export function sheetOf({page, state, run, position, line}) {
 		"rank",
 		...parts.map(({words, isOut}) => `${isOut ? "with" : "no"} ${words}`)
 	];
-	const table = make(
-		"table",
-		{},
-		make(
-			"thead",
-			{},
-			make(
-				"tr",
-				{},
-				heads.map(words => make("th", {scope: "col"}, words))
-			)
-		),
-		make("tbody", {}, rows)
-	);
-	return make(
-		"section",
+	return html.section(
 		{class: "sheet"},
-		make("h2", {}, "Chance of the real next letter in %, and with one part out"),
-		table,
-		make("h2", {}, "Questions to discuss"),
-		make(
-			"ul",
-			{},
-			questionsOf({page, run, position, line, parts}).map(question => make("li", {}, question))
-		)
+		html.h2("Chance of the real next letter in %, and with one part out"),
+		tableOf({heads, rows}),
+		html.h2("Questions to discuss"),
+		html.ul(questionsOf({page, run, position, line, parts}).map(question => html.li(question)))
 	);
 }
 

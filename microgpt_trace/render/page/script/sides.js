@@ -1,5 +1,8 @@
 // The values of one event in two runs. A page may hold only one position or one head of an event.
 
+import {largest} from "./numbers.js";
+import {eachCell} from "./walkable.js";
+
 /** The values of an event by at(side, head, row, column). `side` is "a", "b", or "d" for b - a. Null if the
     page holds no values of the event. */
 export function sidesOf(held, name, arrays) {
@@ -16,17 +19,14 @@ export function sidesOf(held, name, arrays) {
 }
 
 /** The largest finite magnitude in a and b, and the largest finite magnitude of b - a. */
-function endsOf({at, rows, columns, isMasked, head}) {
-	const ends = {sides: 0, d: 0};
-	const larger = (end, value) => (Number.isFinite(value) ? Math.max(end, Math.abs(value)) : end);
-	for (let row = 0; row < rows; row += 1) {
-		for (let column = 0; column < columns; column += 1) {
-			if (isMasked?.(row, column)) continue;
-			ends.sides = larger(larger(ends.sides, at("a", head, row, column)), at("b", head, row, column));
-			ends.d = larger(ends.d, at("d", head, row, column));
-		}
-	}
-	return ends;
+function endsOf({at, head, ...cells}) {
+	const endOf = side => {
+		const values = [];
+		const valueAt = (row, column) => at(side, head, row, column);
+		eachCell({...cells, valueAt}, (_row, _column, value) => values.push(value));
+		return largest(values);
+	};
+	return {sides: Math.max(endOf("a"), endOf("b")), d: endOf("d")};
 }
 
 /** The head, row and column of an element in the values that a page holds, or null if it does not hold

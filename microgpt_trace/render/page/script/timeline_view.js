@@ -2,9 +2,10 @@
 // step.
 
 import {isTaken} from "./controls.js";
-import {bar, draw, make, makeButton} from "./dom.js";
+import {bar, button, fill, html, keepingFocus, svg, tableOf} from "./dom.js";
 import {matrix} from "./matrix.js";
 import {exact, percent, chance, short} from "./numbers.js";
+import {chanceRow} from "./prediction_view.js";
 import {onOneLine} from "./printable.js";
 import {start} from "./result_page.js";
 import {numberOf, meansOf, placeOf} from "./steps.js";
@@ -14,8 +15,8 @@ const PAUSE = 350; // milliseconds per step while the steps are played
 
 function timelineView({content, arrays, go, place}) {
 	const {steps} = content;
-	const shown = make("div", {});
-	const label = make("output", {class: "at-step", "aria-live": "off"});
+	const shown = html.div();
+	const label = html.output({class: "at-step", "aria-live": "off"});
 	const curve = lossCurve(content, arrays.get("loss"));
 	let pictures = [];
 	let playing = null;
@@ -23,7 +24,7 @@ function timelineView({content, arrays, go, place}) {
 	const at = () => placeOf(steps, place().settings.step);
 	const set = change => go({...place(), settings: {...place().settings, ...change}}, true);
 	const move = n => set({step: steps[Math.max(0, Math.min(steps.length - 1, n))]});
-	const slider = make("input", {
+	const slider = html.input({
 		type: "range",
 		min: 0,
 		max: steps.length - 1,
@@ -31,31 +32,23 @@ function timelineView({content, arrays, go, place}) {
 		"aria-label": "traced step",
 		oninput: () => move(Number(slider.value))
 	});
-	const button = (sign, words, act) => makeButton({"aria-label": words, title: words, onclick: act}, sign);
-	const play = button("▶ play", "play the steps", () => (playing ? stop() : run()));
+	const control = (sign, words, act) => button(sign, act, {"aria-label": words, title: words});
+	const play = control("▶ play", "play the steps", () => (playing ? stop() : run()));
 	const still = window.matchMedia("(prefers-reduced-motion: reduce)");
 	document.getElementById("views").append(
-		make(
-			"section",
+		html.section(
 			{"aria-label": "One step"},
-			make(
-				"h2",
-				{},
-				"One step",
-				make("small", {}, ` the model's values for "${content.watched}" after this step`)
-			),
-			make(
-				"p",
+			html.h2("One step", html.small(` the model's values for "${content.watched}" after this step`)),
+			html.p(
 				{class: "stepper"},
-				button("‹", "previous step", () => move(at() - 1)),
+				control("‹", "previous step", () => move(at() - 1)),
 				slider,
-				button("›", "next step", () => move(at() + 1)),
+				control("›", "next step", () => move(at() + 1)),
 				play,
 				label
 			),
 			steps.length < content.traced
-				? make(
-						"p",
+				? html.p(
 						{class: "dim"},
 						`This page has ${steps.length} of the ${content.traced.toLocaleString("en")} traced steps ` +
 							"in the log. timeline --json prints all of them."
@@ -86,15 +79,13 @@ function timelineView({content, arrays, go, place}) {
 			`step ${steps[n].toLocaleString("en")} of ` +
 			`${content.planned.toLocaleString("en")}${curve.mark(steps[n])}`;
 		const position = placeOf([...content.positions.keys()], settings.position);
-		const focused = document.activeElement?.dataset?.key;
 		pictures = [];
 		const views = [
 			predictions(content, n, position, other => set({position: other})),
 			attention(content, n, pictures)
-		].filter(Boolean);
-		shown.replaceChildren(make("div", {class: "side-by-side"}, views), ...dead(content, n));
+		];
+		keepingFocus(() => fill(shown, html.div({class: "side-by-side"}, views), dead(content, n)));
 		resized();
-		if (focused) document.querySelector(`[data-key="${CSS.escape(focused)}"]`)?.focus({preventScroll: true});
 	}
 	function resized() {
 		for (const picture of pictures) picture.resized(picture.parentElement.clientWidth);
@@ -113,48 +104,27 @@ function timelineView({content, arrays, go, place}) {
 function predictions(content, n, chosen, choose) {
 	if (!content.positions.length) return null;
 	const rows = content.positions.map((position, at) =>
-		make(
-			"tr",
-			{class: at === chosen ? "target" : null},
-			make(
-				"th",
-				{scope: "row"},
-				makeButton(
-					{
-						class: "link",
-						"data-key": `position ${at}`,
-						"aria-pressed": String(at === chosen),
-						onclick: () => choose(at)
-					},
-					`${position.seen} → ${position.target}`
-				)
-			),
-			make("td", {class: "n"}, position.p[n] === null ? "–" : chance(numberOf(position.p[n]))),
-			make("td", {}, bar(numberOf(position.p[n]) ?? 0)),
-			make("td", {class: "n"}, position.rank[n] === null ? "" : `rank ${position.rank[n]}`)
+		chanceRow(
+			at === chosen,
+			button(`${position.seen} → ${position.target}`, () => choose(at), {
+				key: `position ${at}`,
+				pressed: at === chosen,
+				class: "link"
+			}),
+			position.p[n] === null ? "–" : chance(numberOf(position.p[n])),
+			bar(numberOf(position.p[n]) ?? 0),
+			html.td({class: "n"}, position.rank[n] === null ? "" : `rank ${position.rank[n]}`)
 		)
 	);
 	const {top, seen, target} = content.positions[chosen];
 	const likeliest = top[n]?.map(([label, p]) =>
-		make(
-			"tr",
-			{class: label === target ? "target" : null},
-			make("th", {scope: "row"}, label),
-			make("td", {class: "n"}, chance(numberOf(p))),
-			make("td", {}, bar(numberOf(p)))
-		)
+		chanceRow(label === target, label, chance(numberOf(p)), bar(numberOf(p)))
 	);
-	return make(
-		"div",
+	return html.div(
 		{class: "prediction"},
-		make("h3", {}, "P(target)"),
-		make("table", {class: "bars"}, make("tbody", {}, rows)),
-		likeliest
-			? [
-					make("h4", {}, `most likely tokens after ${seen}`),
-					make("table", {class: "bars"}, make("tbody", {}, likeliest))
-				]
-			: null
+		html.h3("P(target)"),
+		tableOf({kind: "bars", rows}),
+		likeliest ? [html.h4(`most likely tokens after ${seen}`), tableOf({kind: "bars", rows: likeliest})] : null
 	);
 }
 
@@ -180,46 +150,37 @@ function attention(content, n, pictures) {
 				end: 1,
 				rowLabels: labels.slice(0, rows.length),
 				columnLabels: labels.slice(0, rows.length),
-				chosen: null,
 				square: true,
 				largest: 30,
 				brief: percent,
 				legend: pictures.length === 0,
 				describe: (row, column) => (column > row ? "masked" : where(row, column)),
-				numberAt: (row, column) => (column > row ? "masked" : exact(valueAt(row, column))),
-				onlook: (row, column) => line.replaceChildren(column > row ? "masked" : where(row, column)),
-				onpick() {}
+				onlook: (row, column) => line.replaceChildren(column > row ? "masked" : where(row, column))
 			});
 			pictures.push(picture);
-			return make(
-				"div",
+			return html.div(
 				{class: "plane"},
-				make("h4", {}, layers.length > 1 ? `${name}, head ${head}` : `head ${head}`),
+				html.h4(layers.length > 1 ? `${name}, head ${head}` : `head ${head}`),
 				picture
 			);
 		})
 	);
-	const line = make("p", {class: "looked n"}, "\u00a0");
-	return make(
-		"div",
+	const line = html.p({class: "looked n"}, "\u00a0");
+	return html.div(
 		{class: "attention"},
-		make("h3", {}, "Attention", make("small", {}, " in percent; rows are queries, columns are keys")),
-		make("div", {class: "planes"}, planes),
+		html.h3("Attention", html.small(" in percent; rows are queries, columns are keys")),
+		html.div({class: "planes"}, planes),
 		line
 	);
 }
 
 function dead(content, n) {
 	const measured = content.dead.filter(({count}) => count[n] !== null);
-	if (!measured.some(({count}) => count.some(Boolean))) return [];
-	return [
-		make(
-			"p",
-			{},
-			"dead ReLU units: ",
-			measured.map(({layer, units, count}) => `${count[n]} of ${units} in layer ${layer}`).join(", ")
-		)
-	];
+	if (!measured.some(({count}) => count.some(Boolean))) return null;
+	return html.p(
+		"dead ReLU units: ",
+		measured.map(({layer, units, count}) => `${count[n]} of ${units} in layer ${layer}`).join(", ")
+	);
 }
 
 /** The loss over training as dots, with a line at the step that is shown. */
@@ -234,10 +195,9 @@ function lossCurve(content, losses) {
 	const values = means.map(([, mean]) => mean);
 	const [low, high] = [Math.min(...values), Math.max(...values)];
 	const x = step => 60 + (560 * (step - first)) / (last - first || 1);
-	const line = draw("line", {class: "marker", y1: 5, y2: 115});
-	const text = (label, px, py, anchor) => draw("text", {x: px, y: py, "text-anchor": anchor}, label);
-	const picture = draw(
-		"svg",
+	const line = svg.line({class: "marker", y1: 5, y2: 115});
+	const text = (label, px, py, anchor) => svg.text({x: px, y: py, "text-anchor": anchor}, label);
+	const picture = svg.svg(
 		{
 			class: "dots",
 			viewBox: "0 0 640 135",
@@ -245,7 +205,7 @@ function lossCurve(content, losses) {
 			"aria-label": `training loss, ${short(low, 3)} to ${short(high, 3)}`
 		},
 		means.map(([step, mean]) =>
-			draw("circle", {
+			svg.circle({
 				cx: x(step).toFixed(1),
 				cy: (110 - (100 * (mean - low)) / (high - low || 1)).toFixed(1),
 				r: 1.7
@@ -263,7 +223,7 @@ function lossCurve(content, losses) {
 		const at = logged.indexOf(step);
 		return at < 0 ? "" : ` · batch loss ${short(losses[at])}`;
 	};
-	return {element: make("figure", {}, picture), mark};
+	return {element: html.figure(picture), mark};
 }
 
 start(timelineView);

@@ -4,15 +4,15 @@
 
 import {likeliest} from "./answer_view.js";
 import {chancesAfter, chanceWith, changesOf, partsOf} from "./changes.js";
-import {make, makeButton} from "./dom.js";
+import {button, html} from "./dom.js";
+import {rowAt} from "./elements.js";
 import {keyWords, letterOf, placeWords} from "./letters.js";
-import {chance, percent, short} from "./numbers.js";
+import {chance, counted, percent, short} from "./numbers.js";
 import {withTerms} from "./words.js";
 import {heated} from "./write_view.js";
 
 const SAME = 1.25; // a chance within this factor counts as about the same
-const COUNTS = {1: "one", 2: "two", 3: "three", 4: "four", 5: "five", 6: "six", 7: "seven", 8: "eight"};
-const counted = count => COUNTS[count] ?? String(count);
+const COUNTS = ["", "", "two", "three", "four", "five", "six", "seven", "eight"];
 
 /** The card of a step, the part of the picture that the step is about, and whether the numbers are hidden.
     `answer` is the number of the chosen option, -1 if only the numbers are shown, or null. */
@@ -30,60 +30,52 @@ export function tourCard(context, {step, answer, move, choose, leave, explain}) 
 					.filter(({isBest}) => isBest)
 					.map(({words}) => words)
 					.join(" or ")}. `;
-	const dots = make(
-		"span",
+	const dots = html.span(
 		{class: "dots-of", "aria-hidden": "true"},
-		steps.map((_, n) => make("span", {class: n === at ? "now" : n < at ? "done" : ""}))
+		steps.map((_, n) => html.span({class: n === at ? "now" : n < at ? "done" : ""}))
 	);
 	const choices = question
 		? options.map(({words, shown, isBest}, n) =>
-				makeButton(
-					{
-						"data-key": `option ${n}`,
-						"aria-pressed": String(answer === n),
-						class: isOpen && isBest ? "best" : "",
-						onclick: () => choose(n)
-					},
-					make("small", {"aria-hidden": "true"}, `${n + 1} `),
-					words,
-					isOpen && shown ? make("b", {}, ` · ${shown}`) : ""
+				button(
+					[
+						html.small({"aria-hidden": "true"}, `${n + 1} `),
+						words,
+						isOpen && shown ? html.b(` · ${shown}`) : ""
+					],
+					() => choose(n),
+					{key: `option ${n}`, pressed: answer === n, class: isOpen && isBest ? "best" : ""}
 				)
 			)
 		: [];
-	const button = (key, words, onclick, kind = "") =>
-		makeButton({class: kind, "data-key": key, onclick}, words);
-	const card = make(
-		"section",
+	const control = (key, words, act, kind) => button(words, act, {key, class: kind});
+	const card = html.section(
 		{class: "tour", "aria-label": "Tour"},
-		make(
-			"p",
+		html.p(
 			{class: "tour-head"},
 			dots,
-			make("span", {class: "dim"}, `step ${at + 1} of ${steps.length}`),
-			button("leave", "×", leave, "shut-tour")
+			html.span({class: "dim"}, `step ${at + 1} of ${steps.length}`),
+			control("leave", "×", leave, "shut-tour")
 		),
-		make("h2", {id: "tour-title", tabindex: -1}, title),
-		make("p", {}, withTerms(text)),
+		html.h2({id: "tour-title", tabindex: -1}, title),
+		html.p(withTerms(text)),
 		question
-			? make(
-					"div",
+			? html.div(
 					{class: "ask"},
-					make("p", {}, make("b", {}, question)),
-					make("p", {class: "buttons", role: "group", "aria-label": "answers"}, choices),
-					make("p", {role: "status"}, isOpen ? [make("b", {}, verdict), after] : "")
+					html.p(html.b(question)),
+					html.p({class: "buttons", role: "group", "aria-label": "answers"}, choices),
+					html.p({role: "status"}, isOpen ? [html.b(verdict), after] : "")
 				)
-			: make("p", {}, after),
-		make(
-			"p",
+			: html.p(after),
+		html.p(
 			{class: "buttons"},
-			at > 0 ? button("back", "‹ Back", () => move(at)) : null,
+			at > 0 ? control("back", "‹ Back", () => move(at)) : null,
 			isOpen
 				? at + 1 < steps.length
-					? button("next", "Next ›", () => move(at + 2), "primary")
-					: button("end", "Done", leave, "primary")
-				: button("show", "Show the numbers", () => choose(-1), "primary"),
-			isOpen && why ? button("explain", "Why?", () => explain(why)) : null,
-			make("small", {class: "dim"}, "← back, → on, 1 2 3 answers, w why, esc leaves")
+					? control("next", "Next ›", () => move(at + 2), "primary")
+					: control("end", "Done", leave, "primary")
+				: control("show", "Show the numbers", () => choose(-1), "primary"),
+			isOpen && why ? control("explain", "Why?", () => explain(why)) : null,
+			html.small({class: "dim"}, "← back, → on, 1 2 3 answers, w why, esc leaves")
 		)
 	);
 	return {card, part, isMasked: !isOpen};
@@ -102,10 +94,8 @@ function stepsOf(context) {
 				part: "answer",
 				title: "No tour",
 				text: "The chances of this run are not finite, so there is nothing to ask.",
-				question: null,
 				options: [],
-				after: "",
-				why: null
+				after: ""
 			}
 		];
 	const of = page.picture.layers.length > 1 ? ` of layer ${line?.layer ?? 0}` : "";
@@ -136,6 +126,22 @@ function stepsOf(context) {
 const optionsOf = (list, best) =>
 	list.map(option => ({...option, isBest: best(option) === Math.max(...list.map(best))}));
 
+/** Options for a factor, in order: the right one with the words `shown`, and two of the wrong ones. */
+function factorsOf(right, wrong, shown) {
+	const texts = wrong
+		.filter(Number.isFinite)
+		.map(factor => short(factor, 3))
+		.filter(text => text !== short(right, 3) && text !== "0" && !text.includes("e"));
+	return [short(right, 3), ...new Set(texts)]
+		.slice(0, 3)
+		.map((text, n) => ({words: `${text} times`, shown: n ? "" : shown, isBest: n === 0}))
+		.toSorted((a, b) => Number.parseFloat(a.words) - Number.parseFloat(b.words));
+}
+
+/** The heads of the chosen line's attention. */
+const headsOf = ({page, line}) =>
+	page.picture.layers[line.layer].parts.find(part => part.attention === line.attention).heads;
+
 function taskOf({page, position, chances, target, read, word}) {
 	const top = likeliest(page, chances, target, 3)
 		.map(({token, p}) => ({words: word(token), p, shown: chance(p)}))
@@ -147,7 +153,7 @@ function taskOf({page, position, chances, target, read, word}) {
 		why: [page.probabilities, "chance"],
 		text:
 			"A name is read letter by letter. After each letter, the model gives every possible next letter a " +
-			`chance. ${page.vocabulary.length - 1} letters and "stop" share 100 %. The model has read ` +
+			`chance. ${counted(page.vocabulary.length - 1, "letter")} and "stop" share 100 %. The model has read ` +
 			`${position ? read : "nothing yet"}.`,
 		question: "Which letter would you bet on?",
 		options: optionsOf(top, ({p}) => p),
@@ -183,7 +189,7 @@ function lettersOf({page, run, position, isTrained}) {
 		title: "Letters",
 		why: [table, null],
 		text:
-			`A letter has no size, so the model keeps ${width} numbers for each letter. ` +
+			`A letter has no size, so the model keeps ${counted(width, "number")} for each letter. ` +
 			(isTrained
 				? "Nobody chose these numbers: training did. Letters that are used alike come to have similar " +
 					"numbers. "
@@ -255,8 +261,8 @@ function sharesOf({run, position, line}, head = line.head) {
 }
 
 function lookingOf(facts) {
-	const {page, run, position, line, here, of} = facts;
-	const {heads} = page.picture.layers[line.layer].parts.find(part => part.attention === line.attention);
+	const {run, position, line, here, of} = facts;
+	const heads = headsOf(facts);
 	const [best] = sharesOf(facts);
 	const keys = sharesOf(facts)
 		.slice(0, 3)
@@ -278,7 +284,7 @@ function lookingOf(facts) {
 			(position
 				? `At ${here}, the model cannot know from the letter alone what came before. Attention fetches that. `
 				: "At the start, nothing came before, so attention sees only the start itself. ") +
-			`${heads.length === 1 ? "The head" : `Each of the ${counted(heads.length)} heads`} splits 100 % of ` +
+			`${heads.length === 1 ? "The head" : `Each of the ${COUNTS[heads.length] ?? heads.length} heads`} splits 100 % of ` +
 			"its attention over the letters so far. A thick line fetches much.",
 		question: isAlone ? null : `Where does head ${line.head}${of} look most, reading ${here}?`,
 		options: optionsOf(
@@ -303,14 +309,7 @@ function scoresOf(facts) {
 	}));
 	if (!second) return null;
 	const ratio = Math.exp(best.score - second.score);
-	const wrong = [Math.abs(best.score / second.score), best.score - second.score, 3 * ratio, ratio / 3]
-		.filter(Number.isFinite)
-		.map(value => short(value, 3))
-		.filter(text => text !== short(ratio, 3) && text !== "0" && !text.includes("e"));
-	const list = [short(ratio, 3), ...new Set(wrong)]
-		.slice(0, 3)
-		.map((words, n) => ({words: `${words} times`, shown: n ? "" : "e to the difference", isBest: n === 0}))
-		.toSorted((a, b) => Number.parseFloat(a.words) - Number.parseFloat(b.words));
+	const wrong = [Math.abs(best.score / second.score), best.score - second.score, 3 * ratio, ratio / 3];
 	const words = key => (key === position ? placeWords(run, key) : keyWords(run, position, key));
 	const {dim} = page.row(page.row(scoreName).inputs[0]);
 	return {
@@ -318,13 +317,13 @@ function scoresOf(facts) {
 		title: "Why there?",
 		why: [scoreName, [line.head, position, best.key]],
 		text:
-			`In each head, every letter asks with ${dim} numbers and offers ${dim} numbers. Pairs are ` +
+			`In each head, every letter asks with ${counted(dim, "number")} and offers ${counted(dim, "number")}. Pairs are ` +
 			"multiplied and added: this gives a score. Scores become shares. One point more makes a share 2.7 " +
 			"times as large compared with any other share.",
 		question:
 			`Here ${words(best.key)} scores ${short(best.score)}, and ${words(second.key)} scores ` +
 			`${short(second.score)}. How many times as large is the first share as the second?`,
-		options: list,
+		options: factorsOf(ratio, wrong, "e to the difference"),
 		after:
 			`The difference is ${short(best.score - second.score)}, and 2.718 to this power is ` +
 			`${short(ratio, 3)}.`
@@ -348,10 +347,7 @@ function matterOf({page, state, run, position, line, chances, target, word}) {
 	return {
 		part: "head",
 		title: "Does it matter?",
-		why: [
-			page.picture.layers[line.layer].parts.find(part => part.attention === line.attention).heads[line.head],
-			null
-		],
+		why: [headsOf({page, line})[line.head], null],
 		text: "Looking is not yet mattering. The test is to take a head out and to watch the answer.",
 		question: `Which of these heads moves the chance of ${word(target)} more when it is taken out?`,
 		options: optionsOf(two, ({change}) => change),
@@ -365,8 +361,7 @@ function unitsOf({page, run, position, line, here, of}) {
 	const {units} = page.picture.layers[line?.layer ?? 0].parts.find(part => part.units) ?? {};
 	if (!units) return null;
 	const size = run.shape(units).at(-1);
-	const values = run.of(units, "value");
-	const on = at => values.slice(at * size, (at + 1) * size).filter(value => value > 0).length;
+	const on = at => rowAt(run, units, at).filter(value => value > 0).length;
 	const count = on(position);
 	const total = Array.from({length: run.length}, (_, at) => on(at)).reduce((a, b) => a + b, 0);
 	const others = [0.3, 0.6, 0.1, 0.9]
@@ -386,7 +381,7 @@ function unitsOf({page, run, position, line, here, of}) {
 		question: `How many of the ${size} units${of} are on at ${here}?`,
 		options: list,
 		after:
-			`${count} of ${size} are on here. Over all places, ${percent(1 - total / (size * run.length))} % ` +
+			`${count} of ${size} ${count === 1 ? "is" : "are"} on here. Over all places, ${percent(1 - total / (size * run.length))} % ` +
 			`of the units${of} are off.`
 	};
 }
@@ -398,30 +393,19 @@ function answerOf({page, run, position, chances, target, word}) {
 	const [first, second] = likeliest(page, chances, null, 2).map(({token}) => token);
 	const other = first === target ? second : target;
 	const ratio = chances[first] / chances[other];
-	const wrong = [3 * ratio, Math.abs(score(first) / score(other)), 1 + ratio]
-		.filter(Number.isFinite)
-		.map(value => short(value, 3))
-		.filter(text => text !== short(ratio, 3));
-	const list = [short(ratio, 3), ...new Set(wrong)]
-		.slice(0, 3)
-		.map((words, n) => ({
-			words: `${words} times`,
-			shown: n ? "" : `${chance(chances[first])} and ${chance(chances[other])}`,
-			isBest: n === 0
-		}))
-		.toSorted((a, b) => Number.parseFloat(a.words) - Number.parseFloat(b.words));
+	const wrong = [3 * ratio, Math.abs(score(first) / score(other)), 1 + ratio];
 	return {
 		part: "answer",
 		title: "The answer",
 		why: [logits, [position, first]],
 		text:
-			`Each letter also has ${run.shape(page.picture.first).at(-1)} numbers in the output matrix. They ` +
+			`Each letter also has ${counted(run.shape(page.picture.first).at(-1), "number")} in the output matrix. They ` +
 			`are multiplied with the final row and added: this gives a score. A softmax turns the ${size} ` +
 			"scores into chances.",
 		question:
 			`${word(first)} has a score of ${short(score(first))}, ${word(other)} of ${short(score(other))}. ` +
 			`How many times as likely is ${word(first)}?`,
-		options: list,
+		options: factorsOf(ratio, wrong, `${chance(chances[first])} and ${chance(chances[other])}`),
 		after:
 			`The difference of the scores is ${short(score(first) - score(other))}, and 2.718 to this power is ` +
 			`${short(ratio, 3)}.`
@@ -436,7 +420,6 @@ function writingOf({page, run, word}) {
 	return {
 		part: "write",
 		title: "Writing",
-		why: null,
 		text:
 			"Draw a letter by these chances, add it to the name, and read again: that is all there is to " +
 			"writing. Temperature makes the chances sharper or flatter before the draw.",

@@ -6,7 +6,7 @@ import {arrayView} from "./array_view.js";
 import {attentionView} from "./attention_view.js";
 import {changesOf} from "./changes.js";
 import {listen, switchTheme} from "./controls.js";
-import {copyable, make, makeButton} from "./dom.js";
+import {button, copyable, fill, html, keyed} from "./dom.js";
 import {addressOf, nameOf, placeInWords} from "./elements.js";
 import {explainView} from "./explain_view.js";
 import {flowView} from "./flow_view.js";
@@ -151,19 +151,10 @@ export function start(overviewOf) {
 			headButtons: name => (page.tokenizer ? headButtons({page, state, set, name}) : null),
 			unitButton: array => (page.tokenizer ? unitButton({page, state, set, at: array}) : null)
 		};
-		if (!overview) slot("tokens").replaceChildren(...tokensView(run, position));
-		slot("live").replaceChildren(
-			page.tokenizer
-				? liveView({page, state, set, problem, run})
-				: page.replaced.length
-					? make(
-							"p",
-							{class: "origin"},
-							`This run was traced with interventions.${page.seen ? " Its page cannot run other texts." : ""}`
-						)
-					: ""
-		);
-		slot("flow").replaceChildren(
+		if (!overview) fill(slot("tokens"), tokensView(run, position));
+		fill(slot("live"), page.tokenizer ? liveView({page, state, set, problem, run}) : intervened());
+		fill(
+			slot("flow"),
 			flowView({
 				...context,
 				filter,
@@ -172,14 +163,12 @@ export function start(overviewOf) {
 				}
 			})
 		);
-		const both = make(
-			"div",
+		const both = html.div(
 			{class: run.length > FEW ? "one-by-one" : "side-by-side"},
 			attentionView(context),
 			predictionView(context)
 		);
-		const main = [both, at ? arrayView(context) : null, lensView(context)];
-		slot("views").replaceChildren(...main.filter(Boolean));
+		fill(slot("views"), both, at && arrayView(context), lensView(context));
 		const isElement = at && at.index.length === page.row(at.name).axes.length;
 		const slider = page.tokenizer ? parameterSlider({page, state, set, run, position, isDragged}) : null;
 		const explained = isElement
@@ -194,7 +183,7 @@ export function start(overviewOf) {
 				})
 			: hint();
 		if (isDragged) replaceAround(slot("slider").parentElement, explained);
-		else slot("explain").replaceChildren(explained);
+		else fill(slot("explain"), explained);
 		document.body.classList.toggle("other-run", !run.traced);
 		title.textContent = run.traced ? tracedTitle : onOneLine(state.text ?? tracedTitle) || "only BOS";
 		document.title = tracedHead.replace(tracedTitle, () => title.textContent);
@@ -205,9 +194,9 @@ export function start(overviewOf) {
 		layOut();
 		if (focused.isConnected) return;
 		const again =
-			(key && document.querySelector(`[data-key="${CSS.escape(key)}"]`)) ??
+			keyed(key) ??
 			slot("tour-title") ??
-			(focused.closest(".tour") && document.querySelector('[data-key="tour"]')) ??
+			(focused.closest(".tour") && keyed("tour")) ??
 			slot("explained") ??
 			document.querySelector(".array .matrix, #text");
 		again?.focus({preventScroll: true});
@@ -260,21 +249,16 @@ export function start(overviewOf) {
 
 	function tokensView(run, position) {
 		return run.tokens.map((token, n) =>
-			makeButton(
-				{
-					class: "token",
-					"aria-pressed": String(n === position),
-					"data-key": `token ${n}`,
-					title: `position ${n}, token ${token}`,
-					onclick: () => set({position: n}),
-					onpointerenter: () => mark(n),
-					onpointerleave: () => mark(null),
-					onfocus: () => mark(n),
-					onblur: () => mark(null)
-				},
-				make("span", {}, run.labels[n]),
-				make("small", {}, String(n))
-			)
+			button([html.span(run.labels[n]), html.small(String(n))], () => set({position: n}), {
+				key: `token ${n}`,
+				pressed: n === position,
+				class: "token",
+				title: `position ${n}, token ${token}`,
+				onpointerenter: () => mark(n),
+				onpointerleave: () => mark(null),
+				onfocus: () => mark(n),
+				onblur: () => mark(null)
+			})
 		);
 	}
 
@@ -282,11 +266,17 @@ export function start(overviewOf) {
 		for (const element of widgets) element.mark?.(position);
 	}
 
+	const intervened = () =>
+		page.replaced.length > 0 &&
+		html.p(
+			{class: "origin"},
+			`This run was traced with interventions.${page.seen ? " Its page cannot run other texts." : ""}`
+		);
+
 	const hint = () =>
-		make(
-			"section",
+		html.section(
 			{class: "explain hint", "aria-label": "Explanation"},
-			make("p", {class: "dim"}, "Choose a number in a matrix to see its arithmetic.")
+			html.p({class: "dim"}, "Choose a number in a matrix to see its arithmetic.")
 		);
 
 	/** Why no command explains the element `at`, or, if `at` is null, why no command shows the run. Null if one
@@ -367,14 +357,13 @@ export function start(overviewOf) {
 		const origin = document.querySelector("header > .dim");
 		if (!overview.hasTour) origin.append(" · recorded, does not run here");
 		const tour = overview.hasTour
-			? makeButton({class: "primary", "data-key": "tour", onclick: () => set({tour: 1})}, "▶ Tour")
+			? button("▶ Tour", () => set({tour: 1}), {key: "tour", class: "primary"})
 			: origin;
-		title.after(slot("live"), tour, makeButton({"data-key": "present", onclick: present}, "Present"));
+		title.after(slot("live"), tour, button("Present", present, {key: "present"}));
 		slot("numbers").before(
-			make(
-				"section",
+			html.section(
 				{id: "all", "aria-label": "All numbers"},
-				make("h2", {}, "All numbers"),
+				html.h2("All numbers"),
 				command,
 				overview.hasTour ? origin : null
 			)

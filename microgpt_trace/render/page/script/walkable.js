@@ -1,6 +1,6 @@
 // A picture of cells with a cursor that follows the pointer and the keys.
 
-import {make} from "./dom.js";
+import {html} from "./dom.js";
 
 const STEPS = {ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1]};
 
@@ -12,14 +12,13 @@ export function walkable(canvas, view, {kind, description, key, label, cellAt, l
 	const here = () => view.cursor ?? [0, 0];
 	const keydown = event => {
 		const at = moved(event.key, here(), data);
-		if (event.key === "Enter") data.onpick(...here());
+		if (event.key === "Enter") data.onpick?.(...here());
 		else if (at) look(at, true);
 		else return;
 		event.preventDefault();
 		event.stopPropagation();
 	};
-	return make(
-		"div",
+	return html.div(
 		{
 			class: kind,
 			tabindex: 0,
@@ -29,7 +28,7 @@ export function walkable(canvas, view, {kind, description, key, label, cellAt, l
 			"aria-label": label,
 			onpointermove: event => String(cellAt(event)) !== String(view.cursor) && look(cellAt(event), false),
 			onpointerleave: () => look(data.chosen ?? null, false),
-			onclick: event => cellAt(event) && data.onpick(...cellAt(event)),
+			onclick: event => cellAt(event) && data.onpick?.(...cellAt(event)),
 			onfocus: () => look(here(), true),
 			onkeydown: keydown
 		},
@@ -42,4 +41,12 @@ function moved(key, [row, column], {rows, columns}) {
 	if (!(key in STEPS)) return ends[key] ?? null;
 	const bounded = (at, size) => Math.max(0, Math.min(size - 1, at));
 	return [bounded(row + STEPS[key][0], rows), bounded(column + STEPS[key][1], columns)];
+}
+
+/** Call act(row, column, value) for each cell that is not masked. */
+export function eachCell({rows, columns, isMasked, valueAt}, act) {
+	for (let row = 0; row < rows; row += 1) {
+		for (let column = 0; column < columns; column += 1)
+			if (!isMasked?.(row, column)) act(row, column, valueAt(row, column));
+	}
 }

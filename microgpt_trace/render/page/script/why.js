@@ -1,7 +1,7 @@
 // Answers to questions that a number may raise, with the figures of the run.
 
 import {keyWords} from "./letters.js";
-import {chance, short} from "./numbers.js";
+import {chance, counted, short} from "./numbers.js";
 
 /** A sentence about the element or the array `at`, or null if it raises no question. */
 export function whyOf(page, run, at) {
@@ -30,7 +30,7 @@ function whyShare(run, {name, index}) {
 	return larger
 		? `The shares of the ${row.length} places that this query sees sum to 100 %. ${larger} of them ` +
 				`${larger === 1 ? "is" : "are"} larger.`
-		: `Of the ${row.length} places that this query sees, head ${head} looks most at ` +
+		: `Of the ${counted(row.length, "place")} that this query sees, head ${head} looks most at ` +
 				`${keyWords(run, query, key)}: ${chance(row[key])}.`;
 }
 
@@ -42,10 +42,12 @@ function whyNorm(run, {name}) {
 	const size = Math.hypot(...values);
 	const expected = Math.sqrt(rows * width);
 	if (Math.abs(size / expected - 1) > 1e-3) return null;
+	const all =
+		rows === 1 ? "" : `, and all ${rows} rows together have √(${rows}·${width}) = ${short(expected)}`;
 	return (
-		`A norm divides each row by its own size, so that the mean of its squares is 1. Each of the ${rows} ` +
-		`rows of ${width} numbers has an L2 of √${width} = ${short(Math.sqrt(width))}, and all rows together ` +
-		`have √(${rows}·${width}) = ${short(expected)}, whatever came before.`
+		"A norm divides each row by its own size, so that the mean of its squares is 1. Each row of " +
+		`${counted(width, "number")} has an L2 of √${width} = ${short(Math.sqrt(width))}${all}, whatever came ` +
+		"before."
 	);
 }
 
@@ -55,7 +57,7 @@ function whyZero(page, run, {name, index}) {
 	if (!values || values.exact || !run.of(source, "value")) return null;
 	const zeros = values.filter(value => value === 0).length;
 	if (index.length < 2)
-		return `${zeros} of ${values.length} numbers are 0, because ReLU sets every number below 0 to 0.`;
+		return `${zeros} of ${counted(values.length, "number")} ${zeros === 1 ? "is" : "are"} 0, because ReLU sets every number below 0 to 0.`;
 	const before = run.of(source, "value")[index[0] * run.shape(name)[1] + index[1]];
 	return before > 0
 		? `The number before ReLU is ${short(before)}, which is above 0, so ReLU passes it on.`

@@ -1,6 +1,6 @@
 // A glossary for readers who meet the words of a page for the first time, and tooltips with its meanings.
 
-import {make} from "./dom.js";
+import {html} from "./dom.js";
 
 export const WORDS = [
 	["array, event", "the values that one operation computes: one row per position, one column per channel"],
@@ -51,22 +51,10 @@ export const WORDS = [
 ];
 
 const MEANINGS = new Map(WORDS.flatMap(([terms, words]) => terms.split(", ").map(term => [term, words])));
-const PLAIN = new Set([
-	"head",
-	"scores",
-	"weights",
-	"context",
-	"out",
-	"up",
-	"act",
-	"down",
-	"norm",
-	"rank",
-	"update",
-	"position",
-	"array",
-	"event"
-]); // also everyday words
+// also everyday words
+const PLAIN = new Set(
+	"head scores weights context out up act down norm rank update position array event".split(" ")
+);
 const LONG = Array.from(MEANINGS.keys())
 	.filter(term => term.length > 1 && !PLAIN.has(term))
 	.toSorted((a, b) => b.length - a.length);
@@ -85,7 +73,7 @@ export function withTerms(text) {
 		const meaning = MEANINGS.get(term) ?? MEANINGS.get(term.toLowerCase());
 		if (seen.has(meaning)) continue;
 		seen.add(meaning);
-		parts.push(text.slice(last, match.index), make("abbr", {title: meaning}, whole));
+		parts.push(text.slice(last, match.index), html.abbr({title: meaning}, whole));
 		last = match.index + whole.length;
 	}
 	return [...parts, text.slice(last)];

@@ -2,8 +2,8 @@
 // chances.
 
 import {chancesAfter, softmax} from "./changes.js";
-import {make, makeButton} from "./dom.js";
-import {letterOf} from "./letters.js";
+import {button, html} from "./dom.js";
+import {inLetters, letterOf} from "./letters.js";
 import {chance} from "./numbers.js";
 
 const [COLDEST, HOTTEST] = [0.2, 2];
@@ -36,7 +36,6 @@ export function writeCard({page, state, set, text, runOf}) {
 	const temperature = state.temperature ?? 1;
 	const seed = state.seed ?? 1;
 	const end = page.tokenizer.bos;
-	const letters = new Map(Object.entries(page.tokenizer.letters).map(([letter, token]) => [token, letter]));
 	const chancesOf = each => {
 		const run = runOf(each);
 		return chancesAfter(page, run, run.length - 1);
@@ -47,7 +46,7 @@ export function writeCard({page, state, set, text, runOf}) {
 		for (let n = 0; n < most && name.length < page.tokenizer.most; n += 1) {
 			const token = drawn(name);
 			if (token === end) break;
-			name += letters.get(token);
+			name += page.write([token]);
 		}
 		set({text: name, position: name.length, line: null, seed, temperature});
 	};
@@ -60,28 +59,25 @@ export function writeCard({page, state, set, text, runOf}) {
 		const what =
 			token === end
 				? ["stop: the name ends here. Stop"]
-				: [make("b", {class: "letters"}, letterOf(page.vocabulary[token])), ", which"];
+				: [inLetters(letterOf(page.vocabulary[token])), ", which"];
 		return [
-			make(
-				"p",
+			html.p(
 				{class: "dim"},
 				`temperature ${heat.toFixed(1)}: ` +
 					(heat === 1 ? "as the model thinks" : `${heat < 1 ? "likely" : "unlikely"} letters are likelier`)
 			),
 			barOf(page, chances, number),
-			make(
-				"p",
-				{},
+			html.p(
 				"After ",
-				make("b", {class: "letters"}, text || "the start"),
+				inLetters(text || "the start"),
 				`, seed ${seed} picks `,
 				what,
 				` has a chance of ${chance(chances[token])}.`
 			)
 		];
 	};
-	const pick = make("div", {}, picked(temperature));
-	const slider = make("input", {
+	const pick = html.div(picked(temperature));
+	const slider = html.input({
 		type: "range",
 		min: COLDEST,
 		max: HOTTEST,
@@ -92,42 +88,39 @@ export function writeCard({page, state, set, text, runOf}) {
 		oninput: event => pick.replaceChildren(...picked(Number(event.target.value))),
 		onchange: event => set({temperature: Number(event.target.value)})
 	});
-	const button = (key, words, onclick, more = {}) => makeButton({"data-key": key, onclick, ...more}, words);
-	return make(
-		"section",
+	return html.section(
 		{class: "card write", "aria-label": "Write the next letter"},
-		make("h2", {}, "Write the next letter"),
-		make("p", {class: "heat"}, "cautious ", slider, " wild"),
+		html.h2("Write the next letter"),
+		html.p({class: "heat"}, "cautious ", slider, " wild"),
 		pick,
-		make(
-			"p",
+		html.p(
 			{class: "buttons"},
-			button("write one", "One letter", () => write(1), {class: "primary", disabled: isOver}),
-			button("write all", "To the end", () => write(page.tokenizer.most), {disabled: isOver}),
-			button("seed", "Another seed", () => set({seed: seed + 1, temperature})),
-			button("empty", "From nothing", () => set({text: "", position: 0, line: null, seed, temperature}))
+			button("One letter", () => write(1), {key: "write one", class: "primary", disabled: isOver}),
+			button("To the end", () => write(page.tokenizer.most), {key: "write all", disabled: isOver}),
+			button("Another seed", () => set({seed: seed + 1, temperature}), {key: "seed"}),
+			button("From nothing", () => set({text: "", position: 0, line: null, seed, temperature}), {
+				key: "empty"
+			})
 		)
 	);
 }
 
 /** All chances side by side as one bar of 100 %, with a marker where the random number falls. */
 function barOf(page, chances, number) {
-	const bar = make("div", {
-		class: "segments",
-		role: "img",
-		"aria-label": "all chances side by side; the marker shows where the random number falls"
-	});
-	chances.forEach((p, token) => {
-		const segment = make(
-			"span",
-			{title: `${letterOf(page.vocabulary[token])} ${chance(p)}`},
-			p >= LEAST_WIDTH ? letterOf(page.vocabulary[token]) : ""
+	const segments = chances.map((p, token) => {
+		const letter = letterOf(page.vocabulary[token]);
+		return html.span(
+			{title: `${letter} ${chance(p)}`, style: {width: `${100 * p}%`}},
+			p >= LEAST_WIDTH ? letter : ""
 		);
-		segment.style.width = `${100 * p}%`;
-		bar.append(segment);
 	});
-	const marker = make("span", {class: "marker"});
-	marker.style.left = `${100 * number}%`;
-	bar.append(marker);
-	return bar;
+	return html.div(
+		{
+			class: "segments",
+			role: "img",
+			"aria-label": "all chances side by side; the marker shows where the random number falls"
+		},
+		segments,
+		html.span({class: "marker", style: {left: `${100 * number}%`}})
+	);
 }
