@@ -49,10 +49,10 @@ def unrounded(tensor: Any, rng: np.random.Generator) -> Any:
 
 
 def child(kind: str, path: str, count: int, length: int) -> None:
-    from microgpt_trace.architecture.packs import UNKNOWN, ReadText
     from microgpt_trace.certification.opening import open_side
     from microgpt_trace.certification.prediction_checks import prediction_checks
     from microgpt_trace.certification.tensor_effects import tensor_effects
+    from microgpt_trace.models.packs import UNKNOWN, ReadText
 
     side, rng = open_side(Path(path)), np.random.default_rng(1)
     export: Any = side.model

@@ -21,11 +21,11 @@ if hasattr(os, "sched_setaffinity"):
 import numpy as np
 from table import print_table
 
-from microgpt_trace.architecture.plans.rope import Rope
 from microgpt_trace.arrays.encodings import ENCODINGS, StoredTensor
 from microgpt_trace.decoder.architectures.llama import LlamaConfig
 from microgpt_trace.decoder.architectures.qwen3_moe import Qwen3MoeConfig
 from microgpt_trace.decoder.model import Decoder
+from microgpt_trace.plans.rope import Rope
 
 EXPERTS, USED, WIDTH, INNER, VOCABULARY = 32, 4, 1024, 512, 1000
 TYPES = ("Q4_0", "Q8_0", "Q4_K", "MXFP4", "F16")

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from transformer_lens import HookedTransformer, HookedTransformerConfig
 
-from microgpt_trace.architecture.model import LanguageModel
+from microgpt_trace.models.language_model import LanguageModel
 
 # The names at which TransformerLens keeps gradients.
 WATCHED = ("hook_q", "hook_k", "hook_v", "hook_z", "hook_attn_out", "hook_mlp_out", "hook_resid_post")

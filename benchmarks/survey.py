@@ -36,14 +36,14 @@ from models import smollm2
 from table import print_markdown
 
 from microgpt_trace import init, load, survey, trace
-from microgpt_trace.architecture.interpreter.logits_forward import ROWS
-from microgpt_trace.architecture.packs import UNKNOWN, Pack, ReadText
 from microgpt_trace.arrays.threads import one_core
 from microgpt_trace.hooks.bus import SilentTap
+from microgpt_trace.interpreter.logits_forward import ROWS
 from microgpt_trace.microgpt.batch import Encoded
 from microgpt_trace.microgpt.documents import Documents, default_data, read_lines
 from microgpt_trace.microgpt.forward_backward import forward
 from microgpt_trace.microgpt.model import PACK
+from microgpt_trace.models.packs import UNKNOWN, Pack, ReadText
 from microgpt_trace.surveying.options import SurveyOptions
 from microgpt_trace.surveying.shard import order_for
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:  # "X as X" tells type checkers that X is public
     from .explaining.explain import explain as explain
     from .hooks.bus import HookBus as HookBus
     from .hooks.event import TraceEvent as TraceEvent
+    from .interventions.interventions import Intervention as Intervention
     from .microgpt.checkpoint import save as save
     from .microgpt.model import Model as Model
     from .microgpt.model import init as init
@@ -39,7 +40,6 @@ if TYPE_CHECKING:  # "X as X" tells type checkers that X is public
     from .render.figures.patching import plot_patch as plot_patch
     from .render.figures.predictions import plot_lens as plot_lens
     from .render.figures.predictions import plot_probabilities as plot_probabilities
-    from .running.interventions import Intervention as Intervention
     from .surveying.survey import survey as survey
     from .surveying.survey_files import read_survey as read_survey
     from .tracing.gradient_check import gradcheck as gradcheck
@@ -50,7 +50,7 @@ if TYPE_CHECKING:  # "X as X" tells type checkers that X is public
 _MODULES = {
     "Config": "microgpt.parameters",
     "HookBus": "hooks.bus",
-    "Intervention": "running.interventions",
+    "Intervention": "interventions.interventions",
     "MicrogptError": "errors",
     "Model": "microgpt.model",
     "TensorStats": "arrays.stats",

@@ -38,9 +38,9 @@ def loaded(*args):
 def test_a_trace_of_microgpt_loads_nothing_for_other_models():
     """Loading it would add 5 ms to 140 ms."""
     modules = loaded("trace", "emma")
-    assert "architecture.interpreter.run" in modules
+    assert "interpreter.run" in modules
     assert "microgpt.forward_backward" not in modules
-    assert not {"decoder.config", "architecture.catalogue", "tracing.anomalies"} & modules
+    assert not {"decoder.config", "decoder.catalogue", "tracing.anomalies"} & modules
     assert not {"matplotlib", "render.figures"} & modules
     assert "rich.columns" not in modules - loaded("--version")  # old versions of Typer load it themselves
 

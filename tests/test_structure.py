@@ -18,9 +18,9 @@ from support.commands import process
 from support.sweeps import in_sweep
 
 import microgpt_trace
-from microgpt_trace.architecture.operations.by_kind import ARITHMETIC
 from microgpt_trace.cli import COMMANDS
 from microgpt_trace.decoder.catalogue import ARCHITECTURES, known_rows
+from microgpt_trace.operations.by_kind import ARITHMETIC
 from microgpt_trace.render.documents.schemas import RESULTS
 from microgpt_trace.render.shown import SHOWN
 
@@ -31,10 +31,11 @@ TOP_LEVEL = (
 )
 
 FLOORS = [
-    *("text", "ground", "corpus", "arrays", "hooks", "architecture", "vocabulary", "microgpt", "decoder"),
-    *("readers", "running", "measuring", "rounding", "weights", "tracing", "timeline", "naming", "dumps"),
-    *("comparison", "diagnosis", "explaining", "patching", "attribution", "certification", "surveying"),
-    *("render", "package", "cli"),
+    *("text", "ground", "corpus", "arrays", "hooks", "plans", "models", "formulas", "operations"),
+    *("interpreter", "vocabulary", "microgpt", "decoder", "readers", "selection", "interventions"),
+    *("measuring", "rounding", "weights", "tracing", "timeline", "naming", "dumps", "comparison"),
+    *("diagnosis", "explaining", "patching", "attribution", "certification", "surveying", "render"),
+    *("package", "cli"),
 ]
 
 # The floors of modules outside folders.
@@ -141,9 +142,7 @@ def own_graph():
     # these modules import others by name
     graph["cli"] |= {f"cli.{name}" for name in COMMANDS}
     graph["decoder.catalogue"] |= {f"decoder.architectures.{name}" for name in ARCHITECTURES.values()}
-    graph["architecture.operations.by_kind"] |= {
-        f"architecture.operations.{name}" for name in ARITHMETIC.values()
-    }
+    graph["operations.by_kind"] |= {f"operations.{name}" for name in ARITHMETIC.values()}
     graph["render.documents.schemas"] |= {module for _, module, _ in RESULTS.values()}
     graph["render.shown"] |= {
         f"render.{name.rpartition('.')[0]}" for names in SHOWN.values() for name in names if name
@@ -370,7 +369,7 @@ def test_only_certification_names_the_checks_of_a_certificate():
 # Modules that may have names of events: the plans, the words for events, the hand-written passes of microGPT,
 # and the tables of names in other engines.
 NAMES_EVENTS = (
-    *("architecture.", "decoder.architectures.", "microgpt.forward_backward", "hooks.names"),
+    *("plans.", "decoder.architectures.", "microgpt.forward_backward", "hooks.names"),
     *("naming.event_names", "naming.engine_names", "naming.torch_modules", "dumps.recorder"),
 )
 OF_THE_OUTPUT = {"logits", "probs", "loss"}  # other modules use these as plain words

@@ -10,18 +10,18 @@ from typing import Any, Literal, overload
 
 import numpy as np
 
-from ..architecture.edits import Edit
-from ..architecture.model import LanguageModel, TraceInput
-from ..architecture.plans.kinds import Cap
 from ..arrays.logits import LogitDifference, best_tokens, losses_of, runner_up, softmax
 from ..arrays.stats import Array
 from ..arrays.threads import one_blas_thread
 from ..errors import InputError, naming
+from ..hooks.edits import Edit
+from ..models.language_model import LanguageModel, TraceInput
 from ..patching.pairs import columns_of
 from ..patching.results import Spot
+from ..plans.kinds import Cap
 from ..progress import Report, unreported
 from ..rounding.invariants import OF_SUMS
-from ..running.token_names import blank_notes, chosen_positions, token_label, token_of
+from ..selection.token_names import blank_notes, chosen_positions, token_label, token_of
 from ..text.printable import shown_token
 from ..tracing.findings import Check
 from .gradients import Ask, attributed, by_gradient

@@ -16,20 +16,20 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 
-from ..architecture.edits import Edit
-from ..architecture.model import LanguageModel, TraceInput
-from ..architecture.plans.kinds import Lookup
-from ..architecture.plans.plan import Plan
 from ..arrays.logits import LogitDifference
 from ..arrays.stats import Array
 from ..errors import InputError
+from ..hooks.edits import Edit
+from ..models.language_model import LanguageModel, TraceInput
 from ..patching import attribution_patching as patching
 from ..patching.attribution_patching import DifferentiableRun
 from ..patching.pairs import mean_of
 from ..patching.points import WHOLE, PatchPoint, point_of
 from ..patching.results import Spot
+from ..plans.kinds import Lookup
+from ..plans.plan import Plan
 from ..progress import Report
-from ..running.token_names import token_label, token_of
+from ..selection.token_names import token_label, token_of
 from ..tracing.findings import Check
 from .path import TOLERANCE, Integral, Parts, Point, Run, integrate
 from .results import Attributed, AttributedPrompt, GradientMethod, Neuron, PromptsAttribution

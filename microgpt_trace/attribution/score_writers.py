@@ -14,15 +14,15 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ..architecture.model import LanguageModel
-from ..architecture.operations import norm
-from ..architecture.operations.pass_state import PassState
-from ..architecture.plans.kinds import Linear, Norm, Rotation, Scores
-from ..architecture.plans.rope import turn
 from ..arrays.stats import Array
 from ..errors import InputError
 from ..explaining.elements import find_element
+from ..models.language_model import LanguageModel
 from ..notebook import in_notebook
+from ..operations import norm
+from ..operations.pass_state import PassState
+from ..plans.kinds import Linear, Norm, Rotation, Scores
+from ..plans.rope import turn
 from ..rounding.invariants import OF_SUMS
 from ..text.frozen import frozen
 from ..tracing.findings import Check

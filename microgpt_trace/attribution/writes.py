@@ -25,18 +25,18 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..architecture.model import LanguageModel, TraceInput
-from ..architecture.operations import norm
-from ..architecture.operations.elementwise import capped
-from ..architecture.plans.kinds import Cap, Linear, Lookup, Norm, Scale, Softmax
-from ..architecture.plans.plan import Operation, Plan, over_tokens
 from ..arrays.encodings import CHUNK
 from ..arrays.stats import Array
 from ..arrays.threads import one_blas_thread
 from ..hooks.event import TraceEvent
 from ..measuring.definitions import role_of
 from ..measuring.heads import Queries
+from ..models.language_model import LanguageModel, TraceInput
+from ..operations import norm
+from ..operations.elementwise import capped
 from ..patching.points import passes_on
+from ..plans.kinds import Cap, Linear, Lookup, Norm, Scale, Softmax
+from ..plans.plan import Operation, Plan, over_tokens
 from .results import HeadRole, Kind, Look
 
 

@@ -10,14 +10,14 @@ from typing import NamedTuple, TypeAlias
 
 import numpy as np
 
-from ..architecture.interpreter.logits_forward import final_of_pack
-from ..architecture.interpreter.run import head_forward
-from ..architecture.packs import UNKNOWN, Pack, ReadText, passes
 from ..arrays.logits import compared_predictions, in_parts, in_products
 from ..arrays.stats import Array
 from ..arrays.threads import one_blas_thread
 from ..decoder.model import Decoder
 from ..errors import MicrogptError, check_installed
+from ..interpreter.logits_forward import final_of_pack
+from ..interpreter.run import head_forward
+from ..models.packs import UNKNOWN, Pack, ReadText, passes
 from ..progress import Report, unreported
 from ..rounding.bands import PREDICTED, ROUNDING
 from ..text.printable import shown_token

@@ -8,14 +8,14 @@ from typing import Any
 
 import numpy as np
 
-from ..architecture.plans.kinds import Rotation, Scores
-from ..architecture.plans.plan import Plan, kind_of
-from ..architecture.plans.rope import Rope, rope_frequencies
 from ..arrays.rounding import to_bf16, to_f16
 from ..decoder.catalogue import GGUF_NAMES, architecture_named
 from ..decoder.config import DecoderConfig
 from ..decoder.setting_names import NAMES, setting_named
 from ..decoder.shared_options import ACTIVATIONS
+from ..plans.kinds import Rotation, Scores
+from ..plans.plan import Plan, kind_of
+from ..plans.rope import Rope, rope_frequencies
 from ..text.brief import brief
 from ..text.wording import listed, ranges
 from .certificate import CertificateCheck, Status

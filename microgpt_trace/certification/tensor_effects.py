@@ -19,19 +19,19 @@ from typing import Any
 
 import numpy as np
 
-from ..architecture.edits import Edit
-from ..architecture.float64_model import parts_of
-from ..architecture.interpreter.backward import ValuesTap, backward, forward, repeated
-from ..architecture.interpreter.logits_forward import ROWS
-from ..architecture.interpreter.run import compute, head_forward, head_input, row_forward
-from ..architecture.operations.pass_state import PassState
-from ..architecture.plans.plan import NOTHING, Operation
 from ..arrays.logits import divergences, in_parts, rows_held, softmax
 from ..arrays.stats import Array
 from ..arrays.threads import one_blas_thread
 from ..decoder.model import Decoder
 from ..grouping import grouped
 from ..hooks.bus import SILENT, Tap
+from ..hooks.edits import Edit
+from ..interpreter.backward import ValuesTap, backward, forward, repeated
+from ..interpreter.logits_forward import ROWS
+from ..interpreter.run import compute, head_forward, head_input, row_forward
+from ..models.float64_model import parts_of
+from ..operations.pass_state import PassState
+from ..plans.plan import NOTHING, Operation
 from ..progress import Report, unreported
 from ..text.frozen import frozen
 from .certificate import TensorEffect

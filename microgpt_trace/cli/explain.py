@@ -37,8 +37,8 @@ from .output import Output, exit_unless
 from .trace_page import explain_command
 
 if TYPE_CHECKING:
-    from ..architecture.model import LanguageModel
     from ..explaining.explanation import Explanation
+    from ..models.language_model import LanguageModel
     from ..render.sections import Section
 
 EXAMPLE = "microgpt explain 'layer0.attn.scores[1,3,2]' emma"

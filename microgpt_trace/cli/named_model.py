@@ -23,9 +23,9 @@ from .options import (
 )  # fmt: skip
 
 if TYPE_CHECKING:
-    from ..architecture.model import LanguageModel
     from ..dumps.recording import Recording
     from ..microgpt.model import Model
+    from ..models.language_model import LanguageModel
     from ..naming.user_map import NameMap
 
 

@@ -6,13 +6,13 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from ..architecture.model import LanguageModel
-from ..architecture.plans.plan import over_tokens
 from ..arrays.stats import Array
-from ..hooks.sites import Part, Site, parse_site
+from ..models.language_model import LanguageModel
+from ..plans.plan import over_tokens
 from ..render.arrays import MAX_ROWS, Selection, array_section
 from ..render.sections import Section
-from ..running.parts import part_of
+from ..selection.parts import part_of
+from ..selection.sites import Part, Site, parse_site
 from ..tracing.result import Trace
 
 

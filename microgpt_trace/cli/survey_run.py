@@ -12,12 +12,12 @@ from functools import partial
 from pathlib import Path
 from time import monotonic
 
-from ..architecture.plans.kinds import Experts
 from ..corpus.corpus import Corpus, CorpusSelection
 from ..errors import InputError, MicrogptError, RunError
 from ..files import write_atomically
 from ..interrupt import EXIT_CODE
 from ..microgpt.documents import default_data
+from ..plans.kinds import Experts
 from ..readers.loading import MODEL_SUFFIXES, is_model
 from ..render.results.survey import imatrix_sections, survey_sections
 from ..signals import interruptible

@@ -10,9 +10,9 @@ from typing import IO, TYPE_CHECKING, Any, cast
 
 import typer
 
-from ..architecture.plans.kinds import Softmax
 from ..errors import InputError
 from ..files import check_new_folder
+from ..plans.kinds import Softmax
 from ..render.shown import sections_of
 from ..text.wording import counted
 from ..tracing.trace import trace as trace_text
@@ -38,9 +38,9 @@ from .trace_options import (
 from .trace_page import arrays_of_figures, figures, traced_for_page, write_page
 
 if TYPE_CHECKING:
-    from ..architecture.model import LanguageModel
     from ..arrays.stats import Array
     from ..hooks.event import Phase, TraceEvent
+    from ..models.language_model import LanguageModel
     from ..render.sections import Section
     from ..tracing.result import Trace
 

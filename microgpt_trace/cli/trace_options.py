@@ -27,8 +27,8 @@ from .options import (
 from .output import Output
 
 if TYPE_CHECKING:
-    from ..architecture.model import LanguageModel
-    from ..running.interventions import Intervention
+    from ..interventions.interventions import Intervention
+    from ..models.language_model import LanguageModel
     from ..tracing.result import Trace
 
 
@@ -194,8 +194,8 @@ def interventions_of(options: Interventions, model: "LanguageModel") -> "list[In
         return []
     from ..dumps.formats import open_recording
     from ..dumps.recording import of_model
-    from ..hooks.sites import parse_site
-    from ..running.interventions import Intervention
+    from ..interventions.interventions import Intervention
+    from ..selection.sites import parse_site
 
     names = list(model.plan)
 

@@ -19,8 +19,8 @@ from .option_checks import RUN_PARAMETERS, command_line, given_words
 from .progress_line import progress
 
 if TYPE_CHECKING:
-    from ..architecture.model import LanguageModel
     from ..hooks.event import Phase
+    from ..models.language_model import LanguageModel
     from ..render.figures.panel import Picture
     from ..render.page.recorder import Held
     from ..tracing.result import Trace

@@ -11,7 +11,6 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..architecture.plans.kinds import Softmax
 from ..arrays.stats import Array
 from ..decoder.catalogue import kind_named
 from ..dumps.formats import is_recording, open_recording
@@ -19,13 +18,14 @@ from ..dumps.layouts import Fitted, Recorded, Shapes
 from ..dumps.recording import Recording
 from ..errors import InputError
 from ..hooks.event import TraceEvent
+from ..interpreter.event_stream import EventStream, Piece
+from ..plans.kinds import Softmax
 from ..readers.loading import load
-from ..running.event_stream import EventStream, Piece
 from ..text.brief import one_line
 from ..text.frozen import frozen
 
 if TYPE_CHECKING:
-    from ..architecture.model import LanguageModel, TraceInput
+    from ..models.language_model import LanguageModel, TraceInput
     from ..naming.user_map import NameMap
     from ..rounding.precision import Partial
 

@@ -8,17 +8,17 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..architecture.model import LanguageModel
-from ..architecture.plans.kinds import Linear, Rotation, Softmax
-from ..architecture.plans.plan import over_tokens
-from ..architecture.plans.rope import rope_turns, turn
 from ..arrays.stats import Array, TensorStats, causal_mask
 from ..decoder.catalogue import kind_named
 from ..errors import InputError
 from ..hooks.event import EventSpec
+from ..interpreter.event_stream import Piece
+from ..models.language_model import LanguageModel
+from ..plans.kinds import Linear, Rotation, Softmax
+from ..plans.plan import over_tokens
+from ..plans.rope import rope_turns, turn
 from ..rounding.bands import Bands, is_peaked
 from ..rounding.row_differences import RowDifferences, compare_rows, join, with_predictions
-from ..running.event_stream import Piece
 from ..text.frozen import frozen
 from .compared_runs import ComparedRun, RecordedRun
 from .differences import AgreementMeter, EventDifference, difference

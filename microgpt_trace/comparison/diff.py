@@ -12,21 +12,21 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..architecture.model import LanguageModel
-from ..architecture.plans.kinds import Choice, Scores
 from ..arrays.threads import one_blas_thread
 from ..decoder.catalogue import kind_named
 from ..dumps.recording import Recording
 from ..errors import InputError
 from ..hooks.event import EventSpec
 from ..hooks.names import select_names
+from ..interpreter.event_stream import Piece
+from ..models.language_model import LanguageModel
+from ..plans.kinds import Choice, Scores
 from ..progress import Report, unreported
 from ..rounding.bands import ENOUGH, PASSES, Bands, RoundedPasses, Tolerance, tolerance_of
 from ..rounding.judging import JudgedRun, OperationResult, unseen
 from ..rounding.offers import Offer, offered
 from ..rounding.precision import PERTURBED, PRECISIONS, Precision, precision_named, precision_of
-from ..running.event_stream import Piece
-from ..running.token_names import chosen_positions
+from ..selection.token_names import chosen_positions
 from .compared_runs import ComparedRun, ModelRun, RecordedRun, Unpaired, first_model
 from .comparers import RowComparer, StatisticsComparer
 from .differences import (

@@ -17,9 +17,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..architecture.model import LanguageModel
-from ..architecture.plans.kinds import Linear
-from ..architecture.plans.plan import Plan, kind_of
 from ..arrays.stats import Array, causal_mask
 from ..arrays.threads import one_blas_thread
 from ..decoder.catalogue import kinds_in_heads
@@ -27,9 +24,12 @@ from ..dumps.layouts import Recorded, Shapes, fit, fits
 from ..dumps.recording import Recording
 from ..errors import InputError
 from ..grouping import grouped
+from ..interpreter.event_stream import EventStream
+from ..models.language_model import LanguageModel
 from ..naming.map_writing import Unplaced, map_as_toml
 from ..naming.suggestion import PAIR, Evidence, NamedTensor, Suggested, agreeing, assign
-from ..running.event_stream import EventStream
+from ..plans.kinds import Linear
+from ..plans.plan import Plan, kind_of
 from .read_tokens import NO_TOKENS, TEXT_AND_TOKENS, ambiguous, embedding_of, recognise
 
 ELEMENTS = 512  # maximum number of sampled elements of an array

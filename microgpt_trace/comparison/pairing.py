@@ -8,8 +8,6 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..architecture.plans.kinds import Shape
-from ..architecture.plans.plan import layer_of, over_tokens
 from ..decoder.catalogue import known_row, place_of
 from ..dumps.layouts import Recorded, Shapes, fits
 from ..dumps.recording import Recording, agreed, of_model
@@ -17,12 +15,14 @@ from ..errors import InputError
 from ..hooks.event import EventSpec
 from ..hooks.names import select_names
 from ..naming.user_map import LAST, OWN
+from ..plans.kinds import Shape
+from ..plans.plan import layer_of, over_tokens
 from ..text.brief import token_list
 from .compared_runs import ComparedRun, ModelRun, RecordedRun, first_model, open_source
 from .read_tokens import NO_TOKENS, TEXT_AND_TOKENS, TokenIds, Tokens, tokens_of, with_tokens
 
 if TYPE_CHECKING:
-    from ..architecture.model import LanguageModel, TraceInput
+    from ..models.language_model import LanguageModel, TraceInput
     from ..naming.user_map import NameMap
 
 

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ..architecture.model import LanguageModel
 from ..errors import FileFormatError, InputError, naming
+from ..models.language_model import LanguageModel
 from ..notebook import in_notebook
 from ..progress import Report, unreported
 from ..text.frozen import frozen

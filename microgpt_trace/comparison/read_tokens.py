@@ -12,12 +12,12 @@ from dataclasses import replace
 
 import numpy as np
 
-from ..architecture.model import LanguageModel
-from ..architecture.plans.kinds import Lookup
 from ..arrays.stats import Array
 from ..dumps.layouts import Leftover, Recorded, fit
 from ..dumps.recording import Recording
 from ..errors import InputError
+from ..models.language_model import LanguageModel
+from ..plans.kinds import Lookup
 from ..text.wording import abridged
 
 NEAR = 0.01  # a row belongs to a token if its relative distance from the token's row is at most this

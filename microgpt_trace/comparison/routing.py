@@ -14,13 +14,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..architecture.model import LanguageModel
-from ..architecture.plans.kinds import Choice
-from ..architecture.plans.plan import kind_of, layer_of, prefix_of
 from ..arrays.stats import Array
 from ..decoder.catalogue import choice_of, kind_named, known_row, place_of, routers
 from ..grouping import grouped
 from ..hooks.event import EventSpec
+from ..models.language_model import LanguageModel
+from ..plans.kinds import Choice
+from ..plans.plan import kind_of, layer_of, prefix_of
 from ..rounding.evaluation import choice_follows
 from ..rounding.judging import JudgedRun
 from ..rounding.precision import CHANCE, Precision

@@ -13,13 +13,13 @@ from importlib import import_module
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
-from ..architecture.plans import microgpt
-from ..architecture.plans.blocks import BIASES
-from ..architecture.plans.kinds import Choice, Kind, Linear, Rotation
-from ..architecture.plans.plan import Operation, Plan, kind_of, layer_of, prefix_of
-from ..architecture.plans.rope import Rope
 from ..grouping import grouped
 from ..hooks.event import EventSpec
+from ..plans import microgpt
+from ..plans.blocks import BIASES
+from ..plans.kinds import Choice, Kind, Linear, Rotation
+from ..plans.plan import Operation, Plan, kind_of, layer_of, prefix_of
+from ..plans.rope import Rope
 
 if TYPE_CHECKING:
     from .architecture import Architecture

@@ -12,11 +12,11 @@ from dataclasses import asdict
 from functools import cached_property
 from typing import Any
 
-from ..architecture.plans.blocks import Dimensions
-from ..architecture.plans.config_checks import check_positive, check_whole_number
-from ..architecture.plans.plan import Plan
-from ..architecture.plans.rope import Rope
 from ..errors import InputError
+from ..plans.blocks import Dimensions
+from ..plans.config_checks import check_positive, check_whole_number
+from ..plans.plan import Plan
+from ..plans.rope import Rope
 from ..text.frozen import frozen
 
 _DIMENSIONS = (

@@ -14,13 +14,6 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from ..architecture.interpreter.edited_runs import logits_of_edits
-from ..architecture.interpreter.logits_forward import ROWS, logits_forward, run_packed, run_together
-from ..architecture.model import TraceInput
-from ..architecture.packs import UNKNOWN, ReadText
-from ..architecture.plans.event_words import steps_of
-from ..architecture.plans.kinds import Rotation
-from ..architecture.plans.plan import Plan
 from ..arrays.encodings import StoredTensor
 from ..arrays.kept_weights import KeptWeights
 from ..arrays.linear import linear, linear_backward
@@ -29,7 +22,14 @@ from ..arrays.threads import MEMORY, available_cores
 from ..errors import InputError, MicrogptError
 from ..grouping import grouped
 from ..hooks.bus import HookBus
+from ..interpreter.edited_runs import logits_of_edits
+from ..interpreter.logits_forward import ROWS, logits_forward, run_packed, run_together
+from ..models.language_model import TraceInput
+from ..models.packs import UNKNOWN, ReadText
 from ..notebook import in_notebook
+from ..plans.event_words import steps_of
+from ..plans.kinds import Rotation
+from ..plans.plan import Plan
 from ..text.brief import one_line
 from ..text.frozen import frozen
 from ..text.printable import quoted, shown_token

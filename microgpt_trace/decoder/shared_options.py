@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ..architecture.plans.rope import Rope, yarn_attention_factor
 from ..errors import InputError
+from ..plans.rope import Rope, yarn_attention_factor
 from ..text.brief import brief
 from .settings import FITS, FLAG, OBJECT, POSITIVE, TEXT, WHOLE, Settings, is_positive, one_of
 

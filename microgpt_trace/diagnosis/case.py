@@ -8,10 +8,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..architecture.operations.reference_inputs import ReferenceInputs
-from ..architecture.plans.kinds import Activation, Experts, Linear, Multiply, Norm, Probabilities, Softmax
-from ..architecture.plans.plan import K, Operation, Plan, kind_of, layer_of, prefix_of
 from ..arrays.stats import Array
+from ..operations.reference_inputs import ReferenceInputs
+from ..plans.kinds import Activation, Experts, Linear, Multiply, Norm, Probabilities, Softmax
+from ..plans.plan import K, Operation, Plan, kind_of, layer_of, prefix_of
 from ..rounding.judging import Judge
 from ..rounding.row_differences import compared_blocks, errors_of
 from ..text.frozen import frozen

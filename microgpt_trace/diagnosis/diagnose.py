@@ -13,7 +13,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..architecture.model import LanguageModel
 from ..arrays.stats import Array
 from ..arrays.threads import one_blas_thread
 from ..comparison.compared_runs import ModelRun, RecordedRun, Unpaired
@@ -22,6 +21,7 @@ from ..comparison.pairing import labels_of, open_all, prepare_sides
 from ..comparison.read_tokens import with_tokens
 from ..dumps.recording import Recording
 from ..errors import InputError
+from ..models.language_model import LanguageModel
 from ..naming.user_map import NameMap
 from ..notebook import in_notebook
 from ..rounding.bands import RoundedPasses, tolerance_of

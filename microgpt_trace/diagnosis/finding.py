@@ -13,9 +13,9 @@ from itertools import chain
 
 import numpy as np
 
-from ..architecture.plans.event_words import words_of
-from ..architecture.plans.plan import Plan
 from ..arrays.stats import Array
+from ..plans.event_words import words_of
+from ..plans.plan import Plan
 from ..rounding.evaluation import Evaluation
 from ..rounding.judging import Judge, JudgedRows
 from ..text.frozen import frozen

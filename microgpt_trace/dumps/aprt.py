@@ -18,12 +18,12 @@ from typing import Any
 
 import numpy as np
 
-from ..architecture.plans.plan import kind_of
 from ..arrays.stats import Array
 from ..decoder.catalogue import turned_names
 from ..errors import FileFormatError
 from ..hooks.names import ALIASES
 from ..naming.user_map import LAST, OWN
+from ..plans.plan import kind_of
 from ..text.brief import brief
 from ..text.wording import abridged
 from ..untrusted_files import check_regular, list_at, read_json, readable, reading, sentences, whole_numbers

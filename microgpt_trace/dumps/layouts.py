@@ -1,6 +1,6 @@
 """The tensors of a dump as plain data, and their layouts: how a stored shape becomes the shape of an event.
 
-Only the shape decides the layout, and not the values. microgpt/operations.py and architecture/operations/
+Only the shape decides the layout, and not the values. microgpt/operations.py and operations/
 explain the shape letters. C is the width of any row, so q, k, v and context ([T, H*D]) are also [T, C].
 Stored shapes may contain more or fewer axes of length 1.
 """
@@ -11,11 +11,11 @@ import math
 from collections.abc import Callable, Collection, Iterator, Mapping
 from itertools import accumulate
 
-from ..architecture.plans.plan import kind_of, over_tokens
 from ..arrays.stats import Array
 from ..decoder.catalogue import choice_of, kinds_in_heads
 from ..errors import InputError
 from ..naming.user_map import LAST, OWN
+from ..plans.plan import kind_of, over_tokens
 from ..text.frozen import frozen
 
 Shape = tuple[int, ...]

@@ -9,12 +9,12 @@ from dataclasses import field, replace
 
 import numpy as np
 
-from ..architecture.model import LanguageModel, file_order
-from ..architecture.plans.plan import over_tokens
 from ..arrays.stats import Array
 from ..errors import InputError, naming
 from ..hooks.event import TraceEvent
+from ..models.language_model import LanguageModel, file_order
 from ..naming.user_map import OWN
+from ..plans.plan import over_tokens
 from ..text.brief import token_list
 from ..text.frozen import frozen
 from ..text.printable import quoted

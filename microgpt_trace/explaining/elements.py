@@ -7,15 +7,15 @@ from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 
-from ..architecture.formulas.steps import element_name
-from ..architecture.formulas.traced_element import Element
-from ..architecture.model import LanguageModel, TraceInput
-from ..architecture.plans.kinds import Experts, Linear, Lookup
-from ..architecture.plans.plan import Plan, over_tokens
 from ..errors import InputError
-from ..hooks.sites import Site, describe_shape, parse_site
-from ..running.parts import AXES
-from ..running.token_names import token_of, token_with_id
+from ..formulas.steps import element_name
+from ..formulas.traced_element import Element
+from ..models.language_model import LanguageModel, TraceInput
+from ..plans.kinds import Experts, Linear, Lookup
+from ..plans.plan import Plan, over_tokens
+from ..selection.parts import AXES
+from ..selection.sites import Site, describe_shape, parse_site
+from ..selection.token_names import token_of, token_with_id
 from ..text.printable import shown_token
 from ..text.wording import abridged
 

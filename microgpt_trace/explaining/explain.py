@@ -11,27 +11,20 @@ from typing import Any
 
 import numpy as np
 
-from ..architecture.formulas.in_words import in_words
-from ..architecture.formulas.places import ElementPlaces
-from ..architecture.formulas.steps import Factor, Pass, Worked, element_name, one_term, sum_of
-from ..architecture.formulas.traced_element import (
-    Element,
-    KnownTarget,
-    RunValues,
-    TracedElement,
-    rows_with,
-    short,
-)
-from ..architecture.formulas.written_out import nothing, written_out
-from ..architecture.model import LanguageModel, TraceInput
-from ..architecture.operations import prediction
-from ..architecture.operations.by_kind import arithmetic_of
-from ..architecture.operations.plan_formulas import Formulas, GradientWay
-from ..architecture.plans.plan import Plan, kind_of, over_tokens
 from ..arrays.logits import rows_of_a_part
 from ..arrays.stats import Array
 from ..errors import InputError
+from ..formulas.in_words import in_words
+from ..formulas.places import ElementPlaces
+from ..formulas.steps import Factor, Pass, Worked, element_name, one_term, sum_of
+from ..formulas.traced_element import Element, KnownTarget, RunValues, TracedElement, rows_with, short
+from ..formulas.written_out import nothing, written_out
 from ..hooks.event import Phase, differs
+from ..models.language_model import LanguageModel, TraceInput
+from ..operations import prediction
+from ..operations.by_kind import arithmetic_of
+from ..operations.plan_formulas import Formulas, GradientWay
+from ..plans.plan import Plan, kind_of, over_tokens
 from ..rounding.invariants import sum_bound
 from ..tracing.collector import Collector
 from ..tracing.options import Token

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from ..architecture.formulas.steps import Factor, Pass, Step, Use, element_name
-from ..architecture.model import Scalar
+from ..formulas.steps import Factor, Pass, Step, Use, element_name
+from ..models.language_model import Scalar
 from ..notebook import in_notebook
 from ..text.brief import one_line
 from ..text.frozen import frozen

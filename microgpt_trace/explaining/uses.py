@@ -15,19 +15,19 @@ from functools import cached_property, reduce
 
 import numpy as np
 
-from ..architecture.formulas.formula import Constant, ElementAt, Formula, TermOf
-from ..architecture.formulas.places import ElementPlaces
-from ..architecture.formulas.steps import Factor, Pass, Step, Term, Use, element_name
-from ..architecture.formulas.traced_element import TracedElement, rows_with
-from ..architecture.formulas.written_out import written_out
-from ..architecture.operations.heads import KEY, QUERY
-from ..architecture.operations.linear import formula_of_parts
-from ..architecture.operations.plan_formulas import Formulas
-from ..architecture.operations.prediction import other_of
-from ..architecture.operations.softmax import window_of
-from ..architecture.plans.kinds import Choice, Probabilities
-from ..architecture.plans.plan import Operation
 from ..arrays.stats import Array
+from ..formulas.formula import Constant, ElementAt, Formula, TermOf
+from ..formulas.places import ElementPlaces
+from ..formulas.steps import Factor, Pass, Step, Term, Use, element_name
+from ..formulas.traced_element import TracedElement, rows_with
+from ..formulas.written_out import written_out
+from ..operations.heads import KEY, QUERY
+from ..operations.linear import formula_of_parts
+from ..operations.plan_formulas import Formulas
+from ..operations.prediction import other_of
+from ..operations.softmax import window_of
+from ..plans.kinds import Choice, Probabilities
+from ..plans.plan import Operation
 from ..text.frozen import frozen
 
 Places = dict[int, Array]  # number of an axis or range -> [n]

@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from ..architecture.plans.kinds import Activation, Multiply
 from ..arrays.stats import NOT_FINITE, Array, median
+from ..plans.kinds import Activation, Multiply
 from ..text.frozen import frozen
 from .definitions import NEAR_ZERO, OUTLIER
 from .meter import EXCERPT, Meter, PackLayout, causal_places

@@ -6,12 +6,12 @@ import math
 
 import numpy as np
 
-from ..architecture.operations.choice import numbers
-from ..architecture.plans.kinds import Choice
-from ..architecture.plans.plan import Plan
 from ..arrays.rounding import to_bf16
 from ..arrays.stats import Array, median
 from ..hooks.event import TraceEvent
+from ..operations.choice import numbers
+from ..plans.kinds import Choice
+from ..plans.plan import Plan
 from ..text.frozen import frozen
 from ..text.json_writing import in_document
 

@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from ..architecture.operations.softmax import seen_keys
 from ..arrays.stats import NOT_FINITE, Array
+from ..operations.softmax import seen_keys
 from .meter import PAIR, Meter
 from .tallies import Counts, TopList
 

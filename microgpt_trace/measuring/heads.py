@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from ..architecture.operations.softmax import seen_keys
 from ..arrays.stats import NOT_FINITE, Array
+from ..operations.softmax import seen_keys
 from .definitions import Attention
 from .meter import Meter, PackLayout, first_rows
 from .tallies import Counts, Sums, named

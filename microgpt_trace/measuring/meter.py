@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..architecture.packs import Pack, ReadText
 from ..arrays.stats import Array, causal_mask
+from ..models.packs import Pack, ReadText
 from ..text.printable import on_one_line
 from .tallies import ENTRY, Tally, TopList
 
 if TYPE_CHECKING:
-    from ..architecture.model import LanguageModel
     from ..corpus.corpus import Document
+    from ..models.language_model import LanguageModel
 
 EXCERPT = 64  # bytes of UTF-8: a token and the text before it
 SIDE = 16  # most characters of a token of a pair, and of the text before or between the tokens

@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from ..architecture.plans.kinds import Norm
-from ..architecture.plans.plan import Plan
 from ..arrays.stats import Array
 from ..hooks.event import TraceEvent
+from ..plans.kinds import Norm
+from ..plans.plan import Plan
 
 
 @dataclass

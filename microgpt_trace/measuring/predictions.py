@@ -10,9 +10,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ..architecture.packs import UNKNOWN
 from ..arrays.logits import rank_of
 from ..arrays.stats import NOT_FINITE, Array
+from ..models.packs import UNKNOWN
 from .meter import EXCERPT, Meter, PackLayout
 from .tallies import Counts, Sums, TopList, named
 

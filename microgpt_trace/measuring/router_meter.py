@@ -10,9 +10,9 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from ..architecture.operations.choice import numbers
 from ..arrays.logits import softmax
 from ..arrays.stats import NOT_FINITE, Array
+from ..operations.choice import numbers
 from .expert_choices import entropy
 from .meter import Meter
 from .tallies import Counts, Sums, named

@@ -7,8 +7,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..architecture.packs import equal_lengths
 from ..arrays.stats import Array, DType
+from ..models.packs import equal_lengths
 from ..text.frozen import frozen
 from .documents import encoded_names
 from .parameters import Config

@@ -15,10 +15,10 @@ from typing import Literal
 
 import numpy as np
 
-from ..architecture.plans.config_checks import check_whole_number
 from ..arrays.stats import Array, DType
 from ..errors import FileFormatError, InputError
 from ..files import OwnFile
+from ..plans.config_checks import check_whole_number
 from ..text.brief import brief
 from ..text.json_reading import from_json
 from ..untrusted_files import check_regular

@@ -11,18 +11,18 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from ..architecture.interpreter.edited_runs import logits_of_edits
-from ..architecture.interpreter.logits_forward import logits_forward, run_packed, run_together
-from ..architecture.model import TraceInput
-from ..architecture.packs import ReadText
-from ..architecture.plans.config_checks import check_whole_number
-from ..architecture.plans.microgpt import plan_of
-from ..architecture.plans.plan import Plan, layer_of, stage_of
 from ..arrays.stats import Array
 from ..errors import InputError
 from ..hooks.bus import HookBus
 from ..hooks.event import EventSpec
+from ..interpreter.edited_runs import logits_of_edits
+from ..interpreter.logits_forward import logits_forward, run_packed, run_together
+from ..models.language_model import TraceInput
+from ..models.packs import ReadText
 from ..notebook import in_notebook
+from ..plans.config_checks import check_whole_number
+from ..plans.microgpt import plan_of
+from ..plans.plan import Plan, layer_of, stage_of
 from ..text.brief import brief, one_line
 from ..text.frozen import frozen
 from ..text.wording import counted

@@ -7,10 +7,10 @@ from typing import cast
 
 import numpy as np
 
-from ..architecture.plans.blocks import Dimensions
-from ..architecture.plans.config_checks import check_whole_number
 from ..arrays.stats import NOT_FINITE, Array, DType
 from ..errors import InputError
+from ..plans.blocks import Dimensions
+from ..plans.config_checks import check_whole_number
 from ..text.brief import one_line
 from ..text.frozen import frozen
 from . import operations

@@ -12,9 +12,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import cache
 
-from ..architecture.plans.plan import kind_of
 from ..decoder.catalogue import architecture_named, example, examples, families
 from ..hooks.names import ALIASES
+from ..plans.plan import kind_of
 from ..text.frozen import frozen
 from . import engine_names
 from .torch_modules import LAST_OUTPUT, LAYER_INPUT, modules_of, numbered, of_any_layer

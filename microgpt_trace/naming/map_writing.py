@@ -7,8 +7,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from ..architecture.plans.plan import kind_of
 from ..grouping import grouped
+from ..plans.plan import kind_of
 from .suggestion import Evidence, Suggested
 from .user_map import OWN, MapEntry, lines_for
 

@@ -16,8 +16,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..architecture.plans.plan import kind_of, layer_of
 from ..arrays.stats import Array
+from ..plans.plan import kind_of, layer_of
 from ..text.frozen import frozen
 
 # A pair of a tensor and an event: the layout in which the tensor is nearest, or "" if the shape does not fit;

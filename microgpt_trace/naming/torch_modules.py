@@ -12,10 +12,10 @@ from functools import cache, cached_property
 from itertools import chain
 from typing import NamedTuple
 
-from ..architecture.plans.kinds import Activation, Experts, Linear, Lookup, Mixture
-from ..architecture.plans.plan import Operation, Plan, kind_of, layer_of, stage_of
 from ..decoder.architecture import FUSED, Architecture
 from ..decoder.catalogue import ARCHITECTURES, architecture_named, example
+from ..plans.kinds import Activation, Experts, Linear, Lookup, Mixture
+from ..plans.plan import Operation, Plan, kind_of, layer_of, stage_of
 from ..text.frozen import frozen
 
 Events = tuple[str, ...]

@@ -13,17 +13,17 @@ from itertools import chain, zip_longest
 
 import numpy as np
 
-from ..architecture.edits import Edit
-from ..architecture.interpreter.backward import TokenLogit, backward, forward
-from ..architecture.model import LanguageModel, TraceInput
-from ..architecture.plans.kinds import Linear, Mixture
-from ..architecture.plans.plan import Plan, kind_of
 from ..arrays.logits import LogitDifference
 from ..arrays.stats import Array
 from ..arrays.threads import one_blas_thread
 from ..hooks.bus import HookBus
+from ..hooks.edits import Edit
 from ..hooks.event import TraceEvent
-from ..hooks.sites import Part
+from ..interpreter.backward import TokenLogit, backward, forward
+from ..models.language_model import LanguageModel, TraceInput
+from ..plans.kinds import Linear, Mixture
+from ..plans.plan import Plan, kind_of
+from ..selection.sites import Part
 from .points import WHOLE, PatchPoint, point_of, points_of
 
 

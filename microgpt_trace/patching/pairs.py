@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ..architecture.model import LanguageModel, TraceInput
 from ..errors import FileFormatError, InputError, naming
+from ..models.language_model import LanguageModel, TraceInput
 from ..progress import Report, unreported
 from ..text.frozen import frozen
 from ..text.wording import counted

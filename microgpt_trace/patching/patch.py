@@ -15,16 +15,16 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from ..architecture.edits import Edit
-from ..architecture.model import LanguageModel, TraceInput
-from ..architecture.plans.plan import over_tokens
 from ..arrays.logits import LogitDifference, best_tokens, softmax
 from ..arrays.stats import Array
 from ..arrays.threads import one_blas_thread
 from ..errors import InputError
+from ..hooks.edits import Edit
+from ..models.language_model import LanguageModel, TraceInput
+from ..plans.plan import over_tokens
 from ..progress import Report, unreported
 from ..rounding.invariants import OF_SUMS
-from ..running.token_names import blank_notes, token_argument, token_label, token_of
+from ..selection.token_names import blank_notes, token_argument, token_label, token_of
 from ..text.printable import shown_token
 from ..tracing.collector import Collector
 from ..tracing.findings import Check

@@ -20,19 +20,19 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..architecture.edits import Edit, EditTap
-from ..architecture.interpreter.edited_runs import ELEMENTS
-from ..architecture.interpreter.run import head_input, run_rows
-from ..architecture.model import LanguageModel, TraceInput
-from ..architecture.operations.pass_state import PassState
-from ..architecture.plans.kinds import Context, Scores
-from ..architecture.plans.plan import Operation, Plan, prefix_of
 from ..arrays.stats import Array
 from ..arrays.threads import one_blas_thread
 from ..errors import InputError
 from ..grouping import grouped
+from ..hooks.edits import Edit, EditTap
 from ..hooks.names import select_spelled
-from ..hooks.sites import Part, parse_site
+from ..interpreter.edited_runs import ELEMENTS
+from ..interpreter.run import head_input, run_rows
+from ..models.language_model import LanguageModel, TraceInput
+from ..operations.pass_state import PassState
+from ..plans.kinds import Context, Scores
+from ..plans.plan import Operation, Plan, prefix_of
+from ..selection.sites import Part, parse_site
 from ..text.frozen import frozen
 from .points import PatchPoint, passes_on, point_of
 

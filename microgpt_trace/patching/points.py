@@ -9,14 +9,14 @@ from itertools import chain
 
 import numpy as np
 
-from ..architecture.model import LanguageModel
-from ..architecture.plans.kinds import Add, Norm, Scale
-from ..architecture.plans.plan import Operation, Plan, kind_of, layer_of, over_tokens
 from ..arrays.stats import Array
 from ..errors import InputError
 from ..hooks.names import ALIASES
-from ..hooks.sites import Part, Site, parse_site
-from ..running.token_names import token_of
+from ..models.language_model import LanguageModel
+from ..plans.kinds import Add, Norm, Scale
+from ..plans.plan import Operation, Plan, kind_of, layer_of, over_tokens
+from ..selection.sites import Part, Site, parse_site
+from ..selection.token_names import token_of
 from ..text.frozen import frozen
 from .results import Spot
 

@@ -11,13 +11,13 @@ from typing import Generic, Literal, TypeVar
 
 import numpy as np
 
-from ..architecture.plans.plan import kind_of
 from ..arrays.logits import LogitDifference
 from ..arrays.stats import Array
 from ..decoder.catalogue import leaving_kinds
 from ..errors import InputError
 from ..grouping import grouped
 from ..notebook import in_notebook
+from ..plans.plan import kind_of
 from ..text.brief import one_line
 from ..text.frozen import frozen
 from ..text.json_writing import in_document

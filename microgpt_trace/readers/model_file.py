@@ -7,8 +7,6 @@ from pathlib import Path
 
 import numpy as np
 
-from ..architecture.plans.blocks import BIASES
-from ..architecture.plans.plan import layer_of
 from ..arrays.encodings import StoredTensor
 from ..decoder.architecture import FUSED, FileNames
 from ..decoder.catalogue import architecture_named
@@ -16,6 +14,8 @@ from ..decoder.config import DecoderConfig
 from ..decoder.model import Decoder
 from ..decoder.problems import Problems
 from ..errors import FileFormatError, InputError, naming
+from ..plans.blocks import BIASES
+from ..plans.plan import layer_of
 from ..text.brief import brief
 from .expert_tensors import join_experts
 

@@ -7,9 +7,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..architecture.model import LanguageModel
-from ..architecture.plans.plan import over_tokens
 from ..arrays.stats import Array
+from ..models.language_model import LanguageModel
+from ..plans.plan import over_tokens
 from .characters import token_label
 from .numbers import four_decimals
 from .sections import Figures, Section, words

@@ -15,8 +15,8 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from ..architecture.model import LanguageModel
 from ..errors import MicrogptError
+from ..models.language_model import LanguageModel
 from ..text.printable import command, on_one_line
 from ..tracing.result import Trace
 from .characters import bar, dot_plot, signed_bar, sparkline

@@ -15,24 +15,14 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..architecture.model import LanguageModel, TapOf, TraceInput
-from ..architecture.plans.kinds import (
-    Choice,
-    Experts,
-    Linear,
-    Loss,
-    Probabilities,
-    Rotation,
-    Routing,
-    Scores,
-    Softmax,
-)
 from ..arrays.rounding import BLOCK
 from ..arrays.stats import Array, causal_mask, median
 from ..decoder.catalogue import kind_named
 from ..hooks.bus import Run, Tap
 from ..hooks.event import EventSpec
-from ..running.event_stream import EventStream, Piece, Put
+from ..interpreter.event_stream import EventStream, Piece, Put
+from ..models.language_model import LanguageModel, TapOf, TraceInput
+from ..plans.kinds import Choice, Experts, Linear, Loss, Probabilities, Rotation, Routing, Scores, Softmax
 from ..text.frozen import frozen
 from .precision import PERTURBED, PRECISIONS, ROUNDINGS, Precision, block_of
 from .row_differences import RowDifferences

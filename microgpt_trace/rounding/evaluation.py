@@ -11,12 +11,12 @@ from functools import partial
 
 import numpy as np
 
-from ..architecture.operations.by_kind import reference, spread_of
-from ..architecture.operations.choice import follows, numbers, otherwise
-from ..architecture.operations.reference_inputs import ReferenceInputs, Spread
-from ..architecture.plans.kinds import Choice, Experts, Linear, Probabilities
-from ..architecture.plans.plan import Plan, layer_of
 from ..arrays.stats import Array
+from ..operations.by_kind import reference, spread_of
+from ..operations.choice import follows, numbers, otherwise
+from ..operations.reference_inputs import ReferenceInputs, Spread
+from ..plans.kinds import Choice, Experts, Linear, Probabilities
+from ..plans.plan import Plan, layer_of
 from .precision import CHANCE, NONE, Partial, Precision, ProductInputs, row_error
 
 NOISE = 1 / 3  # largest noise on inputs, as a share of the operation's own error

@@ -10,13 +10,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..architecture.model import LanguageModel
-from ..architecture.operations.reference_inputs import ReferenceInputs
-from ..architecture.operations.softmax import visible, window_of
-from ..architecture.plans.kinds import Choice, Experts, Linear, Softmax
-from ..architecture.plans.plan import Operation, kind_of, layer_of
 from ..arrays.stats import Array
 from ..decoder.catalogue import kind_named
+from ..models.language_model import LanguageModel
+from ..operations.reference_inputs import ReferenceInputs
+from ..operations.softmax import visible, window_of
+from ..plans.kinds import Choice, Experts, Linear, Softmax
+from ..plans.plan import Operation, kind_of, layer_of
 from ..text.frozen import frozen
 from ..text.wording import at_most, nonfinite_name
 from .evaluation import CARRIED, Evaluation, with_ties

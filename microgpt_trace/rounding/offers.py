@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
-from ..architecture.plans.kinds import Context, Scores
 from ..decoder.catalogue import kind_named
+from ..plans.kinds import Context, Scores
 from ..text.frozen import frozen
 from .judging import JudgedRun, OperationResult
 from .precision import PRECISIONS

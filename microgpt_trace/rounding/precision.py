@@ -19,16 +19,16 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..architecture.operations.by_kind import reference
-from ..architecture.operations.reference_inputs import ReferenceInputs, Spread
-from ..architecture.plans.kinds import Experts, Linear
-from ..architecture.plans.plan import Operation, kind_of
 from ..arrays.encodings import StoredTensor
 from ..arrays.expert_tensor import ExpertTensor
 from ..arrays.rounding import BLOCK, WIDE_BLOCK, q8_blocks, to_bf16, to_f16, to_q8, without_bits
 from ..arrays.stats import Array
 from ..errors import InputError
 from ..grouping import grouped
+from ..operations.by_kind import reference
+from ..operations.reference_inputs import ReferenceInputs, Spread
+from ..plans.kinds import Experts, Linear
+from ..plans.plan import Operation, kind_of
 from ..text.frozen import frozen
 
 # The number of roundings of an operation in float32, by the engine and by us together, with the polynomials

@@ -18,11 +18,11 @@ from threading import Lock
 from time import monotonic
 from typing import Any, NamedTuple
 
-from ..architecture.model import LanguageModel
 from ..arrays.threads import one_core
 from ..corpus.corpus import Document
 from ..errors import InputError, MicrogptError, RunError
 from ..microgpt.model import init
+from ..models.language_model import LanguageModel
 from ..readers.loading import load
 from ..text.frozen import frozen
 from .shard import survey_shard

@@ -17,13 +17,13 @@ from typing import Any
 
 import numpy as np
 
-from ..architecture.model import LanguageModel
-from ..architecture.plans.plan import layer_of
 from ..arrays.encodings import StoredTensor
 from ..arrays.stats import Array
 from ..decoder.settings import COUNT, Settings
 from ..errors import FileFormatError, InputError, RunError, naming
 from ..files import write_atomically
+from ..models.language_model import LanguageModel
+from ..plans.plan import layer_of
 from ..readers.gguf import MAGIC, Strings, read_gguf_header
 from ..text.brief import brief
 from ..text.frozen import frozen

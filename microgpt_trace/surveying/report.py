@@ -9,13 +9,13 @@ from operator import mul
 
 import numpy as np
 
-from ..architecture.plans.plan import layer_of
 from ..arrays.stats import Array
 from ..grouping import grouped
 from ..measuring.channels import ChannelStatistics, quantiles
 from ..measuring.definitions import MASSIVE
 from ..measuring.expert_choices import entropy
 from ..measuring.streams import STREAMS
+from ..plans.plan import layer_of
 from ..text.frozen import frozen
 from ..text.printable import shown_token
 from ..text.wording import counted, fixed, value_and_limit

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from ..architecture.plans.plan import layer_of
 from ..arrays.stats import Array
 from ..measuring.definitions import Attention, RoleName, role_of
 from ..measuring.head_tokens import KINDS, UNIT
 from ..measuring.heads import COUNTS, EVENLY, SUMS, mean_shares
+from ..plans.plan import layer_of
 from ..text.frozen import frozen
 from .state import Survey
 

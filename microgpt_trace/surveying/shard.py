@@ -12,10 +12,6 @@ from typing import Any
 
 import numpy as np
 
-from ..architecture.model import LanguageModel
-from ..architecture.packs import ReadText, passes
-from ..architecture.plans.kinds import Choice, Linear, Softmax
-from ..architecture.plans.plan import Plan, over_tokens
 from ..arrays.stats import Array
 from ..arrays.threads import keep_freed_memory
 from ..corpus.corpus import Document
@@ -29,6 +25,10 @@ from ..measuring.predictions import PredictionMeter
 from ..measuring.router_meter import RouterMeter
 from ..measuring.streams import StreamMeter
 from ..measuring.tallies import Counts
+from ..models.language_model import LanguageModel
+from ..models.packs import ReadText, passes
+from ..plans.kinds import Choice, Linear, Softmax
+from ..plans.plan import Plan, over_tokens
 from .options import SurveyOptions
 from .state import CUT, READ, Measured, SurveyOrder, Unfit, add_unfit
 

@@ -11,8 +11,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import numpy as np
 
-from ..architecture.model import LanguageModel
-from ..architecture.plans.kinds import Linear, Softmax
 from ..arrays.encodings import StoredTensor
 from ..arrays.expert_tensor import ExpertTensor
 from ..decoder.catalogue import architecture_named
@@ -20,7 +18,9 @@ from ..errors import InputError, OptionError
 from ..measuring.channels import ChannelStatistics, channel_statistics
 from ..measuring.meter import MARK
 from ..measuring.tallies import NOBODY, TopList, merge_all
+from ..models.language_model import LanguageModel
 from ..notebook import in_notebook
+from ..plans.kinds import Linear, Softmax
 from ..text.brief import brief, one_line
 from ..text.frozen import frozen
 from ..text.json_reading import from_json

@@ -15,12 +15,12 @@ from pathlib import Path
 from time import monotonic
 from typing import Any
 
-from ..architecture.model import LanguageModel
 from ..arrays.threads import one_blas_thread
 from ..corpus.corpus import Corpus, CorpusSelection, Document, ReportBytes
 from ..corpus.sources import CHUNK, STDIN
 from ..errors import InputError, MicrogptError, RunError
 from ..files import OwnFile, check_target, hold
+from ..models.language_model import LanguageModel
 from ..signals import uninterrupted
 from ..text.wording import abridged, counted
 from .dask_cluster import on_cluster

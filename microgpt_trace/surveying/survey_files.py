@@ -19,7 +19,6 @@ from typing import Any, get_args, get_origin, get_type_hints
 
 import numpy as np
 
-from ..architecture.plans.plan import layer_of
 from ..arrays.exact_sum import LARGEST
 from ..arrays.stats import Array
 from ..errors import FileFormatError
@@ -29,10 +28,11 @@ from ..measuring.meter import Meter
 from ..measuring.predictions import PREDICTIONS
 from ..measuring.streams import STREAMS
 from ..measuring.tallies import NOBODY, Counts, Ranges, Sums, Tally, TopList
+from ..plans.plan import layer_of
+from ..surveying import is_survey
 from ..text.brief import brief
 from ..text.json_reading import from_json
 from ..untrusted_files import check_regular
-from . import is_survey
 from .shard import meters_of, tallies_of
 from .state import Survey, SurveyedCorpus, SurveyedModel, SurveyOrder, Unfit
 

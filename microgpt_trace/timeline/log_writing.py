@@ -10,10 +10,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
 
-from ..architecture.plans.kinds import Softmax
 from ..arrays.stats import Array
 from ..errors import InputError, RunError
 from ..microgpt.training import StepRecord, Trainer
+from ..plans.kinds import Softmax
 from ..text.json_writing import dump
 from ..tracing.trace import trace
 from .log import LOG_SCHEMA, LogRecord, a_count, log_records

@@ -11,12 +11,12 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import combinations, takewhile
 
-from ..architecture.plans.kinds import Choice, Routing, Softmax
-from ..architecture.plans.plan import layer_of
 from ..arrays.stats import median
 from ..decoder.catalogue import kind_named
 from ..hooks.event import TraceEvent
 from ..measuring.norms import NormRows
+from ..plans.kinds import Choice, Routing, Softmax
+from ..plans.plan import layer_of
 from ..rounding.invariants import OF_NORMS
 from ..text.brief import one_line
 from ..text.frozen import frozen

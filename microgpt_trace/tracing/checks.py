@@ -10,11 +10,11 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from ..architecture.plans.kinds import Probabilities, Routing, Softmax
-from ..architecture.plans.plan import Plan
 from ..arrays.stats import Array, causal_mask
 from ..hooks.bus import HookBus, Subscription
 from ..hooks.event import PHASES, TraceEvent
+from ..plans.kinds import Probabilities, Routing, Softmax
+from ..plans.plan import Plan
 from ..rounding.invariants import OF_SUMS
 from ..text.wording import counted, nonfinite_name
 from .findings import Check

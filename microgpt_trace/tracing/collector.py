@@ -7,13 +7,13 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
-from ..architecture.model import LanguageModel, TraceInput
-from ..architecture.plans.plan import Plan
 from ..arrays.logits import best_tokens, rank_of, used_losses
 from ..arrays.stats import Array, TensorStats
 from ..hooks.event import PHASES, Phase, TraceEvent
 from ..measuring.norms import NormRows
-from ..running.parts import events_named
+from ..models.language_model import LanguageModel, TraceInput
+from ..plans.plan import Plan
+from ..selection.parts import events_named
 from .result import LayerRow, Prediction, Trace, candidate_of
 
 

@@ -6,8 +6,8 @@ from __future__ import annotations
 from dataclasses import field
 from typing import Literal
 
-from ..architecture.model import Scalar
 from ..hooks.event import TraceEvent
+from ..models.language_model import Scalar
 from ..text.frozen import frozen
 
 FEWEST_TOKENS = 4  # with fewer positions, the massive activations of a single token decide a median

@@ -8,14 +8,14 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from ..architecture.interpreter.run import forward, head_forward, head_input
-from ..architecture.model import LanguageModel
-from ..architecture.operations.pass_state import KVCache
-from ..architecture.plans.kinds import Rotation
 from ..arrays.logits import best_tokens, softmax
 from ..arrays.stats import Array
 from ..errors import InputError
 from ..hooks.event import TraceEvent
+from ..interpreter.run import forward, head_forward, head_input
+from ..models.language_model import LanguageModel
+from ..operations.pass_state import KVCache
+from ..plans.kinds import Rotation
 from ..rounding.invariants import OF_SHAPES
 from .anomalies import Steps
 from .collector import Collector

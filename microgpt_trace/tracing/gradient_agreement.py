@@ -10,11 +10,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..architecture.edits import Edit, editing
-from ..architecture.interpreter.backward import ForwardPass, TokenLogit, forward
-from ..architecture.model import LanguageModel, TraceInput
 from ..arrays.stats import Array
 from ..hooks.bus import Run, Tap
+from ..hooks.edits import Edit, editing
+from ..interpreter.backward import ForwardPass, TokenLogit, forward
+from ..models.language_model import LanguageModel, TraceInput
 from ..rounding.invariants import OF_SLOPES, OF_SUMS
 from .findings import Check, agreement_check
 from .gradient_check import Hooks, Moves

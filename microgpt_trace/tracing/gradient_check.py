@@ -17,22 +17,22 @@ from zlib import crc32
 
 import numpy as np
 
-from ..architecture.edits import Edit, EditTap
-from ..architecture.float64_model import Float64Model, Move, parts_of, stats_of
-from ..architecture.interpreter.backward import ForwardPass, Give, backward, first_readers, forward
-from ..architecture.interpreter.logits_forward import run_together
-from ..architecture.interpreter.run import row_forward
-from ..architecture.model import LanguageModel, TraceInput
-from ..architecture.operations.pass_state import PassState
-from ..architecture.operations.prediction import known_targets
-from ..architecture.plans.kinds import Choice, Loss, Probabilities
-from ..architecture.plans.plan import Plan, kind_of
 from ..arrays.stats import Array
 from ..arrays.threads import one_blas_thread
 from ..errors import InputError
 from ..grouping import grouped
 from ..hooks.bus import HookBus, Run, Subscription, Tap
+from ..hooks.edits import Edit, EditTap
 from ..hooks.event import Replacement, TraceEvent
+from ..interpreter.backward import ForwardPass, Give, backward, first_readers, forward
+from ..interpreter.logits_forward import run_together
+from ..interpreter.run import row_forward
+from ..models.float64_model import Float64Model, Move, parts_of, stats_of
+from ..models.language_model import LanguageModel, TraceInput
+from ..operations.pass_state import PassState
+from ..operations.prediction import known_targets
+from ..plans.kinds import Choice, Loss, Probabilities
+from ..plans.plan import Plan, kind_of
 from ..progress import Report, unreported
 from .slopes import STEP, GradientCheck, compared, least_judged
 

@@ -10,17 +10,17 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from ..architecture.float64_model import parts_of, stats_of
-from ..architecture.interpreter.backward import ForwardPass, TokenLogit, backward, forward
-from ..architecture.model import Scalar
-from ..architecture.operations.pass_state import PassState
-from ..architecture.operations.prediction import known_targets
 from ..arrays.logits import rows_held, rows_of_a_part
 from ..arrays.stats import Array, TensorStats
 from ..errors import InputError
 from ..hooks.bus import HookBus, PartsTap, Run, Tap
+from ..interpreter.backward import ForwardPass, TokenLogit, backward, forward
 from ..microgpt.training import one_step
-from ..running.token_names import chosen_positions, token_label, token_of
+from ..models.float64_model import parts_of, stats_of
+from ..models.language_model import Scalar
+from ..operations.pass_state import PassState
+from ..operations.prediction import known_targets
+from ..selection.token_names import chosen_positions, token_label, token_of
 from ..text.wording import ranges
 from .collector import Collector
 from .findings import Check, TargetGradients, agreement_check
@@ -31,8 +31,8 @@ from .predicting import Predicted
 from .result import ParameterRow, Prediction, StepSummary
 
 if TYPE_CHECKING:
-    from ..architecture.model import LanguageModel, TraceInput
-    from ..running.interventions import Editor
+    from ..interventions.interventions import Editor
+    from ..models.language_model import LanguageModel, TraceInput
 
 
 def scalar_of(

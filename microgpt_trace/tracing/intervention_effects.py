@@ -10,15 +10,15 @@ from collections.abc import Collection, Sequence
 
 import numpy as np
 
-from ..architecture.interpreter.run import head_forward, head_input
-from ..architecture.model import LanguageModel, TraceInput
-from ..architecture.plans.plan import over_tokens
 from ..arrays.logits import in_parts, kl_divergence, log_softmax, softmax
 from ..arrays.stats import PIECE, Array, causal_mask
 from ..hooks.bus import HookBus, Subscription
 from ..hooks.event import TraceEvent
-from ..running.event_stream import EventStream
-from ..running.interventions import Editor, Intervention
+from ..interpreter.event_stream import EventStream
+from ..interpreter.run import head_forward, head_input
+from ..interventions.interventions import Editor, Intervention
+from ..models.language_model import LanguageModel, TraceInput
+from ..plans.plan import over_tokens
 from .collector import predictions_of
 from .result import EventChange, Intervened, Prediction, mean_of
 

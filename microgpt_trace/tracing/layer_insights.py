@@ -6,9 +6,10 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby, pairwise
 
-from ..architecture.model import LanguageModel
-from ..architecture.plans.event_words import words_of_kind
-from ..architecture.plans.kinds import (
+from ..measuring.definitions import GROWN, MASSIVE, SINK, STILL, UNIT_RMS
+from ..models.language_model import LanguageModel
+from ..plans.event_words import words_of_kind
+from ..plans.kinds import (
     Activation,
     Cap,
     Choice,
@@ -21,8 +22,7 @@ from ..architecture.plans.kinds import (
     Scale,
     Softmax,
 )
-from ..architecture.plans.plan import Operation, Plan, kind_of
-from ..measuring.definitions import GROWN, MASSIVE, SINK, STILL, UNIT_RMS
+from ..plans.plan import Operation, Plan, kind_of
 from ..rounding.invariants import OF_NORMS
 from ..text.printable import shown_token
 from ..text.wording import counted, fixed, number, percent, value_and_limit

@@ -10,12 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from ..architecture.plans.kinds import Activation, Softmax
-from ..architecture.plans.plan import Plan
 from ..arrays.stats import Array, median, row_medians
 from ..hooks.event import TraceEvent
 from ..measuring.definitions import NEAR_ZERO
 from ..measuring.norms import NormMeter
+from ..plans.kinds import Activation, Softmax
+from ..plans.plan import Plan
 from .findings import FEWEST_TOKENS
 from .result import Compared, LayerRow
 

@@ -10,13 +10,13 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from ..architecture.interpreter.run import final_forward, head_forward
-from ..architecture.model import LanguageModel
-from ..architecture.plans.plan import Plan
 from ..arrays.logits import best_tokens, in_products, rank_of, softmax
 from ..arrays.stats import Array
 from ..hooks.event import TraceEvent
-from ..running.token_names import blank_notes, token_of
+from ..interpreter.run import final_forward, head_forward
+from ..models.language_model import LanguageModel
+from ..plans.plan import Plan
+from ..selection.token_names import blank_notes, token_of
 from .result import Candidate, LensRow, TargetRow, candidate_of
 
 

@@ -10,10 +10,10 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ..architecture.model import LanguageModel, TraceInput
 from ..errors import InputError
 from ..hooks.bus import Hook, Run, Subscription
 from ..hooks.event import PHASES, TraceEvent
+from ..models.language_model import LanguageModel, TraceInput
 from .checks import Checker
 from .collector import Collector
 from .findings import Check, Insight
@@ -21,7 +21,7 @@ from .options import TraceOptions
 from .result import Predictions, Trace
 
 if TYPE_CHECKING:
-    from ..running.interventions import Intervention
+    from ..interventions.interventions import Intervention
     from .intervention_effects import Baseline
 
 

@@ -10,8 +10,8 @@ from ..errors import InputError
 from ..text.frozen import frozen
 
 if TYPE_CHECKING:
-    from ..architecture.model import LanguageModel
-    from ..running.interventions import Intervention
+    from ..interventions.interventions import Intervention
+    from ..models.language_model import LanguageModel
 
 Token = str | int | None
 # Options of models that read prompts. Other models refuse them.

@@ -8,11 +8,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..architecture.interpreter.run import head_forward
 from ..arrays.logits import in_small_parts, rows_held, rows_of_a_part, softmax
 from ..arrays.stats import Array
 from ..hooks.bus import PartsTap, Run, Tap
 from ..hooks.event import differs
+from ..interpreter.run import head_forward
 from .collector import predictions_of
 from .observers import Observers
 from .result import Prediction, Predictions

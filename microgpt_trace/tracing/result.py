@@ -9,16 +9,16 @@ from typing import Any
 
 import numpy as np
 
-from ..architecture.edits import Applied
-from ..architecture.model import LanguageModel, Scalar, TraceInput
-from ..architecture.plans.plan import over_tokens
 from ..arrays.stats import Array, TensorStats
 from ..errors import InputError
+from ..hooks.edits import Applied
 from ..hooks.event import EventSpec, Phase, TraceEvent
 from ..hooks.names import select_names
-from ..hooks.sites import parse_site
 from ..measuring.expert_choices import ExpertChoices
+from ..models.language_model import LanguageModel, Scalar, TraceInput
 from ..notebook import in_notebook
+from ..plans.plan import over_tokens
+from ..selection.sites import parse_site
 from ..text.brief import one_line
 from ..text.frozen import frozen
 from ..text.json_writing import in_document

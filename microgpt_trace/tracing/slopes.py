@@ -14,8 +14,8 @@ from functools import partial
 
 import numpy as np
 
-from ..architecture.interpreter.backward import ForwardPass
 from ..arrays.stats import Array
+from ..interpreter.backward import ForwardPass
 from ..notebook import in_notebook
 from ..rounding.invariants import OF_SLOPES
 from ..text.frozen import frozen

@@ -8,10 +8,10 @@ from operator import attrgetter
 
 import numpy as np
 
-from ..architecture.plans.event_words import steps_of
-from ..architecture.plans.kinds import Activation, Norm, Probabilities, Softmax
 from ..arrays.stats import TensorStats
 from ..measuring.definitions import UNIT_RMS
+from ..plans.event_words import steps_of
+from ..plans.kinds import Activation, Norm, Probabilities, Softmax
 from ..rounding.invariants import OF_NORMS
 from ..text.wording import at_most, counted, decimals, fixed, listed, percent, span, value_and_limit
 from .collector import TracedRun

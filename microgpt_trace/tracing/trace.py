@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 from .options import Token, TraceOptions
 
 if TYPE_CHECKING:
-    from ..architecture.interpreter.backward import Give
-    from ..architecture.model import LanguageModel
-    from ..running.interventions import Intervention
+    from ..interpreter.backward import Give
+    from ..interventions.interventions import Intervention
+    from ..models.language_model import LanguageModel
     from .result import Trace
 
 

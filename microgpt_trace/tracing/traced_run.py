@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..architecture.edits import replacing
-from ..architecture.interpreter.run import forward, head_forward
-from ..architecture.operations.pass_state import KVCache
 from ..arrays.stats import Array
 from ..arrays.threads import one_blas_thread
 from ..hooks.bus import Run
+from ..hooks.edits import replacing
 from ..hooks.names import select_names
+from ..interpreter.run import forward, head_forward
 from ..measuring.norms import NormMeter, NormRows
-from ..running.token_names import chosen_positions
+from ..operations.pass_state import KVCache
+from ..selection.token_names import chosen_positions
 from . import text_insights
 from .checks import UNTRACED, untraced_check
 from .collector import TracedRun, kept_events
@@ -29,7 +29,7 @@ from .predicting import Predicted, predict
 from .result import LayerRow, Trace
 
 if TYPE_CHECKING:
-    from ..architecture.model import LanguageModel, TraceInput
+    from ..models.language_model import LanguageModel, TraceInput
     from .generation import Continuation
 
 
@@ -54,7 +54,7 @@ def traced(model: LanguageModel, options: TraceOptions) -> Trace:
         run = observers.begin(keep=repeats or options.differentiates)
         tap = run.tap("forward")
         if options.differentiates:
-            from ..architecture.interpreter.backward import keeping_tap
+            from ..interpreter.backward import keeping_tap
             from .gradients import differentiate  # with the modules of training, 13 ms of a prompt's trace
 
             tap = keeping_tap(model.plan, length, tap)

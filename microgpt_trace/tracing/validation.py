@@ -17,17 +17,17 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from ..architecture.model import LanguageModel, TraceInput
-from ..architecture.operations.by_kind import reference, size_of, spread_of
-from ..architecture.operations.reference_inputs import ReferenceInputs, Spread
-from ..architecture.plans.kinds import Linear
-from ..architecture.plans.plan import Operation, layer_of
 from ..arrays.stats import Array
 from ..arrays.threads import one_blas_thread
 from ..hooks.bus import Hook
 from ..hooks.event import TraceEvent
 from ..hooks.names import select_names
+from ..models.language_model import LanguageModel, TraceInput
 from ..notebook import in_notebook
+from ..operations.by_kind import reference, size_of, spread_of
+from ..operations.reference_inputs import ReferenceInputs, Spread
+from ..plans.kinds import Linear
+from ..plans.plan import Operation, layer_of
 from ..progress import Report, unreported
 from ..rounding.invariants import OF_SUMS
 from ..rounding.precision import element_bound

@@ -14,9 +14,9 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from ..architecture.plans.plan import kind_of
 from ..arrays.stats import Array
 from ..decoder.catalogue import turned_names
+from ..plans.plan import kind_of
 from ..progress import Report, unreported
 from ..readers.model_file import even_rows_first
 from ..text.wording import listed

@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from ..architecture.model import LanguageModel
 from ..arrays.stats import Array
 from ..errors import InputError
 from ..hooks.names import select_spelled
+from ..models.language_model import LanguageModel
 from ..notebook import in_notebook
 from ..progress import Report, unreported
 from ..text.frozen import frozen

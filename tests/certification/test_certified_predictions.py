@@ -9,10 +9,10 @@ from support.tiny_models import TOKENS, round_weights, tiny_model, write_folder
 from support.tiny_tokenizer import write_tokenizer
 
 from microgpt_trace import load
-from microgpt_trace.architecture.packs import UNKNOWN, ReadText
 from microgpt_trace.arrays import logits
 from microgpt_trace.certification.certificate import CertificateCheck
 from microgpt_trace.certification.prediction_checks import compared, prediction_checks, texts_read
+from microgpt_trace.models.packs import UNKNOWN, ReadText
 from microgpt_trace.progress import unreported
 
 TEXTS = ["Hello, world!", "abc", "to be or not to be", "Why?"]

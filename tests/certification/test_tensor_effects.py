@@ -11,11 +11,11 @@ from support.tiny_models import CASES, TOKENS, quantise, random_weights, tiny_mo
 from support.torch_models import MODELS, written
 
 from microgpt_trace import load
-from microgpt_trace.architecture.packs import UNKNOWN, ReadText
-from microgpt_trace.architecture.plans.kinds import Choice
 from microgpt_trace.arrays.logits import divergences
 from microgpt_trace.certification import tensor_effects as by_tensor
 from microgpt_trace.certification.tensor_effects import tensor_effects
+from microgpt_trace.models.packs import UNKNOWN, ReadText
+from microgpt_trace.plans.kinds import Choice
 
 TEXTS = (list(TOKENS), [5, 9, 1, 2, 33, 4, 30, 12, 11, 40, 8, 7], [7])
 

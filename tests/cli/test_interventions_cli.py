@@ -10,7 +10,7 @@ from support.documents import valid, valid_lines
 
 from microgpt_trace import init, trace
 from microgpt_trace.dumps.formats import open_recording
-from microgpt_trace.running.interventions import Intervention
+from microgpt_trace.interventions.interventions import Intervention
 
 
 def run(folder, *arguments, **options):

@@ -18,10 +18,10 @@ from microgpt_trace.dumps.formats import open_recording
 from microgpt_trace.dumps.recorder import record
 from microgpt_trace.errors import InputError
 from microgpt_trace.hooks.event import EventSpec
+from microgpt_trace.interpreter.event_stream import Piece
 from microgpt_trace.rounding.bands import FACTOR_OF_F32, BandMeasure, RoundedPasses
 from microgpt_trace.rounding.precision import PRECISIONS
 from microgpt_trace.rounding.row_differences import compare_rows
-from microgpt_trace.running.event_stream import Piece
 
 # --- Errors that nothing may hide -------------------------------------------------------------
 

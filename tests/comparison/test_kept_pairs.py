@@ -7,8 +7,8 @@ import pytest
 
 from microgpt_trace import diff, init, trace
 from microgpt_trace.comparison.comparers import KeptPair, PairKeeper
+from microgpt_trace.interpreter.event_stream import Piece
 from microgpt_trace.render.documents.trace_as_json import trace_json
-from microgpt_trace.running.event_stream import Piece
 
 A, B = init(seed=1), init(seed=1)
 LARGE = 10**6

@@ -17,11 +17,11 @@ from support.page_numbers import explained_in, in_tables, verdict_in
 from support.tiny_models import TOKENS
 
 from microgpt_trace import attribute, load, trace
-from microgpt_trace.architecture.formulas.steps import element_name
-from microgpt_trace.architecture.plans.kinds import Cap, Scale
 from microgpt_trace.arrays import logits
 from microgpt_trace.diagnosis.diagnose import diagnose_values
 from microgpt_trace.explaining.explain import explain_in, keep_run
+from microgpt_trace.formulas.steps import element_name
+from microgpt_trace.plans.kinds import Cap, Scale
 from microgpt_trace.render.page.plan_data import fits_a_page
 
 IDS = ",".join(map(str, TOKENS))

@@ -11,9 +11,9 @@ from support.page_numbers import explained_in, verdict_in
 from support.torch_models import torch_model, written
 
 from microgpt_trace import load, trace
-from microgpt_trace.architecture.formulas.steps import element_name
 from microgpt_trace.dumps.recorder import record
 from microgpt_trace.explaining.explain import explain_in, keep_run
+from microgpt_trace.formulas.steps import element_name
 
 torch = pytest.importorskip("torch", reason="the models are made by transformers")
 TOKENS = (17, 3, 44, 3, 60, 0, 29, 8, 5)

@@ -12,7 +12,7 @@ from support.real_model import SMOLLM2, needs_smollm2
 from support.sweeps import in_sweep, some_of
 
 from microgpt_trace import Intervention, diff, trace
-from microgpt_trace.architecture.packs import Pack
+from microgpt_trace.models.packs import Pack
 
 pytest.importorskip("tokenizers", reason="text is encoded by the package tokenizers")
 FRANCE = "The capital of France is"

@@ -14,9 +14,6 @@ from support.tiny_models import Blocks
 from support.torch_models import torch_model, written
 
 from microgpt_trace import load
-from microgpt_trace.architecture.operations.by_kind import reference
-from microgpt_trace.architecture.operations.choice import follows, nearest_tie
-from microgpt_trace.architecture.plans.kinds import Choice, Experts, Linear
 from microgpt_trace.arrays.encodings import ENCODINGS, StoredTensor
 from microgpt_trace.arrays.rounding import to_bf16
 from microgpt_trace.comparison.diff import diff
@@ -24,6 +21,9 @@ from microgpt_trace.diagnosis.diagnose import diagnose, diagnose_values
 from microgpt_trace.dumps.layouts import OWN, Recorded
 from microgpt_trace.dumps.recorder import record
 from microgpt_trace.dumps.recording import Recording
+from microgpt_trace.operations.by_kind import reference
+from microgpt_trace.operations.choice import follows, nearest_tie
+from microgpt_trace.plans.kinds import Choice, Experts, Linear
 from microgpt_trace.rounding.bands import _rounded, is_peaked
 from microgpt_trace.rounding.precision import PRECISIONS, representable
 

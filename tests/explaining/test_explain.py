@@ -10,9 +10,9 @@ from support.sweeps import some_of
 from support.tiny_microgpts import CASES
 
 from microgpt_trace import init
-from microgpt_trace.architecture.formulas.steps import element_name
 from microgpt_trace.errors import InputError
 from microgpt_trace.explaining.explain import explain, explain_in, keep_run
+from microgpt_trace.formulas.steps import element_name
 
 
 def assert_same_steps(kept, alone):

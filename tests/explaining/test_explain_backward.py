@@ -9,8 +9,6 @@ from support.sweeps import some_of
 from support.tiny_microgpts import CASES
 
 from microgpt_trace import init
-from microgpt_trace.architecture.formulas.steps import element_name
-from microgpt_trace.architecture.formulas.traced_element import Element, TracedElement
 from microgpt_trace.explaining.explain import (
     explain,
     explain_in,
@@ -19,6 +17,8 @@ from microgpt_trace.explaining.explain import (
     run_for,
     worked_out,
 )
+from microgpt_trace.formulas.steps import element_name
+from microgpt_trace.formulas.traced_element import Element, TracedElement
 
 DEEP = CASES["2 layers, 2 heads"].model
 EVENTS = DEEP.plan.shapes(9)

@@ -12,9 +12,9 @@ from support.tiny_models import CASES as DECODERS
 from support.tiny_models import TOKENS, tiny_model, write_gguf
 
 from microgpt_trace import load
-from microgpt_trace.architecture.formulas.steps import element_name
 from microgpt_trace.errors import InputError
 from microgpt_trace.explaining.explain import explain, explain_in, keep_run
+from microgpt_trace.formulas.steps import element_name
 
 CHOSEN = (
     "llama_gqa", "llama_mha_bias", "llama_tied", "llama_yarn_attention", "mistral_window", "qwen2_window",

@@ -9,11 +9,11 @@ from support.sweeps import in_sweep
 from support.torch_models import MODELS, written
 
 from microgpt_trace import load
-from microgpt_trace.architecture.formulas.steps import element_name
-from microgpt_trace.architecture.formulas.traced_element import Element
-from microgpt_trace.architecture.plans.plan import over_tokens
 from microgpt_trace.arrays import logits
 from microgpt_trace.explaining.explain import explain, explain_in, keep_run, run_for
+from microgpt_trace.formulas.steps import element_name
+from microgpt_trace.formulas.traced_element import Element
+from microgpt_trace.plans.plan import over_tokens
 
 TOKENS = [17, 3, 44, 3, 60, 0]
 USUAL = ("gemma2", "gpt_neox", "gpt_oss", "qwen2_moe")

@@ -8,9 +8,9 @@ from support.explanations import check_steps, check_uses, check_values, elements
 from support.tiny_models import TOKENS
 
 from microgpt_trace import explain, trace
-from microgpt_trace.architecture.formulas.steps import element_name
 from microgpt_trace.errors import InputError
 from microgpt_trace.explaining.explain import keep_run
+from microgpt_trace.formulas.steps import element_name
 
 TEXT = {"tokens": list(TOKENS)}
 DIFFERENCE = {"target": "#5", "against": "#7", "position": 3}

@@ -13,9 +13,9 @@ from support.judges import agree, torch_grad, torch_run
 from support.tiny_microgpts import CASES
 
 from microgpt_trace import trace
-from microgpt_trace.architecture.interpreter.backward import backward, forward
 from microgpt_trace.errors import InputError
 from microgpt_trace.hooks.names import ALIASES, glob_pattern, select_names
+from microgpt_trace.interpreter.backward import backward, forward
 
 NAMES = [*CASES["2 layers, 2 heads"].model.hooks.specs]
 REPLACEABLE = [n for n in NAMES if n not in CASES["2 layers, 2 heads"].model.params]

@@ -5,8 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from microgpt_trace import Config, Tokenizer, init
-from microgpt_trace.architecture.packs import ReadText
 from microgpt_trace.errors import InputError
+from microgpt_trace.models.packs import ReadText
 
 ALPHABETS = ["abcdefghijklmnopqrstuvwxyz", "aAbz", "αβσς", "i̇I", "日本語 x", "\U0001f680k", "ß"]
 CHARS = "abzABZ αΣσς İiIK\u212a日本\U0001f680ß\u0307\x00\udc80"

@@ -4,14 +4,14 @@ import time
 
 import pytest
 
-from microgpt_trace.architecture.plans import microgpt
-from microgpt_trace.architecture.plans.rope import Rope
 from microgpt_trace.decoder.architectures import llama
 from microgpt_trace.decoder.architectures.llama import LlamaConfig
 from microgpt_trace.hooks.names import ALIASES
 from microgpt_trace.microgpt.parameters import Config
 from microgpt_trace.naming import event_names
 from microgpt_trace.naming.event_names import is_event, meaning_of
+from microgpt_trace.plans import microgpt
+from microgpt_trace.plans.rope import Rope
 
 
 def events(name):

@@ -18,11 +18,11 @@ from support.tiny_models import (
 )
 
 from microgpt_trace import load, trace
-from microgpt_trace.architecture.model import file_order
 from microgpt_trace.arrays.encodings import ENCODINGS, StoredTensor
 from microgpt_trace.arrays.stats import TensorStats
 from microgpt_trace.decoder.architectures.llama import NAMES
 from microgpt_trace.errors import FileFormatError
+from microgpt_trace.models.language_model import file_order
 from microgpt_trace.readers.gguf import read_gguf_header
 from microgpt_trace.tracing.inspection import tensor_stats
 

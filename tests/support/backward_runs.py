@@ -3,8 +3,8 @@
 import numpy as np
 from support.tiny_models import TOKENS
 
-from microgpt_trace.architecture.interpreter import backward as generic
 from microgpt_trace.hooks.bus import HookBus
+from microgpt_trace.interpreter import backward as generic
 
 TARGETS = (*TOKENS[1:], None)
 

@@ -10,8 +10,8 @@ from microgpt_trace.comparison.diff import diff
 from microgpt_trace.dumps.layouts import OWN, Recorded
 from microgpt_trace.dumps.recording import Recording
 from microgpt_trace.dumps.stored_arrays import save_arrays
+from microgpt_trace.interpreter.event_stream import EventStream
 from microgpt_trace.render.documents.trace_as_json import trace_json
-from microgpt_trace.running.event_stream import EventStream
 
 MODELS = ("microgpt", "llama_gqa", "qwen3")
 KINDS = ("scale", "sign", "nan", "inf", "wrong_row", "wrong_element", "zeros")  # kinds of generic faults

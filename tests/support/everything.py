@@ -11,12 +11,12 @@ import numpy as np
 from support.tiny_models import write_folder
 from support.tiny_tokenizer import write_tokenizer
 
-from microgpt_trace.architecture.plans.blocks import Blocks
-from microgpt_trace.architecture.plans.kinds import Activation, Add, Lookup, Multiply
-from microgpt_trace.architecture.plans.rope import Rope
 from microgpt_trace.decoder import catalogue
 from microgpt_trace.decoder.architecture import Architecture, FileNames
 from microgpt_trace.decoder.config import DecoderConfig
+from microgpt_trace.plans.blocks import Blocks
+from microgpt_trace.plans.kinds import Activation, Add, Lookup, Multiply
+from microgpt_trace.plans.rope import Rope
 
 TURNS = ((1e4, 4), (1e2, 6), None)  # the base and the rotated channels of each layer
 WINDOWS = (3, None, 4)

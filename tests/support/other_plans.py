@@ -5,10 +5,10 @@ from types import SimpleNamespace
 
 import numpy as np
 
-from microgpt_trace.architecture.operations.by_kind import reference
-from microgpt_trace.architecture.operations.reference_inputs import ReferenceInputs
-from microgpt_trace.architecture.plans.blocks import RowBuilder
-from microgpt_trace.architecture.plans.kinds import (
+from microgpt_trace.operations.by_kind import reference
+from microgpt_trace.operations.reference_inputs import ReferenceInputs
+from microgpt_trace.plans.blocks import RowBuilder
+from microgpt_trace.plans.kinds import (
     Activation,
     Add,
     Choice,
@@ -25,7 +25,7 @@ from microgpt_trace.architecture.plans.kinds import (
     Scores,
     Softmax,
 )
-from microgpt_trace.architecture.plans.plan import Plan
+from microgpt_trace.plans.plan import Plan
 
 V, C, T, H = 7, 6, 4, 2
 

@@ -3,9 +3,9 @@
 import numpy as np
 from support.other_plans import values_of
 
-from microgpt_trace.architecture.formulas.traced_element import KnownTarget
-from microgpt_trace.architecture.model import TraceInput
-from microgpt_trace.architecture.operations.reference_inputs import ReferenceInputs
+from microgpt_trace.formulas.traced_element import KnownTarget
+from microgpt_trace.models.language_model import TraceInput
+from microgpt_trace.operations.reference_inputs import ReferenceInputs
 
 
 class PlanRun:

@@ -10,11 +10,11 @@ from support.surveys import MANY, set_pack_size, surveyed, values_of
 from support.sweeps import in_sweep
 
 from microgpt_trace import Config, init
-from microgpt_trace.architecture.packs import ReadText
-from microgpt_trace.architecture.plans.kinds import Softmax
 from microgpt_trace.measuring.heads import AttentionMeter
 from microgpt_trace.measuring.meter import PackLayout
 from microgpt_trace.measuring.streams import FARTHEST
+from microgpt_trace.models.packs import ReadText
+from microgpt_trace.plans.kinds import Softmax
 from microgpt_trace.surveying.report import report_of
 
 TEXTS = [*MANY, "abcabcabc", "d"]

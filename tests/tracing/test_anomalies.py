@@ -7,7 +7,7 @@ import pytest
 from support.tiny_models import TOKENS
 
 from microgpt_trace import Intervention, load, trace
-from microgpt_trace.architecture.operations import norm
+from microgpt_trace.operations import norm
 from microgpt_trace.tracing.anomalies import FEWEST_LAYERS, FEWEST_TOKENS, GROWTH, TURN, odd_layer, trend
 from microgpt_trace.tracing.layer_measures import MOST, compared_positions
 

@@ -11,10 +11,10 @@ from support.sweeps import some_of
 from support.torch_models import written
 
 from microgpt_trace import Intervention, load, trace
-from microgpt_trace.architecture.edits import Edit
-from microgpt_trace.architecture.interpreter import backward, run
-from microgpt_trace.architecture.operations import pass_state
 from microgpt_trace.hooks import bus
+from microgpt_trace.hooks.edits import Edit
+from microgpt_trace.interpreter import backward, run
+from microgpt_trace.operations import pass_state
 from microgpt_trace.tracing.checks import Checker
 
 LENGTH = 45
@@ -239,7 +239,7 @@ def test_the_first_nonfinite_element_is_the_element_of_whole_values(llama, in_bl
 @pytest.mark.parametrize("claim", ["softmax", "causal"])
 def test_the_checks_of_weights_see_every_block(llama, in_blocks, monkeypatch, claim):
     """A wrong weight of one query, in the last block, fails the check."""
-    from microgpt_trace.architecture.operations import softmax
+    from microgpt_trace.operations import softmax
 
     right = softmax.softmax_forward
 

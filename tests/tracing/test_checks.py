@@ -8,18 +8,10 @@ from support.other_plans import T, V, post_norm_plan, random_model, values_of
 from support.sweeps import some_of
 
 from microgpt_trace import Config, Intervention, Model, Tokenizer, trace
-from microgpt_trace.architecture.operations import (
-    context,
-    elementwise,
-    linear,
-    norm,
-    prediction,
-    scores,
-    softmax,
-)
 from microgpt_trace.hooks.bus import HookBus
 from microgpt_trace.microgpt.checkpoint import save
 from microgpt_trace.microgpt.parameters import Parameters
+from microgpt_trace.operations import context, elementwise, linear, norm, prediction, scores, softmax
 from microgpt_trace.tracing import gradient_agreement, gradients, predicting
 from microgpt_trace.tracing.checks import Checker
 

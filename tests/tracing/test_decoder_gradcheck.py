@@ -11,9 +11,10 @@ from support.sweeps import in_sweep
 from support.tiny_models import TOKENS, tiny_model, write_folder
 
 from microgpt_trace import gradcheck
-from microgpt_trace.architecture.float64_model import Float64Model
-from microgpt_trace.architecture.interpreter.backward import forward
-from microgpt_trace.architecture.operations import (
+from microgpt_trace.errors import InputError
+from microgpt_trace.interpreter.backward import forward
+from microgpt_trace.models.float64_model import Float64Model
+from microgpt_trace.operations import (
     context,
     elementwise,
     experts,
@@ -25,10 +26,9 @@ from microgpt_trace.architecture.operations import (
     scores,
     softmax,
 )
-from microgpt_trace.architecture.operations.pass_state import Gradients
-from microgpt_trace.architecture.plans import kinds
-from microgpt_trace.architecture.plans.plan import kind_of
-from microgpt_trace.errors import InputError
+from microgpt_trace.operations.pass_state import Gradients
+from microgpt_trace.plans import kinds
+from microgpt_trace.plans.plan import kind_of
 from microgpt_trace.tracing import gradient_check as module
 
 INPUTS = SimpleNamespace(text="", tokens=TOKENS, targets=(*TOKENS[1:], None))
@@ -70,7 +70,7 @@ def test_the_gradients_of_a_file_agree(decoders, case):
 
 def test_the_float64_model_equals_one_with_unpacked_parameters(monkeypatch, decoders):
     model, x = decoders("llama_mha_bias")[0], np.random.default_rng(0).standard_normal((3, 32))
-    monkeypatch.setattr("microgpt_trace.architecture.float64_model.ELEMENTS", 100)
+    monkeypatch.setattr("microgpt_trace.models.float64_model.ELEMENTS", 100)
     wide, judge = Float64Model(model), in_float64(model)
     losses = [float(forward(each, np.array(TOKENS), INPUTS.targets).loss) for each in (wide, judge)]
     assert losses[0] == pytest.approx(losses[1], rel=1e-14)

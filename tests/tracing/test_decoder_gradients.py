@@ -7,10 +7,10 @@ import pytest
 from support.tiny_models import TOKENS
 
 from microgpt_trace import Intervention, trace
-from microgpt_trace.architecture.interpreter import backward as interpreter
 from microgpt_trace.arrays import logits
 from microgpt_trace.errors import InputError
 from microgpt_trace.hooks.event import Replacement
+from microgpt_trace.interpreter import backward as interpreter
 from microgpt_trace.render.documents.trace_as_json import trace_json
 
 STREAM, INNER = "layer0.mlp.residual", "layer1.mlp.hidden"

@@ -9,12 +9,12 @@ from support.judges_decoder import softmax
 from support.tiny_models import TOKENS
 
 from microgpt_trace import Intervention, init, load, trace
-from microgpt_trace.architecture.interpreter import run as interpreter
-from microgpt_trace.architecture.operations import pass_state as of_heads
 from microgpt_trace.arrays import logits
 from microgpt_trace.decoder import model as of_products
 from microgpt_trace.errors import InputError
 from microgpt_trace.hooks.bus import HookBus
+from microgpt_trace.interpreter import run as interpreter
+from microgpt_trace.operations import pass_state as of_heads
 from microgpt_trace.render.documents.trace_as_json import trace_json
 from microgpt_trace.tracing import predicting, traced_run
 

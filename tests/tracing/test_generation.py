@@ -8,10 +8,10 @@ from support.tiny_models import CASES, TOKENS, random_weights
 from support.tiny_tokenizer import TINY_TOKENS
 
 from microgpt_trace import load, trace
-from microgpt_trace.architecture.operations import pass_state as shared
-from microgpt_trace.architecture.operations import softmax
-from microgpt_trace.architecture.operations.pass_state import KVCache
 from microgpt_trace.errors import InputError
+from microgpt_trace.operations import pass_state as shared
+from microgpt_trace.operations import softmax
+from microgpt_trace.operations.pass_state import KVCache
 from microgpt_trace.tracing import generation
 
 COUNT = 12

@@ -7,17 +7,9 @@ from support.sweeps import some_of
 from support.tiny_microgpts import CASES
 
 from microgpt_trace import Config, Model, Tokenizer, gradcheck, init, trace
-from microgpt_trace.architecture.interpreter import backward as interpreter
-from microgpt_trace.architecture.operations import (
-    context,
-    elementwise,
-    linear,
-    norm,
-    prediction,
-    scores,
-    softmax,
-)
+from microgpt_trace.interpreter import backward as interpreter
 from microgpt_trace.microgpt import operations
+from microgpt_trace.operations import context, elementwise, linear, norm, prediction, scores, softmax
 from microgpt_trace.tracing import slopes
 
 

@@ -13,9 +13,9 @@ from support.terminal import rendered
 from support.tiny_models import TOKENS
 
 from microgpt_trace import Intervention, load, trace
-from microgpt_trace.architecture.interpreter import run as interpreter
 from microgpt_trace.arrays import logits
 from microgpt_trace.errors import InputError
+from microgpt_trace.interpreter import run as interpreter
 from microgpt_trace.render.trace.whole_trace import trace_sections
 from microgpt_trace.tracing import lens as lens_module
 from microgpt_trace.tracing.lens import streams_within

@@ -10,11 +10,11 @@ from support.judges import agree
 from support.tiny_models import TOKENS
 
 from microgpt_trace import Intervention, trace
-from microgpt_trace.architecture.interpreter.backward import _Walk, first_readers
-from microgpt_trace.architecture.operations import norm
-from microgpt_trace.architecture.operations.pass_state import Gradients
 from microgpt_trace.arrays import logits
 from microgpt_trace.errors import InputError, RunError
+from microgpt_trace.interpreter.backward import _Walk, first_readers
+from microgpt_trace.operations import norm
+from microgpt_trace.operations.pass_state import Gradients
 
 TEXT = ("--tokens", ",".join(map(str, TOKENS)))
 BACKWARD = ("--backward", "--parameters", "*")

@@ -12,9 +12,9 @@ from support.sweeps import in_sweep
 from support.tiny_models import CASES, TOKENS, random_scales, random_weights, write_folder
 
 from microgpt_trace import Config, Model, Tokenizer, load, trace
-from microgpt_trace.architecture.plans.plan import Plan
 from microgpt_trace.measuring.norms import NormRows
 from microgpt_trace.microgpt.parameters import Parameters
+from microgpt_trace.plans.plan import Plan
 from microgpt_trace.text.wording import fixed, value_and_limit
 from microgpt_trace.tracing.collector import TracedRun
 from microgpt_trace.tracing.insights import insights_of

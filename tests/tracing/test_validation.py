@@ -8,11 +8,11 @@ from support.documents import valid
 from support.real_model import needs_smollm2
 
 from microgpt_trace import load, save
-from microgpt_trace.architecture.interpreter import run as interpreter
-from microgpt_trace.architecture.operations import context, norm, rotation, scores, softmax
-from microgpt_trace.architecture.plans import rope
 from microgpt_trace.decoder import model as shared
 from microgpt_trace.errors import InputError
+from microgpt_trace.interpreter import run as interpreter
+from microgpt_trace.operations import context, norm, rotation, scores, softmax
+from microgpt_trace.plans import rope
 from microgpt_trace.tracing import predicting
 from microgpt_trace.tracing.trace import trace
 from microgpt_trace.tracing.validation import validate

@@ -7,7 +7,7 @@ import pytest
 from support.commands import microgpt
 
 from microgpt_trace import Config, Tokenizer, explain, init, load, save, trace
-from microgpt_trace.running.token_names import token_argument, token_label, token_of, token_with_id
+from microgpt_trace.selection.token_names import token_argument, token_label, token_of, token_with_id
 from microgpt_trace.text.printable import named_token, shown_token, with_ids
 
 ODD = " '\"0123456789␣$\\a#\u3000\u00a0\tzé日\x1b"

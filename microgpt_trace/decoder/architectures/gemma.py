@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import cached_property, partial
 
-from ...architecture.plans.blocks import Blocks
-from ...architecture.plans.plan import Plan
-from ...architecture.plans.rope import Rope
+from ...plans.blocks import Blocks
+from ...plans.plan import Plan
+from ...plans.rope import Rope
 from ...text.frozen import frozen
 from ..architecture import Architecture, FileNames
 from ..config import DecoderConfig

@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from functools import cached_property
 
-from ...architecture.plans.blocks import Blocks
-from ...architecture.plans.kinds import Add, Lookup
-from ...architecture.plans.plan import Plan
+from ...plans.blocks import Blocks
+from ...plans.kinds import Add, Lookup
+from ...plans.plan import Plan
 from ...text.frozen import frozen
 from ..architecture import QKV_BIASES, Architecture, FileNames
 from ..config import DecoderConfig

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from functools import cached_property
 
-from ...architecture.plans.blocks import Blocks
-from ...architecture.plans.kinds import Add
-from ...architecture.plans.plan import Plan
+from ...plans.blocks import Blocks
+from ...plans.kinds import Add
+from ...plans.plan import Plan
 from ...text.frozen import frozen
 from ..architecture import QKV_BIASES, SIZES, Architecture, FileNames
 from ..config import DecoderConfig

@@ -7,9 +7,9 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from ...architecture.plans.blocks import Blocks
-from ...architecture.plans.kinds import Activation, Clip, Multiply, Scale
-from ...architecture.plans.rope import Rope
+from ...plans.blocks import Blocks
+from ...plans.kinds import Activation, Clip, Multiply, Scale
+from ...plans.rope import Rope
 from ...text.frozen import frozen
 from ..architecture import Architecture
 from ..settings import COUNT, POSITIVE, WHOLE, Settings

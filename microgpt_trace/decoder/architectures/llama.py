@@ -6,9 +6,9 @@ from collections.abc import Callable, Collection
 from functools import cached_property, partial
 from typing import Literal
 
-from ...architecture.plans.blocks import Blocks
-from ...architecture.plans.plan import Plan
 from ...errors import InputError
+from ...plans.blocks import Blocks
+from ...plans.plan import Plan
 from ...text.brief import brief
 from ...text.frozen import frozen
 from ..architecture import QKV_BIASES, Architecture, FileNames

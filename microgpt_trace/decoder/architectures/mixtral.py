@@ -7,9 +7,9 @@ from dataclasses import replace
 from functools import cached_property
 from typing import Any, ClassVar
 
-from ...architecture.plans.blocks import Blocks
-from ...architecture.plans.plan import Plan
-from ...architecture.plans.rope import Rope
+from ...plans.blocks import Blocks
+from ...plans.plan import Plan
+from ...plans.rope import Rope
 from ...text.frozen import frozen
 from ..architecture import Architecture
 from ..config import DecoderConfig

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from functools import cached_property
 
-from ...architecture.plans.blocks import Blocks
-from ...architecture.plans.plan import Plan
+from ...plans.blocks import Blocks
+from ...plans.plan import Plan
 from ...text.frozen import frozen
 from ..architecture import Architecture, FileNames
 from ..config import DecoderConfig

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from ...architecture.plans.blocks import Blocks
-from ...architecture.plans.kinds import Activation, Add, Mixture
+from ...plans.blocks import Blocks
+from ...plans.kinds import Activation, Add, Mixture
 from ...text.frozen import frozen
 from ..architecture import QKV_BIASES, Architecture
 from ..settings import COUNT, FLAG, WHOLE, Settings

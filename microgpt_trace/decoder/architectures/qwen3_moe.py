@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from ...architecture.plans.blocks import Blocks
-from ...architecture.plans.rope import Rope
 from ...errors import InputError
+from ...plans.blocks import Blocks
+from ...plans.rope import Rope
 from ...text.brief import brief
 from ...text.frozen import frozen
 from ...untrusted_files import is_count

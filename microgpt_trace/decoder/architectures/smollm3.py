@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from functools import cached_property
 
-from ...architecture.plans.plan import Plan
 from ...errors import InputError
+from ...plans.plan import Plan
 from ...text.brief import brief
 from ...text.frozen import frozen
 from ..architecture import Architecture

@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from ...architecture.operations.by_kind import reference
-from ...architecture.operations.reference_inputs import ReferenceInputs
-from ...architecture.operations.softmax import visible
-from ...architecture.plans.kinds import Cap, Context, Rotation, Scores, Softmax
-from ...architecture.plans.plan import Operation, Plan
 from ...arrays.stats import Array
+from ...operations.by_kind import reference
+from ...operations.reference_inputs import ReferenceInputs
+from ...operations.softmax import visible
+from ...plans.kinds import Cap, Context, Rotation, Scores, Softmax
+from ...plans.plan import Operation, Plan
 from ..case import Case, first_of
 from ..hypothesis import Family, Hypothesis
 from .changes import after, called, computed, fed, of_kind, reading, with_attributes

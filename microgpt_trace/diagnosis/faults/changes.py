@@ -12,11 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from ...architecture.operations.by_kind import reference
-from ...architecture.operations.reference_inputs import ReferenceInputs
-from ...architecture.plans.kinds import Experts, Kind, Linear, Norm
-from ...architecture.plans.plan import Operation, Plan, kind_of, prefix_of
 from ...arrays.stats import Array
+from ...operations.by_kind import reference
+from ...operations.reference_inputs import ReferenceInputs
+from ...plans.kinds import Experts, Kind, Linear, Norm
+from ...plans.plan import Operation, Plan, kind_of, prefix_of
 
 LATE = "one position late (at positions 0, 0, 1, 2, ...)"
 Which = Callable[[Operation], bool]

@@ -10,13 +10,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ...architecture.operations.by_kind import reference
-from ...architecture.operations.elementwise import ACTIVATIONS
-from ...architecture.operations.reference_inputs import ReferenceInputs
-from ...architecture.plans.event_words import words_of_kind
-from ...architecture.plans.kinds import Activation, Add, Cap, Clip, Experts, Linear, Multiply, Norm, Scale
-from ...architecture.plans.plan import Operation, Plan, kind_of, prefix_of
 from ...arrays.stats import Array
+from ...operations.by_kind import reference
+from ...operations.elementwise import ACTIVATIONS
+from ...operations.reference_inputs import ReferenceInputs
+from ...plans.event_words import words_of_kind
+from ...plans.kinds import Activation, Add, Cap, Clip, Experts, Linear, Multiply, Norm, Scale
+from ...plans.plan import Operation, Plan, kind_of, prefix_of
 from ..case import Case
 from ..hypothesis import COMBINED, Family, Hypothesis, multiplied
 from .changes import Which, called, computed, fed, of_kind, reading, with_attributes

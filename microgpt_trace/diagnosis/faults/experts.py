@@ -9,13 +9,13 @@ from itertools import combinations, islice
 
 import numpy as np
 
-from ...architecture.operations.by_kind import reference
-from ...architecture.operations.choice import follows, nearest_tie, numbers, otherwise
-from ...architecture.operations.reference_inputs import ReferenceInputs
-from ...architecture.plans.event_words import words_of_kind
-from ...architecture.plans.kinds import Choice, Experts, Mixture, Routing
-from ...architecture.plans.plan import Operation, kind_of, prefix_of
 from ...arrays.stats import Array
+from ...operations.by_kind import reference
+from ...operations.choice import follows, nearest_tie, numbers, otherwise
+from ...operations.reference_inputs import ReferenceInputs
+from ...plans.event_words import words_of_kind
+from ...plans.kinds import Choice, Experts, Mixture, Routing
+from ...plans.plan import Operation, kind_of, prefix_of
 from ...text.wording import abridged, counted
 from ..case import Case, Change
 from ..hypothesis import COMBINED, Hypothesis

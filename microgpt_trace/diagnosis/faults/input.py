@@ -10,12 +10,12 @@ from itertools import zip_longest
 
 import numpy as np
 
-from ...architecture.model import LanguageModel
-from ...architecture.operations.by_kind import reference
-from ...architecture.operations.reference_inputs import ReferenceInputs
-from ...architecture.plans.kinds import Lookup, Loss
-from ...architecture.plans.plan import Operation, Plan
 from ...arrays.stats import Array
+from ...models.language_model import LanguageModel
+from ...operations.by_kind import reference
+from ...operations.reference_inputs import ReferenceInputs
+from ...plans.kinds import Lookup, Loss
+from ...plans.plan import Operation, Plan
 from ..case import Case, first_of
 from ..finding import Finding
 from ..hypothesis import Family, Hypothesis

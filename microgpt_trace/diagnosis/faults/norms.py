@@ -9,11 +9,11 @@ from functools import partial as bind
 
 import numpy as np
 
-from ...architecture.operations.by_kind import reference
-from ...architecture.operations.reference_inputs import ReferenceInputs
-from ...architecture.plans.kinds import Kind, Linear, Norm, Rotation
-from ...architecture.plans.plan import Operation, Plan, kind_of, layer_of, prefix_of
 from ...arrays.stats import Array
+from ...operations.by_kind import reference
+from ...operations.reference_inputs import ReferenceInputs
+from ...plans.kinds import Kind, Linear, Norm, Rotation
+from ...plans.plan import Operation, Plan, kind_of, layer_of, prefix_of
 from ..case import Case, Change
 from ..hypothesis import Family, Hypothesis
 from .changes import Compute, called, computed, of_kind, reading, with_attributes, with_instead

@@ -9,8 +9,8 @@ from functools import partial as bind
 
 import numpy as np
 
-from ...architecture.plans.kinds import Lookup, Rotation, Scores
 from ...arrays.stats import Array
+from ...plans.kinds import Lookup, Rotation, Scores
 from ...rounding.precision import NARROW, PRECISIONS
 from ..case import Case, first_of
 from ..hypothesis import COMBINED, DESCRIBED, NUMBERED, PLAIN, Family, Hypothesis

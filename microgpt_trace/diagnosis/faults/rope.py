@@ -10,14 +10,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ...architecture.operations.by_kind import reference
-from ...architecture.operations.reference_inputs import ReferenceInputs
-from ...architecture.operations.rotation import frequencies_of, turn
-from ...architecture.plans.event_words import words_of_kind
-from ...architecture.plans.kinds import Rotation, Scores
-from ...architecture.plans.plan import Operation, Plan, kind_of
-from ...architecture.plans.rope import Rope
 from ...arrays.stats import Array
+from ...operations.by_kind import reference
+from ...operations.reference_inputs import ReferenceInputs
+from ...operations.rotation import frequencies_of, turn
+from ...plans.event_words import words_of_kind
+from ...plans.kinds import Rotation, Scores
+from ...plans.plan import Operation, Plan, kind_of
+from ...plans.rope import Rope
 from ...rounding.precision import NARROW, PRECISIONS
 from ...text.frozen import frozen
 from ..case import Case, Change, first_of

@@ -10,13 +10,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ...architecture.model import LanguageModel
-from ...architecture.operations.reference_inputs import ReferenceInputs
-from ...architecture.plans.kinds import Experts, Linear, Lookup, Norm
-from ...architecture.plans.plan import Operation, Plan, kind_of, layer_of
 from ...arrays.dequantisation import Quants
 from ...arrays.encodings import ENCODINGS, StoredTensor
 from ...arrays.stats import Array
+from ...models.language_model import LanguageModel
+from ...operations.reference_inputs import ReferenceInputs
+from ...plans.kinds import Experts, Linear, Lookup, Norm
+from ...plans.plan import Operation, Plan, kind_of, layer_of
 from ..case import Case, Change
 from ..hypothesis import Family, Hypothesis, multiplied
 from .changes import computed, with_instead

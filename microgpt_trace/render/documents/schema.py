@@ -9,10 +9,10 @@ from dataclasses import fields, is_dataclass
 from types import NoneType, UnionType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from ...architecture.edits import Applied
 from ...arrays.stats import TensorStats
 from ...decoder.catalogue import architecture_named, families
 from ...decoder.config import OMITTED_DEFAULTS, DecoderConfig
+from ...hooks.edits import Applied
 from ...hooks.event import TraceEvent
 from ...microgpt.parameters import Config
 from ...text.json_writing import marked

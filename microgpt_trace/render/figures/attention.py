@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ...architecture.operations.softmax import visible
-from ...architecture.plans.kinds import Scores, Softmax
 from ...arrays.stats import Array
 from ...errors import InputError
 from ...hooks.event import EventSpec
+from ...operations.softmax import visible
+from ...plans.kinds import Scores, Softmax
 from ...text.wording import counted
 from ...tracing.result import Trace
 from ..characters import token_label

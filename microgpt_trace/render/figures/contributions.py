@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ...architecture.formulas.steps import Step, Term
 from ...arrays.logits import LogitDifference
 from ...attribution.results import AttributionResult, PositionAttribution, size
 from ...errors import InputError
 from ...explaining.explanation import Explanation
+from ...formulas.steps import Step, Term
 from ...text.printable import shown_token
 from ...text.wording import counted
 from ..characters import token_label

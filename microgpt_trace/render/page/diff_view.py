@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from ...architecture.plans.kinds import Probabilities, Softmax
 from ...arrays.stats import Array
 from ...comparison.comparers import KeptPair
 from ...comparison.differences import Comparison
 from ...decoder.catalogue import kind_named, known_row
+from ...plans.kinds import Probabilities, Softmax
 from ...text.printable import shown_token
 from .page_view import PageView
 from .recorder import AROUND, BUDGET

@@ -7,8 +7,8 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from ...architecture.plans import kinds
-from ...architecture.plans.plan import Operation, Plan
+from ...plans import kinds
+from ...plans.plan import Operation, Plan
 from ...text.wording import counted
 
 # The sentences of kinds that depend on no other row.

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from ...architecture.formulas.formula import Formula, as_data, size_as_data
-from ...architecture.formulas.traced_element import rows_with
-from ...architecture.model import LanguageModel
-from ...architecture.operations.linear import formula_of_parts
-from ...architecture.operations.plan_formulas import Formulas
-from ...architecture.plans.kinds import Context, Lookup, Loss, Probabilities, Shape, Softmax
-from ...architecture.plans.plan import Operation, Plan, over_tokens
 from ...explaining.elements import tables_of_tokens
+from ...formulas.formula import Formula, as_data, size_as_data
+from ...formulas.traced_element import rows_with
+from ...models.language_model import LanguageModel
+from ...operations.linear import formula_of_parts
+from ...operations.plan_formulas import Formulas
+from ...plans.kinds import Context, Lookup, Loss, Probabilities, Shape, Softmax
+from ...plans.plan import Operation, Plan, over_tokens
 from .event_sentences import event_sentence
 
 

@@ -12,11 +12,11 @@ from typing import Any, Literal
 
 import numpy as np
 
-from ...architecture.model import LanguageModel
-from ...architecture.plans.kinds import Context, Scores, Softmax
-from ...architecture.plans.plan import Operation
 from ...arrays.stats import Array
 from ...hooks.event import TraceEvent
+from ...models.language_model import LanguageModel
+from ...plans.kinds import Context, Scores, Softmax
+from ...plans.plan import Operation
 from ...text.frozen import frozen
 from .plan_data import fits_a_page
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from ...architecture.plans.kinds import Softmax
-from ...architecture.plans.plan import Plan
 from ...arrays.stats import Array
+from ...plans.kinds import Softmax
+from ...plans.plan import Plan
 from ...text.printable import shown_token
 from ...tracing.result import Trace
 from .markup import Markup, element

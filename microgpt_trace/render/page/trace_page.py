@@ -8,17 +8,17 @@ from typing import Any
 
 import numpy as np
 
-from ...architecture.formulas.steps import Step
-from ...architecture.formulas.traced_element import Element, RunValues, TracedElement
-from ...architecture.model import LanguageModel
-from ...architecture.operations.plan_formulas import Formulas
-from ...architecture.plans.kinds import Probabilities, Softmax
 from ...arrays.stats import Array, TensorStats
 from ...explaining.explain import worked_out
+from ...formulas.steps import Step
+from ...formulas.traced_element import Element, RunValues, TracedElement
 from ...grouping import grouped
 from ...hooks.event import Phase
+from ...models.language_model import LanguageModel
+from ...operations.plan_formulas import Formulas
+from ...plans.kinds import Probabilities, Softmax
 from ...rounding.invariants import OF_SUMS
-from ...running.token_names import token_argument
+from ...selection.token_names import token_argument
 from ...text.printable import on_one_line, shown_token
 from ...text.wording import counted
 from ...tracing.result import Candidate, Prediction, Trace

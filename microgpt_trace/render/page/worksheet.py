@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ...architecture.model import LanguageModel
-from ...running.interventions import Intervention
+from ...interventions.interventions import Intervention
+from ...models.language_model import LanguageModel
 from ...tracing.result import Trace
 from ...tracing.trace import trace
 from .markup import Markup, element

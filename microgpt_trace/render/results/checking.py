@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from functools import partial
 
-from ...architecture.plans.plan import kind_of
 from ...grouping import grouped
+from ...plans.plan import kind_of
 from ...text.wording import counted
 from ...tracing.slopes import GradientCheck
 from ...tracing.validation import Validation, Verdict

@@ -8,12 +8,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
 from operator import itemgetter
 
-from ...architecture.plans.kinds import Scores
 from ...comparison.compared_runs import RecordedRun, Unpaired
 from ...comparison.differences import GIVEN, Agreement, Comparison, EventDifference, RoutingFlip, SideSummary
 from ...decoder.catalogue import kind_named
 from ...dumps.layouts import NO_EVENT
 from ...grouping import grouped
+from ...plans.kinds import Scores
 from ...rounding.judging import IN_LENGTH, IN_SCORES, OperationResult
 from ...text.printable import shown_token, with_ids
 from ...text.wording import abridged, counted, listed

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from ...architecture.plans.kinds import Scores
 from ...decoder.catalogue import kind_named
 from ...diagnosis.diagnose import Diagnosis, DumpDiagnosis
 from ...diagnosis.finding import Finding
 from ...grouping import grouped
+from ...plans.kinds import Scores
 from ...rounding.judging import OVER_THE_PASS, OperationResult
 from ...rounding.offers import Offer
 from ...text.wording import abridged, counted

@@ -7,10 +7,10 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from ...architecture.formulas.steps import Factor, Step, Term, Use
-from ...architecture.plans.plan import kind_of
 from ...explaining.explanation import Explanation
+from ...formulas.steps import Factor, Step, Term, Use
 from ...grouping import grouped
+from ...plans.plan import kind_of
 from ...text.wording import nonfinite_name
 from ..sections import (
     Block,

@@ -12,11 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from ...architecture.plans.kinds import Activation, Kind, Norm, Softmax
-from ...architecture.plans.plan import Operation
 from ...arrays.stats import TensorStats
 from ...hooks.event import EventSpec, TraceEvent
 from ...measuring.expert_choices import ExpertChoices
+from ...plans.kinds import Activation, Kind, Norm, Softmax
+from ...plans.plan import Operation
 from ...text.wording import counted
 from ...tracing.findings import TargetGradients
 from ...tracing.result import LayerRow, ParameterRow, Trace

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-from ...architecture.plans.plan import layer_of
 from ...hooks.event import TraceEvent
+from ...plans.plan import layer_of
 from ...tracing.result import Candidate, EventChange, Intervened, LayerRow, Prediction, mean_of
 from ..characters import token_label
 from ..numbers import figure, four_decimals, percent, signed, three_decimals

@@ -8,8 +8,8 @@ from functools import partial
 from operator import attrgetter
 from typing import Any
 
-from ...architecture.plans.plan import kind_of
 from ...grouping import grouped
+from ...plans.plan import kind_of
 from ...text.printable import shown_token
 from ...text.wording import counted
 from ...tracing.result import Candidate, LensRow, Prediction, TargetRow, Trace

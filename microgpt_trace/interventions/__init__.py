@@ -1,0 +1,1 @@
+"""Changes of the events of a run."""

@@ -1,0 +1,1 @@
+"""What every model can do, whatever its kind, and the texts of a pass."""

@@ -1,0 +1,265 @@
+"""Kinds of operations, as plain data. Each row of a plan has a kind.
+
+A kind defines attributes, the names of parameters, and the shapes of the output and of the parameters. The
+arithmetic is in operations/, one module per kind. microgpt/operations.py explains the letters in shapes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from ..text.frozen import frozen
+
+if TYPE_CHECKING:
+    from .rope import Rope
+
+Shape = tuple[int, ...]
+
+
+class Length(int):
+    """The number of positions. The type distinguishes this size from other sizes of equal value."""
+
+
+class Kind:
+    """The base class of kinds. By default, a kind has no parameters, and the output has the input's shape."""
+
+    causal: ClassVar[bool] = False  # True if the causal mask hides entries of the output [H, T, T]
+    mixes_positions: ClassVar[bool] = False  # True if a row of the output may depend on several positions
+
+    @property
+    def nonnegative(self) -> bool:
+        """True if no element of the output can be negative."""
+        return False
+
+    def hides(self, inputs: Sequence[bool]) -> bool:
+        """Return `causal` of a row, given `causal` of the rows of its inputs."""
+        return self.causal
+
+    def shape(self, inputs: Sequence[Shape], length: int) -> Shape:
+        """Return the shape of the output for `length` positions and inputs of these shapes."""
+        return inputs[0]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of the parameters."""
+        names = (getattr(self, attribute, None) for attribute in ("table", "weight", "gain", "sinks", "bias"))
+        return tuple(name for name in names if name is not None)
+
+    def parameters(self, inputs: Sequence[Shape]) -> dict[str, Shape]:
+        """Return the shape of each parameter, by name."""
+        return {}
+
+    def reads(self, channel: int) -> bool:
+        """Return True if the operation reads this channel of its input."""
+        return True
+
+
+class Elementwise(Kind):
+    """A kind that computes each element from the elements of the inputs at the same place."""
+
+    def hides(self, inputs: Sequence[bool]) -> bool:
+        return any(inputs)
+
+
+@frozen(slots=False, eq=False)
+class Lookup(Kind):
+    """The rows of a table [rows, width] that the tokens or the positions select."""
+
+    table: str
+    by: Literal["tokens", "positions"]
+    rows: int
+    width: int
+
+    def shape(self, inputs: Sequence[Shape], length: int) -> Shape:
+        return (length, self.width)
+
+    def parameters(self, inputs: Sequence[Shape]) -> dict[str, Shape]:
+        return {self.table: (self.rows, self.width)}
+
+
+@frozen(slots=False, eq=False)
+class Linear(Kind):
+    """y = x @ W.T + b, where W is [width, in]. `columns` (first, end) selects columns of x and W."""
+
+    weight: str
+    width: int
+    bias: str | None = None
+    columns: tuple[int, int] | None = None
+
+    def shape(self, inputs: Sequence[Shape], length: int) -> Shape:
+        return (length, self.width)
+
+    def reads(self, channel: int) -> bool:
+        return self.columns is None or self.columns[0] <= channel < self.columns[1]
+
+    def parameters(self, inputs: Sequence[Shape]) -> dict[str, Shape]:
+        shapes: dict[str, Shape] = {self.weight: (self.width, inputs[0][-1])}
+        return shapes if self.bias is None else {**shapes, self.bias: (self.width,)}
+
+
+@frozen(slots=False, eq=False)
+class Norm(Kind):
+    """RMSNorm of each row or head. If `centred` is true, LayerNorm of each row or head."""
+
+    eps: float
+    gain: str | None = None
+    head_dim: int | None = None  # the width of a head, or None if whole rows are normalised
+    centred: bool = False
+    bias: str | None = None
+
+    def parameters(self, inputs: Sequence[Shape]) -> dict[str, Shape]:
+        return dict.fromkeys(self.names, (self.head_dim or inputs[0][-1],))
+
+
+@frozen(slots=False, eq=False)
+class Rotation(Kind):
+    """RoPE: of the first n `channels` of each head, channels j and j + n/2 turn by an angle that grows with
+    the position. The other channels pass unchanged."""
+
+    rope: Rope
+    head_dim: int
+    channels: int
+
+
+@frozen(slots=False, eq=False)
+class Scores(Kind):
+    """scores = q @ k.T * scale, before the mask. Query head h reads the keys of the key-value
+    head with the index group[h]."""
+
+    causal: ClassVar[bool] = True
+    mixes_positions: ClassVar[bool] = True
+    head_dim: int
+    group: tuple[int, ...]
+    scale: float
+
+    def shape(self, inputs: Sequence[Shape], length: int) -> Shape:
+        return (len(self.group), length, length)
+
+
+@frozen(slots=False, eq=False)
+class Softmax(Kind):
+    """The softmax of the scores over the keys that a query sees. A window hides keys that are far back. With
+    `sinks` [H], each head has one more score without a key, so that a row of weights sums to less than 1."""
+
+    causal: ClassVar[bool] = True
+    mixes_positions: ClassVar[bool] = True
+    window: int | None = None  # the number of positions that a query sees, or None for all
+    sinks: str | None = None
+
+    def parameters(self, inputs: Sequence[Shape]) -> dict[str, Shape]:
+        return dict.fromkeys(self.names, inputs[0][:1])
+
+
+@frozen(slots=False, eq=False)
+class Context(Kind):
+    """context = weights @ v, with heads side by side. Head h uses the values of key-value head group[h]."""
+
+    mixes_positions: ClassVar[bool] = True
+    head_dim: int
+    group: tuple[int, ...]
+
+    def shape(self, inputs: Sequence[Shape], length: int) -> Shape:
+        return (length, len(self.group) * self.head_dim)
+
+
+@frozen(slots=False, eq=False)
+class Activation(Elementwise):
+    """A function that is applied to each element. The function is ReLU, SiLU, GELU or GELU by tanh."""
+
+    function: str
+
+    @property
+    def nonnegative(self) -> bool:
+        return "ReLU" in self.function
+
+
+class Multiply(Elementwise):
+    """The product of two inputs, element by element."""
+
+
+class Add(Elementwise):
+    """The sum of two inputs, element by element."""
+
+
+@frozen(slots=False, eq=False)
+class Scale(Elementwise):
+    """y = factor * x, element by element."""
+
+    factor: float
+
+
+@frozen(slots=False, eq=False)
+class Cap(Elementwise):
+    """y = limit * tanh(x / limit), element by element. Every element of y lies between -limit and limit."""
+
+    limit: float
+
+
+@frozen(slots=False, eq=False)
+class Clip(Elementwise):
+    """y = min(max(x, low), high) + plus, element by element."""
+
+    low: float
+    high: float
+    plus: float = 0.0
+
+
+@frozen(slots=False, eq=False)
+class Choice(Kind):
+    """The numbers of the `count` experts with the largest logits in each row, the largest first."""
+
+    count: int
+
+    def shape(self, inputs: Sequence[Shape], length: int) -> Shape:
+        return (length, self.count)
+
+
+@frozen(slots=False, eq=False)
+class Routing(Kind):
+    """The share of each chosen expert: the softmax of the logits over the chosen experts. Unless `normalised`
+    is true, the softmax is over all experts, and the shares of a row sum to less than 1."""
+
+    normalised: bool
+
+    def shape(self, inputs: Sequence[Shape], length: int) -> Shape:
+        return inputs[1]
+
+
+@frozen(slots=False, eq=False)
+class Experts(Kind):
+    """y = x @ W[e].T + b[e] for each chosen expert e, with the results side by side. W is [experts, width,
+    in]. If `beside` is true, x also has a part for each chosen expert, else all experts read the same x."""
+
+    weight: str
+    experts: int
+    width: int
+    bias: str | None = None
+    beside: bool = False
+
+    def shape(self, inputs: Sequence[Shape], length: int) -> Shape:
+        return (length, inputs[1][1] * self.width)
+
+    def parameters(self, inputs: Sequence[Shape]) -> dict[str, Shape]:
+        (_, wide), (_, count) = inputs
+        read = wide // count if self.beside else wide
+        shapes: dict[str, Shape] = {self.weight: (self.experts, self.width, read)}
+        return shapes if self.bias is None else {**shapes, self.bias: (self.experts, self.width)}
+
+
+class Mixture(Kind):
+    """The sum of parts of equal width, each multiplied by its share: [T, k*C], [T, k] -> [T, C]"""
+
+    def shape(self, inputs: Sequence[Shape], length: int) -> Shape:
+        return (length, inputs[0][1] // inputs[1][1])
+
+
+class Probabilities(Kind):
+    """The softmax of logits over all tokens."""
+
+
+class Loss(Kind):
+    """The mean of -log P(target) over the positions whose target is known."""
+
+    def shape(self, inputs: Sequence[Shape], length: int) -> Shape:
+        return ()

@@ -1,1 +1,0 @@
-"""Observe or change a run of a model: streams of events, interventions, tokens by name."""

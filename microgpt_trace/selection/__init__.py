@@ -1,0 +1,1 @@
+"""The events, parts, positions and tokens that a user names."""
