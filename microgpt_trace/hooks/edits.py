@@ -8,7 +8,6 @@ from typing import NamedTuple
 import numpy as np
 
 from ..arrays.stats import Array
-from ..text.frozen import frozen
 from .bus import SILENT, Tap
 
 
@@ -17,17 +16,6 @@ class Edit(NamedTuple):
 
     name: str
     change: Callable[[Array], Array]
-
-
-@frozen
-class Applied:
-    """An intervention that was applied. `elements` counts the numbers that the intervention changed."""
-
-    kind: str  # ablate, ablate-mean, scale, patch, add
-    target: str  # the target as the user wrote it
-    text: str  # such as "zero", "× 0.5" or "from clean.safetensors"
-    events: tuple[str, ...]
-    elements: int
 
 
 def editing(*edits: Edit) -> EditTap:

@@ -23,7 +23,6 @@ import numpy as np
 from ..arrays.stats import Array, causal_mask
 from ..errors import InputError, naming
 from ..hooks.bus import Hook, HookBus, Subscription
-from ..hooks.edits import Applied
 from ..hooks.event import Replacement, TraceEvent
 from ..models.language_model import LanguageModel, TraceInput
 from ..plans.kinds import Loss
@@ -31,6 +30,7 @@ from ..plans.plan import Operation, over_tokens
 from ..selection.sites import Part, Site, parse_site
 from ..selection.token_names import token_of
 from ..text.frozen import frozen
+from .applied import Applied
 
 Kind = Literal["ablate", "ablate-mean", "scale", "patch", "add"]
 

@@ -67,6 +67,11 @@ def counted(count: int, what: str) -> str:
     return f"{count:,} {what}{'s' * (count != 1)}"
 
 
+def are(count: int) -> str:
+    """Return the verb for a count: "is" for 1, else "are"."""
+    return "is" if count == 1 else "are"
+
+
 def listed(items: Sequence[str]) -> str:
     """Join items as in a sentence: "a", "a and b", "a, b and c"."""
     return " and ".join(filter(None, [", ".join(items[:-1]), items[-1]]))

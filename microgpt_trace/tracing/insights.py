@@ -36,9 +36,8 @@ def insights_of(predicates: Sequence[Predicate], seen: TracedRun) -> Iterator[In
 def _not_measurable(seen: TracedRun) -> str:
     """Return why the measurements cannot be judged, or an empty text."""
     layers, norms = seen.layers, seen.norms
-    if any(row.nan_count or row.inf_count for row in layers):
-        return "the run contains values that are not finite"
-    if not layers and any(stats.nonfinite_count for stats in seen.stats.values()):
+    counts = [row.nan_count + row.inf_count for row in layers]
+    if any(counts or [stats.nonfinite_count for stats in seen.stats.values()]):
         return "the run contains values that are not finite"
     figures = [v for row in layers for v in (row.row_norm, row.turn, row.peak)]
     figures += [*norms.off.values()] * bool(layers)

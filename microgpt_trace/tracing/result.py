@@ -11,9 +11,9 @@ import numpy as np
 
 from ..arrays.stats import Array, TensorStats
 from ..errors import InputError
-from ..hooks.edits import Applied
 from ..hooks.event import EventSpec, Phase, TraceEvent
 from ..hooks.names import select_names
+from ..interventions.applied import Applied
 from ..measuring.expert_choices import ExpertChoices
 from ..models.language_model import LanguageModel, Scalar, TraceInput
 from ..notebook import in_notebook

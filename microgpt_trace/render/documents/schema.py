@@ -12,8 +12,8 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 from ...arrays.stats import TensorStats
 from ...decoder.catalogue import architecture_named, families
 from ...decoder.config import OMITTED_DEFAULTS, DecoderConfig
-from ...hooks.edits import Applied
 from ...hooks.event import TraceEvent
+from ...interventions.applied import Applied
 from ...microgpt.parameters import Config
 from ...text.json_writing import marked
 from ...tracing.inspection import Inspection

@@ -12,7 +12,7 @@ from ...attribution.results import AttributionResult, Contribution, HeadRole, Po
 from ...attribution.score_writers import ScoreByWriter
 from ...measuring.definitions import ROLES, SHARE, TIMES, Attention
 from ...text.printable import shown_token
-from ...text.wording import counted
+from ...text.wording import are, counted
 from ..characters import token_label
 from ..numbers import figure, four_decimals, signed, two_decimals
 from ..sections import Block, Column, Labelled, Section, SignedBar, Table, Words, fields, name_of, words
@@ -141,8 +141,8 @@ def _means(result: AttributionResult, top: int) -> Section:
     loss = words(f"mean loss {four_decimals(result.mean_loss)}")
     blocks: list[Block] = [loss, _table(["mean |difference|", "without it"], 2, rows)]
     if (left := len(ranked) - top) > 0:
-        parts = f"{counted(left, 'part')} with smaller values {'is' if left == 1 else 'are'}"
-        blocks.append(words(f"{parts} not shown", "dim"))
+        parts = f"{counted(left, 'part')} with smaller values"
+        blocks.append(words(f"{parts} {are(left)} not shown", "dim"))
     return Section(blocks, f"Over the {count} positions")
 
 

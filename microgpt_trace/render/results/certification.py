@@ -8,7 +8,7 @@ from itertools import accumulate
 
 from ...certification.certificate import Certificate, CertificateCheck, Status, TensorEffect
 from ...grouping import grouped
-from ...text.wording import abridged, counted
+from ...text.wording import abridged, are, counted
 from ..numbers import percent, significant
 from ..sections import Column, Labelled, Section, Words, fields, indented, name_of, table_section, words
 
@@ -85,11 +85,8 @@ def _tensors(effects: Sequence[TensorEffect]) -> list[Section]:
         *fields(percent, {"share": "share"}),
     ]
     more, shown = [words(_share(rows))] if rows else [], rows[:MOST_TENSORS]
-    if len(rows) > len(shown):
-        rest = counted(len(rows) - len(shown), "tensor")
-        more.append(
-            words(f"{rest} with smaller effects {'is' if rest == '1 tensor' else 'are'} in --json", "dim")
-        )
+    if rest := len(rows) - len(shown):
+        more.append(words(f"{counted(rest, 'tensor')} with smaller effects {are(rest)} in --json", "dim"))
     if len(effects) > len(rows):
         more.append(words(f"The values of {counted(len(effects) - len(rows), 'tensor')} are equal.", "dim"))
     aside = "mean KL in nats if only this tensor of the export is used"

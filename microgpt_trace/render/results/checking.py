@@ -7,7 +7,7 @@ from functools import partial
 
 from ...grouping import grouped
 from ...plans.plan import kind_of
-from ...text.wording import counted
+from ...text.wording import are, counted
 from ...tracing.slopes import GradientCheck
 from ...tracing.validation import Validation, Verdict
 from ..numbers import exponent, figure, ratio
@@ -49,8 +49,8 @@ def _summary(validation: Validation) -> Words:
     count = {kind: sum(v.verdict == kind for v in validation.verdicts) for kind in _STYLES}
     dead = f", {count['dead']} cannot change the result here" if count["dead"] else ""
     failed = f", {count['failed']} FAILED" if count["failed"] else ""
-    events, are = counted(len(validation.verdicts), "event"), "is" if count["used"] == 1 else "are"
-    text = f"{count['used']} of {events} {are} used by the computation{dead}{failed}"
+    events = counted(len(validation.verdicts), "event")
+    text = f"{count['used']} of {events} {are(count['used'])} used by the computation{dead}{failed}"
     return words(text, "green" if validation.ok else "bold red")
 
 

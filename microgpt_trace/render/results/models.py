@@ -8,7 +8,7 @@ from operator import attrgetter
 
 from ...comparison.prompts import PromptComparison, PromptsComparison
 from ...grouping import grouped
-from ...text.wording import counted
+from ...text.wording import are, counted
 from ...weights.stored_rounding import BLOCK
 from ...weights.weights_comparison import WeightRow, WeightsComparison
 from ..numbers import distance, exponent, two_apart
@@ -27,7 +27,7 @@ def weights_sections(result: WeightsComparison, *, verbose: bool = False) -> lis
     rows = result.rows if verbose or len(result.rows) <= FEW else _farthest(result)
     below = []
     if left_out := len(result.rows) - len(rows):
-        which = f"{counted(left_out, 'parameter')} with smaller errors {'is' if left_out == 1 else 'are'}"
+        which = f"{counted(left_out, 'parameter')} with smaller errors {are(left_out)}"
         below.append(words(f"{which} not shown; --verbose shows all", "dim"))
     for letter, names in (("A", result.only_a), ("B", result.only_b)):
         if names:
@@ -63,7 +63,7 @@ def _agreement(result: WeightsComparison) -> str:
         return f"All {count:,} parameters are equal, number for number"
     named = f"{counted(count, 'parameter')} named (of {result.of:,})"
     if all(row.equal for row in result.rows):
-        return f"The {named} {'is' if count == 1 else 'are'} equal, number for number"
+        return f"The {named} {are(count)} equal, number for number"
     which = f"{count:,} parameters" if count == result.of else f"the {named}"
     equal = sum(row.equal for row in result.rows)
     return f"All differences in {which} are allowed; {equal:,} are equal, number for number"
@@ -71,7 +71,7 @@ def _agreement(result: WeightsComparison) -> str:
 
 def _difference(result: WeightsComparison) -> str:
     failed, missing = sum(not row.holds for row in result.rows), len(result.only_a) + len(result.only_b)
-    more = f", {missing:,} more {'is' if missing == 1 else 'are'} in only one model" if missing else ""
+    more = f", {missing:,} more {are(missing)} in only one model" if missing else ""
     return f"{failed:,} of {len(result.rows):,} parameters differ{more}"
 
 

@@ -80,9 +80,7 @@ def _table(rows: Sequence[Difference], verbose: bool) -> list[Section]:
         Column("A", lambda own: _values(own)[0], right=True),
         Column("B", lambda own: _values(own)[1], right=True),
         *fields(distance, {"distance": "distance"}),
-        Column(
-            "", lambda own: own.remark if own.error is None else f"± {four_decimals(own.error)}", remark=True
-        ),
+        Column("", _remark, remark=True),
     ]
     shown.sort(key=lambda own: -own.distance)
     aside, about = "the largest distances first", attrgetter("event")
@@ -94,3 +92,7 @@ def _values(own: Difference) -> tuple[str, str]:
     if own.a is None or own.b is None:
         return significant(own.a), significant(own.b)
     return two_apart(own.a, own.b)
+
+
+def _remark(own: Difference) -> str:
+    return own.remark if own.error is None else f"± {four_decimals(own.error)}"

@@ -11,7 +11,7 @@ from typing import Any
 from ...grouping import grouped
 from ...plans.plan import kind_of
 from ...text.printable import shown_token
-from ...text.wording import counted
+from ...text.wording import are, counted
 from ...tracing.result import Candidate, LensRow, Prediction, TargetRow, Trace
 from ..characters import token_label
 from ..numbers import figure, four_decimals, three_decimals
@@ -33,7 +33,7 @@ def prediction_sections(trace: Trace) -> Iterator[Section]:
     shown = rows if left <= 0 else [*rows[: MAX_ROWS // 2], *rows[-MAX_ROWS // 2 :]]
     blocks: list[Block] = [Table(columns, shown, about=_logits)]
     if left > 0:
-        which = f"{counted(left, 'position')} in the middle {'is' if left == 1 else 'are'}"
+        which = f"{counted(left, 'position')} in the middle {are(left)}"
         blocks.append(words(f"{which} not shown; --json has all of them", "dim"))
     if trace.loss is not None:
         chance = f", a uniform guess has ln {trace.model['config']['vocab_size']} = {trace.chance_loss:.4f}"
