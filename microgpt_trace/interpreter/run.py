@@ -16,7 +16,7 @@ from ..arrays.stats import Array
 from ..arrays.threads import keep_freed_memory
 from ..hooks.bus import SILENT, Tap, accepting_parts
 from ..models.language_model import LanguageModel
-from ..operations.by_kind import arithmetic_of
+from ..operations.by_kind import arithmetic_of, load_arithmetic
 from ..operations.pass_state import KVCache, PassState
 from ..plans.kinds import Context, Scores
 from ..plans.plan import Operation
@@ -34,6 +34,13 @@ def forward(
     if cache is not None:
         cache.length += len(tokens)
     return x
+
+
+def prepare(model: LanguageModel) -> None:
+    """Do now what the first pass of a model does once, so that the time of its first event is its own."""
+    keep_freed_memory()
+    load_arithmetic(model.plan.values())
+    assert model.plan.tasks is not None  # computed when first read
 
 
 def pass_forward(run: PassState) -> Array:

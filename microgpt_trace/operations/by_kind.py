@@ -3,7 +3,7 @@ shares no code with the kernels of the forward pass."""
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from functools import cache
 from importlib import import_module
 from typing import Any
@@ -43,6 +43,12 @@ ARITHMETIC: dict[type[Kind], str] = {
 def arithmetic_of(kind: Kind) -> Any:
     """Return the module with a kind's arithmetic."""
     return _module(ARITHMETIC[type(kind)])
+
+
+def load_arithmetic(rows: Iterable[Operation]) -> None:
+    """Import the modules of the rows' kinds now, so that the first row of a kind does not take longer."""
+    for name in {ARITHMETIC[type(row.kind)] for row in rows}:
+        _module(name)
 
 
 @cache

@@ -14,7 +14,7 @@ from ..arrays.threads import one_blas_thread
 from ..hooks.bus import Run
 from ..hooks.edits import replacing
 from ..hooks.names import select_names
-from ..interpreter.run import forward, head_forward
+from ..interpreter.run import forward, head_forward, prepare
 from ..measuring.norms import NormMeter, NormRows
 from ..operations.pass_state import KVCache
 from ..selection.token_names import chosen_positions
@@ -58,6 +58,9 @@ def traced(model: LanguageModel, options: TraceOptions) -> Trace:
             from .gradients import differentiate  # with the modules of training, 13 ms of a prompt's trace
 
             tap = keeping_tap(model.plan, length, tap)
+        if options.time:
+            prepare(model)
+            run.resume()
         final = forward(model, np.array(inputs.tokens), tap, cache)
         predicted = predict(observers, final, top_k, run, tap)
         checks = [_untraced(model, inputs, final, predicted, run, repeats)]

@@ -6,6 +6,8 @@ import math
 import pickle
 import re
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from importlib import import_module
 from threading import Barrier
 
 import numpy as np
@@ -14,6 +16,7 @@ from support.judges import agree, scalar_forward
 
 from microgpt_trace import Config, Model, Tokenizer, init, trace, train
 from microgpt_trace.errors import InputError
+from microgpt_trace.operations import by_kind
 from microgpt_trace.render.documents.trace_as_json import trace_json
 
 
@@ -130,6 +133,19 @@ def test_parameter_rows_have_gradient_and_update(emma):
         agree(row.l2_norm, np.linalg.norm(weight), rtol=1e-6)
         agree(row.gradient_ratio, np.linalg.norm(grad) / np.linalg.norm(weight), rtol=1e-6)
         agree(row.update_ratio, np.linalg.norm(update) / np.linalg.norm(weight), rtol=1e-6)
+
+
+def test_the_time_of_an_event_includes_no_import(emma, monkeypatch):
+    """A new process imports the module of each kind of operation when it is first needed."""
+    monkeypatch.setattr(by_kind, "_module", cache(by_kind._module.__wrapped__))
+    imports = []
+    monkeypatch.setattr(by_kind, "import_module", lambda name: imports.append(name) or import_module(name))
+    before = []
+    with emma.hooks.subscribe(lambda event, value: before.append(len(imports)), "embed.tok", "logits"):
+        trace(emma, time=True, backward=True)
+    print(imports)
+    assert before == [len(imports)] * 2
+    assert "microgpt_trace.operations.prediction" in imports
 
 
 def test_leaves_out_results_that_were_not_computed(emma):
