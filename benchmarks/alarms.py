@@ -25,7 +25,7 @@ from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
 from microgpt_trace import Intervention, diff, load, record, trace
-from microgpt_trace.decoder.model import Decoder
+from microgpt_trace.decoder.decoder import Decoder
 from microgpt_trace.diagnosis.diagnose import diagnose
 
 TEXTS = json.loads((Path(__file__).parent / "texts.json").read_text(encoding="utf-8"))

@@ -24,7 +24,7 @@ from table import print_table
 from microgpt_trace.arrays.encodings import ENCODINGS, StoredTensor
 from microgpt_trace.decoder.architectures.llama import LlamaConfig
 from microgpt_trace.decoder.architectures.qwen3_moe import Qwen3MoeConfig
-from microgpt_trace.decoder.model import Decoder
+from microgpt_trace.decoder.decoder import Decoder
 from microgpt_trace.plans.rope import Rope
 
 EXPERTS, USED, WIDTH, INNER, VOCABULARY = 32, 4, 1024, 512, 1000

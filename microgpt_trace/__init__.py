@@ -29,17 +29,17 @@ if TYPE_CHECKING:  # "X as X" tells type checkers that X is public
     from .microgpt.training import train as train
     from .patching.patch import patch as patch
     from .readers.loading import load as load
-    from .render.figures.attention import plot_attention as plot_attention
+    from .render.figures.attention_figures import plot_attention as plot_attention
     from .render.figures.contributions import plot_attribution as plot_attribution
     from .render.figures.contributions import plot_explanation as plot_explanation
-    from .render.figures.curves import plot_loss as plot_loss
-    from .render.figures.curves import plot_stream as plot_stream
-    from .render.figures.curves import plot_timeline as plot_timeline
+    from .render.figures.curve_figures import plot_loss as plot_loss
+    from .render.figures.curve_figures import plot_stream as plot_stream
+    from .render.figures.curve_figures import plot_timeline as plot_timeline
     from .render.figures.event_errors import plot_diagnosis as plot_diagnosis
     from .render.figures.event_errors import plot_diff as plot_diff
-    from .render.figures.patching import plot_patch as plot_patch
-    from .render.figures.predictions import plot_lens as plot_lens
-    from .render.figures.predictions import plot_probabilities as plot_probabilities
+    from .render.figures.patching_figures import plot_patch as plot_patch
+    from .render.figures.prediction_figures import plot_lens as plot_lens
+    from .render.figures.prediction_figures import plot_probabilities as plot_probabilities
     from .surveying.survey import survey as survey
     from .surveying.survey_files import read_survey as read_survey
     from .tracing.gradient_check import gradcheck as gradcheck
@@ -66,17 +66,17 @@ _MODULES = {
     "init": "microgpt.model",
     "load": "readers.loading",
     "patch": "patching.patch",
-    "plot_attention": "render.figures.attention",
+    "plot_attention": "render.figures.attention_figures",
     "plot_attribution": "render.figures.contributions",
     "plot_diagnosis": "render.figures.event_errors",
     "plot_diff": "render.figures.event_errors",
     "plot_explanation": "render.figures.contributions",
-    "plot_lens": "render.figures.predictions",
-    "plot_loss": "render.figures.curves",
-    "plot_patch": "render.figures.patching",
-    "plot_probabilities": "render.figures.predictions",
-    "plot_stream": "render.figures.curves",
-    "plot_timeline": "render.figures.curves",
+    "plot_lens": "render.figures.prediction_figures",
+    "plot_loss": "render.figures.curve_figures",
+    "plot_patch": "render.figures.patching_figures",
+    "plot_probabilities": "render.figures.prediction_figures",
+    "plot_stream": "render.figures.curve_figures",
+    "plot_timeline": "render.figures.curve_figures",
     "read_survey": "surveying.survey_files",
     "record": "dumps.recorder",
     "sample": "microgpt.sampling",

@@ -6,8 +6,8 @@ import math
 from collections.abc import Iterable
 
 from .encodings import StoredTensor
-from .linear import in_whole_blocks, packed
 from .packed_tensor import packed_size
+from .products import in_whole_blocks, packed
 
 
 class KeptWeights:

@@ -17,14 +17,14 @@ from ..errors import InputError, naming
 from ..hooks.edits import Edit
 from ..models.language_model import LanguageModel, TraceInput
 from ..patching.pairs import columns_of
-from ..patching.results import Spot
+from ..patching.patch_results import Spot
 from ..plans.kinds import Cap
 from ..progress import Report, unreported
 from ..rounding.invariants import OF_SUMS
 from ..selection.token_names import blank_notes, chosen_positions, token_label, token_of
 from ..text.printable import shown_token
 from ..tracing.findings import Check
-from .gradients import Ask, attributed, by_gradient
+from .gradient_attribution import Ask, attributed, by_gradient
 from .results import (
     Attributed,
     AttributedPrompt,

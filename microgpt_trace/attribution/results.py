@@ -8,7 +8,7 @@ from typing import Literal
 from ..arrays.logits import LogitDifference
 from ..measuring.definitions import Attention, RoleName
 from ..notebook import in_notebook
-from ..patching.results import MeanPatched
+from ..patching.patch_results import MeanPatched
 from ..text.brief import one_line
 from ..text.frozen import frozen
 from ..text.json_writing import in_document

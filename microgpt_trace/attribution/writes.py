@@ -29,8 +29,8 @@ from ..arrays.encodings import CHUNK
 from ..arrays.stats import Array
 from ..arrays.threads import one_blas_thread
 from ..hooks.event import TraceEvent
+from ..measuring.attention_meter import Queries
 from ..measuring.definitions import role_of
-from ..measuring.heads import Queries
 from ..models.language_model import LanguageModel, TraceInput
 from ..operations import norm
 from ..operations.elementwise import capped

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..decoder.config import DecoderConfig
-from ..decoder.model import Decoder
+from ..decoder.decoder import Decoder
 from ..decoder.problems import Problem, ProblemKind, Problems
 from ..decoder.setting_names import NAMES
 from ..errors import FileFormatError, InputError, MicrogptError

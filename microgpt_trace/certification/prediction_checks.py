@@ -13,7 +13,7 @@ import numpy as np
 from ..arrays.logits import compared_predictions, in_parts, in_products
 from ..arrays.stats import Array
 from ..arrays.threads import one_blas_thread
-from ..decoder.model import Decoder
+from ..decoder.decoder import Decoder
 from ..errors import MicrogptError, check_installed
 from ..interpreter.logits_forward import final_of_pack
 from ..interpreter.run import head_forward

@@ -22,7 +22,7 @@ import numpy as np
 from ..arrays.logits import divergences, in_parts, rows_held, softmax
 from ..arrays.stats import Array
 from ..arrays.threads import one_blas_thread
-from ..decoder.model import Decoder
+from ..decoder.decoder import Decoder
 from ..grouping import grouped
 from ..hooks.bus import SILENT, Tap
 from ..hooks.edits import Edit

@@ -8,11 +8,11 @@ import typer
 from ..errors import InputError
 from ..interrupt import EXIT_CODE
 from ..signals import interruptible
+from .common_options import FileSettings, HelpPanel, Source, positions_of, token_ids
 from .exports import Exports, give
 from .named_model import model_and_text, model_from, refuse_other_family
 from .option_checks import RUN_PARAMETERS, same_command
 from .option_groups import flag, group, option
-from .options import FileSettings, HelpPanel, Source, positions_of, token_ids
 from .output import Output, exit_unless, note, put_schema
 from .progress_line import progress
 

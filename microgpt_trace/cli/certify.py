@@ -8,9 +8,9 @@ from ..errors import InputError
 from ..interrupt import EXIT_CODE
 from ..signals import interruptible
 from ..text.printable import command
+from .common_options import HelpPanel
 from .exports import Exports, give
 from .option_groups import argument, flag, group, option
-from .options import HelpPanel
 from .output import Output, exit_unless, note
 from .progress_line import progress
 

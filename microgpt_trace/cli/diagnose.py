@@ -6,11 +6,11 @@ from typing import Literal
 import typer
 
 from ..errors import InputError
+from .common_options import FileSettings, HelpPanel, token_ids
 from .exports import Exports, give
 from .named_model import DumpNaming, Opener, Tokens
 from .option_checks import same_command
 from .option_groups import argument, flag, group, option
-from .options import FileSettings, HelpPanel, token_ids
 from .output import Output, exit_unless
 
 

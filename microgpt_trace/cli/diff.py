@@ -9,12 +9,12 @@ import typer
 
 from ..errors import InputError
 from ..surveying import is_survey
+from .common_options import EventChoice, FileSettings, HelpPanel, positions_of, token_ids
 from .exports import Exports, give
 from .named_model import DumpNaming, Opener, Tokens, refuse_idle
 from .option_checks import parameters_given, same_command
 from .option_groups import argument, flag, group, option
 from .option_rules import refuse
-from .options import EventChoice, FileSettings, HelpPanel, positions_of, token_ids
 from .output import Output, exit_unless, put, put_schema
 from .progress_line import progress
 
@@ -150,8 +150,8 @@ def _diff_surveys(a: Path, b: Path, view: View, rtol: float | None, output: Outp
     """Compare two surveys without running a model. Exit with code 1 if the surveys differ."""
     if output.schema:
         return put_schema("survey_diff", output.out)
-    from ..render.results.survey_comparison import survey_comparison_sections
-    from ..surveying.comparison import compare_surveys
+    from ..render.results.survey_comparison_sections import survey_comparison_sections
+    from ..surveying.survey_comparison import compare_surveys
     from ..surveying.survey_files import read_survey
 
     called = (str(a), str(b))

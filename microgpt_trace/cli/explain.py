@@ -12,6 +12,16 @@ from ..errors import InputError
 from ..hooks.names import select_names
 from ..text.printable import command, quoted
 from ..tracing.trace import trace
+from .common_options import (
+    PRODUCTION,
+    FileSettings,
+    HelpPanel,
+    Source,
+    against_option,
+    position_option,
+    text_argument,
+    token_ids,
+)
 from .exports import Exports, give
 from .named_model import (
     is_there,
@@ -23,18 +33,8 @@ from .named_model import (
 )
 from .option_checks import OF_GRADIENTS, RUN_PARAMETERS, command_line, given_words
 from .option_groups import argument, flag, group, option
-from .options import (
-    PRODUCTION,
-    FileSettings,
-    HelpPanel,
-    Source,
-    against_option,
-    position_option,
-    text_argument,
-    token_ids,
-)
 from .output import Output, exit_unless
-from .trace_page import explain_command
+from .trace_exports import explain_command
 
 if TYPE_CHECKING:
     from ..explaining.explanation import Explanation

@@ -13,9 +13,9 @@ from ..errors import InputError, check_installed
 from ..files import write_atomically
 from ..render.shown import picture_of, sections_of, view_of
 from ..text.wording import listed
+from .common_options import HelpPanel
 from .option_checks import command_line
 from .option_groups import flag, group, option
-from .options import HelpPanel
 from .output import STDOUT, Output, check_apart, check_file, note
 
 if TYPE_CHECKING:
@@ -35,11 +35,11 @@ FIGURES = {
 }
 # figure -> the module in render.figures and the function that draw the figure
 DRAWS = {
-    "attention": ("attention", "attention_picture"),
-    "stream": ("curves", "stream_picture"),
-    "lens": ("predictions", "lens_picture"),
-    "probs": ("predictions", "probabilities_picture"),
-    "loss": ("curves", "loss_picture"),
+    "attention": ("attention_figures", "attention_picture"),
+    "stream": ("curve_figures", "stream_picture"),
+    "lens": ("prediction_figures", "lens_picture"),
+    "probs": ("prediction_figures", "probabilities_picture"),
+    "loss": ("curve_figures", "loss_picture"),
 }
 WITH_PLACE = ("attention",)  # figures that take a place after a colon, as in attention:layer3.head0
 SUFFIXES = {"--plot": (".svg", ".png", ".pdf"), "--html": (".html", ".htm")}

@@ -2,8 +2,8 @@
 
 import typer
 
+from .common_options import FileSettings, Source, token_ids
 from .named_model import model_and_text, model_from, refuse_other_family
-from .options import FileSettings, Source, token_ids
 from .output import exit_unless, show
 from .progress_line import progress
 
@@ -14,7 +14,7 @@ def gradcheck(context: typer.Context, *, source: Source, settings: FileSettings)
     Every element of a microGPT's gradients is checked. The events and parameters of a production model are
     checked along random directions. Exit code 1: a gradient disagrees.
     """
-    from ..render.results.checking import gradcheck_sections
+    from ..render.results.check_sections import gradcheck_sections
     from ..tracing.gradient_check import gradcheck as check
 
     path, text = model_and_text(source.first, source.second, source.model)

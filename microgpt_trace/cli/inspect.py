@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING, cast
 import typer
 
 from ..render.shown import sections_of
+from .common_options import PRODUCTION, FileSettings, HelpPanel, ModelChoice
 from .named_model import model_before, model_from, refuse_other_family
 from .option_groups import argument, flag, group, option
-from .options import PRODUCTION, FileSettings, HelpPanel, ModelChoice
 from .output import Output
 from .progress_line import progress
 
 if TYPE_CHECKING:
-    from ..decoder.model import Decoder
+    from ..decoder.decoder import Decoder
     from ..microgpt.model import Model
 
 

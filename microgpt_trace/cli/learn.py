@@ -15,10 +15,10 @@ from ..text.printable import command
 from ..text.wording import counted
 from ..tracing.trace import trace
 from .browser import open_page, temporary_page
+from .common_options import HelpPanel, WeightSettings
 from .named_model import microgpt_from
 from .option_checks import command_line
 from .option_groups import argument, flag, group, option
-from .options import HelpPanel, WeightSettings
 from .output import check_apart, check_file, note
 from .progress_line import progress
 

@@ -12,15 +12,15 @@ import typer
 from ..errors import FileFormatError, InputError
 from ..readers.loading import DOWNLOAD, MODEL_SUFFIXES, is_model, load, names_hub_model
 from ..text.printable import command
-from .option_checks import parameters_given, path_from
-from .option_groups import group, option
-from .options import (
+from .common_options import (
     DEFAULT_CHECKPOINT,
     FileSettings,
     HelpPanel,
     WeightSettings,
     key_and_value,
 )  # fmt: skip
+from .option_checks import parameters_given, path_from
+from .option_groups import group, option
 
 if TYPE_CHECKING:
     from ..dumps.recording import Recording

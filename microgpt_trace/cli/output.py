@@ -15,9 +15,9 @@ from ..render.documents.schemas import schema_of_document
 from ..text.json_writing import dump, result_json
 from ..text.printable import as_message, in_lines
 from ..untrusted_files import read_json
+from .common_options import HelpPanel
 from .option_groups import flag, group, option
 from .option_rules import counterpart
-from .options import HelpPanel
 from .standard_streams import drop_output
 
 if TYPE_CHECKING:

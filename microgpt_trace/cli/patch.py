@@ -8,16 +8,16 @@ import typer
 
 from ..errors import InputError
 from ..text.wording import counted
+from .common_options import FileSettings, HelpPanel, ModelChoice
 from .exports import Exports, give
 from .named_model import model_and_text, model_before, model_from, refuse_other_family
 from .option_checks import same_command
 from .option_groups import argument, flag, group, option
-from .options import FileSettings, HelpPanel, ModelChoice
 from .output import Output, exit_unless
 from .progress_line import progress
 
 if TYPE_CHECKING:
-    from ..patching.results import PairsResult, PatchResult
+    from ..patching.patch_results import PairsResult, PatchResult
 
 
 @group(HelpPanel.INPUT)

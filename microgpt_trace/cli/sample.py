@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
+from .common_options import DEFAULT_CHECKPOINT, HelpPanel, WeightSettings
 from .named_model import microgpt_from
 from .option_groups import group, option
-from .options import DEFAULT_CHECKPOINT, HelpPanel, WeightSettings
 from .output import note, put
 
 

@@ -2,9 +2,9 @@
 
 import typer
 
+from .common_options import FileSettings
 from .option_checks import parameters_given
 from .option_rules import refuse
-from .options import FileSettings
 from .output import put_schema
 from .survey_options import SurveyExecution, SurveyScope, SurveySource, SurveyTargets, SurveyTexts
 

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
+from .common_options import PRODUCTION, HelpPanel, model_option
 from .option_groups import argument, flag, group, option
-from .options import PRODUCTION, HelpPanel, model_option
 from .output import Output
 
 

@@ -19,7 +19,7 @@ from ..interrupt import EXIT_CODE
 from ..microgpt.documents import default_data
 from ..plans.kinds import Experts
 from ..readers.loading import MODEL_SUFFIXES, is_model
-from ..render.results.survey import imatrix_sections, survey_sections
+from ..render.results.survey_sections import imatrix_sections, survey_sections
 from ..signals import interruptible
 from ..surveying import is_survey
 from ..surveying.execution import ModelSource
@@ -38,9 +38,9 @@ from ..surveying.survey import survey
 from ..surveying.survey_files import read_survey, survey_bytes
 from ..text.brief import brief
 from ..text.wording import counted
+from .common_options import FileSettings
 from .named_model import is_there, model_from, names_a_model
 from .option_checks import path_from
-from .options import FileSettings
 from .output import check_apart, check_file, note
 from .progress_line import rated_progress
 from .survey_options import SurveyExecution, SurveyScope, SurveySource, SurveyTargets, SurveyTexts

@@ -5,9 +5,9 @@ from pathlib import Path
 import typer
 
 from ..errors import InputError
+from .common_options import HelpPanel
 from .exports import Exports, give
 from .option_groups import argument, group, option
-from .options import HelpPanel
 from .output import Output, note
 
 

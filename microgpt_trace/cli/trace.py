@@ -17,10 +17,11 @@ from ..render.shown import sections_of
 from ..text.wording import counted
 from ..tracing.trace import trace as trace_text
 from .browser import open_page, temporary_page
+from .common_options import FileSettings
 from .named_model import model_and_text, model_from, refuse_other_family
-from .options import FileSettings
 from .output import check_file, exit_unless, note, put, show
 from .progress_line import progress
+from .trace_exports import arrays_of_figures, figures, traced_for_page, write_page
 from .trace_options import (
     Backward,
     Checks,
@@ -35,7 +36,6 @@ from .trace_options import (
     run_options,
     with_stages,
 )
-from .trace_page import arrays_of_figures, figures, traced_for_page, write_page
 
 if TYPE_CHECKING:
     from ..arrays.stats import Array

@@ -10,9 +10,7 @@ from ..errors import InputError
 from ..hooks.names import ALIASES, glob_pattern, select_names
 from ..text.frozen import frozen
 from ..text.wording import counted
-from .exports import Exports
-from .option_groups import flag, group, option
-from .options import (
+from .common_options import (
     MICROGPT,
     PRODUCTION,
     EventChoice,
@@ -24,6 +22,8 @@ from .options import (
     positions_of,
     token_ids,
 )
+from .exports import Exports
+from .option_groups import flag, group, option
 from .output import Output
 
 if TYPE_CHECKING:

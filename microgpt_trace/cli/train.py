@@ -9,8 +9,8 @@ from ..files import OwnFile, hold
 from ..readers.loading import format_of, is_model
 from ..text.printable import quoted
 from ..timeline.log import is_log
+from .common_options import DEFAULT_CHECKPOINT, HelpPanel, Vocab
 from .option_groups import flag, group, option
-from .options import DEFAULT_CHECKPOINT, HelpPanel, Vocab
 from .output import check_apart, check_file, note
 
 

@@ -22,14 +22,14 @@ from ..microgpt.parameters import Config
 from ..microgpt.sampling import sample
 from ..microgpt.tokenizer import Tokenizer
 from ..microgpt.training import Trainer
-from ..render.results.timeline import RunMeasures, summary_sections
+from ..render.results.timeline_sections import RunMeasures, summary_sections
 from ..signals import handled, uninterrupted
 from ..text.printable import command
 from ..text.wording import counted
 from ..timeline.log import watched_before
 from ..timeline.log_writing import LogError, TrainingLog
 from ..tracing.trace import trace
-from .options import Vocab
+from .common_options import Vocab
 from .output import note, show
 from .progress_line import rewritten_line
 

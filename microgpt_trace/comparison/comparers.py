@@ -22,7 +22,7 @@ from ..rounding.row_differences import RowDifferences, compare_rows, join, with_
 from ..text.frozen import frozen
 from .compared_runs import ComparedRun, RecordedRun
 from .differences import AgreementMeter, EventDifference, difference
-from .routing import RoutingComparer
+from .routing_comparer import RoutingComparer
 
 
 class _ComparedRows(NamedTuple):

@@ -39,7 +39,7 @@ from .differences import (
     jump_of,
 )
 from .pairing import event_specs_of, labels_of, paired_names, prepare_sides
-from .routing import consequences, explained, following
+from .routing_comparer import consequences, explained, following
 
 if TYPE_CHECKING:
     from ..naming.user_map import NameMap

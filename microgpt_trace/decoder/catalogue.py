@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..grouping import grouped
 from ..hooks.event import EventSpec
-from ..plans import microgpt
+from ..plans import microgpt_plan
 from ..plans.blocks import BIASES
 from ..plans.kinds import Choice, Kind, Linear, Rotation
 from ..plans.plan import Operation, Plan, kind_of, layer_of, prefix_of
@@ -74,7 +74,7 @@ def example(name: str) -> Plan:
 def examples() -> tuple[Plan, ...]:
     """Return an example plan of microGPT and of each module of architectures/."""
     own: Any = SimpleNamespace(**SIZES, activation="ReLU", biases=(), tied=False)
-    return (microgpt.plan_of(own), *map(example, families()))
+    return (microgpt_plan.plan_of(own), *map(example, families()))
 
 
 def families() -> tuple[str, ...]:

@@ -33,9 +33,16 @@ from ..text.frozen import frozen
 from ..text.json_writing import in_document
 from ..text.wording import abridged
 from .case import Case, Generator
-from .faults import attention, elementwise, experts, norms, output, rope
-from .faults import input as entrance
-from .faults import weights as matrices
+from .faults import (
+    attention_faults,
+    elementwise_faults,
+    expert_faults,
+    input_faults,
+    norm_faults,
+    rope_faults,
+    weight_faults,
+    wrong_values,
+)
 from .finding import Finding, findings_of, try_all
 
 Explanation = tuple[list[Finding], list[str]]
@@ -43,16 +50,18 @@ Explanation = tuple[list[Finding], list[str]]
 # Simple mistakes. Then matrices, decoded wrongly or from another layer. Then descriptions of wrong values.
 STAGES: tuple[tuple[Generator, ...], ...] = (
     (
-        output.nonfinite, output.zeros, entrance.embedding, entrance.positions, matrices.biases, rope.rope,
-        rope.rope_in_every_layer, attention.scale, attention.scores_before_rope, attention.grouping,
-        attention.mask, attention.softmax, attention.context, elementwise.factors, elementwise.caps,
-        attention.late_cap, elementwise.clips, elementwise.steepness, experts.choices, experts.shares,
-        experts.orders, experts.router_orders, output.numbers, norms.norms, norms.numbers,
-        norms.skipped_norms, norms.other_streams, elementwise.activations, elementwise.gates,
-        elementwise.sums, matrices.matrices,
+        wrong_values.nonfinite, wrong_values.zeros, input_faults.embedding, input_faults.positions,
+        weight_faults.biases, rope_faults.rope, rope_faults.rope_in_every_layer, attention_faults.scale,
+        attention_faults.scores_before_rope, attention_faults.grouping, attention_faults.mask,
+        attention_faults.softmax, attention_faults.context, elementwise_faults.factors,
+        elementwise_faults.caps, attention_faults.late_cap, elementwise_faults.clips,
+        elementwise_faults.steepness, expert_faults.choices, expert_faults.shares, expert_faults.orders,
+        expert_faults.router_orders, wrong_values.numbers, norm_faults.norms, norm_faults.numbers,
+        norm_faults.skipped_norms, norm_faults.other_streams, elementwise_faults.activations,
+        elementwise_faults.gates, elementwise_faults.sums, weight_faults.matrices,
     ),
-    (matrices.quants, matrices.layers),
-    (rope.frequencies, output.whole, output.heads, output.places),
+    (weight_faults.quants, weight_faults.layers),
+    (rope_faults.frequencies, wrong_values.whole, wrong_values.heads, wrong_values.places),
 )  # fmt: skip
 
 
@@ -129,7 +138,7 @@ def diagnose_values(
             findings, tried = [], []
     return Diagnosis(
         tuple(int(token) for token in tokens), precision.name, run.how(precision, how, operations),
-        tuple(operations), (*entrance.token_findings(model, tokens, text_tokens), *findings),
+        tuple(operations), (*input_faults.token_findings(model, tokens, text_tokens), *findings),
         wrong[0].name if wrong and not offer else None, tuple(run.untested(operations)), tuple(tried),
         run.count(operations), offer, unseen(operations, precision),
     )  # fmt: skip

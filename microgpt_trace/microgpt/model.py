@@ -21,7 +21,7 @@ from ..models.language_model import TraceInput
 from ..models.packs import ReadText
 from ..notebook import in_notebook
 from ..plans.config_checks import check_whole_number
-from ..plans.microgpt import plan_of
+from ..plans.microgpt_plan import plan_of
 from ..plans.plan import Plan, layer_of, stage_of
 from ..text.brief import brief, one_line
 from ..text.frozen import frozen

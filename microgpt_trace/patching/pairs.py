@@ -15,8 +15,8 @@ from ..text.frozen import frozen
 from ..text.wording import counted
 from ..untrusted_files import read_text
 from .patch import Method, PatchOptions, Text, Token, patch_inputs, read_pair
+from .patch_results import MeanPatched, PairsResult, PatchedPair, Spot
 from .points import points_of
-from .results import MeanPatched, PairsResult, PatchedPair, Spot
 
 Inputs = tuple[TraceInput, TraceInput]
 

@@ -29,9 +29,9 @@ from ..text.printable import shown_token
 from ..tracing.collector import Collector
 from ..tracing.findings import Check
 from .attribution_patching import Estimates, default_points, largest_neurons, neurons_of, to_confirm
+from .patch_results import Patched, PatchResult, PathPatched, Spot, Unpatched, confirmed_by
 from .path_patching import Values, path_edits, paths_of
 from .points import WHOLE, PatchPoint, point_of, points_of
-from .results import Patched, PatchResult, PathPatched, Spot, Unpatched, confirmed_by
 
 Names = str | Sequence[str]  # a name or a glob, or several
 Text = str | Sequence[int]  # a text, or its token ids

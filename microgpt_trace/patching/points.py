@@ -18,7 +18,7 @@ from ..plans.plan import Operation, Plan, kind_of, layer_of, over_tokens
 from ..selection.sites import Part, Site, parse_site
 from ..selection.token_names import token_of
 from ..text.frozen import frozen
-from .results import Spot
+from .patch_results import Spot
 
 AFTER_LOGITS = ("probs", "loss")
 WHOLE = Part()

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from ..arrays.encodings import ENCODINGS, StoredTensor
 from ..arrays.stats import Array
 from ..decoder.architectures.llama import NAMES
-from ..decoder.model import Decoder
+from ..decoder.decoder import Decoder
 from ..decoder.problems import Problems
 from ..decoder.setting_names import RopePairs
 from ..errors import FileFormatError, InputError, naming

@@ -12,7 +12,7 @@ from ..arrays.encodings import StoredTensor
 from ..decoder.architecture import Architecture
 from ..decoder.catalogue import ARCHITECTURES, GGUF_NAMES, architecture_named
 from ..decoder.config import DecoderConfig
-from ..decoder.model import Decoder
+from ..decoder.decoder import Decoder
 from ..decoder.problems import Problems
 from ..decoder.settings import POSITIVE, WHOLE, Settings
 from ..decoder.shared_options import LONG, ROPE_FACTORS, SHORT

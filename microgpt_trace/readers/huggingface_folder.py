@@ -12,7 +12,7 @@ from ..arrays.encodings import StoredTensor
 from ..decoder.architecture import Architecture
 from ..decoder.catalogue import ARCHITECTURES, architecture_named
 from ..decoder.config import DecoderConfig
-from ..decoder.model import Decoder
+from ..decoder.decoder import Decoder
 from ..decoder.problems import Problems
 from ..decoder.settings import FLAG, Settings
 from ..errors import FileFormatError, InputError, naming

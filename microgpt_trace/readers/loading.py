@@ -14,7 +14,7 @@ from ..errors import FileFormatError, InputError
 from ..untrusted_files import beginning, check_regular, reading
 
 if TYPE_CHECKING:
-    from ..decoder.model import Decoder
+    from ..decoder.decoder import Decoder
     from ..microgpt.model import Model
 
 Format = Literal["checkpoint", "GGUF", "apr", "Hugging Face"]

@@ -11,7 +11,7 @@ from ..arrays.encodings import StoredTensor
 from ..decoder.architecture import FUSED, FileNames
 from ..decoder.catalogue import architecture_named
 from ..decoder.config import DecoderConfig
-from ..decoder.model import Decoder
+from ..decoder.decoder import Decoder
 from ..decoder.problems import Problems
 from ..errors import FileFormatError, InputError, naming
 from ..plans.blocks import BIASES

@@ -22,9 +22,9 @@ from ..text.wording import counted, fixed, value_and_limit
 from ..tracing.anomalies import FAR, GROWTH, TURN, can_vary, constant, nonfinite, odd_layer, too_few_layers
 from ..tracing.findings import Anomaly, Insight
 from ..tracing.layer_insights import TITLES, growth, sinks, turn
-from .predictions import Overfitting, SurveyedPart, overfitting, surveyed_parts
 from .report_heads import HeadLooks, SurveyedHead, looks_of, surveyed_heads
 from .state import Survey, SurveyExample
+from .surveyed_predictions import Overfitting, SurveyedPart, overfitting, surveyed_parts
 
 NORM = "the norm of a row, relative to layer 0 (geometric mean),"
 MOST_CHANNELS = 10  # largest number of channels of an event that a report names

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from ..arrays.stats import Array
+from ..measuring.attention_meter import COUNTS, EVENLY, SUMS, mean_shares
 from ..measuring.definitions import Attention, RoleName, role_of
 from ..measuring.head_tokens import KINDS, UNIT
-from ..measuring.heads import COUNTS, EVENLY, SUMS, mean_shares
 from ..plans.plan import layer_of
 from ..text.frozen import frozen
 from .state import Survey

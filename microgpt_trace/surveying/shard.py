@@ -17,11 +17,11 @@ from ..arrays.threads import keep_freed_memory
 from ..corpus.corpus import Document
 from ..errors import OptionError
 from ..hooks.names import select_names
+from ..measuring.attention_meter import AttentionMeter
 from ..measuring.channels import UNITS, ChannelMeter, HistogramMeter, TopMeter
 from ..measuring.head_tokens import HeadTokenMeter
-from ..measuring.heads import AttentionMeter
 from ..measuring.meter import Meter, PackLayout
-from ..measuring.predictions import PredictionMeter
+from ..measuring.prediction_meter import PredictionMeter
 from ..measuring.router_meter import RouterMeter
 from ..measuring.streams import StreamMeter
 from ..measuring.tallies import Counts

@@ -27,7 +27,7 @@ from ..text.json_reading import from_json
 from ..text.json_writing import dump
 
 if TYPE_CHECKING:
-    from ..decoder.model import Decoder
+    from ..decoder.decoder import Decoder
 
 READ = "corpus"
 CUT = "cut to the tokens allowed"

@@ -22,10 +22,10 @@ import numpy as np
 from ..arrays.exact_sum import LARGEST
 from ..arrays.stats import Array
 from ..errors import FileFormatError
+from ..measuring.attention_meter import COUNTS, EVENLY
 from ..measuring.head_tokens import HeadTokenMeter
-from ..measuring.heads import COUNTS, EVENLY
 from ..measuring.meter import Meter
-from ..measuring.predictions import PREDICTIONS
+from ..measuring.prediction_meter import PREDICTIONS
 from ..measuring.streams import STREAMS
 from ..measuring.tallies import NOBODY, Counts, Ranges, Sums, Tally, TopList
 from ..plans.plan import layer_of

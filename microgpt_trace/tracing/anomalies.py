@@ -14,7 +14,7 @@ from itertools import combinations, takewhile
 from ..arrays.stats import median
 from ..decoder.catalogue import kind_named
 from ..hooks.event import TraceEvent
-from ..measuring.norms import NormRows
+from ..measuring.norm_meter import NormRows
 from ..plans.kinds import Choice, Routing, Softmax
 from ..plans.plan import layer_of
 from ..rounding.invariants import OF_NORMS

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from ..arrays.logits import best_tokens, rank_of, used_losses
 from ..arrays.stats import Array, TensorStats
 from ..hooks.event import PHASES, Phase, TraceEvent
-from ..measuring.norms import NormRows
+from ..measuring.norm_meter import NormRows
 from ..models.language_model import LanguageModel, TraceInput
 from ..plans.plan import Plan
 from ..selection.parts import events_named

@@ -16,9 +16,9 @@ from ..hooks.edits import Edit, editing
 from ..interpreter.backward import ForwardPass, TokenLogit, forward
 from ..models.language_model import LanguageModel, TraceInput
 from ..rounding.invariants import OF_SLOPES, OF_SUMS
+from .central_differences import same_relus
 from .findings import Check, agreement_check
 from .gradient_check import Hooks, Moves
-from .slopes import same_relus
 
 LEAST = 1e-5  # deviation that is always allowed, relative to a parameter's largest gradient
 PASSES, TRIES = 2, 8  # number of passes with noise; number of attempts, because some attempts switch a ReLU

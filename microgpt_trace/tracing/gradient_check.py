@@ -34,7 +34,7 @@ from ..operations.prediction import known_targets
 from ..plans.kinds import Choice, Loss, Probabilities
 from ..plans.plan import Plan, kind_of
 from ..progress import Report, unreported
-from .slopes import STEP, GradientCheck, compared, least_judged
+from .central_differences import STEP, GradientCheck, compared, least_judged
 
 DIRECTIONS = 3  # the number of directions of each event and parameter of a small model
 UNPACKED = 5e9  # parameters to unpack for all directions: about two minutes on a core

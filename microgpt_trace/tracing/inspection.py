@@ -10,7 +10,7 @@ import numpy as np
 
 from ..arrays.encodings import StoredTensor
 from ..arrays.stats import TensorStats
-from ..decoder.model import Decoder
+from ..decoder.decoder import Decoder
 from ..hooks.names import select_spelled
 from ..microgpt.model import Model
 from ..progress import Report

@@ -13,7 +13,7 @@ import numpy as np
 from ..arrays.stats import Array, median, row_medians
 from ..hooks.event import TraceEvent
 from ..measuring.definitions import NEAR_ZERO
-from ..measuring.norms import NormMeter
+from ..measuring.norm_meter import NormMeter
 from ..plans.kinds import Activation, Softmax
 from ..plans.plan import Plan
 from .findings import FEWEST_TOKENS

@@ -15,7 +15,7 @@ from ..hooks.bus import Run
 from ..hooks.edits import replacing
 from ..hooks.names import select_names
 from ..interpreter.run import forward, head_forward, prepare
-from ..measuring.norms import NormMeter, NormRows
+from ..measuring.norm_meter import NormMeter, NormRows
 from ..operations.pass_state import KVCache
 from ..selection.token_names import chosen_positions
 from . import text_insights

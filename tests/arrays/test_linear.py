@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from support.stored_tensors import HALVES, ONE_BY_ONE, PARTS, stored, transposed
 
-from microgpt_trace.arrays import linear as linear_module
+from microgpt_trace.arrays import products
 from microgpt_trace.arrays.encodings import CHUNK, ENCODINGS
-from microgpt_trace.arrays.linear import linear, linear_backward
+from microgpt_trace.arrays.products import linear, linear_backward
 
 QUANTISED = [name for name in ENCODINGS if ENCODINGS[name].unpack]
 WITH_MINIMA = [name for name in ENCODINGS if ENCODINGS[name].minima]
@@ -198,7 +198,7 @@ def test_a_product_does_not_copy_the_matrix(what):
     weight = make_weight()
     for positions in (1, 40):
         x = activations(positions, 1024)
-        linear_module._workspace.buffers.clear()
+        products._workspace.buffers.clear()
         tracemalloc.start()
         result = linear(x, weight)
         peak = tracemalloc.get_traced_memory()[1] - results * result.nbytes
@@ -231,11 +231,11 @@ def test_a_forked_child_starts_its_own_workers():
 
 def test_threads_do_not_share_a_workspace():
     with ThreadPoolExecutor(1) as pool:
-        other = pool.submit(linear_module._workspace.take, "q", (4, 4), np.float32).result()
-    assert not np.shares_memory(other, linear_module._workspace.take("q", (4, 4), np.float32))
+        other = pool.submit(products._workspace.take, "q", (4, 4), np.float32).result()
+    assert not np.shares_memory(other, products._workspace.take("q", (4, 4), np.float32))
 
 
 @pytest.mark.parametrize(("out", "chunks"), [(192, 2), (768, 2), (1600, 4)])
 def test_chunks_for_workers_have_equal_size(out, chunks):
-    slices = linear_module._chunks(stored("Q8_0", out, 64), 40)
+    slices = products._chunks(stored("Q8_0", out, 64), 40)
     assert [rows.stop - rows.start for rows in slices] == [out // chunks] * chunks

@@ -7,8 +7,8 @@ from support.stored_tensors import HALVES, PARTS, stored
 from microgpt_trace.arrays.encodings import ENCODINGS
 from microgpt_trace.arrays.expert_tensor import ExpertTensor
 from microgpt_trace.arrays.kept_weights import KeptWeights
-from microgpt_trace.arrays.linear import linear, linear_backward, packed
 from microgpt_trace.arrays.packed_tensor import PackedTensor, packed_size
+from microgpt_trace.arrays.products import linear, linear_backward, packed
 
 QUANTISED = [name for name in ENCODINGS if ENCODINGS[name].unpack]
 FOUR_BITS = {"AprQ4", "Q4_0", "Q4_1", "Q2_K", "Q3_K", "Q4_K"}

@@ -18,8 +18,8 @@ from microgpt_trace.attribution import writes
 from microgpt_trace.attribution.attribute import attribute
 from microgpt_trace.attribution.writes import components_of
 from microgpt_trace.errors import InputError
+from microgpt_trace.measuring.attention_meter import Queries
 from microgpt_trace.measuring.definitions import Attention, role_of
-from microgpt_trace.measuring.heads import Queries
 
 TARGET, AGAINST = 7, 19
 BIASED = "llama_mha_bias"

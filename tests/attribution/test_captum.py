@@ -20,7 +20,7 @@ from support.tiny_models import TOKENS
 from support.torch_models import written
 
 from microgpt_trace import attribute, load
-from microgpt_trace.attribution import gradients
+from microgpt_trace.attribution import gradient_attribution
 
 POSITION, BASELINE, STEPS, LAYER, HEADS = 5, 5, 2000, 1, 4
 ABOUT = {"tokens": TOKENS, "target": 7, "against": 11, "positions": [POSITION]}
@@ -56,7 +56,7 @@ def sides(request, tmp_path_factory):
 
 @pytest.fixture
 def all_neurons(monkeypatch):
-    monkeypatch.setattr(gradients, "NEURONS", 10_000)
+    monkeypatch.setattr(gradient_attribution, "NEURONS", 10_000)
 
 
 def compare(found, expected, what, off=1e-4):

@@ -14,7 +14,7 @@ from support.torch_models import written
 
 from microgpt_trace import attribute, init, load, save, trace
 from microgpt_trace.arrays.logits import LogitDifference
-from microgpt_trace.attribution import gradients, path
+from microgpt_trace.attribution import gradient_attribution, path
 from microgpt_trace.attribution.attribute import attribute_prompts
 from microgpt_trace.errors import FileFormatError, InputError
 
@@ -53,7 +53,7 @@ def difference(model, about, name, change):
 def test_norms_of_gradients_equal_central_differences(model_of, case):
     model, about = model_of(case)
     found = values_of(attribute(model, **about, target=TARGET, against=AGAINST, method="gradient"))
-    down = gradients.patching.mlps_of(model.plan)[0]
+    down = gradient_attribution.patching.mlps_of(model.plan)[0]
     columns = model.plan["layer0.attn.head1"].kind.columns
     sites = [("embed.tok@2", "embed.tok", None), (f"{down}@2", down, None),
              ("layer0.attn.head1@2", "layer0.attn.context", columns)]  # fmt: skip
@@ -73,7 +73,12 @@ def test_gradient_times_value_equals_the_products_of_a_trace(model_of, case):
     model, about = model_of(case)
     about = about | {"target": TARGET, "against": AGAINST}
     found = attribute(model, **about, method="gradient-x-input", neurons=True)
-    names = ["embed.tok", "layer1.attn.context", "layer1.attn.head2", *gradients.patching.mlps_of(model.plan)]
+    names = [
+        "embed.tok",
+        "layer1.attn.context",
+        "layer1.attn.head2",
+        *gradient_attribution.patching.mlps_of(model.plan),
+    ]
     run = trace(model, **about, names=names, values=names, backward=True, position=-1)
     products = {name: run[name].astype(np.float64) * run.gradient(name) for name in names}
     values, (start, end) = values_of(found), model.plan["layer1.attn.head2"].kind.columns
@@ -106,7 +111,7 @@ def test_an_mlp_with_a_norm_behind_it_is_what_the_norm_writes(model_of, case):
 def test_neurons_equal_the_products_of_a_trace(model_of, case):
     model, about = model_of(case)
     about = about | {"target": TARGET, "against": AGAINST}
-    names = gradients.patching.neurons_of(model.plan)
+    names = gradient_attribution.patching.neurons_of(model.plan)
     chosen = sorted({*map(model.plan.chosen_by.get, names)} - {None})
     run = trace(model, **about, names=[*names, *chosen], values=[*names, *chosen], backward=True, position=-1)
     expected = {}
@@ -164,7 +169,7 @@ def test_the_attributions_of_every_stream_sum_to_the_change(model_of, case, monk
     names, steps = ["embed.tok", *streams], []
     start = model.parameter("wte", np.array([5]))
     found, _ = path.integrate(
-        gradients._along(model, inputs, contrast, names, start),
+        gradient_attribution._along(model, inputs, contrast, names, start),
         lambda effects: np.array([effects[name].sum() for name in names]),
         lambda *done: steps.append(done),
     )  # fmt: skip
@@ -194,7 +199,7 @@ def test_every_part_is_checked(model_of):
     result = attribute(model, tokens=[3, 5, 9, 4], **about)
     (prompt,), inputs = result.prompts, model.read(tokens=[3, 5, 9, 4])
     names = ["embed.tok", "layer1.attn.context"]
-    run = gradients._along(model, inputs, prompt.contrast, names, np.zeros(1))
+    run = gradient_attribution._along(model, inputs, prompt.contrast, names, np.zeros(1))
     shares, exact = [0.0, *np.geomspace(1e-16, 1, 6000)], 0.0
     points = run(shares)
     columns = slice(*model.plan["layer1.attn.head2"].kind.columns)
@@ -219,9 +224,9 @@ def test_points_of_one_pass_equal_points_of_separate_passes(model_of):
         contrast = LogitDifference(2, "", TARGET, "", AGAINST, "")
         names = ["embed.tok", "layer0.attn.context"]
         start, shares = model.parameter("wte", np.array([5])), [0.25, 0.5, 1.0]
-        together = gradients._along(model, inputs, contrast, names, start)(shares)
+        together = gradient_attribution._along(model, inputs, contrast, names, start)(shares)
         for share, point in zip(shares, together, strict=True):
-            (alone,) = gradients._along(model, inputs, contrast, names, start)([share])
+            (alone,) = gradient_attribution._along(model, inputs, contrast, names, start)([share])
             assert point[0] == pytest.approx(alone[0], rel=1e-4, abs=1e-6)
             for own, other in zip(point[1:], alone[1:], strict=True):
                 for name in names:
@@ -230,7 +235,7 @@ def test_points_of_one_pass_equal_points_of_separate_passes(model_of):
 
 
 def test_ctrl_c_prints_the_known_part_of_the_path(monkeypatch, tmp_path, default_signals):
-    calls, begin = [], gradients.DifferentiableRun.gradients
+    calls, begin = [], gradient_attribution.DifferentiableRun.gradients
 
     def gradients_of(self, contrast):
         calls.append(contrast)
@@ -238,7 +243,7 @@ def test_ctrl_c_prints_the_known_part_of_the_path(monkeypatch, tmp_path, default
             os.kill(os.getpid(), signal.SIGINT)
         return begin(self, contrast)
 
-    monkeypatch.setattr(gradients.DifferentiableRun, "gradients", gradients_of)
+    monkeypatch.setattr(gradient_attribution.DifferentiableRun, "gradients", gradients_of)
     after = 2  # the first pass has run
     done = microgpt("attribute emma --method integrated")
     assert done.code == 130
@@ -256,14 +261,14 @@ def test_ctrl_c_prints_the_known_part_of_the_path(monkeypatch, tmp_path, default
 
 
 def test_the_error_of_a_neuron_is_checked(monkeypatch):
-    integrate = gradients.integrate
+    integrate = gradient_attribution.integrate
 
     def with_an_error(*arguments):
         found, interrupted = integrate(*arguments)
         found.errors[-1] = 1.0  # the last neuron of the only layer
         return found, interrupted
 
-    monkeypatch.setattr(gradients, "integrate", with_an_error)
+    monkeypatch.setattr(gradient_attribution, "integrate", with_an_error)
     done = microgpt("attribute emma --method integrated --neurons")
     assert done.code == 1
     assert "half the steps change no part by more than 1 (layer0.mlp.act:63)" in " ".join(done.out.split())

@@ -12,7 +12,7 @@ from support.terminal import rendered
 from microgpt_trace import init
 from microgpt_trace.explaining.explain import explain
 from microgpt_trace.explaining.explanation import Explanation
-from microgpt_trace.render.results.explanation import explanation_sections
+from microgpt_trace.render.results.explanation_sections import explanation_sections
 
 explaining = import_module("microgpt_trace.explaining.explain")
 SCORE = "layer0.attn.scores[1,3,2]"

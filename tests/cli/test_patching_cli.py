@@ -12,7 +12,7 @@ from support.terminal import rendered
 from microgpt_trace import Model, init
 from microgpt_trace.patching.patch import patch
 from microgpt_trace.render.documents.schemas import schema_of_document
-from microgpt_trace.render.results.patching import patch_sections
+from microgpt_trace.render.results.patching_sections import patch_sections
 from microgpt_trace.render.sections import Grid, Section
 from microgpt_trace.text.json_writing import result_json
 

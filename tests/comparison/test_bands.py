@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from microgpt_trace.comparison.routing import RoutingComparer
+from microgpt_trace.comparison.routing_comparer import RoutingComparer
 from microgpt_trace.hooks.event import EventSpec
 from microgpt_trace.rounding.bands import AMPLIFIED, FACTOR, FACTOR_OF_ONE, ROUNDING, Bands, tolerance_of
 from microgpt_trace.rounding.precision import PRECISIONS

@@ -21,7 +21,7 @@ from support.tiny_models import CASES, TOKENS
 from microgpt_trace import load, trace
 from microgpt_trace.arrays.encodings import ENCODINGS
 from microgpt_trace.diagnosis.diagnose import diagnose_values
-from microgpt_trace.diagnosis.faults.weights import _matrix, misreadings
+from microgpt_trace.diagnosis.faults.weight_faults import _matrix, misreadings
 from microgpt_trace.errors import InputError
 
 

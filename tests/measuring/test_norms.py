@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import numpy as np
 from support.other_plans import T, V, post_norm_plan, random_model, values_of
 
-from microgpt_trace.measuring.norms import NormMeter
+from microgpt_trace.measuring.norm_meter import NormMeter
 
 
 def run(change=None):

@@ -10,7 +10,7 @@ from microgpt_trace.hooks.names import ALIASES
 from microgpt_trace.microgpt.parameters import Config
 from microgpt_trace.naming import event_names
 from microgpt_trace.naming.event_names import is_event, meaning_of
-from microgpt_trace.plans import microgpt
+from microgpt_trace.plans import microgpt_plan
 from microgpt_trace.plans.rope import Rope
 
 
@@ -22,7 +22,7 @@ def events(name):
 
 def own_names():
     config = LlamaConfig("qwen3", 12, 8, 4, 2, 2, 8, 8, 8, 1e-5, Rope(1e4), tied=True, qk_norm=True)
-    specs = [*llama.plan_of(config).values(), *microgpt.plan_of(Config(n_layer=12)).values()]
+    specs = [*llama.plan_of(config).values(), *microgpt_plan.plan_of(Config(n_layer=12)).values()]
     return list(dict.fromkeys(spec.name for spec in specs if spec.name != spec.parameter))
 
 

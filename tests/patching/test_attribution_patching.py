@@ -11,7 +11,7 @@ from support.tiny_models import tiny_model, write_folder
 
 from microgpt_trace import Config, init, load, patch, trace
 from microgpt_trace.errors import InputError
-from microgpt_trace.patching.results import Patched, confirmed_by
+from microgpt_trace.patching.patch_results import Patched, confirmed_by
 
 CLEAN, CORRUPT = [17, 3, 44, 3, 60, 0, 29], [17, 3, 8, 3, 60, 0, 29]
 CASES = ["llama_gqa", "qwen3", "mistral_window"]

@@ -12,7 +12,7 @@ from microgpt_trace import Config, Model, Tokenizer, init, load, trace
 from microgpt_trace.errors import InputError
 from microgpt_trace.microgpt.parameters import Parameters
 from microgpt_trace.patching.patch import patch
-from microgpt_trace.patching.results import moves, parts_of, runs_above, tables_of
+from microgpt_trace.patching.patch_results import moves, parts_of, runs_above, tables_of
 
 CLEAN, CORRUPT = [17, 3, 44, 3, 60, 0, 29], [17, 3, 8, 3, 60, 51, 29]
 PARTS = {  # sites with brackets or @, and the NumPy index of each

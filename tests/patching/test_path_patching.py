@@ -13,7 +13,7 @@ from support.torch_models import written
 from microgpt_trace import Config, Model, Tokenizer, load, patch
 from microgpt_trace.errors import InputError
 from microgpt_trace.microgpt.parameters import Parameters
-from microgpt_trace.patching.results import tables_of
+from microgpt_trace.patching.patch_results import tables_of
 
 CLEAN, CORRUPT = [17, 3, 44, 3, 60, 0, 29], [17, 3, 8, 3, 60, 0, 29]
 OPTIONS = {"target": 7, "against": 11}

@@ -16,7 +16,7 @@ from microgpt_trace.decoder.catalogue import (
     turned_names,
 )
 from microgpt_trace.microgpt.parameters import Config
-from microgpt_trace.plans import microgpt
+from microgpt_trace.plans import microgpt_plan
 from microgpt_trace.plans.blocks import RowBuilder
 from microgpt_trace.plans.kinds import Add, Linear, Lookup, Norm
 from microgpt_trace.plans.plan import Plan, kind_of, layer_of
@@ -36,8 +36,8 @@ CASES = {
     "plain": (llama, decoder("llama", (), False, False, None)),
     "all biases, tied": (llama, decoder("llama", BIASES, False, True, None)),
     "three biases, norms of q and k, a window": (llama, decoder("llama", BIASES[:3], True, False, 3)),
-    "microGPT": (microgpt, Config()),
-    "2 layers": (microgpt, Config(n_layer=2, n_head=2)),
+    "microGPT": (microgpt_plan, Config()),
+    "2 layers": (microgpt_plan, Config(n_layer=2, n_head=2)),
 }
 
 
@@ -116,7 +116,7 @@ def test_events_in_heads_and_events_that_rope_turns():
 
 
 def test_rows_are_compared_by_identity():
-    plan = microgpt.plan_of(Config())
+    plan = microgpt_plan.plan_of(Config())
     row = plan["layer0.attn.residual"]
     assert row == row
     assert row != replace(row, inputs=row.inputs[::-1])

@@ -17,7 +17,7 @@ from support.terminal import contrast, luminance, rendered
 
 from microgpt_trace import Config, init, load, save, trace
 from microgpt_trace.render.sections import AttentionMatrices, Grid, Section
-from microgpt_trace.render.terminal.attention import print_attention
+from microgpt_trace.render.terminal.attention_printing import print_attention
 from microgpt_trace.render.terminal.matrices import heat, print_grid
 from microgpt_trace.render.terminal.screen import Screen
 from microgpt_trace.render.trace.whole_trace import trace_sections

@@ -31,10 +31,10 @@ from microgpt_trace import (
     trace,
 )
 from microgpt_trace.dumps.stored_arrays import save_arrays
-from microgpt_trace.render.figures.attention import _tiles, attention_picture
-from microgpt_trace.render.figures.curves import loss_picture, stream_picture
+from microgpt_trace.render.figures.attention_figures import _tiles, attention_picture
+from microgpt_trace.render.figures.curve_figures import loss_picture, stream_picture
 from microgpt_trace.render.figures.panel import Panel, Picture, escaped, label_step, minus
-from microgpt_trace.render.figures.predictions import lens_picture, probabilities_picture
+from microgpt_trace.render.figures.prediction_figures import lens_picture, probabilities_picture
 from microgpt_trace.render.figures.saving import content_of, save_picture
 from microgpt_trace.render.shown import picture_of
 from microgpt_trace.timeline.reading import read_timeline

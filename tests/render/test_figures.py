@@ -35,7 +35,7 @@ from microgpt_trace import (
     trace,
 )
 from microgpt_trace.patching.pairs import patch_pairs, read_pairs
-from microgpt_trace.render.figures.attention import weights_of
+from microgpt_trace.render.figures.attention_figures import weights_of
 from microgpt_trace.render.figures.heat import ColorScale, add_bar, draw_heat, signed_scale, write_cells
 from microgpt_trace.render.figures.panel import Panel
 from microgpt_trace.timeline.reading import read_timeline

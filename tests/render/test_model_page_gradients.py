@@ -17,7 +17,7 @@ from support.tiny_models import write_folder
 from support.tiny_tokenizer import write_tokenizer
 
 from microgpt_trace import load
-from microgpt_trace.render.page.recorder import forms_for
+from microgpt_trace.render.page.page_recorder import forms_for
 
 pytestmark = needs_browser
 

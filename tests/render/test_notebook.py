@@ -39,8 +39,8 @@ from microgpt_trace.patching.pairs import patch_pairs, read_pairs
 from microgpt_trace.render.notebook_html import LONG, SAVE_IT
 from microgpt_trace.render.page.page_view import PageView
 from microgpt_trace.render.shown import SHOWN, picture_of, sections_of, view_of
-from microgpt_trace.surveying.comparison import compare_surveys
 from microgpt_trace.surveying.survey import survey
+from microgpt_trace.surveying.survey_comparison import compare_surveys
 from microgpt_trace.timeline.reading import read_timeline
 from microgpt_trace.weights.weights_comparison import compare_weights
 

@@ -14,10 +14,10 @@ from microgpt_trace.render.page.diff_view import ROOM, diff_view
 from microgpt_trace.render.page.page_view import attribution_view, patch_view
 from microgpt_trace.render.page.section_page import section_page
 from microgpt_trace.render.page.timeline_view import MOST_STEPS, timeline_view
-from microgpt_trace.render.results.attribution import attribution_sections
-from microgpt_trace.render.results.comparison import comparison_sections
-from microgpt_trace.render.results.patching import patch_sections
-from microgpt_trace.render.results.timeline import timeline_sections
+from microgpt_trace.render.results.attribution_sections import attribution_sections
+from microgpt_trace.render.results.diff_sections import comparison_sections
+from microgpt_trace.render.results.patching_sections import patch_sections
+from microgpt_trace.render.results.timeline_sections import timeline_sections
 from microgpt_trace.text.printable import on_one_line
 from microgpt_trace.timeline.reading import read_timeline
 

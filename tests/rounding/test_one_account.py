@@ -31,8 +31,8 @@ from microgpt_trace.diagnosis.diagnose import diagnose
 from microgpt_trace.dumps.layouts import OWN, Recorded
 from microgpt_trace.dumps.recording import Recording
 from microgpt_trace.render.numbers import distance
-from microgpt_trace.render.results.comparison import comparison_sections
-from microgpt_trace.render.results.diagnosis import diagnosis_sections
+from microgpt_trace.render.results.diagnosis_sections import diagnosis_sections
+from microgpt_trace.render.results.diff_sections import comparison_sections
 from microgpt_trace.rounding.judging import OVER_THE_PASS
 
 TEXTS = {"plain": (1, *TOKENS), "repeated": (1, *[5] * 9)}

@@ -7,7 +7,7 @@ are written again here.
 import numpy as np
 from support.surveyed_texts import write_texts
 
-from microgpt_trace.decoder.model import Decoder
+from microgpt_trace.decoder.decoder import Decoder
 from microgpt_trace.errors import InputError
 from microgpt_trace.microgpt.model import Model
 from microgpt_trace.models.packs import UNKNOWN, Pack, ReadText

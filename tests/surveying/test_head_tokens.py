@@ -10,7 +10,7 @@ from microgpt_trace import init
 from microgpt_trace.measuring import head_tokens
 from microgpt_trace.measuring.tallies import TopList
 from microgpt_trace.microgpt.documents import default_data
-from microgpt_trace.render.results.survey import survey_sections
+from microgpt_trace.render.results.survey_sections import survey_sections
 from microgpt_trace.surveying import report_heads, survey_files
 from microgpt_trace.surveying.report import report_of
 from microgpt_trace.surveying.state import merge_surveys

@@ -10,7 +10,7 @@ from support.surveys import MANY, set_pack_size, surveyed, values_of
 from support.sweeps import in_sweep
 
 from microgpt_trace import Config, init
-from microgpt_trace.measuring.heads import AttentionMeter
+from microgpt_trace.measuring.attention_meter import AttentionMeter
 from microgpt_trace.measuring.meter import PackLayout
 from microgpt_trace.measuring.streams import FARTHEST
 from microgpt_trace.models.packs import ReadText

@@ -11,8 +11,8 @@ from support.surveys import MANY, surveyed, values_of
 from support.sweeps import in_sweep
 
 from microgpt_trace import init, load, survey, train
-from microgpt_trace.measuring import predictions
-from microgpt_trace.measuring.predictions import AT_ONCE, EXAMPLES, RANKS
+from microgpt_trace.measuring import prediction_meter
+from microgpt_trace.measuring.prediction_meter import AT_ONCE, EXAMPLES, RANKS
 from microgpt_trace.microgpt.documents import held_out
 from microgpt_trace.surveying.report import report_of
 
@@ -43,7 +43,7 @@ def mean(values):
     indirect=["model"],
 )
 def test_parts_tokens_and_documents(model, at_once, monkeypatch, tmp_path):
-    monkeypatch.setattr(predictions, "AT_ONCE", at_once)
+    monkeypatch.setattr(prediction_meter, "AT_ONCE", at_once)
     texts = [*MANY, *("ccba", "bbca", "aacab", "aabbc", "cbcb"), "d", "abcabcabcabca"]
     report = report_of(surveyed(model, texts, tmp_path))
     documents = [(n, predicted(v["logits"], read.targets)) for n, read, v in values_of(model, texts)]

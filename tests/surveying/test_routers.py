@@ -15,7 +15,7 @@ from microgpt_trace import load
 from microgpt_trace.errors import FileFormatError
 from microgpt_trace.measuring.router_meter import RouterMeter, RouterTallies
 from microgpt_trace.measuring.tallies import named
-from microgpt_trace.render.results.survey import survey_sections
+from microgpt_trace.render.results.survey_sections import survey_sections
 from microgpt_trace.surveying.report import report_of
 from microgpt_trace.surveying.shard import units_of
 from microgpt_trace.surveying.state import merge_surveys

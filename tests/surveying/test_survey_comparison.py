@@ -15,10 +15,10 @@ from support.tiny_tokenizer import write_tokenizer
 
 from microgpt_trace import init, load
 from microgpt_trace.errors import InputError
-from microgpt_trace.render.results.survey_comparison import survey_comparison_sections
-from microgpt_trace.surveying.comparison import compare_surveys, relative_distance
+from microgpt_trace.render.results.survey_comparison_sections import survey_comparison_sections
 from microgpt_trace.surveying.report import report_of
 from microgpt_trace.surveying.survey import survey
+from microgpt_trace.surveying.survey_comparison import compare_surveys, relative_distance
 from microgpt_trace.text.json_writing import result_json
 
 TEXTS = ["Ann ran", "a man", "Ann and a hen ran", "rare", "an era near an area", "n"]

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from support.sweeps import in_sweep
 
 import microgpt_trace
-from microgpt_trace.cli.options import settings_of
+from microgpt_trace.cli.common_options import settings_of
 from microgpt_trace.comparison.prompts import read_prompts
 from microgpt_trace.dumps.formats import open_recording
 from microgpt_trace.errors import FileFormatError, InputError

@@ -308,7 +308,7 @@ def test_the_tables_fit_the_screen(log, width, encoding):
 
 
 def test_many_returned_units_are_only_counted(log, timeline, monkeypatch):
-    monkeypatch.setattr("microgpt_trace.render.results.timeline.MOST_RETURNS", 1)
+    monkeypatch.setattr("microgpt_trace.render.results.timeline_sections.MOST_RETURNS", 1)
     output, returned = microgpt("timeline", log).out, sum(len(layer.returned) for layer in timeline.layers)
     print(returned, output)
     assert f"{returned} units were dead for a while" in output

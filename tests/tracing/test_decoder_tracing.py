@@ -10,7 +10,7 @@ from support.tiny_models import TOKENS
 
 from microgpt_trace import Intervention, init, load, trace
 from microgpt_trace.arrays import logits
-from microgpt_trace.decoder import model as of_products
+from microgpt_trace.decoder import decoder as of_products
 from microgpt_trace.errors import InputError
 from microgpt_trace.hooks.bus import HookBus
 from microgpt_trace.interpreter import run as interpreter

@@ -10,7 +10,7 @@ from microgpt_trace import Config, Model, Tokenizer, gradcheck, init, trace
 from microgpt_trace.interpreter import backward as interpreter
 from microgpt_trace.microgpt import operations
 from microgpt_trace.operations import context, elementwise, linear, norm, prediction, scores, softmax
-from microgpt_trace.tracing import slopes
+from microgpt_trace.tracing import central_differences
 
 
 @pytest.fixture
@@ -28,7 +28,7 @@ def scaled(model, factor):
 @pytest.fixture
 def few(monkeypatch):
     """Judge two wrong elements of each tensor, because each takes many passes."""
-    monkeypatch.setattr(slopes, "MANY", 2)
+    monkeypatch.setattr(central_differences, "MANY", 2)
 
 
 def rows_by_name(model, text="emma"):

@@ -12,7 +12,7 @@ import pytest
 from support.sentences import check_microgpt
 
 from microgpt_trace import trace, train
-from microgpt_trace.measuring.norms import NormRows
+from microgpt_trace.measuring.norm_meter import NormRows
 from microgpt_trace.microgpt.model import Schedule, TrainingState
 from microgpt_trace.text.wording import at_most, counted
 from microgpt_trace.tracing.collector import TracedRun

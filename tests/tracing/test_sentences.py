@@ -12,7 +12,7 @@ from support.sweeps import in_sweep
 from support.tiny_models import CASES, TOKENS, random_scales, random_weights, write_folder
 
 from microgpt_trace import Config, Model, Tokenizer, load, trace
-from microgpt_trace.measuring.norms import NormRows
+from microgpt_trace.measuring.norm_meter import NormRows
 from microgpt_trace.microgpt.parameters import Parameters
 from microgpt_trace.plans.plan import Plan
 from microgpt_trace.text.wording import fixed, value_and_limit

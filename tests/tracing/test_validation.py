@@ -8,7 +8,7 @@ from support.documents import valid
 from support.real_model import needs_smollm2
 
 from microgpt_trace import load, save
-from microgpt_trace.decoder import model as shared
+from microgpt_trace.decoder import decoder as shared
 from microgpt_trace.errors import InputError
 from microgpt_trace.interpreter import run as interpreter
 from microgpt_trace.operations import context, norm, rotation, scores, softmax

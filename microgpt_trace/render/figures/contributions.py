@@ -18,7 +18,7 @@ from ...text.printable import shown_token
 from ...text.wording import counted
 from ..characters import token_label
 from ..numbers import finite_or_named, signed
-from ..results.explanation import factor_name, in_one_line, substituted
+from ..results.explanation_sections import factor_name, in_one_line, substituted
 from .heat import add_bar, draw_heat, room_for_crosses, signed_scale
 from .panel import BAR, CHARACTER, COLUMN, LINE, PAGE, Panel, Picture, SignedValue, draw_bars, minus, on_axes
 

@@ -13,8 +13,8 @@ from ...comparison.differences import Comparison
 from ...decoder.catalogue import kind_named, known_row
 from ...plans.kinds import Probabilities, Softmax
 from ...text.printable import shown_token
+from .page_recorder import AROUND, BUDGET
 from .page_view import PageView
-from .recorder import AROUND, BUDGET
 
 PER_NUMBER = 4.6  # characters that a number takes in a page
 ROOM = int((BUDGET * 1e6 - AROUND) / PER_NUMBER)  # numbers of both sides that a page can contain

@@ -11,10 +11,10 @@ from typing import Any
 from ...arrays.stats import Array
 from ...attribution.results import AttributionResult, HeadRole, PositionAttribution, PromptsAttribution
 from ...measuring.definitions import ROLES
-from ...patching.results import PairsResult, PatchResult
+from ...patching.patch_results import PairsResult, PatchResult
 from ...text.frozen import frozen
 from ...text.printable import shown_token
-from ..results.attribution import ROLE_WORDS, SHARES
+from ..results.attribution_sections import ROLE_WORDS, SHARES
 
 
 @frozen(slots=False, eq=False)

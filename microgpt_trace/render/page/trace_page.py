@@ -26,8 +26,8 @@ from ..sections import AttentionMatrices, Section, Words
 from ..trace.whole_trace import trained
 from .markup import Markup, element
 from .page import page
+from .page_recorder import Held
 from .plan_data import events_of, heads_of, parameters_of, picture_of
-from .recorder import Held
 from .section_page import cards, footer, header
 from .static_picture import static_picture
 

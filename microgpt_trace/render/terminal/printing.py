@@ -12,7 +12,7 @@ from rich.text import Text
 from ...text.printable import on_one_line
 from ..characters import dot_plot
 from ..sections import AttentionMatrices, Copyable, DotPlot, Figures, Grid, Labelled, Section, Table, Words
-from .attention import print_attention
+from .attention_printing import print_attention
 from .matrices import print_figures, print_grid
 from .screen import Screen
 from .tables import print_table

@@ -23,7 +23,7 @@ from ...tracing.result import LayerRow, ParameterRow, Trace
 from ..characters import token_label
 from ..numbers import figure, four_decimals, ratio, significant
 from ..sections import AttentionMatrices, Column, Section, Table, Words, fields, name_of, table_section, words
-from .interventions import change_column, layer_change_column
+from .intervention_sections import change_column, layer_change_column
 
 STAGES = {
     "embedding": "Stage 1: Embedding",

@@ -15,8 +15,8 @@ from ...tracing.result import Trace
 from ..numbers import exponent
 from ..sections import Labelled, Section, Words, facts, indented, words
 from .events import backward_sections, experts_sections, layers_section, stage_sections
-from .interventions import before_and_after_section, interventions_section
-from .predictions import generation_sections, lens_sections, prediction_sections
+from .intervention_sections import before_and_after_section, interventions_section
+from .prediction_sections import generation_sections, lens_sections, prediction_sections
 
 MAX_LABELS = 40  # tokens of a production model's input that the header shows
 MAX_TEXT = 200  # characters of the input text that the header shows

@@ -13,7 +13,6 @@ from ...measuring.definitions import ROLES
 from ...measuring.head_tokens import TOKENS
 from ...surveying.figures import FIGURES, Unit
 from ...surveying.imatrix import ImatrixReport
-from ...surveying.predictions import SurveyedPart
 from ...surveying.report import (
     SurveyedEvent,
     SurveyedLayer,
@@ -24,12 +23,13 @@ from ...surveying.report import (
 )
 from ...surveying.report_heads import OFTEN, HeadLooks, SurveyedHead, SurveyedLook
 from ...surveying.state import CUT, Survey, SurveyExample
+from ...surveying.surveyed_predictions import SurveyedPart
 from ...text.printable import shown_token
 from ...text.wording import counted
 from ..numbers import figure, four_decimals, percent, ratio, significant, three_decimals
 from ..sections import Column, Labelled, Section, Table, facts, fields, name_of, table_section, words
 from ..trace.whole_trace import anomalies_section, insights_section
-from .attribution import ROLE_WORDS, most_of_each_role, roles_of_all
+from .attribution_sections import ROLE_WORDS, most_of_each_role, roles_of_all
 
 FEW_LAYERS = 2  # for a model with at most this many layers, all events and heads are shown
 HARDEST = 8  # number of hardest tokens to show

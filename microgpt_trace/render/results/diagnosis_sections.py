@@ -14,7 +14,15 @@ from ...rounding.offers import Offer
 from ...text.wording import abridged, counted
 from ..numbers import distance, two_apart
 from ..sections import Column, Labelled, Section, Words, alarm, facts, indented, table_section, words
-from .comparison import MAX_LISTED, by_reason, few_names, origin_of, place_of, tokens_line, unpaired_sections
+from .diff_sections import (
+    MAX_LISTED,
+    by_reason,
+    few_names,
+    origin_of,
+    place_of,
+    tokens_line,
+    unpaired_sections,
+)
 
 
 def diagnosis_sections(result: DumpDiagnosis, *, verbose: bool = False) -> list[Section]:

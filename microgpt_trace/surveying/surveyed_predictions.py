@@ -7,7 +7,7 @@ import sys
 from copy import deepcopy
 from typing import Any
 
-from ..measuring.predictions import PREDICTIONS, RANKS, PredictionTallies
+from ..measuring.prediction_meter import PREDICTIONS, RANKS, PredictionTallies
 from ..measuring.tallies import gathered, merge_all
 from ..microgpt.model import NOTHING
 from ..text.frozen import frozen

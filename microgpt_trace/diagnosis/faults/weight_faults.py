@@ -20,9 +20,9 @@ from ...plans.plan import Operation, Plan, kind_of, layer_of
 from ..case import Case, Change
 from ..hypothesis import Family, Hypothesis, multiplied
 from .changes import computed, with_instead
-from .elementwise import gated
-from .input import looking_up
-from .rope import in_halves, in_pairs
+from .elementwise_faults import gated
+from .input_faults import looking_up
+from .rope_faults import in_halves, in_pairs
 
 NIBBLES = {  # type -> (first byte of the nibbles, which end a block, and elements per run)
     "Q4_0": (2, 16), "Q4_1": (4, 16), "Q5_0": (6, 16), "Q5_1": (8, 16), "Q4_K": (16, 32), "Q5_K": (48, 32),

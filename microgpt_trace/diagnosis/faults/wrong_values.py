@@ -14,7 +14,7 @@ from ...plans.kinds import Lookup, Rotation, Scores
 from ...rounding.precision import NARROW, PRECISIONS
 from ..case import Case, first_of
 from ..hypothesis import COMBINED, DESCRIBED, NUMBERED, PLAIN, Family, Hypothesis
-from .attention import capped
+from .attention_faults import capped
 
 SHARE = 4  # at most one in SHARE positions (heads, channels) can be an exception
 

@@ -11,11 +11,11 @@ import numpy as np
 
 from ...arrays.stats import Array
 from ...attribution.results import PromptsAttribution
-from ...patching.results import PairsResult, PatchResult, PatchTable, listed_parts, parts_of, tables_of
+from ...patching.patch_results import PairsResult, PatchResult, PatchTable, listed_parts, parts_of, tables_of
 from ...text.wording import counted
 from ..characters import token_label
 from ..numbers import figure, two_decimals
-from ..results.patching import title_of
+from ..results.patching_sections import title_of
 from .heat import ColorScale, add_bar, draw_heat, room_for_crosses, signed_scale, write_cells
 from .panel import BAR, CHARACTER, COLUMN, LINE, PAGE, Panel, Picture, SignedValue, draw_bars, minus, on_axes
 

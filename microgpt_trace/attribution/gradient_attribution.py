@@ -24,8 +24,8 @@ from ..models.language_model import LanguageModel, TraceInput
 from ..patching import attribution_patching as patching
 from ..patching.attribution_patching import DifferentiableRun
 from ..patching.pairs import mean_of
+from ..patching.patch_results import Spot
 from ..patching.points import WHOLE, PatchPoint, point_of
-from ..patching.results import Spot
 from ..plans.kinds import Lookup
 from ..plans.plan import Plan
 from ..progress import Report

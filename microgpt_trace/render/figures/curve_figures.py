@@ -12,7 +12,7 @@ from ...text.printable import shown_token
 from ...timeline.curves import Timeline
 from ...tracing.result import Trace
 from .panel import BLUE, COLUMN, DARK, GREY, ORANGE, PAGE, Panel, Picture, gaps, not_finite, on_axes
-from .predictions import loss_by_position
+from .prediction_figures import loss_by_position
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

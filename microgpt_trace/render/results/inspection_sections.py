@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from ...decoder.model import Decoder
+from ...decoder.decoder import Decoder
 from ...microgpt.model import Model
 from ...progress import unreported
 from ...tracing.inspection import Inspection, inspect_decoder, inspect_microgpt

@@ -11,7 +11,7 @@ from typing import Any
 
 from ...attribution.results import Neuron, PromptsAttribution
 from ...decoder.catalogue import leaving_kinds
-from ...patching.results import (
+from ...patching.patch_results import (
     FEW,
     PairsResult,
     PatchedPair,

@@ -8,7 +8,7 @@ from functools import partial
 from ...grouping import grouped
 from ...plans.plan import kind_of
 from ...text.wording import are, counted
-from ...tracing.slopes import GradientCheck
+from ...tracing.central_differences import GradientCheck
 from ...tracing.validation import Validation, Verdict
 from ..numbers import exponent, figure, ratio
 from ..sections import Column, Section, Table, Words, alarm, fields, name_of, words

@@ -16,7 +16,7 @@ from ...text.wording import are, counted
 from ..characters import token_label
 from ..numbers import figure, four_decimals, signed, two_decimals
 from ..sections import Block, Column, Labelled, Section, SignedBar, Table, Words, fields, name_of, words
-from .comparison import tokens_line
+from .diff_sections import tokens_line
 
 if TYPE_CHECKING:
     from ...surveying.report_heads import SurveyedHead

@@ -23,9 +23,9 @@ from ..text.frozen import frozen
 from ..text.json_writing import in_document
 from ..text.printable import shown_token
 from .figures import FIGURES, Figure
-from .predictions import SurveyedPart
 from .report import SurveyedEvent, SurveyReport, report_of
 from .state import Survey
+from .surveyed_predictions import SurveyedPart
 
 _COMPARED = FIGURES | {
     "token": (Figure("loss", "value", None, "scale"),), "expert": (Figure("share", "value", None, "scale"),)

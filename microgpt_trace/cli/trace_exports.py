@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from ..hooks.event import Phase
     from ..models.language_model import LanguageModel
     from ..render.figures.panel import Picture
-    from ..render.page.recorder import Held
+    from ..render.page.page_recorder import Held
     from ..tracing.result import Trace
     from .trace_options import Request
 
@@ -35,7 +35,7 @@ def traced_for_page(
     """Return the trace that the page shows, the arrays recorded for the page, and the requested trace.
 
     The page of a microGPT shows all gradients. The page of a production model has a maximum size."""
-    from ..render.page.recorder import PageRecorder
+    from ..render.page.page_recorder import PageRecorder
     from ..tracing.collector import narrowed
 
     model = request.model
@@ -156,7 +156,7 @@ def arrays_of_figures(
         if name == "lens" and not options.get("lens"):
             raise InputError("--plot lens needs --lens: the figure shows what --lens measures")
         if name == "attention":
-            from ..render.figures.attention import place_of, weights_of
+            from ..render.figures.attention_figures import place_of, weights_of
 
             try:
                 needed += weights_of(model.hooks.specs, *place_of(plot.place), layers)
@@ -172,7 +172,7 @@ def figures(
     for plot in exports.plots("trace"):
         name, place = plot.name or _default_figure(model), tuple[Any, ...]()
         if name == "attention":
-            from ..render.figures.attention import place_of
+            from ..render.figures.attention_figures import place_of
 
             place = (*place_of(plot.place), layers)
         yield plot.path, draw_by_name(name, result, *place)

@@ -16,7 +16,7 @@ import numpy as np
 
 from ..arrays.encodings import StoredTensor
 from ..arrays.kept_weights import KeptWeights
-from ..arrays.linear import linear, linear_backward
+from ..arrays.products import linear, linear_backward
 from ..arrays.stats import Array
 from ..arrays.threads import MEMORY, available_cores
 from ..errors import InputError, MicrogptError

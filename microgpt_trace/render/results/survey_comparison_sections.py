@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from operator import attrgetter
 
 from ...grouping import grouped
-from ...surveying.comparison import ComparedSurvey, Difference, SurveyComparison
+from ...surveying.survey_comparison import ComparedSurvey, Difference, SurveyComparison
 from ...text.wording import abridged, counted, listed
 from ..numbers import distance, four_decimals, significant, two_apart
 from ..sections import Column, Labelled, Section, facts, fields, indented, name_of, table_section, words

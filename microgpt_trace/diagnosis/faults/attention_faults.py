@@ -18,7 +18,7 @@ from ...plans.plan import Operation, Plan
 from ..case import Case, first_of
 from ..hypothesis import Family, Hypothesis
 from .changes import after, called, computed, fed, of_kind, reading, with_attributes
-from .elementwise import CAPS
+from .elementwise_faults import CAPS
 
 TIMES = (0.125, 0.25, 0.5, 2.0, 4.0, 8.0)  # start values for the factor of the scores
 UNMASKED = 0.05  # scores before the mask are this near to q @ k.T, as a share of the largest score
