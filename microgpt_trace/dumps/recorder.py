@@ -5,12 +5,11 @@ naming/torch_modules.py lists the families of decoders. This file does not impor
 
 from __future__ import annotations
 
-import inspect
 import os
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from functools import partial, wraps
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -18,57 +17,91 @@ import numpy as np
 
 from ..arrays.stats import Array
 from ..errors import InputError
-from ..files import check_target
+from ..files import check_new_folder, check_target, write_into
 from ..naming.engine_names import RETURNED_SECOND, ROUTED, ROUTER, TURNED
 from ..naming.torch_modules import numbered
 from .stored_arrays import write_arrays
-from .torch_decoder import TorchDecoder, expected_events, find_decoder, module_at
+from .torch_decoder import TorchDecoder, expected_events, find_decoder, home_of, module_at
+from .torch_inputs import cached_tokens, check_comparable, check_dropout, describe, mask_of, whole_numbers
 
-_CACHES = ("cache", "past_key_values", "past_key_value")  # names of the argument in versions of transformers
 ROTARY = "apply_rotary_pos_emb"  # the function that rotates q and k, in the Python module of the attention
 _NOWHERE = "attn.scores, attn.head*, probs, loss: no module returns these values"
 
 
 @contextmanager
-def record(model: Any, path: str | os.PathLike[str], *, force: bool = False) -> Iterator[TorchRecording]:
+def record(
+    model: Any, path: str | os.PathLike[str], *, force: bool = False, steps: bool = False
+) -> Iterator[TorchRecording]:
     """Record the forward pass that `model` makes inside the with block, and save the values as safetensors.
 
     `model` has an architecture of the catalogue, with or without a head, and may be inside another module.
     The file contains float32 values [T, width] under our event names, the tokens, and the positions of the
     logits. Narrower types are converted to float32 exactly, and float64 is rounded. The file does not contain
     attn.scores, because no hook can read scores. The heads, probs and loss are also missing, but can be
-    computed from other events. The file contains attn.weights if attention returns weights (eager; before
-    transformers 4.48 only with output_attentions=True).
+    computed from other events. The file contains attn.weights [H, T, S] if attention returns weights (eager;
+    before transformers 4.48 only with output_attentions=True). S counts the keys.
 
-    All arrays stay in memory until the end of the block. After an exception, no file is written. Hooks are
-    always removed. Raises InputError if the model has other modules or active dropout, or if the file exists
-    (unless `force`). Also raises InputError for a pass that cannot be compared with a trace: several texts,
-    padding, cached tokens, or a second pass.
+    With `steps`, record every pass, such as a prefill and the decoding steps of model.generate, or chunks of
+    a prompt. `path` is then a new folder, and pass N is written to stepN.safetensors. The passes may be
+    batches: a batch of B > 1 texts has arrays [B, T, width] and [B, H, T, S], with the rows of padding. Each
+    file also contains whole numbers: input_ids [B, T], position_ids [B, T] if the model uses them, and the
+    attention_mask [B, S] of the caller. For example:
+
+        with record(model, "steps", steps=True):
+            model.generate(ids, max_new_tokens=4)
+
+    The arrays of one pass stay in memory. After an exception, no file is written. Hooks are always removed.
+    `force` overwrites existing files. Raises InputError if the model has other modules or active dropout, or
+    if the file exists (unless `force`). Without `steps`, also raises InputError for a pass that cannot be
+    compared with a trace: several texts, padding, cached tokens, or a second pass.
     """
-    target = Path(path)
-    check_target(target, force, "force=True overwrites it")
-    recording = TorchRecording(find_decoder(model))
-    _check_dropout(model)
-    with ExitStack() as hooks:
-        recording.listen(hooks)
-        yield recording
-    recording.check_complete()
-    write_arrays(
-        target, recording.arrays, text="", tokens=recording.tokens, positions=recording.positions,
-        model=_describe(model) | {"left_out": recording.left_out}, overwrite=force,
-    )  # fmt: skip
+    target, numbers = Path(path), count()
+    if not steps:
+        check_target(target, force, "force=True overwrites it")
+    elif not force:
+        check_new_folder(target)
+
+    def save(recording: TorchRecording) -> None:
+        write_arrays(
+            out / f"step{next(numbers)}.safetensors" if steps else out,
+            recording.arrays | (recording.inputs if steps else {}), text="", tokens=recording.tokens,
+            positions=recording.positions, model=describe(model) | {"left_out": recording.left_out},
+            overwrite=force,
+        )  # fmt: skip
+
+    recording = TorchRecording(find_decoder(model), save, steps)
+    check_dropout(model)
+    with write_into(target, force) if steps else nullcontext(target) as out:
+        with ExitStack() as hooks:
+            recording.listen(hooks)
+            yield recording
+        recording.finish()
+        for old in target.glob("step*.safetensors") if steps else ():  # of a longer recording
+            if not (out / old.name).exists():
+                old.unlink()
 
 
 class TorchRecording:
-    """The recorded arrays by event, the tokens, and the positions of the logits."""
+    """The recorded arrays by event, the tokens of one text, and the positions of the logits. If several
+    passes are recorded, these belong to the pass that runs now, or to the last pass."""
 
-    def __init__(self, decoder: TorchDecoder) -> None:
+    def __init__(self, decoder: TorchDecoder, save: Callable[[TorchRecording], None], steps: bool) -> None:
+        self._decoder, self._save, self._steps = decoder, save, steps
+        self._reset()
+
+    def _reset(self) -> None:
+        """Forget the last pass."""
         self.arrays: dict[str, Array] = {}
-        self.tokens: tuple[int, ...] = ()
+        self.inputs: dict[str, Array] = {}  # input_ids, attention_mask and position_ids, as whole numbers
         self.positions: tuple[int, ...] = ()
-        self._decoder = decoder
+        self._ids = np.zeros((0, 0), np.int64)  # [B, T]
+        self._keys = 0  # T, and the tokens in the cache
         self._layer: int | None = None  # the layer that is being computed
-        self._position_ids: Any = None  # the input of the position embedding, or None
+
+    @property
+    def tokens(self) -> tuple[int, ...]:
+        """The tokens of the text, or () for a batch of several texts."""
+        return tuple(self._ids[0].tolist()) if len(self._ids) == 1 else ()
 
     @property
     def left_out(self) -> list[str]:
@@ -87,9 +120,9 @@ class TorchRecording:
         ]
         return [_NOWHERE, *missing, *(["logits: the head did not run"] if not self.positions else [])]
 
-    def check_complete(self) -> None:
-        """Raise InputError if the model made no forward pass, or skipped a module."""
-        if not self.tokens:
+    def finish(self) -> None:
+        """Save the pass. Raises InputError if the model made no forward pass, or skipped a module."""
+        if not self._ids.size:
             raise InputError("nothing to save: the model made no forward pass inside record()")
         done = {*self.arrays, *({"embed.tok"} if "embed.scaled" in self.arrays else ())}
         missing = [name for name in expected_events(self._decoder) if name not in done]
@@ -98,6 +131,13 @@ class TorchRecording:
                 f"{missing[0]} and {len(missing) - 1} more events were not computed inside record(): the"
                 " pass did not end, or the model does not call all its modules"
             )
+        self._save(self)
+
+    def _start(self) -> None:
+        """If the last pass ended, save the pass, and start the next pass."""
+        if self._steps and self._decoder.last_event in self.arrays:
+            self.finish()
+            self._reset()
 
     def listen(self, hooks: ExitStack) -> None:
         """Add hooks to the decoder. Closing `hooks` removes all hooks."""
@@ -112,7 +152,7 @@ class TorchRecording:
             hooks.callback(module.register_forward_hook(lambda module, args, output: take(output)).remove)
 
         decoder, family = self._decoder, self._decoder.family
-        before(decoder.stack, _check_mask)
+        before(decoder.stack, self._note_mask)
         reads(getattr(decoder.stack, family.embedding[0]), self._note_tokens)
         if family.positions:
             reads(getattr(decoder.stack, family.positions), self._note_positions)
@@ -129,7 +169,7 @@ class TorchRecording:
             returns(layer, self._leave_layer)
         for module in self._distinct(family.attention):
             returns(module, self._take_weights)
-        returns(getattr(decoder.stack, family.norm), partial(self._take, family.outside[family.norm]))
+        returns(getattr(decoder.stack, family.norm), partial(self._take, decoder.last_event))
         if decoder.head is not None:
             reads(decoder.head, self._take_positions)
             returns(decoder.head, partial(self._take, "logits"))
@@ -145,7 +185,7 @@ class TorchRecording:
     def _wrap_rotary(self, hooks: ExitStack) -> None:
         """Replace the global function that rotates q and k, in the Python module of the attention class."""
         attentions = self._distinct(self._decoder.family.attention)
-        for home in {id(home): home for home in map(_home_of, attentions)}.values():
+        for home in {id(home): home for home in map(home_of, attentions)}.values():
             original = getattr(home, ROTARY, None)
             if original is not None:
                 setattr(home, ROTARY, self._saving(original))
@@ -164,39 +204,49 @@ class TorchRecording:
 
         return wrapped
 
+    def _note_mask(self, module: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
+        self._start()
+        mask = mask_of(module, args, kwargs)
+        if mask is not None:
+            self.inputs["attention_mask"] = whole_numbers(mask)
+
     def _note_tokens(self, ids: Any) -> None:
         """Save the tokens, which are the input of the embedding."""
-        if self.tokens:
+        self._start()
+        if self._ids.size:
             raise InputError(
-                "record() expected one forward pass, found a second pass: call model(tokens) once, or"
-                " generate with max_new_tokens=1"
+                "record() expected one forward pass, found a second pass: call model(tokens) once, generate"
+                " with max_new_tokens=1, or use steps=True, which records several complete passes"
             )
-        if ids.ndim != 2 or ids.shape[0] != 1 or not ids.shape[1] or ids.is_floating_point():
-            raise InputError(
-                f"input_ids: expected one text, whole numbers of shape (1, T), found {_dtype(ids)} of shape"
-                f" {tuple(ids.shape)}"
-            )
-        self.tokens = tuple(ids[0].tolist())
+        if ids.ndim != 2 or not ids.numel() or ids.is_floating_point():
+            found = f"{ids.dtype} of shape {tuple(ids.shape)}"
+            raise InputError(f"input_ids: expected whole numbers of shape (B, T), found {found}")
+        self._ids = self.inputs["input_ids"] = whole_numbers(ids)
 
     def _check_tokens(self) -> None:
-        if not self.tokens:
+        if not self._ids.size:
             raise InputError("record() expected input_ids as the model's input, found embeddings")
 
     def _note_positions(self, ids: Any) -> None:
         self._check_tokens()
-        self._position_ids = ids
+        self.inputs["position_ids"] = np.broadcast_to(whole_numbers(ids), self._ids.shape)
 
     def _enter_layer(self, index: int, module: Any, args: Any, kwargs: Any) -> None:
         self._layer = index
         self._check_tokens()
-        if index == 0:
-            _check_start(args, kwargs, self._position_ids, len(self.tokens))
+        if index == 0:  # in every version of transformers, layer 0 receives the cache and the positions
+            cached = cached_tokens(args, kwargs)
+            self._keys = self._ids.shape[1] + cached
+            if kwargs.get("position_ids") is not None:
+                self._note_positions(kwargs["position_ids"])
+            if not self._steps:
+                check_comparable(self.inputs, cached)
 
     def _leave_layer(self, output: Any) -> None:
         self._layer = None
 
     def _take_output(self, events: Sequence[str], heads_first: bool, output: Any) -> None:
-        """Save the output (or the input) of a module: [1, T, ...], or [1, H, T, D] if `heads_first`. Split
+        """Save the output (or the input) of a module: [B, T, ...], or [B, H, T, D] if `heads_first`. Split
         the output if it contains several events. A router also returns the shares and the numbers of the
         chosen experts."""
         if self._layer is None:  # the module was called outside the layers
@@ -224,88 +274,51 @@ class TorchRecording:
         yield from zip(events, tensor.split([count * width for count in heads], -1), strict=True)
 
     def _take_weights(self, output: Any) -> None:
-        """Save the attention weights [1, H, T, T], the second output of eager attention."""
-        weights, length = (output[1] if isinstance(output, tuple) else None), len(self.tokens)
-        shape = tuple(getattr(weights, "shape", ()))
-        if self._layer is not None and shape[-2:] == (length, length):
-            self._keep(numbered(RETURNED_SECOND, self._layer), _values(weights)[0])
+        """Save the attention weights [B, H, T, keys], the second output of eager attention."""
+        weights = output[1] if isinstance(output, tuple) else None
+        if self._layer is None or getattr(weights, "shape", ())[2:3] != self._ids.shape[1:]:
+            return
+        array = _values(weights)[..., : self._keys]  # a static cache ends with empty places
+        dropped = self._keys - array.shape[-1]  # the cache of a layer with a window drops the first keys
+        self._keep(numbered(RETURNED_SECOND, self._layer), np.pad(array, [(0, 0)] * 3 + [(dropped, 0)]))
 
     def _take_positions(self, normed: Any) -> None:
         """Find the positions of the logits: all positions or the last N, as in the input of the head."""
-        norm = self._decoder.family.outside[self._decoder.family.norm]
-        if norm not in self.arrays:
+        if self._decoder.last_event not in self.arrays:
             raise InputError("record() expected the decoder to run before the head")
-        rows, stream = _values(normed)[0], self.arrays[norm]
-        if not np.array_equal(rows, stream[len(stream) - len(rows) :], equal_nan=True):
+        texts, length = self._ids.shape
+        stream, rows = self.arrays[self._decoder.last_event], _values(normed)
+        first = length - rows.shape[1]
+        if not np.array_equal(rows, stream.reshape(texts, length, -1)[:, first:], equal_nan=True):
             raise InputError("logits_to_keep: expected all positions or the last N, found other positions")
-        self.positions = tuple(range(len(stream) - len(rows), len(stream)))
+        self.positions = tuple(range(first, length))
 
     def _take_final_logits(self, output: Any) -> None:
         """Rename the output of the head to logits.raw if the model scales or caps the logits."""
         logits, raw = getattr(output, "logits", None), self.arrays.get("logits")
-        final = None if logits is None else _values(logits)[0]
-        if raw is not None and final is not None and not np.array_equal(final, raw, equal_nan=True):
+        if raw is None or logits is None:
+            return
+        final = _values(logits).reshape(raw.shape)
+        if not np.array_equal(final, raw, equal_nan=True):
             self.arrays |= {"logits.raw": raw, "logits": final}
 
     def _take(self, name: str, output: Any) -> None:
-        """Save a module's output [1, T, ...], or the first item of a tuple of outputs, as rows [T, width]."""
-        tensor = _first(output)
-        length = len(self.positions if name == "logits" else self.tokens)
-        if tensor.ndim == 2:  # mixtures compute the positions of all texts side by side
-            tensor = tensor[None]
-        if tensor.shape[:2] != (1, length):
-            raise InputError(f"{name}: expected shape (1, {length}, ...), found {tuple(tensor.shape)}")
-        self._keep(name, _values(tensor).reshape(length, -1))
+        """Save a module's output [B, T, ...], or the first item of a tuple of outputs, as rows [T, width]."""
+        tensor, (texts, length) = _first(output), self._ids.shape
+        if name == "logits":
+            length = len(self.positions)
+        if tensor.ndim == 2 and len(tensor) == texts * length:  # mixtures compute all texts side by side
+            tensor = tensor.reshape(texts, length, -1)
+        if tensor.shape[:2] not in ((texts, length), (1, length)):  # positions can be the same for all texts
+            raise InputError(f"{name}: expected shape ({texts}, {length}, ...), found {tuple(tensor.shape)}")
+        self._keep(name, _values(tensor).reshape(len(tensor), length, -1))
 
     def _keep(self, name: str, array: Array) -> None:
+        """Save an array [B, ...], or [1, ...] for all texts. For one text, drop the first axis."""
         if name in self.arrays:
             raise InputError(f"record() expected one forward pass, found {name} a second time")
-        self.arrays[name] = array
-
-
-def _check_dropout(model: Any) -> None:
-    for name, module in model.named_modules():
-        if type(module).__name__ == "Dropout" and module.training and module.p:
-            raise InputError(f"{name} is active dropout of {module.p:.0%}: call model.eval() first")
-
-
-def _home_of(attention: Any) -> Any:
-    """Return the Python module that defines the `forward` method of an attention."""
-    owner = next(kind for kind in type(attention).__mro__ if "forward" in vars(kind))
-    return sys.modules[owner.__module__]
-
-
-def _check_mask(module: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
-    """Raise InputError if the mask hides a token."""
-    names = list(inspect.signature(module.forward).parameters)
-    place = names.index("attention_mask") if "attention_mask" in names else 1
-    mask = kwargs.get("attention_mask", args[place] if len(args) > place else None)
-    if mask is None:
-        return
-    if getattr(mask, "ndim", None) != 2:
-        found = f"shape {tuple(mask.shape)}" if hasattr(mask, "shape") else f"a {type(mask).__name__}"
-        raise InputError(f"attention_mask: expected None, or ones of shape (1, T), found {found}")
-    padding = int((mask == 0).sum())
-    if padding:
-        raise InputError(f"attention_mask: expected no padding, found {padding} zeros; remove the padding")
-
-
-def _check_start(args: Sequence[Any], kwargs: Mapping[str, Any], position_ids: Any, length: int) -> None:
-    """Raise InputError if the cache contains earlier tokens, or positions are not 0, 1, 2 ...
-
-    `args` and `kwargs` are the arguments of layer 0, which receives the cache and the positions in every
-    version of transformers. `position_ids` is the input of the position embedding.
-    """
-    caches = [kwargs[name] for name in _CACHES if kwargs.get(name) is not None]
-    for cache in [*caches, *(arg for arg in args if hasattr(arg, "get_seq_length"))]:
-        if int(cache.get_seq_length() if hasattr(cache, "get_seq_length") else len(cache)):
-            raise InputError("record() expected an empty cache, found a cache with earlier tokens")
-    for positions in (kwargs.get("position_ids"), position_ids):
-        if positions is None:
-            continue
-        found = positions.detach().cpu().numpy()
-        if not np.array_equal(found, np.broadcast_to(np.arange(length), found.shape)):
-            raise InputError(f"position_ids: expected 0 to {length - 1}, found {found.ravel().tolist()}")
+        texts = len(self._ids)
+        self.arrays[name] = array[0] if texts == 1 else np.broadcast_to(array, (texts, *array.shape[1:]))
 
 
 def _first(output: Any) -> Any:
@@ -316,21 +329,3 @@ def _first(output: Any) -> Any:
 def _values(tensor: Any) -> Array:
     """Return a float32 copy of a tensor of any device and dtype."""
     return np.array(tensor.detach().cpu().float().numpy())
-
-
-def _dtype(tensor: Any) -> str:
-    return str(tensor.dtype).removeprefix("torch.")
-
-
-def _describe(model: Any) -> dict[str, Any]:
-    """Return the class, origin, types and versions of the recorded model, as plain data."""
-    config = getattr(model, "config", None)
-    return {
-        "family": "recorded",
-        "class": type(model).__name__,
-        "origin": str(getattr(config, "_name_or_path", "") or type(model).__name__),
-        "dtype": ", ".join(sorted({_dtype(parameter) for parameter in model.parameters()})),
-        "attention": getattr(config, "_attn_implementation", None),
-        "torch": getattr(sys.modules.get("torch"), "__version__", None),
-        "transformers": getattr(sys.modules.get("transformers"), "__version__", None),
-    }

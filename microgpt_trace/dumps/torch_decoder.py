@@ -5,6 +5,7 @@ This file does not import torch.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from itertools import chain
 from typing import Any
@@ -26,6 +27,11 @@ class TorchDecoder:
     layers: Sequence[Any]
     head: Any  # None for a model without a head
     whole: Any  # the module with the stack and the head, or None if the stack is the whole model
+
+    @property
+    def last_event(self) -> str:
+        """The event of the last norm, which the stack computes last."""
+        return self.family.outside[self.family.norm]
 
     def has(self, layer: Any, path: str) -> bool:
         """Return True if a layer has the module at a path, and the module inside that computes first."""
@@ -106,7 +112,7 @@ def expected_events(decoder: TorchDecoder) -> list[str]:
     for i, layer in enumerate(decoder.layers):
         taken = [value.events for value in family.recorded if decoder.has(layer, value.path)]
         expected += [numbered(event, i) for event in chain(*taken)]
-    return [*expected, family.outside[family.norm]]
+    return [*expected, decoder.last_event]
 
 
 def module_at(layer: Any, path: str) -> Any:
@@ -114,3 +120,9 @@ def module_at(layer: Any, path: str) -> Any:
     for name in path.split(".") if path else ():
         layer = None if layer is None else layer._modules.get(name)
     return layer
+
+
+def home_of(attention: Any) -> Any:
+    """Return the Python module that defines the `forward` method of an attention."""
+    owner = next(kind for kind in type(attention).__mro__ if "forward" in vars(kind))
+    return sys.modules[owner.__module__]

@@ -260,7 +260,7 @@ REFUSED = {
     "padding by position": (lambda m: m.model(IDS, torch.tensor([[0, 1, 1, 1, 1, 1, 1]])), "found 1 zeros"),
     "own mask": (
         lambda m: m(IDS, attention_mask=torch.zeros(1, 1, 7, 7)),
-        r"expected None, or ones of shape \(1, T\), found shape \(1, 1, 7, 7\)"),
+        r"expected None, or a mask of shape \(B, S\), found shape \(1, 1, 7, 7\)"),
     "shifted": (lambda m: m(IDS, position_ids=torch.arange(1, 8)[None]), r"expected 0 to 6, found \[1, 2"),
     "some logits": (
         lambda m: m(IDS, logits_to_keep=torch.tensor([0, 2])), "all positions or the last N"),
@@ -268,7 +268,7 @@ REFUSED = {
     "earlier tokens, positions from 0": (
         lambda m: m(IDS, past_key_values=m.earlier, position_ids=torch.arange(7)[None]),
         "found a cache with earlier tokens"),
-    "two passes": (lambda m: (m(IDS), m(IDS)), "expected one forward pass, found a second pass"),
+    "two passes": (lambda m: (m(IDS), m(IDS)), "found a second pass: .* or use steps=True"),
     "generate": (
         lambda m: m.generate(IDS, max_new_tokens=2, do_sample=False, pad_token_id=1, eos_token_id=[]),
         "generate with max_new_tokens=1"),
