@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from os.path import realpath
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -133,13 +133,25 @@ class DumpNaming:
         "--layout", metavar="GLOB=LETTERS",
     )  # fmt: skip
 
-    def names(self) -> "NameMap | None":
-        """Read the file of --map. Raises FileFormatError."""
-        if self.map_file is None:
-            return None
-        from ..naming.user_map import read_map
+    batch: int | None = option("Text of a batch to read, counted from 0.", min=0)
+    padding: str | None = option(
+        "Padding of the texts of a dump without attention mask, such as left:3.", metavar="SIDE:N"
+    )
+    pass_positions: str | None = option(
+        "Positions that each pass of a dump computed, such as 0-4,5,6 for a prefill and two decoding steps.",
+        show_default="each pass goes on where the pass before ended", metavar="LIST",
+    )  # fmt: skip
 
-        return read_map(self.map_file)
+    def names(self) -> "NameMap | None":
+        """Read the file of --map, and the options about passes. Raises FileFormatError and InputError."""
+        passes = {"positions": self.pass_positions, "batch": self.batch, "padding": self.padding}
+        given: dict[str, Any] = {name: value for name, value in passes.items() if value is not None}
+        if self.map_file is None and not given:
+            return None
+        from ..naming.user_map import NameMap, pass_choice, read_map
+
+        names = NameMap("the options about passes") if self.map_file is None else read_map(self.map_file)
+        return replace(names, passes=pass_choice(**given)) if given else names
 
     def layouts_by_glob(self) -> dict[str, str]:
         """Read --layout. Raises InputError for unknown letters."""
@@ -196,6 +208,8 @@ def refuse_idle(sides: Sequence[Any], settings: FileSettings, naming: DumpNaming
     if not any(models):
         for name in _settings_given(settings):
             raise InputError(f"{name} is for a model, and neither side is a model")
-    if all(models) and (naming.map_file is not None or naming.layouts):
-        name = "--layout" if naming.map_file is None else "--map"
-        raise InputError(f"{name} is for a dump, and neither side is a dump")
+    given: dict[str, Any] = {"--map": naming.map_file, "--layout": naming.layouts, "--batch": naming.batch}
+    given |= {"--padding": naming.padding, "--pass-positions": naming.pass_positions}
+    for name, value in given.items():
+        if all(models) and value is not None and value != []:
+            raise InputError(f"{name} is for a dump, and neither side is a dump")

@@ -223,6 +223,7 @@ def _common_shape(name: str, stored: Sequence[Recorded], length: int) -> Shape:
 
 def _candidates(name: str, recorded: Recorded, length: int) -> list[Shape]:
     total, stored, layout = math.prod(recorded.shape), recorded.shape, recorded.layout
+    count = length if recorded.rows is None else len(recorded.rows)
     if name == "loss":
         return [()]
     if not total:
@@ -232,9 +233,9 @@ def _candidates(name: str, recorded: Recorded, length: int) -> list[Shape]:
     row = known_row(name)
     square = (length, length) if row is not None and row.causal and length > 1 else ()
     single = math.prod(stored[:-1]) == 1 and len(stored) > 1  # one row, perhaps the last row of several
-    many, rest = divmod(total, length * length if square else length)
+    many, rest = divmod(total, count * length if square else count)
     shapes: list[Shape] = []
-    if not rest and not (single and length > 1) and layout != LAST:
+    if not rest and not (single and count > 1) and layout != LAST:
         shapes.append((many, *square) if square else (length, many))
     if square and not total % length:
         shapes.append((total // length, *square))

@@ -17,6 +17,7 @@ from ..rounding.row_differences import compared_blocks, errors_of
 from ..text.frozen import frozen
 from .evidence import Seen
 from .hypothesis import Family, Hypothesis
+from .pass_schedule import ONE_PASS, PassSchedule
 
 ELEMENTWISE = (Activation, Multiply, Softmax, Probabilities)  # operations without terms that cancel
 Parametric = type[Linear] | type[Norm] | type[Experts]
@@ -43,6 +44,7 @@ class Case:
     judge: Judge
     error: float
     measured: str = ""  # IN_LENGTH if all rows are wrong only by one common factor
+    schedule: PassSchedule = ONE_PASS
 
     @property
     def plan(self) -> Plan:

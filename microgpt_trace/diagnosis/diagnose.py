@@ -19,7 +19,7 @@ from ..comparison.compared_runs import ModelRun, RecordedRun, Unpaired
 from ..comparison.diff import compare
 from ..comparison.pairing import labels_of, open_all, prepare_sides
 from ..comparison.read_tokens import with_tokens
-from ..dumps.recording import Recording
+from ..dumps.recording import Recording, of_model
 from ..errors import InputError
 from ..models.language_model import LanguageModel
 from ..naming.user_map import NameMap
@@ -40,10 +40,12 @@ from .faults import (
     input_faults,
     norm_faults,
     rope_faults,
+    schedule_faults,
     weight_faults,
     wrong_values,
 )
 from .finding import Finding, findings_of, try_all
+from .pass_schedule import ONE_PASS, OtherRun, PassSchedule
 
 Explanation = tuple[list[Finding], list[str]]
 
@@ -51,6 +53,8 @@ Explanation = tuple[list[Finding], list[str]]
 STAGES: tuple[tuple[Generator, ...], ...] = (
     (
         wrong_values.nonfinite, wrong_values.zeros, input_faults.embedding, input_faults.positions,
+        schedule_faults.positions, schedule_faults.keys_and_values, schedule_faults.padding,
+        schedule_faults.other_texts,
         weight_faults.biases, rope_faults.rope, rope_faults.rope_in_every_layer, attention_faults.scale,
         attention_faults.scores_before_rope, attention_faults.grouping, attention_faults.mask,
         attention_faults.softmax, attention_faults.context, elementwise_faults.factors,
@@ -111,16 +115,18 @@ class Diagnosis:
 def diagnose_values(
     model: LanguageModel, tokens: Sequence[int], values: Mapping[str, Array], partial: Partial = NONE, *,
     compute: str | None = None, text_tokens: Sequence[int] | None = None,
+    schedule: PassSchedule = ONE_PASS,
 ) -> Diagnosis:  # fmt: skip
     """Judge every event of a dump by the dump's own inputs.
 
     `values` are the dump's arrays at all positions, in the shapes of our events. `partial` contains arrays at
     only some positions. Where later events read other positions, these are recomputed. `compute` ("f32",
     "bf16", "f16", "q8") is the precision of the engine. If `compute` is None, the precision is inferred from
-    the values. `text_tokens` are the tokens of the dump's text, by the model's tokenizer. Raises InputError
-    if `compute` is unknown, or if no operation can be judged.
+    the values. `text_tokens` are the tokens of the dump's text, by the model's tokenizer. `schedule`
+    describes the passes of the dump. Raises InputError if `compute` is unknown, or if no operation can be
+    judged.
     """
-    run = _Diagnoser(model, tokens, values, partial)
+    run = _Diagnoser(model, tokens, values, partial, schedule)
     with one_blas_thread(), np.errstate(all="ignore"):
         precision, how = precision_of(compute, run.values, partial)
         operations = list(run.operations(precision))
@@ -147,6 +153,13 @@ def diagnose_values(
 class _Diagnoser(JudgedRun):
     """The judged operations of a dump, with methods that explain the first wrong operation."""
 
+    def __init__(
+        self, model: LanguageModel, tokens: Sequence[int], values: Mapping[str, Array], partial: Partial,
+        schedule: PassSchedule,
+    ) -> None:  # fmt: skip
+        super().__init__(model, tokens, values, partial)
+        self._schedule = schedule
+
     def how(self, precision: Precision, how: str, operations: Sequence[OperationResult]) -> str:
         """Describe where the precision comes from, and how the inputs of products are rounded."""
         rows = [self.plan[operation.name] for operation in operations]
@@ -158,7 +171,8 @@ class _Diagnoser(JudgedRun):
         assert own is not None
         assert operation.error is not None
         expected = judge.plain.output(operation.name, own[1])
-        return Case(operation.name, own[0], expected, own[1], judge, operation.error, operation.measured)
+        about = operation.error, operation.measured, self._schedule
+        return Case(operation.name, own[0], expected, own[1], judge, *about)
 
     def explain(self, precision: Precision, wrong: Sequence[OperationResult]) -> Explanation:
         """Return the findings about the first wrong operation, and the ids of the tested hypotheses."""
@@ -274,12 +288,35 @@ def diagnose(
         raise InputError(
             f"{dumped.origin} has no event of {ours.origin}; draft a map with `microgpt diff --suggest-map`"
         )
+    schedule = _schedule_of(dumped.recording, opened_model, map, layouts or {})
     diagnosis = diagnose_values(
-        opened_model, ours.inputs.tokens, values, partial, compute=compute, text_tokens=expected
-    )
+        opened_model, ours.inputs.tokens, values, partial, compute=compute, text_tokens=expected,
+        schedule=schedule,
+    )  # fmt: skip
     if diagnosis.offer is None:
         diagnosis = _over_the_pass(diagnosis, dumped, ours)
     return DumpDiagnosis(diagnosis, dumped, labels_of(ours.inputs), ours.origin)
+
+
+def _schedule_of(
+    dump: Recording, model: LanguageModel, names: NameMap | None, layouts: Mapping[str, str]
+) -> PassSchedule:  # fmt: skip
+    """Return what is known about the passes of a dump. Other texts of the batch are opened when needed."""
+    texts = dump.texts
+    if texts is None:
+        return PassSchedule(dump.starts)
+
+    def other(number: int) -> OtherRun:
+        assert texts is not None
+        own = of_model(texts.open(number), model)
+        recorded, ours = prepare_sides([own, model], None, own.tokens, names, layouts)
+        assert isinstance(recorded, RecordedRun)
+        run = JudgedRun(model, own.tokens or (), *recorded.whole_and_partial(ours.names))
+        return OtherRun(run, np.array(texts.rows))
+
+    padding = 0 if not texts.rows else 1 + texts.rows[-1] - len(texts.rows)
+    others = {number: bind(other, number) for number in range(texts.count) if number != texts.chosen}
+    return PassSchedule(dump.starts, padding, bind(other, texts.chosen) if padding else None, others)
 
 
 def _over_the_pass(diagnosis: Diagnosis, dumped: RecordedRun, ours: ModelRun) -> Diagnosis:

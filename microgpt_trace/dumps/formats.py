@@ -19,14 +19,15 @@ import numpy as np
 from ..arrays.stats import Array
 from ..errors import FileFormatError, InputError
 from ..naming.event_names import Meaning, architecture_of, meaning_of, without_suffix
-from ..naming.user_map import OWN, MapEntry, NameMap, sliced_shape
+from ..naming.user_map import OWN, MapEntry, NameMap, PassChoice, sliced_shape
 from ..text.brief import brief
 from ..text.json_reading import from_json
 from ..text.wording import abridged
 from ..untrusted_files import beginning, check_regular, reading, sentences, whole_numbers
 from .aprt import is_aprt, open_aprt
 from .layouts import NO_EVENT, Leftover, Recorded
-from .recording import Recording, agreed
+from .passes import joined, numbered_passes
+from .recording import Recording, TextBatch, agreed
 from .stored_arrays import (
     ARRAYS_FORMAT,
     NPY_MAGIC,
@@ -78,6 +79,28 @@ def open_recording(path: Path, names: NameMap | None = None) -> Recording:
 
     Raises FileFormatError if the file is damaged or not a dump, and InputError if the map does not fit.
     """
+    choice = PassChoice() if names is None else names.passes
+    with reading(path):
+        inside = numbered_passes([own.name for own in path.iterdir()]) if path.is_dir() else []
+    return _as_one(path, [_open(path / name, names) for name in inside] or [_open(path, names)], choice)
+
+
+def _as_one(path: Path, passes: Sequence[Recording], choice: PassChoice) -> Recording:
+    """Join passes. If names are read again, as those of an architecture or as they stand, join them again."""
+    result = joined(path, passes, choice)
+    if result is passes[0]:
+        return result
+
+    def read_as(architecture: str) -> Recording:
+        return _as_one(path, [one.read_as(architecture) if one.read_as else one for one in passes], choice)
+
+    def by_name() -> Recording:
+        return _as_one(path, [one.by_name() if one.by_name else one for one in passes], choice)
+
+    return replace(result, read_as=read_as, by_name=by_name)
+
+
+def _open(path: Path, names: NameMap | None) -> Recording:
     with reading(path):
         if path.is_dir():
             return _open_folder(path, names)
@@ -140,7 +163,8 @@ def _open_safetensors(path: Path, names: NameMap | None) -> Recording:
         for key in ("tokens", "positions")
         if key in metadata
     }
-    recording = _recording(path, "arrays of a trace", arrays, names, layout=OWN, tokens=stored.get("tokens"))
+    tokens = stored.get("tokens") or None  # none for a batch of several texts
+    recording = _recording(path, "arrays of a trace", arrays, names, layout=OWN, tokens=tokens)
     model = _from_json(metadata.get("model", "null"))
     left_out = model.get("left_out", []) if isinstance(model, dict) else []  # set by `record`
     missing = [f"left out: {s}" for s in sentences(f"{path}: metadata model: left_out", left_out)]
@@ -176,6 +200,7 @@ def _recording(
         raise FileFormatError(f"{path}: expected a dump of tensors, found none")
     read_as = partial(_recording, path, kind, arrays, names, layout=layout, tokens=tokens, notes=notes)
     architecture = architecture or architecture_of([array.name for array in arrays])
+    batch = _batch(arrays)
     token_sources: list[tuple[str, Sequence[int] | None]] = [(str(path), tokens)]
     if names is not None:
         token_sources.append((names.origin, names.tokens))
@@ -194,13 +219,39 @@ def _recording(
     return Recording(
         str(path), kind, tensors, agreed("tokens", token_sources), leftovers=(*leftovers, *others),
         notes=tuple(notes), read_as=lambda architecture: read_as(architecture=architecture),
+        by_name=partial(_by_name, path, kind, arrays, batch), batch=batch,
     )  # fmt: skip
+
+
+def _by_name(path: Path, kind: str, arrays: Sequence[StoredArray], batch: TextBatch | None) -> Recording:
+    """Return a recording in which each tensor has its own name, in the order of the file."""
+    readable = [array for array in arrays if array.kind != "other"]
+    tensors = {array.name: replace(_recorded(array, _UNKNOWN), layout=OWN) for array in readable}
+    return Recording(str(path), kind, tensors, batch=batch)
+
+
+def _batch(arrays: Sequence[StoredArray]) -> TextBatch | None:
+    """Return the tokens and the attention mask of a batch of several texts, or of a text with a mask."""
+    whole = {_last_word(array): array for array in arrays if array.kind == "whole" and len(array.shape) == 2}
+    ids = next((whole[name] for name in _TOKENS if name in whole), None)
+    mask = whole.get("attention_mask")
+    if ids is None or not 0 < ids.shape[0] * ids.shape[1] <= _MAX_TOKENS:
+        return None
+    if not any(array.kind == "floating" and array.shape[:1] == ids.shape[:1] for array in arrays):
+        return None  # no array has an axis of the texts
+    if mask is not None and (mask.shape[0] != ids.shape[0] or mask.shape[1] < ids.shape[1]):
+        expected = f"expected an attention mask of {list(ids.shape)} or more keys, as {ids.name}"
+        raise FileFormatError(f"{mask.name}: {expected}, found {list(mask.shape)}")
+    return TextBatch(ids.read(), None if mask is None else mask.read() != 0)
+
+
+def _last_word(array: StoredArray) -> str:
+    return re.split(r"[./]", without_suffix(array.name).lower())[-1]
 
 
 def _token_ids(array: StoredArray) -> tuple[int, ...] | None:
     """Return the token ids of an array [T] or [1, T] with a name like "ids", or None for other arrays."""
-    name = re.split(r"[./]", without_suffix(array.name).lower())[-1]
-    length = array.shape[-1] if array.shape else 0
+    name, length = _last_word(array), array.shape[-1] if array.shape else 0
     is_list = array.kind == "whole" and array.shape in ((length,), (1, length))
     if name not in _TOKENS or not is_list or not 0 < length <= _MAX_TOKENS:
         return None

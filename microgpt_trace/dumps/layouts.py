@@ -125,10 +125,11 @@ def fit(
     """
     expected = _expected(name, recorded, shapes)
     if recorded.layout == OWN:
-        reading, rows = _own(name, recorded, expected, positions)
+        reading, rows = _own(name, recorded, expected, None if recorded.rows else positions)
     else:
         reading = _the_reading(name, recorded, expected, _head_dims(name, recorded, shapes, head_dim))
         rows = (reading.last_of - 1,) if reading.last_of > 1 else None
+    rows = recorded.rows or rows
     array = recorded.read().reshape(reading.axes).transpose(reading.order).reshape(reading.shape)
     notes = _reading_notes(recorded.shape, reading)
     if recorded.by_head:
@@ -155,9 +156,12 @@ def _expected(name: str, recorded: Recorded, shapes: Shapes) -> Shape:
             raise InputError(f"{recorded.source}: this model has no event {event!r}")
         if recorded.beside and len(shapes[event]) != 2:
             raise InputError(f"{recorded.source}: {event} cannot be a part of a fused tensor")
-    if not recorded.beside:
-        return shapes[name]
-    return shapes[name][0], sum(shapes[event][1] for event in recorded.beside)
+    expected = shapes[name]
+    if recorded.beside:
+        expected = expected[0], sum(shapes[event][1] for event in recorded.beside)
+    if recorded.rows is not None and len(expected) > 1:
+        expected = *expected[:-2], len(recorded.rows), expected[-1]
+    return expected
 
 
 def _head_dims(name: str, recorded: Recorded, shapes: Shapes, head_dim: int | None) -> Collection[int]:
@@ -251,6 +255,7 @@ class Recorded:
     adjacent: bool = False
     candidates: tuple[str, ...] = ()
     by_head: bool = False
+    rows: tuple[int, ...] | None = None  # the position of each row, or None for all positions
 
 
 @frozen(eq=False)

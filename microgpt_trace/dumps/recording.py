@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import field, replace
+from typing import NamedTuple
 
 import numpy as np
 
@@ -21,12 +22,33 @@ from ..text.printable import quoted
 from .layouts import Fitted, Leftover, Recorded, Shapes, fit
 
 
+class TextBatch(NamedTuple):
+    """The tokens of a batch of B texts, [B, t], and the attention mask of all keys so far, [B, S], or None if
+    the dump has no mask."""
+
+    ids: Array
+    mask: Array | None
+
+
+@frozen(eq=False)
+class Texts:
+    """The texts of a batch. The recording has the text with the number `chosen`, whose rows in the dump are
+    `rows`. `open` opens a text with its padding."""
+
+    count: int
+    chosen: int
+    rows: tuple[int, ...]
+    open: Callable[[int], Recording]
+
+
 @frozen(slots=False, eq=False)
 class Recording:
     """The contents of a dump under the names of our events, without gradients and updates.
 
     `statistics` contains the events of a JSON document, with or without arrays. `positions` lists the
-    position of each row of logits and probs, or is None if the dump lacks this list.
+    position of each row of logits and probs, or is None if the dump lacks this list. `batch` is set if the
+    arrays still have all texts of a batch, or padding. `texts` is set after one text was cut out. `starts`
+    lists the first position of each pass, if the recording consists of several passes.
     """
 
     origin: str
@@ -38,6 +60,10 @@ class Recording:
     leftovers: tuple[Leftover, ...] = ()
     notes: tuple[str, ...] = ()
     read_as: Callable[[str], Recording] | None = None  # reads names as those of an architecture
+    by_name: Callable[[], Recording] | None = None  # gives each tensor its own name instead of an event
+    batch: TextBatch | None = None
+    starts: tuple[int, ...] = ()
+    texts: Texts | None = None
 
     def values_of(
         self, name: str, model: LanguageModel, length: int, alone: bool = False

@@ -32,6 +32,7 @@ else:
     import tomli as tomllib
 
 _MAX_BYTES, _MAX_DOTS = 1 << 20, 1 << 24
+_MAX_ROWS, _POSITION = 1 << 20, re.compile("[0-9]{1,9}")
 _BOUND = re.compile(r"([+-]?[0-9]{1,18})?")
 Index = tuple[int | slice, ...]
 OWN = "own"  # the layout of a tensor with our shape and order of axes
@@ -58,12 +59,23 @@ class MapEntry:
 
 
 @frozen
+class PassChoice:
+    """What a user says about the passes of a dump: the positions of the rows of each pass, the number of a
+    text of a batch, and the padding, such as ("left", 3). None stands for what the dump itself says."""
+
+    positions: tuple[tuple[int, ...], ...] | None = None
+    text: int | None = None
+    padding: tuple[str, int] | None = None
+
+
+@frozen
 class NameMap:
-    """The lines of a map, and the tokens of the dump if the map lists tokens."""
+    """The lines of a map, the tokens of the dump if the map lists tokens, and what is said about passes."""
 
     origin: str
     entries: tuple[MapEntry, ...] = ()
     tokens: tuple[int, ...] | None = None
+    passes: PassChoice = PassChoice()
 
     def match(self, names: Sequence[str], dump: str) -> list[MapEntry]:
         """Return a line for each tensor of the dump that belongs to an event. Layer numbers replace {i}.
@@ -89,16 +101,47 @@ class NameMap:
 def read_map(path: Path) -> NameMap:
     """Read a map from a TOML file. Raises FileFormatError with the key of a wrong line."""
     content = _read_toml(path)
-    unknown = [key for key in content if key not in ("tokens", "events")]
+    known = ("tokens", "events", "positions", "batch", "padding")
+    unknown = [key for key in content if key not in known]
     if unknown:
-        raise FileFormatError(f"{path}: expected only tokens and [events], found {brief(unknown[0])}")
+        raise FileFormatError(f"{path}: expected only {', '.join(known)}, found {brief(unknown[0])}")
     events = content.get("events", {})
     if not isinstance(events, dict):
         raise FileFormatError(f"{path}: events: expected a table [events], found {brief(events)}")
     entries = tuple(_entry(path, event, line) for event, line in events.items())
     tokens = content.get("tokens")
     ids = None if tokens is None else whole_numbers(f"{path}: tokens", tokens, some=True)
-    return NameMap(str(path), entries, ids)
+    said = {key: content[key] for key in known[2:] if key in content}
+    wrong = [key for key, value in said.items() if type(value) is not (int if key == "batch" else str)]
+    if wrong:
+        expected = "a whole number" if wrong[0] == "batch" else 'a text such as "0-4,5,6" or "left:3"'
+        raise FileFormatError(f"{path}: {wrong[0]}: expected {expected}, found {brief(said[wrong[0]])}")
+    return NameMap(str(path), entries, ids, pass_choice(**said))
+
+
+def pass_choice(
+    positions: str | None = None, batch: int | None = None, padding: str | None = None
+) -> PassChoice:
+    """Return what options or a map say about the passes of a dump. Raises InputError for other texts.
+
+    >>> pass_choice("0-4,5", padding="left:3")
+    PassChoice(positions=((0, 1, 2, 3, 4), (5,)), text=None, padding=('left', 3))
+    """
+    ranges = [] if positions is None else [part.strip().split("-") for part in positions.split(",")]
+    if not all(len(own) < 3 and all(map(_POSITION.fullmatch, own)) for own in ranges) or any(
+        not int(own[0]) <= int(own[-1]) < int(own[0]) + _MAX_ROWS for own in ranges
+    ):
+        expected = "expected the positions of each pass, such as 0-4,5,6"
+        raise InputError(f"pass positions: {expected}, found {brief(positions)}")
+    match = re.fullmatch(r"(left|right):([0-9]{1,9})", padding or "left:1")
+    if match is None:
+        raise InputError(
+            f'padding: expected the side and the number of rows, such as "left:3", found {padding!r}'
+        )
+    return PassChoice(
+        tuple(tuple(range(int(own[0]), int(own[-1]) + 1)) for own in ranges) or None,
+        batch, None if padding is None else (match[1], int(match[2])),
+    )  # fmt: skip
 
 
 def sliced_shape(index: Index, shape: Sequence[int], what: str) -> tuple[int, ...]:

@@ -141,8 +141,12 @@ def positions(case: Case) -> Iterator[Hypothesis]:
     ways = [(np.arange(length) + by, f"your positions begin at {by}, not at 0") for by in (1, -1, 2)]
     for used, claim in (*ways, (late(length), f"your positions are {LATE}")):
         if _table(case, "positions"):
-            plan = computed(case.plan, looking_up("positions"), bind(_of_positions, used))
-            yield Hypothesis("position-offset", claim, plan)
+            yield Hypothesis("position-offset", claim, at_positions(case, used))
+
+
+def at_positions(case: Case, used: Array) -> Plan:
+    """Return the plan that looks up these positions, [T]."""
+    return computed(case.plan, looking_up("positions"), bind(_of_positions, used))
 
 
 def _of_positions(used: Array, row: Operation[Lookup], given: ReferenceInputs) -> Array:

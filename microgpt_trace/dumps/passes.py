@@ -1,0 +1,251 @@
+"""Join the passes of one run, such as a prefill and the decoding steps after it, or chunks of a prompt.
+
+The joined recording has one row for each position of the text, like a recording of a single pass. A row is
+taken from the pass that computed it. Before that, one text of a batch is selected, and padding is cut.
+In shapes, B is the number of texts of a batch, t the number of rows of one pass, and S of keys.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from itertools import accumulate
+from pathlib import Path
+
+import numpy as np
+
+from ..arrays.stats import Array
+from ..decoder.catalogue import known_row
+from ..errors import InputError
+from ..naming.user_map import PassChoice
+from ..plans.kinds import Shape
+from ..plans.plan import over_tokens
+from ..text.wording import abridged, counted
+from .layouts import Leftover, Recorded
+from .recording import Recording, Texts
+
+_PASS = re.compile(r"(?:step|pass|chunk|iter(?:ation)?)[-_=]?([0-9]{1,9})(?:[._-].*)?", re.IGNORECASE)
+_UNCLEAR = "the shapes {} do not show which axis has the positions; name the layout in a map"
+
+
+def numbered_passes(names: Sequence[str]) -> list[str]:
+    """Return the names of files or folders of passes by their numbers, or [] if a name has no such number.
+
+    >>> numbered_passes(["step10", "step2"]), numbered_passes(["step1", "logits.npy"])
+    (['step2', 'step10'], [])
+    """
+    numbers = {name: match for name in names if (match := _PASS.fullmatch(name))}
+    distinct = {int(match[1]) for match in numbers.values()}
+    if not names or len(numbers) < len(names) or len(distinct) < len(names):
+        return []
+    return sorted(names, key=lambda name: int(numbers[name][1]))
+
+
+def row_count(recording: Recording) -> int:
+    """Return the number of rows of a pass: of its tokens, or else the most common length of the last axis but
+    one."""
+    if recording.batch is not None:
+        return recording.batch.ids.shape[1]
+    if recording.tokens:
+        return len(recording.tokens)
+    shapes = [recorded.shape for recorded in recording.tensors.values() if len(recorded.shape) > 1]
+    return Counter(shape[-2] for shape in shapes).most_common(1)[0][0] if shapes else 1
+
+
+# --- One text of a batch ----------------------------------------------------------------------------
+
+
+def of_one_text(recording: Recording, choice: PassChoice, padded: bool = False) -> tuple[Recording, Array]:
+    """Return the recording of one text, without padding unless `padded`, and the rows of the dump that belong
+    to the text. Raises InputError if the dump has several texts and none is chosen, or the choice does not
+    fit."""
+    batch, length = recording.batch, row_count(recording)
+    texts = 1 if batch is None else len(batch.ids)
+    text = choice.text or 0 if texts > 1 else 0
+    if texts > 1 and choice.text is None:
+        raise InputError(
+            f"{recording.origin}: a batch of {texts} texts: choose one with --batch 0 to {texts - 1}"
+        )
+    if not 0 <= text < texts:
+        raise InputError(f"{recording.origin}: expected a text below {texts}, found {text}")
+    keys = None if batch is None or batch.mask is None else np.flatnonzero(batch.mask[text])
+    width = length if batch is None or batch.mask is None else batch.mask.shape[1]
+    if keys is None and choice.padding is not None:
+        side, count = choice.padding
+        if not 0 < count < length:
+            raise InputError(f"{recording.origin}: expected padding below {length} rows, found {count}")
+        keys = np.arange(count, length) if side == "left" else np.arange(length - count)
+    keys = np.arange(width) if keys is None or padded else keys
+    if texts == 1 and len(keys) == width:
+        return recording, np.arange(length)
+    rows = keys[keys >= width - length] - (width - length)  # the last keys belong to the rows of this pass
+    tensors, leftovers = dict[str, Recorded](), list(recording.leftovers)
+    for name, recorded in recording.tensors.items():
+        own = _of_text(recorded, texts, text)
+        axis = _rows_axis(name, [own.shape], [length])
+        if own.shape and axis is None:
+            leftovers.append(Leftover(recorded, _UNCLEAR.format(list(recorded.shape))))
+            continue
+        cut = {} if axis is None else {axis: rows}
+        cut |= {len(own.shape) - 1: keys} if _has_keys(name) and own.shape[-1] == width else {}
+        tensors[name] = _taken(own, cut)
+    ids = recording.tokens if batch is None else tuple(map(int, batch.ids[text]))
+    tokens = None if ids is None else tuple(ids[row] for row in rows)
+    pads = [f"text {text} of a batch of {texts}"] * (texts > 1)
+    pads += [f"{counted(length - len(rows), 'row')} of padding cut"] * (len(rows) < length)
+    result = replace(
+        recording, tensors=tensors, tokens=tokens, batch=None, leftovers=tuple(leftovers),
+        notes=(*recording.notes, "; ".join(pads)),
+    )  # fmt: skip
+    return result, rows
+
+
+def _of_text(recorded: Recorded, texts: int, text: int) -> Recorded:
+    if texts == 1 or recorded.shape[:1] != (texts,):
+        return recorded
+    return replace(recorded, shape=recorded.shape[1:], read=lambda: recorded.read()[text])
+
+
+def _taken(recorded: Recorded, cut: Mapping[int, Array]) -> Recorded:
+    """Return a tensor with only these entries of some axes."""
+    shape = tuple(len(cut[axis]) if axis in cut else size for axis, size in enumerate(recorded.shape))
+
+    def read() -> Array:
+        values = recorded.read()
+        for axis, entries in cut.items():
+            values = values.take(entries, axis=axis)
+        return values
+
+    return replace(recorded, shape=shape, read=read) if shape != recorded.shape else recorded
+
+
+def _has_keys(name: str) -> bool:
+    """Return True for attention scores and weights, whose last axis has an entry for each key."""
+    row = known_row(name)
+    return row is not None and row.causal
+
+
+def _rows_axis(name: str, shapes: Sequence[Shape], lengths: Sequence[int]) -> int | None:
+    """Return the axis with one entry for each row of the pass, in the tensors of all passes, or None if no
+    axis or several axes may be meant."""
+    rank = len(shapes[0])
+    fits = [a for a in range(rank) if all(s[a] == n for s, n in zip(shapes, lengths, strict=True))]
+    inner = [axis for axis in fits if axis < rank - 1]  # the last axis has channels or keys
+    if len(inner) > 1 and (max(lengths) == 1 or rank == 2):
+        return inner[-1]
+    return inner[0] if len(inner) == 1 else fits[0] if not inner and len(fits) == 1 else None
+
+
+# --- Several passes ---------------------------------------------------------------------------------
+
+
+def joined(path: Path, dumps: Sequence[Recording], choice: PassChoice, padded: bool = False) -> Recording:
+    """Return the passes of one text as one recording, without padding unless `padded`. Raises InputError if
+    the positions do not fit."""
+    cut = [of_one_text(one, choice, padded) for one in dumps]
+    passes, lengths = [one for one, _ in cut], [len(rows) for _, rows in cut]
+    texts = _texts(path, dumps, choice, [rows for _, rows in cut])
+    ends = list(accumulate(lengths))
+    positions = [tuple(range(end - n, end)) for n, end in zip(lengths, ends, strict=True)]
+    if choice.positions is not None:
+        if [*map(len, choice.positions)] != lengths:
+            raise InputError(
+                f"{path}: expected positions of passes of {abridged([*map(str, lengths)])} rows, found "
+                f"{abridged([str(len(own)) for own in choice.positions])}"
+            )
+        positions = list(choice.positions)
+    if len(passes) == 1 and positions[0] == tuple(range(lengths[0])):
+        return replace(passes[0], texts=texts) if texts else passes[0]
+    every = sorted({position for own in positions for position in own})
+    of_passes = zip(positions, passes, strict=True)
+    tokens = {p: t for own, one in of_passes if one.tokens for p, t in zip(own, one.tokens, strict=True)}
+    tensors, leftovers = dict[str, Recorded](), list[Leftover]()
+    for name in dict.fromkeys(name for one in passes for name in one.tensors):
+        own = {i: one.tensors[name] for i, one in enumerate(passes) if name in one.tensors}
+        result = _joined_tensor(name, own, positions, passes)
+        leftovers += [result] if isinstance(result, Leftover) else []
+        tensors |= {name: result} if isinstance(result, Recorded) else {}
+    starts = tuple(own[0] for own in positions)
+    shown = [f"{own[0]}" if len(own) == 1 else f"{own[0]} to {own[-1]}" for own in positions]
+    notes = dict.fromkeys(note for one in passes for note in one.notes)
+    left = {own.recorded.source: own for one in passes for own in (*one.leftovers, *leftovers)}
+    return replace(
+        passes[0], origin=str(path), kind=f"{len(passes)} passes, {passes[0].kind}", tensors=tensors,
+        tokens=tuple(tokens[p] for p in every) if every == [*range(len(tokens))] else None,
+        positions=None, leftovers=tuple(left.values()), read_as=None, starts=starts, texts=texts,
+        notes=(f"positions of the passes: {abridged(shown)}", *notes),
+    )  # fmt: skip
+
+
+def _texts(
+    path: Path, dumps: Sequence[Recording], choice: PassChoice, rows: Sequence[Array]
+) -> Texts | None:  # fmt: skip
+    """Return the texts of the batch, or None if the dump has one text without padding."""
+    lengths, count = (
+        [row_count(one) for one in dumps],
+        1 if dumps[0].batch is None else len(dumps[0].batch.ids),
+    )
+    if count == 1 and [*map(len, rows)] == lengths:
+        return None
+    starts = accumulate(lengths[:-1], initial=0)
+    own = np.concatenate([start + part for start, part in zip(starts, rows, strict=True)])
+
+    def open_text(number: int) -> Recording:
+        return joined(path, dumps, replace(choice, text=number, positions=None), padded=True)
+
+    return Texts(count, choice.text or 0, tuple(own.tolist()), open_text)
+
+
+def _joined_tensor(
+    name: str, parts: Mapping[int, Recorded], positions: Sequence[Sequence[int]], passes: Sequence[Recording]
+) -> Recorded | Leftover:
+    """Return the tensor of an event in all passes, or the reason why the passes cannot be joined. `parts` has
+    the tensors by the number of the pass."""
+    first, lengths = next(iter(parts.values())), [len(positions[i]) for i in parts]
+    rows = {i: tuple(positions[i]) for i in parts}
+    axis = _rows_axis(name, [own.shape for own in parts.values()], lengths) if _same_rank(parts) else None
+    if axis is None and over_tokens(name):  # perhaps only some rows of each pass, such as the last
+        rows = {i: tuple(positions[i][p] for p in passes[i].positions or (-1,)) for i in parts}
+        axis = _rows_axis(name, [own.shape for own in parts.values()], [*map(len, rows.values())])
+    if axis is None:
+        what = "one number for each pass" if not first.shape else _UNCLEAR.format(list(first.shape))
+        return Leftover(first, what)
+    of_position = {
+        p: (i, row) for i, own in rows.items() for row, p in enumerate(own)
+    }  # the last pass counts
+    at = sorted(of_position)
+    length, widths = 1 + max(map(max, positions)), {own.shape[-1] for own in parts.values()}
+    keys = _has_keys(name) or (
+        len(widths) > 1 and all(o.shape[-1] > max(positions[i]) for i, o in parts.items())
+    )
+    width = length if keys else first.shape[-1]
+    others = {tuple(n for a, n in enumerate(o.shape[:-1]) if a != axis) for o in parts.values()}
+    if len(others) > 1 or (len(widths) > 1 and not keys):
+        return Leftover(first, "the shapes of the passes do not fit together")
+    shape = tuple(len(at) if a == axis else size for a, size in enumerate((*first.shape[:-1], width)))
+
+    def read() -> Array:
+        arrays = {i: own.read() for i, own in parts.items()}
+        values = np.zeros(shape, np.result_type(*arrays.values()))
+        for row, position in enumerate(at):
+            i, own = of_position[position]
+            one = np.moveaxis(arrays[i], axis, 0)[own]
+            np.moveaxis(values, axis, 0)[row] = _by_key(one, 1 + max(positions[i]), length) if keys else one
+        return values
+
+    whole = len(at) == length
+    return replace(first, shape=shape, read=read, rows=None if whole else tuple(at))
+
+
+def _same_rank(parts: Mapping[int, Recorded]) -> bool:
+    return len({len(own.shape) for own in parts.values()}) == 1
+
+
+def _by_key(row: Array, end: int, length: int) -> Array:
+    """Return the scores or weights of a query, [.., S], as [.., length]. The last key is at position end - 1.
+    A cache may have more places than keys; these come last. It may also have only the last keys."""
+    row = row[..., :end]
+    start = end - row.shape[-1]
+    return np.pad(row, [(0, 0)] * (row.ndim - 1) + [(start, length - end)])
