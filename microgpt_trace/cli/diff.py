@@ -34,6 +34,7 @@ class Sides(Tokens):
         "[TEXT]", "Text for the models to read.",
         show_default="the input of the dump, or the default text of `microgpt trace`",
     )  # fmt: skip
+    model: Path | None = option("Model that wrote both dumps. It judges each operation by its own inputs.")
 
 
 @group(HelpPanel.SHOWN)
@@ -115,6 +116,7 @@ def diff(
         result, shown = _prompts(both, other.prompts, options)
     else:
         options |= {"map": opener.names, "layouts": naming.layouts_by_glob()}
+        options |= {"model": opener.model(sides.model)} if sides.model is not None else {}
         keeper = _keeper(both) if exports.html is not None else None
         result, shown = _runs(both, sides.text, tokens, options | {"watch": keeper}, view)
     give(
@@ -165,11 +167,13 @@ def _runs(
     sides: Sequence[Any], text: str | None, tokens: list[int] | None, options: dict[str, Any], view: View
 ) -> tuple[Any, dict[str, Any]]:
     from ..comparison.diff import diff as compare
+    from ..diagnosis.two_runs import diff_by_model
 
     a, b = sides
     positions, keeper = positions_of(view.positions) or "all", options["watch"]
     with progress("event") as report:
-        result = compare(a, b, text, tokens=tokens, positions=positions, report=report, **options)
+        two = diff_by_model if "model" in options else compare
+        result = two(a, b, text=text, tokens=tokens, positions=positions, report=report, **options)
     shown = {"verbose": view.verbose, "by_position": view.positions is not None}
     return result, {"view": shown, "beside": keeper and {"kept": keeper.pairs, "inputs_of": keeper.inputs_of}}
 

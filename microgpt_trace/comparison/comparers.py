@@ -20,8 +20,9 @@ from ..plans.rope import rope_turns, turn
 from ..rounding.bands import Bands, is_peaked
 from ..rounding.row_differences import RowDifferences, compare_rows, join, with_predictions
 from ..text.frozen import frozen
+from .agreement import AgreementMeter
 from .compared_runs import ComparedRun, RecordedRun
-from .differences import AgreementMeter, EventDifference, difference
+from .differences import EventDifference, difference
 from .routing_comparer import RoutingComparer
 
 

@@ -38,6 +38,7 @@ from .differences import (
     SideSummary,
     jump_of,
 )
+from .own_names import where_apart
 from .pairing import event_specs_of, labels_of, paired_names, prepare_sides
 from .routing_comparer import consequences, explained, following
 
@@ -91,7 +92,7 @@ def diff(
     with one_blas_thread(), np.errstate(all="ignore"):
         precision = _precision(sides, compute) if compute or not bands else PRECISIONS["f32"]
         passes = _rounded_passes(sides, precision) if precision.coarse else None
-        measured, count = (precision, passes.count) if passes else (None, PASSES)
+        measured, count = (precision, passes.count if passes else 0) if precision.coarse else (None, PASSES)
         tolerance = tolerance_of(measured, origin, factor, rtol, atol, count)
         result = compare(sides, names, tolerance, passes, positions, report, watch, judge=factor is None)
         return result if bands or passes else replace(result, offer=_offer(sides, result.first))
@@ -170,7 +171,7 @@ def _compared(
         positions=tuple(chosen_positions(positions, length)) if length else (),
         left_out=left_out, of_statistics=isinstance(comparer, StatisticsComparer),
         unseen=unseen(operations, tolerance.precision), routing=flips,
-        consequences=tuple(name for name in differ if name in after - wrong),
+        consequences=tuple(name for name in differ if name in after - wrong), where=where_apart(sides, first),
     )  # fmt: skip
 
 
@@ -232,14 +233,16 @@ def _first_dump(sides: Sequence[ComparedRun]) -> RecordedRun | None:
 
 
 def _precision(sides: Sequence[ComparedRun], compute: str | None) -> Precision:
-    """Return the precision named `compute`. If `compute` is None, recognise the precision of a dump of the
-    model, and note it beside the dump. Without a dump or a model, the precision is float32."""
-    model, dump = first_model(sides), _first_dump(sides)
-    if compute is not None or model is None or dump is None:
-        return precision_named(compute or "f32")
-    precision, how = precision_of(None, *dump.whole_and_partial(model.names))
-    dump.notes += [f"computes in {precision.name}: {how}"] * precision.narrow
-    return precision
+    """Return the precision named `compute`. If `compute` is None, recognise the precision of each dump, note
+    it beside the dump, and return the coarsest. Without a dump, the precision is float32."""
+    if compute is not None:
+        return precision_named(compute)
+    model, found = first_model(sides), PRECISIONS["f32"]
+    for dump in [side for side in sides if isinstance(side, RecordedRun) and not side.statistics]:
+        precision, how = precision_of(None, *dump.whole_and_partial(model.names if model else dump.names))
+        dump.notes += [f"computes in {precision.name}: {how}"] * precision.narrow
+        found = max(found, precision, key=lambda own: own.unit)
+    return found
 
 
 def _offer(sides: Sequence[ComparedRun], first: str | None) -> Offer | None:
@@ -251,9 +254,12 @@ def _offer(sides: Sequence[ComparedRun], first: str | None) -> Offer | None:
     return offered(run, list(run.operations(PRECISIONS["f32"]))) if run.products(first) else None
 
 
-def _rounded_passes(sides: Sequence[ComparedRun], compute: Precision) -> RoundedPasses:
-    """Prepare passes of the model that round to `compute`. Raises InputError if neither side is a model."""
+def _rounded_passes(sides: Sequence[ComparedRun], compute: Precision) -> RoundedPasses | None:
+    """Prepare passes of the model that round to `compute`, or return None without a model. Raises InputError
+    if only a model can measure the band."""
     model = first_model(sides)
+    if model is None and compute.narrow:
+        return None
     if model is None:
         raise InputError(
             f"--compute {compute.name} needs a model to measure rounding: give a model as one of the two "

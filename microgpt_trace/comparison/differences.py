@@ -7,7 +7,6 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ..arrays.logits import compared_predictions
 from ..arrays.stats import Array, median
 from ..hooks.event import EventSpec
 from ..notebook import in_notebook
@@ -18,6 +17,7 @@ from ..rounding.row_differences import RowDifferences, element_index
 from ..text.brief import one_line
 from ..text.frozen import frozen
 from ..text.json_writing import in_document
+from .agreement import Agreement
 from .compared_runs import Unpaired
 
 GIVEN, RECORDED_EXPERTS = "given its own inputs", "with the recorded experts"
@@ -133,24 +133,6 @@ class Jump:
 
 
 @frozen
-class Agreement:
-    """The agreement of the predictions of two runs.
-
-    The KL divergence of a position is sum p_a log(p_a / p_b), in nats. `mean_kl` and `max_kl` cover the
-    positions where both sides have probabilities, and are NaN if there are no such positions. `unknown`
-    counts the positions where a side predicts no token, because a logit is NaN.
-    """
-
-    positions: int
-    unknown: int
-    same_argmax: int
-    mean_kl: float
-    max_kl: float
-    max_kl_position: int
-    first_other: int | None  # the first position where the most likely tokens differ
-
-
-@frozen
 class SideSummary:
     """A summary of a compared run."""
 
@@ -158,6 +140,20 @@ class SideSummary:
     kind: str
     notes: tuple[str, ...]
     unpaired: tuple[Unpaired, ...]
+
+
+@frozen
+class JudgedSide:
+    """One of two dumps, judged by its own inputs: how many of its operations were judged, which are wrong,
+    the relative `error` of the first, and the causes that explain it."""
+
+    clean: bool
+    judged: int
+    of: int
+    first_wrong: str | None
+    error: float | None
+    wrong: tuple[str, ...]
+    claims: tuple[str, ...]
 
 
 @frozen(slots=False)
@@ -193,6 +189,8 @@ class Comparison:
     unseen: Unseen | None = None  # the differences that the requested precision hides
     routing: tuple[RoutingFlip, ...] = ()  # the positions where the runs choose different experts
     consequences: tuple[str, ...] = ()  # the events that only differ where other experts were chosen before
+    judged: tuple[JudgedSide, ...] = ()  # both dumps, if a model judged their operations
+    where: str = ""  # the heads, rows and channels of `first` that differ, if both sides are dumps
 
     _repr_html_ = in_notebook
 
@@ -313,31 +311,3 @@ def jump_of(events: Sequence[EventDifference]) -> Jump | None:
             jump = Jump(event.name, ratio, before, event.relative)
         before = max(before, event.relative)
     return jump
-
-
-class AgreementMeter:
-    """Measures how the predictions of two runs agree, a few rows of logits at a time."""
-
-    def __init__(self) -> None:
-        self._parts: list[tuple[Array, Array, Array]] = []  # KL; known predictions; equal predictions
-        self._positions: list[int] = []
-
-    def add(self, a: Array, b: Array, positions: Sequence[int]) -> None:
-        """Add the logits of both runs at these positions. `a` and `b` are [n, V]."""
-        with np.errstate(all="ignore"):
-            kl, top = compared_predictions(a, b)
-        known = np.asarray(~(np.isnan(a) | np.isnan(b)).any(axis=1))
-        self._parts.append((kl, known, known & (top[:, 0] == top[:, 1])))
-        self._positions += positions
-
-    def result(self) -> Agreement | None:
-        if not self._positions:
-            return None
-        kl, known, same = map(np.concatenate, zip(*self._parts, strict=True))
-        other, measured = known & ~same, ~np.isnan(kl)
-        worst = int(np.where(measured, kl, -1.0).argmax())
-        mean = float(kl[measured].mean()) if measured.any() else math.nan
-        return Agreement(
-            len(same), int((~known).sum()), int(same.sum()), mean, float(kl[worst]), self._positions[worst],
-            self._positions[int(other.argmax())] if other.any() else None,
-        )  # fmt: skip

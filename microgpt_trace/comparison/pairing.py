@@ -19,6 +19,7 @@ from ..plans.kinds import Shape
 from ..plans.plan import layer_of, over_tokens
 from ..text.brief import token_list
 from .compared_runs import ComparedRun, ModelRun, RecordedRun, first_model, open_source
+from .own_names import named_sides, need_own_names, specs_by_name
 from .read_tokens import NO_TOKENS, TEXT_AND_TOKENS, TokenIds, Tokens, tokens_of, with_tokens
 
 if TYPE_CHECKING:
@@ -41,6 +42,8 @@ def prepare_sides(
     if models and tokens is None and text is None:
         sources, tokens = _with_known_tokens(sources, models[0])
     recordings = [source for source in sources if isinstance(source, Recording)]
+    if not models and text is None and need_own_names(recordings, tokens):
+        return [*named_sides(recordings)]
     if models:
         inputs = _read_by(models, text, tokens)
         _refuse_other_tokens_of(recordings, models[0], inputs[0].tokens)
@@ -171,6 +174,8 @@ def event_specs_of(sides: Sequence[ComparedRun]) -> dict[str, EventSpec]:
     model = first_model(sides)
     if model is not None:
         return {name: spec for name, spec in model.model.hooks.specs.items() if name in model.shapes}
+    if not any(known_row(name) for side in sides for name in side.names):
+        return specs_by_name(sides[0].names)
     names = sorted({name for side in sides for name in side.names}, key=place_of)
     rows = ((name, known_row(name)) for name in names)
     return {n: EventSpec(n, row.stage, layer_of(n), "", causal=row.causal) for n, row in rows if row}

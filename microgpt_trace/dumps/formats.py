@@ -39,6 +39,7 @@ from .stored_arrays import (
 )
 from .trace_document import open_document
 
+_IN_ORDER = (".npz archive", "PyTorch file")  # kinds of files that keep the order of writing
 _TOKENS = ("tokens", "ids", "input_ids", "token_ids")
 _MAX_TOKENS = 1 << 20
 _UNKNOWN = Meaning(reason=NO_EVENT)
@@ -226,8 +227,12 @@ def _recording(
 def _by_name(path: Path, kind: str, arrays: Sequence[StoredArray], batch: TextBatch | None) -> Recording:
     """Return a recording in which each tensor has its own name, in the order of the file."""
     readable = [array for array in arrays if array.kind != "other"]
+    if kind not in _IN_ORDER:
+        readable.sort(key=lambda array: [part.zfill(12) for part in re.split("([0-9]+)", array.name)])
+    order = "in the order of the file" if kind in _IN_ORDER else "sorted by name"
     tensors = {array.name: replace(_recorded(array, _UNKNOWN), layout=OWN) for array in readable}
-    return Recording(str(path), kind, tensors, batch=batch)
+    note = f"compared by the names of its tensors, {order}"
+    return Recording(str(path), kind, tensors, batch=batch, notes=(note,))
 
 
 def _batch(arrays: Sequence[StoredArray]) -> TextBatch | None:

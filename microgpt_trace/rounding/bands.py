@@ -30,6 +30,7 @@ from .row_differences import RowDifferences
 # Relative error of a float32 engine after one layer. In 44 recordings of SmolLM2 by PyTorch (a third with
 # repetitive texts), the distance of every row is at most 0.93 of its band.
 ROUNDING = 1e-5
+UNITS = 8.0  # the same for an engine with 16 bits, in units of its precision, if no model measures the band
 AMPLIFIED = 4.0  # factor for scores, because terms cancel, and for attention weights and other exponentials
 SUMS = 8.0  # number of roundings in a score, which is a sum of many products
 LARGEST = 1e4  # largest score that is not treated as masked
@@ -90,8 +91,11 @@ class Bands:
     ) -> None:
         self.tolerance, self._layers, self.atol = tolerance, layers, tolerance.atol or 0.0
         self._floor = 0.0 if compute is None or compute.into_products else compute.unit
+        precision, self._error, self._unit = tolerance.precision, ROUNDING, PRECISIONS["f32"].unit
+        if precision is not None and precision.narrow and tolerance.factor is None:
+            self._error, self._unit = UNITS * precision.unit, precision.unit
         self._varied = varied
-        self._noise = {-1: 1.0}  # squared noise after each layer, in units of ROUNDING
+        self._noise = {-1: 1.0}  # squared noise after each layer, in units of `_error`
 
     def note(self, spec: EventSpec, values: Sequence[Array]) -> None:
         """Record the magnitude of attention scores, [H, T, S]. Softmax turns the absolute rounding error of a
@@ -101,7 +105,7 @@ class Bands:
             return
         visible = [np.where(causal_mask(*value.shape[-2:]), value, 0) for value in values]
         largest = min(float(np.nanmax(np.abs(scores), initial=0.0)) for scores in visible)
-        own = SUMS * PRECISIONS["f32"].unit * min(largest, LARGEST) / ROUNDING
+        own = SUMS * self._unit * min(largest, LARGEST) / self._error
         self._noise[spec.layer] = self._before(spec.layer) + 1 + own * own
 
     def _before(self, layer: int) -> float:
@@ -121,7 +125,7 @@ class Bands:
         amplified = peaked or isinstance(kind_named(spec), Scores)
         layer = -1 if spec.stage == "embedding" else self._layers if spec.layer is None else spec.layer
         noise = self._noise.get(layer) or self._before(layer) + 1
-        own = ROUNDING * math.sqrt(noise) * (AMPLIFIED if amplified else 1.0)
+        own = self._error * math.sqrt(noise) * (AMPLIFIED if amplified else 1.0)
         if not thirds or tolerance.factor is None:
             return [BandMeasure("", distances, own * everywhere)]
         factor = tolerance.factor * (PEAKED if peaked else 1.0)
@@ -187,7 +191,8 @@ def tolerance_of(
     rtol: float | None = None, atol: float | None = None, passes: int = PASSES,
 ) -> Tolerance:  # fmt: skip
     """Return the requested tolerance with its reason. The default is the tolerance of float32 rounding.
-    `passes` is the number of passes that round to `compute`. `calibrated` names the calibration run."""
+    `passes` is the number of passes that round to `compute`, or 0 without a model. `calibrated` names the
+    calibration run."""
     if rtol is not None or atol is not None:
         reason = f"given: rtol {rtol or 0:g}, atol {atol or 0:g}"
         return Tolerance("given", reason, None, rtol or 0.0, atol or 0.0)
@@ -200,6 +205,9 @@ def tolerance_of(
     if compute is PERTURBED:
         reason = f"{fixed}, or {FACTOR_OF_F32:g} times the largest distance of {passes} perturbed passes"
         return Tolerance("float32", reason, FACTOR_OF_F32)
+    if compute is not None and not passes:
+        error = f"{compute.name} rounding: {UNITS * compute.unit:.1g} of a row after one layer"
+        return Tolerance(compute.name, f"{error}, growing with the root of the depth")
     if compute is not None:
         times = FACTOR * math.sqrt(PASSES / passes) if factor is None else factor
         reason = (

@@ -9,7 +9,7 @@ from itertools import groupby
 from operator import itemgetter
 
 from ...comparison.compared_runs import RecordedRun, Unpaired
-from ...comparison.differences import GIVEN, Agreement, Comparison, EventDifference, RoutingFlip, SideSummary
+from ...comparison.differences import GIVEN, Comparison, EventDifference, RoutingFlip, SideSummary
 from ...decoder.catalogue import kind_named
 from ...dumps.layouts import NO_EVENT
 from ...grouping import grouped
@@ -33,6 +33,7 @@ from ..sections import (
     table_section,
     words,
 )
+from .judged_sections import judged_lines, judged_title, predictions_line
 
 FEW = 64  # a table of more events is shortened without --verbose
 MAX_TOKENS = 40  # largest number of tokens that a header shows
@@ -84,15 +85,20 @@ def _offer(result: Comparison) -> Iterator[Section]:
 
 
 def _verdict(result: Comparison) -> Section:
-    if result.agree:
+    place = "" if result.first is None else place_of(result.event(result.first), result.labels)
+    if result.judged:
+        title, style, blocks = judged_title(result, place), "bold green" if result.agree else "bold red", []
+        blocks += [*map(indented, judged_lines(result))]
+        blocks += [] if result.first is None else [*_divergence(result, result.event(result.first))]
+    elif result.agree:
         title, style, blocks = _agreement(result), "bold green", [*_agreement_details(result)]
     else:
         first = result.event(result.first or "")
         head = "" if first.head is None else f", head {first.head}"
-        title, style = f"First divergence: {place_of(first, result.labels)}{head}", "bold red"
+        title, style = f"First divergence: {place}{head}", "bold red"
         blocks = [*_divergence(result, first)]
     if result.agreement is not None:
-        blocks.append(indented(_predictions(result.agreement)))
+        blocks.append(indented(predictions_line(result.agreement)))
     known = len(result.events) + len(_not_requested(result))
     few = few_names(known, result.a.unpaired, result.b.unpaired)
     return Section(blocks, few + title, style="bold yellow" if few and result.agree else style)
@@ -203,18 +209,6 @@ def _alike(event: EventDifference) -> str:
     return f"{event.alike:,} of {event.count:,} elements not compared: NaN or the same infinity on both sides"
 
 
-def _predictions(agreement: Agreement) -> str:
-    unknown = f" ({agreement.unknown:,} have no prediction: NaN)" if agreement.unknown else ""
-    positions = counted(agreement.positions, "position")
-    same = f"the same token at {agreement.same_argmax:,} of {positions}{unknown}"
-    if math.isnan(agreement.mean_kl):
-        return f"predictions: {same}, no KL because no position has probabilities on both sides"
-    return (
-        f"predictions: {same}, KL {agreement.mean_kl:.2g} on average, at most {agreement.max_kl:.2g} "
-        f"(position {agreement.max_kl_position})"
-    )
-
-
 def _divergence(result: Comparison, first: EventDifference) -> Iterator[Words]:
     if first.expr:
         yield indented(first.expr, "dim")
@@ -224,6 +218,8 @@ def _divergence(result: Comparison, first: EventDifference) -> Iterator[Words]:
     values = f"{b} in the recording, {a} from the recorded inputs" if own else f"A has {a}, B has {b}"
     yield indented(element + values)
     yield indented(f"off by {distance(first.relative)}{_of(first)}; allowed {distance(first.tolerance)}")
+    if result.where:
+        yield indented(result.where)
     count = sum(not event.holds for event in result.events)
     later = f"; {count:,} of {len(result.events):,} events lie beyond their band" if count > 1 else ""
     yield indented(f"{_up_to(result)}{later}")
