@@ -19,7 +19,7 @@ from ..arrays.stats import Array
 from ..errors import InputError
 from ..files import check_new_folder, check_target, write_into
 from ..naming.engine_names import RETURNED_SECOND, ROUTED, ROUTER, TURNED
-from ..naming.torch_modules import numbered
+from ..naming.torch_modules import numbered, of_any_layer
 from .stored_arrays import write_arrays
 from .torch_decoder import TorchDecoder, expected_events, find_decoder, home_of, module_at
 from .torch_inputs import cached_tokens, check_comparable, check_dropout, describe, mask_of, whole_numbers
@@ -200,6 +200,7 @@ class TorchRecording:
                 for name, tensor in zip(TURNED, rotated, strict=True):
                     rows = tensor.transpose(1, 2) if heads == 1 else tensor
                     self._take(numbered(name, self._layer), rows)
+                    self._add_unturned(name, self._layer, rows.shape[2])
             return rotated
 
         return wrapped
@@ -209,6 +210,16 @@ class TorchRecording:
         mask = mask_of(module, args, kwargs)
         if mask is not None:
             self.inputs["attention_mask"] = whole_numbers(mask)
+
+    def _add_unturned(self, turned: str, layer: int, heads: int) -> None:
+        """Append the channels that RoPE does not turn to each head, if the attention rotates only a part."""
+        rows = self._decoder.family.plan.behind(numbered(turned, 0))
+        name, *names = (numbered(of_any_layer(row.name), layer) for row in rows)
+        part, before = self.arrays[name], next((self.arrays[n] for n in names if n in self.arrays), None)
+        if before is not None and before.shape[-1] > part.shape[-1]:
+            rotated, whole = (own.reshape(*own.shape[:-1], heads, -1) for own in (part, before))
+            both = [rotated, whole[..., rotated.shape[-1] :]]
+            self.arrays[name] = np.concatenate(both, axis=-1).reshape(before.shape)
 
     def _note_tokens(self, ids: Any) -> None:
         """Save the tokens, which are the input of the embedding."""

@@ -1,6 +1,7 @@
 """Record models of transformers: every array agrees with our trace of the same folder; and refusals."""
 
 import json
+import sys
 from contextlib import suppress
 
 import numpy as np
@@ -216,6 +217,30 @@ def test_leaves_out_unknown_modules_and_functions_with_the_reason(model, target)
     assert "mlp.act: the activation is not a module" in reasons
     reason = "the attention does not call apply_rotary_pos_emb of its module"
     assert f"attn.q_rope, attn.k_rope: {reason}" in reasons
+
+
+def test_records_whole_heads_of_an_attention_that_rotates_a_slice(target, monkeypatch):
+    """As in StableLM and in GPT-NeoX before transformers 4.48. The judge is the same model without slices."""
+    modeling = transformers.models.gpt_neox.modeling_gpt_neox
+    sizes = {"vocab_size": 61, "hidden_size": 32, "num_key_value_heads": None, "head_dim": None}
+    theirs = of_transformers("GPTNeoX", **SMALL | sizes).eval()  # turns 4 of 16 channels
+    expected = recorded(theirs, target)
+
+    def in_slices(q, k, cos, sin):
+        count = cos.shape[-1]
+        turned = apply_rotary_pos_emb(q[..., :count], k[..., :count], cos, sin)  # noqa: F821
+        return [torch.cat([own, x[..., count:]], -1) for own, x in zip(turned, (q, k), strict=True)]
+
+    class Slicing(modeling.GPTNeoXAttention):
+        def forward(self, *args, **kwargs):
+            return super().forward(*args, **kwargs)
+
+    here = sys.modules[__name__]
+    monkeypatch.setattr(here, "apply_rotary_pos_emb", modeling.apply_rotary_pos_emb, raising=False)
+    monkeypatch.setattr(modeling, "apply_rotary_pos_emb", in_slices)
+    for layer in theirs.gpt_neox.layers:
+        layer.attention.__class__ = Slicing
+    assert_same(recorded(theirs, target.with_name("slices.safetensors")), expected, within=1e-30)
 
 
 def test_other_models_of_the_class_may_run_or_be_recorded_at_the_same_time(model, target, tmp_path, folder):
