@@ -374,6 +374,19 @@ def test_settings_that_a_config_lacks_are_the_defaults_of_transformers(name, mod
     assert replace(bare.config, architecture="") == replace(ours.config, architecture="")
 
 
+@pytest.mark.parametrize("kind", some_of(FIRST, every=5))
+def test_eps_is_read_under_the_name_of_transformers(kind, models, tmp_path):
+    """All tiny models have the default, so a wrong name would change no other test."""
+    folder, theirs, _ = models(FIRST[kind])
+    (name,) = (key for key in theirs.config.to_dict() if re.search("norm.*eps", key))
+    config = json.loads((folder / "config.json").read_text()) | {name: 0.0123}
+    (tmp_path / "model.safetensors").symlink_to(folder / "model.safetensors")
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    found = load(tmp_path).config.norm_eps
+    print(kind, name, found)
+    assert found == 0.0123
+
+
 @pytest.mark.parametrize("kind", [kind for kind in ARCHITECTURES if kind not in ("gpt2", "gpt_neox")])
 def test_the_number_of_key_value_heads_that_a_config_lacks(kind, tmp_path):
     sizes = {"num_attention_heads": 32, "hidden_size": 64, "head_dim": 2, "num_hidden_layers": 1}
