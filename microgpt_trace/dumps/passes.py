@@ -82,13 +82,16 @@ def of_one_text(recording: Recording, choice: PassChoice, padded: bool = False) 
         return recording, np.arange(length)
     rows = keys[keys >= width - length] - (width - length)  # the last keys belong to the rows of this pass
     tensors, leftovers = dict[str, Recorded](), list(recording.leftovers)
+    stored = recording.positions or range(length)  # of logits and probs, which may lack rows
+    found = {row: number for number, row in enumerate(rows.tolist())}
     for name, recorded in recording.tensors.items():
-        own = _of_text(recorded, texts, text)
-        axis = _rows_axis(name, [own.shape], [length])
+        own, few = _of_text(recorded, texts, text), over_tokens(name) and len(stored) < length
+        axis = _rows_axis(name, [own.shape], [len(stored) if few else length])
         if own.shape and axis is None:
             leftovers.append(Leftover(recorded, _UNCLEAR.format(list(recorded.shape))))
             continue
-        cut = {} if axis is None else {axis: rows}
+        entries = np.array([i for i, row in enumerate(stored) if row in found], int) if few else rows
+        cut = {} if axis is None else {axis: entries}
         cut |= {len(own.shape) - 1: keys} if _has_keys(name) and own.shape[-1] == width else {}
         tensors[name] = _taken(own, cut)
     ids = recording.tokens if batch is None else tuple(map(int, batch.ids[text]))
@@ -97,6 +100,7 @@ def of_one_text(recording: Recording, choice: PassChoice, padded: bool = False) 
     pads += [f"{counted(length - len(rows), 'row')} of padding cut"] * (len(rows) < length)
     result = replace(
         recording, tensors=tensors, tokens=tokens, batch=None, leftovers=tuple(leftovers),
+        positions=tuple(found[row] for row in stored if row in found) if recording.positions else None,
         notes=(*recording.notes, "; ".join(pads)),
     )  # fmt: skip
     return result, rows

@@ -95,7 +95,7 @@ def swapped(k, v, start, end):
 
 
 CACHE_FAULTS = {
-    "keys and values of one position earlier": moved(1), "keys of one position earlier": moved(1, values=False),
+    "of one position earlier": moved(1), "keys of one position earlier": moved(1, values=False),
     "values of one position later": moved(-1, keys=False), "not updated": stale, "as zeros": empty,
     "rounded to bfloat16": rounded("bfloat16"), "rounded to float16": rounded("float16"),
 }  # fmt: skip

@@ -138,8 +138,7 @@ def padding(case: Case) -> Iterator[Hypothesis]:
     def change(case: Case, right: Array) -> Array:
         assert schedule.padded is not None
         run, rows = schedule.padded()
-        values = run.plain.output(case.name)
-        return _at(case, values if values.shape[-1] == right.shape[-1] else values[..., rows], rows)
+        return _at(case, run.plain.output(case.name), rows)
 
     yield Hypothesis("padding-read", "attention reads the rows of padding as if they were text", change)
 
@@ -165,5 +164,7 @@ def other_texts(case: Case) -> Iterator[Hypothesis]:
 
 
 def _at(case: Case, values: Array, rows: Array) -> Array:
-    """Return these rows of the values, at the positions of the case."""
+    """Return these rows of the values, at the positions of the case. Of scores and weights, return only the
+    keys of these rows."""
+    values = values[..., rows] if values.ndim == 3 else values
     return values[..., rows if case.positions is None else rows[list(case.positions)], :]
