@@ -26,7 +26,7 @@ from ..operations.by_kind import arithmetic_of
 from ..operations.plan_formulas import Formulas, GradientWay
 from ..plans.plan import Plan, kind_of, over_tokens
 from ..rounding.invariants import sum_bound
-from ..tracing.collector import Collector
+from ..tracing.observers import Collector
 from ..tracing.options import Token
 from ..tracing.trace import trace
 from .elements import Shapes, find_element, place_of

@@ -26,8 +26,8 @@ from ..progress import Report, unreported
 from ..rounding.invariants import OF_SUMS
 from ..selection.token_names import blank_notes, token_argument, token_label, token_of
 from ..text.printable import shown_token
-from ..tracing.collector import Collector
 from ..tracing.findings import Check
+from ..tracing.observers import Collector
 from .attribution_patching import Estimates, default_points, largest_neurons, neurons_of, to_confirm
 from .patch_results import Patched, PatchResult, PathPatched, Spot, Unpatched, confirmed_by
 from .path_patching import Values, path_edits, paths_of

@@ -1,34 +1,20 @@
-"""Collect the events and predictions of a run, and narrow a Trace to a part of its events and arrays."""
+"""Collect the predictions of a run, and narrow a Trace to a part of its events and arrays."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
 from ..arrays.logits import best_tokens, rank_of, used_losses
 from ..arrays.stats import Array, TensorStats
-from ..hooks.event import PHASES, Phase, TraceEvent
+from ..hooks.event import PHASES, Phase
 from ..measuring.norm_meter import NormRows
 from ..models.language_model import LanguageModel, TraceInput
 from ..plans.plan import Plan
 from ..selection.parts import events_named
 from .result import LayerRow, Prediction, Trace, candidate_of
-
-
-class Collector:
-    """A hook that keeps every event it receives, and copies of the arrays of the events in `keep`."""
-
-    def __init__(self, keep: Iterable[str]) -> None:
-        self.events: list[TraceEvent] = []
-        self.arrays: dict[tuple[Phase, str], Array] = {}
-        self._keep = set(keep)
-
-    def __call__(self, event: TraceEvent, value: Array) -> None:
-        self.events.append(event)
-        if event.name in self._keep:
-            self.arrays[event.phase, event.name] = value.copy()
 
 
 class TracedRun(NamedTuple):

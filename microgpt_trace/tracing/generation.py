@@ -18,9 +18,8 @@ from ..operations.pass_state import KVCache
 from ..plans.kinds import Rotation
 from ..rounding.invariants import OF_SHAPES
 from .anomalies import Steps
-from .collector import Collector
 from .findings import Check
-from .observers import Observers
+from .observers import Collector, Observers
 from .options import RUNNERS_UP
 from .result import GeneratedToken, candidate_of
 

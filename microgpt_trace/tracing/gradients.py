@@ -22,10 +22,9 @@ from ..operations.pass_state import PassState
 from ..operations.prediction import known_targets
 from ..selection.token_names import chosen_positions, token_label, token_of
 from ..text.wording import ranges
-from .collector import Collector
 from .findings import Check, TargetGradients, agreement_check
 from .gradient_agreement import ALLOWED, agreement_of_an_event, agreement_of_parameters
-from .observers import Observers
+from .observers import Collector, Observers
 from .options import Token
 from .predicting import Predicted
 from .result import ParameterRow, Prediction, StepSummary

@@ -10,12 +10,12 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from ..arrays.stats import Array
 from ..errors import InputError
 from ..hooks.bus import Hook, Run, Subscription
-from ..hooks.event import PHASES, TraceEvent
+from ..hooks.event import PHASES, Phase, TraceEvent
 from ..models.language_model import LanguageModel, TraceInput
 from .checks import Checker
-from .collector import Collector
 from .findings import Check, Insight
 from .options import TraceOptions
 from .result import Predictions, Trace
@@ -48,6 +48,20 @@ class Asked(NamedTuple):
     inputs: TraceInput
     rows: Sequence[int]
     options: TraceOptions
+
+
+class Collector:
+    """A hook that keeps every event it receives, and copies of the arrays of the events in `keep`."""
+
+    def __init__(self, keep: Iterable[str]) -> None:
+        self.events: list[TraceEvent] = []
+        self.arrays: dict[tuple[Phase, str], Array] = {}
+        self._keep = set(keep)
+
+    def __call__(self, event: TraceEvent, value: Array) -> None:
+        self.events.append(event)
+        if event.name in self._keep:
+            self.arrays[event.phase, event.name] = value.copy()
 
 
 class Observers:
