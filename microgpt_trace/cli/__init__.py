@@ -7,19 +7,22 @@ import gc
 import os
 import signal
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from importlib import import_module
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from .. import __version__
 from ..arrays.threads import VARIABLES
+from ..errors import InputError, MicrogptError, ReaderGone, RunError
+from ..interrupt import EXIT_CODE
 from .option_checks import Command, Program
 from .option_groups import flat
-from .output import exit_code_of
-from .standard_streams import prepare, release
+from .option_rules import counterpart
+from .output import note
+from .standard_streams import drop_output, prepare, release
 
 UNCOLLECTED = 1_000_000  # new objects before a garbage collection; the default costs 10 ms per start
 COMMANDS = (
@@ -74,6 +77,50 @@ def main() -> None:
     code = exit_code_of(lambda: app(standalone_mode=False, prog_name="microgpt"))
     _prepare_exit()
     sys.exit(code)
+
+
+def exit_code_of(command: Callable[[], Any]) -> int:
+    """Call the command and return its exit code. An error prints at most one line."""
+    try:
+        code = command()
+        sys.stdout.flush()
+    except KeyboardInterrupt:
+        return EXIT_CODE
+    except SystemExit as end:
+        code = end.code
+    except ReaderGone:
+        drop_output()
+        return 0
+    except MicrogptError as error:
+        return _fail(str(error), error.exit_code)
+    except OSError as error:
+        if error.filename is not None:
+            return _fail(f"{error.filename}: {error.strerror}", InputError.exit_code)
+        if isinstance(error, FileNotFoundError):  # os.getcwd raises it without the name of a file
+            return _fail("the current folder was deleted; change to another folder", InputError.exit_code)
+        drop_output()
+        return _fail(f"cannot write the output ({error.strerror})", RunError.exit_code)
+    except MemoryError as error:
+        return _fail(f"not enough memory ({error})", RunError.exit_code)
+    except Exception as error:
+        return _fail_or_raise(error)
+    return code if isinstance(code, int) else 0
+
+
+def _fail_or_raise(error: Exception) -> int:
+    """Print an error of Click, or of Typer's copy of Click, on one line. Raise any other error as a bug."""
+    if type(error).__name__ == "Abort":
+        return EXIT_CODE
+    message = getattr(error, "format_message", None)
+    if message is None:
+        raise error
+    text = " ".join(message().split()).rstrip(".")
+    return _fail(counterpart(text) or text, InputError.exit_code)
+
+
+def _fail(message: str, code: int) -> int:
+    note(f"microgpt: {message}")
+    return code
 
 
 def _prepare_exit() -> None:

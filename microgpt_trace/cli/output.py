@@ -1,4 +1,4 @@
-"""Writes results to stdout or --out, notes to stderr, and each error as one line with an exit code."""
+"""Writes results to stdout or --out, and notes to stderr."""
 
 import sys
 from collections.abc import Callable, Iterable, Sequence
@@ -8,17 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from ..errors import FileFormatError, InputError, MicrogptError, ReaderGone, RunError
+from ..errors import FileFormatError, InputError
 from ..files import check_target, write_atomically
-from ..interrupt import EXIT_CODE
 from ..render.documents.schemas import schema_of_document
 from ..text.json_writing import dump, result_json
 from ..text.printable import as_message, in_lines
 from ..untrusted_files import read_json
 from .common_options import HelpPanel
 from .option_groups import flag, group, option
-from .option_rules import counterpart
-from .standard_streams import drop_output
 
 if TYPE_CHECKING:
     from ..render.sections import Section
@@ -147,47 +144,3 @@ def exit_unless(holds: bool) -> None:
 def note(text: str) -> None:
     """Write a note to stderr, on one line."""
     sys.stderr.write(f"{as_message(text)}\n")
-
-
-def exit_code_of(command: Callable[[], Any]) -> int:
-    """Call the command and return its exit code. An error prints at most one line."""
-    try:
-        code = command()
-        sys.stdout.flush()
-    except KeyboardInterrupt:
-        return EXIT_CODE
-    except SystemExit as end:
-        code = end.code
-    except ReaderGone:
-        drop_output()
-        return 0
-    except MicrogptError as error:
-        return _fail(str(error), error.exit_code)
-    except OSError as error:
-        if error.filename is not None:
-            return _fail(f"{error.filename}: {error.strerror}", InputError.exit_code)
-        if isinstance(error, FileNotFoundError):  # os.getcwd raises it without the name of a file
-            return _fail("the current folder was deleted; change to another folder", InputError.exit_code)
-        drop_output()
-        return _fail(f"cannot write the output ({error.strerror})", RunError.exit_code)
-    except MemoryError as error:
-        return _fail(f"not enough memory ({error})", RunError.exit_code)
-    except Exception as error:
-        return _fail_or_raise(error)
-    return code if isinstance(code, int) else 0
-
-
-def _fail_or_raise(error: Exception) -> int:
-    """Print an error of Click, or of Typer's copy of Click, on one line. Raise any other error as a bug."""
-    if type(error).__name__ == "Abort":
-        return EXIT_CODE
-    message = getattr(error, "format_message", None)
-    if message is None:
-        raise error
-    text = " ".join(message().split()).rstrip(".")
-    return _fail(counterpart(text) or text, InputError.exit_code)
-
-
-def _fail(message: str, code: int) -> int:
-    note(f"microgpt: {message}")
-    return code

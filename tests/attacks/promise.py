@@ -22,8 +22,7 @@ from typing import Any
 from support.terminal import BAR, STYLE, controls
 from typer.main import get_command
 
-from microgpt_trace.cli import COMMANDS, build
-from microgpt_trace.cli.output import exit_code_of
+from microgpt_trace.cli import COMMANDS, build, exit_code_of
 
 from .documents import problems_in
 from .surroundings import Stream, alarm, descriptors, peak, surroundings

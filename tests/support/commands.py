@@ -13,8 +13,7 @@ from typing import NamedTuple
 import pytest
 import typer
 
-from microgpt_trace.cli import COMMANDS, build
-from microgpt_trace.cli.output import exit_code_of
+from microgpt_trace.cli import COMMANDS, build, exit_code_of
 from microgpt_trace.cli.standard_streams import Notes, Results
 
 ROOT = Path(__file__).parents[2]
