@@ -135,7 +135,8 @@ class DumpNaming:
 
     batch: int | None = option("Text of a batch to read, counted from 0.", min=0)
     padding: str | None = option(
-        "Padding of the texts of a dump without attention mask, such as left:3.", metavar="SIDE:N"
+        "Padding in a dump without attention mask, such as left:3. The rows of padding have one token.",
+        metavar="SIDE:N",
     )
     pass_positions: str | None = option(
         "Positions that each pass of a dump computed, such as 0-4,5,6 for a prefill and two decoding steps.",

@@ -76,7 +76,12 @@ def of_one_text(recording: Recording, choice: PassChoice, padded: bool = False) 
         side, count = choice.padding
         if not 0 < count < length:
             raise InputError(f"{recording.origin}: expected padding below {length} rows, found {count}")
-        keys = np.arange(count, length) if side == "left" else np.arange(length - count)
+        ids = np.asarray(recording.tokens or ()) if batch is None else batch.ids[text]
+        pads = ids[:count] if side == "left" else ids[-count:]
+        if (
+            len(np.unique(pads)) < 2
+        ):  # padding repeats one token; other dumps of the comparison have no padding
+            keys = np.arange(count, length) if side == "left" else np.arange(length - count)
     keys = np.arange(width) if keys is None or padded else keys
     if texts == 1 and len(keys) == width:
         return recording, np.arange(length)

@@ -18,7 +18,7 @@ def padded(side, pads=3):
     real = [TEXT, (1,) * pads]
     ids, mask = (sum(parts[:: -1 if side == "left" else 1], ()) for parts in (real, [(1,) * 10, (0,) * pads]))
     positions = np.maximum(np.cumsum(mask) - 1, 0)
-    return [ids, OTHER + (4, 5, 6)], [mask, (1,) * 13], [tuple(positions), tuple(range(13))]
+    return [ids, (*OTHER, 4, 5, 6)], [mask, (1,) * 13], [tuple(positions), tuple(range(13))]
 
 
 def run(model, folder, lengths, ids=(TEXT,), mask=None, positions=None):
@@ -37,27 +37,22 @@ def run(model, folder, lengths, ids=(TEXT,), mask=None, positions=None):
 
 @contextmanager
 def faulty_cache(change):
-    """Let attention read other keys and values: `change` gets the keys, the values, and the positions of the
-    pass, and returns keys and values."""
+    """Let attention without a window read other keys and values: `change` gets the keys, the values, and the
+    positions of the pass, and returns keys and values."""
     cache_utils = pytest.importorskip("transformers.cache_utils")
-    kinds = [cache_utils.DynamicLayer, cache_utils.DynamicSlidingWindowLayer]
-    rights = [kind.update for kind in kinds]
+    kind = cache_utils.DynamicLayer
+    right = kind.update
 
-    def wrapped(right):
-        def update(self, keys, values, *args, **options):
-            start = self.get_seq_length() if self.is_initialized else 0
-            keys, values = right(self, keys, values, *args, **options)
-            return change(keys.clone(), values.clone(), start, keys.shape[-2]) if start else (keys, values)
+    def update(self, keys, values, *args, **options):
+        start = self.get_seq_length() if self.is_initialized else 0
+        keys, values = right(self, keys, values, *args, **options)
+        return change(keys.clone(), values.clone(), start, keys.shape[-2]) if start else (keys, values)
 
-        return update
-
-    for kind, right in zip(kinds, rights, strict=True):
-        kind.update = wrapped(right)
+    kind.update = update
     try:
         yield
     finally:
-        for kind, right in zip(kinds, rights, strict=True):
-            kind.update = right
+        kind.update = right
 
 
 def moved(by, keys=True, values=True):

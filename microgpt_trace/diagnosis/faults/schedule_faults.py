@@ -153,7 +153,10 @@ def other_texts(case: Case) -> Iterator[Hypothesis]:
     def cached(open_other: Callable[[], OtherRun], names: Sequence[str], case: Case, right: Array) -> Array:
         run, rows = open_other()
         values = {name: run.plain.value(name)[rows] for name in names}
-        return with_values(case.judge.plain, values).output(case.name, case.positions)
+        later, predicted = case.schedule.passes(len(case.given.tokens)), right.copy()
+        own = range(later[0].start if later else 0, len(case.given.tokens))  # a prefill reads no cache
+        _put(case, predicted, with_values(case.judge.plain, values).output(case.name), own)
+        return predicted
 
     for number, open_other in case.schedule.others.items():
         claim = f"your values are those of text {number} of the batch"
