@@ -22,7 +22,15 @@ from ..naming.engine_names import RETURNED_SECOND, ROUTED, ROUTER, TURNED
 from ..naming.torch_modules import numbered, of_any_layer
 from .stored_arrays import write_arrays
 from .torch_decoder import TorchDecoder, expected_events, find_decoder, home_of, module_at
-from .torch_inputs import cached_tokens, check_comparable, check_dropout, describe, mask_of, whole_numbers
+from .torch_inputs import (
+    adapters_of,
+    cached_tokens,
+    check_comparable,
+    check_dropout,
+    describe,
+    mask_of,
+    whole_numbers,
+)
 
 ROTARY = "apply_rotary_pos_emb"  # the function that rotates q and k, in the Python module of the attention
 _NOWHERE = "attn.scores, attn.head*, probs, loss: no module returns these values"
@@ -66,7 +74,7 @@ def record(
             out / f"step{next(numbers)}.safetensors" if steps else out,
             recording.arrays | (recording.inputs if steps else {}), text="", tokens=recording.tokens,
             positions=recording.positions, model=describe(model) | {"left_out": recording.left_out},
-            overwrite=force,
+            notes=recording.notes, overwrite=force,
         )  # fmt: skip
 
     recording = TorchRecording(find_decoder(model), save, steps)
@@ -94,6 +102,7 @@ class TorchRecording:
         self.arrays: dict[str, Array] = {}
         self.inputs: dict[str, Array] = {}  # input_ids, attention_mask and position_ids, as whole numbers
         self.positions: tuple[int, ...] = ()
+        self.notes: list[str] = []
         self._ids = np.zeros((0, 0), np.int64)  # [B, T]
         self._keys = 0  # T, and the tokens in the cache
         self._layer: int | None = None  # the layer that is being computed
@@ -158,7 +167,8 @@ class TorchRecording:
             reads(getattr(decoder.stack, family.positions), self._note_positions)
         for name in family.embedding:
             module = getattr(decoder.stack, name)
-            scales = hasattr(module, "embed_scale")  # newer versions of Gemma's embedding multiply
+            # newer versions of Gemma's embedding multiply; an adapter has the embedding as base_layer
+            scales = hasattr(getattr(module, "base_layer", module), "embed_scale")
             returns(module, partial(self._take, "embed.scaled" if scales else family.outside[name]))
         for value in family.recorded:
             take = partial(self._take_output, value.events, value.path in family.architecture.heads_first)
@@ -207,6 +217,7 @@ class TorchRecording:
 
     def _note_mask(self, module: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
         self._start()
+        self.notes = adapters_of(self._decoder.whole or self._decoder.stack)
         mask = mask_of(module, args, kwargs)
         if mask is not None:
             self.inputs["attention_mask"] = whole_numbers(mask)
@@ -240,6 +251,9 @@ class TorchRecording:
 
     def _note_positions(self, ids: Any) -> None:
         self._check_tokens()
+        if ids.shape[-1] != self._ids.shape[1]:
+            found = f"{ids.shape[-1]} positions of {self._ids.shape[1]} tokens"
+            raise InputError(f"record() expected a position for each token, found {found}")
         self.inputs["position_ids"] = np.broadcast_to(whole_numbers(ids), self._ids.shape)
 
     def _enter_layer(self, index: int, module: Any, args: Any, kwargs: Any) -> None:

@@ -64,6 +64,14 @@ def check_dropout(model: Any) -> None:
             raise InputError(f"{name} is active dropout of {module.p:.0%}: call model.eval() first")
 
 
+def adapters_of(model: Any) -> list[str]:
+    """Return a note about the active adapters of PEFT, whose modules contain the modules of the model."""
+    wrappers = [own for own in model.modules() if {"base_layer", "original_module"} & own._modules.keys()]
+    active = [own for own in wrappers if not getattr(own, "disable_adapters", False)]
+    names = {name for own in active for name in (*own.active_adapters, *getattr(own, "merged_adapters", ()))}
+    return [f"adapters of PEFT are active: {', '.join(sorted(names))}"] if names else []
+
+
 def describe(model: Any) -> dict[str, Any]:
     """Return the class, origin, types and versions of the recorded model, as plain data."""
     config = getattr(model, "config", None)

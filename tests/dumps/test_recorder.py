@@ -10,6 +10,7 @@ from safetensors import safe_open
 from safetensors.numpy import load_file
 from support.tiny_gpt2 import GPT2S
 from support.tiny_models import TOKENS
+from support.torch_models import torch_model as tiny_model
 
 from microgpt_trace import load, trace
 from microgpt_trace.dumps.formats import open_recording
@@ -200,6 +201,57 @@ def test_records_a_wrapped_model_whose_layers_share_an_activation(model, target,
     assert_same(recorded(Wrapper(model), target), own_events(folder))
 
 
+class LoraLinear(torch.nn.Module):
+    """A Linear inside a module with an adapter, under the names of PEFT."""
+
+    def __init__(self, base, name="default"):
+        super().__init__()
+        self.base_layer, self.active_adapters, self.disable_adapters = base, [name], False
+        self.lora_A = torch.nn.ModuleDict({name: torch.nn.Linear(base.in_features, 2, bias=False)})
+        self.lora_B = torch.nn.ModuleDict({name: torch.nn.Linear(2, base.out_features, bias=False)})
+
+    def forward(self, x):
+        out, (name,) = self.base_layer(x), self.active_adapters
+        return out if self.disable_adapters else out + self.lora_B[name](self.lora_A[name](x))
+
+
+def test_records_the_sum_of_a_module_and_its_adapter_and_says_so(model, target, folder):
+    for layer in model.model.layers:
+        layer.self_attn.q_proj = LoraLinear(layer.self_attn.q_proj)
+        layer.mlp.down_proj = LoraLinear(layer.mlp.down_proj, "mine")
+    queries = []
+    model.model.layers[0].self_attn.q_proj.register_forward_hook(lambda m, args, out: queries.append(out))
+    arrays = recorded(Wrapper(model), target)
+    np.testing.assert_array_equal(arrays["layer0.attn.q"], queries[0][0].detach().numpy())
+    assert distance(arrays["layer0.attn.q"], own_events(folder)["layer0.attn.q"]) > 0.01
+    assert "adapters of PEFT are active: default, mine" in open_recording(target).notes
+    for module in model.modules():
+        module.disable_adapters = True
+    with record(model, target, force=True):
+        model(IDS)
+    assert_same(load_file(target), own_events(folder))
+    assert json.loads(metadata(target)["notes"]) == []
+
+
+def test_an_adapter_of_gemmas_embedding_returns_the_scaled_embedding(target):
+    gemma = tiny_model("gemma3_text")
+    wrapper = torch.nn.Module()
+    wrapper.base_layer = wrapper.forward = gemma.model.embed_tokens
+    wrapper.active_adapters = ["default"]
+    gemma.model._modules["embed_tokens"] = wrapper
+    arrays = recorded(gemma, target)
+    np.testing.assert_array_equal(arrays["embed.scaled"], wrapper.forward(IDS)[0].detach().numpy())
+
+
+def test_records_data_parallel_and_compiled_models(model, target, folder):
+    compiled = torch.nn.Module()
+    compiled._orig_mod, compiled.forward = model, model.forward  # the names of torch.compile
+    for wrapper in (torch.nn.DataParallel(model), compiled):
+        with record(wrapper, target, force=True), torch.no_grad():
+            wrapper(IDS)
+        assert_same(load_file(target), own_events(folder))
+
+
 class OwnAttention(transformers.models.llama.modeling_llama.LlamaAttention):
     """An attention whose forward is not in the Python module of the function that rotates q and k."""
 
@@ -298,6 +350,9 @@ REFUSED = {
         lambda m: m.generate(IDS, max_new_tokens=2, do_sample=False, pad_token_id=1, eos_token_id=[]),
         "generate with max_new_tokens=1"),
     "no pass": (lambda m: None, "made no forward pass inside record"),
+    "a prompt of embeddings": (
+        lambda m: (m.model.embed_tokens(IDS), m(inputs_embeds=torch.zeros(1, 9, 32))),
+        "expected a position for each token, found 9 positions of 7 tokens"),
     "head alone": (lambda m: m.lm_head(torch.zeros(1, 1, 32)), "expected the decoder to run before"),
 }  # fmt: skip
 OF_BOTH = ("embeddings", "padding", "shifted", "earlier tokens", "earlier tokens, positions from 0")
