@@ -235,12 +235,12 @@ def test_records_the_sum_of_a_module_and_its_adapter_and_says_so(model, target, 
 
 def test_an_adapter_of_gemmas_embedding_returns_the_scaled_embedding(target):
     gemma = tiny_model("gemma3_text")
-    wrapper = torch.nn.Module()
-    wrapper.base_layer = wrapper.forward = gemma.model.embed_tokens
-    wrapper.active_adapters = ["default"]
-    gemma.model._modules["embed_tokens"] = wrapper
+    embedding = gemma.model.embed_tokens
+    gemma.model.embed_tokens = adapter = torch.nn.Module()
+    adapter.base_layer, adapter.active_adapters = embedding, ["default"]
+    adapter.forward = lambda ids: embedding(ids)
     arrays = recorded(gemma, target)
-    np.testing.assert_array_equal(arrays["embed.scaled"], wrapper.forward(IDS)[0].detach().numpy())
+    np.testing.assert_array_equal(arrays["embed.scaled"], embedding(IDS)[0].detach().numpy())
 
 
 def test_records_data_parallel_and_compiled_models(model, target, folder):
