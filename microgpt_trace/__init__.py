@@ -14,6 +14,8 @@ if TYPE_CHECKING:  # "X as X" tells type checkers that X is public
     from .certification.certify import certify as certify
     from .comparison.diff import diff as diff
     from .diagnosis.diagnose import diagnose as diagnose
+    from .dumps.record_llama_cpp import record_llama_cpp as record_llama_cpp
+    from .dumps.record_onnx import record_onnx as record_onnx
     from .dumps.recorder import record as record
     from .errors import MicrogptError as MicrogptError
     from .explaining.explain import explain as explain
@@ -79,6 +81,8 @@ _MODULES = {
     "plot_timeline": "render.figures.curve_figures",
     "read_survey": "surveying.survey_files",
     "record": "dumps.recorder",
+    "record_llama_cpp": "dumps.record_llama_cpp",
+    "record_onnx": "dumps.record_onnx",
     "sample": "microgpt.sampling",
     "save": "microgpt.checkpoint",
     "survey": "surveying.survey",

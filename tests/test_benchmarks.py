@@ -2,21 +2,16 @@
 tables, and that docs/benchmarks.md has the tables that the scripts print."""
 
 import ast
-import ctypes
 import re
 import sys
-from contextlib import nullcontext
 from dataclasses import replace
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from types import SimpleNamespace
 
-import numpy as np
 import pytest
 
 from microgpt_trace import Config
-from microgpt_trace.dumps.formats import open_recording
 
 ROOT = Path(__file__).parents[1]
 sys.path.append(str(ROOT / "benchmarks"))
@@ -27,61 +22,9 @@ import speed  # noqa: E402
 from contenders import Contender  # noqa: E402
 from file_types import PAGE_HEADER, cell  # noqa: E402
 from processes import Usage  # noqa: E402
-from record_llama import Node, Tensor, dump, layout  # noqa: E402
 from table import print_markdown  # noqa: E402
 
 PAGE = (ROOT / "docs" / "benchmarks.md").read_text(encoding="utf-8")
-
-
-def nodes_of_llama_cpp(bias: bool) -> list:
-    """Return layer 0's q and attention for 3 tokens and 2 heads of width 4, with keys padded to 8."""
-
-    def node(name, operation, *shape):
-        return Node(name, operation, np.full(shape, len(operation), np.float32))
-
-    return [
-        node("Qcur-0", "MUL_MAT", 3, 8),
-        *([node("Qcur-0", "ADD", 3, 8)] if bias else []),
-        node("Qcur-0", "ROPE", 3, 2, 4),
-        node("kq-0", "MUL_MAT", 2, 3, 8),
-        node("kq_soft_max-0", "SOFT_MAX", 2, 3, 8),
-        node("kqv-0", "MUL_MAT", 2, 3, 4),
-    ]
-
-
-@pytest.mark.parametrize("bias", [False, True])
-def test_tensors_of_llama_cpp_with_one_name_get_unique_names_and_are_read(tmp_path, bias):
-    np.savez(tmp_path / "dump.npz", **dump(nodes_of_llama_cpp(bias), 3))
-    recording = open_recording(tmp_path / "dump.npz")
-    assert recording.tensors["layer0.attn.q"].read().flat[0] == len("ADD" if bias else "MUL_MAT")
-    assert recording.tensors["layer0.attn.q_rope"].read().flat[0] == len("ROPE")
-    assert recording.tensors["layer0.attn.weights"].shape == (2, 3, 3)
-    assert recording.tensors["layer0.attn.context"].shape == (2, 3, 4)
-    unnamed = {leftover.recorded.source for leftover in recording.leftovers}
-    assert unnamed == {"kq-0", *(["Qcur-0 (MUL_MAT)"] if bias else [])}
-
-
-def test_tensors_of_one_name_and_operation_are_numbered():
-    nodes = [Node("x", "ADD", np.full(1, i, np.float32)) for i in range(4)]
-    arrays = dump(nodes, 1)
-    assert {name: array[0] for name, array in arrays.items()} == {
-        "x (ADD)": 0, "x (ADD 2)": 1, "x (ADD 3)": 2, "x": 3,
-    }  # fmt: skip
-
-
-@pytest.mark.parametrize(
-    ("lengths", "strides", "elements", "expected"),
-    [
-        ((4, 2, 3, 1), (4, 16, 32, 96), 24, ((3, 2, 4), (32, 16, 4), 0)),
-        ((8, 1, 1, 1), (4, 32, 32, 32), 8, ((1, 8), (32, 4), 0)),
-        ((4, 2, 3, 1), (4, 16, 32, 96), 25, "another layout"),
-    ],
-)
-def test_the_slowest_axis_of_a_ggml_tensor_comes_first(lengths, strides, elements, expected):
-    tensor = Tensor(type=0, lengths=lengths, strides=strides)
-    ggml = SimpleNamespace(ggml_nelements=lambda _: elements, ggml_element_size=lambda _: 4)
-    with pytest.raises(RuntimeError, match=expected) if isinstance(expected, str) else nullcontext():
-        assert layout(ggml, ctypes.addressof(tensor)) == expected
 
 
 def usages_of(*walls):

@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from functools import partial, wraps
-from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -17,20 +16,12 @@ import numpy as np
 
 from ..arrays.stats import Array
 from ..errors import InputError
-from ..files import check_new_folder, check_target, write_into
 from ..naming.engine_names import RETURNED_SECOND, ROUTED, ROUTER, TURNED
 from ..naming.torch_modules import numbered, of_any_layer
+from .pass_files import pass_files
 from .stored_arrays import write_arrays
-from .torch_decoder import TorchDecoder, expected_events, find_decoder, home_of, module_at
-from .torch_inputs import (
-    adapters_of,
-    cached_tokens,
-    check_comparable,
-    check_dropout,
-    describe,
-    mask_of,
-    whole_numbers,
-)
+from .torch_decoder import TorchDecoder, check_dropout, expected_events, find_decoder, home_of, module_at
+from .torch_inputs import adapters_of, cached_tokens, check_comparable, describe, mask_of, whole_numbers
 
 ROTARY = "apply_rotary_pos_emb"  # the function that rotates q and k, in the Python module of the attention
 _NOWHERE = "attn.scores, attn.head*, probs, loss: no module returns these values"
@@ -63,30 +54,21 @@ def record(
     if the file exists (unless `force`). Without `steps`, also raises InputError for a pass that cannot be
     compared with a trace: several texts, padding, cached tokens, or a second pass.
     """
-    target, numbers = Path(path), count()
-    if not steps:
-        check_target(target, force, "force=True overwrites it")
-    elif not force:
-        check_new_folder(target)
+    with pass_files(Path(path), steps, force) as paths:
 
-    def save(recording: TorchRecording) -> None:
-        write_arrays(
-            out / f"step{next(numbers)}.safetensors" if steps else out,
-            recording.arrays | (recording.inputs if steps else {}), text="", tokens=recording.tokens,
-            positions=recording.positions, model=describe(model) | {"left_out": recording.left_out},
-            notes=recording.notes, overwrite=force,
-        )  # fmt: skip
+        def save(recording: TorchRecording) -> None:
+            write_arrays(
+                next(paths), recording.arrays | (recording.inputs if steps else {}), text="",
+                tokens=recording.tokens, positions=recording.positions, notes=recording.notes,
+                model=describe(model) | {"left_out": recording.left_out}, overwrite=force,
+            )  # fmt: skip
 
-    recording = TorchRecording(find_decoder(model), save, steps)
-    check_dropout(model)
-    with write_into(target, force) if steps else nullcontext(target) as out:
+        recording = TorchRecording(find_decoder(model), save, steps)
+        check_dropout(model)
         with ExitStack() as hooks:
             recording.listen(hooks)
             yield recording
         recording.finish()
-        for old in target.glob("step*.safetensors") if steps else ():  # of a longer recording
-            if not (out / old.name).exists():
-                old.unlink()
 
 
 class TorchRecording:

@@ -126,3 +126,10 @@ def home_of(attention: Any) -> Any:
     """Return the Python module that defines the `forward` method of an attention."""
     owner = next(kind for kind in type(attention).__mro__ if "forward" in vars(kind))
     return sys.modules[owner.__module__]
+
+
+def check_dropout(model: Any) -> None:
+    """Raise InputError if the model has active dropout."""
+    for name, module in model.named_modules():
+        if type(module).__name__ == "Dropout" and module.training and module.p:
+            raise InputError(f"{name} is active dropout of {module.p:.0%}: call model.eval() first")

@@ -57,13 +57,6 @@ def check_comparable(inputs: Mapping[str, Array], cached: int) -> None:
         raise InputError(f"{problem}; steps=True records such passes")
 
 
-def check_dropout(model: Any) -> None:
-    """Raise InputError if the model has active dropout."""
-    for name, module in model.named_modules():
-        if type(module).__name__ == "Dropout" and module.training and module.p:
-            raise InputError(f"{name} is active dropout of {module.p:.0%}: call model.eval() first")
-
-
 def adapters_of(model: Any) -> list[str]:
     """Return a note about the active adapters of PEFT, whose modules contain the modules of the model."""
     wrappers = [own for own in model.modules() if {"base_layer", "original_module"} & own._modules.keys()]

@@ -1,0 +1,186 @@
+"""Record the tensors that llama.cpp computes, under llama.cpp's names, through llama-cpp-python.
+
+llama.cpp's graph uses some names several times. The last tensor keeps the name. The tensor that RoPE reads is
+called "Qcur-0 (reshaped)", as llama.cpp called it until 2025. Any other gets its operation in brackets.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
+from itertools import count, pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..arrays.stats import Array
+from ..errors import InputError, RunError
+from .pass_files import pass_files
+from .stored_arrays import write_arrays
+
+_TYPES = {0: np.float32, 1: np.float16, 26: np.int32}  # of ggml_type
+_VIEWS = ("VIEW", "RESHAPE", "PERMUTE", "TRANSPOSE")  # operations that compute no new values
+_KEPT_VIEWS = ("kqv_out-", "ffn_moe_topk-")
+_LEFT_OUT = ("node_", "cache_")  # tensors without a name, and the whole cache
+_OVER_KEYS = ("kq-", "kq_")  # [H, T, keys]
+_FUNCTIONS = {
+    "ggml_get_name": ctypes.c_char_p, "ggml_op_desc": ctypes.c_char_p, "ggml_nbytes": ctypes.c_size_t,
+    "ggml_nelements": ctypes.c_int64, "ggml_element_size": ctypes.c_size_t,
+}  # fmt: skip
+Node = tuple[str, str, Array]  # a tensor of the graph: name, operation and values
+
+
+class GgmlTensor(ctypes.Structure):
+    """The first fields of ggml_tensor in ggml.h. `layout` checks them with functions of ggml."""
+
+    _fields_ = (
+        ("type", ctypes.c_int),
+        ("buffer", ctypes.c_void_p),
+        ("lengths", ctypes.c_int64 * 4),
+        ("strides", ctypes.c_size_t * 4),
+    )
+
+
+def record_llama_cpp(
+    gguf: str | os.PathLike[str], tokens: Sequence[int], out: str | os.PathLike[str], *, force: bool = False,
+    steps: Sequence[int] | None = None, n_batch: int = 512, n_threads: int | None = None,
+    n_gpu_layers: int = 0, flash_attn: bool = False, type_k: str = "f16", type_v: str = "f16",
+) -> None:  # fmt: skip
+    """Run llama.cpp over `tokens`, and save the float32 values of all named tensors as safetensors.
+
+    `diff` and `diagnose` read the file. All positions get logits. `steps` lists the lengths of passes, such
+    as [5, 1, 1] for a prefill and two decoding steps. `out` is then a new folder with step0.safetensors and
+    so on. llama.cpp reads at most `n_batch` tokens at a time; scores are 0 at keys after the batch. Flash
+    attention computes no scores. `type_k` and `type_v` are types of the cache such as "q8_0"; a quantised V
+    needs flash attention. For example:
+
+        record_llama_cpp("model.gguf", [504, 3575, 282], "theirs.safetensors", n_threads=1)
+
+    Raises InputError without llama-cpp-python, for a model or options that llama.cpp refuses, and if `out`
+    exists (unless `force`). Raises RunError if llama.cpp fails.
+    """
+    ids = np.array([tokens], np.int64)
+    lengths = [ids.size] if steps is None else list(steps)
+    if min([*lengths, ids.size, n_batch]) < 1 or sum(lengths) != ids.size:
+        raise InputError(f"expected steps of {ids.size} tokens, found n_batch {n_batch} and steps {lengths}")
+    options: dict[str, Any] = {"n_batch": n_batch, "n_threads": n_threads, "n_gpu_layers": n_gpu_layers}
+    options |= {"flash_attn": flash_attn, "type_k": type_k, "type_v": type_v, "n_ctx": ids.size}
+    model = {"family": "recorded", "class": "llama.cpp", "origin": os.fspath(gguf), "options": repr(options)}
+    with pass_files(Path(out), steps is not None, force) as paths, _engine(gguf, options) as evaluate:
+        start = 0
+        for stop in np.cumsum(lengths).tolist():
+            ends = [*range(start, stop, n_batch)[1:], stop]
+            parts = [dump(evaluate(ids[0, a:b].tolist()), b) for a, b in pairwise([start, *ends])]
+            inputs = {"input_ids": ids[:, start:stop], "position_ids": np.arange(start, stop)[None]}
+            write_arrays(
+                next(paths), joined(parts) | (inputs if steps else {}), text="", overwrite=force,
+                tokens=ids[0, start:stop].tolist(), positions=range(stop - start), model=model,
+            )  # fmt: skip
+            start = stop
+
+
+@contextmanager
+def _engine(
+    gguf: str | os.PathLike[str], options: dict[str, Any]
+) -> Iterator[Callable[[list[int]], list[Node]]]:
+    """Yield a function that evaluates the next tokens, and returns the tensors in the order of the graph."""
+    try:
+        import llama_cpp
+        from llama_cpp._ctypes_extensions import load_shared_library
+    except ImportError as error:
+        raise InputError("record_llama_cpp needs llama-cpp-python: pip install llama-cpp-python") from error
+    ggml = load_shared_library("ggml-base", Path(llama_cpp.__file__).parent / "lib")
+    for name, result in _FUNCTIONS.items():
+        getattr(ggml, name).argtypes, getattr(ggml, name).restype = [ctypes.c_void_p], result
+    ggml.ggml_backend_tensor_get.argtypes = [ctypes.c_void_p, ctypes.c_void_p, *[ctypes.c_size_t] * 2]
+    nodes: list[Node] = []
+    failed: list[Exception] = []
+
+    def after(pointer: int, before: bool, _: Any) -> bool:
+        try:
+            nodes.extend([] if before else _read(ggml, pointer))  # llama.cpp first asks whether to report
+        except Exception as error:  # ctypes would only print it and continue
+            failed.append(error)
+        return not failed
+
+    for name in ("type_k", "type_v"):
+        kind = getattr(llama_cpp, f"GGML_TYPE_{options[name].upper()}", None)
+        if kind is None:
+            raise InputError(f"{name}: expected a type of ggml such as q8_0, found {options[name]!r}")
+        options = options | {name: kind}
+    own, default_params = llama_cpp.llama_cpp, llama_cpp.llama_context_default_params
+    params = default_params()
+    params.cb_eval = own.ggml_backend_sched_eval_callback(after)
+    own.llama_context_default_params = lambda: params  # Llama has no argument for the callback
+    options = {"n_ubatch": options["n_batch"], "swa_full": True, "verbose": False} | options
+    try:
+        engine = llama_cpp.Llama(os.fspath(gguf), logits_all=True, **options)
+    except (ValueError, TypeError, RuntimeError) as error:
+        raise InputError(f"{os.fspath(gguf)}: llama.cpp refuses the model or the options: {error}") from error
+    finally:
+        own.llama_context_default_params = default_params
+
+    def evaluate(tokens: list[int]) -> list[Node]:
+        nodes.clear()
+        try:
+            engine.eval(tokens)
+        except RuntimeError as error:
+            raise RunError(f"{os.fspath(gguf)}: llama.cpp failed: {(failed or [error])[0]}") from error
+        return nodes
+
+    with closing(engine):
+        yield evaluate
+
+
+def _read(ggml: Any, pointer: int) -> Iterator[Node]:
+    """Yield the tensor at an address, unless it is a view, has no name, or has a quantised type."""
+    name, operation = ggml.ggml_get_name(pointer).decode(), ggml.ggml_op_desc(pointer).decode()
+    shape, strides, kind = layout(ggml, pointer)
+    is_view = operation in _VIEWS and not name.startswith(_KEPT_VIEWS)
+    if kind in _TYPES and not is_view and not name.startswith(_LEFT_OUT):
+        data = np.empty(ggml.ggml_nbytes(pointer), np.uint8)
+        ggml.ggml_backend_tensor_get(pointer, data.ctypes.data, 0, data.size)
+        values = np.ndarray(shape, _TYPES[kind], data, strides=strides)
+        yield name, operation, values.astype(np.float32)
+
+
+def layout(ggml: Any, pointer: int) -> tuple[tuple[int, ...], tuple[int, ...], int]:
+    """Return the shape, the strides in bytes and the type of a tensor, with the slowest axis first. Leading
+    axes of length 1 are dropped down to two axes. Raises RunError if the version of llama.cpp is unknown."""
+    tensor = GgmlTensor.from_address(pointer)
+    lengths, strides = tuple(tensor.lengths), tuple(tensor.strides)
+    if int(np.prod(lengths)) != ggml.ggml_nelements(pointer) or strides[0] != ggml.ggml_element_size(pointer):
+        raise RunError("this version of llama.cpp has another layout of ggml_tensor")
+    axes = max([2, *(i + 1 for i in range(4) if lengths[i] > 1)])
+    return lengths[axes - 1 :: -1], strides[axes - 1 :: -1], tensor.type
+
+
+def dump(nodes: Sequence[Node], keys: int) -> dict[str, Array]:
+    """Return the arrays of a batch under unique names. `keys` is the number of tokens so far."""
+    arrays: dict[str, Array] = {}
+    for i, (name, operation, values) in enumerate(nodes):
+        later = [own[1] for own in nodes[i + 1 :] if own[0] == name]
+        if later:
+            numbered = (f"{name} ({operation}{f' {n}' if n > 1 else ''})" for n in count(1))
+            unused = next(other for other in numbered if other not in arrays)
+            name = f"{name} (reshaped)" if later[0] == "ROPE" else unused
+        # the cache has empty places after the last token
+        arrays[name] = values[..., :keys] if name.startswith(_OVER_KEYS) else values
+    length = len(next(iter(arrays.values())))
+    if length == 1:  # ggml drops the axis of one token
+        return {name: own[None] if own.ndim == 2 and len(own) > 1 else own for name, own in arrays.items()}
+    return arrays
+
+
+def joined(parts: Sequence[dict[str, Array]]) -> dict[str, Array]:
+    """Join the rows of batches. Scores and weights get 0 at the keys after a batch."""
+    result = {}
+    for name, last in parts[-1].items():
+        arrays, by_head = [part[name] for part in parts], name.startswith(("kqv-", *_OVER_KEYS))
+        if name.startswith(_OVER_KEYS):
+            arrays = [np.pad(own, [(0, 0), (0, 0), (0, last.shape[2] - own.shape[2])]) for own in arrays]
+        result[name] = np.concatenate(arrays, axis=int(by_head))
+    return result

@@ -1,0 +1,171 @@
+"""Record llama.cpp: unique names, rows of batches, and SmolLM2 if llama-cpp-python is installed."""
+
+import ctypes
+import sys
+from contextlib import nullcontext
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+from support.commands import microgpt
+from support.real_model import SMOLLM2, needs_smollm2
+
+from microgpt_trace import record_llama_cpp
+from microgpt_trace.dumps.formats import open_recording
+from microgpt_trace.dumps.record_llama_cpp import GgmlTensor, dump, joined, layout
+from microgpt_trace.errors import InputError, RunError
+
+IDS = [504, 3575, 282, 4649, 314, 260, 1211, 29, 504, 3575, 282]
+
+
+def nodes_of_llama_cpp(bias: bool) -> list:
+    """Return layer 0's q and attention for 3 tokens and 2 heads of width 4, with keys padded to 8."""
+
+    def node(name, operation, *shape):
+        return name, operation, np.full(shape, len(operation), np.float32)
+
+    return [
+        node("Qcur-0", "MUL_MAT", 3, 8),
+        *([node("Qcur-0", "ADD", 3, 8)] if bias else []),
+        node("Qcur-0", "ROPE", 3, 2, 4),
+        node("kq-0", "MUL_MAT", 2, 3, 8),
+        node("kq_soft_max-0", "SOFT_MAX", 2, 3, 8),
+        node("kqv-0", "MUL_MAT", 2, 3, 4),
+    ]
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_tensors_of_llama_cpp_with_one_name_get_unique_names_and_are_read(tmp_path, bias):
+    np.savez(tmp_path / "dump.npz", **dump(nodes_of_llama_cpp(bias), 3))
+    recording = open_recording(tmp_path / "dump.npz")
+    assert recording.tensors["layer0.attn.q"].read().flat[0] == len("ADD" if bias else "MUL_MAT")
+    assert recording.tensors["layer0.attn.q_rope"].read().flat[0] == len("ROPE")
+    assert recording.tensors["layer0.attn.weights"].shape == (2, 3, 3)
+    assert recording.tensors["layer0.attn.context"].shape == (2, 3, 4)
+    unnamed = {leftover.recorded.source for leftover in recording.leftovers}
+    assert unnamed == {"kq-0", *(["Qcur-0 (MUL_MAT)"] if bias else [])}
+
+
+def test_tensors_of_one_name_and_operation_are_numbered():
+    nodes = [("x", "ADD", np.full(2, i, np.float32)) for i in range(4)]
+    arrays = dump(nodes, 2)
+    assert {name: array[0] for name, array in arrays.items()} == {
+        "x (ADD)": 0, "x (ADD 2)": 1, "x (ADD 3)": 2, "x": 3,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("lengths", "strides", "elements", "expected"),
+    [
+        ((4, 2, 3, 1), (4, 16, 32, 96), 24, ((3, 2, 4), (32, 16, 4), 0)),
+        ((8, 1, 1, 1), (4, 32, 32, 32), 8, ((1, 8), (32, 4), 0)),
+        ((4, 2, 3, 1), (4, 16, 32, 96), 25, "another layout"),
+    ],
+)
+def test_the_slowest_axis_of_a_ggml_tensor_comes_first(lengths, strides, elements, expected):
+    tensor = GgmlTensor(type=0, lengths=lengths, strides=strides)
+    ggml = SimpleNamespace(ggml_nelements=lambda _: elements, ggml_element_size=lambda _: 4)
+    with pytest.raises(RunError, match=expected) if isinstance(expected, str) else nullcontext():
+        assert layout(ggml, ctypes.addressof(tensor)) == expected
+
+
+def test_batches_are_joined_by_rows_and_padded_to_all_keys():
+    first = {"l_out-0": np.zeros((2, 4)), "kq_soft_max-0": np.ones((3, 2, 2)), "kqv-0": np.zeros((3, 2, 5))}
+    last = {"l_out-0": np.ones((1, 4)), "kq_soft_max-0": np.ones((3, 1, 3)), "kqv-0": np.ones((3, 1, 5))}
+    found = joined([first, last])
+    assert found["l_out-0"].tolist() == [[0] * 4] * 2 + [[1] * 4]
+    assert found["kq_soft_max-0"].tolist() == [[[1, 1, 0], [1, 1, 0], [1, 1, 1]]] * 3
+    assert found["kqv-0"].tolist() == [[[0] * 5] * 2 + [[1] * 5]] * 3
+
+
+def test_one_token_has_an_axis_for_tokens():
+    nodes = [("embd", "GET_ROWS", np.zeros((1, 8))), ("Qcur-0", "ROPE", np.zeros((2, 4)))]
+    nodes.append(("kq-0", "MUL_MAT", np.zeros((2, 1, 256))))
+    assert [own.shape for own in dump(nodes, 7).values()] == [(1, 8), (1, 2, 4), (2, 1, 7)]
+
+
+@pytest.mark.parametrize(
+    ("tokens", "options", "message"),
+    [
+        (IDS, {}, "needs llama-cpp-python: pip install"),
+        ([], {}, "expected steps of 0 tokens"),
+        (IDS, {"steps": [8, 1]}, r"steps of 11 tokens, found n_batch 512 and steps \[8, 1\]"),
+        (IDS, {"steps": []}, "expected steps of 11 tokens"),
+        (IDS, {"n_batch": 0}, "found n_batch 0"),
+    ],
+)
+def test_rejects_wrong_steps_and_a_missing_package(tokens, options, message, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "llama_cpp", None)
+    with pytest.raises(InputError, match=message):
+        record_llama_cpp("model.gguf", tokens, tmp_path / "theirs.safetensors", **options)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.fixture(scope="module")
+def dumps(tmp_path_factory):
+    """A folder with recordings of SmolLM2."""
+    pytest.importorskip("llama_cpp")
+    folder = tmp_path_factory.mktemp("llama")
+    record_llama_cpp(SMOLLM2, IDS, folder / "whole", n_threads=1)
+    record_llama_cpp(SMOLLM2, IDS, folder / "batches", n_batch=4, n_threads=1)
+    record_llama_cpp(SMOLLM2, IDS, folder / "steps", steps=[9, 1, 1], n_batch=5, n_threads=1)
+    record_llama_cpp(SMOLLM2, IDS, folder / "flash", flash_attn=True, n_threads=1)
+    return folder
+
+
+@needs_smollm2
+def test_finds_no_fault_in_llama_cpp(dumps):
+    done = microgpt("diagnose", dumps / "whole", SMOLLM2, width=100)
+    assert "No fault is named: the errors look like rounding of 8-bit inputs" in done.out
+    assert open_recording(dumps / "whole").tokens == tuple(IDS)
+
+
+@needs_smollm2
+def test_batches_and_steps_have_the_rows_of_one_batch(dumps):
+    done = microgpt("diff", dumps / "batches", dumps / "whole", width=100)
+    assert done.code == 0, done.out
+    whole, start = load_file(dumps / "whole"), 0
+    assert len(whole) > 500
+    for length, path in zip((9, 1, 1), sorted((dumps / "steps").iterdir()), strict=True):
+        step, stop = load_file(path), start + length
+        assert step.pop("input_ids").tolist() == [IDS[start:stop]]
+        assert step.pop("position_ids").tolist() == [list(range(start, stop))]
+        assert step.keys() == whole.keys()
+        for name, array in step.items():
+            if name.startswith("kq-"):  # without a mask
+                continue
+            rows = whole[name][start:stop]
+            if name.startswith(("kq_", "kqv-")):
+                rows = whole[name][:, start:stop, : None if name.startswith("kqv") else stop]
+            np.testing.assert_allclose(array, rows, atol=2e-2 * np.abs(rows).max(), err_msg=name)
+        start = stop
+
+
+@needs_smollm2
+def test_records_flash_attention_and_a_quantised_cache(dumps, tmp_path):
+    flash, whole = load_file(dumps / "flash"), load_file(dumps / "whole")
+    assert whole.keys() - flash.keys() == {
+        f"{n}-{i}" for n in ("kq", "kq_soft_max", "kqv") for i in range(30)
+    }
+    options = {"n_threads": 1, "flash_attn": True, "type_k": "q8_0"}
+    record_llama_cpp(SMOLLM2, IDS, tmp_path / "q8", **options)
+    quantised = load_file(tmp_path / "q8")
+    change = np.abs(quantised["kqv_out-0"] - flash["kqv_out-0"]).max() / np.abs(flash["kqv_out-0"]).max()
+    print(f"largest change by a Q8_0 cache of K: {change:.1e}")
+    assert 1e-5 < change < 0.05
+
+
+@needs_smollm2
+def test_names_what_llama_cpp_refuses(tmp_path):
+    pytest.importorskip("llama_cpp")
+    (tmp_path / "text.gguf").write_text("no model")
+    for model, ids, options, message in (
+        (SMOLLM2, IDS, {"type_k": "q9"}, "type_k: expected a type of ggml such as q8_0, found 'q9'"),
+        (SMOLLM2, IDS, {"type_v": "q8_0"}, "refuses the model or the options: Failed to create"),
+        (SMOLLM2, [10**6], {}, "llama.cpp failed: llama_decode returned -1"),
+        (tmp_path / "text.gguf", IDS, {}, "llama.cpp refuses the model or the options: Failed to load"),
+    ):
+        with pytest.raises((InputError, RunError), match=message):
+            record_llama_cpp(model, ids, tmp_path / "theirs", **options)
+    assert [path.name for path in tmp_path.iterdir()] == ["text.gguf"]
