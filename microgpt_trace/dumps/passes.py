@@ -24,7 +24,7 @@ from ..plans.kinds import Shape
 from ..plans.plan import over_tokens
 from ..text.wording import abridged, counted
 from .layouts import Leftover, Recorded
-from .recording import Recording, Texts
+from .recording import Recording, TextBatch, Texts
 
 _PASS = re.compile(r"(?:step|pass|chunk|iter(?:ation)?)[-_=]?([0-9]{1,9})(?:[._-].*)?", re.IGNORECASE)
 _UNCLEAR = "the shapes {} do not show which axis has the positions; name the layout in a map"
@@ -70,19 +70,9 @@ def of_one_text(recording: Recording, choice: PassChoice, padded: bool = False) 
         )
     if not 0 <= text < texts:
         raise InputError(f"{recording.origin}: expected a text below {texts}, found {text}")
-    keys = None if batch is None or batch.mask is None else np.flatnonzero(batch.mask[text])
     width = length if batch is None or batch.mask is None else batch.mask.shape[1]
-    if keys is None and choice.padding is not None:
-        side, count = choice.padding
-        if not 0 < count < length:
-            raise InputError(f"{recording.origin}: expected padding below {length} rows, found {count}")
-        ids = np.asarray(recording.tokens or ()) if batch is None else batch.ids[text]
-        pads = ids[:count] if side == "left" else ids[-count:]
-        if (
-            len(np.unique(pads)) < 2
-        ):  # padding repeats one token; other dumps of the comparison have no padding
-            keys = np.arange(count, length) if side == "left" else np.arange(length - count)
-    keys = np.arange(width) if keys is None or padded else keys
+    masked = batch is not None and batch.mask is not None and not padded
+    keys = np.flatnonzero(batch.mask[text]) if masked else np.arange(width)  # type: ignore[union-attr, index]
     if texts == 1 and len(keys) == width:
         return recording, np.arange(length)
     rows = keys[keys >= width - length] - (width - length)  # the last keys belong to the rows of this pass
@@ -99,7 +89,7 @@ def of_one_text(recording: Recording, choice: PassChoice, padded: bool = False) 
         cut = {} if axis is None else {axis: entries}
         cut |= {len(own.shape) - 1: keys} if _has_keys(name) and own.shape[-1] == width else {}
         tensors[name] = _taken(own, cut)
-    ids = recording.tokens if batch is None else tuple(map(int, batch.ids[text]))
+    ids = recording.tokens if batch is None or texts == 1 else tuple(map(int, batch.ids[text]))
     tokens = None if ids is None else tuple(ids[row] for row in rows)
     pads = [f"text {text} of a batch of {texts}"] * (texts > 1)
     pads += [f"{counted(length - len(rows), 'row')} of padding cut"] * (len(rows) < length)
@@ -109,6 +99,30 @@ def of_one_text(recording: Recording, choice: PassChoice, padded: bool = False) 
         notes=(*recording.notes, "; ".join(pads)),
     )  # fmt: skip
     return result, rows
+
+
+def _with_padding(passes: Sequence[Recording], choice: PassChoice) -> Sequence[Recording]:
+    """Return the passes of a dump with the attention mask of the chosen padding, which is in the first pass.
+    A dump with a mask, or whose rows of padding have different tokens, stays as it is: the padding is then
+    in another dump of the comparison. Raises InputError if the padding is too long."""
+    if choice.padding is None or any(one.batch is not None and one.batch.mask is not None for one in passes):
+        return passes
+    (side, count), length = choice.padding, row_count(passes[0])
+    if not 0 < count < length:
+        raise InputError(f"{passes[0].origin}: expected padding below {length} rows, found {count}")
+    ids = [
+        np.array([one.tokens or [0] * row_count(one)]) if not one.batch else one.batch.ids for one in passes
+    ]
+    text = min(choice.text or 0, len(ids[0]) - 1)
+    pads = slice(count) if side == "left" else slice(length - count, length)
+    if len(np.unique(ids[0][text, pads])) > 1:
+        return passes
+    widths = accumulate(own.shape[1] for own in ids)
+    masks = [np.ones((len(own), width), bool) for own, width in zip(ids, widths, strict=True)]
+    for mask in masks:
+        mask[text, pads] = False
+    batches = [TextBatch(*own) for own in zip(ids, masks, strict=True)]
+    return [replace(one, batch=batch) for one, batch in zip(passes, batches, strict=True)]
 
 
 def _of_text(recorded: Recorded, texts: int, text: int) -> Recorded:
@@ -153,6 +167,7 @@ def _rows_axis(name: str, shapes: Sequence[Shape], lengths: Sequence[int]) -> in
 def joined(path: Path, dumps: Sequence[Recording], choice: PassChoice, padded: bool = False) -> Recording:
     """Return the passes of one text as one recording, without padding unless `padded`. Raises InputError if
     the positions do not fit."""
+    dumps = _with_padding(dumps, choice)
     cut = [of_one_text(one, choice, padded) for one in dumps]
     passes, lengths = [one for one, _ in cut], [len(rows) for _, rows in cut]
     texts = _texts(path, dumps, choice, [rows for _, rows in cut])
@@ -226,9 +241,8 @@ def _joined_tensor(
     }  # the last pass counts
     at = sorted(of_position)
     length, widths = 1 + max(map(max, positions)), {own.shape[-1] for own in parts.values()}
-    keys = _has_keys(name) or (
-        len(widths) > 1 and all(o.shape[-1] > max(positions[i]) for i, o in parts.items())
-    )
+    so_far = all(own.shape[-1] == 1 + max(positions[i]) for i, own in parts.items())
+    keys = _has_keys(name) or (len(widths) > 1 and so_far)
     width = length if keys else first.shape[-1]
     others = {tuple(n for a, n in enumerate(o.shape[:-1]) if a != axis) for o in parts.values()}
     if len(others) > 1 or (len(widths) > 1 and not keys):
@@ -236,13 +250,14 @@ def _joined_tensor(
     shape = tuple(len(at) if a == axis else size for a, size in enumerate((*first.shape[:-1], width)))
 
     def read() -> Array:
-        arrays = {i: own.read() for i, own in parts.items()}
-        values = np.zeros(shape, np.result_type(*arrays.values()))
-        for row, position in enumerate(at):
-            i, own = of_position[position]
-            one = np.moveaxis(arrays[i], axis, 0)[own]
-            np.moveaxis(values, axis, 0)[row] = _by_key(one, 1 + max(positions[i]), length) if keys else one
-        return values
+        arrays = {i: np.moveaxis(own.read(), axis, 0) for i, own in parts.items()}
+        values = np.zeros((len(at), *shape[:axis], *shape[axis + 1 :]), np.result_type(*arrays.values()))
+        for i, array in arrays.items():
+            pairs = [(row, of_position[p][1]) for row, p in enumerate(at) if of_position[p][0] == i]
+            if pairs:
+                ours, own = map(list, zip(*pairs, strict=True))
+                values[ours] = _by_key(array[own], 1 + max(positions[i]), length) if keys else array[own]
+        return np.moveaxis(values, 0, axis)
 
     whole = len(at) == length
     return replace(first, shape=shape, read=read, rows=None if whole else tuple(at))
@@ -252,9 +267,9 @@ def _same_rank(parts: Mapping[int, Recorded]) -> bool:
     return len({len(own.shape) for own in parts.values()}) == 1
 
 
-def _by_key(row: Array, end: int, length: int) -> Array:
-    """Return the scores or weights of a query, [.., S], as [.., length]. The last key is at position end - 1.
+def _by_key(rows: Array, end: int, length: int) -> Array:
+    """Return the scores or weights of queries, [.., S], as [.., length]. The last key is at position end - 1.
     A cache may have more places than keys; these come last. It may also have only the last keys."""
-    row = row[..., :end]
-    start = end - row.shape[-1]
-    return np.pad(row, [(0, 0)] * (row.ndim - 1) + [(start, length - end)])
+    rows = rows[..., :end]
+    start = end - rows.shape[-1]
+    return np.pad(rows, [(0, 0)] * (rows.ndim - 1) + [(start, length - end)])

@@ -7,6 +7,7 @@ from collections import ChainMap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import copy
 from functools import partial as bind
+from typing import cast
 
 import numpy as np
 
@@ -122,7 +123,7 @@ def _put(case: Case, predicted: Array, values: Array, own: Sequence[int]) -> Non
 def with_values(evaluation: Evaluation, values: Mapping[str, Array]) -> Evaluation:
     """Return an evaluation that reads these values in place of the dump's."""
     other = copy(evaluation)
-    other.values, other._recomputed = ChainMap(dict(values), dict(evaluation.values)), {}
+    other.values, other._recomputed = ChainMap(dict(values), cast(dict[str, Array], evaluation.values)), {}
     return other
 
 

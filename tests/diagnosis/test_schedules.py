@@ -1,0 +1,108 @@
+"""Two schedules of one model: right ones agree, and the mistakes of wrong ones are located and named. The
+engine is a model of transformers."""
+
+import numpy as np
+import pytest
+from support.schedules import CACHE_FAULTS, CHUNKS, OFFSETS, faulty_cache, padded, run, swapped
+from support.sweeps import in_sweep
+from support.torch_models import MODELS, torch_model
+
+from microgpt_trace import load
+from microgpt_trace.comparison.diff import diff
+from microgpt_trace.diagnosis.two_runs import diff_by_model
+from microgpt_trace.errors import InputError
+from microgpt_trace.naming.user_map import NameMap, PassChoice
+
+torch = pytest.importorskip("torch")
+pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")
+FIRST_TEXT = NameMap("", passes=PassChoice(text=0))
+every_model = pytest.mark.parametrize("name", [n if n in ("llama", "gpt2") else in_sweep(n) for n in MODELS])
+
+
+@pytest.fixture
+def engine(name, tmp_path):
+    """Return the model of transformers, our model, and the folder of a recording of one pass."""
+    theirs = torch_model(name)
+    theirs.save_pretrained(tmp_path / "model")
+    return theirs, load(tmp_path / "model"), run(theirs, tmp_path / "whole", CHUNKS["whole"])
+
+
+@every_model
+@pytest.mark.parametrize("kind", ["float32", in_sweep("bfloat16"), in_sweep("float16")])
+def test_right_schedules_agree(engine, tmp_path, kind):
+    theirs, ours, whole = engine
+    theirs.to(getattr(torch, kind))
+    run(theirs, whole, CHUNKS["whole"])
+    others = [(run(theirs, tmp_path / words, lengths), None) for words, lengths in CHUNKS.items()]
+    others += [(run(theirs, tmp_path / side, [13], *padded(side)), FIRST_TEXT) for side in ("left", "right")]
+    for other, names in others:
+        assert diff(whole, other, map=names).agree, other.name
+        found = diff_by_model(whole, other, ours, map=names)
+        assert found.agree, (other.name, found.first, found.judged)
+
+
+def faults(schedule):
+    """Yield the words of a claim and a function that records the fault."""
+
+    def cached(change, theirs, folder):
+        with faulty_cache(change):
+            run(theirs, folder, CHUNKS[schedule])
+
+    def placed(offset, theirs, folder):
+        positions = np.arange(10) + offset * (np.arange(10) >= CHUNKS[schedule][0])
+        run(theirs, folder, CHUNKS[schedule], positions=[tuple(positions)])
+
+    for words, change in CACHE_FAULTS.items():
+        yield words, lambda *own, change=change: cached(change, *own)
+    for words, offset in OFFSETS.items():
+        yield words, lambda *own, offset=offset: placed(offset, *own)
+
+
+@every_model
+@pytest.mark.parametrize("schedule", ["decoding", in_sweep("chunks of 3")])
+def test_mistakes_of_a_schedule_are_located_and_named(engine, tmp_path, name, schedule):
+    theirs, ours, whole = engine
+    for words, record_fault in faults(schedule) if None in windows(theirs) else ():
+        record_fault(theirs, tmp_path / "fault")
+        found = diff_by_model(whole, tmp_path / "fault", ours)
+        assert found.first is not None, words
+        assert found.judged[0].clean
+        assert any(words in claim for claim in found.judged[1].claims), (words, found.judged[1].claims)
+
+
+def windows(theirs):
+    """Return the windows of the layers. The faults are only in the cache of layers without a window."""
+    config = theirs.config
+    types = getattr(config, "layer_types", None) or ["full_attention"]
+    sliding = getattr(config, "sliding_window", None)
+    return {sliding if name == "sliding_attention" else None for name in types}
+
+
+@every_model
+def test_mistakes_of_a_batch_are_named(engine, tmp_path, name):
+    theirs, ours, whole = engine
+    ids, mask, positions = padded("left")
+    wrong = {
+        "counted with the 3 rows": lambda: run(theirs, tmp_path / "f", [13], ids, mask, [range(13)] * 2),
+        "padding": lambda: run(theirs, tmp_path / "f", [9, 1, 1, 1, 1], ids, None, positions),
+        "text 1 of the batch": lambda: run(theirs, tmp_path / "f", [9, 1, 1, 1, 1], ids, mask, positions),
+    }
+    for words, record_fault in wrong.items():
+        if words.startswith("text"):
+            with faulty_cache(swapped):
+                record_fault()
+        else:
+            record_fault()
+        names = NameMap("", passes=PassChoice(text=0, padding=("left", 3) if words == "padding" else None))
+        found = diff_by_model(whole, tmp_path / "f", ours, map=names)
+        claims = found.judged[1].claims
+        assert any(words in claim for claim in claims), (words, found.first, claims)
+
+
+@pytest.mark.parametrize("name", ["llama"])
+def test_a_model_and_other_files_are_refused(engine, tmp_path):
+    _, ours, whole = engine
+    with pytest.raises(InputError, match="--model judges two dumps"):
+        diff_by_model(tmp_path / "model", whole, ours)
+    with pytest.raises(InputError, match="expected a model, found"):
+        diff_by_model(whole, whole, whole)
