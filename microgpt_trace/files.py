@@ -274,6 +274,24 @@ def write_into(folder: Path, overwrite: bool = False) -> Iterator[Path]:
             raise RunError(f"{folder}: cannot write ({_reason(error)})") from error
 
 
+@contextmanager
+def pass_files(path: Path, steps: bool, force: bool) -> Iterator[Iterator[Path]]:
+    """Yield an iterator over the files to write: `path` itself, or with `steps` the files step0.safetensors,
+    step1.safetensors ... of a temporary folder. At the end, the files replace all step files in the folder
+    `path`. Raises InputError if the file exists, or the folder has content, and `force` is not set."""
+    if not steps:
+        check_target(path, force, "force=True overwrites it")
+        yield iter([path])
+        return
+    if not force:
+        check_new_folder(path)
+    with write_into(path, force) as folder:
+        yield (folder / f"step{number}.safetensors" for number in count())
+        for old in path.glob("step*.safetensors"):
+            if not (folder / old.name).exists():
+                old.unlink()
+
+
 def _temporary(path: Path) -> Path:
     """Return a random path in the folder of the target, so that no other run uses the same path."""
     return _beside(path, f"{os.urandom(4).hex()}.tmp")

@@ -7,6 +7,7 @@ called "Qcur-0 (reshaped)", as llama.cpp called it until 2025. Any other gets it
 from __future__ import annotations
 
 import ctypes
+import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
@@ -18,30 +19,21 @@ import numpy as np
 
 from ..arrays.stats import Array
 from ..errors import InputError, RunError
-from .pass_files import pass_files
+from ..files import pass_files
 from .stored_arrays import write_arrays
 
 _TYPES = {0: np.float32, 1: np.float16, 26: np.int32}  # of ggml_type
 _VIEWS = ("VIEW", "RESHAPE", "PERMUTE", "TRANSPOSE")  # operations that compute no new values
-_KEPT_VIEWS = ("kqv_out-", "ffn_moe_topk-")
 _LEFT_OUT = ("node_", "cache_")  # tensors without a name, and the whole cache
+_CONTEXT = "kqv_out-"  # a view of the output of flash attention, which has no name
 _OVER_KEYS = ("kq-", "kq_")  # [H, T, keys]
-_FUNCTIONS = {
-    "ggml_get_name": ctypes.c_char_p, "ggml_op_desc": ctypes.c_char_p, "ggml_nbytes": ctypes.c_size_t,
-    "ggml_nelements": ctypes.c_int64, "ggml_element_size": ctypes.c_size_t,
-}  # fmt: skip
 Node = tuple[str, str, Array]  # a tensor of the graph: name, operation and values
 
 
 class GgmlTensor(ctypes.Structure):
-    """The first fields of ggml_tensor in ggml.h. `layout` checks them with functions of ggml."""
+    """The first fields of ggml_tensor in ggml.h."""
 
-    _fields_ = (
-        ("type", ctypes.c_int),
-        ("buffer", ctypes.c_void_p),
-        ("lengths", ctypes.c_int64 * 4),
-        ("strides", ctypes.c_size_t * 4),
-    )
+    _fields_ = (("type", ctypes.c_int), ("buffer", ctypes.c_void_p), ("lengths", ctypes.c_int64 * 4))
 
 
 def record_llama_cpp(
@@ -93,15 +85,18 @@ def _engine(
     except ImportError as error:
         raise InputError("record_llama_cpp needs llama-cpp-python: pip install llama-cpp-python") from error
     ggml = load_shared_library("ggml-base", Path(llama_cpp.__file__).parent / "lib")
-    for name, result in _FUNCTIONS.items():
-        getattr(ggml, name).argtypes, getattr(ggml, name).restype = [ctypes.c_void_p], result
+    for function in (ggml.ggml_get_name, ggml.ggml_op_desc, ggml.ggml_nbytes):
+        function.argtypes, function.restype = [ctypes.c_void_p], ctypes.c_char_p
+    ggml.ggml_nbytes.restype = ctypes.c_size_t
     ggml.ggml_backend_tensor_get.argtypes = [ctypes.c_void_p, ctypes.c_void_p, *[ctypes.c_size_t] * 2]
     nodes: list[Node] = []
     failed: list[Exception] = []
 
     def after(pointer: int, before: bool, _: Any) -> bool:
         try:
-            nodes.extend([] if before else _read(ggml, pointer))  # llama.cpp first asks whether to report
+            nodes.extend(
+                [] if before else read_tensor(ggml, pointer)
+            )  # llama.cpp first asks whether to report
         except Exception as error:  # ctypes would only print it and continue
             failed.append(error)
         return not failed
@@ -115,9 +110,9 @@ def _engine(
     params = default_params()
     params.cb_eval = own.ggml_backend_sched_eval_callback(after)
     own.llama_context_default_params = lambda: params  # Llama has no argument for the callback
-    options = {"n_ubatch": options["n_batch"], "swa_full": True, "verbose": False} | options
+    options |= {"n_ubatch": options["n_batch"], "n_threads_batch": options["n_threads"]}
     try:
-        engine = llama_cpp.Llama(os.fspath(gguf), logits_all=True, **options)
+        engine = llama_cpp.Llama(os.fspath(gguf), logits_all=True, swa_full=True, verbose=False, **options)
     except (ValueError, TypeError, RuntimeError) as error:
         raise InputError(f"{os.fspath(gguf)}: llama.cpp refuses the model or the options: {error}") from error
     finally:
@@ -128,34 +123,31 @@ def _engine(
         try:
             engine.eval(tokens)
         except RuntimeError as error:
-            raise RunError(f"{os.fspath(gguf)}: llama.cpp failed: {(failed or [error])[0]}") from error
+            raise RunError(f"{os.fspath(gguf)}: llama.cpp failed: {error}") from error
+        if failed:  # llama.cpp stops the graph without an error
+            raise failed[0]
         return nodes
 
     with closing(engine):
         yield evaluate
 
 
-def _read(ggml: Any, pointer: int) -> Iterator[Node]:
-    """Yield the tensor at an address, unless it is a view, has no name, or has a quantised type."""
+def read_tensor(ggml: Any, pointer: int) -> Iterator[Node]:
+    """Yield the tensor at an address, unless it is a view, has no name, or has a quantised type. The slowest
+    axis comes first. Leading axes of length 1 are dropped down to two axes. Raises RunError if the struct of
+    this version of llama.cpp has another layout."""
     name, operation = ggml.ggml_get_name(pointer).decode(), ggml.ggml_op_desc(pointer).decode()
-    shape, strides, kind = layout(ggml, pointer)
-    is_view = operation in _VIEWS and not name.startswith(_KEPT_VIEWS)
-    if kind in _TYPES and not is_view and not name.startswith(_LEFT_OUT):
-        data = np.empty(ggml.ggml_nbytes(pointer), np.uint8)
-        ggml.ggml_backend_tensor_get(pointer, data.ctypes.data, 0, data.size)
-        values = np.ndarray(shape, _TYPES[kind], data, strides=strides)
-        yield name, operation, values.astype(np.float32)
-
-
-def layout(ggml: Any, pointer: int) -> tuple[tuple[int, ...], tuple[int, ...], int]:
-    """Return the shape, the strides in bytes and the type of a tensor, with the slowest axis first. Leading
-    axes of length 1 are dropped down to two axes. Raises RunError if the version of llama.cpp is unknown."""
     tensor = GgmlTensor.from_address(pointer)
-    lengths, strides = tuple(tensor.lengths), tuple(tensor.strides)
-    if int(np.prod(lengths)) != ggml.ggml_nelements(pointer) or strides[0] != ggml.ggml_element_size(pointer):
+    is_view = operation in _VIEWS and not name.startswith(_CONTEXT)
+    if tensor.type not in _TYPES or is_view or name.startswith(_LEFT_OUT):
+        return
+    data, dtype = np.empty(ggml.ggml_nbytes(pointer), np.uint8), np.dtype(_TYPES[tensor.type])
+    lengths = tuple(tensor.lengths)[::-1]
+    if math.prod(lengths) * dtype.itemsize != data.size:
         raise RunError("this version of llama.cpp has another layout of ggml_tensor")
-    axes = max([2, *(i + 1 for i in range(4) if lengths[i] > 1)])
-    return lengths[axes - 1 :: -1], strides[axes - 1 :: -1], tensor.type
+    ggml.ggml_backend_tensor_get(pointer, data.ctypes.data, 0, data.size)
+    first = next((i for i in (0, 1) if lengths[i] > 1), 2)
+    yield name, operation, data.view(dtype).reshape(lengths[first:]).astype(np.float32)
 
 
 def dump(nodes: Sequence[Node], keys: int) -> dict[str, Array]:

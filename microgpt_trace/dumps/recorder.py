@@ -16,9 +16,9 @@ import numpy as np
 
 from ..arrays.stats import Array
 from ..errors import InputError
+from ..files import pass_files
 from ..naming.engine_names import RETURNED_SECOND, ROUTED, ROUTER, TURNED
 from ..naming.torch_modules import numbered, of_any_layer
-from .pass_files import pass_files
 from .stored_arrays import write_arrays
 from .torch_decoder import TorchDecoder, check_dropout, expected_events, find_decoder, home_of, module_at
 from .torch_inputs import adapters_of, cached_tokens, check_comparable, describe, mask_of, whole_numbers

@@ -13,7 +13,7 @@ from support.real_model import SMOLLM2, needs_smollm2
 
 from microgpt_trace import record_llama_cpp
 from microgpt_trace.dumps.formats import open_recording
-from microgpt_trace.dumps.record_llama_cpp import GgmlTensor, dump, joined, layout
+from microgpt_trace.dumps.record_llama_cpp import GgmlTensor, dump, joined, read_tensor
 from microgpt_trace.errors import InputError, RunError
 
 IDS = [504, 3575, 282, 4649, 314, 260, 1211, 29, 504, 3575, 282]
@@ -55,19 +55,42 @@ def test_tensors_of_one_name_and_operation_are_numbered():
     }  # fmt: skip
 
 
+def ggml_with(values, name="l_out-0", operation="ADD"):
+    """Return functions of ggml for one tensor."""
+    return SimpleNamespace(
+        ggml_get_name=lambda _: name.encode(), ggml_op_desc=lambda _: operation.encode(),
+        ggml_nbytes=lambda _: values.nbytes,
+        ggml_backend_tensor_get=lambda _, data, start, size: ctypes.memmove(data, values.ctypes.data, size),
+    )  # fmt: skip
+
+
 @pytest.mark.parametrize(
-    ("lengths", "strides", "elements", "expected"),
+    ("lengths", "shape"),
+    [((4, 2, 3, 1), (3, 2, 4)), ((8, 1, 1, 1), (1, 8)), ((4, 2, 4, 1), "another layout")],
+)
+@pytest.mark.parametrize(("kind", "dtype"), [(0, np.float32), (1, np.float16), (26, np.int32)])
+def test_the_slowest_axis_of_a_ggml_tensor_comes_first(lengths, shape, kind, dtype):
+    values = np.arange(8 if lengths[0] == 8 else 24, dtype=dtype)
+    tensor = GgmlTensor(type=kind, lengths=lengths)
+    with pytest.raises(RunError, match=shape) if isinstance(shape, str) else nullcontext():
+        ((name, operation, found),) = read_tensor(ggml_with(values), ctypes.addressof(tensor))
+        assert (name, operation, found.dtype) == ("l_out-0", "ADD", np.float32)
+        np.testing.assert_array_equal(found, values.reshape(shape))
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "operation"),
     [
-        ((4, 2, 3, 1), (4, 16, 32, 96), 24, ((3, 2, 4), (32, 16, 4), 0)),
-        ((8, 1, 1, 1), (4, 32, 32, 32), 8, ((1, 8), (32, 4), 0)),
-        ((4, 2, 3, 1), (4, 16, 32, 96), 25, "another layout"),
+        (8, "k", "SET_ROWS"),
+        (0, "node_7", "ADD"),
+        (0, "cache_k_l0 (view)", "SET_ROWS"),
+        (0, "Vcur-0", "RESHAPE"),
     ],
 )
-def test_the_slowest_axis_of_a_ggml_tensor_comes_first(lengths, strides, elements, expected):
-    tensor = GgmlTensor(type=0, lengths=lengths, strides=strides)
-    ggml = SimpleNamespace(ggml_nelements=lambda _: elements, ggml_element_size=lambda _: 4)
-    with pytest.raises(RunError, match=expected) if isinstance(expected, str) else nullcontext():
-        assert layout(ggml, ctypes.addressof(tensor)) == expected
+def test_leaves_out_quantised_tensors_views_and_the_cache(kind, name, operation):
+    tensor = GgmlTensor(type=kind, lengths=(4, 1, 1, 1))
+    ggml = ggml_with(np.zeros(4, np.float32), name, operation)
+    assert list(read_tensor(ggml, ctypes.addressof(tensor))) == []
 
 
 def test_batches_are_joined_by_rows_and_padded_to_all_keys():
@@ -169,3 +192,12 @@ def test_names_what_llama_cpp_refuses(tmp_path):
         with pytest.raises((InputError, RunError), match=message):
             record_llama_cpp(model, ids, tmp_path / "theirs", **options)
     assert [path.name for path in tmp_path.iterdir()] == ["text.gguf"]
+
+
+@needs_smollm2
+def test_raises_an_error_inside_the_callback(tmp_path, monkeypatch):
+    pytest.importorskip("llama_cpp")
+    monkeypatch.setattr("microgpt_trace.dumps.record_llama_cpp._TYPES", {0: np.float16})
+    with pytest.raises(RunError, match="this version of llama.cpp has another layout"):
+        record_llama_cpp(SMOLLM2, IDS, tmp_path / "theirs", n_threads=1)
+    assert list(tmp_path.iterdir()) == []
