@@ -198,6 +198,6 @@ def test_names_what_llama_cpp_refuses(tmp_path):
 def test_raises_an_error_inside_the_callback(tmp_path, monkeypatch):
     pytest.importorskip("llama_cpp")
     monkeypatch.setattr("microgpt_trace.dumps.record_llama_cpp._TYPES", {0: np.float16})
-    with pytest.raises(RunError, match="this version of llama.cpp has another layout"):
+    with pytest.raises(RunError, match=r"this version of llama\.cpp has another layout"):
         record_llama_cpp(SMOLLM2, IDS, tmp_path / "theirs", n_threads=1)
     assert list(tmp_path.iterdir()) == []
