@@ -84,11 +84,7 @@ def _engine(
         from llama_cpp._ctypes_extensions import load_shared_library
     except ImportError as error:
         raise InputError("record_llama_cpp needs llama-cpp-python: pip install llama-cpp-python") from error
-    ggml = load_shared_library("ggml-base", Path(llama_cpp.__file__).parent / "lib")
-    for function in (ggml.ggml_get_name, ggml.ggml_op_desc, ggml.ggml_nbytes):
-        function.argtypes, function.restype = [ctypes.c_void_p], ctypes.c_char_p
-    ggml.ggml_nbytes.restype = ctypes.c_size_t
-    ggml.ggml_backend_tensor_get.argtypes = [ctypes.c_void_p, ctypes.c_void_p, *[ctypes.c_size_t] * 2]
+    ggml = _functions(load_shared_library("ggml-base", Path(llama_cpp.__file__).parent / "lib"))
     nodes: list[Node] = []
     failed: list[Exception] = []
 
@@ -130,6 +126,15 @@ def _engine(
 
     with closing(engine):
         yield evaluate
+
+
+def _functions(ggml: Any) -> Any:
+    """Declare the functions of libggml-base that read a tensor."""
+    for function in (ggml.ggml_get_name, ggml.ggml_op_desc, ggml.ggml_nbytes):
+        function.argtypes, function.restype = [ctypes.c_void_p], ctypes.c_char_p
+    ggml.ggml_nbytes.restype = ctypes.c_size_t
+    ggml.ggml_backend_tensor_get.argtypes = [ctypes.c_void_p, ctypes.c_void_p, *[ctypes.c_size_t] * 2]
+    return ggml
 
 
 def read_tensor(ggml: Any, pointer: int) -> Iterator[Node]:

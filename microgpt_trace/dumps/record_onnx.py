@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from ..arrays.stats import Array
 from ..errors import InputError
 from ..files import check_target, write_atomically
 from ..text.wording import abridged
 
-_HALF, _FLOATS = "tensor(bfloat16)", ("tensor(float)", "tensor(float16)", "tensor(double)")
+_FLOATS = ("tensor(float)", "tensor(float16)", "tensor(double)")
 
 
 def record_onnx(
@@ -37,41 +38,42 @@ def record_onnx(
         from safetensors.numpy import save
     except ImportError as error:
         raise InputError("record_onnx needs two packages: pip install onnx onnxruntime") from error
-    options = onnxruntime.SessionOptions()
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    options.log_severity_level = 3  # errors only: ONNX Runtime warns about outputs without a type
-    is_file = not hasattr(model, "graph")
-    if is_file:
-        weights = "session.model_external_initializers_file_folder_path"
-        options.add_session_config_entry(weights, str(Path(model).resolve().parent))
+    given = {name: np.asarray(own, order="C") for name, own in feeds.items()}
     try:
-        proto = onnx.ModelProto()
-        proto.CopyFrom(onnx.load(model, load_external_data=False) if is_file else model)
-        known = {own.name for own in proto.graph.output}
-        names = [name for node in proto.graph.node for name in node.output if name and name not in known]
-        proto.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)  # the type is inferred
-
-        def session() -> Any:
-            return onnxruntime.InferenceSession(proto.SerializeToString(), options, ["CPUExecutionProvider"])
-
-        running = session()
-        kinds = {own.name: own.type for own in running.get_outputs()}
-        fetched = {name: name for name, kind in kinds.items() if kind in _FLOATS}
-        halves = {name: f"{name} as float32" for name, kind in kinds.items() if kind == _HALF}
-        if halves:  # NumPy has no bfloat16
-            for name, wide in halves.items():
-                proto.graph.node.append(
-                    onnx.helper.make_node("Cast", [name], [wide], to=onnx.TensorProto.FLOAT)
-                )
-                proto.graph.output.append(onnx.ValueInfoProto(name=wide))
-            running = session()
-        fetched |= halves
-        values = running.run([*fetched.values()], {name: np.asarray(own) for name, own in feeds.items()})
+        values, others = _run(onnx, onnxruntime, model, given)
     except Exception as error:  # onnx and ONNX Runtime raise classes of their own
         raise InputError(f"ONNX Runtime refuses the model or the feeds: {error}") from error
-    arrays = {name: np.asarray(own, order="C") for name, own in zip(fetched, values, strict=True)}
-    whole = {name: np.asarray(own, order="C") for name, own in feeds.items()}
-    arrays |= {name: own for name, own in whole.items() if own.dtype.kind in "iu" and name not in arrays}
-    write_atomically(Path(out), save(arrays), force)
-    others = [name for name in kinds if name not in fetched]
+    whole = {name: own for name, own in given.items() if own.dtype.kind in "iu"}
+    write_atomically(Path(out), save(whole | values), force)
     return [f"left out, because the type is not floating-point: {abridged(others)}"] if others else []
+
+
+def _run(
+    onnx: Any, runtime: Any, model: Any, feeds: Mapping[str, Array]
+) -> tuple[dict[str, Array], list[str]]:
+    """Return the floating-point values by name, and the names of all other values."""
+    options, proto = runtime.SessionOptions(), onnx.ModelProto()
+    options.graph_optimization_level = runtime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.log_severity_level = 3  # errors only: ONNX Runtime warns about outputs without a type
+    if not hasattr(model, "graph"):
+        folder = str(Path(model).resolve().parent)
+        options.add_session_config_entry("session.model_external_initializers_file_folder_path", folder)
+        model = onnx.load(model, load_external_data=False)
+    proto.CopyFrom(model)
+
+    def session(added: Iterable[str]) -> Any:
+        proto.graph.output.extend(onnx.ValueInfoProto(name=name) for name in added)  # the type is inferred
+        return runtime.InferenceSession(proto.SerializeToString(), options, ["CPUExecutionProvider"])
+
+    known = {"", *(own.name for own in proto.graph.output)}
+    running = session(name for node in proto.graph.node for name in node.output if name not in known)
+    kinds = {own.name: own.type for own in running.get_outputs()}
+    wide = {name: f"{name} as float32" for name, kind in kinds.items() if kind == "tensor(bfloat16)"}
+    if wide:  # NumPy has no bfloat16
+        casts = (onnx.helper.make_node("Cast", [own], [wide[own]], to=onnx.TensorProto.FLOAT) for own in wide)
+        proto.graph.node.extend(casts)
+        running = session(wide.values())
+    fetched = wide | {name: name for name, kind in kinds.items() if kind in _FLOATS}
+    values = running.run([*fetched.values()], feeds)
+    arrays = {name: np.asarray(own, order="C") for name, own in zip(fetched, values, strict=True)}
+    return arrays, [name for name in kinds if name not in fetched]
