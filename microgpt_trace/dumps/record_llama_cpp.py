@@ -90,9 +90,8 @@ def _engine(
 
     def after(pointer: int, before: bool, _: Any) -> bool:
         try:
-            nodes.extend(
-                [] if before else read_tensor(ggml, pointer)
-            )  # llama.cpp first asks whether to report
+            # llama.cpp first asks whether to report the tensor
+            nodes.extend([] if before else read_tensor(ggml, pointer))
         except Exception as error:  # ctypes would only print it and continue
             failed.append(error)
         return not failed
