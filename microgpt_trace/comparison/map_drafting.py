@@ -9,10 +9,10 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cache, lru_cache
-from itertools import accumulate, combinations, pairwise
+from itertools import accumulate, combinations, pairwise, product
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -25,15 +25,19 @@ from ..dumps.recording import Recording
 from ..errors import InputError
 from ..grouping import grouped
 from ..interpreter.event_stream import EventStream
-from ..models.language_model import LanguageModel
+from ..interpreter.run import row_forward
+from ..models.language_model import LanguageModel, TraceInput
 from ..naming.map_writing import Unplaced, map_as_toml
-from ..naming.suggestion import PAIR, Evidence, NamedTensor, Suggested, agreeing, assign
-from ..plans.kinds import Linear
+from ..naming.suggestion import PAIR, SAME, Evidence, NamedTensor, Suggested, agreeing, assign
+from ..operations.pass_state import PassState
+from ..plans.kinds import Choice, Linear
 from ..plans.plan import Plan, kind_of
 from .read_tokens import NO_TOKENS, TEXT_AND_TOKENS, ambiguous, embedding_of, recognise
 
 ELEMENTS = 512  # maximum number of sampled elements of an array
 CLIP = np.float32(4)  # clip at 4 medians, so that a huge channel (as in SmolLM2) does not dominate
+FIRST, LAST = 6, 3  # the tensors of each kind of name that are tried as an unknown event
+WORK = 1 << 28  # maximum number of elements that are computed to find the inputs of an operation
 _TINY = np.float32(1e-30)
 
 
@@ -62,7 +66,7 @@ def drafted_map(sides: Sequence[Any], text: str | None, tokens: Sequence[int] | 
     names = [name for name, spec in model.hooks.specs.items() if name in shapes and not spec.extra]
     with one_blas_thread(), np.errstate(all="ignore"), EventStream(model, inputs, names) as stream:
         groups = _sampled(_values(stream, len(inputs.tokens)), names, model.plan)
-        evidence = _gathered(dump, model, names, groups, shapes)
+        evidence = _gathered(dump, model, names, groups, shapes, inputs)
     found = assign(evidence)
     if dump.tensors:
         notes = (f"{len(dump.tensors)} tensors are known by their names and not listed here", *notes)
@@ -195,8 +199,9 @@ def _slice(recorded: Recorded, axis: int, start: int, stop: int) -> tuple[str, R
 
 
 def _gathered(
-    dump: Recording, model: LanguageModel, names: Sequence[str], groups: Sequence[_EventGroup], shapes: Shapes
-) -> Evidence:
+    dump: Recording, model: LanguageModel, names: Sequence[str], groups: Sequence[_EventGroup],
+    shapes: Shapes, inputs: TraceInput,
+) -> Evidence:  # fmt: skip
     """Compare every unknown tensor with every event of its shape, in every layout that fits."""
     readable = sorted((left.recorded for left in dump.leftovers if left.readable), key=_natural)
     parts = [(one, *part) for one in readable for part in (("", one), *_slices_of(one, model.plan, shapes))]
@@ -220,7 +225,75 @@ def _gathered(
     tensors = [NamedTensor(_source_name(one), cut, recorded.shape) for one, cut, recorded in parts]
     agree, streams = agreeing(pairs["distance"]), {*model.plan.residuals}
     right = max((i + 1 for i, name in enumerate(names) if name in streams and agree[:, i].any()), default=0)
-    return Evidence(tensors, names, [name in dump.tensors for name in names], right, pairs)
+    evidence = Evidence(tensors, names, [name in dump.tensors for name in names], right, pairs)
+
+    def value_of(row: int | None, name: str) -> Array:
+        layout = "" if row is None else str(pairs["layout"][row, names.index(name)])
+        one = dump.tensors[name] if row is None else replace(parts[row][2], layout=layout)
+        return fit(name, one, shapes, head_dim=dim).array.astype(np.float32)
+
+    known = [name for name, one in dump.tensors.items() if len(fits(name, one, shapes, dim)) == 1]
+    _mark_operations(
+        evidence, PassState(model, np.array(inputs.tokens), targets=inputs.targets), known, value_of
+    )
+    return evidence
+
+
+def _mark_operations(
+    evidence: Evidence, run: PassState, known: Iterable[str], value_of: Callable[[int | None, str], Array]
+) -> None:
+    """Mark the tensors of the first layer that follow from each other by an operation of the model.
+
+    After an error all values disagree, but the operations still follow from the dump's own inputs. If an
+    event is unknown, tensors of its shape are tried. `value_of` returns a tensor as an event; its row is None if the
+    event is known by name.
+    """
+    plan, column = run.model.plan, {name: i for i, name in enumerate(evidence.events)}
+    found: dict[str, int | None] = dict.fromkeys(known)
+    agree = agreeing(evidence.pairs["distance"])
+    for name, own, distance in zip(evidence.events, agree.T, evidence.pairs["distance"].T, strict=True):
+        if own.any():
+            found.setdefault(name, int(distance.argmin()))
+    rest = [row for row in range(len(evidence.tensors)) if not agree[row].any()]
+
+    def candidates(name: str) -> list[tuple[int | None, Array, Array]]:
+        """Return tensors that may be an event: their rows, values and samples. Copies are left out."""
+        fitting = [row for row in rest if evidence.fits[row, column[name]]]
+        alike = grouped(fitting, lambda row: re.sub("_?[0-9]+", "", evidence.tensors[row].source))
+        few = dict.fromkeys(row for rows in alike.values() for row in (*rows[:FIRST], *rows[-LAST:]))
+        shape = plan.shapes(len(run.tokens))[name]
+        distinct: dict[bytes, tuple[int | None, Array, Array]] = {}
+        for row in [found[name]] if name in found else [*few][: WORK // 8 // math.prod(shape)]:
+            value = value_of(row, name)
+            sample = _sample(value, plan[name].causal)
+            if value.shape == shape:
+                distinct.setdefault(sample.tobytes(), (row, value, sample))
+        return [*distinct.values()]
+
+    rows = [row for row in plan.values() if not row.layer and row.inputs]
+    for row in [*rows, *reversed(rows)]:  # a later operation may decide between the outputs of an earlier one
+        events = [*row.inputs, row.name]
+        if found.keys() >= {*events} or not column.keys() >= {*events}:
+            continue
+        if any(isinstance(plan[name].kind, Choice) for name in events):
+            continue
+        *inputs, outputs = map(candidates, events)
+        if not outputs or math.prod(map(len, inputs)) * outputs[0][1].size > WORK:
+            continue
+        samples, tried = _Samples([sample for _, _, sample in outputs]), []
+        for chosen in product(*inputs):
+            value = row_forward(row, dict(zip(row.inputs, (own[1] for own in chosen), strict=True)), run)
+            distance, share = samples.compare(_sample(value, row.causal))
+            distance[share < 0.5] = np.inf
+            best = int(distance.argmin())
+            tried.append((float(distance[best]), [own[0] for own in (*chosen, outputs[best])]))
+        tried.sort(key=lambda one: one[0])
+        if tried and tried[0][0] < SAME and all(d > 3 * tried[0][0] + 1e-5 for d, _ in tried[1:2]):
+            for name, at in zip(events, tried[0][1], strict=True):
+                if name not in found and at is not None:
+                    found[name] = at
+                    rest.remove(at)
+                    evidence.pairs["follows"][at, column[name]] = True
 
 
 def _unplaced(dump: Recording, evidence: Evidence, found: Mapping[int, Suggested]) -> list[Unplaced]:

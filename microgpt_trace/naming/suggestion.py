@@ -23,7 +23,7 @@ from ..text.frozen import frozen
 # A pair of a tensor and an event: the layout in which the tensor is nearest, or "" if the shape does not fit;
 # True if the shape allows several layouts; the relative L2 distance of the values; and the share of elements
 # that are finite in both.
-PAIR = np.dtype([("layout", "U4"), ("several", "?"), ("distance", "f4"), ("finite", "f4")])
+PAIR = np.dtype([("layout", "U4"), ("several", "?"), ("distance", "f4"), ("finite", "f4"), ("follows", "?")])
 SAME = 1e-2  # values agree below this distance; bfloat16 rounds by up to 4e-3
 FEW = 2  # values can decide between this many tensors; the order counts behind more known tensors than this
 _NUMBER = re.compile("(?<![0-9])[0-9]{1,4}(?![0-9])")
@@ -58,7 +58,7 @@ class Evidence:
     @cached_property
     def agree(self) -> Array:
         """True where a tensor agrees with an event: [F, E]"""
-        return agreeing(self.pairs["distance"])
+        return agreeing(self.pairs["distance"]) | self.pairs["follows"]
 
 
 class Suggested(NamedTuple):
@@ -91,7 +91,7 @@ def agreeing(distance: Array) -> Array:
 def assign(evidence: Evidence) -> dict[int, Suggested]:
     """Return the events of tensors, by index: first of series, then of single tensors.
 
-    >>> pairs = np.array([[("TC", False, 0.5, 1.0), ("TC", False, 0.001, 1.0)]], PAIR)
+    >>> pairs = np.array([[("TC", False, 0.5, 1.0, False), ("TC", False, 0.001, 1.0, False)]], PAIR)
     >>> tensors = [NamedTensor("x", "", (3, 8))]
     >>> assign(Evidence(tensors, ["embed.tok", "final.norm"], [False, False], 0, pairs))
     {0: Suggested(event=1, why='values', pattern='')}
@@ -101,7 +101,8 @@ def assign(evidence: Evidence) -> dict[int, Suggested]:
 
     def take(row: int, column: int, why: str, pattern: str = "") -> None:
         if row not in found and column not in taken:
-            found[row] = Suggested(column, "values" if evidence.agree[row, column] else why, pattern)
+            how = "operation" if evidence.pairs["follows"][row, column] else "values"
+            found[row] = Suggested(column, how if evidence.agree[row, column] else why, pattern)
             taken.add(column)
 
     for series, columns in _chosen_series(evidence):
@@ -128,7 +129,7 @@ def _chosen_series(evidence: Evidence) -> Iterator[tuple[_Series, Columns]]:
         if layer_of(name) is not None:
             kinds.setdefault(kind_of(name), {})[layer_of(name)] = column
     pairs = []
-    for series in _series_of(evidence.tensors, max(map(len, kinds.values()), default=0)):
+    for series in _series_of(evidence, max(map(len, kinds.values()), default=0)):
         votes = int(evidence.agree[[*series.rows.values()]].any(axis=1).sum())
         for kind, columns in kinds.items():
             both = [(row, columns[layer]) for layer, row in series.rows.items() if layer in columns]
@@ -159,10 +160,14 @@ def _words_named(name: str, kind: str, needed: str) -> int:
     return sum(map(named, words)) * all(map(named, re.findall("[a-z]+", needed)))
 
 
-def _series_of(tensors: Sequence[NamedTensor], layers: int) -> Iterator[_Series]:
+def _series_of(evidence: Evidence, layers: int) -> Iterator[_Series]:
     """Yield all series that the names allow. A tensor can be in several series."""
     counted: dict[tuple[str, str], dict[int, int]] = {}
+    tensors = evidence.tensors
+    whole = evidence.fits.any(axis=1)
     for row, (source, cut, _) in enumerate(tensors):
+        if not whole[row]:
+            continue
         for number in islice(_NUMBER.finditer(source), 0 if "{i}" in source else _MAX_NUMBERS):
             once = f"{source[: number.start()]}{{i}}{source[number.end() :]}"
             everywhere = re.sub(rf"(?<![0-9]){number[0]}(?![0-9])", "{i}", source)
