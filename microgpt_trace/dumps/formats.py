@@ -39,7 +39,7 @@ from .stored_arrays import (
 )
 from .trace_document import open_document
 
-_IN_ORDER = (".npz archive", "PyTorch file")  # kinds of files that keep the order of writing
+_IN_ORDER = (".npz archive", ".pt file")  # kinds of files that keep the order of writing
 _TOKENS = ("tokens", "ids", "input_ids", "token_ids")
 _MAX_TOKENS = 1 << 20
 _UNKNOWN = Meaning(reason=NO_EVENT)
@@ -213,7 +213,7 @@ def _recording(
             candidates.append(array)
         elif (ids := _token_ids(array)) is not None:
             token_sources.append((f"{path}: {array.name}", ids))
-        else:
+        elif batch is None or _last_word(array) not in (*_TOKENS, "attention_mask", "position_ids"):
             reason = f"no event contains numbers of type {array.dtype}"
             others.append(Leftover(_recorded(array, _UNKNOWN), reason, readable=array.kind != "other"))
     tensors, leftovers = _by_event(path, candidates, lines, layout, architecture)
