@@ -77,6 +77,22 @@ def bf16(blocks: Array) -> Array:
     return words.view(np.float32)
 
 
+def float8(blocks: Array, fraction: int, bias: int, nan: tuple[int, ...]) -> Array:
+    """Blocks of one 8-bit float without infinity: sign, exponent, and `fraction` bits of the fraction. The
+    codes `nan` are NaN. Source: https://arxiv.org/abs/2209.05433"""
+    codes = np.arange(128)
+    exponents, fractions = codes >> fraction, codes % (1 << fraction) / (1 << fraction)
+    positive = np.where(exponents, 1 + fractions, 2 * fractions) * 2.0 ** (exponents - bias)
+    values = np.concatenate((positive, -positive)).astype(np.float32)
+    values[[*nan]] = np.nan
+    return values[blocks]
+
+
+def f8_e5m2(blocks: Array) -> Array:
+    """Blocks of one float8_e5m2, which is the upper half of a float16."""
+    return widen_f16(blocks.astype(np.uint16) << 8)
+
+
 def apr_q8(blocks: Array) -> Array:
     """Blocks of one int8. The tensor has one scale for all blocks."""
     return blocks.view(np.int8).astype(np.float32)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import field, replace
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -61,6 +62,10 @@ def _quantised(
     return Encoding(name, block_size, block_bytes, decode, unpack, minima, centre, codebook)
 
 
+def _float8(name: str, fraction: int, bias: int, *nan: int) -> Encoding:
+    return Encoding(name, 1, 1, partial(dequantisation.float8, fraction=fraction, bias=bias, nan=nan))
+
+
 ENCODINGS: dict[str, Encoding] = {
     encoding.name: encoding
     for encoding in (
@@ -83,6 +88,16 @@ ENCODINGS: dict[str, Encoding] = {
         _quantised("IQ4_XS", 256, 136, dequantisation.iq4_xs, codebook=dequantisation.IQ4),
         _quantised("MXFP4", 32, 17, dequantisation.mxfp4, codebook=dequantisation.E2M1),
     )
+}
+# Short floats by their names in torch. The 8-bit floats are not in ENCODINGS, because weights of these types
+# have scales in other tensors. Activations have none.
+FLOATS: dict[str, Encoding] = {
+    "float16": ENCODINGS["F16"],
+    "bfloat16": ENCODINGS["BF16"],
+    "float8_e4m3fn": _float8("F8_E4M3", 3, 7, 0x7F, 0xFF),
+    "float8_e4m3fnuz": _float8("F8_E4M3FNUZ", 3, 8, 0x80),
+    "float8_e5m2": Encoding("F8_E5M2", 1, 1, dequantisation.f8_e5m2),
+    "float8_e5m2fnuz": _float8("F8_E5M2FNUZ", 2, 16, 0x80),
 }
 U8 = Encoding("U8", 1, 1, dequantisation.u8)  # bytes that belong to a tensor of another type
 

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from ..arrays.encodings import FLOATS
 from ..arrays.stats import Array
 from ..errors import FileFormatError, InputError
 from ..naming.event_names import Meaning, architecture_of, meaning_of, without_suffix
@@ -33,10 +34,12 @@ from .stored_arrays import (
     NPY_MAGIC,
     ZIP_MAGIC,
     StoredArray,
+    decoded,
     npy_array,
     npz_arrays,
     safetensors_arrays,
 )
+from .torch_files import OLD_MAGIC, SUFFIXES, is_torch_file, torch_arrays
 from .trace_document import open_document
 
 _IN_ORDER = (".npz archive", ".pt file")  # kinds of files that keep the order of writing
@@ -61,7 +64,7 @@ def is_recording(path: Path) -> bool:
             return _holds_values(*safetensors_arrays(path))
     except (OSError, FileFormatError):
         return False
-    return head.startswith((NPY_MAGIC, ZIP_MAGIC)) or bool(_DOCUMENT.match(head))
+    return head.startswith((NPY_MAGIC, ZIP_MAGIC, OLD_MAGIC)) or bool(_DOCUMENT.match(head))
 
 
 def _holds_values(arrays: Sequence[StoredArray], metadata: Mapping[str, str]) -> bool:
@@ -75,8 +78,8 @@ def _holds_values(arrays: Sequence[StoredArray], metadata: Mapping[str, str]) ->
 
 
 def open_recording(path: Path, names: NameMap | None = None) -> Recording:
-    """Open a dump: a file of `--save` or `--json`, a folder of APRT or .npy files, or a .npy, .npz or
-    safetensors file.
+    """Open a dump: a file of `--save` or `--json`, a folder of APRT, .npy or .pt files, or a .npy, .npz, .pt
+    or safetensors file.
 
     Raises FileFormatError if the file is damaged or not a dump, and InputError if the map does not fit.
     """
@@ -110,6 +113,9 @@ def _open(path: Path, names: NameMap | None) -> Recording:
             head = file.read(_HEAD)
     if head.startswith(NPY_MAGIC):
         return _recording(path, ".npy file", [npy_array(path, path.name)], names)
+    if is_torch_file(path):
+        arrays, others = torch_arrays(path, path.name)
+        return _recording(path, ".pt file", _of_a_run(path, arrays), names, notes=_unread(others))
     if head.startswith(ZIP_MAGIC):
         arrays, others = npz_arrays(path)
         return _recording(path, ".npz archive", arrays, names, notes=_unread(others))
@@ -120,7 +126,7 @@ def _open(path: Path, names: NameMap | None) -> Recording:
     if head.lstrip()[:1] == b"{":
         return _with_tokens(open_document(path), names, "a --json document")
     raise FileFormatError(
-        f"{path}: expected a dump (.npy, .npz, safetensors, a --json document or a folder), "
+        f"{path}: expected a dump (.npy, .npz, .pt, safetensors, a --json document or a folder), "
         f"found {f'a file that begins with {brief(head[:8])[1:]}' if head else 'an empty file'}"
     )
 
@@ -128,17 +134,46 @@ def _open(path: Path, names: NameMap | None) -> Recording:
 def _open_folder(path: Path, names: NameMap | None) -> Recording:
     if is_aprt(path):
         return _with_tokens(open_aprt(path), names, "a directory of APRT dumps")
-    files, others = _npy_files(path)
+    files, others = _array_files(path)
     if not files:
-        expected = "a model (a folder with config.json) or a dump (.npy files, APRT)"
+        expected = "a model (a folder with config.json) or a dump (.npy or .pt files, APRT)"
         found = f"a folder of {abridged([*map(brief, others)])}" if others else "an empty folder"
         raise FileFormatError(f"{path}: expected {expected}, found {found}")
-    arrays = [npy_array(path / name, name) for name in files]
-    return _recording(path, ".npy files", arrays, names, notes=_unread(others))
+    by_file = {}
+    for name in files:
+        if name.endswith(".npy"):
+            by_file[name] = [npy_array(path / name, name)]
+        else:
+            by_file[name], unread = torch_arrays(path / name, name)
+            others += [f"{name}: {own}" for own in unread]
+    kinds = sorted({Path(name).suffix for name in files})
+    arrays = _of_a_run(path, _with_distinct_names(by_file))
+    return _recording(path, f"{' and '.join(kinds)} files", arrays, names, notes=_unread(others))
 
 
-def _npy_files(folder: Path) -> tuple[list[str], list[str]]:
-    """Return the paths of the .npy files in a folder and its subfolders, and the paths of all other files."""
+def _of_a_run(path: Path, arrays: Sequence[StoredArray]) -> Sequence[StoredArray]:
+    """Return the arrays of .pt files. Raises FileFormatError if they are the parameters of a model."""
+    if arrays and not _holds_values(arrays, {}):
+        found = f"parameters of a model ({brief(arrays[0].name)})"
+        hint = "save a model as safetensors beside its config.json"
+        raise FileFormatError(f"{path}: expected values of a run, found {found}; {hint}")
+    return arrays
+
+
+def _with_distinct_names(by_file: Mapping[str, Sequence[StoredArray]]) -> list[StoredArray]:
+    """Return the arrays of a folder. If a name occurs twice, put the file's path before names in dicts."""
+    arrays = [array for own in by_file.values() for array in own]
+    if len({array.name for array in arrays}) == len(arrays):
+        return arrays
+    return [
+        array if array.name == file else replace(array, name=f"{without_suffix(file)}/{array.name}")
+        for file, own in by_file.items()
+        for array in own
+    ]
+
+
+def _array_files(folder: Path) -> tuple[list[str], list[str]]:
+    """Return the paths of the .npy and .pt files in a folder and its subfolders, and of all other files."""
     names: tuple[list[str], list[str]] = [], []
 
     def refuse(error: OSError) -> None:
@@ -147,7 +182,9 @@ def _npy_files(folder: Path) -> tuple[list[str], list[str]]:
     for base, folders, files in os.walk(folder, onerror=refuse):
         folders.sort()
         for name in sorted(files):
-            names[not name.endswith(".npy")].append((Path(base) / name).relative_to(folder).as_posix())
+            names[not name.endswith((".npy", *SUFFIXES))].append(
+                (Path(base) / name).relative_to(folder).as_posix()
+            )
     return names
 
 
@@ -214,9 +251,13 @@ def _recording(
         elif (ids := _token_ids(array)) is not None:
             token_sources.append((f"{path}: {array.name}", ids))
         elif batch is None or _last_word(array) not in (*_TOKENS, "attention_mask", "position_ids"):
-            reason = f"no event contains numbers of type {array.dtype}"
+            reason = _why_unread(array) or f"no event contains numbers of type {array.dtype}"
             others.append(Leftover(_recorded(array, _UNKNOWN), reason, readable=array.kind != "other"))
     tensors, leftovers = _by_event(path, candidates, lines, layout, architecture)
+    for dtype in FLOATS:
+        assumed = [brief(one.name) for one in arrays if one.read_bits and one.dtype == dtype]
+        if assumed:  # ml_dtypes writes such files
+            notes = [*notes, f"read as {dtype}, which the files do not name: {abridged(assumed)}"]
     return Recording(
         str(path), kind, tensors, agreed("tokens", token_sources), leftovers=(*leftovers, *others),
         notes=tuple(notes), read_as=lambda architecture: read_as(architecture=architecture),
@@ -252,6 +293,15 @@ def _batch(arrays: Sequence[StoredArray]) -> TextBatch | None:
 
 def _last_word(array: StoredArray) -> str:
     return re.split(r"[./]", without_suffix(array.name).lower())[-1]
+
+
+def _why_unread(array: StoredArray) -> str:
+    """Return the reason why the numbers of an array cannot be read, or "" if they can be read."""
+    if array.read_bits and array.kind == "other":
+        return (
+            'the file does not name the type of its bytes; state it in a map, as in dtype = "float8_e4m3fn"'
+        )
+    return f"numbers of type {array.dtype} are not supported" if array.kind == "other" else ""
 
 
 def _token_ids(array: StoredArray) -> tuple[int, ...] | None:
@@ -301,16 +351,23 @@ def _recorded(array: StoredArray, meaning: Meaning, layout: str = "") -> Recorde
 
 def _floats(array: StoredArray) -> Array:
     if array.kind == "other":
-        raise InputError(f"{array.name}: numbers of type {array.dtype} are not supported")
+        raise InputError(f"{array.name}: {_why_unread(array)}")
     values = array.read()
     return values.astype(np.float64) if array.kind == "whole" else values
 
 
 def _mapped(path: Path, array: StoredArray, line: MapEntry, meanings: Mapping[str, Meaning]) -> Recorded:
     """Return the tensor that a line of the map describes: an array or a slice of an array."""
-    where = f"{path}: {array.name!r} for {line.event}"
-    if array.kind != "floating":
+    where, read = f"{path}: {array.name!r} for {line.event}", array.read
+    if line.dtype and array.dtype != line.dtype:
+        if array.read_bits is None or FLOATS[line.dtype].block_bytes != array.read_bits().itemsize:
+            raise InputError(f"{where}: expected {line.dtype}, found {array.dtype}")
+        bits, dtype = array.read_bits, line.dtype
+        read = lambda: decoded(bits(), dtype)  # noqa: E731
+    elif array.kind == "other":
+        raise InputError(f"{where}: {_why_unread(array)}")
+    elif array.kind != "floating":
         raise InputError(f"{where}: expected floating-point numbers, found {array.dtype}")
     shape = sliced_shape(line.index, array.shape, where)
     adjacent = meanings[array.name].adjacent
-    return Recorded(array.name, shape, lambda: array.read()[line.index], line.layout, adjacent=adjacent)
+    return Recorded(array.name, shape, lambda: read()[line.index], line.layout, adjacent=adjacent)

@@ -21,7 +21,7 @@ from weakref import finalize
 
 import numpy as np
 
-from ..arrays.encodings import ENCODINGS
+from ..arrays.encodings import FLOATS
 from ..arrays.stats import Array
 from ..errors import FileFormatError
 from ..files import write_atomically
@@ -52,6 +52,8 @@ class NpyHeader(NamedTuple):
     dtype: np.dtype[Any]
     by_columns: bool
     offset: int  # index of the first byte of the data in the file
+    # ml_dtypes writes V2 for bfloat16, f1 for float8_e5m2, and V1 for all other types of one byte.
+    short: str = ""  # the type of short floats, which NumPy does not know
 
     @property
     def size(self) -> int:
@@ -78,12 +80,16 @@ def read_header(file: IO[bytes]) -> NpyHeader:
         raise ValueError("other keys")
     if type(shape) is not tuple or not all(type(length) is int and 0 <= length < 1 << 63 for length in shape):
         raise ValueError("no shape")
-    dtype = np.lib.format.descr_to_dtype(header["descr"])
-    return NpyHeader(shape, dtype, by_columns, len(head) + width + length)
+    descr = header["descr"]
+    is_float8 = descr in ("<f1", "|f1")
+    dtype = np.dtype("V1") if is_float8 else np.lib.format.descr_to_dtype(descr)
+    short = "float8_e5m2" if is_float8 else "bfloat16" if dtype == np.dtype("V2") else ""
+    return NpyHeader(shape, dtype, by_columns, len(head) + width + length, short)
 
 
 ZIP_MAGIC = b"PK\x03\x04"
 _BOMB_BYTES, _BOMB_TIMES = 1 << 26, 200  # activations compress to about 2/3, never to 1/100
+_FLOATS = {encoding.name: encoding for encoding in FLOATS.values()}
 _NUMPY_TYPES = {  # type in safetensors -> type in NumPy
     "F32": "<f4", "F64": "<f8", "BOOL": "?", "U8": "<u1", "I8": "<i1", "U16": "<u2", "I16": "<i2",
     "U32": "<u4", "I32": "<i4", "U64": "<u8", "I64": "<i8",
@@ -95,7 +101,7 @@ class StoredArray:
     """An array in a file.
 
     `kind` is "floating" (`read` returns float32 or float64), "whole" (integers or booleans), or "other"
-    (unreadable).
+    (unreadable). If the file does not name the type of short floats, `read_bits` reads them as stored.
     """
 
     name: str
@@ -103,6 +109,13 @@ class StoredArray:
     dtype: str  # the name of the type in the file
     kind: str
     read: Callable[[], Array]
+    read_bits: Callable[[], Array] | None = None
+
+
+def decoded(bits: Array, dtype: str) -> Array:
+    """Return short floats of any shape and order of axes as float32. `dtype` is a key of FLOATS."""
+    blocks = np.ascontiguousarray(bits).reshape(-1, 1).view(np.uint8)
+    return FLOATS[dtype].decode(blocks).reshape(bits.shape)
 
 
 def npy_array(path: Path, name: str) -> StoredArray:
@@ -122,15 +135,9 @@ def npz_arrays(path: Path) -> tuple[list[StoredArray], list[str]]:
     The archive stays open as long as the arrays exist.
     """
     arrays, others = [], []
-    seen = set[str]()
-    with reading(path), _as_file_error(str(path), "a .npz archive"):
-        archive = zipfile.ZipFile(path)  # stays open, because opening an archive is slow
-        if archive.fp is not None:
-            finalize(archive, archive.fp.close)  # otherwise Python could close the file before the archive
+    with reading(path), as_file_error(str(path), "a .npz archive"):
+        archive = open_archive(path)
         for member in archive.infolist():
-            if member.filename in seen:
-                raise FileFormatError(f"{path}: {brief(member.filename)} occurs twice")
-            seen.add(member.filename)
             if member.filename.endswith(".npy"):
                 arrays.append(_member(path, archive, member))
             else:
@@ -138,18 +145,36 @@ def npz_arrays(path: Path) -> tuple[list[StoredArray], list[str]]:
     return arrays, others
 
 
-def _member(path: Path, archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> StoredArray:
-    where, stored, size = f"{path}: {brief(member.filename)}", member.compress_size, member.file_size
-    if stored > path.stat().st_size:
-        raise FileFormatError(f"{where}: expected at most the size of the file, found {stored:,} bytes")
+def open_archive(path: Path) -> zipfile.ZipFile:
+    """Open a zip archive. Raises FileFormatError if a name occurs twice, or if a member unpacks to much more
+    than activations do, and errors of zipfile if the archive is damaged."""
+    archive = zipfile.ZipFile(path)  # stays open, because opening an archive is slow
+    if archive.fp is not None:
+        finalize(archive, archive.fp.close)  # otherwise Python could close the file before the archive
+    seen = set[str]()
+    for member in archive.infolist():
+        where, stored = f"{path}: {brief(member.filename)}", member.compress_size
+        if member.filename in seen:
+            raise FileFormatError(f"{where} occurs twice")
+        if stored > path.stat().st_size:
+            raise FileFormatError(f"{where}: expected at most the size of the file, found {stored:,} bytes")
+        check_expansion(where, stored, member.file_size)
+        seen.add(member.filename)
+    return archive
+
+
+def check_expansion(where: str, stored: int, size: int) -> None:
+    """Raise FileFormatError if `stored` bytes of a file would become far too many bytes of memory."""
     if size > max(_BOMB_BYTES, _BOMB_TIMES * stored):
         raise FileFormatError(f"{where}: expected activations, found {stored:,} bytes unpacked to {size:,}")
 
+
+def _member(path: Path, archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> StoredArray:
     def read_all() -> Array:
         return np.frombuffer(archive.read(member), np.uint8)  # zipfile compares the checksum
 
-    name = member.filename.removesuffix(".npy")
-    return _array(path, name, where, size, partial(archive.open, member), read_all)
+    name, where = member.filename.removesuffix(".npy"), f"{path}: {brief(member.filename)}"
+    return _array(path, name, where, member.file_size, partial(archive.open, member), read_all)
 
 
 def _array(
@@ -157,7 +182,7 @@ def _array(
     read_all: Callable[[], Array],
 ) -> StoredArray:  # fmt: skip
     """Return a .npy array of `size` bytes. `read_all` reads the header and the data."""
-    with _as_file_error(where, "a .npy array"), open_file() as file:
+    with as_file_error(where, "a .npy array"), open_file() as file:
         header = read_header(file)
     if header.dtype.hasobject:
         raise FileFormatError(f"{where}: expected numbers, found Python objects, which are not allowed")
@@ -165,22 +190,29 @@ def _array(
         array = f"{header.dtype} {brief(list(header.shape))}"
         raise FileFormatError(f"{where}: expected {header.size:,} bytes for {array}, found {size:,}")
 
-    def read() -> Array:
-        with reading(path), _as_file_error(where, "the array that its header describes"):
+    def read_stored() -> Array:
+        with reading(path), as_file_error(where, "the array that its header describes"):
             content = read_all()
             if read_header(BytesIO(content[: header.offset].tobytes())) != header:
                 raise ValueError("the header changed")
             values = content[header.offset :].view(header.dtype)
-            array = values.reshape(header.shape, order="F" if header.by_columns else "C")
-            dtype = array.dtype.newbyteorder("=")  # this machine's byte order
-            return array.astype(np.float32 if dtype == np.float16 else dtype, copy=False)
+            return values.reshape(header.shape, order="F" if header.by_columns else "C")
+
+    def read() -> Array:
+        array = read_stored()
+        dtype = array.dtype.newbyteorder("=")  # this machine's byte order
+        return array.astype(np.float32 if dtype == np.float16 else dtype, copy=False)
 
     check_name(path, name)
-    return StoredArray(name, header.shape, str(header.dtype), _kind(header.dtype), read)
+    shape, short, dtype = header.shape, header.short, header.dtype
+    if short:
+        return StoredArray(name, shape, short, "floating", lambda: decoded(read_stored(), short), read_stored)
+    bits = read_stored if dtype == np.dtype("V1") else None
+    return StoredArray(name, shape, str(dtype), _kind(dtype), read, bits)
 
 
 @contextmanager
-def _as_file_error(where: str, expected: str) -> Iterator[None]:
+def as_file_error(where: str, expected: str) -> Iterator[None]:
     """Convert errors that NumPy or zipfile raises for damaged bytes to FileFormatError."""
     try:
         yield
@@ -209,9 +241,9 @@ def safetensors_arrays(path: Path) -> tuple[list[StoredArray], dict[str, str]]:
 
 def _tensor(file: MappedFile, name: str, entry: dict[str, Any]) -> StoredArray:
     (start, stop), shape, dtype = entry["data_offsets"], tuple(entry["shape"]), entry["dtype"]
-    if dtype in ("F16", "BF16"):
-        half = file.tensor(name, ENCODINGS[dtype], shape, start, stop)
-        return StoredArray(name, shape, dtype, "floating", half.read)
+    if dtype in _FLOATS:
+        short = file.tensor(name, _FLOATS[dtype], shape, start, stop)
+        return StoredArray(name, shape, dtype, "floating", short.read)
     numpy_type = _NUMPY_TYPES.get(dtype)
 
     def read() -> Array:

@@ -86,7 +86,7 @@ def architecture_of(names: Sequence[str]) -> str:
 
 def without_suffix(name: str) -> str:
     """Return a tensor's name without the extension of its file."""
-    return name.removesuffix(".npy").removesuffix(".bin")
+    return re.sub(r"\.(npy|bin|pt|pth)$", "", name)
 
 
 def is_event(name: str) -> bool:

@@ -4,10 +4,11 @@
     [events]
     "layer0.attn.q" = "t003[:, :896]"
     "layer0.attn.scores" = { from = "t010", layout = "HTS" }
+    "layer0.attn.out" = { from = "t011", dtype = "float8_e4m3fn" }
     "layer{i}.mlp.gate" = "blk{i}_gate"
 
-The name of a tensor is its name in the dump, with or without the file extension. {i} stands for the layer
-number in the names of the event and the tensor.
+The name of a tensor is its name in the dump, with or without the file extension. `dtype` is the type of short
+floats in a .npy file, which does not name this type. {i} stands for the layer number in both names.
 """
 
 from __future__ import annotations
@@ -15,11 +16,13 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from ..arrays.encodings import FLOATS
 from ..errors import FileFormatError, InputError
 from ..text.brief import brief
 from ..text.frozen import frozen
@@ -50,12 +53,13 @@ LAYOUTS: tuple[str, ...] = (
 
 @frozen
 class MapEntry:
-    """A line of a map: an event, the tensor `source` that contains its values, a slice and a layout."""
+    """A line of a map: an event, the tensor `source` with its values, a slice, a layout and a type."""
 
     event: str
     source: str
     index: Index = ()
     layout: str = ""
+    dtype: str = ""
 
 
 @frozen
@@ -188,17 +192,20 @@ def _entry(path: Path, event: str, line: Any) -> MapEntry:
     if isinstance(line, str):
         line = {"from": line}
     has_source = isinstance(line, Mapping) and isinstance(line.get("from"), str)
-    if not has_source or line.keys() - {"from", "layout"}:
+    if not has_source or line.keys() - {"from", "layout", "dtype"}:
         raise FileFormatError(
             f'{where}: expected a name or {{ from = "name", layout = "HTD" }}, found {brief(line)}'
         )
     layout = line.get("layout", "")
     if "layout" in line and layout not in (OWN, *LAYOUTS):
         raise FileFormatError(f"{where}: expected layout {', '.join((OWN, *LAYOUTS))}, found {brief(layout)}")
+    dtype = line.get("dtype", "")
+    if "dtype" in line and (not isinstance(dtype, str) or dtype not in FLOATS):
+        raise FileFormatError(f"{where}: expected dtype {', '.join(FLOATS)}, found {brief(dtype)}")
     source, index = _source(where, line["from"])
     if ("{i}" in event) != ("{i}" in source):
         raise FileFormatError(f"{where}: {{i}} must be in both names or in neither, found {brief(source)}")
-    return MapEntry(event, source, index, layout)
+    return MapEntry(event, source, index, layout, dtype)
 
 
 def _source(where: str, text: str) -> tuple[str, Index]:
@@ -234,4 +241,4 @@ def lines_for(entry: MapEntry, names: Sequence[str]) -> Iterator[MapEntry]:
         match = pattern.fullmatch(name) or pattern.fullmatch(without_suffix(name))
         if match or exact:
             event = entry.event.replace("{i}", str(int(match["i"]))) if match and rest else entry.event
-            yield MapEntry(event, name, entry.index, entry.layout)
+            yield replace(entry, event=event, source=name)

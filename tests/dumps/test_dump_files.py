@@ -276,14 +276,48 @@ def test_arrays_of_other_types_become_leftovers(tmp_path, array):
         recording.leftovers[0].recorded.read()
 
 
-def test_widens_bfloat16_and_leaves_eight_bit_floats_over(tmp_path):
+def test_widens_short_floats_of_safetensors(tmp_path):
     torch, save = pytest.importorskip("torch"), pytest.importorskip("safetensors.torch").save_file
     narrow = torch.from_numpy(numbers(3, 4)).to(torch.bfloat16)
-    arrays = {"layer0.attn.q": narrow, "logits": torch.ones(2, 3).to(torch.float8_e4m3fn)}
+    types = {"layer0.attn.k": torch.float8_e4m3fn, "layer0.attn.v": torch.float8_e5m2}
+    arrays = {"layer0.attn.q": narrow, "logits": torch.ones(2, 3).to(torch.float8_e8m0fnu)}
+    arrays |= {name: narrow.to(dtype) for name, dtype in types.items()}
     save(arrays, tmp_path / "a.safetensors")
     recording = open_recording(tmp_path / "a.safetensors")
-    np.testing.assert_array_equal(recording.tensors["layer0.attn.q"].read(), narrow.float().numpy())
-    assert "F8_E4M3" in reasons(recording)["logits"]
+    for name in ("layer0.attn.q", *types):
+        np.testing.assert_array_equal(recording.tensors[name].read(), arrays[name].float().numpy())
+    assert reasons(recording)["logits"] == "numbers of type F8_E8M0 are not supported"
+
+
+def test_reads_short_floats_that_ml_dtypes_writes_as_npy(tmp_path):
+    """Such files have the types V2, f1 or V1. The judge is torch."""
+    torch = pytest.importorskip("torch")
+    array = torch.from_numpy(numbers(3, 4))
+    held = {
+        "layer0.attn.q": ("<V2", array.to(torch.bfloat16)),
+        "layer0.attn.k": ("<f1", array.to(torch.float8_e5m2)),
+        "layer0.attn.v": ("<V1", array.to(torch.float8_e4m3fn)),
+    }
+    for name, (descr, tensor) in held.items():
+        header = f"{{'descr': '{descr}', 'fortran_order': False, 'shape': (3, 4)}}".encode()
+        data = tensor.contiguous().view(torch.uint8).numpy().tobytes()
+        (tmp_path / f"{name}.npy").write_bytes(
+            b"\x93NUMPY\1\0" + struct.pack("<H", len(header)) + header + data
+        )
+    recording = open_recording(tmp_path)
+    assert recording.notes == (
+        "read as bfloat16, which the files do not name: 'layer0.attn.q.npy'",
+        "read as float8_e5m2, which the files do not name: 'layer0.attn.k.npy'",
+    )
+    assert "state it in a map" in reasons(recording)["layer0.attn.v"]
+    mapped = open_recording(
+        tmp_path, name_map(("layer0.attn.v", "layer0.attn.v", (), "", "float8_e4m3fn"))
+    ).tensors
+    assert mapped.keys() == held.keys()
+    for name, (_, tensor) in held.items():
+        np.testing.assert_array_equal(mapped[name].read(), tensor.float().numpy())
+    wrong = name_map(("layer0.attn.v", "layer0.attn.v", (), "", "bfloat16"))
+    refused(tmp_path, "expected bfloat16, found |V1", names=wrong, kind=InputError)
 
 
 def test_reads_the_reference_arrays_of_a_test_model(tmp_path):
