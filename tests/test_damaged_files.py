@@ -77,7 +77,9 @@ def test_a_command_prints_one_line_and_writes_nothing(name, tmp_path):
 
 OPENED = {
     **dict.fromkeys(("m.gguf", "q.gguf", "hf", "sharded", "m.apr", "c.safetensors", "w.safetensors"), load),
-    **dict.fromkeys(("saved.safetensors", "doc.json", "aprt", "npy", "dump.npz"), dumps.everything),
+    **dict.fromkeys(
+        ("saved.safetensors", "doc.json", "aprt", "npy", "dump.npz", "dump.pt"), dumps.everything
+    ),
     "s.survey.safetensors": surveys.opened,
     "log.jsonl": read_timeline,
     "map.toml": lambda path: read_map(path).match(["layer0.up_proj", "layer0.attn.q", "logits"], "dump"),

@@ -19,7 +19,14 @@ import numpy as np
 from ..arrays.encodings import FLOATS
 from ..arrays.stats import Array
 from ..errors import FileFormatError, InputError
-from ..naming.event_names import Meaning, architecture_of, meaning_of, without_suffix
+from ..naming.event_names import (
+    Meaning,
+    architecture_of,
+    meaning_of,
+    meanings_of,
+    plain_name,
+    without_suffix,
+)
 from ..naming.user_map import OWN, MapEntry, NameMap, PassChoice, sliced_shape
 from ..text.brief import brief
 from ..text.json_reading import from_json
@@ -292,7 +299,7 @@ def _batch(arrays: Sequence[StoredArray]) -> TextBatch | None:
 
 
 def _last_word(array: StoredArray) -> str:
-    return re.split(r"[./]", without_suffix(array.name).lower())[-1]
+    return re.split(r"[./]", plain_name(array.name).lower())[-1]
 
 
 def _why_unread(array: StoredArray) -> str:
@@ -319,7 +326,8 @@ def _by_event(
 ) -> tuple[dict[str, Recorded], list[Leftover]]:
     """Return the tensors by event, and the leftovers. Use the map first, then names, then second names."""
     by_name = {array.name: array for array in arrays}
-    meanings = {array.name: meaning_of(array.name, architecture) or _UNKNOWN for array in arrays}
+    found = meanings_of([*by_name], architecture)
+    meanings = {name: meaning or _UNKNOWN for name, meaning in found.items()}
     tensors = {line.event: _mapped(path, by_name[line.source], line, meanings) for line in lines}
     mapped, leftovers, sources = set(tensors), [], {line.source for line in lines}
     unmapped = [(array, meanings[array.name]) for array in arrays if array.name not in sources]

@@ -79,7 +79,8 @@ class _Interpreter:
 
     def result(self) -> Any:
         for _ in range(MAX_STEPS):
-            code = str(self.take(1), "latin1")
+            code = chr(self.content[self.at])
+            self.at += 1
             if code == ".":
                 return self.stack.pop()
             if code not in _STEPS:

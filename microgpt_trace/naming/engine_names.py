@@ -63,6 +63,7 @@ _QKV = "layer#.attn.q layer#.attn.k layer#.attn.v"
 MORE_NAMES = {
     "model.layers.#.self_attn.qkv_proj": _QKV,  # Phi-3
     "model.layers.#.mlp.gate_up_proj": "layer#.mlp.gate layer#.mlp.up",
+    "model.layers.#.self_attn.attn": "layer#.attn.context",  # vLLM and SGLang
     "sa_out-#": "layer#.attn.residual",  # Gemma
     "ffn_gelu-#": "layer#.mlp.act",
     "ffn_moe_gate_biased-#": "layer#.mlp.gate",
@@ -103,6 +104,31 @@ SECOND_NAMES = {
     "blocks.#.hook_resid_pre": LAYER_INPUT,
 }
 
+# TransformerBridge of TransformerLens (model_bridge), which also has the older names of these hooks.
+_BRIDGE = {
+    "hook_out": "mlp.residual", "ln2.hook_in": "attn.residual", "attn.q.hook_out": "attn.q",
+    "attn.k.hook_out": "attn.k", "attn.v.hook_out": "attn.v", "attn.o.hook_out": "attn.out",
+    "attn.hook_out": "attn.out", "mlp.gate.hook_out": "mlp.gate", "mlp.in.hook_out": "mlp.up",
+    "mlp.out.hook_in": "mlp.hidden", "mlp.out.hook_out": "mlp.down", "mlp.hook_out": "mlp.down",
+}  # fmt: skip
+SECOND_NAMES |= {f"blocks.#.{hook}": f"layer#.{event}" for hook, event in _BRIDGE.items()}
+SECOND_NAMES |= {"blocks.#.hook_in": LAYER_INPUT, "embed.hook_out": "embed.tok"}
+
+# Names of files. The dumper of SGLang (debug_utils/dumper.py) writes one value per file, and so does msprobe.
+DUMPER_FILE = (
+    r"(?:.*/)?step=[0-9]+___rank=[0-9]+___dump_index=[0-9]+___name=(?:non_intrusive__)?(.*?)(?:___.*)?"
+)
+DUMPER_LAYER = r"___layer_id=([0-9]{1,4})(?:___|$)"
+MSPROBE_FILE = (
+    r"(?:.*/)?Module\.(.+)\.\w+\.(forward\.0\.output\.0|(?:forward|backward)\.[0-9]+\.(?:in|out)put\.[0-9]+)"
+)
+NOT_FIRST = "msprobe's input, gradient, second output or later call of a module; events are first outputs"
+
+# Layers of vLLM and SGLang return (hidden, residual), whose sum is the residual stream, and fuse q, k and v.
+FUSED = r"(?:.*\.)?layers\.[0-9]+\.(self_attn\.qkv_proj|mlp\.gate_up_proj)(?:\..*)?"
+PAIRED = r"(?:.*\.)?layers\.[0-9]+(?:\.output)?(?:\.[01])?"
+WITHOUT_RESIDUAL = "layers of vLLM and SGLang return (hidden, residual), and only the sum is an event"
+
 # Values in transformers' attention that are not the first output of a module: q and k after the function for
 # RoPE, and the attention weights, which are the second output of eager attention.
 TURNED = ("layer#.attn.q_rope", "layer#.attn.k_rope")
@@ -132,6 +158,8 @@ REFUSED = {
         for norm in ("ln_final", *(f"blocks.#.{n}" for n in ("ln1", "ln2", "attn.q_norm", "attn.k_norm")))
         for hook, reason in {"normalized": f"a {_NO_GAIN}", "scale": "the denominator of a norm"}.items()
     },
+    # SGLang writes a file before the model returns (tensor_dump_forward_hook.py).
+    **dict.fromkeys(("model", "logits_processor"), "in files of SGLang, a value of the pass before"),
     "unembed.hook_in": f"a {_NO_GAIN} if TransformerLens folded it into the weights, as it does by default",
     "blocks.#.attn.hook_result": "all heads' outputs in one array; use --map with a slice for each head",
 }

@@ -65,7 +65,9 @@ def meaning_of(name: str, architecture: str = "") -> Meaning | None:
     - The event of some names depends on the model, so these names have candidates. Examples are
       `mlp.hook_pre` and `mlp.hook_post` of TransformerLens, and `Qcur` and `Kcur` of llama.cpp.
     """
-    name = without_suffix(name)
+    name = plain_name(name)
+    if not name:
+        return Meaning(reason=engine_names.NOT_FIRST)
     if name.endswith((".weight", ".bias")):
         return Meaning(reason="a parameter, not an activation")
     if not _ALLOWED.fullmatch(name):
@@ -77,6 +79,35 @@ def meaning_of(name: str, architecture: str = "") -> Meaning | None:
     unwrapped = _without_wrapping(words)
     found = (_look_up(words, own) or _look_up(unwrapped, own) for own in known)
     return next(filter(None, found), None)
+
+
+def plain_name(name: str) -> str:
+    """Return the name of a tensor without the extension of its file. For files of msprobe or SGLang's dumper,
+    return the name of the value in the file, or "" if the value of msprobe is no first output of a module."""
+    name = without_suffix(name)
+    if found := re.fullmatch(engine_names.MSPROBE_FILE, name):
+        return found[1] if found[2] == "forward.0.output.0" else ""
+    if found := re.fullmatch(engine_names.DUMPER_FILE, name):
+        layer = re.search(engine_names.DUMPER_LAYER, name)
+        inner = found[1]
+        return f"layers.{layer[1]}.{inner}" if layer and not re.search("[0-9]", inner) else inner
+    return name
+
+
+def meanings_of(names: Sequence[str], architecture: str) -> dict[str, Meaning | None]:
+    """Return the meaning of each name of a dump of an architecture. A dump with fused products of vLLM or
+    SGLang has other values under the names of layers and activation functions."""
+    found = {name: meaning_of(name, architecture) for name in names}
+    plain = {name: plain_name(name) for name in names}
+    returned = " ".join(modules_of(architecture).returned)
+    fused = [re.fullmatch(engine_names.FUSED, own) for own in plain.values()]
+    if any(one and one[1] not in returned for one in fused):
+        for name, own in plain.items():
+            if re.fullmatch(engine_names.PAIRED, own):
+                found[name] = Meaning(reason=engine_names.WITHOUT_RESIDUAL)
+            elif own.endswith("mlp.act_fn"):  # SiluAndMul
+                found[name] = meaning_of(own.replace("act_fn", "down_proj.input"), architecture)
+    return found
 
 
 def architecture_of(names: Sequence[str]) -> str:
@@ -175,6 +206,10 @@ def _module_names(architecture: str) -> Iterator[tuple[str, Meaning]]:
         else:
             second = event in modules.of_parameters or event == LAYER_INPUT or path in modules.other
             yield f"{spelled(path)}.input", Meaning((event,), second=second)
+            if path.endswith("norm"):  # in vLLM and SGLang, a norm returns (norm, the sum that it reads)
+                yield f"{spelled(path)}.1", Meaning((event,), second=second)
+        if path.endswith("norm"):
+            yield f"{spelled(path)}.0", Meaning(modules.returned.get(path, ()))
     for path, events in modules.other.items():
         yield spelled(path), Meaning(events, second=events[0] in modules.of_parameters)
     heads = tuple(row.name for row in modules.plan.head)

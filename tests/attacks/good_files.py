@@ -22,6 +22,8 @@ from microgpt_trace.microgpt.training import Trainer
 from microgpt_trace.readers.gguf import read_gguf_header
 from microgpt_trace.timeline.log_writing import TrainingLog
 
+from .formats.torch_files import of_arrays
+
 TEMPLATE = "{% for m in messages %}{{ m['role'] }} {{ m.content }}{% endfor %}"
 VIEWS = (
     "trace FILE READ", "trace FILE READ -v --json --values", "trace FILE READ --jsonl",
@@ -101,7 +103,7 @@ READERS: dict[str, tuple[str, ...]] = {
         "train --steps 3 --data FILE", "train --resume c.safetensors --data FILE",
         "train --steps 3 --data FILE --vocab data --log new.jsonl --trace-every 1",
     ),
-    **dict.fromkeys(("saved.safetensors", "doc.json", "aprt", "npy", "dump.npz"), tuple(
+    **dict.fromkeys(("saved.safetensors", "doc.json", "aprt", "npy", "dump.npz", "dump.pt"), tuple(
         line if "--weights" in line else f"{line} --tokens 1,5,5" for line in DUMP
     )),
     **dict.fromkeys(("micro.safetensors", "micro.json"), OF_MICROGPT),
@@ -201,6 +203,7 @@ def _dump(folder: Path) -> None:
     for name, array in arrays.items():
         np.save(folder / "npy" / f"{name.replace('mlp.up', 'up_proj')}.npy", array)
     np.savez(folder / "dump.npz", **{name: array for name, array in arrays.items() if "layer1" not in name})
+    (folder / "dump.pt").write_bytes(of_arrays(arrays))
     lines = [
         "tokens = [1, 5, 5]", "[events]", '"layer{i}.mlp.up" = "layer{i}.up_proj"',
         '"logits" = "logits[:, :61]"', '"layer0.attn.q" = { from = "layer0.attn.q", layout = "TC" }',

@@ -25,7 +25,7 @@ from support.gguf_files import gguf_bytes
 from microgpt_trace.readers.gguf import TYPES, read_gguf_header
 from microgpt_trace.surveying import is_survey
 
-from .formats import surveys
+from .formats import surveys, torch_files
 from .formats.places import PLACES
 from .hostile_values import INTS, JSON, METADATA, NAMES, NUMBERS, PIECES
 
@@ -164,6 +164,14 @@ def _npz(rng: Random, path: Path) -> bytes:
     return buffer.getvalue()
 
 
+def _pt(rng: Random, path: Path) -> bytes:
+    """Change a member, or write a hostile file."""
+    if rng.random() < 0.5:
+        return _npz(rng, path)
+    torch_files.hostile_file(rng, path)
+    return path.read_bytes()
+
+
 def _gz(rng: Random, path: Path) -> bytes:
     return gzip.compress(_unpacked(rng, gzip.decompress(path.read_bytes())), rng.choice((0, 1)))
 
@@ -183,7 +191,7 @@ def _unpacked(rng: Random, content: bytes) -> bytes:
 
 STRUCTURE: dict[str, Callable[[Random, Path], bytes]] = {
     ".safetensors": _safetensors, ".gguf": _gguf, ".apr": _apr, ".npz": _npz,
-    ".npy": lambda rng, path: _npy_bytes(rng, path.read_bytes()),    ".gz": _gz, ".zst": _zst,
+    ".npy": lambda rng, path: _npy_bytes(rng, path.read_bytes()), ".pt": _pt, ".gz": _gz, ".zst": _zst,
 }  # fmt: skip
 
 

@@ -2,60 +2,35 @@
 
 import io
 import os
-import struct
 import subprocess
 import sys
-import zipfile
 from collections import OrderedDict
+from random import Random
 
 import numpy as np
 import pytest
+from attacks.formats.dumps import everything
+from attacks.formats.torch_files import LONG, dict_of, hostile_file, pt_bytes, tensor, text
 from support.commands import microgpt
 from support.commands import refused as command_refused
 from support.dump_writing import numbers, reasons, refused, write_folder
+from support.hostile import open_safely
 
 from microgpt_trace.dumps.formats import is_recording, open_recording
 from microgpt_trace.dumps.torch_files import torch_arrays
 
 
-def write_pt(path, program, storages=(), root="x", **files):
-    """Write a .pt file with a pickle of these opcodes."""
-    with zipfile.ZipFile(path, "w") as archive:
-        archive.writestr(f"{root}/data.pkl", b"\x80\x02" + program + b".")
-        for key, content in enumerate(storages):
-            archive.writestr(f"{root}/data/{key}", content)
-        for name, content in files.items():
-            archive.writestr(f"{root}/{name}", content)
+def write_pt(path, program, storages=(), **files):
+    path.write_bytes(pt_bytes(program, storages, **files))
     return path
-
-
-def text(value):
-    return b"X" + struct.pack("<I", len(value)) + value.encode()
-
-
-def number(value):
-    return b"\x8a\x08" + struct.pack("<q", value)
-
-
-def tensor(count=6, offset=0, shape=(2, 3), strides=(3, 1), key="0", storage=b"ctorch\nFloatStorage\n"):
-    """Return the opcodes of a tensor, as torch.save writes them."""
-    stored = b"(" + text("storage") + storage + text(key) + text("cpu") + number(count) + b"tQ"
-    lengths = b"".join(b"(" + b"".join(map(number, values)) + b"t" for values in (shape, strides))
-    hooks = b"\x89ccollections\nOrderedDict\n)R"
-    return b"ctorch._utils\n_rebuild_tensor_v2\n(" + stored + number(offset) + lengths + hooks + b"tR"
-
-
-def dict_of(**values):
-    return b"}(" + b"".join(text(name) + value for name, value in values.items()) + b"u"
 
 
 SIX = np.arange(6, dtype="<f4")
 
 
 def test_reads_a_file_written_by_hand(tmp_path):
-    held = dict_of(
-        logits=tensor(), ids=tensor(3, 0, (3,), (1,), "1", b"ctorch\nLongStorage\n"), step=b"K\x05"
-    )
+    ids = tensor(3, 0, (3,), (1,), "1", LONG)
+    held = dict_of({"logits": tensor(), "ids": ids, "step": b"K\x05"})
     path = write_pt(tmp_path / "a.pt", held, [SIX.tobytes(), np.arange(3).tobytes()], byteorder=b"little")
     recording = open_recording(path)
     assert is_recording(path)
@@ -72,9 +47,9 @@ def test_reads_a_folder_of_both_formats_and_names_its_tensors(tmp_path):
     (folder / "deep").mkdir()
     write_pt(folder / "deep/logits.pt", tensor(), [SIX.tobytes()])
     assert open_recording(folder).kind == ".npy and .pt files"
-    write_pt(folder / "a.pth", dict_of(x=tensor()), [SIX.tobytes()])
+    write_pt(folder / "a.pth", dict_of({"x": tensor()}), [SIX.tobytes()])
     assert reasons(open_recording(folder)).keys() == {"deep/logits.pt", "x"}
-    write_pt(folder / "b.pt", dict_of(x=tensor()), [SIX.tobytes()])
+    write_pt(folder / "b.pt", dict_of({"x": tensor()}), [SIX.tobytes()])
     assert reasons(open_recording(folder)).keys() == {"deep/logits.pt", "a/x", "b/x"}
 
 
@@ -105,10 +80,10 @@ REFUSED = {
     "many opcodes": (b"N" * (1 << 20), "at most 1,048,576 opcodes"),
     "an odd key": (b"}(K\x01\x85K\x02u", "as keys of a dict, found (1,)"),
     "two equal names": (
-        b"}(" + text("a.b") + tensor() + text("a") + dict_of(b=tensor()) + b"u",
+        b"}(" + text("a.b") + tensor() + text("a") + dict_of({"b": tensor()}) + b"u",
         "occurs twice",
     ),
-    "parameters": (dict_of(**{"h.0.weight": tensor()}), "parameters of a model ('h.0.weight')"),
+    "parameters": (dict_of({"h.0.weight": tensor()}), "parameters of a model ('h.0.weight')"),
     "no tensors": (b"}", "expected a dump of tensors, found none"),
 }
 
@@ -131,7 +106,7 @@ def test_refuses_old_files_and_big_endian_numbers(tmp_path):
 
 
 def test_commands_name_a_checkpoint_given_as_a_dump_or_a_model(tmp_path):
-    path = write_pt(tmp_path / "a.pt", dict_of(**{"h.0.weight": tensor()}), [SIX.tobytes()])
+    path = write_pt(tmp_path / "a.pt", dict_of({"h.0.weight": tensor()}), [SIX.tobytes()])
     words = "parameters of a model ('h.0.weight'); save a model as safetensors"
     command_refused(microgpt("diff", path, path), words)
 
@@ -145,6 +120,15 @@ def test_neither_torch_nor_pickle_reads_the_file(tmp_path):
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (done.stdout.strip(), done.stderr) == ("15.0", "")
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_hostile_files_are_refused_or_opened_but_never_run(seed, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for number in range(4):
+        print(hostile_file(Random(f"{seed}/{number}"), tmp_path / "a.pt"))
+        open_safely(tmp_path / "a.pt", everything, room=100 << 20)
+    assert [path.name for path in tmp_path.iterdir()] == ["a.pt"]
 
 
 # --- Judged by torch --------------------------------------------------------------------------

@@ -9,7 +9,7 @@ from microgpt_trace.decoder.architectures.llama import LlamaConfig
 from microgpt_trace.hooks.names import ALIASES
 from microgpt_trace.microgpt.parameters import Config
 from microgpt_trace.naming import event_names
-from microgpt_trace.naming.event_names import is_event, meaning_of
+from microgpt_trace.naming.event_names import is_event, meaning_of, meanings_of
 from microgpt_trace.plans import microgpt_plan
 from microgpt_trace.plans.rope import Rope
 
@@ -123,3 +123,60 @@ def test_looks_up_a_name_of_many_numbers_quickly():
     began = time.process_time()
     assert not any(meaning_of(f"{i}." * 120) for i in range(100, 500))
     assert time.process_time() - began < 0.2
+
+
+# --- Names of files, and engines whose layers return two tensors ------------------------------
+
+DUMPER = "dump_1/step=0___rank=0___dump_index=7___name="
+MSPROBE = "step0/rank0/dump_tensor_data/Module"
+IN_FILES = {
+    f"{DUMPER}non_intrusive__model.layers.3.mlp.down_proj.output___recompute_status=disabled___layer_id=3.pt":
+        ("layer3.mlp.down",),
+    f"{DUMPER}self_attn.o_proj___recompute_status=disabled___layer_id=3.pt": ("layer3.attn.out",),
+    f"{MSPROBE}.model.layers.0.mlp.Qwen2MLP.forward.0.output.0.pt": ("layer0.mlp.down",),
+    f"{MSPROBE}.module.layers.0.mlp.up_proj.Linear.forward.0.output.0.npy": ("layer0.mlp.up",),
+    f"{MSPROBE}.model.layers.0.mlp.up_proj.Linear.forward.0.input.0.pt": (),
+    f"{MSPROBE}.model.layers.0.mlp.up_proj.Linear.forward.1.output.0.pt": (),
+    f"{MSPROBE}.model.layers.0.mlp.up_proj.Linear.backward.0.output.0.pt": (),
+    "step0/rank0/dump_tensor_data/Functional.softmax.0.forward.input.0.pt": None,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", IN_FILES)
+def test_reads_the_name_of_a_value_in_the_name_of_a_file(name):
+    assert events(name) == IN_FILES[name]
+
+
+PAIRS = {
+    "model.layers.1.input_layernorm.0": ("layer1.attn.norm",),
+    "model.layers.1.input_layernorm.1": ("layer0.mlp.residual",),
+    "model.layers.1.post_attention_layernorm.1": ("layer1.attn.residual",),
+    "model.norm.0": ("final.norm",), "model.layers.1": (), "model.layers.1.0": (),
+    "model.layers.1.output.0": (), "model.layers.1.mlp.act_fn": ("layer1.mlp.hidden",),
+    "model.layers.1.self_attn.attn": ("layer1.attn.context",), "logits_processor": (), "model": (),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("fused", ["model.layers.0.self_attn.qkv_proj", "model.layers.1.mlp.gate_up_proj"])
+def test_a_layer_of_vllm_or_sglang_lacks_the_residual(fused):
+    found = meanings_of([*PAIRS, fused], "llama")
+    assert {name: found[name].events for name in PAIRS} == PAIRS
+    assert "sum" in found["model.layers.1"].reason
+    assert len(found[fused].events) in (2, 3)
+    assert meanings_of([*PAIRS], "llama")["model.layers.1"].events == ("layer1.mlp.residual",)  # transformers
+    assert meanings_of(["model.layers.1", fused], "phi3")["model.layers.1"].events
+
+
+def test_hooks_of_the_bridge_of_transformer_lens():
+    names = [
+        "hook_in",
+        "hook_out",
+        "ln2.hook_in",
+        "attn.q.hook_out",
+        "attn.o.hook_out",
+        "mlp.in.hook_out",
+        "mlp.out.hook_in",
+    ]
+    expected = "layer1.mlp.residual layer2.mlp.residual layer2.attn.residual layer2.attn.q layer2.attn.out"
+    expected = f"{expected} layer2.mlp.up layer2.mlp.hidden".split()
+    assert [events(f"blocks.2.{name}") for name in names] == [(event,) for event in expected]

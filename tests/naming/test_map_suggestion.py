@@ -421,4 +421,4 @@ def test_lists_arrays_of_other_types(model, own, tmp_path):
         np.save(tmp_path / f"t{i}.npy", array)
     text = drafted_map([open_recording(tmp_path), model], None, TOKENS)
     assert '"embed.tok" = "t0"' in text
-    assert '# not placed: "t1" [7, 32]: no event contains numbers of type complex128' in text
+    assert '# not placed: "t1" [7, 32]: numbers of type complex128 are not supported' in text
