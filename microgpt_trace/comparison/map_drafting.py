@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cache, lru_cache
 from itertools import accumulate, combinations, pairwise, product
@@ -226,74 +226,65 @@ def _gathered(
     agree, streams = agreeing(pairs["distance"]), {*model.plan.residuals}
     right = max((i + 1 for i, name in enumerate(names) if name in streams and agree[:, i].any()), default=0)
     evidence = Evidence(tensors, names, [name in dump.tensors for name in names], right, pairs)
-
-    def value_of(row: int | None, name: str) -> Array:
-        layout = "" if row is None else str(pairs["layout"][row, names.index(name)])
-        one = dump.tensors[name] if row is None else replace(parts[row][2], layout=layout)
-        return fit(name, one, shapes, head_dim=dim).array.astype(np.float32)
-
-    known = [name for name, one in dump.tensors.items() if len(fits(name, one, shapes, dim)) == 1]
-    _mark_operations(
-        evidence, PassState(model, np.array(inputs.tokens), targets=inputs.targets), known, value_of
-    )
+    run = PassState(model, np.array(inputs.tokens), targets=inputs.targets)
+    _mark_operations(dump, evidence, [recorded for *_, recorded in parts], run, shapes)
     return evidence
 
 
 def _mark_operations(
-    evidence: Evidence, run: PassState, known: Iterable[str], value_of: Callable[[int | None, str], Array]
+    dump: Recording, evidence: Evidence, tensors: Sequence[Recorded], run: PassState, shapes: Shapes
 ) -> None:
     """Mark the tensors of the first layer that follow from each other by an operation of the model.
 
-    After an error all values disagree, but the operations still follow from the dump's own inputs. If an
-    event is unknown, tensors of its shape are tried. `value_of` returns a tensor as an event; its row is None if the
-    event is known by name.
+    After an error all values disagree, but later operations still follow from the dump's own inputs. For an
+    unknown event, tensors of its shape are tried. Every tensor but one must fail.
     """
-    plan, column = run.model.plan, {name: i for i, name in enumerate(evidence.events)}
-    found: dict[str, int | None] = dict.fromkeys(known)
-    agree = agreeing(evidence.pairs["distance"])
-    for name, own, distance in zip(evidence.events, agree.T, evidence.pairs["distance"].T, strict=True):
-        if own.any():
-            found.setdefault(name, int(distance.argmin()))
-    rest = [row for row in range(len(evidence.tensors)) if not agree[row].any()]
+    plan, pairs, dim = run.model.plan, evidence.pairs, run.model.config.head_dim
+    column, agree = {name: i for i, name in enumerate(evidence.events)}, agreeing(pairs["distance"])
+    rest = [row for row in range(len(tensors)) if not agree[row].any()]
 
-    def candidates(name: str) -> list[tuple[int | None, Array, Array]]:
-        """Return tensors that may be an event: their rows, values and samples. Copies are left out."""
+    def as_event(row: int, i: int) -> Recorded:
+        return replace(tensors[row], layout=str(pairs["layout"][row, i]))
+
+    best = pairs["distance"].argmin(axis=0) if tensors else ()
+    found = {name: as_event(best[i], i) for name, i in column.items() if agree[:, i].any()}
+    found |= {name: one for name, one in dump.tensors.items() if len(fits(name, one, shapes, dim)) == 1}
+
+    def candidates(name: str) -> list[tuple[int, Array, Array]]:
+        """Return distinct tensors that may be an event: the index, the value and its sample."""
         fitting = [row for row in rest if evidence.fits[row, column[name]]]
-        alike = grouped(fitting, lambda row: re.sub("_?[0-9]+", "", evidence.tensors[row].source))
-        few = dict.fromkeys(row for rows in alike.values() for row in (*rows[:FIRST], *rows[-LAST:]))
-        shape = plan.shapes(len(run.tokens))[name]
-        distinct: dict[bytes, tuple[int | None, Array, Array]] = {}
-        for row in [found[name]] if name in found else [*few][: WORK // 8 // math.prod(shape)]:
-            value = value_of(row, name)
+        alike = grouped(fitting, lambda row: re.sub("_?[0-9]+", "", tensors[row].source)).values()
+        few = [*dict.fromkeys(row for rows in alike for row in (*rows[:FIRST], *rows[-LAST:]))]
+        few = few[: WORK // 8 // math.prod(shapes[name])]
+        ones = {-1: found[name]} if name in found else {row: as_event(row, column[name]) for row in few}
+        distinct: dict[bytes, tuple[int, Array, Array]] = {}
+        for row, one in ones.items():
+            value = fit(name, one, shapes, head_dim=dim).array.astype(np.float32)
             sample = _sample(value, plan[name].causal)
-            if value.shape == shape:
+            if value.shape == shapes[name]:
                 distinct.setdefault(sample.tobytes(), (row, value, sample))
         return [*distinct.values()]
 
     rows = [row for row in plan.values() if not row.layer and row.inputs]
-    for row in [*rows, *reversed(rows)]:  # a later operation may decide between the outputs of an earlier one
+    for row in [*rows, *reversed(rows)]:  # a later operation may determine the output of an earlier one
         events = [*row.inputs, row.name]
-        if found.keys() >= {*events} or not column.keys() >= {*events}:
-            continue
-        if any(isinstance(plan[name].kind, Choice) for name in events):
+        new = column.keys() >= {*events} and not found.keys() >= {*events}
+        if not new or any(isinstance(plan[name].kind, Choice) for name in events):
             continue
         *inputs, outputs = map(candidates, events)
         if not outputs or math.prod(map(len, inputs)) * outputs[0][1].size > WORK:
             continue
-        samples, tried = _Samples([sample for _, _, sample in outputs]), []
+        samples, tried = _Samples([sample for *_, sample in outputs]), [(1.0, [0]), (1.0, [0])]
         for chosen in product(*inputs):
-            value = row_forward(row, dict(zip(row.inputs, (own[1] for own in chosen), strict=True)), run)
+            value = row_forward(row, dict(zip(row.inputs, (own for _, own, _ in chosen), strict=True)), run)
             distance, share = samples.compare(_sample(value, row.causal))
-            distance[share < 0.5] = np.inf
-            best = int(distance.argmin())
-            tried.append((float(distance[best]), [own[0] for own in (*chosen, outputs[best])]))
-        tried.sort(key=lambda one: one[0])
-        if tried and tried[0][0] < SAME and all(d > 3 * tried[0][0] + 1e-5 for d, _ in tried[1:2]):
-            for name, at in zip(events, tried[0][1], strict=True):
-                if name not in found and at is not None:
-                    found[name] = at
-                    rest.remove(at)
-                    evidence.pairs["follows"][at, column[name]] = True
+            distance[share < 0.5] = 1
+            tried.append((float(distance.min()), [at for at, *_ in (*chosen, outputs[distance.argmin()])]))
+        (first, indices), (second, _) = sorted(tried)[:2]
+        for name, at in zip(events, indices, strict=False) if first < min(SAME, second / 3 - 1e-5) else ():
+            if at in rest:
+                rest.remove(at)
+                found[name], pairs["follows"][at, column[name]] = as_event(at, column[name]), True
 
 
 def _unplaced(dump: Recording, evidence: Evidence, found: Mapping[int, Suggested]) -> list[Unplaced]:
@@ -305,7 +296,8 @@ def _unplaced(dump: Recording, evidence: Evidence, found: Mapping[int, Suggested
         if source not in placed and not cut:
             reason = "values, names and order do not determine the event of this tensor"
             if evidence.agree[row].any():
-                reason = f"a copy of {evidence.events[int(evidence.pairs['distance'][row].argmin())]}"
+                distance = np.where(evidence.agree[row], evidence.pairs["distance"][row], np.inf)
+                reason = f"a copy of {evidence.events[int(distance.argmin())]}"
             elif not evidence.fits[row].any():
                 reason = "no event has this shape"
             unplaced.append(Unplaced(source, shape, reason))

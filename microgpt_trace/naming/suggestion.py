@@ -164,11 +164,9 @@ def _series_of(evidence: Evidence, layers: int) -> Iterator[_Series]:
     """Yield all series that the names allow. A tensor can be in several series."""
     counted: dict[tuple[str, str], dict[int, int]] = {}
     tensors = evidence.tensors
-    whole = evidence.fits.any(axis=1)
     for row, (source, cut, _) in enumerate(tensors):
-        if not whole[row]:
-            continue
-        for number in islice(_NUMBER.finditer(source), 0 if "{i}" in source else _MAX_NUMBERS):
+        unfit = "{i}" in source or not evidence.fits[row].any()
+        for number in islice(_NUMBER.finditer(source), 0 if unfit else _MAX_NUMBERS):
             once = f"{source[: number.start()]}{{i}}{source[number.end() :]}"
             everywhere = re.sub(rf"(?<![0-9]){number[0]}(?![0-9])", "{i}", source)
             for pattern in dict.fromkeys((once, everywhere)):

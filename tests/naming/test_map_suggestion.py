@@ -366,6 +366,38 @@ def test_places_series_of_names(drafted, deeper, what):
     assert words in " ".join(text.split())
 
 
+FAULTY = [
+    *("*.attn.norm", "layer0.attn.norm", "*.attn.?_rope", "layer0.attn.?_rope", "*.attn.q", "*.attn.v"),
+    *("*.attn.scores", "layer0.attn.weights", "layer0.attn.context", "*.attn.out", "*.mlp.norm"),
+    *("layer0.mlp.gate", "*.mlp.act", "layer0.mlp.hidden", "*.mlp.down", "layer1.mlp.residual", "final.norm"),
+    *("layer2.attn.k", "layer3.attn.scores", "layer3.mlp.down"),
+]
+
+
+def with_copies_of_counters(values):
+    """Add a second name of every event, in another family of names: an exporter's Identity and Cast."""
+    files, truth = with_counters(values)
+    copies = {f"clone_{at}": event for at, event in enumerate(truth.values())}
+    return files | {name: values[event] for name, event in copies.items()}, truth, copies
+
+
+@pytest.mark.parametrize("event", FAULTY)
+def test_places_all_events_although_values_disagree(drafted, deeper, event):
+    values = faulty(deeper, event)
+    files, truth = with_counters(values)
+    found = found_in(drafted(deeper, files)[1])
+    print(f"{event}: {len(found)} of {len(truth)} events")
+    assert found == truth
+
+
+@pytest.mark.parametrize("event", ["layer2.mlp.up", *FAULTY[:3]])
+def test_gives_no_line_to_copies(drafted, deeper, event):
+    files, truth, copies = with_copies_of_counters(faulty(deeper, event))
+    lines = found_in(drafted(deeper, files)[1])
+    assert {name: (truth | copies)[name] for name in lines} == lines
+    assert sorted(lines.values()) == sorted(truth.values())
+
+
 @needs_smollm2
 def test_places_the_events_of_smollm2_by_counters(drafted):
     """A graph computes all 545 events but probs and loss."""
