@@ -178,18 +178,13 @@ def _tensor(storage: Any, offset: Any, shape: Any, strides: Any, *more: Any) -> 
     return TensorView(stored, own, offset, shape, strides)
 
 
-def _parameter(data: Any, *_: Any) -> TensorView:
-    view: TensorView = _of(TensorView, data)
-    return view
-
-
 _STORAGE_TYPES = {f"torch.{name}Storage": dtype for name, dtype in _STORAGES.items()}
 _STORAGE_TYPES["torch.storage.UntypedStorage"] = "untyped"
 _CALLS: dict[str, Callable[..., Any]] = {
     "torch._utils._rebuild_tensor_v2": lambda *own: _tensor(*own[:6], None, *own[6:]),
     "torch._utils._rebuild_tensor_v3": _tensor,
-    "torch._utils._rebuild_parameter": _parameter,
-    "torch._utils._rebuild_parameter_with_state": _parameter,
+    "torch._utils._rebuild_parameter": lambda data, *_: _of(TensorView, data),
+    "torch._utils._rebuild_parameter_with_state": lambda data, *_: _of(TensorView, data),
     "collections.OrderedDict": lambda: {},
     "torch.Size": lambda lengths: _of(tuple, lengths),
     "torch.device": lambda *_: None,

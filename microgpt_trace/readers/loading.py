@@ -125,5 +125,7 @@ def format_of(path: Path) -> Format:
         raise FileFormatError(f"{path}: expected a config.json beside the weights of a decoder, found none")
     if path.suffix != ".safetensors" and head[8:9] != b"{":
         found = f"a file that begins with the bytes {repr(head[:8])[1:]}"
+        if head[:4] == b"PK\3\4" and path.suffix in (".pt", ".pth", ".bin"):
+            found = "a file of torch.save; save the parameters as safetensors beside their config.json"
         raise FileFormatError(f"{path}: expected a GGUF, .apr or safetensors file, found {found}")
     return "checkpoint"

@@ -109,6 +109,8 @@ def test_commands_name_a_checkpoint_given_as_a_dump_or_a_model(tmp_path):
     path = write_pt(tmp_path / "a.pt", dict_of({"h.0.weight": tensor()}), [SIX.tobytes()])
     words = "parameters of a model ('h.0.weight'); save a model as safetensors"
     command_refused(microgpt("diff", path, path), words)
+    words = "found a file of torch.save; save the parameters as safetensors"
+    command_refused(microgpt("inspect", path), words)
 
 
 def test_neither_torch_nor_pickle_reads_the_file(tmp_path):
