@@ -62,8 +62,8 @@ class Evidence:
 
 
 class Suggested(NamedTuple):
-    """The index of the event of a tensor. `why` is "values", "operation", "name", "order" or "shape". `pattern`
-    is the name of such tensors in all layers, "blk{i}_ffu", or "" if the number in names is not the layer."""
+    """The index of the event of a tensor. `why` is "values", "operation", "name", "order" or "shape".
+    `pattern` is the name in all layers, "blk{i}_ffu", or "" if the number in names is not the layer."""
 
     event: int
     why: str
