@@ -11,10 +11,12 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from ..arrays.stats import Array
 from ..decoder.catalogue import kind_named
 from ..dumps.formats import is_recording, open_recording
-from ..dumps.layouts import Fitted, Recorded, Shapes
+from ..dumps.layouts import Fitted, OfRanks, Recorded, Shapes
 from ..dumps.recording import Recording
 from ..errors import InputError
 from ..hooks.event import TraceEvent
@@ -124,22 +126,38 @@ class RecordedRun:
             return Unpaired(f"{name} in {recorded.source}", reason)
         return None
 
+    def ranks_of(self, name: str) -> OfRanks | None:
+        """Return how an event was joined from ranks, or None."""
+        return self.recording.tensors[name].ranks if name in self.recording.tensors else None
+
+    def on_rank(self, name: str, rank: int) -> Array:
+        """Return the values of a summed or copied event on one rank."""
+        ranks = self.ranks_of(name)
+        assert ranks is not None
+        return self.fitted(name, ranks.parts[rank]).array
+
     def pieces(self, names: Sequence[str]) -> Iterator[Piece]:
         return map(self._piece, names)
 
     def take(self, piece: Piece) -> Piece:
-        """Return this recording's values of the event that the other side computed."""
-        return self._piece(piece.name)
+        """Return this recording's values of the event that the other side computed. If ranks have different
+        values, these are the values that differ most from the other side's."""
+        own, ranks = self._piece(piece.name), self.ranks_of(piece.name)
+        if ranks is None or not ranks.odd or ranks.how == "joined":
+            return own
+        copies = [own._replace(value=self.on_rank(piece.name, i)) for i in range(len(ranks.parts))]
+        common = [position for position in piece.positions if position in own.positions]
+        return max(copies, key=lambda one: float(np.linalg.norm(one.at(common) - piece.at(common))))
 
     def _piece(self, name: str) -> Piece:
         fitted = self.fitted(name)
         every = range(fitted.array.shape[-2] if fitted.array.ndim else 0)
         return Piece(name, fitted.array, fitted.positions or every)
 
-    def fitted(self, name: str) -> Fitted:
-        """Return the array of an event, reshaped to the shape of our event. Raises InputError if the layout
-        is wrong or unclear."""
-        recorded = _without_padding(name, self.recording.tensors[name], self.shapes[name])
+    def fitted(self, name: str, part: Recorded | None = None) -> Fitted:
+        """Return the array of an event, or a rank's `part` of it, reshaped to the shape of our event. Raises
+        InputError if the layout is wrong or unclear."""
+        recorded = _without_padding(name, part or self.recording.tensors[name], self.shapes[name])
         recorded = replace(recorded, layout=self.layouts.get(name, recorded.layout))
         fitted = self.recording.fitted(name, recorded, self.model, self.shapes)
         if fitted.note and (note := f"{name}: {fitted.note}") not in self.notes:

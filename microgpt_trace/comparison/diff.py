@@ -200,7 +200,9 @@ def _side_by_side(
     """For each event, yield one piece from each side and from each rounded pass, or None for a side with only
     statistics. Also yield other attention scores of the first model, because bands depend on scores."""
     models = [side for side in sides if isinstance(side, ModelRun)]
-    driver = models[0] if models else next((side for side in sides if not side.statistics), None)
+    dumps = [side for side in sides if isinstance(side, RecordedRun) and not side.statistics]
+    dumps.sort(key=lambda side: any((own := side.ranks_of(name)) and own.odd for name in names))
+    driver = models[0] if models else dumps[0] if dumps else None
     if driver is None:  # all sides have only statistics
         return
     chosen, observed = set(names), [*names, *_other_scores(models, names)]

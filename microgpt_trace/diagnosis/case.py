@@ -35,7 +35,7 @@ class OwnParameters(NamedTuple):
 class Case:
     """A wrong operation. `found` contains the values of the dump. `expected` contains the values computed
     from the dump's inputs (float32 or float64). `positions` lists the positions of the rows, or is None for
-    all positions."""
+    all positions. If only the part of one rank is wrong, `where` names it, and `part` marks its entries."""
 
     name: str
     found: Array
@@ -45,6 +45,8 @@ class Case:
     error: float
     measured: str = ""  # IN_LENGTH if all rows are wrong only by one common factor
     schedule: PassSchedule = ONE_PASS
+    where: str = ""
+    part: Array | None = None
 
     @property
     def plan(self) -> Plan:

@@ -39,6 +39,7 @@ from .faults import (
     expert_faults,
     input_faults,
     norm_faults,
+    rank_faults,
     rope_faults,
     schedule_faults,
     weight_faults,
@@ -54,7 +55,7 @@ STAGES: tuple[tuple[Generator, ...], ...] = (
     (
         wrong_values.nonfinite, wrong_values.zeros, input_faults.embedding, input_faults.positions,
         schedule_faults.positions, schedule_faults.keys_and_values, schedule_faults.padding,
-        schedule_faults.other_texts,
+        schedule_faults.other_texts, rank_faults.sums, rank_faults.exchanged,
         weight_faults.biases, rope_faults.rope, rope_faults.rope_in_every_layer, attention_faults.scale,
         attention_faults.scores_before_rope, attention_faults.grouping, attention_faults.mask,
         attention_faults.softmax, attention_faults.context, elementwise_faults.factors,
@@ -65,7 +66,10 @@ STAGES: tuple[tuple[Generator, ...], ...] = (
         elementwise_faults.gates, elementwise_faults.sums, weight_faults.matrices,
     ),
     (weight_faults.quants, weight_faults.layers),
-    (rope_faults.frequencies, wrong_values.whole, wrong_values.heads, wrong_values.places),
+    (
+        rope_faults.frequencies, wrong_values.whole, wrong_values.heads, wrong_values.places,
+        rank_faults.one_rank,
+    ),
 )  # fmt: skip
 
 
@@ -172,7 +176,7 @@ class _Diagnoser(JudgedRun):
         assert operation.error is not None
         expected = judge.plain.output(operation.name, own[1])
         about = operation.error, operation.measured, self._schedule
-        return Case(operation.name, own[0], expected, own[1], judge, *about)
+        return rank_faults.of_rank(Case(operation.name, own[0], expected, own[1], judge, *about))
 
     def explain(self, precision: Precision, wrong: Sequence[OperationResult]) -> Explanation:
         """Return the findings about the first wrong operation, and the ids of the tested hypotheses."""
@@ -288,13 +292,17 @@ def diagnose(
         raise InputError(
             f"{dumped.origin} has no event of {ours.origin}; draft a map with `microgpt diff --suggest-map`"
         )
-    schedule = _schedule_of(dumped.recording, opened_model, map, layouts or {})
+    schedule = replace(
+        _schedule_of(dumped.recording, opened_model, map, layouts or {}), part=dumped.on_rank,
+        ranks={name: own for name in ours.names if (own := dumped.ranks_of(name)) is not None},
+    )  # fmt: skip
     diagnosis = diagnose_values(
         opened_model, ours.inputs.tokens, values, partial, compute=compute, text_tokens=expected,
         schedule=schedule,
     )  # fmt: skip
     if diagnosis.offer is None:
         diagnosis = _over_the_pass(diagnosis, dumped, ours)
+    diagnosis = replace(diagnosis, findings=(*rank_faults.findings(schedule), *diagnosis.findings))
     return DumpDiagnosis(diagnosis, dumped, labels_of(ours.inputs), ours.origin)
 
 

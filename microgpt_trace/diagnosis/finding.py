@@ -155,8 +155,10 @@ def _rows_at(case: Case, at: Callable[[float], Plan | Transform], value: float) 
 def _predict(case: Case, change: Plan | Transform, evaluation: Evaluation, right: Array) -> Array:
     """Return the values of the operation with the mistake. `right` contains the values without a mistake."""
     if isinstance(change, Plan):
-        return evaluation.under(change).output(case.name, case.positions)
-    return change(case, right)
+        predicted = evaluation.under(change).output(case.name, case.positions)
+    else:
+        predicted = change(case, right)
+    return predicted if case.part is None else np.where(case.part, predicted, right)
 
 
 def residual_of(rows: JudgedRows, of_no_number: bool, measured: str = "") -> tuple[float, bool]:
@@ -275,6 +277,6 @@ def _alike(case: Case, hypothesis: Hypothesis, stages: Stages) -> Iterator[Hypot
 
 def _finding(case: Case, outcome: Outcome, also: tuple[str, ...] = ()) -> Finding:
     hypothesis, range = outcome.hypothesis, outcome.range
-    claim = f"{words_of(case.name)}: {hypothesis.claim}"
+    claim = f"{words_of(case.name)}{case.where}: {hypothesis.claim}"
     numbers = (hypothesis.value, range.low, range.high) if range else (hypothesis.value,)
     return Finding(case.name, hypothesis.id, claim, outcome.residual, outcome.explains, also, (), *numbers)

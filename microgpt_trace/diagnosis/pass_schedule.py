@@ -1,4 +1,4 @@
-"""What is known about the passes of a dump, and about the other texts of its batch."""
+"""What is known about the passes and ranks of a dump, and about the other texts of its batch."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ..arrays.stats import Array
+from ..dumps.layouts import OfRanks
 from ..rounding.judging import JudgedRun
 from ..text.frozen import frozen
 from ..text.wording import counted
@@ -26,12 +27,19 @@ class OtherRun(NamedTuple):
 @frozen(slots=False, eq=False)
 class PassSchedule:
     """The passes of a dump. `starts` lists the first position of each pass. `padded` is the text with its
-    padding, of `padding` rows, or None. `others` opens the other texts of the batch, by number."""
+    padding, of `padding` rows, or None. `others` opens the other texts of the batch, by number. `ranks` tells
+    how events were joined from ranks, and `part` returns the values of an event on a rank."""
 
     starts: tuple[int, ...] = ()
     padding: int = 0
     padded: Callable[[], OtherRun] | None = None
     others: Mapping[int, Callable[[], OtherRun]] = field(default_factory=dict)
+    ranks: Mapping[str, OfRanks] = field(default_factory=dict)
+    part: Callable[[str, int], Array] = lambda name, rank: np.empty(0)
+
+    @property
+    def rank_count(self) -> int:
+        return max((len(own.parts) for own in self.ranks.values()), default=1)
 
     def passes(self, length: int) -> list[range]:
         """Return the positions of each pass after the first."""

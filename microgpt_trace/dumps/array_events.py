@@ -174,4 +174,7 @@ def _mapped(path: Path, array: StoredArray, line: MapEntry, meanings: Mapping[st
         raise InputError(f"{where}: expected floating-point numbers, found {array.dtype}")
     shape = sliced_shape(line.index, array.shape, where)
     adjacent = meanings[array.name].adjacent
-    return Recorded(array.name, shape, lambda: read()[line.index], line.layout, adjacent=adjacent)
+    if line.axis is not None and not -len(shape) <= line.axis < len(shape):
+        raise InputError(f"{where}: axis: expected a number below {len(shape)}, found {line.axis}")
+    recorded = Recorded(array.name, shape, lambda: read()[line.index], line.layout, adjacent=adjacent)
+    return replace(recorded, axis=line.axis)

@@ -21,7 +21,8 @@ from ..text.wording import abridged
 from ..untrusted_files import beginning, check_regular, reading, sentences, whole_numbers
 from .aprt import is_aprt, open_aprt
 from .array_events import recording_of
-from .passes import joined, numbered_passes
+from .passes import joined, numbered
+from .ranks import RANK, ranks_as_one
 from .recording import Recording, agreed
 from .stored_arrays import (
     ARRAYS_FORMAT,
@@ -75,8 +76,16 @@ def open_recording(path: Path, names: NameMap | None = None) -> Recording:
     """
     choice = PassChoice() if names is None else names.passes
     with reading(path):
-        inside = numbered_passes([own.name for own in path.iterdir()]) if path.is_dir() else []
-    return _as_one(path, [_open(path / name, names) for name in inside] or [_open(path, names)], choice)
+        passes, ranks = numbered(path), numbered(path, RANK)
+        parts = {rank.name: numbered(rank) or [rank] for rank in ranks} or {"": passes or [path]}
+        by_pass = [numbered(one, RANK) for one in passes]  # step0/rank0, step0/rank1, ...
+        if by_pass and all(by_pass) and len({*map(len, by_pass)}) == 1:
+            parts = {own[0].name: list(own) for own in zip(*by_pass, strict=True)}
+    maps = {rank: names and names.of_rank(Path(rank).stem) for rank in parts}
+    opened = [
+        _as_one(path / rank, [_open(one, maps[rank]) for one in own], choice) for rank, own in parts.items()
+    ]
+    return ranks_as_one(path, opened) if len(parts) > 1 else opened[0]
 
 
 def _as_one(path: Path, passes: Sequence[Recording], choice: PassChoice) -> Recording:

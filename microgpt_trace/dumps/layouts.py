@@ -256,6 +256,19 @@ class Recorded:
     candidates: tuple[str, ...] = ()
     by_head: bool = False
     rows: tuple[int, ...] | None = None  # the position of each row, or None for all positions
+    axis: int | None = None  # join the tensors of ranks along this axis
+    ranks: OfRanks | None = None
+
+
+@frozen(eq=False)
+class OfRanks:
+    """How a tensor was made from the `parts` of ranks: "joined", "summed", ... Each column is in the parts of
+    `per` ranks. `odd` says which ranks have other values, or is empty."""
+
+    how: str
+    parts: tuple[Recorded, ...]
+    per: int = 1
+    odd: str = ""
 
 
 @frozen(eq=False)

@@ -26,21 +26,18 @@ from ..text.wording import abridged, counted
 from .layouts import Leftover, Recorded
 from .recording import Recording, TextBatch, Texts
 
-_PASS = re.compile(r"(?:step|pass|chunk|iter(?:ation)?)[-_=]?([0-9]{1,9})(?:[._-].*)?", re.IGNORECASE)
+PASS = re.compile(r"(?:step|pass|chunk|iter(?:ation)?)[-_=]?([0-9]{1,9})(?:[._-].*)?", re.IGNORECASE)
 _UNCLEAR = "the shapes {} do not show which axis has the positions; name the layout in a map"
 
 
-def numbered_passes(names: Sequence[str]) -> list[str]:
-    """Return the names of files or folders of passes by their numbers, or [] if a name has no such number.
-
-    >>> numbered_passes(["step10", "step2"]), numbered_passes(["step1", "logits.npy"])
-    (['step2', 'step10'], [])
-    """
-    numbers = {name: match for name in names if (match := _PASS.fullmatch(name))}
-    distinct = {int(match[1]) for match in numbers.values()}
-    if not names or len(numbers) < len(names) or len(distinct) < len(names):
+def numbered(folder: Path, pattern: re.Pattern[str] = PASS) -> list[Path]:
+    """Return the files and folders of the passes (or ranks) in a folder by number, or [] if the folder
+    contains another file."""
+    names = [own.name for own in folder.iterdir()] if folder.is_dir() else []
+    numbers = {name: int(match[1]) for name in names if (match := pattern.fullmatch(name))}
+    if len(numbers) < len(names) or len({*numbers.values()}) < len(names):
         return []
-    return sorted(names, key=lambda name: int(numbers[name][1]))
+    return [folder / name for name in sorted(names, key=numbers.__getitem__)]
 
 
 def row_count(recording: Recording) -> int:

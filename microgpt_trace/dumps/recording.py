@@ -48,7 +48,8 @@ class Recording:
     `statistics` contains the events of a JSON document, with or without arrays. `positions` lists the
     position of each row of logits and probs, or is None if the dump lacks this list. `batch` is set if the
     arrays still have all texts of a batch, or padding. `texts` is set after one text was cut out. `starts`
-    lists the first position of each pass, if the recording consists of several passes.
+    lists the first position of each pass, if the recording consists of several passes. `of_ranks` joins the
+    ranks again, if there are several, by the widths of a model.
     """
 
     origin: str
@@ -64,6 +65,7 @@ class Recording:
     batch: TextBatch | None = None
     starts: tuple[int, ...] = ()
     texts: Texts | None = None
+    of_ranks: Callable[[LanguageModel], Recording] | None = None
 
     def values_of(
         self, name: str, model: LanguageModel, length: int, alone: bool = False
@@ -116,6 +118,8 @@ def agreed(what: str, sources: Iterable[tuple[str, Sequence[int] | None]]) -> tu
 def of_model(recording: Recording, model: LanguageModel) -> Recording:
     """Return the recording with the events of a model. Names are read as the names of the model's
     architecture. If a tensor has candidates, the tensor becomes the first candidate in the model's plan."""
+    if recording.of_ranks is not None:
+        return replace(recording.of_ranks(model), of_ranks=None)
     architecture = getattr(model.config, "architecture", "")
     if architecture and recording.read_as is not None:
         recording = replace(recording.read_as(architecture), read_as=None)

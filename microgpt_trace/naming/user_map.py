@@ -6,6 +6,7 @@
     "layer0.attn.scores" = { from = "t010", layout = "HTS" }
     "layer0.attn.out" = { from = "t011", dtype = "float8_e4m3fn" }
     "layer{i}.mlp.gate" = "blk{i}_gate"
+    "layer0.mlp.up" = { from = ["rank0/up", "rank1/up"], axis = 1 }
 
 The name of a tensor is its name in the dump, with or without the file extension. `dtype` is the type of short
 floats in a .npy file, which does not name this type. {i} stands for the layer number in both names.
@@ -53,13 +54,16 @@ LAYOUTS: tuple[str, ...] = (
 
 @frozen
 class MapEntry:
-    """A line of a map: an event, the tensor `source` with its values, a slice, a layout and a type."""
+    """A line of a map: an event, the tensor `source` with its values, a slice, a layout and a type. If
+    `ranks` lists the tensors of all ranks, these are joined along `axis`."""
 
     event: str
     source: str
     index: Index = ()
     layout: str = ""
     dtype: str = ""
+    ranks: tuple[str, ...] = ()
+    axis: int | None = None
 
 
 @frozen
@@ -80,6 +84,18 @@ class NameMap:
     entries: tuple[MapEntry, ...] = ()
     tokens: tuple[int, ...] | None = None
     passes: PassChoice = PassChoice()
+
+    def of_rank(self, rank: str = "") -> NameMap:
+        """Return the map for the dump of a rank. Raises InputError if a list of tensors lacks the rank."""
+        entries = list[MapEntry]()
+        for entry in self.entries:
+            own = [name for name in entry.ranks if rank and name.startswith(f"{rank}/")]
+            if entry.ranks and len(own) != 1:
+                wanted = f'one tensor of each rank, such as "{rank}/x"' if rank else "one name"
+                found = brief([*entry.ranks])
+                raise InputError(f"{self.origin}: {entry.event}: from: expected {wanted}, found {found}")
+            entries.append(replace(entry, source=own[0].removeprefix(f"{rank}/")) if own else entry)
+        return replace(self, entries=tuple(entries))
 
     def match(self, names: Sequence[str], dump: str) -> list[MapEntry]:
         """Return a line for each tensor of the dump that belongs to an event. Layer numbers replace {i}.
@@ -191,10 +207,17 @@ def _entry(path: Path, event: str, line: Any) -> MapEntry:
         raise FileFormatError(f"{where}: no event has that name (close: {', '.join(close)})")
     if isinstance(line, str):
         line = {"from": line}
-    has_source = isinstance(line, Mapping) and isinstance(line.get("from"), str)
-    if not has_source or line.keys() - {"from", "layout", "dtype"}:
+    sources = line.get("from") if isinstance(line, Mapping) else None
+    ranks, allowed = tuple(sources) if isinstance(sources, list) else (), {"from", "layout", "dtype", "axis"}
+    if not all(isinstance(own, str) for own in ranks or (sources,)) or line.keys() - allowed:
         raise FileFormatError(
-            f'{where}: expected a name or {{ from = "name", layout = "HTD" }}, found {brief(line)}'
+            f'{where}: expected a name, {{ from = "name", layout = "HTD" }} or {{ from = ["rank0/name", '
+            f'"rank1/name"], axis = 1 }}, found {brief(line)}'
+        )
+    axis = line.get("axis")
+    if type(axis) is not (int if ranks else type(None)):
+        raise FileFormatError(
+            f"{where}: axis: expected a whole number for a list of names, found {brief(axis)}"
         )
     layout = line.get("layout", "")
     if "layout" in line and layout not in (OWN, *LAYOUTS):
@@ -202,10 +225,11 @@ def _entry(path: Path, event: str, line: Any) -> MapEntry:
     dtype = line.get("dtype", "")
     if "dtype" in line and (not isinstance(dtype, str) or dtype not in FLOATS):
         raise FileFormatError(f"{where}: expected dtype {', '.join(FLOATS)}, found {brief(dtype)}")
-    source, index = _source(where, line["from"])
-    if ("{i}" in event) != ("{i}" in source):
-        raise FileFormatError(f"{where}: {{i}} must be in both names or in neither, found {brief(source)}")
-    return MapEntry(event, source, index, layout, dtype)
+    source, index = (ranks[0], ()) if ranks else _source(where, line["from"])
+    wrong = [own for own in ranks or (source,) if ("{i}" in event) != ("{i}" in own)]
+    if wrong:
+        raise FileFormatError(f"{where}: {{i}} must be in both names or in neither, found {brief(wrong[0])}")
+    return MapEntry(event, source, index, layout, dtype, ranks, axis)
 
 
 def _source(where: str, text: str) -> tuple[str, Index]:

@@ -8,7 +8,7 @@ from microgpt_trace import load
 from microgpt_trace.comparison.diff import diff
 from microgpt_trace.diagnosis.diagnose import diagnose
 from microgpt_trace.dumps.formats import open_recording
-from microgpt_trace.dumps.passes import numbered_passes
+from microgpt_trace.dumps.passes import numbered
 from microgpt_trace.errors import FileFormatError, InputError
 from microgpt_trace.naming.user_map import NameMap, PassChoice, pass_choice, read_map
 from microgpt_trace.tracing.trace import trace
@@ -158,10 +158,14 @@ def cut_all(whole, start, stop):
     return {name: cut(array, start, stop) for name, array in whole.items()}
 
 
-def test_numbers_of_passes_are_sorted_as_numbers():
-    assert numbered_passes(["step10", "step9"]) == ["step9", "step10"]
-    assert numbered_passes(["Pass00001.pt", "Pass00000.pt"]) == ["Pass00000.pt", "Pass00001.pt"]
-    assert numbered_passes(["step1", "step01"]) == numbered_passes(["step1", "readme"]) == []
+@pytest.mark.parametrize(("names", "in_order"), [
+    (["step10", "step9"], ["step9", "step10"]), (["Pass01.pt", "Pass00.pt"], ["Pass00.pt", "Pass01.pt"]),
+    (["step1", "step01"], []), (["step1", "readme"], []),
+])  # fmt: skip
+def test_numbers_of_passes_are_sorted_as_numbers(tmp_path, names, in_order):
+    for name in names:
+        (tmp_path / name).touch()
+    assert [path.name for path in numbered(tmp_path)] == in_order
 
 
 @pytest.mark.parametrize(("line", "words"), [
