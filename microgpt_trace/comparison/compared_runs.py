@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..arrays.stats import Array
-from ..decoder.catalogue import kind_named
+from ..decoder.catalogue import kind_named, known_row
 from ..dumps.formats import is_recording, open_recording
 from ..dumps.layouts import Fitted, OfRanks, Recorded, Shapes
 from ..dumps.recording import Recording
@@ -157,7 +157,7 @@ class RecordedRun:
     def fitted(self, name: str, part: Recorded | None = None) -> Fitted:
         """Return the array of an event, or a rank's `part` of it, reshaped to the shape of our event. Raises
         InputError if the layout is wrong or unclear."""
-        recorded = _without_padding(name, part or self.recording.tensors[name], self.shapes[name])
+        recorded = _with_keys_of_the_text(name, part or self.recording.tensors[name], self.shapes[name])
         recorded = replace(recorded, layout=self.layouts.get(name, recorded.layout))
         fitted = self.recording.fitted(name, recorded, self.model, self.shapes)
         if fitted.note and (note := f"{name}: {fitted.note}") not in self.notes:
@@ -177,9 +177,15 @@ class RecordedRun:
         return RecordedEvents(self, [name for name in names if name not in partial]), partial
 
 
-def _without_padding(name: str, recorded: Recorded, shape: tuple[int, ...]) -> Recorded:
+def _with_keys_of_the_text(name: str, recorded: Recorded, shape: tuple[int, ...]) -> Recorded:
     """Remove the padding from llama.cpp's attention weights: zeros for unused slots of the KV cache. Reading
-    the result raises InputError if the padding is not all zeros."""
+    the result raises InputError if the padding is not all zeros. Give the queries of a pass the later keys of
+    the text, with zeros."""
+    more, row = (shape[-1] - recorded.shape[-1] if shape and recorded.shape else 0), known_row(name)
+    if recorded.rows is not None and more > 0 and row is not None and row.causal:
+        width = [*[(0, 0)] * (len(recorded.shape) - 1), (0, more)]
+        wider = (*recorded.shape[:-1], shape[-1])
+        return replace(recorded, shape=wider, read=lambda: np.pad(recorded.read(), width))
     padded = isinstance(kind_named(name), Softmax) and Path(recorded.source).stem.startswith("kq_soft_max")
     if not padded or recorded.shape[-1] <= shape[-1]:
         return recorded

@@ -55,15 +55,15 @@ STAGES: tuple[tuple[Generator, ...], ...] = (
     (
         wrong_values.nonfinite, wrong_values.zeros, input_faults.embedding, input_faults.positions,
         schedule_faults.positions, schedule_faults.keys_and_values, schedule_faults.padding,
-        schedule_faults.other_texts, rank_faults.sums, rank_faults.exchanged,
-        weight_faults.biases, rope_faults.rope, rope_faults.rope_in_every_layer, attention_faults.scale,
-        attention_faults.scores_before_rope, attention_faults.grouping, attention_faults.mask,
-        attention_faults.softmax, attention_faults.context, elementwise_faults.factors,
-        elementwise_faults.caps, attention_faults.late_cap, elementwise_faults.clips,
-        elementwise_faults.steepness, expert_faults.choices, expert_faults.shares, expert_faults.orders,
-        expert_faults.router_orders, wrong_values.numbers, norm_faults.norms, norm_faults.numbers,
-        norm_faults.skipped_norms, norm_faults.other_streams, elementwise_faults.activations,
-        elementwise_faults.gates, elementwise_faults.sums, weight_faults.matrices,
+        schedule_faults.other_texts, rank_faults.sums, weight_faults.biases, rope_faults.rope,
+        rope_faults.rope_in_every_layer, attention_faults.scale, attention_faults.scores_before_rope,
+        attention_faults.grouping, attention_faults.mask, attention_faults.softmax,
+        attention_faults.context, elementwise_faults.factors, elementwise_faults.caps,
+        attention_faults.late_cap, elementwise_faults.clips, elementwise_faults.steepness,
+        expert_faults.choices, expert_faults.shares, expert_faults.orders, expert_faults.router_orders,
+        wrong_values.numbers, norm_faults.norms, norm_faults.numbers, norm_faults.skipped_norms,
+        norm_faults.other_streams, elementwise_faults.activations, elementwise_faults.gates,
+        elementwise_faults.sums, weight_faults.matrices,
     ),
     (weight_faults.quants, weight_faults.layers),
     (
@@ -130,7 +130,7 @@ def diagnose_values(
     describes the passes of the dump. Raises InputError if `compute` is unknown, or if no operation can be
     judged.
     """
-    run = _Diagnoser(model, tokens, values, partial, schedule)
+    run = _Diagnoser(model, tokens, values, partial)
     with one_blas_thread(), np.errstate(all="ignore"):
         precision, how = precision_of(compute, run.values, partial)
         operations = list(run.operations(precision))
@@ -141,14 +141,15 @@ def diagnose_values(
         wrong = [operation for operation in operations if not operation.holds]
         known = compute is not None or precision.name != "f32"
         offer = None if known else offered(run, operations)
-        findings, tried = ([], []) if offer and offer.shown else run.explain(precision, wrong)
+        findings, tried = ([], []) if offer and offer.shown else run.explain(precision, wrong, schedule)
         if any(finding.explains for finding in findings):
             offer = None  # report the fault instead: rounding in several products can explain every error
         elif offer:
             findings, tried = [], []
+    about_tokens = input_faults.token_findings(model, tokens, text_tokens, schedule.starts)
     return Diagnosis(
         tuple(int(token) for token in tokens), precision.name, run.how(precision, how, operations),
-        tuple(operations), (*input_faults.token_findings(model, tokens, text_tokens), *findings),
+        tuple(operations), (*about_tokens, *findings),
         wrong[0].name if wrong and not offer else None, tuple(run.untested(operations)), tuple(tried),
         run.count(operations), offer, unseen(operations, precision),
     )  # fmt: skip
@@ -157,34 +158,29 @@ def diagnose_values(
 class _Diagnoser(JudgedRun):
     """The judged operations of a dump, with methods that explain the first wrong operation."""
 
-    def __init__(
-        self, model: LanguageModel, tokens: Sequence[int], values: Mapping[str, Array], partial: Partial,
-        schedule: PassSchedule,
-    ) -> None:  # fmt: skip
-        super().__init__(model, tokens, values, partial)
-        self._schedule = schedule
-
     def how(self, precision: Precision, how: str, operations: Sequence[OperationResult]) -> str:
         """Describe where the precision comes from, and how the inputs of products are rounded."""
         rows = [self.plan[operation.name] for operation in operations]
         ways = self.rounding.describe(rows) if precision.into_products else ""
         return f"{how}; the inputs of products are {ways}" if ways else how
 
-    def case(self, precision: Precision, operation: OperationResult) -> Case:
+    def case(self, precision: Precision, operation: OperationResult, schedule: PassSchedule) -> Case:
         judge, own = self.judge(precision), self.own(operation.name)
         assert own is not None
         assert operation.error is not None
         expected = judge.plain.output(operation.name, own[1])
-        about = operation.error, operation.measured, self._schedule
+        about = operation.error, operation.measured, schedule
         return rank_faults.of_rank(Case(operation.name, own[0], expected, own[1], judge, *about))
 
-    def explain(self, precision: Precision, wrong: Sequence[OperationResult]) -> Explanation:
+    def explain(
+        self, precision: Precision, wrong: Sequence[OperationResult], schedule: PassSchedule
+    ) -> Explanation:  # fmt: skip
         """Return the findings about the first wrong operation, and the ids of the tested hypotheses."""
         if not wrong:
             return [], []
-        case = self.case(precision, wrong[0])
+        case = self.case(precision, wrong[0], schedule)
         outcomes, tried = try_all(case, STAGES)
-        others = {own.name: bind(self.case, precision, own) for own in wrong[1:]}
+        others = {own.name: bind(self.case, precision, own, schedule) for own in wrong[1:]}
         return findings_of(case, outcomes, others, STAGES), tried
 
     def count(self, operations: Sequence[OperationResult]) -> int:

@@ -86,12 +86,15 @@ def _batch(arrays: Sequence[StoredArray]) -> TextBatch | None:
     mask = whole.get("attention_mask")
     if ids is None or not 0 < ids.shape[0] * ids.shape[1] <= _MAX_TOKENS:
         return None
-    if not any(array.kind == "floating" and array.shape[:1] == ids.shape[:1] for array in arrays):
+    of_texts = [array for array in arrays if array.kind == "floating" and array.shape[:1] == ids.shape[:1]]
+    if ids.shape[0] > 1 and not of_texts:
         return None  # no array has an axis of the texts
     if mask is not None and (mask.shape[0] != ids.shape[0] or mask.shape[1] < ids.shape[1]):
         expected = f"expected an attention mask of {list(ids.shape)} or more keys, as {ids.name}"
         raise FileFormatError(f"{mask.name}: {expected}, found {list(mask.shape)}")
-    return TextBatch(ids.read(), None if mask is None else mask.read() != 0)
+    places, real = whole.get("position_ids"), None if mask is None else mask.read() != 0
+    start = int(places.read()[0, 0]) if places is not None and places.shape[1] else 0
+    return TextBatch(ids.read(), real, start if real is None else int(real[0].sum()) - ids.shape[1])
 
 
 def _last_word(array: StoredArray) -> str:

@@ -170,13 +170,19 @@ def joined(path: Path, dumps: Sequence[Recording], choice: PassChoice, padded: b
     texts = _texts(path, dumps, choice, [rows for _, rows in cut])
     ends = list(accumulate(lengths))
     positions = [tuple(range(end - n, end)) for n, end in zip(lengths, ends, strict=True)]
-    if choice.positions is not None:
-        if [*map(len, choice.positions)] != lengths:
+    batch = dumps[0].batch
+    if len(dumps) == 1 and batch is not None and len(batch.ids) == 1 and batch.start > 0:
+        positions = [tuple(range(batch.start, batch.start + lengths[0]))]  # a single decoding step
+    if choice.positions is not None and [*map(len, choice.positions)] == lengths:
+        positions = list(choice.positions)
+    elif choice.positions is not None:
+        if len(dumps) > 1:
             raise InputError(
                 f"{path}: expected positions of passes of {abridged([*map(str, lengths)])} rows, found "
                 f"{abridged([str(len(own)) for own in choice.positions])}"
             )
-        positions = list(choice.positions)
+        note = "the given positions of passes are not for this dump, which has one pass"
+        passes = [replace(passes[0], notes=(*passes[0].notes, note))]
     if len(passes) == 1 and positions[0] == tuple(range(lengths[0])):
         return replace(passes[0], texts=texts) if texts else passes[0]
     every = sorted({position for own in positions for position in own})
@@ -188,12 +194,12 @@ def joined(path: Path, dumps: Sequence[Recording], choice: PassChoice, padded: b
         result = _joined_tensor(name, own, positions, passes)
         leftovers += [result] if isinstance(result, Leftover) else []
         tensors |= {name: result} if isinstance(result, Recorded) else {}
-    starts = tuple(own[0] for own in positions)
+    starts, count = tuple(own[0] for own in positions), f"{len(passes)} pass{'es' * (len(passes) > 1)}"
     shown = [f"{own[0]}" if len(own) == 1 else f"{own[0]} to {own[-1]}" for own in positions]
     notes = dict.fromkeys(note for one in passes for note in one.notes)
     left = {own.recorded.source: own for one in passes for own in (*one.leftovers, *leftovers)}
     return replace(
-        passes[0], origin=str(path), kind=f"{len(passes)} passes, {passes[0].kind}", tensors=tensors,
+        passes[0], origin=str(path), kind=f"{count}, {passes[0].kind}", tensors=tensors,
         tokens=tuple(tokens[p] for p in every) if every == [*range(len(tokens))] else None,
         positions=None, leftovers=tuple(left.values()), read_as=None, starts=starts, texts=texts,
         notes=(f"positions of the passes: {abridged(shown)}", *notes),

@@ -24,10 +24,11 @@ from .layouts import Fitted, Leftover, Recorded, Shapes, fit
 
 class TextBatch(NamedTuple):
     """The tokens of a batch of B texts, [B, t], and the attention mask of all keys so far, [B, S], or None if
-    the dump has no mask."""
+    the dump has no mask. `start` is the position of the first row of the first text."""
 
     ids: Array
     mask: Array | None
+    start: int = 0
 
 
 @frozen(eq=False)
@@ -105,13 +106,32 @@ class Recording:
         return f"; save it with `microgpt trace --layer {layer} --save FILE`"
 
 
+def lost_or_doubled(tokens: Sequence[int], right: Sequence[int], starts: Sequence[int] = ()) -> str:
+    """Return a claim if tokens lack one token of the right tokens, or have one token twice, or else "".
+    `starts` lists the first position of each pass.
+
+    >>> lost_or_doubled([1, 2, 2, 3], [1, 2, 3], starts=(0, 2))
+    'token 2 is doubled at position 2, where a pass begins'
+    """
+    short, long = sorted([list(tokens), list(right)], key=len)
+    at = next((i for i, (a, b) in enumerate(zip(short, long, strict=False)) if a != b), len(short))
+    if long[:at] + long[at + 1 :] != short or len(long) != len(short) + 1:
+        return ""
+    if len(tokens) > len(right) and long[at] != long[at - 1]:
+        return ""  # another token was added
+    what = "lost" if len(tokens) < len(right) else "doubled"
+    return f"token {long[at]} is {what} at position {at}{', where a pass begins' * (at in starts)}"
+
+
 def agreed(what: str, sources: Iterable[tuple[str, Sequence[int] | None]]) -> tuple[int, ...] | None:
     """Return the list on which all sources agree, if any. Raises InputError if two sources differ."""
     values = [(source, tuple(value)) for source, value in sources if value is not None]
     for source, value in values[1:]:
         if value != values[0][1]:
             first = f"{token_list(values[0][1])} in {values[0][0]}"
-            raise InputError(f"the {what} differ: {first}, {token_list(value)} in {source}")
+            change = lost_or_doubled(value, values[0][1])
+            change = f"; in {source}, {change}" if change else ""
+            raise InputError(f"the {what} differ: {first}, {token_list(value)} in {source}{change}")
     return values[0][1] if values else None
 
 

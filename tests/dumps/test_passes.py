@@ -7,6 +7,7 @@ from support.tiny_models import tiny_model, write_folder
 from microgpt_trace import load
 from microgpt_trace.comparison.diff import diff
 from microgpt_trace.diagnosis.diagnose import diagnose
+from microgpt_trace.diagnosis.faults.input_faults import token_findings
 from microgpt_trace.dumps.formats import open_recording
 from microgpt_trace.dumps.passes import numbered
 from microgpt_trace.errors import FileFormatError, InputError
@@ -191,3 +192,30 @@ def test_two_schedules_of_one_model_are_compared(model, whole, tmp_path):
     found = diff(a, written(whole, tmp_path / "c", [4, 2, 1], wrong))
     assert (found.first, found.event(found.first).position) == ("layer0.attn.context", 6)
     assert found.where.startswith("differs in 1 of 7 rows (6) and in")
+
+
+def test_a_single_decoding_step_is_at_its_own_position(model, whole, tmp_path):
+    rows = {name: array[:, 5:6, :6] if array.ndim == 3 else array[5:6] for name, array in whole.items()}
+    one = write_pass(tmp_path / "one", 0, rows, [TOKENS[5:6]], position_ids=np.array([[5]])) / "step0.npz"
+    found = diagnose(one, model, tokens=TOKENS).diagnosis
+    assert found.clean
+    assert found.judged > 3
+    step = write_pass(tmp_path / "bare", 0, rows, TOKENS[5:6]) / "step0.npz"
+    assert diagnose(step, model, tokens=TOKENS, map=NameMap("", passes=pass_choice("5"))).diagnosis.clean
+    notes = open_recording(step, NameMap("", passes=pass_choice("5,6"))).notes
+    assert notes == ("the given positions of passes are not for this dump, which has one pass",)
+
+
+@pytest.mark.parametrize(("ids", "words"), [
+    ((3, 17, 44, 44, 3, 60, 0, 29), "token 44 is doubled at position 3"),
+    ((3, 17, 44, 60, 0, 29), "token 3 is lost at position 3"),
+])  # fmt: skip
+def test_a_lost_or_doubled_token_is_named(model, whole, tmp_path, ids, words):
+    a, b = written(whole, tmp_path / "a", [7]), tmp_path / "b"
+    rows = {"embed.tok": np.zeros((len(ids), 32))}
+    for step, part in enumerate((slice(3), slice(3, None))):
+        write_pass(b, step, {name: array[part] for name, array in rows.items()}, ids[part])
+    with pytest.raises(InputError, match=words):
+        diff(a, b)
+    (finding,) = token_findings(model, ids, TOKENS, open_recording(b).starts)
+    assert finding.claim == f"tokens: {words}, where a pass begins"

@@ -11,6 +11,7 @@ from itertools import zip_longest
 import numpy as np
 
 from ...arrays.stats import Array
+from ...dumps.recording import lost_or_doubled
 from ...models.language_model import LanguageModel
 from ...operations.by_kind import reference
 from ...operations.reference_inputs import ReferenceInputs
@@ -26,9 +27,10 @@ FEW = 4  # if at most one token in FEW is wrong, the claim names single tokens
 
 
 def token_findings(
-    model: LanguageModel, tokens: Sequence[int], text_tokens: Sequence[int] | None
+    model: LanguageModel, tokens: Sequence[int], text_tokens: Sequence[int] | None, starts: Sequence[int] = ()
 ) -> Iterator[Finding]:
-    """Describe the difference, if any, between the tokens of the dump and the tokens of the text."""
+    """Describe the difference, if any, between the tokens of the dump and the tokens of the text. `starts`
+    lists the first position of each pass."""
     if text_tokens is None or tuple(tokens) == tuple(text_tokens):
         return
     own, text = list(tokens), list(text_tokens)
@@ -38,6 +40,8 @@ def token_findings(
     elif own[1:] == text:
         id = "bos-added"
         claim = f"the dump's tokens begin with {_named(model, own[0])}, before the tokens of the text"
+    elif claim := lost_or_doubled(own, text, starts):
+        id = "token-lost" if len(own) < len(text) else "token-doubled"
     else:
         pairs = enumerate(zip_longest(own, text, fillvalue="none"))
         at, one, other = next((at, a, b) for at, (a, b) in pairs if a != b)

@@ -1,5 +1,4 @@
-"""Mistakes of a tensor-parallel run: one rank computes its part wrongly, a rank is missing in a sum, or ranks
-have the parts of other ranks."""
+"""Mistakes of a tensor-parallel run: one rank computes its part wrongly, or is missing in a sum."""
 
 from __future__ import annotations
 
@@ -83,24 +82,6 @@ def sums(case: Case) -> Iterator[Hypothesis]:
             return right - _partial(own, rank).plain.output(own.name, own.positions)
 
         yield Hypothesis("rank-missing", claim, change)
-
-
-def exchanged(case: Case) -> Iterator[Hypothesis]:
-    """Yield the hypothesis that ranks have the parts of other ranks."""
-    ranks, axis = case.schedule.ranks.get(case.name), 0 if case.found.ndim == 3 else -1
-    count = 0 if ranks is None or ranks.how != "joined" else len(ranks.parts) // ranks.per
-    if count < 2 or case.where:
-        return
-    found, right = (np.split(np.nan_to_num(values), count, axis) for values in (case.found, case.expected))
-    order = [min(range(count), key=lambda i: float(np.linalg.norm(own - right[i]))) for own in found]
-    if len(set(order)) == count and order != [*range(count)]:
-
-        def change(own: Case, e: Array) -> Array:
-            parts = np.split(e, count, axis)
-            return np.concatenate([parts[i] for i in order], axis)
-
-        names = ", ".join(map(str, order))
-        yield Hypothesis("ranks-exchanged", f"your ranks, in order, have the parts of ranks {names}", change)
 
 
 def one_rank(case: Case) -> Iterator[Hypothesis]:
