@@ -61,7 +61,7 @@ class RowComparer:
             raise InputError(f"{a.name}: expected the same positions on both sides, found {positions}")
         at = self.routing.aligned(a.name, common, [piece.at(common) for piece in (a, *rest)])
         options: dict[str, Any] = {"bias": self._bias(spec, common), "outliers": not is_peaked(spec)}
-        options["seen"] = causal_mask(*at[0].shape[-2:]) if spec.causal else None
+        options["seen"] = np.arange(at[0].shape[-1]) <= np.array(common)[:, None] if spec.causal else None
         options["zero_elsewhere"] = isinstance(kind_named(spec), Softmax)
         rows = compare_rows(at[0], at[1], **options)
         thirds = [compare_rows(at[self._base], third, **options) for third in at[2:]]
