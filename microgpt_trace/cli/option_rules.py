@@ -38,6 +38,7 @@ RULES: dict[str, tuple[Conflict | Needs, ...]] = {
     "diff": (
         Conflict(("--prompts",), ("--weights",)),
         Conflict(("--suggest-map",), ("--weights", "--prompts")),
+        Conflict(("--model",), ("--weights", "--prompts", "--suggest-map")),
         Conflict((*_OF_EVENTS, *_BANDS), ("--weights",)),
         Conflict((*_OF_EVENTS, "--verbose"), ("--prompts",)),
         Conflict(

@@ -155,6 +155,10 @@ REFUSED = {
     "diff m.safetensors m.safetensors --weights --compute q8": "--compute cannot be combined with --weights",
     "diff m.safetensors m.safetensors --suggest-map": "one of each",
     "diff good.safetensors good.safetensors 'a text'": "only a model can read a text",
+    "diff good.safetensors m.safetensors --model m.safetensors": "--model judges two dumps",
+    "diff good.safetensors good.safetensors --model good.safetensors": "expected a model, found",
+    "diff good.safetensors good.safetensors --padding top": "expected the side and the number of rows",
+    "diff m.safetensors m.safetensors --batch 1": "--batch is for a dump, and neither side is a dump",
     # diagnose
     "diagnose good.safetensors": "expected a dump and a model",
     "diagnose llama good.safetensors": "expected a dump, found a decoder model",
