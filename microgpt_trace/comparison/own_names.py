@@ -18,7 +18,7 @@ from ..plans.kinds import Shape
 from ..text.wording import abridged, counted
 from .compared_runs import ComparedRun, RecordedRun, Unpaired
 
-MOST_LAYERS = 1000  # a larger number in a name is not taken for the number of a layer
+_NUMBER = re.compile(r"(?<![0-9])[0-9]{1,3}(?![0-9])")  # a longer number is not the number of a layer
 SEEN = 1e-3  # a row, channel or head differs if its difference is at least this share of the largest
 
 
@@ -77,8 +77,8 @@ def specs_by_name(names: Sequence[str]) -> dict[str, EventSpec]:
     """Return what is known about tensors: the first number in the name counts as the number of the layer."""
     specs = {}
     for name in names:
-        numbers = [int(number) for number in re.findall(r"(?<![0-9])[0-9]{1,3}(?![0-9])", name)]
-        layer = next((number for number in numbers if number < MOST_LAYERS), None)
+        number = _NUMBER.search(name)
+        layer = int(number[0]) if number else None
         specs[name] = EventSpec(name, "", layer, "")
     return specs
 
