@@ -93,7 +93,7 @@ def _batch(arrays: Sequence[StoredArray]) -> TextBatch | None:
         expected = f"expected an attention mask of {list(ids.shape)} or more keys, as {ids.name}"
         raise FileFormatError(f"{mask.name}: {expected}, found {list(mask.shape)}")
     places, real = whole.get("position_ids"), None if mask is None else mask.read() != 0
-    start = int(places.read()[0, 0]) if places is not None and places.shape[1] else 0
+    start = int(places.read()[0, 0]) if places is not None and places.shape == (1, 1) else 0
     return TextBatch(ids.read(), real, start if real is None else int(real[0].sum()) - ids.shape[1])
 
 

@@ -107,9 +107,7 @@ def _with_padding(passes: Sequence[Recording], choice: PassChoice) -> Sequence[R
     (side, count), length = choice.padding, row_count(passes[0])
     if not 0 < count < length:
         raise InputError(f"{passes[0].origin}: expected padding below {length} rows, found {count}")
-    ids = [
-        np.array([one.tokens or [0] * row_count(one)]) if not one.batch else one.batch.ids for one in passes
-    ]
+    ids = [one.batch.ids if one.batch else np.array([one.tokens or [0] * row_count(one)]) for one in passes]
     text = min(choice.text or 0, len(ids[0]) - 1)
     pads = slice(count) if side == "left" else slice(length - count, length)
     if len(np.unique(ids[0][text, pads])) > 1:
@@ -177,10 +175,8 @@ def joined(path: Path, dumps: Sequence[Recording], choice: PassChoice, padded: b
         positions = list(choice.positions)
     elif choice.positions is not None:
         if len(dumps) > 1:
-            raise InputError(
-                f"{path}: expected positions of passes of {abridged([*map(str, lengths)])} rows, found "
-                f"{abridged([str(len(own)) for own in choice.positions])}"
-            )
+            ours, given = (abridged([*map(str, own)]) for own in (lengths, map(len, choice.positions)))
+            raise InputError(f"{path}: expected positions of passes of {ours} rows, found {given}")
         note = "the given positions of passes are not for this dump, which has one pass"
         passes = [replace(passes[0], notes=(*passes[0].notes, note))]
     if len(passes) == 1 and positions[0] == tuple(range(lengths[0])):
@@ -210,10 +206,8 @@ def _texts(
     path: Path, dumps: Sequence[Recording], choice: PassChoice, rows: Sequence[Array]
 ) -> Texts | None:  # fmt: skip
     """Return the texts of the batch, or None if the dump has one text without padding."""
-    lengths, count = (
-        [row_count(one) for one in dumps],
-        1 if dumps[0].batch is None else len(dumps[0].batch.ids),
-    )
+    lengths, batch = [row_count(one) for one in dumps], dumps[0].batch
+    count = 1 if batch is None else len(batch.ids)
     if count == 1 and [*map(len, rows)] == lengths:
         return None
     starts = accumulate(lengths[:-1], initial=0)
@@ -239,9 +233,8 @@ def _joined_tensor(
     if axis is None:
         what = "one number for each pass" if not first.shape else _UNCLEAR.format(list(first.shape))
         return Leftover(first, what)
-    of_position = {
-        p: (i, row) for i, own in rows.items() for row, p in enumerate(own)
-    }  # the last pass counts
+    # of several passes that compute a position, the last counts
+    of_position = {p: (i, row) for i, own in rows.items() for row, p in enumerate(own)}
     at = sorted(of_position)
     length, widths = 1 + max(map(max, positions)), {own.shape[-1] for own in parts.values()}
     so_far = all(own.shape[-1] == 1 + max(positions[i]) for i, own in parts.items())
