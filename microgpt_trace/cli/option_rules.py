@@ -38,7 +38,10 @@ RULES: dict[str, tuple[Conflict | Needs, ...]] = {
     "diff": (
         Conflict(("--prompts",), ("--weights",)),
         Conflict(("--suggest-map",), ("--weights", "--prompts")),
-        Conflict(("--model",), ("--weights", "--prompts", "--suggest-map")),
+        Conflict(
+            ("--weights", "--prompts", "--suggest-map", "--calibrate", "--factor", "--rtol", "--atol"),
+            ("--model",),
+        ),
         Conflict((*_OF_EVENTS, *_BANDS), ("--weights",)),
         Conflict((*_OF_EVENTS, "--verbose"), ("--prompts",)),
         Conflict(

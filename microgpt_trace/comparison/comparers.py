@@ -65,7 +65,7 @@ class RowComparer:
         options["zero_elsewhere"] = isinstance(kind_named(spec), Softmax)
         rows = compare_rows(at[0], at[1], **options)
         thirds = [compare_rows(at[self._base], third, **options) for third in at[2:]]
-        if a.name == "logits":
+        if a.name == "logits" and a.value.ndim == 2:
             self.agreement.add(at[0], at[1], common)
             if len(thirds) > 1:
                 others = [at[1 - self._base], *at[2:]]

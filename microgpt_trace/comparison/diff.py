@@ -168,7 +168,7 @@ def _compared(
         labels=labels_of(model.inputs) if model is not None else (), tolerance=tolerance, events=events,
         first=first, since=since, between=between, missed=missed, jump=jump_of(events) if first else None,
         agreement=comparer.agreement.result(),
-        positions=tuple(chosen_positions(positions, length)) if length else (),
+        positions=tuple(chosen_positions(positions, length)) if length or positions != "all" else (),
         left_out=left_out, of_statistics=isinstance(comparer, StatisticsComparer),
         unseen=unseen(operations, tolerance.precision), routing=flips,
         consequences=tuple(name for name in differ if name in after - wrong), where=where_apart(sides, first),
@@ -241,7 +241,8 @@ def _precision(sides: Sequence[ComparedRun], compute: str | None) -> Precision:
         return precision_named(compute)
     model, found = first_model(sides), PRECISIONS["f32"]
     for dump in [side for side in sides if isinstance(side, RecordedRun) and not side.statistics]:
-        precision, how = precision_of(None, *dump.whole_and_partial(model.names if model else dump.names))
+        names = model.names if model else [name for name in dump.names if name in dump.shapes]
+        precision, how = precision_of(None, *dump.whole_and_partial(names))
         dump.notes += [f"computes in {precision.name}: {how}"] * precision.narrow
         found = max(found, precision, key=lambda own: own.unit)
     return found

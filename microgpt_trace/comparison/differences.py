@@ -203,7 +203,7 @@ class Comparison:
     def agree(self) -> bool:
         """True if every compared event lies within its band or follows from choices of experts that rounding
         explains"""
-        return self.first is None
+        return self.first is None and len({side.clean for side in self.judged}) < 2
 
     @property
     @in_document

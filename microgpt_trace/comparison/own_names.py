@@ -45,7 +45,9 @@ def named_sides(recordings: Sequence[Recording]) -> list[RecordedRun]:
     shapes, unpaired = dict[str, Shape](), list[Unpaired]()
     for name in shared:
         stored = [_plain(own.tensors[name].shape) for own in named]
-        if len(set(stored)) == 1:
+        if 0 in stored[0]:
+            unpaired.append(Unpaired(name, "the tensor has no elements"))
+        elif len(set(stored)) == 1:
             shapes[name] = stored[0]
         else:
             apart = " and ".join(f"{list(one.tensors[name].shape)} in {one.origin}" for one in named)
@@ -102,6 +104,7 @@ def parts_apart(a: Array, b: Array) -> str:
         return ""
     with np.errstate(all="ignore"):
         apart = np.nan_to_num(np.abs(a.astype(np.float64) - b), nan=math.inf)
+        apart[(a == b) | (np.isnan(a) & np.isnan(b))] = 0.0
     limit, words = SEEN * min(float(apart.max()), np.finfo(np.float64).max), []
     for axis, what in enumerate(("head", "row", "channel")[-a.ndim :]):
         others = tuple(other for other in range(a.ndim) if other != axis)

@@ -42,7 +42,8 @@ def prepare_sides(
     if models and tokens is None and text is None:
         sources, tokens = _with_known_tokens(sources, models[0])
     recordings = [source for source in sources if isinstance(source, Recording)]
-    if not models and text is None and need_own_names(recordings, tokens):
+    of_events = text is not None or tokens is not None or layouts or (names is not None and names.entries)
+    if not models and not of_events and need_own_names(recordings, tokens):
         return [*named_sides(recordings)]
     if models:
         inputs = _read_by(models, text, tokens)
@@ -174,8 +175,9 @@ def event_specs_of(sides: Sequence[ComparedRun]) -> dict[str, EventSpec]:
     model = first_model(sides)
     if model is not None:
         return {name: spec for name, spec in model.model.hooks.specs.items() if name in model.shapes}
-    if not any(known_row(name) for side in sides for name in side.names):
-        return specs_by_name(sides[0].names)
+    if all(isinstance(side, RecordedRun) and side.recording.named for side in sides):
+        apart = [own.name for side in sides for own in side.unpaired]
+        return specs_by_name([*sides[0].names, *apart])
     names = sorted({name for side in sides for name in side.names}, key=place_of)
     rows = ((name, known_row(name)) for name in names)
     return {n: EventSpec(n, row.stage, layer_of(n), "", causal=row.causal) for n, row in rows if row}

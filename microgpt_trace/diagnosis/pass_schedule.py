@@ -43,7 +43,8 @@ class PassSchedule:
 
     def passes(self, length: int) -> list[range]:
         """Return the positions of each pass after the first."""
-        return [range(a, b) for a, b in zip(self.starts[1:], (*self.starts[2:], length), strict=False)]
+        ends = (*self.starts[2:], length)
+        return [range(a, b) for a, b in zip(self.starts[1:], ends, strict=False) if 0 < a < b]
 
     def offsets(self, length: int) -> Iterator[tuple[Array, str]]:
         """Yield errors of the positions, [length], with a claim about them."""

@@ -46,7 +46,7 @@ def diff_by_model(
     ]
     known = tokens or judged[0].tokens
     precision = compute or max((own.compute for own in judged), key=["f32", "q8", "f16", "bf16"].index)
-    options["compute"] = None if precision in ("f32", "q8") else precision
+    options["compute"] = "f32" if precision == "q8" else precision
     found = diff(dumps[0], dumps[1], tokens=known, map=map, **options)
     first, events = _first(found, judged), found.events
     if first is None and all(own.clean for own in judged):
@@ -57,15 +57,18 @@ def diff_by_model(
     since = names[names.index(first) - 1] if first in names[1:] else None
     return replace(
         found, first=first, events=events, since=since, between=(), missed=0,
-        jump=jump_of(events) if first else None, judged=tuple([_side(own) for own in judged]),
+        where=found.where if first == found.first else "", jump=jump_of(events) if first else None,
+        judged=tuple([_side(own) for own in judged]),
     )  # fmt: skip
 
 
 def _first(found: Comparison, judged: Sequence[Diagnosis]) -> str | None:
-    """Return the first compared event that is wrong in only one dump. If there is none, return the first
-    event beyond its band, unless both dumps are right."""
+    """Return the first compared event that is wrong in only one dump, or wrong in both and different. If
+    there is none, return the first event beyond its band, unless both dumps are right."""
     wrong = [{own.name for own in each.wrong} for each in judged]
-    apart = [event.name for event in found.events if (event.name in wrong[0]) != (event.name in wrong[1])]
+    in_one = {event.name for event in found.events if (event.name in wrong[0]) != (event.name in wrong[1])}
+    in_both = {event.name for event in found.events if event.name in wrong[0] and not event.holds}
+    apart = [event.name for event in found.events if event.name in in_one | in_both]
     return apart[0] if apart else None if all(own.clean for own in judged) else found.first
 
 
@@ -79,6 +82,7 @@ def _marked(event: EventDifference, judged: Sequence[Diagnosis]) -> EventDiffere
 
 def _side(diagnosis: Diagnosis) -> JudgedSide:
     claims = tuple(finding.claim for finding in diagnosis.findings)
+    claims += (str(diagnosis.offer),) if diagnosis.offer else ()
     wrong: OperationResult | None = next(iter(diagnosis.wrong), None)
     error = None if wrong is None else wrong.error
     return JudgedSide(

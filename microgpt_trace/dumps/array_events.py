@@ -76,12 +76,15 @@ def _by_name(path: Path, kind: str, arrays: Sequence[StoredArray], batch: TextBa
     order = "in the order of the file" if kind in _IN_ORDER else "sorted by name"
     tensors = {array.name: replace(_recorded(array, _UNKNOWN), layout=OWN) for array in readable}
     note = f"compared by the names of its tensors, {order}"
-    return Recording(str(path), kind, tensors, batch=batch, notes=(note,))
+    others = [array for array in arrays if array.kind == "other"]
+    unread = tuple(Leftover(_recorded(one, _UNKNOWN), _why_unread(one), readable=False) for one in others)
+    return Recording(str(path), kind, tensors, batch=batch, notes=(note,), leftovers=unread, named=True)
 
 
 def _batch(arrays: Sequence[StoredArray]) -> TextBatch | None:
     """Return the tokens and the attention mask of a batch of several texts, or of a text with a mask."""
-    whole = {_last_word(array): array for array in arrays if array.kind == "whole" and len(array.shape) == 2}
+    flat = [(_last_word(array), array) for array in arrays if len(array.shape) == 2]
+    whole = {word: own for word, own in flat if own.kind == "whole" or word == "attention_mask"}
     ids = next((whole[name] for name in _TOKENS if name in whole), None)
     mask = whole.get("attention_mask")
     if ids is None or not 0 < ids.shape[0] * ids.shape[1] <= _MAX_TOKENS:

@@ -160,6 +160,9 @@ def _expected(name: str, recorded: Recorded, shapes: Shapes) -> Shape:
     if recorded.beside:
         expected = expected[0], sum(shapes[event][1] for event in recorded.beside)
     if recorded.rows is not None and len(expected) > 1:
+        if recorded.rows[-1] >= expected[-2]:
+            found = recorded.rows[-1]
+            raise InputError(f"{recorded.source}: expected positions below {expected[-2]}, found {found}")
         expected = *expected[:-2], len(recorded.rows), expected[-1]
     return expected
 

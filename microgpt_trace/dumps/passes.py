@@ -33,10 +33,15 @@ _UNCLEAR = "the shapes {} do not show which axis has the positions; name the lay
 def numbered(folder: Path, pattern: re.Pattern[str] = PASS) -> list[Path]:
     """Return the files and folders of the passes (or ranks) in a folder by number, or [] if the folder
     contains another file."""
-    names = [own.name for own in folder.iterdir()] if folder.is_dir() else []
+    names = [own.name for own in folder.iterdir() if own.name[0] != "."] if folder.is_dir() else []
     numbers = {name: int(match[1]) for name in names if (match := pattern.fullmatch(name))}
     if len(numbers) < len(names) or len({*numbers.values()}) < len(names):
         return []
+    start = min(numbers.values(), default=0) if pattern is PASS else 0
+    missing = [n for n in range(start, start + len(numbers)) if n not in numbers.values()]
+    if missing:
+        numbers_of = f"the numbers {start} to {start + len(numbers) - 1}"
+        raise InputError(f"{folder}: expected {numbers_of}, found no {missing[0]}")
     return [folder / name for name in sorted(names, key=numbers.__getitem__)]
 
 
@@ -47,7 +52,8 @@ def row_count(recording: Recording) -> int:
         return recording.batch.ids.shape[1]
     if recording.tokens:
         return len(recording.tokens)
-    shapes = [recorded.shape for recorded in recording.tensors.values() if len(recorded.shape) > 1]
+    every = (*recording.tensors.values(), *(left.recorded for left in recording.leftovers))
+    shapes = [recorded.shape for recorded in every if len(recorded.shape) > 1]
     return Counter(shape[-2] for shape in shapes).most_common(1)[0][0] if shapes else 1
 
 
@@ -120,6 +126,14 @@ def _with_padding(passes: Sequence[Recording], choice: PassChoice) -> Sequence[R
     return [replace(one, batch=batch) for one, batch in zip(passes, batches, strict=True)]
 
 
+def _with_keys_so_far(one: Recording, end: int) -> Recording:
+    """Cut the attention mask of a pass that ends before row `end` of the dump. The mask of a static cache has
+    places for later keys."""
+    if one.batch is None or one.batch.mask is None or one.batch.mask[:, end:].any():
+        return one
+    return replace(one, batch=one.batch._replace(mask=one.batch.mask[:, :end]))
+
+
 def _of_text(recorded: Recorded, texts: int, text: int) -> Recorded:
     if texts == 1 or recorded.shape[:1] != (texts,):
         return recorded
@@ -163,9 +177,16 @@ def joined(path: Path, dumps: Sequence[Recording], choice: PassChoice, padded: b
     """Return the passes of one text as one recording, without padding unless `padded`. Raises InputError if
     the positions do not fit."""
     dumps = _with_padding(dumps, choice)
+    dumps = [
+        _with_keys_so_far(one, end) for one, end in zip(dumps, accumulate(map(row_count, dumps)), strict=True)
+    ]
     cut = [of_one_text(one, choice, padded) for one in dumps]
-    passes, lengths = [one for one, _ in cut], [len(rows) for _, rows in cut]
     texts = _texts(path, dumps, choice, [rows for _, rows in cut])
+    padded_out = [one.batch is not None and not len(rows) for one, (_, rows) in zip(dumps, cut, strict=True)]
+    kept = [(one, len(rows)) for (one, rows), gone in zip(cut, padded_out, strict=True) if not gone]
+    if not kept:
+        raise InputError(f"{path}: expected a text, found only padding")
+    passes, lengths = map(list, zip(*kept, strict=True))
     ends = list(accumulate(lengths))
     positions = [tuple(range(end - n, end)) for n, end in zip(lengths, ends, strict=True)]
     batch = dumps[0].batch
@@ -227,7 +248,7 @@ def _joined_tensor(
     first, lengths = next(iter(parts.values())), [len(positions[i]) for i in parts]
     rows = {i: tuple(positions[i]) for i in parts}
     axis = _rows_axis(name, [own.shape for own in parts.values()], lengths) if _same_rank(parts) else None
-    if axis is None and over_tokens(name):  # perhaps only some rows of each pass, such as the last
+    if axis is None and over_tokens(name) and _same_rank(parts):  # perhaps only some rows of each pass
         rows = {i: tuple(positions[i][p] for p in passes[i].positions or (-1,)) for i in parts}
         axis = _rows_axis(name, [own.shape for own in parts.values()], [*map(len, rows.values())])
     if axis is None:

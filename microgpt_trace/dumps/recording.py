@@ -64,6 +64,7 @@ class Recording:
     read_as: Callable[[str], Recording] | None = None  # reads names as those of an architecture
     by_name: Callable[[], Recording] | None = None  # gives each tensor its own name instead of an event
     batch: TextBatch | None = None
+    named: bool = False  # the tensors have their own names instead of events
     starts: tuple[int, ...] = ()
     texts: Texts | None = None
     of_ranks: Callable[[LanguageModel], Recording] | None = None

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from ..errors import InputError
 from ..text.brief import brief
 
-MAX_STEPS = 1 << 20  # opcodes: a tensor in a dict takes 35
+MAX_STEPS = 1 << 19  # opcodes: a tensor in a dict takes 35
 _STORAGES = {  # torch.FloatStorage -> float32
     "Double": "float64", "Float": "float32", "Half": "float16", "BFloat16": "bfloat16", "Long": "int64",
     "Int": "int32", "Short": "int16", "Char": "int8", "Byte": "uint8", "Bool": "bool",

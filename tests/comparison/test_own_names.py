@@ -66,9 +66,28 @@ def test_other_shapes_and_names_are_listed_and_nothing_in_common_is_refused(tmp_
     assert reasons["more"] == "only on this side"
     assert reasons["enc.0.wkv"].startswith("the shapes differ: [1, 5, 16] in")
     assert len(found.events) == 3
+    assert not found.same
     save(tmp_path / "c.npz", {"enc.0.wkv": np.zeros((1, 5, 8))})
     with pytest.raises(InputError, match=r"no tensor has the same shape on both sides; enc\.0\.wkv"):
         diff(tmp_path / "a.npz", tmp_path / "c.npz")
+
+
+def test_a_name_that_is_an_event_does_not_hide_the_others(tmp_path):
+    other = ARRAYS | {"logits": ARRAYS["state"], "enc.10.wkv": ARRAYS["enc.0.wkv"]}
+    found = diff(
+        save(tmp_path / "a.npz", ARRAYS | {"logits": ARRAYS["state"]}), save(tmp_path / "b.npz", other)
+    )
+    assert found.first == "enc.10.wkv"
+    assert len(found.events) == 5
+
+
+def test_nan_on_both_sides_and_empty_tensors_are_no_difference(tmp_path):
+    nan = ARRAYS | {"enc.0.wkv": np.full((1, 5, 16), np.nan), "empty": np.zeros((0, 4))}
+    found = diff(save(tmp_path / "a.npz", nan), save(tmp_path / "b.npz", nan))
+    assert found.agree
+    assert parts_apart(np.array([[np.nan, 1.0]]), np.array([[np.nan, 2.0]])).endswith(
+        "in 1 of 2 channels (1)"
+    )
 
 
 def test_the_first_number_in_a_name_counts_as_the_layer():

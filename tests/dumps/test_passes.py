@@ -219,3 +219,35 @@ def test_a_lost_or_doubled_token_is_named(model, whole, tmp_path, ids, words):
         diff(a, b)
     (finding,) = token_findings(model, ids, TOKENS, open_recording(b).starts)
     assert finding.claim == f"tokens: {words}, where a pass begins"
+
+
+def test_gaps_and_positions_outside_the_text_are_refused(model, whole, tmp_path):
+    run = written(whole, tmp_path / "run", [4, 2, 1])
+    (run / ".hidden").touch()
+    outside = NameMap("", passes=pass_choice("0-3,4-5,9"))
+    with pytest.raises(InputError, match="expected positions below 7, found 9"):
+        diagnose(run, model, tokens=TOKENS, map=outside)
+    (run / "step1.npz").unlink()
+    with pytest.raises(InputError, match="expected the numbers 0 to 1, found no 1"):
+        open_recording(run)
+
+
+def test_a_text_that_ended_earlier_and_a_float_mask(model, whole, tmp_path):
+    arrays = batch_of(whole, 3, "left", True)
+    first = {name: array[:, :, :9, :9] if array.ndim == 4 else array[:, :9] for name, array in arrays.items()}
+    last = {name: array[:, :, 9:, :] if array.ndim == 4 else array[:, 9:] for name, array in arrays.items()}
+    last["attention_mask"] = np.r_[arrays["attention_mask"][:1] * 0, arrays["attention_mask"][1:]].astype(
+        "f4"
+    )
+    folder = tmp_path / "batch"
+    folder.mkdir()
+    for step, own in enumerate((first, last)):
+        np.savez(folder / f"step{step}.npz", **own)
+    found, recording = values(folder, model, NameMap("", passes=PassChoice(text=1)))
+    assert recording.tokens == TOKENS
+    assert np.array_equal(found["layer1.mlp.down"], whole["layer1.mlp.down"])
+    ended = open_recording(folder, NameMap("", passes=PassChoice(text=0)))
+    assert ended.tokens == (5,) * 9
+    np.savez(tmp_path / "none.npz", **arrays | {"attention_mask": np.zeros((2, 10), int)})
+    with pytest.raises(InputError, match="expected a text, found only padding"):
+        open_recording(tmp_path / "none.npz", NameMap("", passes=PassChoice(text=1)))

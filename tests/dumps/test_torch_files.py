@@ -77,7 +77,7 @@ REFUSED = {
     "a huge text": (b"X\xff\xff\xff\xff", "damaged"),
     "a missing memo": (b"j\xff\xff\xff\xff", "damaged"),
     "an empty stack": (b"0", "POP"),
-    "many opcodes": (b"N" * (1 << 20), "at most 1,048,576 opcodes"),
+    "many opcodes": (b"N" * (1 << 20), "at most 524,288 opcodes"),
     "an odd key": (b"}(K\x01\x85K\x02u", "as keys of a dict, found (1,)"),
     "two equal names": (
         b"}(" + text("a.b") + tensor() + text("a") + dict_of({"b": tensor()}) + b"u",

@@ -20,7 +20,10 @@ def judged_title(result: Comparison, place: str) -> str:
             return f"A and B are equal, number for number, in the {count} compared"
         return f"A and B are equal within the reordering of sums in {kind}, in the {count} compared"
     if result.first is None:
-        return f"A and B agree in the {count} compared, but operations are wrong in both"
+        which = " and ".join(
+            letter for letter, side in zip("AB", result.judged, strict=True) if not side.clean
+        )
+        return f"A and B agree in the {count} compared, but operations of {which} are wrong"
     return f"A and B differ first at {place}"
 
 
