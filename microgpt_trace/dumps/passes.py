@@ -189,7 +189,11 @@ def joined(path: Path, dumps: Sequence[Recording], choice: PassChoice, padded: b
     passes, lengths = map(list, zip(*kept, strict=True))
     ends = list(accumulate(lengths))
     positions = [tuple(range(end - n, end)) for n, end in zip(lengths, ends, strict=True)]
-    batch = dumps[0].batch
+    batch, idle = dumps[0].batch, list[str]()  # notes about choices that are for another dump
+    if choice.text is not None and (batch is None or len(batch.ids) == 1):
+        idle.append("the given text of a batch is not for this dump, which has one text")
+    if choice.padding is not None and (batch is None or batch.mask is None):
+        idle.append("the given padding is not for this dump: its tokens there differ")
     if len(dumps) == 1 and batch is not None and len(batch.ids) == 1 and batch.start > 0:
         positions = [tuple(range(batch.start, batch.start + lengths[0]))]  # a single decoding step
     if choice.positions is not None and [*map(len, choice.positions)] == lengths:
@@ -198,8 +202,8 @@ def joined(path: Path, dumps: Sequence[Recording], choice: PassChoice, padded: b
         if len(dumps) > 1:
             ours, given = (abridged([*map(str, own)]) for own in (lengths, map(len, choice.positions)))
             raise InputError(f"{path}: expected positions of passes of {ours} rows, found {given}")
-        note = "the given positions of passes are not for this dump, which has one pass"
-        passes = [replace(passes[0], notes=(*passes[0].notes, note))]
+        idle.append("the given positions of passes are not for this dump, which has one pass")
+    passes = [replace(own, notes=(*own.notes, *idle)) if idle else own for own in passes]
     if len(passes) == 1 and positions[0] == tuple(range(lengths[0])):
         return replace(passes[0], texts=texts) if texts else passes[0]
     every = sorted({position for own in positions for position in own})

@@ -204,6 +204,11 @@ def test_a_single_decoding_step_is_at_its_own_position(model, whole, tmp_path):
     assert diagnose(step, model, tokens=TOKENS, map=NameMap("", passes=pass_choice("5"))).diagnosis.clean
     notes = open_recording(step, NameMap("", passes=pass_choice("5,6"))).notes
     assert notes == ("the given positions of passes are not for this dump, which has one pass",)
+    notes = open_recording(step, NameMap("", passes=PassChoice(text=2))).notes
+    assert notes == ("the given text of a batch is not for this dump, which has one text",)
+    other = written(whole, tmp_path / "other", [7]) / "step0.npz"
+    notes = open_recording(other, NameMap("", passes=PassChoice(padding=("left", 2)))).notes
+    assert notes == ("the given padding is not for this dump: its tokens there differ",)
 
 
 @pytest.mark.parametrize(("ids", "words"), [
