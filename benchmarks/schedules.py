@@ -107,9 +107,9 @@ def main(names, smollm2):
             theirs = torch_model(name)
             theirs.save_pretrained(folder / "model")
             ours = load(folder / "model")
-            right_pairs(name, theirs, ours, folder, counts)
             if not getattr(theirs.config, "sliding_window", None):  # the faults are in whole caches
                 faults(name, theirs, ours, folder, counts)
+            right_pairs(name, theirs, ours, folder, counts)  # last, because it rounds the parameters
         for attention in ("eager", "sdpa") if smollm2 else ():
             theirs = transformers.AutoModelForCausalLM.from_pretrained(
                 SMOLLM2.parent, gguf_file=SMOLLM2.name, dtype=torch.float32, attn_implementation=attention
