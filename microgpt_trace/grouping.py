@@ -1,7 +1,8 @@
-"""Groups rows by a key."""
+"""Groups rows by a key, and sorts names by their numbers."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable
 from typing import TypeVar
 
@@ -19,3 +20,8 @@ def grouped(rows: Iterable[Row], key: Callable[[Row], Key]) -> dict[Key, list[Ro
     for row in rows:
         groups.setdefault(key(row), []).append(row)
     return groups
+
+
+def natural_order(name: str) -> list[str]:
+    """Return a sort key for names, so that t2 is before t10."""
+    return [part.zfill(12) if part.isdecimal() else part for part in re.split("([0-9]+)", name)]

@@ -1,6 +1,6 @@
 """microgpt diff"""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -166,14 +166,15 @@ def _diff_surveys(a: Path, b: Path, view: View, rtol: float | None, output: Outp
 def _runs(
     sides: Sequence[Any], text: str | None, tokens: list[int] | None, options: dict[str, Any], view: View
 ) -> tuple[Any, dict[str, Any]]:
-    from ..comparison.diff import diff as compare
-    from ..diagnosis.two_runs import diff_by_model
+    from ..comparison.diff import diff
 
+    compare: Callable[..., Any] = diff
+    if "model" in options:
+        from ..diagnosis.two_runs import diff_by_model as compare
     a, b = sides
     positions, keeper = positions_of(view.positions) or "all", options["watch"]
     with progress("event") as report:
-        two = diff_by_model if "model" in options else compare
-        result = two(a, b, text=text, tokens=tokens, positions=positions, report=report, **options)
+        result = compare(a, b, text=text, tokens=tokens, positions=positions, report=report, **options)
     shown = {"verbose": view.verbose, "by_position": view.positions is not None}
     return result, {"view": shown, "beside": keeper and {"kept": keeper.pairs, "inputs_of": keeper.inputs_of}}
 

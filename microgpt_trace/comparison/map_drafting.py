@@ -23,7 +23,7 @@ from ..decoder.catalogue import kinds_in_heads
 from ..dumps.layouts import Recorded, Shapes, fit, fits
 from ..dumps.recording import Recording
 from ..errors import InputError
-from ..grouping import grouped
+from ..grouping import grouped, natural_order
 from ..interpreter.event_stream import EventStream
 from ..interpreter.run import row_forward
 from ..models.language_model import LanguageModel, TraceInput
@@ -164,11 +164,6 @@ def _sampled(events: Iterable[tuple[str, Array]], names: Sequence[str], plan: Pl
 # --- Tensors of the dump -----------------------------------------------------------------------------
 
 
-def _natural(recorded: Recorded) -> list[str]:
-    """Return a sort key for tensors, so that t2 is before t10."""
-    return [word.zfill(12) if word.isdecimal() else word for word in re.split("([0-9]+)", recorded.source)]
-
-
 def _source_name(recorded: Recorded) -> str:
     """Return the name of a tensor in a map: without `.npy`, unless the short name looks like a slice."""
     short = recorded.source.removesuffix(".npy")
@@ -203,7 +198,10 @@ def _gathered(
     shapes: Shapes, inputs: TraceInput,
 ) -> Evidence:  # fmt: skip
     """Compare every unknown tensor with every event of its shape, in every layout that fits."""
-    readable = sorted((left.recorded for left in dump.leftovers if left.readable), key=_natural)
+    readable = sorted(
+        (left.recorded for left in dump.leftovers if left.readable),
+        key=lambda recorded: natural_order(recorded.source),
+    )
     parts = [(one, *part) for one in readable for part in (("", one), *_slices_of(one, model.plan, shapes))]
     pairs, dim = np.zeros((len(parts), len(names)), PAIR), model.config.head_dim
     pairs["distance"] = np.inf

@@ -17,6 +17,7 @@ import numpy as np
 from ..arrays.encodings import FLOATS
 from ..arrays.stats import Array
 from ..errors import FileFormatError, InputError
+from ..grouping import natural_order
 from ..naming.event_names import Meaning, architecture_of, meanings_of, plain_name
 from ..naming.user_map import OWN, MapEntry, NameMap, sliced_shape
 from ..text.brief import brief
@@ -72,7 +73,7 @@ def _by_name(path: Path, kind: str, arrays: Sequence[StoredArray], batch: TextBa
     """Return a recording in which each tensor has its own name, in the order of the file."""
     readable = [array for array in arrays if array.kind != "other"]
     if kind not in _IN_ORDER:
-        readable.sort(key=lambda array: [part.zfill(12) for part in re.split("([0-9]+)", array.name)])
+        readable.sort(key=lambda array: natural_order(array.name))
     order = "in the order of the file" if kind in _IN_ORDER else "sorted by name"
     tensors = {array.name: replace(_recorded(array, _UNKNOWN), layout=OWN) for array in readable}
     note = f"compared by the names of its tensors, {order}"

@@ -10,10 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import FileFormatError, InputError
-from ..naming.event_names import (
-    meaning_of,
-    without_suffix,
-)
+from ..naming.event_names import meaning_of, without_suffix
 from ..naming.user_map import OWN, NameMap, PassChoice
 from ..text.brief import brief
 from ..text.json_reading import from_json

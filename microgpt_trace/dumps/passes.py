@@ -241,7 +241,7 @@ def _texts(
     def open_text(number: int) -> Recording:
         return joined(path, dumps, replace(choice, text=number, positions=None), padded=True)
 
-    return Texts(count, choice.text or 0, tuple(own.tolist()), open_text)
+    return Texts(count, choice.text or 0 if count > 1 else 0, tuple(own.tolist()), open_text)
 
 
 def _joined_tensor(
@@ -251,10 +251,12 @@ def _joined_tensor(
     the tensors by the number of the pass."""
     first, lengths = next(iter(parts.values())), [len(positions[i]) for i in parts]
     rows = {i: tuple(positions[i]) for i in parts}
-    axis = _rows_axis(name, [own.shape for own in parts.values()], lengths) if _same_rank(parts) else None
-    if axis is None and over_tokens(name) and _same_rank(parts):  # perhaps only some rows of each pass
+    shapes = [own.shape for own in parts.values()]
+    same_rank = len({*map(len, shapes)}) == 1
+    axis = _rows_axis(name, shapes, lengths) if same_rank else None
+    if axis is None and over_tokens(name) and same_rank:  # perhaps only some rows of each pass
         rows = {i: tuple(positions[i][p] for p in passes[i].positions or (-1,)) for i in parts}
-        axis = _rows_axis(name, [own.shape for own in parts.values()], [*map(len, rows.values())])
+        axis = _rows_axis(name, shapes, [*map(len, rows.values())])
     if axis is None:
         what = "one number for each pass" if not first.shape else _UNCLEAR.format(list(first.shape))
         return Leftover(first, what)
@@ -282,10 +284,6 @@ def _joined_tensor(
 
     whole = len(at) == length
     return replace(first, shape=shape, read=read, rows=None if whole else tuple(at))
-
-
-def _same_rank(parts: Mapping[int, Recorded]) -> bool:
-    return len({len(own.shape) for own in parts.values()}) == 1
 
 
 def _by_key(rows: Array, end: int, length: int) -> Array:

@@ -256,3 +256,13 @@ def test_a_text_that_ended_earlier_and_a_float_mask(model, whole, tmp_path):
     np.savez(tmp_path / "none.npz", **arrays | {"attention_mask": np.zeros((2, 10), int)})
     with pytest.raises(InputError, match="expected a text, found only padding"):
         open_recording(tmp_path / "none.npz", NameMap("", passes=PassChoice(text=1)))
+
+
+def test_a_padded_text_alone_is_text_0_whatever_text_is_given(model, whole, tmp_path):
+    arrays = {name: array[1:] for name, array in batch_of(whole, 3, "left", True).items()}
+    np.savez(
+        tmp_path / "one.npz",
+        **{n: a if n in ("input_ids", "attention_mask") else a[0] for n, a in arrays.items()},
+    )
+    recording = open_recording(tmp_path / "one.npz", NameMap("", passes=PassChoice(text=2)))
+    assert (recording.tokens, recording.texts.count, recording.texts.chosen) == (TOKENS, 1, 0)

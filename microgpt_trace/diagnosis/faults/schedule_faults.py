@@ -136,20 +136,15 @@ def padding(case: Case) -> Iterator[Hypothesis]:
     if schedule.padded is None or not (case.kind(Scores) or case.kind(Context)):
         return
 
-    def change(case: Case, right: Array) -> Array:
-        assert schedule.padded is not None
-        run, rows = schedule.padded()
-        return _at(case, run.plain.output(case.name), rows)
-
-    yield Hypothesis("padding-read", "attention reads the rows of padding as if they were text", change)
+    yield Hypothesis(
+        "padding-read",
+        "attention reads the rows of padding as if they were text",
+        bind(_of_other, schedule.padded),
+    )
 
 
 def other_texts(case: Case) -> Iterator[Hypothesis]:
     """Yield the hypotheses that the operation, or attention, reads another text of the batch."""
-
-    def whole(open_other: Callable[[], OtherRun], case: Case, right: Array) -> Array:
-        run, rows = open_other()
-        return _at(case, run.plain.output(case.name), rows)
 
     def cached(open_other: Callable[[], OtherRun], names: Sequence[str], case: Case, right: Array) -> Array:
         run, rows = open_other()
@@ -161,14 +156,16 @@ def other_texts(case: Case) -> Iterator[Hypothesis]:
 
     for number, open_other in case.schedule.others.items():
         claim = f"your values are those of text {number} of the batch"
-        yield Hypothesis("another-text", claim, bind(whole, open_other))
+        yield Hypothesis("another-text", claim, bind(_of_other, open_other))
         for words, names in _caches(case):
             claim = f"attention reads the {words} of text {number} of the batch"
             yield Hypothesis("another-text", claim, bind(cached, open_other, names))
 
 
-def _at(case: Case, values: Array, rows: Array) -> Array:
-    """Return these rows of the values, at the positions of the case. Of scores and weights, return only the
-    keys of these rows."""
+def _of_other(open_other: Callable[[], OtherRun], case: Case, right: Array) -> Array:
+    """Return the values that follow from other rows of the dump, at the positions of the case. Of scores and
+    weights, return only the keys of the text."""
+    run, rows = open_other()
+    values = run.plain.output(case.name)
     values = values[..., rows] if values.ndim == 3 else values
     return values[..., rows if case.positions is None else rows[list(case.positions)], :]
