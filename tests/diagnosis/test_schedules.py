@@ -116,9 +116,9 @@ def test_a_fault_in_an_event_of_one_dump_only_and_a_fault_in_both(engine, tmp_pa
     assert (found.first, found.agree) == (None, False)
     assert [side.clean for side in found.judged] == [True, False]
     for folder, factor in (("a", 2), ("b", 3)):
-        np.savez(
-            tmp_path / f"{folder}.npz", **arrays | {"layer0.attn.out": arrays["layer0.attn.out"] * factor}
-        )
+        gate = arrays["layer1.mlp.gate"] * (2 if folder == "a" else 1)  # wrong in A only
+        own = {"layer0.attn.out": arrays["layer0.attn.out"] * factor, "layer1.mlp.gate": gate}
+        np.savez(tmp_path / f"{folder}.npz", **arrays | own)
     assert diff_by_model(tmp_path / "a.npz", tmp_path / "b.npz", ours).first == "layer0.attn.out"
 
 
