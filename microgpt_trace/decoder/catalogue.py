@@ -41,10 +41,14 @@ ARCHITECTURES: Mapping[str, str] = {  # the name in config.json -> the module
     "qwen3_moe": "qwen3_moe",
     "qwen2_moe": "qwen2_moe",
     "gpt_oss": "gpt_oss",
+    "deepseek_v3": "deepseek",
+    "deepseek_v2": "deepseek",
+    "glm4_moe_lite": "deepseek",
 }
 GGUF_NAMES = {  # names in GGUF files that differ
     "gptneox": "gpt_neox", "gemma3": "gemma3_text", "qwen3moe": "qwen3_moe", "qwen2moe": "qwen2_moe",
     "gpt-oss": "gpt_oss", "llama with experts": "mixtral",
+    "deepseek2": "deepseek_v3", "deepseek2 with softmax": "deepseek_v2",
 }  # fmt: skip
 
 

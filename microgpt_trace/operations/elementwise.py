@@ -1,4 +1,4 @@
-"""Activation, Multiply, Add, Scale, Cap and Clip, the operations that compute each element separately."""
+"""Activation, Multiply, Add, Scale, Shift, Cap and Clip, which compute each element separately."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from typing import NamedTuple
 import numpy as np
 
 from ..arrays.stats import Array
-from ..formulas.formula import Constant, ElementAt, Formula, ResultOf, Setting, StepOf, TermOf, one_step
+from ..formulas.formula import Constant, ElementAt, Formula, Over, ResultOf, Setting, StepOf, TermOf, one_step
 from ..formulas.steps import ABOVE_ZERO, RELU, SIGMOID, Function, X, element_name
 from ..formulas.traced_element import TracedElement
-from ..plans.kinds import Activation, Add, Cap, Clip, Kind, Multiply, Scale
+from ..plans.kinds import Activation, Add, Cap, Clip, Kind, Multiply, Scale, Shift
 from ..plans.plan import Operation
 from .pass_state import Gradients, PassState
 from .reference_inputs import ReferenceInputs, Spread
@@ -31,6 +31,8 @@ def forward(row: Operation, run: PassState, *inputs: Array) -> Array:
         return x * kind.factor
     if isinstance(kind, Clip):
         return np.clip(x, kind.low, kind.high) + x.dtype.type(kind.plus)
+    if isinstance(kind, Shift):
+        return x + run.model.parameter(kind.bias)
     return x * others[0] if isinstance(kind, Multiply) else x + others[0]
 
 
@@ -45,6 +47,8 @@ def backward(row: Operation, run: PassState, dy: Array, y: Array, *inputs: Array
         return Gradients((dy * kind.factor,))
     if isinstance(kind, Clip):
         return Gradients((dy * ((x >= kind.low) & (x <= kind.high)),))
+    if isinstance(kind, Shift):
+        return Gradients((dy,), {kind.bias: dy.sum(axis=0)} if kind.bias in run.wanted else {})
     return Gradients((dy * others[0], dy * x) if isinstance(kind, Multiply) else (dy, dy))
 
 
@@ -137,6 +141,8 @@ def reference(row: Operation, ref: ReferenceInputs, *inputs: Array) -> Array:
         return kind.factor * x
     if isinstance(kind, Clip):
         return np.minimum(np.maximum(x, kind.low), kind.high) + kind.plus
+    if isinstance(kind, Shift):
+        return x + ref.parameter(row, kind.bias)
     return x * others[0] if isinstance(kind, Multiply) else x + others[0]
 
 
@@ -215,6 +221,8 @@ def formula(row: Operation, setting: Setting) -> Formula:
         return one_step(sizes, *(TermOf((element,)) for element in inputs))
     if isinstance(kind, Scale):
         return one_step(sizes, TermOf((*inputs, _factor(kind))))
+    if isinstance(kind, Shift):
+        return one_step(sizes, TermOf(inputs), TermOf((ElementAt(kind.bias, (len(sizes) - 1,)),)))
     form = _form(kind)
     of_x = TermOf(inputs, function=form.function)
     if form.gate:
@@ -249,7 +257,7 @@ def gradient_formula(name: str, reader: Operation, setting: Setting) -> Formula:
     multiplied by the slope."""
     kind, sizes = reader.kind, setting.shapes[name]
     gradient = ElementAt(reader.name, _same_place(sizes), "backward")
-    if isinstance(kind, Add):
+    if isinstance(kind, Add | Shift):
         return one_step(sizes, TermOf((gradient,)))
     if isinstance(kind, Multiply):
         first, second = reader.inputs
@@ -259,6 +267,12 @@ def gradient_formula(name: str, reader: Operation, setting: Setting) -> Formula:
         return one_step(sizes, TermOf((gradient, _factor(kind))))
     slope = TermOf((ElementAt(name, _same_place(sizes)),), function=_form(kind).slope)
     return Formula(sizes, (StepOf((slope,), "slope"), StepOf((TermOf((gradient, ResultOf(0))),))))
+
+
+def parameter_formula(name: str, row: Operation[Shift], setting: Setting) -> Formula:
+    """Describe an element of db: the sum of dy over the positions."""
+    length, width = setting.shapes[row.name]
+    return one_step((width,), TermOf((ElementAt(row.name, (1, 0), "backward"),), (Over(length),)))
 
 
 def _same_place(sizes: tuple[int, ...]) -> tuple[int, ...]:

@@ -37,8 +37,9 @@ if TYPE_CHECKING:
     from .rope import Rope
 
 BIASES = (  # the biases that a layer may have
-    "attn_bq", "attn_bk", "attn_bv", "attn_bo", "mlp_brouter", "mlp_bgate", "mlp_bup", "mlp_bdown",
-    "mlp_bgate_experts", "mlp_bup_experts", "mlp_bdown_experts", "attn_bnorm", "mlp_bnorm",
+    "attn_bq", "attn_bk", "attn_bv", "attn_bq_a", "attn_bkv_a", "attn_bk_pe", "attn_bo",
+    "mlp_brouter", "mlp_bgate", "mlp_bup", "mlp_bdown", "mlp_bgate_experts", "mlp_bup_experts",
+    "mlp_bdown_experts", "attn_bnorm", "mlp_bnorm",
 )  # fmt: skip
 
 
@@ -146,12 +147,13 @@ class Blocks(RowBuilder):
         return self.add(name, Cap(limit), source, expr=expr)
 
     def rotations(
-        self, q: str, k: str, rope: Rope | None, channels: int | None = None, adjacent: bool = False
-    ) -> tuple[str, str]:
+        self, q: str, k: str, rope: Rope | None, channels: int | None = None, adjacent: bool = False,
+        head_dim: int | None = None,
+    ) -> tuple[str, str]:  # fmt: skip
         """Add RoPE of q and k. Only the first `channels` of each head turn; by default, all channels. If
         `adjacent` is true, the two channels of a pair are neighbours."""
         assert rope is not None
-        dim = self.config.head_dim
+        dim = head_dim or self.config.head_dim
         kind = Rotation(rope, dim, channels or dim, adjacent)
         words = f" [first {kind.channels} of {dim} channels]" * (kind.channels < dim)
         words += " [pairs of neighbours]" * adjacent
@@ -202,19 +204,34 @@ class Blocks(RowBuilder):
     def mixture(
         self, source: str, inner: int, normalised: bool, gated: Callable[[str, str], str] | None = None
     ) -> str:
-        """Add the router, which chooses experts for each position, their gated MLPs, and the sum of the
-        outputs times the shares of the experts. `gated` adds the rows from gate and up to hidden."""
-        count, width, left = self.config.experts_used, self.config.n_embd, "down = hidden"
+        """Add a router, which chooses the experts with the largest logits, and their MLPs."""
+        count = self.config.experts_used
         router = self.product("mlp.router", "wrouter", source, self.config.experts, "router = x_n")
         expr = f"chosen = the {f'{count} ' * (count > 1)}largest of router"
         chosen = self.add("mlp.chosen", Choice(count), router, expr=expr)
         expr = f"routing = softmax(router{'[chosen])' if normalised else ')[chosen]'}"
         routing = self.add("mlp.routing", Routing(normalised), router, chosen, expr=expr)
+        return self.experts(source, inner, chosen, routing, gated)
+
+    def experts(
+        self, source: str, inner: int, chosen: str, routing: str,
+        gated: Callable[[str, str], str] | None = None,
+    ) -> str:  # fmt: skip
+        """Add the gated MLPs of the experts that the row `chosen` lists, and the sum of their outputs times
+        their shares, the row `routing`. `gated` adds the rows from gate and up to hidden."""
+        width, left = self.config.n_embd, "down = hidden"
         gate = self.product("mlp.gate", "wgate", source, inner, "gate = x_n", chosen=chosen)
         up = self.product("mlp.up", "wup", source, inner, "up = x_n", chosen=chosen)
         hidden = (gated or self.gated)(gate, up)
         down = self.product("mlp.down", "wdown", hidden, width, left, chosen=chosen, beside=True)
         return self.add("mlp.mixture", Mixture(), down, routing, expr="mlp_out = sum of routing * down")
+
+    def shared_mlp(self, source: str, inner: int) -> str:
+        """Add the rows of a gated MLP that all positions use beside the experts."""
+        gate = self.product("mlp.shared_gate", "wgate_shared", source, inner, "gate = x_n")
+        up = self.product("mlp.shared_up", "wup_shared", source, inner, "up = x_n")
+        hidden = self.gated(gate, up, "mlp.shared_")
+        return self.product("mlp.shared_down", "wdown_shared", hidden, self.config.n_embd, "down = hidden")
 
     def product(
         self, name: str, matrix: str, source: str, width: int, left: str,
@@ -255,14 +272,21 @@ class Blocks(RowBuilder):
         By default, `scale` is 1/sqrt(head_dim), a query sees all earlier positions, and the scores have no
         cap. With `sinks`, each head has a score without a key.
         """
-        config = self.config
-        dim, width, queries, keys = config.head_dim, config.n_embd, config.n_head, config.n_kv_head
+        dim, queries, keys = self.config.head_dim, self.config.n_head, self.config.n_kv_head
         group = tuple(h * keys // queries for h in range(queries))  # the key-value head of each query head
         usual = 1 / math.sqrt(dim)
         scale = usual if scale is None else scale
         by = f"/ sqrt({dim})" if scale == usual else f"* {scale:.6g}"
         scores = self.add("attn.scores", Scores(dim, group, scale), q, k, expr=f"scores = q @ k.T {by}")
         scores = self.capped("attn.capped", scores, cap, "scores")
+        return self.weighted_values(scores, v, dim, group, window, overview, words, sinks)
+
+    def weighted_values(
+        self, scores: str, v: str, dim: int, group: tuple[int, ...], window: int | None = None,
+        overview: bool = False, words: Sequence[str] = (" [attn]", "o_proj"), sinks: bool = False,
+    ) -> str:  # fmt: skip
+        """Add the rows of attention after the scores. Head h uses the values, of width `dim`, of key-value
+        head group[h]."""
         mask = "mask" if window is None else f"mask + window {window}"
         expr = f"weights = softmax(scores + {mask}{', and sinks' * sinks})"
         kind = Softmax(window, self.name("attn_sinks") if sinks else None)
@@ -270,8 +294,8 @@ class Blocks(RowBuilder):
         self.add("attn.weights", kind, scores, expr=expr, parameter=parameter, overview=overview)
         expr = f"context = weights @ v{words[0]}"
         context = self.add("attn.context", Context(dim, group), "attn.weights", v, expr=expr)
-        weight, heads = self.name("attn_wo"), []
-        for h in range(queries):
+        weight, width, heads = self.name("attn_wo"), self.config.n_embd, []
+        for h in range(len(group)):
             first, end = h * dim, (h + 1) * dim
             head = self.add(
                 f"attn.head{h}", Linear(weight, width, columns=(first, end)), context, overview=overview,
