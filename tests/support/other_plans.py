@@ -106,7 +106,8 @@ def routed_plan():
     stream = add("attn.residual", Add(), stream, add("attn.context", Context(dim, (0, 1, 2)), weights, v))
     for layer in range(4):
         rows.layer, later = layer, layer == 1
-        router = add("mlp.router", Linear(name("mlp_wrouter"), experts), stream)
+        read = stream if layer < 2 else add("mlp.norm", Norm(1e-3), stream)
+        router = add("mlp.router", Linear(name("mlp_wrouter"), experts), read)
         if layer < 2:
             chosen = add("mlp.chosen", Choice(count), router)
             routing = add("mlp.routing", Routing(not later), router, chosen)
@@ -116,7 +117,7 @@ def routed_plan():
             chosen = add("mlp.chosen", Choice(count, groups, min(groups, 2), 2, any_order=True), ranked)
             routing = add("mlp.routing", Routing(layer == 2, of_scores=True), scores, chosen)
         bias = name("mlp_bup_experts") if later else None
-        up = add("mlp.up", Experts(name("mlp_wup_experts"), experts, inner, bias), stream, chosen)
+        up = add("mlp.up", Experts(name("mlp_wup_experts"), experts, inner, bias), read, chosen)
         up = add("mlp.clipped", Clip(-1.5, 2.0, 1.0), up) if later else up
         bias = name("mlp_bdown_experts") if later else None
         down = Experts(name("mlp_wdown_experts"), experts, width, bias, beside=True)
