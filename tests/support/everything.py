@@ -32,7 +32,7 @@ def plan_of(config, without=(), turns=TURNS):
     stream = rows.scaled("embed.scaled", stream, of("embed.scaled", EMBEDDING))
     for i in rows.layers():
         parallel = i == 1
-        pre = {"centred": parallel, "eps": OTHER_EPS if parallel else None}
+        pre = {"centred": parallel, "biased": parallel, "eps": OTHER_EPS if parallel else None}
         normed = rows.norm("attn.norm", stream, "pre-attn", **pre)
         q, k, v = rows.queries_keys_values(normed)
         q, k = rows.norms_of_queries_and_keys(q, k)
