@@ -25,6 +25,7 @@ class Layout:
       Each has its own norm before, or both read one norm, named attn.norm.
     - `qk_norm`: the norms of q and k, if the config asks for them, are norms of each head with one gain for
       all heads, or of whole rows.
+    - `adjacent`: RoPE turns pairs of neighbouring channels.
     - `embedding` adds the rows up to the first layer, and `mlp` the rows of an MLP that reads a row.
     - `branch_factor` multiplies the outputs of attention and the MLP, and `logits_factor` the logits.
     """
@@ -34,6 +35,7 @@ class Layout:
     biased: bool = False
     parallel: Literal["", "two norms", "one norm"] = ""
     qk_norm: Literal["heads", "rows"] = "heads"
+    adjacent: bool = False
     embedding: Callable[[Blocks], str] = Blocks.embedding
     mlp: Callable[[Blocks, str], str] = Blocks.gated_mlp
     sinks: bool = False  # True if attention has sinks
@@ -94,6 +96,6 @@ def _attention(rows: Blocks, config: DecoderConfig, layout: Layout, layer: int, 
     if config.qk_norm:
         q, k = rows.norms_of_queries_and_keys(q, k, config.head_dim if layout.qk_norm == "heads" else None)
     if rope := config.ropes[layer]:
-        q, k = rows.rotations(q, k, rope, config.rotary_dim)
+        q, k = rows.rotations(q, k, rope, config.rotary_dim, layout.adjacent)
     scale = config.score_scales[layer] if config.score_scales else layout.score_scale
     return rows.attention(q, k, v, scale, config.windows[layer], layout.scores_cap, sinks=layout.sinks)

@@ -145,11 +145,15 @@ class Blocks(RowBuilder):
         expr = f"{of} = {limit:.6g} * tanh({of} / {limit:.6g})"
         return self.add(name, Cap(limit), source, expr=expr)
 
-    def rotations(self, q: str, k: str, rope: Rope, channels: int | None = None) -> tuple[str, str]:
-        """Add RoPE of q and k. Only the first `channels` of each head turn; by default, all channels."""
+    def rotations(
+        self, q: str, k: str, rope: Rope, channels: int | None = None, adjacent: bool = False
+    ) -> tuple[str, str]:
+        """Add RoPE of q and k. Only the first `channels` of each head turn; by default, all channels. If
+        `adjacent` is true, the two channels of a pair are neighbours."""
         dim = self.config.head_dim
-        kind = Rotation(rope, dim, channels or dim)
+        kind = Rotation(rope, dim, channels or dim, adjacent)
         words = f" [first {kind.channels} of {dim} channels]" * (kind.channels < dim)
+        words += " [pairs of neighbours]" * adjacent
         q, k = (
             self.add(f"attn.{n}_rope", kind, source, expr=f"{n} = RoPE({n}, position){words}")
             for n, source in (("q", q), ("k", k))
