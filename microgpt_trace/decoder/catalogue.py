@@ -42,6 +42,8 @@ ARCHITECTURES: Mapping[str, str] = {  # the name in config.json -> the module
     "gpt_oss": "gpt_oss",
     "olmo3": "olmo2",
     "exaone4": "olmo2",
+    "glm4": "glm4",
+    "gemma": "gemma",
 }
 GGUF_NAMES = {  # names in GGUF files that differ
     "gptneox": "gpt_neox", "gemma3": "gemma3_text", "qwen3moe": "qwen3_moe", "qwen2moe": "qwen2_moe",

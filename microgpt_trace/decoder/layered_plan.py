@@ -14,6 +14,8 @@ from ..plans.plan import Plan
 from ..text.frozen import frozen
 from .config import DecoderConfig
 
+Norms = Literal["before", "after", "both"]
+
 
 @frozen(slots=False, eq=False)
 class Layout:
@@ -30,7 +32,7 @@ class Layout:
     - `branch_factor` multiplies the outputs of attention and the MLP, and `logits_factor` the logits.
     """
 
-    norms: Literal["before", "after", "both"] = "before"
+    norms: Norms = "before"
     centred: bool = False
     biased: bool = False
     parallel: Literal["", "two norms", "one norm"] = ""

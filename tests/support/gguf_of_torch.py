@@ -140,7 +140,7 @@ def fields(config):
         values |= {"expert_feed_forward_length": config.intermediate_size}
     if kind == "gpt_neox":
         values |= {"parallel_residual": config.use_parallel_residual}
-    if kind.startswith("gemma") or kind in ("phi3", "gpt_oss"):
+    if kind in ("gemma2", "gemma3_text", "phi3", "gpt_oss"):
         values |= {"sliding_window": config.sliding_window}
     if kind in ("olmo3", "exaone4") and config.sliding_window:
         flags = [layer == "sliding_attention" for layer in config.layer_types]

@@ -100,6 +100,11 @@ MODELS = {  # type and settings
             "original_max_position_embeddings": 16,
         },
     }}),
+    "glm4": ("glm4", GROUPED | {"head_dim": 12}),
+    "glm4_plain": ("glm4", GROUPED | {
+        "head_dim": 8, "attention_bias": False, "partial_rotary_factor": 0.25, "tie_word_embeddings": True,
+    }),
+    "gemma": ("gemma", GROUPED | {"head_dim": 12, "attention_bias": True}),
     "exaone4": ("exaone4", GROUPED | {"sliding_window": 5, "head_dim": 12}),
     "exaone4_full": ("exaone4", GROUPED | {
         "sliding_window": None, "layer_types": ["full_attention"] * 4, "tie_word_embeddings": True,
@@ -132,6 +137,9 @@ IN_GGUF = {
     "gpt_oss": {},
     "olmo3": {},
     "exaone4": {},
+    "glm4": {},
+    "glm4_plain": {},
+    "gemma": {},
     "exaone4_full": {},
     "gpt_oss_plain": {"layer_types": None, "swiglu_limit": 7.0, "swiglu_alpha": 1.702},
 }  # fmt: skip
