@@ -44,10 +44,16 @@ ARCHITECTURES: Mapping[str, str] = {  # the name in config.json -> the module
     "exaone4": "olmo2",
     "glm4": "glm4",
     "gemma": "gemma",
+    "cohere": "cohere",
+    "cohere2": "cohere",
+    "stablelm": "stablelm",
+    "phi": "stablelm",
+    "starcoder2": "stablelm",
 }
 GGUF_NAMES = {  # names in GGUF files that differ
     "gptneox": "gpt_neox", "gemma3": "gemma3_text", "qwen3moe": "qwen3_moe", "qwen2moe": "qwen2_moe",
     "gpt-oss": "gpt_oss", "llama with experts": "mixtral", "olmo2 with windows": "olmo3",
+    "command-r": "cohere", "phi2": "phi",
 }  # fmt: skip
 
 

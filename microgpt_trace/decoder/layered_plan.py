@@ -15,6 +15,7 @@ from ..text.frozen import frozen
 from .config import DecoderConfig
 
 Norms = Literal["before", "after", "both"]
+Parallel = Literal["", "two norms", "one norm"]
 
 
 @frozen(slots=False, eq=False)
@@ -25,8 +26,8 @@ class Layout:
       and the last norm are LayerNorms. If `biased` is true, they have biases.
     - `parallel`: attention and the MLP read the same residual stream, and their outputs are added together.
       Each has its own norm before, or both read one norm, named attn.norm.
-    - `qk_norm`: the norms of q and k, if the config asks for them, are norms of each head with one gain for
-      all heads, or of whole rows.
+    - `qk_norm`: the norms of q and k, if the config asks for them, are norms of heads with one gain for all
+      heads, of whole rows, or of heads with a gain for each head. They have no bias.
     - `adjacent`: RoPE turns pairs of neighbouring channels.
     - `embedding` adds the rows up to the first layer, and `mlp` the rows of an MLP that reads a row.
     - `branch_factor` multiplies the outputs of attention and the MLP, and `logits_factor` the logits.
@@ -35,8 +36,8 @@ class Layout:
     norms: Norms = "before"
     centred: bool = False
     biased: bool = False
-    parallel: Literal["", "two norms", "one norm"] = ""
-    qk_norm: Literal["heads", "rows"] = "heads"
+    parallel: Parallel = ""
+    qk_norm: Literal["heads", "rows", "each head"] = "heads"
     adjacent: bool = False
     embedding: Callable[[Blocks], str] = Blocks.embedding
     mlp: Callable[[Blocks, str], str] = Blocks.gated_mlp
@@ -46,6 +47,7 @@ class Layout:
     branch_factor: float | None = None
     logits_factor: float | None = None
     logits_cap: float | None = None
+    head_biased: bool = False  # True if the output matrix has a bias
 
 
 LLAMA = Layout()
@@ -89,14 +91,16 @@ def plan_of(config: DecoderConfig, layout: Layout = LLAMA) -> Plan:
             mlp = rows.add("mlp.both", Add(), out, mlp, expr="both = attn_out + mlp_out")
         stream = rows.add_branch("mlp", stream, mlp)
     last = norm("final.norm", stream, "final")
-    return rows.predictions(last, factor=layout.logits_factor, cap=layout.logits_cap)
+    factor, cap = layout.logits_factor, layout.logits_cap
+    return rows.predictions(last, factor=factor, cap=cap, biased=layout.head_biased)
 
 
 def _attention(rows: Blocks, config: DecoderConfig, layout: Layout, layer: int, source: str) -> str:
     """Add the rows of attention that reads a row, from q, k and v to the output."""
     q, k, v = rows.queries_keys_values(source)
     if config.qk_norm:
-        q, k = rows.norms_of_queries_and_keys(q, k, config.head_dim if layout.qk_norm == "heads" else None)
+        dim = None if layout.qk_norm == "rows" else config.head_dim
+        q, k = rows.norms_of_queries_and_keys(q, k, dim, layout.centred, layout.qk_norm == "each head")
     if rope := config.ropes[layer]:
         q, k = rows.rotations(q, k, rope, config.rotary_dim, layout.adjacent)
     scale = config.score_scales[layer] if config.score_scales else layout.score_scale

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 BIASES = (  # the biases that a layer may have
     "attn_bq", "attn_bk", "attn_bv", "attn_bo", "mlp_brouter", "mlp_bgate", "mlp_bup", "mlp_bdown",
-    "mlp_bgate_experts", "mlp_bup_experts", "mlp_bdown_experts", "attn_bnorm", "mlp_bnorm",
+    "mlp_bgate_experts", "mlp_bup_experts", "mlp_bdown_experts",
 )  # fmt: skip
 
 
@@ -116,17 +116,21 @@ class Blocks(RowBuilder):
     def norm(
         self, name: str, source: str, words: str = "", centred: bool = False,
         biased: bool = False, head_dim: int | None = None, eps: float | None = None, of: str = "",
+        by_head: bool = False,
     ) -> str:  # fmt: skip
         """Add a LayerNorm with gain if `centred`, else an RMSNorm with gain; with a bias if `biased`.
 
         The gain of attn.post_norm is attn_post_norm, and the bias attn_bpost_norm. `of` is the symbol of a
         value other than the residual stream, such as "q". `head_dim` is the width of the heads if each head
-        is normed.
+        is normed. If `by_head` is true, each head has its own gain.
         """
         half, _, rest = name.partition(".")
         gain, bias = self.name(f"{half}_{rest}"), self.name(f"{half}_b{rest}") if biased else None
-        kind = Norm(self.config.norm_eps if eps is None else eps, gain, head_dim, centred, bias)
-        expr = f"{of or 'x_n'} = {'LayerNorm' if centred else 'RMSNorm'}({of or 'x'}) * g" + " + b" * biased
+        kind = Norm(self.config.norm_eps if eps is None else eps, gain, head_dim, centred, bias, by_head)
+        expr = (
+            f"{of or 'x_n'} = {'LayerNorm' if centred else 'RMSNorm'}({of or 'x'}) * g" + "[head]" * by_head
+        )
+        expr += " + b" * biased
         expr += " per head" * bool(head_dim) + f" [{words}]" * bool(words)
         parameter = f"g = {gain}" + f", b = {bias}" * biased
         return self.add(name, kind, source, expr=expr, parameter=parameter, overview=half == "final")
@@ -160,11 +164,12 @@ class Blocks(RowBuilder):
         )
         return q, k
 
-    def norms_of_queries_and_keys(self, q: str, k: str, head_dim: int | None = None) -> tuple[str, str]:
+    def norms_of_queries_and_keys(
+        self, q: str, k: str, head_dim: int | None = None, centred: bool = False, by_head: bool = False
+    ) -> tuple[str, str]:
         """Add norms of q and k: of each head if `head_dim` is given, or else of whole rows."""
-        q, k = (
-            self.norm(f"attn.{n}_norm", source, head_dim=head_dim, of=n) for n, source in (("q", q), ("k", k))
-        )
+        options: Any = {"head_dim": head_dim, "centred": centred, "by_head": by_head}
+        q, k = (self.norm(f"attn.{n}_norm", own, of=n, **options) for n, own in (("q", q), ("k", k)))
         return q, k
 
     def embedding(self, factor: float | None = None, symbol: str = "x") -> str:
@@ -283,15 +288,18 @@ class Blocks(RowBuilder):
 
     def predictions(
         self, source: str, read: str = "x_n", factor: float | None = None,
-        cap: float | None = None,
+        cap: float | None = None, biased: bool = False,
     ) -> Plan:  # fmt: skip
-        """Add the rows from the logits to the loss. Return the plan of all rows.
+        """Add the rows from the logits to the loss. Return the plan of all rows. If `biased` is true, the
+        output matrix has the bias lm_bhead.
 
         With a `factor` or a `cap`, the product with the output matrix is logits.raw. With both, logits.scaled
         is the product times the factor, before the cap.
         """
-        head = Linear("wte" if self.config.tied else "lm_head", self.config.vocab_size)
-        expr, parameter = f"logits = {read} @ w_lm", f"w_lm = {head.weight}.T"
+        bias = "lm_bhead" if biased else None
+        head = Linear("wte" if self.config.tied else "lm_head", self.config.vocab_size, bias)
+        expr, parameter = f"logits = {read} @ w_lm" + " + b_lm" * biased, f"w_lm = {head.weight}.T"
+        parameter += f", b_lm = {bias}" * biased
         name = "logits" if factor is cap is None else "logits.raw"
         logits = self.add(name, head, source, expr=expr, parameter=parameter, overview=True)
         logits = self.scaled("logits" if cap is None else "logits.scaled", logits, factor, "logits")
