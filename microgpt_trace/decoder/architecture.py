@@ -124,9 +124,10 @@ class FileNames:
 
 
 def bias_name(own: str) -> str | None:
-    """Return the name of the bias of a matrix or gain: attn_bq for attn_wq. Return None for embeddings."""
+    """Return the name of the bias of a matrix or gain: attn_bq for attn_wq, and lm_bhead for lm_head. Return
+    None for embeddings."""
     half, _, rest = own.partition("_")
-    return f"{half}_b{rest.removeprefix('w')}" if rest.startswith(("w", "norm")) else None
+    return f"{half}_b{rest.removeprefix('w')}" if rest.startswith(("w", "norm", "head")) else None
 
 
 @frozen(slots=False, eq=False)

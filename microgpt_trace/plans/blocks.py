@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 BIASES = (  # the biases that a layer may have
     "attn_bq", "attn_bk", "attn_bv", "attn_bq_a", "attn_bkv_a", "attn_bk_pe", "attn_bo",
     "mlp_brouter", "mlp_bgate", "mlp_bup", "mlp_bdown", "mlp_bgate_experts", "mlp_bup_experts",
-    "mlp_bdown_experts", "attn_bnorm", "mlp_bnorm",
+    "mlp_bdown_experts",
 )  # fmt: skip
 
 
@@ -116,20 +116,24 @@ class Blocks(RowBuilder):
 
     def norm(
         self, name: str, source: str, words: str = "", centred: bool = False,
-        head_dim: int | None = None, eps: float | None = None, of: str = "",
+        biased: bool = False, head_dim: int | None = None, eps: float | None = None, of: str = "",
+        by_head: bool = False,
     ) -> str:  # fmt: skip
-        """Add a LayerNorm with gain and bias if `centred`, else an RMSNorm with gain.
+        """Add a LayerNorm with gain if `centred`, else an RMSNorm with gain; with a bias if `biased`.
 
         The gain of attn.post_norm is attn_post_norm, and the bias attn_bpost_norm. `of` is the symbol of a
         value other than the residual stream, such as "q". `head_dim` is the width of the heads if each head
-        is normed.
+        is normed. If `by_head` is true, each head has its own gain.
         """
         half, _, rest = name.partition(".")
-        gain, bias = self.name(f"{half}_{rest}"), self.name(f"{half}_b{rest}") if centred else None
-        kind = Norm(self.config.norm_eps if eps is None else eps, gain, head_dim, centred, bias)
-        expr = f"{of or 'x_n'} = {'LayerNorm' if centred else 'RMSNorm'}({of or 'x'}) * g" + " + b" * centred
+        gain, bias = self.name(f"{half}_{rest}"), self.name(f"{half}_b{rest}") if biased else None
+        kind = Norm(self.config.norm_eps if eps is None else eps, gain, head_dim, centred, bias, by_head)
+        expr = (
+            f"{of or 'x_n'} = {'LayerNorm' if centred else 'RMSNorm'}({of or 'x'}) * g" + "[head]" * by_head
+        )
+        expr += " + b" * biased
         expr += " per head" * bool(head_dim) + f" [{words}]" * bool(words)
-        parameter = f"g = {gain}" + f", b = {bias}" * centred
+        parameter = f"g = {gain}" + f", b = {bias}" * biased
         return self.add(name, kind, source, expr=expr, parameter=parameter, overview=half == "final")
 
     def scaled(self, name: str, source: str, factor: float | None, of: str = "x") -> str:
@@ -147,12 +151,11 @@ class Blocks(RowBuilder):
         return self.add(name, Cap(limit), source, expr=expr)
 
     def rotations(
-        self, q: str, k: str, rope: Rope | None, channels: int | None = None, adjacent: bool = False,
+        self, q: str, k: str, rope: Rope, channels: int | None = None, adjacent: bool = False,
         head_dim: int | None = None,
     ) -> tuple[str, str]:  # fmt: skip
         """Add RoPE of q and k. Only the first `channels` of each head turn; by default, all channels. If
         `adjacent` is true, the two channels of a pair are neighbours."""
-        assert rope is not None
         dim = head_dim or self.config.head_dim
         kind = Rotation(rope, dim, channels or dim, adjacent)
         words = f" [first {kind.channels} of {dim} channels]" * (kind.channels < dim)
@@ -163,17 +166,20 @@ class Blocks(RowBuilder):
         )
         return q, k
 
-    def norms_of_queries_and_keys(self, q: str, k: str, head_dim: int | None = None) -> tuple[str, str]:
+    def norms_of_queries_and_keys(
+        self, q: str, k: str, head_dim: int | None = None, centred: bool = False, by_head: bool = False
+    ) -> tuple[str, str]:
         """Add norms of q and k: of each head if `head_dim` is given, or else of whole rows."""
-        q, k = (
-            self.norm(f"attn.{n}_norm", source, head_dim=head_dim, of=n) for n, source in (("q", q), ("k", k))
-        )
+        options: Any = {"head_dim": head_dim, "centred": centred, "by_head": by_head}
+        q, k = (self.norm(f"attn.{n}_norm", own, of=n, **options) for n, own in (("q", q), ("k", k)))
         return q, k
 
-    def embedding(self) -> str:
-        """Add the embedding of the tokens."""
+    def embedding(self, factor: float | None = None, symbol: str = "x") -> str:
+        """Add the embedding of the tokens, and the embedding times a factor."""
         tokens = Lookup("wte", "tokens", self.config.vocab_size, self.config.n_embd)
-        return self.add("embed.tok", tokens, expr="x = wte[tokens]", parameter="wte", overview=True)
+        expr = f"{symbol} = wte[tokens]"
+        stream = self.add("embed.tok", tokens, expr=expr, parameter="wte", overview=True)
+        return self.scaled("embed.scaled", stream, factor, symbol)
 
     def add_branch(self, half: str, stream: str, branch: str) -> str:
         """Add the sum of the residual stream and the output of attention or of the MLP (`half`)."""
@@ -306,15 +312,18 @@ class Blocks(RowBuilder):
 
     def predictions(
         self, source: str, read: str = "x_n", factor: float | None = None,
-        cap: float | None = None,
+        cap: float | None = None, biased: bool = False,
     ) -> Plan:  # fmt: skip
-        """Add the rows from the logits to the loss. Return the plan of all rows.
+        """Add the rows from the logits to the loss. Return the plan of all rows. If `biased` is true, the
+        output matrix has the bias lm_bhead.
 
         With a `factor` or a `cap`, the product with the output matrix is logits.raw. With both, logits.scaled
         is the product times the factor, before the cap.
         """
-        head = Linear("wte" if self.config.tied else "lm_head", self.config.vocab_size)
-        expr, parameter = f"logits = {read} @ w_lm", f"w_lm = {head.weight}.T"
+        bias = "lm_bhead" if biased else None
+        head = Linear("wte" if self.config.tied else "lm_head", self.config.vocab_size, bias)
+        expr, parameter = f"logits = {read} @ w_lm" + " + b_lm" * biased, f"w_lm = {head.weight}.T"
+        parameter += f", b_lm = {bias}" * biased
         name = "logits" if factor is cap is None else "logits.raw"
         logits = self.add(name, head, source, expr=expr, parameter=parameter, overview=True)
         logits = self.scaled("logits" if cap is None else "logits.scaled", logits, factor, "logits")

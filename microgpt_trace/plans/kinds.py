@@ -100,16 +100,20 @@ class Linear(Kind):
 
 @frozen(slots=False, eq=False)
 class Norm(Kind):
-    """RMSNorm of each row or head. If `centred` is true, LayerNorm of each row or head."""
+    """RMSNorm of each row or head. If `centred` is true, LayerNorm of each row or head. If `by_head` is true,
+    each head has its own gain and bias: [H, D] in place of [D]."""
 
     eps: float
     gain: str | None = None
     head_dim: int | None = None  # the width of a head, or None if whole rows are normalised
     centred: bool = False
     bias: str | None = None
+    by_head: bool = False
 
     def parameters(self, inputs: Sequence[Shape]) -> dict[str, Shape]:
-        return dict.fromkeys(self.names, (self.head_dim or inputs[0][-1],))
+        width = inputs[0][-1]
+        dim = self.head_dim or width
+        return dict.fromkeys(self.names, (width // dim, dim) if self.by_head else (dim,))
 
 
 @frozen(slots=False, eq=False)

@@ -401,10 +401,10 @@ GROUPS = [kind for kind in ARCHITECTURES if "n_kv_head" in architecture_named(ki
 
 @pytest.mark.parametrize("kind", GROUPS)
 def test_the_number_of_key_value_heads_that_a_config_lacks(kind, tmp_path):
-    sizes = {"num_attention_heads": 32, "hidden_size": 64, "head_dim": 2, "num_hidden_layers": 1}
+    sizes = {"num_attention_heads": 32, "hidden_size": 256, "head_dim": 8, "num_hidden_layers": 1}
     config = transformers.AutoConfig.for_model(kind, **{**SMALL, **sizes})
     transformers.AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
-    stored = config.to_dict() | {"head_dim": 2}
+    stored = config.to_dict() | {"head_dim": 8}
     stored.pop("num_key_value_heads")
     (tmp_path / "config.json").write_text(json.dumps(stored))
     expected = transformers.AutoConfig.from_pretrained(tmp_path).num_key_value_heads
@@ -412,7 +412,7 @@ def test_the_number_of_key_value_heads_that_a_config_lacks(kind, tmp_path):
         found = load(tmp_path).config.n_kv_head
     except MicrogptError as error:
         print(error)
-        found = int(re.search(r"expected \[(\d+), 64\]", str(error))[1]) // 2
+        found = int(re.search(r"expected \[(\d+), 256\]", str(error))[1]) // 8
     print(kind, expected, found)
     assert found == expected
 

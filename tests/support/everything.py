@@ -33,7 +33,7 @@ def plan_of(config, without=(), turns=TURNS):
     stream = rows.scaled("embed.scaled", stream, of("embed.scaled", EMBEDDING))
     for i in rows.layers():
         parallel = i == 1
-        pre = {"centred": parallel, "eps": OTHER_EPS if parallel else None}
+        pre = {"centred": parallel, "biased": parallel, "eps": OTHER_EPS if parallel else None}
         normed = rows.norm("attn.norm", stream, "pre-attn", **pre)
         q, k, v = rows.queries_keys_values(normed)
         q, k = rows.norms_of_queries_and_keys(q, k)
@@ -88,7 +88,6 @@ ARCHITECTURES = {
         lambda settings, sizes: {"rope": Rope(1e4), "activation": "GELU by tanh"},
         {"self_attn": "attn.out", "mlp": "mlp.down"},
         example={"n_layer": 3, "head_dim": 8, "n_embd": 8, "rope": Rope(1e4)},
-        biases=("attn_bnorm", "mlp_bnorm"),
     )
 }
 OWN = EverythingConfig("everything", 3, 32, 4, 2, 8, 48, 61, 64, EPS, Rope(1e4), tied=False)

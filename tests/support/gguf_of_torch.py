@@ -8,7 +8,8 @@ from support.tiny_models import pair_neighbours
 
 NAMES = {
     "gpt_neox": "gptneox", "gemma3_text": "gemma3", "mixtral": "llama", "qwen3_moe": "qwen3moe",
-    "qwen2_moe": "qwen2moe", "gpt_oss": "gpt-oss", "deepseek_v3": "deepseek2", "deepseek_v2": "deepseek2",
+    "qwen2_moe": "qwen2moe", "gpt_oss": "gpt-oss", "olmo3": "olmo2", "cohere": "command-r", "phi": "phi2",
+    "deepseek_v3": "deepseek2", "deepseek_v2": "deepseek2",
 }  # fmt: skip
 ADJACENT = ("granite", "smollm3", "mixtral")  # the converter puts the rows of each RoPE pair side by side
 
@@ -30,8 +31,8 @@ def write_gguf_of(theirs, path, form="", type="F32"):
     architecture = gguf.MODEL_ARCH[writer.arch.upper().replace("-", "_")]
     names = gguf.get_tensor_name_map(architecture, config.num_hidden_layers)
     tensors = {}
-    for whole, parameter in theirs.named_parameters():
-        for name, rows in experts(kind, whole, parameter.detach().numpy()).items():
+    for whole, parameter in of_heads_joined({n: p.detach().numpy() for n, p in theirs.named_parameters()}):
+        for name, rows in experts(kind, whole, parameter).items():
             hf_name = name.replace("lm_head", "embed_out") if kind == "gpt_neox" else name
             own = names.get_name(hf_name, try_suffixes=(".weight", ".bias"))
             tensors[own] = in_gguf(kind, name, rows, config)
@@ -52,6 +53,15 @@ def write_gguf_of(theirs, path, form="", type="F32"):
     writer.write_tensors_to_file()
     writer.close()
     return path
+
+
+def of_heads_joined(parameters):
+    """Yield the parameters, with one gain for all heads of a norm: [heads, D]"""
+    for whole, rows in parameters.items():
+        name, head, _ = re.split(r"\.norms\.(\d+)", whole) if ".norms." in whole else (whole, "", "")
+        if head in ("", "0"):
+            parts = [own for other, own in parameters.items() if head and other.startswith(f"{name}.norms.")]
+            yield (f"{name}.weight", np.stack(parts)) if head else (whole, rows)
 
 
 def experts(kind, name, rows):
@@ -188,8 +198,17 @@ def fields(config):
         values |= {"expert_feed_forward_length": config.intermediate_size}
     if kind == "gpt_neox":
         values |= {"parallel_residual": config.use_parallel_residual}
-    if kind.startswith("gemma") or kind in ("phi3", "gpt_oss"):
+    if kind in ("gemma2", "gemma3_text", "phi3", "gpt_oss"):
         values |= {"sliding_window": config.sliding_window}
+    if kind in ("olmo3", "exaone4") and config.sliding_window:
+        flags = [layer == "sliding_attention" for layer in config.layer_types]
+        values |= {"sliding_window": config.sliding_window, "sliding_window_pattern": flags}
+    if kind in ("cohere", "cohere2"):
+        values |= {"logit_scale": config.logit_scale}
+    if kind == "cohere2":
+        values |= {"sliding_window": config.sliding_window}
+    if kind == "stablelm":
+        values |= {"parallel_residual": config.use_parallel_residual}
     if kind == "gemma2":
         caps = ("attn_logit_softcapping", "final_logit_softcapping")
         values |= {key: getattr(config, key) for key in caps}

@@ -93,9 +93,9 @@ def odd_plan():
 
 
 def routed_plan():
-    """Return a plan with sinks and four mixtures of experts. The second mixture reads clipped values, does not
-    normalise the shares, and has biases and a shared part. The third chooses experts of the best groups by
-    corrected scores. The fourth does not normalise scores."""
+    """Return a plan with sinks and four mixtures of experts. The second mixture reads clipped values, does
+    not normalise the shares, and has biases and a shared part. The third chooses experts of the best groups
+    by corrected scores. The fourth does not normalise scores."""
     rows, width, dim, experts, count, inner = RowBuilder(), 12, 4, 6, 2, 6
     add, name = partial(rows.add, expr=""), rows.name
     stream = add("embed.tok", Lookup("wte", "tokens", 61, width))

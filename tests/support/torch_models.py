@@ -111,6 +111,35 @@ MODELS = {  # type and settings
         "attention_bias": False, "rope_parameters": {"rope_type": "default", "rope_theta": 1e4},
         "layer_types": ["full_attention", "sliding_attention"] * 2, "swiglu_limit": 0.05, "swiglu_alpha": 3.0,
     }),
+    "olmo3": ("olmo3", GROUPED | {"sliding_window": 5, "rope_parameters": {
+        "sliding_attention": {"rope_type": "default", "rope_theta": 5e3},
+        "full_attention": {
+            "rope_type": "yarn", "rope_theta": 5e3, "factor": 4.0, "beta_fast": 2.0, "beta_slow": 1.0,
+            "original_max_position_embeddings": 16,
+        },
+    }}),
+    "glm4": ("glm4", GROUPED | {"head_dim": 12}),
+    "glm4_plain": ("glm4", GROUPED | {
+        "head_dim": 8, "attention_bias": False, "partial_rotary_factor": 0.25, "tie_word_embeddings": True,
+    }),
+    "gemma": ("gemma", GROUPED | {"head_dim": 12, "attention_bias": True}),
+    "cohere": ("cohere", GROUPED | {"use_qk_norm": True, "attention_bias": True, "logit_scale": 0.3}),
+    "cohere_plain": ("cohere", GROUPED | {"head_dim": 12, "tie_word_embeddings": False}),
+    "cohere2": ("cohere2", GROUPED | {"sliding_window": 5}),
+    "stablelm": ("stablelm", GROUPED | {
+        "use_parallel_residual": True, "qk_layernorm": True, "use_qkv_bias": True,
+        "partial_rotary_factor": 0.5,
+    }),
+    "stablelm_plain": ("stablelm", GROUPED | {"tie_word_embeddings": True}),
+    "phi": ("phi", GROUPED),
+    "starcoder2": ("starcoder2", GROUPED | {"sliding_window": 5}),
+    "starcoder2_plain": ("starcoder2", GROUPED | {
+        "use_bias": False, "head_dim": 12, "tie_word_embeddings": False,
+    }),
+    "exaone4": ("exaone4", GROUPED | {"sliding_window": 5, "head_dim": 12}),
+    "exaone4_full": ("exaone4", GROUPED | {
+        "sliding_window": None, "layer_types": ["full_attention"] * 4, "tie_word_embeddings": True,
+    }),
 }  # fmt: skip
 EIGHT_EXPERTS = {"num_local_experts": 8, "num_experts_per_tok": 2, "num_hidden_layers": 3}  # of mixtral
 # A GGUF file does not store all settings: the layers without RoPE, without experts or with a window, the
@@ -140,6 +169,20 @@ IN_GGUF = {
     "deepseek_v3": {},
     "deepseek_v3_yarn": {"rope_interleave": True, "rope_parameters": YARN_WITH_MSCALES | {"mscale": 1.0}},
     "deepseek_v2": {"rope_parameters": YARN_WITH_MSCALES | {"mscale": 1.0}},
+    "olmo3": {},
+    "exaone4": {},
+    "glm4": {},
+    "glm4_plain": {},
+    "gemma": {},
+    "cohere": {},
+    "cohere_plain": {"tie_word_embeddings": True},
+    "cohere2": {},
+    "stablelm": {},
+    "stablelm_plain": {},
+    "phi": {},
+    "starcoder2": {"sliding_window": None},
+    "starcoder2_plain": {},
+    "exaone4_full": {},
     "gpt_oss_plain": {"layer_types": None, "swiglu_limit": 7.0, "swiglu_alpha": 1.702},
 }  # fmt: skip
 

@@ -20,6 +20,7 @@ from ...text.brief import brief
 from ...text.frozen import frozen
 from ..architecture import SIZES, Architecture
 from ..config import DecoderConfig
+from ..layered_plan import Layout, plan_of
 from ..settings import COUNT, FLAG, POSITIVE, TEXT, WHOLE, Options, Settings, Sizes, one_of
 from ..shared_options import LLAMA_CPP, gguf_rope, read_activation, read_experts, read_rope
 from .llama import FLAGGED_BIASES
@@ -92,16 +93,9 @@ class LatentConfig(SharedExpertsConfig):
 
     @cached_property
     def plan(self) -> Plan:
-        rows = Blocks(self)
-        stream = rows.embedding()
-        for _ in rows.layers():
-            out = self._attention(rows, rows.norm("attn.norm", stream, "pre-attn"))
-            stream = rows.add_branch("attn", stream, out)
-            out = self.mlp(rows, rows.norm("mlp.norm", stream, "pre-FFN"))
-            stream = rows.add_branch("mlp", stream, out)
-        return rows.predictions(rows.norm("final.norm", stream, "final"))
+        return plan_of(self, Layout(mlp=self.mlp, attention=self.attention))
 
-    def _attention(self, rows: Blocks, x: str) -> str:
+    def attention(self, rows: Blocks, x: str) -> str:
         """Add the rows of multi-head latent attention: the scores are a sum of two products."""
         heads, dim, rope_dim = range(self.n_head), self.head_dim, self.rope_dim
         read, latent = x, "x_n"
@@ -115,6 +109,7 @@ class LatentConfig(SharedExpertsConfig):
         k_pe = rows.product("attn.k_pe", "wk_pe", x, rope_dim, "k_pe = x_n", "for RoPE, one for all heads")
         k = rows.product("attn.k", "wk", kv, len(heads) * dim, "k = kv_a", "without position")
         v = rows.product("attn.v", "wv", kv, len(heads) * self.value_dim, "v = kv_a")
+        assert self.rope is not None
         turned = rows.rotations(q_pe, k_pe, self.rope, adjacent=self.pairs_adjacent, head_dim=rope_dim)
         scale = self.score_factor / math.sqrt(dim + rope_dim)
         plain, with_rope = Scores(dim, tuple(heads), scale), Scores(rope_dim, (0,) * len(heads), scale)

@@ -1,22 +1,32 @@
-"""Gemma 2 and Gemma 3: norms before and after attention and MLP, a scaled embedding, and windows.
+"""Gemma 1, 2 and 3: a scaled embedding, and gains of norms that are stored less 1.
 
-Gemma 2 caps scores and logits. Gemma 3 norms q and k, and has another RoPE in layers with a window.
+Gemma 2 and 3 have norms before and after attention and MLP, and windows. Gemma 2 caps scores and logits.
+Gemma 3 norms q and k, and has another RoPE in layers with a window.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from dataclasses import replace
 from functools import cached_property, partial
+from typing import ClassVar
 
-from ...plans.blocks import Blocks
+from ...errors import InputError
 from ...plans.plan import Plan
-from ...plans.rope import Rope
 from ...text.frozen import frozen
 from ..architecture import Architecture, FileNames
 from ..config import DecoderConfig
-from ..settings import COUNT, POSITIVE, WHOLE, Options, Settings, Sizes
-from ..shared_options import LLAMA_CPP, gguf_rope, read_activation, read_rope, read_window, typed_layers
-from .llama import ATTENTION_BIASES, MODULES
+from ..layered_plan import Layout, Norms, plan_of
+from ..settings import COUNT, FLAG, POSITIVE, Options, Settings, Sizes
+from ..shared_options import (
+    LLAMA_CPP,
+    gguf_rope,
+    layers_with_window,
+    read_activation,
+    read_rope,
+    read_ropes,
+    read_window,
+)
+from .llama import ATTENTION_BIASES, MODULES, QK_NORMS
 from .llama import NAMES as LLAMA
 
 
@@ -24,33 +34,41 @@ from .llama import NAMES as LLAMA
 class GemmaConfig(DecoderConfig):
     """The config of a Gemma 2 or Gemma 3."""
 
+    norms: ClassVar[Norms] = "both"
     score_scale: float | None = None  # None means 1/sqrt(head_dim)
-    window_rope: Rope | None = None  # RoPE of the layers with a window; None means `rope`
     attn_logit_softcapping: float | None = None
     final_logit_softcapping: float | None = None
 
     @cached_property
     def plan(self) -> Plan:
-        rows, dim = Blocks(self), self.head_dim
-        stream = rows.scaled("embed.scaled", rows.embedding(), self.n_embd**0.5)
-        for i in rows.layers():
-            rope = self.window_rope if i in self.windowed_layers and self.window_rope else self.rope
-            q, k, v = rows.queries_keys_values(rows.norm("attn.norm", stream, "pre-attn"))
-            if self.qk_norm:
-                q, k = rows.norms_of_queries_and_keys(q, k, dim)
-            q, k = rows.rotations(q, k, rope)
-            out = rows.attention(q, k, v, self.score_scale, self.windows[i], self.attn_logit_softcapping)
-            stream = rows.add_branch("attn", stream, rows.norm("attn.post_norm", out, of="attn_out"))
-            out = rows.gated_mlp(rows.norm("mlp.norm", stream, "pre-FFN"))
-            stream = rows.add_branch("mlp", stream, rows.norm("mlp.post_norm", out, of="mlp_out"))
-        final = rows.norm("final.norm", stream, "final")
-        return rows.predictions(final, cap=self.final_logit_softcapping)
+        layout = Layout(
+            norms=self.norms, embedding=lambda rows: rows.embedding(self.n_embd**0.5),
+            score_scale=self.score_scale, scores_cap=self.attn_logit_softcapping,
+            logits_cap=self.final_logit_softcapping,
+        )  # fmt: skip
+        return plan_of(self, layout)
+
+
+@frozen(slots=False)
+class Gemma1Config(GemmaConfig):
+    """The config of a Gemma 1, with norms before attention and MLP only."""
+
+    norms = "before"
+
+
+def options_of_gemma1(settings: Settings, sizes: Sizes) -> Options:
+    """Read RoPE and the function of the MLP. The name "gelu" in old files means GELU by tanh."""
+    if settings.get("use_bidirectional_attention", FLAG):
+        raise InputError("use_bidirectional_attention is not supported")
+    function = read_activation(settings, "hidden_act", "gelu_pytorch_tanh")
+    _note_scale(settings, sizes)
+    return {"rope": read_rope(settings), "activation": "GELU by tanh" if function == "GELU" else function}
 
 
 def options_of_gemma2(settings: Settings, sizes: Sizes) -> Options:
     """Read the caps, the window, the scale of scores, RoPE and the function of the MLP. By default, every
     second layer has a window, starting with layer 0."""
-    layers = _windowed_layers(settings, sizes, lambda i: i % 2 == 0)
+    layers = layers_with_window(settings, sizes["n_layer"], 2)
     return {
         **_common(settings, sizes), **read_window(settings, layers), "rope": read_rope(settings),
         "attn_logit_softcapping": _cap(settings, "attn_logit_softcapping", 50.0),
@@ -61,32 +79,26 @@ def options_of_gemma2(settings: Settings, sizes: Sizes) -> Options:
 def options_of_gemma3(settings: Settings, sizes: Sizes) -> Options:
     """Read the window, the scale of scores, two RoPEs and the function of the MLP. By default, every sixth
     layer has no window, and its own base of RoPE."""
-    pattern = settings.get("sliding_window_pattern", WHOLE) or settings.get("_sliding_window_pattern", WHOLE)
-    layers = _windowed_layers(settings, sizes, lambda i: (i + 1) % (pattern or 6) != 0)
-    both = settings.raw("rope_parameters")
-    if isinstance(both, dict) and "sliding_attention" in both:
-        names = ("full_attention", "sliding_attention")
-        rope, local = (
-            read_rope(Settings({**settings.values, "rope_parameters": both.get(name)}, settings.problems))
-            for name in names
-        )
-    else:
-        rope = read_rope(settings, 1e6)
-        local = Rope(settings.get_or_default("rope_local_base_freq", POSITIVE, 1e4))
+    patterns = "sliding_window_pattern", "_sliding_window_pattern"
+    layers = layers_with_window(settings, sizes["n_layer"], 6, *patterns)
     return {
-        **_common(settings, sizes), **read_window(settings, layers), "rope": rope, "window_rope": local,
+        **_common(settings, sizes), **read_window(settings, layers), **read_ropes(settings, 1e6, 1e4),
         "qk_norm": True, "final_logit_softcapping": _cap(settings, "final_logit_softcapping", None),
     }  # fmt: skip
 
 
 def _common(settings: Settings, sizes: Sizes) -> Options:
     scalar = settings.get_or_default("query_pre_attn_scalar", POSITIVE, 256)
-    width = sizes["n_embd"]
-    settings.notes.append(f"the embedding is multiplied by sqrt({width:,}) in float32, without rounding")
+    _note_scale(settings, sizes)
     return {
         "score_scale": scalar**-0.5,
         "activation": read_activation(settings, "hidden_activation", "gelu_pytorch_tanh"),
     }
+
+
+def _note_scale(settings: Settings, sizes: Sizes) -> None:
+    factor = f"sqrt({sizes['n_embd']:,})"
+    settings.notes.append(f"the embedding is multiplied by {factor} in float32, without rounding")
 
 
 def _cap(settings: Settings, key: str, default: float | None) -> float | None:
@@ -96,9 +108,9 @@ def _cap(settings: Settings, key: str, default: float | None) -> float | None:
     return float(settings.get_or_default(key, POSITIVE, default))
 
 
-def _windowed_layers(settings: Settings, sizes: Sizes, usual: Callable[[int], bool]) -> tuple[int, ...]:
-    typed = typed_layers(settings, sizes["n_layer"])
-    return tuple(filter(usual, range(sizes["n_layer"]))) if typed is None else typed
+def from_gguf_of_gemma1(keys: Settings, sizes: Sizes) -> Options:
+    """Translate RoPE."""
+    return {"hidden_act": "gelu_pytorch_tanh", **gguf_rope(keys, sizes["head_dim"])}
 
 
 def from_gguf(keys: Settings, sizes: Sizes, large: int) -> Options:
@@ -132,16 +144,17 @@ NAMES = FileNames(
     },
 )
 
-QK_NORMS = ("self_attn.q_norm", "self_attn.k_norm")  # called after the heads are split and transposed
-
 _like_gemma = partial(
-    Architecture, GemmaConfig, NAMES, modules=MODULES, gains_less_one=True,
-    unclear_modules=("model.embed_tokens",),
+    Architecture, modules=MODULES, gains_less_one=True, unclear_modules=("model.embed_tokens",),
     optional_modules=QK_NORMS, heads_first=QK_NORMS, tied=True, flagged_biases=ATTENTION_BIASES,
     defaults={"norm_eps": 1e-6, "head_dim": 256, "n_kv_head": 4},
     example={"qk_norm": True, "attn_logit_softcapping": 50.0, "final_logit_softcapping": 30.0},
 )  # fmt: skip
 ARCHITECTURES = {
-    "gemma2": _like_gemma(options_of_gemma2, from_gguf=partial(from_gguf, large=46)),
-    "gemma3_text": _like_gemma(options_of_gemma3, from_gguf=from_gguf_of_gemma3),
-}
+    "gemma2": _like_gemma(GemmaConfig, NAMES, options_of_gemma2, from_gguf=partial(from_gguf, large=46)),
+    "gemma3_text": _like_gemma(GemmaConfig, NAMES, options_of_gemma3, from_gguf=from_gguf_of_gemma3),
+    "gemma": _like_gemma(
+        Gemma1Config, replace(LLAMA, family="a Gemma 1"), options_of_gemma1, from_gguf=from_gguf_of_gemma1,
+        defaults={"norm_eps": 1e-6, "head_dim": 256, "n_kv_head": 16}, example={},
+    ),
+}  # fmt: skip
