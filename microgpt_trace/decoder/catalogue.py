@@ -43,6 +43,8 @@ ARCHITECTURES: Mapping[str, str] = {  # the name in config.json -> the module
     "deepseek_v3": "deepseek",
     "deepseek_v2": "deepseek",
     "glm4_moe_lite": "deepseek",
+    "glm4_moe": "glm4_moe",
+    "minimax_m2": "glm4_moe",
     "olmo3": "olmo2",
     "exaone4": "olmo2",
     "glm4": "glm4",
@@ -57,7 +59,8 @@ GGUF_NAMES = {  # names in GGUF files that differ
     "gptneox": "gpt_neox", "gemma3": "gemma3_text", "qwen3moe": "qwen3_moe", "qwen2moe": "qwen2_moe",
     "gpt-oss": "gpt_oss", "llama with experts": "mixtral", "olmo2 with windows": "olmo3",
     "command-r": "cohere", "phi2": "phi",
-    "deepseek2": "deepseek_v3", "deepseek2 with softmax": "deepseek_v2",
+    "deepseek2": "deepseek_v3", "deepseek2 with softmax": "deepseek_v2", "glm4moe": "glm4_moe",
+    "minimax-m2": "minimax_m2",
 }  # fmt: skip
 
 

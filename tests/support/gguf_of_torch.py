@@ -9,8 +9,10 @@ from support.tiny_models import pair_neighbours
 NAMES = {
     "gpt_neox": "gptneox", "gemma3_text": "gemma3", "mixtral": "llama", "qwen3_moe": "qwen3moe",
     "qwen2_moe": "qwen2moe", "gpt_oss": "gpt-oss", "olmo3": "olmo2", "cohere": "command-r", "phi": "phi2",
-    "deepseek_v3": "deepseek2", "deepseek_v2": "deepseek2",
+    "deepseek_v3": "deepseek2", "deepseek_v2": "deepseek2", "glm4_moe": "glm4moe",
+    "minimax_m2": "minimax-m2",
 }  # fmt: skip
+ARCHITECTURES = {"glm4_moe": "GLM4_MOE", "minimax_m2": "MINIMAXM2"}  # names in the package gguf that differ
 ADJACENT = ("granite", "smollm3", "mixtral")  # the converter puts the rows of each RoPE pair side by side
 
 
@@ -28,7 +30,7 @@ def write_gguf_of(theirs, path, form="", type="F32"):
     for key, value in values.items():
         if value is not None:
             getattr(writer, f"add_{key}")(value)
-    architecture = gguf.MODEL_ARCH[writer.arch.upper().replace("-", "_")]
+    architecture = gguf.MODEL_ARCH[ARCHITECTURES.get(kind, writer.arch.upper().replace("-", "_"))]
     names = gguf.get_tensor_name_map(architecture, config.num_hidden_layers)
     tensors = {}
     for whole, parameter in of_heads_joined({n: p.detach().numpy() for n, p in theirs.named_parameters()}):
@@ -138,22 +140,27 @@ def factors(config):
     return {f"rope_factors_{kind}.weight": np.array(rope[f"{kind}_factor"]) for kind in kinds}
 
 
-def latent_fields(config, rope):
+def routing_fields(config):
     import gguf
 
-    by_sigmoid, whole = config.model_type != "deepseek_v2", config.qk_nope_head_dim + config.qk_rope_head_dim
+    by_sigmoid = config.model_type != "deepseek_v2"
     return {
-        "q_lora_rank": config.q_lora_rank, "kv_lora_rank": config.kv_lora_rank, "head_count_kv": 1,
-        "key_length": config.kv_lora_rank + config.qk_rope_head_dim, "value_length": config.kv_lora_rank,
-        "key_length_mla": whole, "value_length_mla": config.v_head_dim,
-        "rope_dimension_count": config.qk_rope_head_dim,
         "leading_dense_block_count": config.first_k_dense_replace,
         "expert_count": config.n_routed_experts, "expert_shared_count": config.n_shared_experts,
         "expert_weights_scale": config.routed_scaling_factor,
         "expert_weights_norm": config.norm_topk_prob if by_sigmoid else False,
         "expert_gating_func": gguf.ExpertGatingFuncType(2 if by_sigmoid else 1),
-        "expert_group_count": config.n_group,
-        "expert_group_used_count": config.topk_group,
+        "expert_group_count": config.n_group, "expert_group_used_count": config.topk_group,
+    }  # fmt: skip
+
+
+def latent_fields(config, rope):
+    whole = config.qk_nope_head_dim + config.qk_rope_head_dim
+    return {
+        "q_lora_rank": config.q_lora_rank, "kv_lora_rank": config.kv_lora_rank, "head_count_kv": 1,
+        "key_length": config.kv_lora_rank + config.qk_rope_head_dim, "value_length": config.kv_lora_rank,
+        "key_length_mla": whole, "value_length_mla": config.v_head_dim,
+        "rope_dimension_count": config.qk_rope_head_dim,
         "rope_scaling_yarn_log_mul": 0.1 * rope["mscale_all_dim"] if "mscale_all_dim" in rope else None,
     }  # fmt: skip
 
@@ -187,6 +194,10 @@ def fields(config):
         "expert_feed_forward_length": getattr(config, "moe_intermediate_size", None),
         "expert_shared_feed_forward_length": getattr(config, "shared_expert_intermediate_size", None),
     }  # fmt: skip
+    if hasattr(config, "n_routed_experts"):
+        values |= routing_fields(config)
+    if kind == "minimax_m2":
+        values |= {"expert_feed_forward_length": config.intermediate_size}
     if hasattr(config, "kv_lora_rank"):
         values |= latent_fields(config, rope)
     if kind == "granite":

@@ -32,10 +32,13 @@ OSS = {
         "truncate": False, "original_max_position_embeddings": 16,  # the ramp has two pairs between its ends
     },
 }  # fmt: skip
-LATENT = {
+ROUTED = {
+    "n_routed_experts": 12, "num_experts_per_tok": 3, "n_group": 4, "topk_group": 2,
+    "moe_intermediate_size": 13, "first_k_dense_replace": 1, "routed_scaling_factor": 1.7,
+}  # fmt: skip
+LATENT = ROUTED | {
     "num_key_value_heads": 4, "q_lora_rank": 20, "kv_lora_rank": 14, "qk_nope_head_dim": 10,
-    "qk_rope_head_dim": 6, "v_head_dim": 9, "n_routed_experts": 12, "num_experts_per_tok": 3,
-    "n_group": 4, "topk_group": 2, "moe_intermediate_size": 13, "first_k_dense_replace": 1,
+    "qk_rope_head_dim": 6, "v_head_dim": 9,
 }  # fmt: skip
 YARN_WITH_MSCALES = {
     "rope_type": "yarn", "rope_theta": 10.0, "factor": 8.0, "beta_fast": 2.0, "beta_slow": 1.0,
@@ -107,6 +110,13 @@ MODELS = {  # type and settings
         "topk_method": "group_limited_greedy", "rope_parameters": YARN_WITH_MSCALES,
     }),
     "glm4_moe_lite": ("glm4_moe_lite", SMALL | LATENT),
+    "glm4_moe": ("glm4_moe", GROUPED | ROUTED | {
+        "use_qk_norm": True, "attention_bias": True, "head_dim": 12,
+    }),
+    "minimax_m2": ("minimax_m2", GROUPED | {
+        "num_local_experts": 6, "num_experts_per_tok": 3, "head_dim": 12,
+        "rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 0.5},
+    }),
     "gpt_oss_plain": ("gpt_oss", GROUPED | OSS | {
         "attention_bias": False, "rope_parameters": {"rope_type": "default", "rope_theta": 1e4},
         "layer_types": ["full_attention", "sliding_attention"] * 2, "swiglu_limit": 0.05, "swiglu_alpha": 3.0,
@@ -168,6 +178,8 @@ IN_GGUF = {
     "gpt_oss": {},
     "deepseek_v3": {},
     "deepseek_v3_yarn": {"rope_interleave": True, "rope_parameters": YARN_WITH_MSCALES | {"mscale": 1.0}},
+    "glm4_moe": {},
+    "minimax_m2": {},
     "deepseek_v2": {"rope_parameters": YARN_WITH_MSCALES | {"mscale": 1.0}},
     "olmo3": {},
     "exaone4": {},

@@ -1,7 +1,7 @@
-"""DeepSeek V2 and V3, and GLM-4.7-Flash: latent attention, and mixtures of experts whose router may score
-experts by a sigmoid, correct the scores before the choice, and use experts of some groups only.
+"""DeepSeek V2 and V3, and GLM-4.7-Flash: latent attention, and the mixtures of experts of GLM-4.5.
 
-DeepSeek-AI, "DeepSeek-V2" (2024), sec. 2.1, and "DeepSeek-V3 Technical Report" (2024), sec. 2.1.
+DeepSeek-AI, "DeepSeek-V2: A Strong, Economical, and Efficient Mixture-of-Experts Language Model" (2024), sec.
+2.1, describes the attention.
 """
 
 from __future__ import annotations
@@ -13,75 +13,35 @@ from typing import Any
 
 from ...errors import InputError
 from ...plans.blocks import Blocks
-from ...plans.kinds import Activation, Add, Choice, Routing, Scores, Shift
+from ...plans.kinds import Add, Scores
 from ...plans.plan import Plan
-from ...plans.rope import Rope, yarn_attention_factor
-from ...text.brief import brief
+from ...plans.rope import yarn_attention_factor
 from ...text.frozen import frozen
 from ..architecture import SIZES, Architecture
-from ..config import DecoderConfig
 from ..layered_plan import Layout, plan_of
-from ..settings import COUNT, FLAG, POSITIVE, TEXT, WHOLE, Options, Settings, Sizes, one_of
-from ..shared_options import LLAMA_CPP, gguf_rope, read_activation, read_experts, read_rope
+from ..settings import FLAG, POSITIVE, WHOLE, Options, Settings, Sizes
+from ..shared_options import gguf_rope, read_rope
+from .glm4_moe import (
+    CORRECTION,
+    ENGINE_NAMES,
+    EXAMPLE,
+    MODULES,
+    OF_SHARED,
+    SHARED_EXPERTS,
+    SigmoidRoutedConfig,
+    gguf_routing,
+    read_routing,
+)
 from .llama import FLAGGED_BIASES
 from .llama import NAMES as LLAMA
-from .mixtral import EXPERTS, MORE_EXPERTS, gguf_experts
+from .mixtral import EXPERTS, MORE_EXPERTS
 from .qwen3_moe import OF_SOME_LAYERS
 
 LATENT_EPS = 1e-6  # of the norms of latent vectors in transformers, whatever the eps of the other norms
 
 
 @frozen(slots=False)
-class SharedExpertsConfig(DecoderConfig):
-    """The config of mixtures with shared experts, which all positions use, and a router with groups."""
-
-    experts: int = 1
-    experts_used: int = 1
-    expert_inner: int = 1  # the inner width of an expert
-    shared_inner: int = 0  # the inner width of all shared experts together, or 0 without shared experts
-    dense_layers: tuple[int, ...] = ()
-    scoring: str = "sigmoid"  # "sigmoid" or "softmax": how the router turns logits into shares
-    normalised: bool = False  # True if the shares of the chosen experts add up to 1, before the factor
-    routing_factor: float | None = None  # multiplies all shares
-    expert_groups: int = 1
-    expert_groups_used: int = 1
-
-    def mlp(self, rows: Blocks, source: str) -> str:
-        """Add the rows of an MLP, or of a mixture of experts and the shared experts, a gated MLP."""
-        if rows.layer in self.dense_layers:
-            return rows.gated_mlp(source)
-        chosen, routing = self.router(rows, source)
-        mixture = rows.experts(source, self.expert_inner, chosen, routing)
-        if not self.shared_inner:
-            return mixture
-        shared = rows.shared_mlp(source, self.shared_inner)
-        return rows.add("mlp.both", Add(), mixture, shared, expr="mlp_out = mlp_out + shared")
-
-    def router(self, rows: Blocks, source: str) -> tuple[str, str]:
-        """Add the rows of the chosen experts and of their shares. With a sigmoid, a learned correction is
-        added to the scores for the choice only."""
-        scored, count, used = self.scoring == "sigmoid", self.experts_used, self.expert_groups_used
-        scores = ranked = rows.product("mlp.router", "wrouter", source, self.experts, "router = x_n")
-        if scored:
-            expr = "scores = sigmoid(router)"
-            scores = rows.add("mlp.scores", Activation("sigmoid"), scores, expr=expr)
-            bias, expr = rows.name("mlp_correction"), "corrected = scores + correction"
-            parameter = f"correction = {bias}"
-            ranked = rows.add("mlp.corrected", Shift(bias), scores, expr=expr, parameter=parameter)
-        where = f" in the {used} best of {self.expert_groups} groups" * (used < self.expert_groups)
-        expr = f"chosen = the {count} largest of {'corrected' if scored else 'router'}{where}"
-        choice = Choice(count, self.expert_groups, used, 2 if scored else 1, any_order=True)
-        chosen = rows.add("mlp.chosen", choice, ranked, expr=expr)
-        expr = "routing = scores[chosen]" + " / their sum" * self.normalised
-        expr = expr if scored else "routing = softmax(router)[chosen]"
-        name = "mlp.routing" if self.routing_factor is None else "mlp.shares"
-        kind = Routing(self.normalised, of_scores=scored)
-        shares = rows.add(name, kind, scores, chosen, expr=expr)
-        return chosen, rows.scaled("mlp.routing", shares, self.routing_factor, "routing")
-
-
-@frozen(slots=False)
-class LatentConfig(SharedExpertsConfig):
+class LatentConfig(SigmoidRoutedConfig):
     """The config of a DeepSeek. `head_dim` is the number of channels of q and k without RoPE."""
 
     query_rank: int | None = None  # the width of the latent vector of queries; None means no latent vector
@@ -142,53 +102,8 @@ def options(settings: Settings, sizes: Sizes, usual: Sizes) -> Options:
                 ("latent_rank", "kv_lora_rank"), ("rope_dim", "qk_rope_head_dim"), ("value_dim", "v_head_dim")
             )
         },
-        **shared_experts(settings, sizes, usual),
+        **read_routing(settings, sizes, usual),
     }  # fmt: skip
-
-
-def shared_experts(settings: Settings, sizes: Sizes, usual: Sizes) -> Options:
-    """Read the activation, the experts, their groups, and the layers without experts."""
-    inner = settings.get_or_default("moe_intermediate_size", WHOLE, usual["moe_intermediate_size"])
-    shared = settings.get_or_default("n_shared_experts", COUNT, usual["n_shared_experts"])
-    found = read_experts(
-        settings,
-        usual["n_routed_experts"],
-        usual["num_experts_per_tok"] or settings.require("num_experts_per_tok", WHOLE),
-    )
-    scoring = one_of("scoring_func", settings.get("scoring_func", TEXT) or usual["scoring_func"], SCORING)
-    if (settings.get("moe_layer_freq", WHOLE) or 1) != 1:
-        raise InputError("moe_layer_freq: expected 1, as in all models, found another number")
-    factor = settings.get_or_default("routed_scaling_factor", POSITIVE, usual["routed_scaling_factor"])
-    groups = used = 1
-    if scoring == "sigmoid" or settings.get_or_default("topk_method", TEXT, "greedy") != "greedy":
-        groups = settings.get("n_group", WHOLE) or usual["n_group"]
-        used = settings.get("topk_group", WHOLE) or usual["topk_group"]
-    size, rest = divmod(found["experts"], groups)
-    if rest or used > groups or size * used < found["experts_used"] or (scoring == "sigmoid" and size < 2):
-        text = f"{found['experts_used']} experts of {used} of {groups} groups of {found['experts']} experts"
-        raise InputError(f"n_group, topk_group: cannot choose {text}")
-    flag = settings.get_or_default("norm_topk_prob", FLAG, True) if scoring == "sigmoid" else False
-    return {
-        "activation": read_activation(settings, "hidden_act", "silu"), **found, "scoring": scoring,
-        "expert_inner": inner, "shared_inner": inner * shared, "normalised": flag,
-        "dense_layers": _dense_layers(settings, sizes["n_layer"], usual["first_k_dense_replace"]),
-        "routing_factor": None if factor == 1 else float(factor),
-        "expert_groups": groups, "expert_groups_used": used,
-    }  # fmt: skip
-
-
-SCORING = ("sigmoid", "softmax")
-
-
-def _dense_layers(settings: Settings, n_layer: int, usual: int) -> tuple[int, ...]:
-    """Return the layers without experts: those that `mlp_layer_types` calls dense, or the first layers."""
-    kinds, known = settings.raw("mlp_layer_types"), ("dense", "sparse")
-    if kinds is None:
-        first = settings.get_or_default("first_k_dense_replace", COUNT, usual)
-        return tuple(range(min(first, n_layer)))
-    if not isinstance(kinds, list) or len(kinds) != n_layer or not all(kind in known for kind in kinds):
-        raise InputError(f"mlp_layer_types: expected {n_layer} dense or sparse values, found {brief(kinds)}")
-    return tuple(i for i, kind in enumerate(kinds) if kind == "dense")
 
 
 def from_gguf(keys: Settings, sizes: Sizes, scoring: str = "sigmoid") -> Options:
@@ -205,39 +120,10 @@ def from_gguf(keys: Settings, sizes: Sizes, scoring: str = "sigmoid") -> Options
         "q_lora_rank": keys.get("attention.q_lora_rank", WHOLE), "qk_rope_head_dim": rope_dim,
         "kv_lora_rank": keys.require("attention.kv_lora_rank", WHOLE), "v_head_dim": value,
         "qk_nope_head_dim": whole - rope_dim, **gguf_rope(keys, rope_dim, by_all_dims=True),
-        **gguf_shared_experts(keys, scoring),
+        **gguf_routing(keys, scoring),
     }  # fmt: skip
 
 
-def gguf_shared_experts(keys: Settings, scoring: str = "sigmoid") -> Options:
-    """Translate the experts, their groups and their shares."""
-    groups = keys.get("expert_group_count", COUNT) or 1
-    normalised = keys.get_or_default("expert_weights_norm", FLAG, False, LLAMA_CPP)
-    if normalised and scoring == "softmax":
-        raise InputError("expert_weights_norm: shares of a softmax that are divided by their sum")
-    if keys.get("expert_gating_func", COUNT) not in (None, 0, GATING[scoring]):
-        raise InputError(f"expert_gating_func: expected {GATING[scoring]} ({scoring})")
-    return {
-        "hidden_act": "silu", **gguf_experts(keys), "norm_topk_prob": normalised,
-        "n_group": groups, "topk_group": keys.get("expert_group_used_count", COUNT) or groups,
-        "topk_method": "greedy" if groups == 1 else "group_limited_greedy",
-        "moe_intermediate_size": keys.require("expert_feed_forward_length", WHOLE),
-        "n_shared_experts": keys.get("expert_shared_count", COUNT) or 0,
-        "first_k_dense_replace": keys.get("leading_dense_block_count", COUNT) or 0,
-        "routed_scaling_factor": keys.get("expert_weights_scale", POSITIVE) or 1.0,
-    }  # fmt: skip
-
-
-GATING = {"softmax": 1, "sigmoid": 2}
-CORRECTION = {
-    "exp_probs_b.bias": "mlp_correction", "exp_probs_b": "mlp_correction",
-    "mlp.gate.e_score_correction_bias": "mlp_correction",
-}  # fmt: skip
-SHARED_EXPERTS = {
-    "mlp_wgate_shared": ("ffn_gate_shexp", "mlp.shared_experts.gate_proj"),
-    "mlp_wup_shared": ("ffn_up_shexp", "mlp.shared_experts.up_proj"),
-    "mlp_wdown_shared": ("ffn_down_shexp", "mlp.shared_experts.down_proj"),
-}
 WIDTHS = {
     "attn.q": "qk_nope_head_dim", "attn.q_pe": "qk_rope_head_dim", "attn.kv_a": "kv_lora_rank",
     "attn.k_pe": "qk_rope_head_dim", "attn.k": "qk_nope_head_dim", "attn.v": "v_head_dim",
@@ -262,18 +148,6 @@ NAMES = replace(
     turned_in_gguf=("attn_k_b.weight",),
     widths=WIDTHS,
 )
-MODULES = {
-    "self_attn": "attn.out", "mlp.experts": "mlp.mixture", "mlp.shared_experts": "mlp.shared_down",
-    "mlp": "mlp.both",
-}  # fmt: skip
-EXAMPLE = {
-    "rope": Rope(1e4),
-    "experts": 2,
-    "n_layer": 2,
-    "dense_layers": (1,),
-    "shared_inner": 2,
-    "routing_factor": 2.0,
-}
 V3 = {
     "q_lora_rank": 1536, "kv_lora_rank": 512, "qk_rope_head_dim": 64, "v_head_dim": 128,
     "moe_intermediate_size": 2048, "n_shared_experts": 1, "n_routed_experts": 256, "num_experts_per_tok": 8,
@@ -299,7 +173,7 @@ def _like_deepseek(usual: Options, eps: float, nope: int, **others: Any) -> Arch
         sizes={own: key for own, key in SIZES.items() if own != "n_kv_head"}
         | {"head_dim": "qk_nope_head_dim"},
         optional_modules=(
-            *OF_SOME_LAYERS, *(module for _, module in SHARED_EXPERTS.values()), "mlp.shared_experts",
+            *OF_SOME_LAYERS, *OF_SHARED,
             *(f"self_attn.{name}" for name in ("q_a_proj", "q_a_layernorm", "q_b_proj", "q_proj")),
         ),
         defaults={"norm_eps": eps, "head_dim": nope}, example={**EXAMPLE, "query_rank": 2},
@@ -307,12 +181,6 @@ def _like_deepseek(usual: Options, eps: float, nope: int, **others: Any) -> Arch
     )  # fmt: skip
 
 
-ENGINE_NAMES = {  # llama.cpp's
-    f"{name}-#": f"layer#.mlp.{event}" for name, event in (
-        ("ffn_moe_probs", "scores"), ("ffn_moe_probs_biased", "corrected"), ("ffn_shexp", "shared_down"),
-        ("ffn_out", "both"),
-    )
-}  # fmt: skip
 ARCHITECTURES = {
     "deepseek_v3": _like_deepseek(
         V3, 1e-6, 128, from_gguf=from_gguf, flagged_biases=ATTENTION_BIASES,
