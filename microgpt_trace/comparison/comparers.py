@@ -43,7 +43,7 @@ class RowComparer:
     def __init__(
         self, specs: Mapping[str, EventSpec], bands: Bands, model: LanguageModel | None, base: int = 0
     ) -> None:
-        self.agreement, self.routing = AgreementMeter(), RoutingComparer(base)
+        self.agreement, self.routing = AgreementMeter(), RoutingComparer(base, model)
         self._specs, self._bands, self._model, self._base = specs, bands, model, base
         self._parts: dict[str, list[_ComparedRows]] = {}
 

@@ -9,18 +9,22 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from ..arrays.stats import Array
-from ..decoder.catalogue import choice_of, kind_named, known_row, place_of, routers
+from ..decoder.catalogue import choice_of, kind_named, known_row, known_rows, place_of, routers
 from ..grouping import grouped
 from ..hooks.event import EventSpec
 from ..models.language_model import LanguageModel
+from ..operations.by_kind import reference
+from ..operations.choice import choice_margin
+from ..operations.reference_inputs import ReferenceInputs
 from ..plans.kinds import Choice
-from ..plans.plan import kind_of, layer_of, prefix_of
+from ..plans.plan import Operation, kind_of, layer_of, prefix_of
 from ..rounding.evaluation import choice_follows
 from ..rounding.judging import JudgedRun
 from ..rounding.precision import CHANCE, Precision
@@ -37,10 +41,11 @@ class _BothRuns(NamedTuple):
 
 class RoutingComparer:
     """Receives the values of all runs, event by event, in order of computation. The runs that determine the
-    band are compared with run `base`, 0 or 1."""
+    band are compared with run `base`, 0 or 1. If runs lack the scores that experts are chosen by, the scores
+    are computed from the router logits by `model`."""
 
-    def __init__(self, base: int = 0) -> None:
-        self._base = base
+    def __init__(self, base: int = 0, model: LanguageModel | None = None) -> None:
+        self._base, self._model = base, model
         self._routers: dict[str, _BothRuns] = {}
         self._errors: dict[str, Array] = {}  # the RMS of the errors of each row of router logits
         self._choices: dict[str, _BothRuns] = {}
@@ -82,21 +87,47 @@ class RoutingComparer:
     def _margin(
         self, name: str, position: int, only_a: tuple[int, ...], only_b: tuple[int, ...]
     ) -> tuple[float | None, float | None, bool | None]:
-        router = prefix_of(name) + kind_of(known_row(name).inputs[0])  # type: ignore[union-attr]
+        row, rows = self._row(name), list[Operation]()
+        router = row.inputs[0]
+        while router not in self._routers and self._model is not None and router in self._model.plan:
+            rows.append(self._model.plan[router])  # such as the sigmoid of the router logits
+            router = rows[-1].inputs[0]
         logits = self._routers.get(router)
         if logits is None or position not in logits.positions or not (only_a and only_b):
             return None, None, None
         at = logits.positions.index(position)
-        a, b = logits.a[at].astype(np.float64), logits.b[at].astype(np.float64)
+        both = np.array([logits.a[at], logits.b[at]], np.float64)
         own, other = list(only_a), list(only_b)
-        if not all(0 <= expert < len(a) for expert in own + other):
+        if not all(0 <= expert < both.shape[1] for expert in own + other):
             return None, None, None
-        margin, margin_b = float(a[own].min() - a[other].max()), float(b[other].min() - b[own].max())
+        a, b = self._ranked(rows, both)
+        (margin, terms), (margin_b, _) = (
+            choice_margin(*of, row.kind) for of in ((a, own, other), (b, other, own))
+        )
         if not math.isfinite(margin + margin_b):
             return None, None, None
         errors = self._errors.get(router)
-        explained = None if errors is None else CHANCE * math.sqrt(2) * float(errors[at])
-        return margin, explained, margin_b >= 0
+        if errors is None:
+            return margin, None, margin_b >= 0
+        above, below = (self._ranked(rows, both[:1] + sign * errors[at])[0] for sign in (1, -1))
+        error = float(np.abs(above - below)[own + other].max()) / 2
+        return margin, CHANCE * math.sqrt(2 * terms) * error, margin_b >= 0
+
+    def _row(self, name: str) -> Operation[Any]:
+        """Return the row of a choice. Without a model, the row reads the last scores that the runs have."""
+        if self._model is not None and name in self._model.plan:
+            return self._model.plan[name]
+        row, prefix = known_row(name), prefix_of(name)
+        assert row is not None
+        known = [prefix + kind for kind in known_rows() if prefix + kind in self._routers]
+        return replace(row, inputs=(known[-1] if known else "",))
+
+    def _ranked(self, rows: Sequence[Operation], logits: Array) -> Array:
+        """Return the scores that experts are chosen by, computed by `rows`, the last row first: [n, E]"""
+        assert self._model is not None or not rows
+        for row in reversed(rows):
+            logits = reference(row, ReferenceInputs(self._model, ()), logits)  # type: ignore[arg-type]
+        return logits
 
 
 def explained(events: Sequence[EventDifference], flips: Sequence[RoutingFlip]) -> set[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import chain
 from typing import NamedTuple
 
@@ -73,6 +74,19 @@ def follows(chosen: Array, logits: Array, within: Array, kind: Choice) -> Array:
     return right
 
 
+def choice_margin(scores: Array, own: Sequence[int], other: Sequence[int], kind: Choice) -> tuple[float, int]:
+    """Return the smallest score of the experts `own` minus the largest of the experts `other`, and the number
+    of scores that each side adds up. If a group that is not used contains an expert of `other`, compare the
+    scores of groups: [E]"""
+    if kind.groups_used < kind.groups:
+        of_groups, size = group_scores(scores[None], kind)[0], len(scores) // kind.groups
+        used = np.argsort(-of_groups, kind="stable")[: kind.groups_used]
+        (mine, theirs) = (np.unique(np.asarray(experts) // size) for experts in (own, other))
+        if (unused := np.setdiff1d(theirs, used)).size:
+            return float(of_groups[mine].min() - of_groups[unused].max()), kind.best
+    return float(scores[[*own]].min() - scores[[*other]].max()), 1
+
+
 class NearestTie(NamedTuple):
     """For each position, the two neighbours in the ranking of the experts whose logits differ least. At least
     one of the two is chosen. `other` is the choice if the two are exchanged."""
@@ -142,9 +156,10 @@ def notes(at: TracedElement[Choice]) -> tuple[str, ...]:
     """Return a note that names the logit of the expert, and its rank among the logits."""
     position, place = at.index
     expert = int(at.numbers.value(at.name, at.index))
+    what = "logit" if at.row.inputs[0].endswith("router") else "score"
     logit = element_name(at.row.inputs[0], (position, expert))
     value = at.numbers.value(at.row.inputs[0], (position, expert))
-    rank = f"number {place + 1} of the logits in descending order" if place else "the largest logit"
+    rank = f"number {place + 1} of the {what}s in descending order" if place else f"the largest {what}"
     kind = at.row.kind
     rank += f" in the {kind.groups_used} groups that are used" * (kind.groups_used < kind.groups)
     return (f"selected, not computed: {logit} = {value:.6g} is {rank}",)

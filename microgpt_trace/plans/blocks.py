@@ -151,12 +151,11 @@ class Blocks(RowBuilder):
         return self.add(name, Cap(limit), source, expr=expr)
 
     def rotations(
-        self, q: str, k: str, rope: Rope, channels: int | None = None, adjacent: bool = False,
-        head_dim: int | None = None,
-    ) -> tuple[str, str]:  # fmt: skip
+        self, q: str, k: str, rope: Rope, channels: int | None = None, adjacent: bool = False
+    ) -> tuple[str, str]:
         """Add RoPE of q and k. Only the first `channels` of each head turn; by default, all channels. If
         `adjacent` is true, the two channels of a pair are neighbours."""
-        dim = head_dim or self.config.head_dim
+        dim = self.config.head_dim
         kind = Rotation(rope, dim, channels or dim, adjacent)
         words = f" [first {kind.channels} of {dim} channels]" * (kind.channels < dim)
         words += " [pairs of neighbours]" * adjacent

@@ -13,7 +13,7 @@ from typing import Any
 
 from ...errors import InputError
 from ...plans.blocks import Blocks
-from ...plans.kinds import Add, Scores
+from ...plans.kinds import Add, Rotation, Scores
 from ...plans.plan import Plan
 from ...plans.rope import yarn_attention_factor
 from ...text.frozen import frozen
@@ -70,14 +70,19 @@ class LatentConfig(SigmoidRoutedConfig):
         k = rows.product("attn.k", "wk", kv, len(heads) * dim, "k = kv_a", "without position")
         v = rows.product("attn.v", "wv", kv, len(heads) * self.value_dim, "v = kv_a")
         assert self.rope is not None
-        turned = rows.rotations(q_pe, k_pe, self.rope, adjacent=self.pairs_adjacent, head_dim=rope_dim)
+        kind = Rotation(self.rope, rope_dim, rope_dim, self.pairs_adjacent)
+        words = " [pairs of neighbours]" * self.pairs_adjacent
+        turned = [
+            rows.add(f"attn.{n}_rope", kind, own, expr=f"{n}_pe = RoPE({n}_pe, position){words}")
+            for n, own in (("q", q_pe), ("k", k_pe))
+        ]
         scale = self.score_factor / math.sqrt(dim + rope_dim)
         plain, with_rope = Scores(dim, tuple(heads), scale), Scores(rope_dim, (0,) * len(heads), scale)
         parts = (
             rows.add("attn.scores_nope", plain, q, k, expr=f"scores = q @ k.T * {scale:.6g}"),
             rows.add("attn.scores_pe", with_rope, *turned, expr=f"scores = q_pe @ k_pe.T * {scale:.6g}"),
         )
-        scores = rows.add("attn.scores", Add(), *parts, expr="scores = scores without + with position")
+        scores = rows.add("attn.scores", Add(), *parts, expr="scores = q @ k.T + q_pe @ k_pe.T, scaled")
         return rows.weighted_values(scores, v, self.value_dim, tuple(heads))
 
 
