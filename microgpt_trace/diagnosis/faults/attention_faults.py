@@ -30,8 +30,10 @@ def scale(case: Case) -> Iterator[Family]:
     if kind is None:
         return
     dim, width = kind.head_dim, case.given.shapes[case.plan.streams[0]][1]
+    whole = sum(row.kind.head_dim for row in case.plan.of_kind(Scores) if row.layer == case.row.layer)
     usual = {
         1 / math.sqrt(dim): f"your scores are multiplied by 1/sqrt({dim})",
+        1 / math.sqrt(whole or dim): f"your scores are multiplied by 1/sqrt({whole})",
         math.sqrt(dim): f"your scores are multiplied by sqrt({dim})",
         1 / math.sqrt(width): f"your scores are multiplied by 1/sqrt({width}), from the model's width",
         1 / dim: f"your scores are multiplied by 1/{dim} (scaled twice)",
@@ -164,9 +166,11 @@ def _softmax(
     def compute(row: Operation[Softmax], given: ReferenceInputs, scores: Array, *before: Array) -> Array:
         own = case.plan[row.name].kind
         if before and isinstance(own, Softmax):
-            for source in _rows_of_scores(case.plan, row):
-                before = (reference(source, given, *before),)
-            hidden, again = ~visible(own, scores.shape[-1]), before[0]
+            sources, read = _rows_of_scores(case.plan, row)
+            known = dict(zip(read, before, strict=True))
+            for source in sources:
+                known[source.name] = reference(source, given, *(known[name] for name in source.inputs))
+            hidden, again = ~visible(own, scores.shape[-1]), known[row.inputs[0]]
             near = np.abs(scores - again) <= UNMASKED * np.abs(again).max()
             scores = scores if near[:, hidden].all() else np.where(hidden, again, scores)
         back = np.arange(scores.shape[-1])[:, None] - np.arange(scores.shape[-1])
@@ -179,16 +183,18 @@ def _softmax(
 
     plan = with_attributes(case.plan, Softmax, **attributes)
     if ahead > 0 or "window" in attributes:
-        plan = reading(
-            plan, of_kind(Softmax), lambda row: row.inputs + _rows_of_scores(case.plan, row)[0].inputs
-        )
+        plan = reading(plan, of_kind(Softmax), lambda row: row.inputs + _rows_of_scores(case.plan, row)[1])
     return computed(plan, of_kind(Softmax), compute)
 
 
-def _rows_of_scores(plan: Plan, weights: Operation) -> list[Operation]:
-    """Return the rows that compute the input of a softmax from q and k: the scores, and their cap, if any."""
-    rows = [plan[weights.inputs[0]]]
-    return rows if isinstance(rows[0].kind, Scores) else [plan[rows[0].inputs[0]], *rows]
+def _rows_of_scores(plan: Plan, weights: Operation) -> tuple[list[Operation], tuple[str, ...]]:
+    """Return the rows that compute the input of a softmax from q and k, such as the scores and their cap, and
+    the events that these rows read."""
+    rows, read = [plan[weights.inputs[0]]], list[str]()
+    for row in rows:
+        rows += [plan[name] for name in row.inputs if plan[name].causal]
+        read += [name for name in row.inputs if not plan[name].causal]
+    return rows[::-1], tuple(dict.fromkeys(read))
 
 
 def _windows(case: Case, own: int | None, others: set[int]) -> list[int]:

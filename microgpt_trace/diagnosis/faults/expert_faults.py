@@ -14,12 +14,12 @@ from ...operations.by_kind import reference
 from ...operations.choice import follows, nearest_tie, numbers, otherwise
 from ...operations.reference_inputs import ReferenceInputs
 from ...plans.event_words import words_of_kind
-from ...plans.kinds import Choice, Experts, Mixture, Routing
+from ...plans.kinds import Choice, Experts, Mixture, Routing, Shift
 from ...plans.plan import Operation, kind_of, prefix_of
 from ...text.wording import abridged, counted
 from ..case import Case, Change
 from ..hypothesis import COMBINED, Hypothesis
-from .changes import after, called, computed, of_kind, with_attributes
+from .changes import after, called, computed, fed, of_kind, reading, with_attributes
 
 NEARLY = 0.01  # the largest margin of a near tie, as a share of the largest logit of the position
 COUNTS = (8, 10)  # numbers of experts that models use for each position, besides small numbers
@@ -32,6 +32,7 @@ def choices(case: Case) -> Iterator[Hypothesis]:
         if case.positions is None:
             yield from _near_tie(case, row)
         yield from _counts(case, row)
+        yield from _scoring(case, row)
         claim = "the experts with the smallest logits are chosen"
         yield Hypothesis("smallest-chosen", claim, computed(case.plan, of_kind(Choice), _smallest))
         claim = "the chosen experts are sorted by number, not by logit"
@@ -91,13 +92,45 @@ def _counts(case: Case, row: Operation[Choice]) -> Iterator[Hypothesis]:
             yield Hypothesis("experts-used", claim, with_attributes(case.plan, Choice, count=count))
 
 
+def _scoring(case: Case, row: Operation[Choice]) -> Iterator[Hypothesis]:
+    """Yield hypotheses: experts of all groups may be chosen, groups are ranked otherwise, or the scores are
+    not corrected or are a softmax."""
+    kind, source = row.kind, case.plan[row.inputs[0]]
+    if kind.groups_used < kind.groups:
+        claim = f"experts of all {kind.groups} groups may be chosen, not of the {kind.groups_used} best only"
+        yield Hypothesis("groups-ignored", claim, with_attributes(case.plan, Choice, groups=1, groups_used=1))
+        other, claim = (1, "its best expert") if kind.best > 1 else (2, "the sum of its two best experts")
+        claim = f"each group is ranked by {claim}"
+        yield Hypothesis("groups-ranked", claim, with_attributes(case.plan, Choice, best=other))
+    if isinstance(source.kind, Shift):
+        scores = kind_of(source.inputs[0])
+        claim = "the experts are chosen by their scores without the correction"
+        plan = reading(case.plan, of_kind(Choice), lambda row: (prefix_of(row.name) + scores,))
+        yield Hypothesis("correction-missing", claim, plan)
+        claim = "the scores of the experts are a softmax, not a sigmoid"
+        yield Hypothesis("scores-softmax", claim, computed(case.plan, called(scores), _softmax))
+
+
+def _softmax(row: Operation, given: ReferenceInputs, logits: Array) -> Array:
+    exp = np.exp(logits - logits.max(axis=1, keepdims=True))
+    share: Array = exp / exp.sum(axis=1, keepdims=True)
+    return share
+
+
 def shares(case: Case) -> Iterator[Hypothesis]:
     """Yield hypotheses: the shares of the experts are normalised otherwise, or are not applied."""
-    for kind in case.rows.kinds(Routing)[:1]:
-        claim = "the shares are a softmax over all experts, and are not divided by their sum"
+    for routing in case.rows.of_kind(Routing)[:1]:
+        kind, ranked = routing.kind, case.plan[routing.inputs[1]].inputs[0]
+        of_all = "the scores" if kind.of_scores else "a softmax over all experts"
+        claim = f"the shares are {of_all}, and are not divided by their sum"
         claim = claim if kind.normalised else "the shares of the chosen experts are divided by their sum"
         other = with_attributes(case.plan, Routing, normalised=not kind.normalised)
         yield Hypothesis("shares-normalised", claim, other)
+        if ranked != routing.inputs[0]:
+            claim = "the shares contain the correction, which counts for the choice only"
+            yield Hypothesis(
+                "correction-in-shares", claim, fed(case.plan, routing.name, ranked, routing.inputs[1])
+            )
     for row in [case.row] if isinstance(case.row.kind, Routing) else case.rows.of_kind(Mixture):
         count = case.given.shapes[row.inputs[1]][1]
         name = row.name if isinstance(row.kind, Routing) else row.inputs[1]

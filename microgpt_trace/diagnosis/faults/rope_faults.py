@@ -99,9 +99,10 @@ def rope_in_every_layer(case: Case) -> Iterator[Hypothesis]:
     """Yield the hypothesis that q and k are rotated in layers without RoPE."""
     rotations = case.plan.of_kind(Rotation)
 
+    turned_layers = {row.layer for row in rotations}
+
     def without(row: Operation) -> bool:
-        turned = [isinstance(case.plan[name].kind, Rotation) for name in row.inputs]
-        return isinstance(row.kind, Scores) and not any(turned)
+        return isinstance(row.kind, Scores) and row.layer not in turned_layers
 
     def compute(row: Operation, given: ReferenceInputs, *inputs: Array) -> Array:
         turned = (turning(rotations[0], given, x) for x in inputs)
