@@ -101,6 +101,10 @@ class ModuleNames:
         return {**self.returned, **self.other}
 
     @cached_property
+    def _optional(self) -> frozenset[str]:
+        return frozenset(f"{self.layers}.{path}" for path in self.architecture.optional_modules)
+
+    @cached_property
     def of_parameters(self) -> frozenset[str]:
         """The events that modules with parameters return."""
         return frozenset(chain(*self.returned.values()))
@@ -188,8 +192,10 @@ class ModuleNames:
         return of_any_layer(self.plan.of_kind(Activation)[0].name)
 
     def first_in(self, path: str) -> str:
-        """Return the path of the module inside of a module that computes first, or the path itself."""
-        inside = [own for own in self._every if own.startswith(f"{path}.")] or [path]
+        """Return the path of the module inside of a module that computes first, or the path itself. Modules
+        that some models lack count only if there is no other module inside."""
+        inside, optional = [own for own in self._every if own.startswith(f"{path}.")], self._optional
+        inside = [own for own in inside if own not in optional] or inside or [path]
         return min(inside, key=lambda own: self.plan.order[self._rows[self._every[own][0]].name])
 
     def _input(self, name: str, in_layer: bool) -> str:

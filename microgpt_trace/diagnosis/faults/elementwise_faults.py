@@ -168,8 +168,9 @@ def _other_streams(case: Case, row: Operation) -> Iterator[Hypothesis]:
 def _post_norms(case: Case) -> Iterator[Hypothesis]:
     """Yield hypotheses: the sum or the added branch is normed, as in other architectures."""
     plan, branch, sums = case.plan, _parts(case, case.row)[1], called(case.name)
-    norms = [row.kind for row in plan.of_kind(Norm) if row.layer == case.layer is not None]
-    gained = [kind for kind in norms if kind.gain and not kind.head_dim]
+    norms = [row for row in plan.of_kind(Norm) if row.layer == case.layer is not None]
+    wide = [row.kind for row in norms if case.given.shapes[row.name] == case.given.shapes[case.name]]
+    gained = [kind for kind in wide if kind.gain and not kind.head_dim]
     for norm in (replace(plan.kinds(Norm)[0], gain=None, bias=None), *gained):
         words = "without a gain" if norm.gain is None else f"with the gain {kind_of(norm.gain)}"
         of = bind(_normed, norm)

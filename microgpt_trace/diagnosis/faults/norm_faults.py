@@ -181,7 +181,8 @@ def skipped_norms(case: Case) -> Iterator[Hypothesis]:
     """Yield hypotheses: a norm of the residual stream is missing, or a norm of q and k is missing or late."""
     plan, norms_read = case.plan, dict[str, str]()
     for norm in (plan[row.inputs[0]] for row in case.rows.of_kind(Linear)):
-        if isinstance(norm.kind, Norm) and not norm.kind.head_dim:
+        of_stream = norm.inputs and norm.inputs[0] in {*plan.streams, *plan.residuals}
+        if isinstance(norm.kind, Norm) and of_stream:
             norms_read.setdefault(kind_of(norm.name).partition(".")[0], norm.name)
     for stage, name in norms_read.items():
         final = layer_of(name) is None
