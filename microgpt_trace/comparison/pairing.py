@@ -14,7 +14,7 @@ from ..dumps.recording import Recording, agreed, of_model
 from ..errors import InputError
 from ..hooks.event import EventSpec
 from ..hooks.names import select_names
-from ..naming.user_map import LAST, OWN
+from ..naming.user_map import LAST, OWN, TENSORS
 from ..plans.kinds import Shape
 from ..plans.plan import layer_of, over_tokens
 from ..text.brief import token_list
@@ -175,7 +175,7 @@ def event_specs_of(sides: Sequence[ComparedRun]) -> dict[str, EventSpec]:
     model = first_model(sides)
     if model is not None:
         return {name: spec for name, spec in model.model.hooks.specs.items() if name in model.shapes}
-    if all(isinstance(side, RecordedRun) and side.recording.named for side in sides):
+    if all(isinstance(side, RecordedRun) and side.recording.names_of == TENSORS for side in sides):
         apart = [own.name for side in sides for own in side.unpaired]
         return specs_by_name([*sides[0].names, *apart])
     names = sorted({name for side in sides for name in side.names}, key=place_of)

@@ -19,7 +19,7 @@ from ..arrays.stats import Array
 from ..errors import FileFormatError, InputError
 from ..grouping import natural_order
 from ..naming.event_names import Meaning, architecture_of, meanings_of, plain_name
-from ..naming.user_map import OWN, MapEntry, NameMap, sliced_shape
+from ..naming.user_map import OWN, TENSORS, MapEntry, NameMap, sliced_shape
 from ..text.brief import brief
 from ..text.wording import abridged
 from .layouts import NO_EVENT, Leftover, Recorded
@@ -33,20 +33,19 @@ _UNKNOWN = Meaning(reason=NO_EVENT)
 
 
 def recording_of(
-    path: Path, kind: str, arrays: Sequence[StoredArray], names: NameMap | None, *, layout: str = "",
-    tokens: tuple[int, ...] | None = None, notes: Sequence[str] = (), architecture: str = "",
+    path: Path, kind: str, arrays: Sequence[StoredArray], names: NameMap, *, layout: str = "",
+    tokens: tuple[int, ...] | None = None, notes: Sequence[str] = (),
 ) -> Recording:  # fmt: skip
-    """Build a recording from arrays. Arrays that contain neither events nor tokens become leftovers. If no
-    `architecture` is given, the names of the arrays show which architecture names them."""
+    """Build a recording from arrays. Arrays that contain neither events nor tokens become leftovers."""
     if not arrays:
         raise FileFormatError(f"{path}: expected a dump of tensors, found none")
-    read_as = partial(recording_of, path, kind, arrays, names, layout=layout, tokens=tokens, notes=notes)
-    architecture = architecture or architecture_of([array.name for array in arrays])
     batch = _batch(arrays)
+    if names.names_of == TENSORS:
+        return _by_name(path, kind, arrays, batch)
+    architecture = names.names_of or architecture_of([array.name for array in arrays])
     token_sources: list[tuple[str, Sequence[int] | None]] = [(str(path), tokens)]
-    if names is not None:
-        token_sources.append((names.origin, names.tokens))
-    lines = names.match([array.name for array in arrays], str(path)) if names else []
+    token_sources.append((names.origin, names.tokens))
+    lines = names.match([array.name for array in arrays], str(path))
     mapped = {line.source for line in lines}
     candidates, others = [], []
     for array in arrays:
@@ -64,8 +63,7 @@ def recording_of(
             notes = [*notes, f"read as {dtype}, which the files do not name: {abridged(assumed)}"]
     return Recording(
         str(path), kind, tensors, agreed("tokens", token_sources), leftovers=(*leftovers, *others),
-        notes=tuple(notes), read_as=lambda architecture: read_as(architecture=architecture),
-        by_name=partial(_by_name, path, kind, arrays, batch), batch=batch,
+        notes=tuple(notes), batch=batch, names_of=architecture,
     )  # fmt: skip
 
 
@@ -79,7 +77,7 @@ def _by_name(path: Path, kind: str, arrays: Sequence[StoredArray], batch: TextBa
     note = f"compared by the names of its tensors, {order}"
     others = [array for array in arrays if array.kind == "other"]
     unread = tuple(Leftover(_recorded(one, _UNKNOWN), _why_unread(one), readable=False) for one in others)
-    return Recording(str(path), kind, tensors, batch=batch, notes=(note,), leftovers=unread, named=True)
+    return Recording(str(path), kind, tensors, batch=batch, notes=(note,), leftovers=unread, names_of=TENSORS)
 
 
 def _batch(arrays: Sequence[StoredArray]) -> TextBatch | None:

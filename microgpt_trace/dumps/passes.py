@@ -181,7 +181,7 @@ def joined(path: Path, dumps: Sequence[Recording], choice: PassChoice, padded: b
         _with_keys_so_far(one, end) for one, end in zip(dumps, accumulate(map(row_count, dumps)), strict=True)
     ]
     cut = [of_one_text(one, choice, padded) for one in dumps]
-    texts = _texts(path, dumps, choice, [rows for _, rows in cut])
+    texts = _texts(dumps, choice, [rows for _, rows in cut])
     padded_out = [one.batch is not None and not len(rows) for one, (_, rows) in zip(dumps, cut, strict=True)]
     kept = [(one, len(rows)) for (one, rows), gone in zip(cut, padded_out, strict=True) if not gone]
     if not kept:
@@ -222,14 +222,12 @@ def joined(path: Path, dumps: Sequence[Recording], choice: PassChoice, padded: b
     return replace(
         passes[0], origin=str(path), kind=f"{count}, {passes[0].kind}", tensors=tensors,
         tokens=tuple(tokens[p] for p in every) if every == [*range(len(tokens))] else None,
-        positions=None, leftovers=tuple(left.values()), read_as=None, starts=starts, texts=texts,
+        positions=None, leftovers=tuple(left.values()), starts=starts, texts=texts,
         notes=(f"positions of the passes: {abridged(shown)}", *notes),
     )  # fmt: skip
 
 
-def _texts(
-    path: Path, dumps: Sequence[Recording], choice: PassChoice, rows: Sequence[Array]
-) -> Texts | None:  # fmt: skip
+def _texts(dumps: Sequence[Recording], choice: PassChoice, rows: Sequence[Array]) -> Texts | None:
     """Return the texts of the batch, or None if the dump has one text without padding."""
     lengths, batch = [row_count(one) for one in dumps], dumps[0].batch
     count = 1 if batch is None else len(batch.ids)
@@ -237,11 +235,7 @@ def _texts(
         return None
     starts = accumulate(lengths[:-1], initial=0)
     own = np.concatenate([start + part for start, part in zip(starts, rows, strict=True)])
-
-    def open_text(number: int) -> Recording:
-        return joined(path, dumps, replace(choice, text=number, positions=None), padded=True)
-
-    return Texts(count, choice.text or 0 if count > 1 else 0, tuple(own.tolist()), open_text)
+    return Texts(count, choice.text or 0 if count > 1 else 0, tuple(own.tolist()))
 
 
 def _joined_tensor(

@@ -24,7 +24,7 @@ from ..plans.plan import kind_of, over_tokens
 from ..text.wording import abridged
 from .layouts import Leftover, OfRanks, Recorded
 from .passes import row_count
-from .recording import Recording, agreed, of_model
+from .recording import Recording, agreed
 
 RANK = re.compile(r"(?:tp(?:_?rank)?|rank)[-_=]?([0-9]{1,9})(?:[._-].*)?", re.IGNORECASE)
 _NEAR = 1 / 8  # copies of a sum are nearer to each other than this share of their size, unlike parts of a sum
@@ -75,20 +75,11 @@ def ranks_as_one(path: Path, ranks: Sequence[Recording], model: LanguageModel | 
     counts = Counter("different on some ranks" if own.odd else own.how for own in made.values())
     notes = [f"{len(ranks)} ranks: {', '.join(f'{count} {how}' for how, count in counts.items())}"]
     notes += [f"{name}: {own.ranks.odd}" for name, own in tensors.items() if own.ranks and own.ranks.odd]
-
-    def open_text(number: int) -> Recording:
-        return ranks_as_one(path, [one.texts.open(number) for one in ranks if one.texts])
-
-    def named() -> Recording:
-        return ranks_as_one(path, [one.by_name() if one.by_name else one for one in ranks])
-
     return replace(
         ranks[0], origin=str(path), kind=f"{len(ranks)} ranks, {ranks[0].kind}", tensors=tensors,
         tokens=agreed("tokens", [(one.origin, one.tokens) for one in ranks]),
         leftovers=tuple({own.recorded.source: own for own in leftovers}.values()),
         notes=(*notes, *dict.fromkeys(note for one in ranks for note in one.notes)),
-        texts=ranks[0].texts and replace(ranks[0].texts, open=open_text), by_name=named, read_as=None,
-        of_ranks=lambda own: ranks_as_one(path, [of_model(one, own) for one in ranks], own),
     )  # fmt: skip
 
 

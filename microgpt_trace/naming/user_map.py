@@ -41,6 +41,7 @@ _BOUND = re.compile(r"([+-]?[0-9]{1,18})?")
 Index = tuple[int | slice, ...]
 OWN = "own"  # the layout of a tensor with our shape and order of axes
 LAST = "last"
+TENSORS = "tensors"  # in place of an architecture
 LAYOUTS: tuple[str, ...] = (
     "TC",  # one row per position
     "CT",  # one column per position
@@ -78,12 +79,17 @@ class PassChoice:
 
 @frozen
 class NameMap:
-    """The lines of a map, the tokens of the dump if the map lists tokens, and what is said about passes."""
+    """The lines of a map, the tokens of the dump if the map lists tokens, and what is said about passes.
+
+    `names_of` is the architecture whose names the other tensors have, TENSORS if each tensor keeps its own
+    name instead of an event, or "" if the names show the architecture.
+    """
 
     origin: str
     entries: tuple[MapEntry, ...] = ()
     tokens: tuple[int, ...] | None = None
     passes: PassChoice = PassChoice()
+    names_of: str = ""
 
     def of_rank(self, rank: str = "") -> NameMap:
         """Return the map for the dump of a rank. Raises InputError if a list of tensors lacks the rank."""
