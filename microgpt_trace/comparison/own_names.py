@@ -77,12 +77,8 @@ def _reshaped(recorded: Recorded, shape: Shape) -> Recorded:
 
 def specs_by_name(names: Sequence[str]) -> dict[str, EventSpec]:
     """Return what is known about tensors: the first number in the name counts as the number of the layer."""
-    specs = {}
-    for name in names:
-        number = _NUMBER.search(name)
-        layer = int(number[0]) if number else None
-        specs[name] = EventSpec(name, "", layer, "")
-    return specs
+    found = {name: _NUMBER.search(name) for name in names}
+    return {name: EventSpec(name, "", int(own[0]) if own else None, "") for name, own in found.items()}
 
 
 def where_apart(sides: Sequence[ComparedRun], first: str | None) -> str:
