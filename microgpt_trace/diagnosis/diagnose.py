@@ -32,7 +32,7 @@ from ..text.brief import one_line
 from ..text.frozen import frozen
 from ..text.json_writing import in_document
 from ..text.wording import abridged
-from .case import Case, Generator
+from .case import ONE_PASS, Case, Generator, OtherRun, PassSchedule
 from .faults import (
     attention_faults,
     elementwise_faults,
@@ -46,7 +46,6 @@ from .faults import (
     wrong_values,
 )
 from .finding import Finding, findings_of, try_all
-from .pass_schedule import ONE_PASS, OtherRun, PassSchedule
 
 Explanation = tuple[list[Finding], list[str]]
 

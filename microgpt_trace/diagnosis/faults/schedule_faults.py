@@ -16,9 +16,8 @@ from ...arrays.stats import Array
 from ...plans.kinds import Context, Lookup, Rotation, Scores
 from ...rounding.evaluation import Evaluation
 from ...rounding.precision import PRECISIONS
-from ..case import Case
+from ..case import Case, OtherRun
 from ..hypothesis import Hypothesis
-from ..pass_schedule import OtherRun
 from .input_faults import at_positions
 from .rope_faults import turning_by
 
