@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 import zipfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -89,38 +88,31 @@ def torch_arrays(path: Path, name: str) -> tuple[list[StoredArray], list[str]]:
 
 
 def _named(file: _Archive, value: Any, name: str) -> tuple[list[StoredArray], list[str]]:
+    """Return the tensors in nested dicts and lists, and the names of other values. Lists may contain
+    themselves."""
     if type(value) is dict and value.keys() == {"value", "meta"}:  # a file of SGLang's dumper
         value = value["value"]
-    arrays: dict[str, StoredArray] = {}
-    others = []
-    for own, leaf in _leaves(file, value):
-        if not isinstance(leaf, TensorView):
+    arrays, others, left = dict[str, StoredArray](), list[str](), _MAX_VALUES
+    pending = [("", 0, value)]
+    while pending:
+        own, depth, value = pending.pop()
+        if type(value) in (dict, list, tuple):
+            left -= len(value)
+            if left < 0 or depth == _MAX_DEPTH:
+                most = f"{_MAX_VALUES:,} values, nested at most {_MAX_DEPTH} deep"
+                raise FileFormatError(f"{file.path}: expected at most {most}, found more")
+            items = value.items() if type(value) is dict else enumerate(value)
+            inner = [(f"{own}.{key}" if depth else str(key), depth + 1, one) for key, one in items]
+            for longer, *_ in inner:
+                check_name(file.path, longer)
+            pending += inner[::-1]
+        elif not isinstance(value, TensorView):
             others.append(own or name)
         elif own in arrays:
             raise FileFormatError(f"{file.path}: {brief(own)} occurs twice")
         else:
-            arrays[own] = _array(file, own or name, leaf)
+            arrays[own] = _array(file, own or name, value)
     return [*arrays.values()], others
-
-
-def _leaves(file: _Archive, value: Any) -> Iterator[tuple[str, Any]]:
-    """Yield the values in nested dicts and lists with their names. Lists may contain themselves."""
-    left = _MAX_VALUES
-    pending = [("", 0, value)]
-    while pending:
-        name, depth, value = pending.pop()
-        if type(value) not in (dict, list, tuple):
-            yield name, value
-            continue
-        left -= len(value)
-        if left < 0 or depth == _MAX_DEPTH:
-            most = f"{_MAX_VALUES:,} values, nested at most {_MAX_DEPTH} deep"
-            raise FileFormatError(f"{file.path}: expected at most {most}, found more")
-        items = value.items() if type(value) is dict else enumerate(value)
-        inner = [(f"{name}.{key}" if depth else str(key), depth + 1, one) for key, one in items]
-        for own, *_ in inner:
-            check_name(file.path, own)
-        pending += inner[::-1]
 
 
 def _array(file: _Archive, name: str, view: TensorView) -> StoredArray:
