@@ -24,7 +24,7 @@ from ..plans.kinds import Shape
 from ..plans.plan import over_tokens
 from ..text.wording import abridged, counted
 from .layouts import Leftover, Recorded
-from .recording import Recording, Texts
+from .recording import Recording, Texts, one_of
 
 PASS = re.compile(r"(?:step|pass|chunk|iter(?:ation)?)[-_=]?([0-9]{1,9})(?:[._-].*)?", re.IGNORECASE)
 _UNCLEAR = "the shapes {} do not show which axis has the positions; name the layout in a map"
@@ -191,16 +191,11 @@ def _of_passes(
     path: Path, passes: Sequence[_TextPass], texts: Texts | None, notes: Sequence[str]
 ) -> Recording:
     """Return one recording of passes, or of one text of a batch."""
-    every, tensors = [one.dump for one in passes], dict[str, Recorded]()
-    leftovers = [own for dump in every for own in dump.leftovers]
-    for name in dict.fromkeys(name for dump in every for name in dump.tensors):
-        own = {i: dump.tensors[name] for i, dump in enumerate(every) if name in dump.tensors}
-        if texts is not None and texts.count > 1:
-            own = {i: _of_text(recorded, texts) for i, recorded in own.items()}
-        result = _joined_tensor(name, own, passes)
-        leftovers += [result] if isinstance(result, Leftover) else []
-        tensors |= {name: result} if isinstance(result, Recorded) else {}
-    tokens, first = dict[int, int](), every[0]
+
+    def join(name: str, own: dict[int, Recorded]) -> Recorded | Leftover:
+        return _joined_tensor(name, {i: _of_text(recorded, texts) for i, recorded in own.items()}, passes)
+
+    tokens, first = dict[int, int](), one_of([one.dump for one in passes], join)
     for one in passes:
         ids = _ids(one.dump, texts.chosen if texts else 0)
         tokens |= {position: ids[row] for row, position in one.positions.items()} if ids else {}
@@ -210,15 +205,14 @@ def _of_passes(
         notes = [f"positions of the passes: {abridged(shown)}", *notes]
         first = replace(first, kind=f"{len(passes)} pass{'es' * (len(passes) > 1)}, {first.kind}")
     return replace(
-        first, origin=str(path), tensors=tensors, positions=None, batch=None, notes=tuple(notes), texts=texts,
+        first, origin=str(path), positions=None, batch=None, notes=tuple(notes), texts=texts,
         tokens=tuple(tokens[p] for p in range(length)) if len(tokens) == length else None,
-        leftovers=tuple({own.recorded.source: own for own in leftovers}.values()),
         starts=tuple(own[0] for own in ranges),
     )  # fmt: skip
 
 
-def _of_text(recorded: Recorded, texts: Texts) -> Recorded:
-    if recorded.shape[:1] != (texts.count,):
+def _of_text(recorded: Recorded, texts: Texts | None) -> Recorded:
+    if texts is None or texts.count == 1 or recorded.shape[:1] != (texts.count,):
         return recorded
     return replace(recorded, shape=recorded.shape[1:], read=lambda: recorded.read()[texts.chosen])
 

@@ -24,7 +24,7 @@ from ..plans.plan import kind_of, over_tokens
 from ..text.wording import abridged
 from .layouts import Leftover, OfRanks, Recorded
 from .passes import row_count
-from .recording import Recording, agreed
+from .recording import Recording, agreed, one_of
 
 RANK = re.compile(r"(?:tp(?:_?rank)?|rank)[-_=]?([0-9]{1,9})(?:[._-].*)?", re.IGNORECASE)
 _NEAR = 1 / 8  # copies of a sum are nearer to each other than this share of their size, unlike parts of a sum
@@ -64,21 +64,16 @@ def split_and_summed() -> tuple[frozenset[str], frozenset[str]]:
 def ranks_as_one(path: Path, ranks: Sequence[Recording], model: LanguageModel | None = None) -> Recording:
     """Return the recordings of all ranks as one recording. The model, if known, tells the width of events.
     Raises InputError if the tokens differ."""
-    tensors, leftovers = dict[str, Recorded](), [own for one in ranks for own in one.leftovers]
     length = row_count(ranks[0])
-    for name in dict.fromkeys(name for one in ranks for name in one.tensors):
-        own = {rank: one.tensors[name] for rank, one in enumerate(ranks) if name in one.tensors}
-        result = _joined(name, own, len(ranks), length, model)
-        leftovers += [result] if isinstance(result, Leftover) else []
-        tensors |= {name: result} if isinstance(result, Recorded) else {}
-    made = {own.source: own.ranks for own in tensors.values() if own.ranks}
+    result = one_of(ranks, lambda name, own: _joined(name, own, len(ranks), length, model))
+    ranked = {name: own.ranks for name, own in result.tensors.items() if own.ranks}
+    made = {result.tensors[name].source: own for name, own in ranked.items()}
     counts = Counter("different on some ranks" if own.odd else own.how for own in made.values())
     notes = [f"{len(ranks)} ranks: {', '.join(f'{count} {how}' for how, count in counts.items())}"]
-    notes += [f"{name}: {own.ranks.odd}" for name, own in tensors.items() if own.ranks and own.ranks.odd]
+    notes += [f"{name}: {own.odd}" for name, own in ranked.items() if own.odd]
     return replace(
-        ranks[0], origin=str(path), kind=f"{len(ranks)} ranks, {ranks[0].kind}", tensors=tensors,
+        result, origin=str(path), kind=f"{len(ranks)} ranks, {result.kind}",
         tokens=agreed("tokens", [(one.origin, one.tokens) for one in ranks]),
-        leftovers=tuple({own.recorded.source: own for own in leftovers}.values()),
         notes=(*notes, *dict.fromkeys(note for one in ranks for note in one.notes)),
     )  # fmt: skip
 

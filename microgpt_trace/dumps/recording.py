@@ -134,6 +134,20 @@ def agreed(what: str, sources: Iterable[tuple[str, Sequence[int] | None]]) -> tu
     return values[0][1] if values else None
 
 
+def one_of(
+    recordings: Sequence[Recording], join: Callable[[str, dict[int, Recorded]], Recorded | Leftover]
+) -> Recording:  # fmt: skip
+    """Return one recording of passes or ranks. `join` gets the name of an event, and its tensors by the
+    number of the pass or rank. It returns one tensor, or the reason why there is none."""
+    tensors, leftovers = dict[str, Recorded](), [own for one in recordings for own in one.leftovers]
+    for name in dict.fromkeys(name for one in recordings for name in one.tensors):
+        result = join(name, {i: one.tensors[name] for i, one in enumerate(recordings) if name in one.tensors})
+        leftovers += [result] if isinstance(result, Leftover) else []
+        tensors |= {name: result} if isinstance(result, Recorded) else {}
+    left = {own.recorded.source: own for own in leftovers}
+    return replace(recordings[0], tensors=tensors, leftovers=tuple(left.values()))
+
+
 def of_model(recording: Recording, model: LanguageModel) -> Recording:
     """Return the recording with the events of a model. Names are read as the names of the model's
     architecture. If a tensor has candidates, the tensor becomes the first candidate in the model's plan."""
