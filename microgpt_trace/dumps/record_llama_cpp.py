@@ -42,9 +42,8 @@ def record_llama_cpp(
     """Run llama.cpp over `tokens`, and save the float32 values of all named tensors as safetensors.
 
     `diff` and `diagnose` read the file. All positions get logits. `steps` lists the lengths of passes, such
-    as [5, 1, 1] for a prefill and two decoding steps. `out` is then a new folder with step0.safetensors and
-    so on. llama.cpp reads at most `n_batch` tokens at a time; scores are 0 at keys after the batch. For
-    example:
+    as [5, 1, 1] for a prefill and two decoding steps. By default, each pass reads `n_batch` tokens. If there
+    are several passes, `out` is a new folder with step0.safetensors and so on. For example:
 
         record_llama_cpp("model.gguf", [504, 3575, 282], "theirs.safetensors", n_threads=1)
 
@@ -52,23 +51,22 @@ def record_llama_cpp(
     (unless `force`). Raises RunError if llama.cpp fails.
     """
     ids = np.array([tokens], np.int64)
-    lengths = [ids.size] if steps is None else list(steps)
+    default = np.diff([*range(0, ids.size, max(1, n_batch)), ids.size]).tolist()
+    lengths = default if steps is None else list(steps)
     if min([*lengths, ids.size, n_batch]) < 1 or sum(lengths) != ids.size:
         raise InputError(f"expected steps of {ids.size} tokens, found n_batch {n_batch} and steps {lengths}")
-    options: dict[str, Any] = {"n_ctx": ids.size, "n_batch": n_batch, "n_ubatch": n_batch}
+    several = steps is not None or len(lengths) > 1
+    options: dict[str, Any] = {"n_ctx": ids.size, "n_batch": max(lengths), "n_ubatch": max(lengths)}
     options |= {"n_threads": n_threads, "n_threads_batch": n_threads}
     model = {"family": "recorded", "class": "llama.cpp", "origin": os.fspath(gguf), "options": repr(options)}
-    with pass_files(Path(out), steps is not None, force) as paths, _engine(gguf, options) as evaluate:
-        start = 0
-        for stop in np.cumsum(lengths).tolist():
-            ends = [*range(start, stop, n_batch)[1:], stop]
-            parts = [dump(evaluate(ids[0, a:b].tolist()), b) for a, b in pairwise([start, *ends])]
+    with pass_files(Path(out), several, force) as paths, _engine(gguf, options) as evaluate:
+        for start, stop in pairwise([0, *np.cumsum(lengths).tolist()]):
+            own = ids[0, start:stop].tolist()
             inputs = {"input_ids": ids[:, start:stop], "position_ids": np.arange(start, stop)[None]}
             write_arrays(
-                next(paths), joined(parts) | (inputs if steps else {}), text="", overwrite=force,
-                tokens=ids[0, start:stop].tolist(), positions=range(stop - start), model=model,
+                next(paths), dump(evaluate(own), stop) | (inputs if several else {}), text="", tokens=own,
+                positions=range(stop - start), model=model, overwrite=force,
             )  # fmt: skip
-            start = stop
 
 
 @contextmanager
@@ -159,14 +157,3 @@ def dump(nodes: Sequence[Node], keys: int) -> dict[str, Array]:
     if length == 1:  # ggml drops the axis of one token
         return {name: own[None] if own.ndim == 2 and len(own) > 1 else own for name, own in arrays.items()}
     return arrays
-
-
-def joined(parts: Sequence[dict[str, Array]]) -> dict[str, Array]:
-    """Join the rows of batches. Scores and weights get 0 at the keys after a batch."""
-    result = {}
-    for name, last in parts[-1].items():
-        arrays, by_head = [part[name] for part in parts], name.startswith(("kqv-", *_OVER_KEYS))
-        if name.startswith(_OVER_KEYS):
-            arrays = [np.pad(own, [(0, 0), (0, 0), (0, last.shape[2] - own.shape[2])]) for own in arrays]
-        result[name] = np.concatenate(arrays, axis=int(by_head))
-    return result

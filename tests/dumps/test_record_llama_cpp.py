@@ -1,4 +1,4 @@
-"""Record llama.cpp: unique names, rows of batches, and SmolLM2 if llama-cpp-python is installed."""
+"""Record llama.cpp: unique names, passes, and SmolLM2 if llama-cpp-python is installed."""
 
 import ctypes
 import sys
@@ -13,7 +13,7 @@ from support.real_model import SMOLLM2, needs_smollm2
 
 from microgpt_trace import record_llama_cpp
 from microgpt_trace.dumps.formats import open_recording
-from microgpt_trace.dumps.record_llama_cpp import GgmlTensor, dump, joined, read_tensor
+from microgpt_trace.dumps.record_llama_cpp import GgmlTensor, dump, read_tensor
 from microgpt_trace.errors import InputError, RunError
 
 IDS = [504, 3575, 282, 4649, 314, 260, 1211, 29, 504, 3575, 282]
@@ -93,15 +93,6 @@ def test_leaves_out_quantised_tensors_views_and_the_cache(kind, name, operation)
     assert list(read_tensor(ggml, ctypes.addressof(tensor))) == []
 
 
-def test_batches_are_joined_by_rows_and_padded_to_all_keys():
-    first = {"l_out-0": np.zeros((2, 4)), "kq_soft_max-0": np.ones((3, 2, 2)), "kqv-0": np.zeros((3, 2, 5))}
-    last = {"l_out-0": np.ones((1, 4)), "kq_soft_max-0": np.ones((3, 1, 3)), "kqv-0": np.ones((3, 1, 5))}
-    found = joined([first, last])
-    assert found["l_out-0"].tolist() == [[0] * 4] * 2 + [[1] * 4]
-    assert found["kq_soft_max-0"].tolist() == [[[1, 1, 0], [1, 1, 0], [1, 1, 1]]] * 3
-    assert found["kqv-0"].tolist() == [[[0] * 5] * 2 + [[1] * 5]] * 3
-
-
 def test_one_token_has_an_axis_for_tokens():
     nodes = [("embd", "GET_ROWS", np.zeros((1, 8))), ("Qcur-0", "ROPE", np.zeros((2, 4)))]
     nodes.append(("kq-0", "MUL_MAT", np.zeros((2, 1, 256))))
@@ -132,7 +123,7 @@ def dumps(tmp_path_factory):
     folder = tmp_path_factory.mktemp("llama")
     record_llama_cpp(SMOLLM2, IDS, folder / "whole", n_threads=1)
     record_llama_cpp(SMOLLM2, IDS, folder / "batches", n_batch=4, n_threads=1)
-    record_llama_cpp(SMOLLM2, IDS, folder / "steps", steps=[9, 1, 1], n_batch=5, n_threads=1)
+    record_llama_cpp(SMOLLM2, IDS, folder / "steps", steps=[9, 1, 1], n_threads=1)
     return folder
 
 
@@ -147,6 +138,9 @@ def test_finds_no_fault_in_llama_cpp(dumps):
 def test_batches_and_steps_have_the_rows_of_one_batch(dumps):
     done = microgpt("diff", dumps / "batches", dumps / "whole", width=100)
     assert done.code == 0, done.out
+    assert [path.name for path in sorted((dumps / "batches").iterdir())] == [
+        f"step{number}.safetensors" for number in range(3)
+    ]
     whole, start = load_file(dumps / "whole"), 0
     assert len(whole) > 500
     for length, path in zip((9, 1, 1), sorted((dumps / "steps").iterdir()), strict=True):
