@@ -8,7 +8,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..decoder.catalogue import known_row, place_of
+from ..decoder.catalogue import has_keys, known_row, place_of
 from ..dumps.layouts import Recorded, Shapes, fits
 from ..dumps.recording import Recording, agreed, of_model
 from ..errors import InputError
@@ -237,8 +237,7 @@ def _candidates(name: str, recorded: Recorded, length: int) -> list[Shape]:
         raise InputError(f"{recorded.source}: the shape {list(stored)} has no elements")
     if layout == OWN and over_tokens(name):
         return [(length, stored[-1])]
-    row = known_row(name)
-    square = (length, length) if row is not None and row.causal and length > 1 else ()
+    square = (length, length) if has_keys(name) and length > 1 else ()
     single = math.prod(stored[:-1]) == 1 and len(stored) > 1  # one row, perhaps the last row of several
     many, rest = divmod(total, count * length if square else count)
     shapes: list[Shape] = []

@@ -17,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ..arrays.stats import Array
-from ..decoder.catalogue import known_row
+from ..decoder.catalogue import has_keys
 from ..errors import InputError
 from ..naming.user_map import PassChoice
 from ..plans.kinds import Shape
@@ -94,10 +94,10 @@ def joined(path: Path, dumps: Sequence[Recording], choice: PassChoice, padded: b
         if not any(one.length for one in every):
             return dumps[0]  # a comparison refuses tensors without rows
         raise InputError(f"{path}: expected a text, found only padding")
-    if choice.positions is not None and not (placed := _placed(path, passes, choice.positions, len(dumps))):
-        idle.append("the given positions of passes are not for this dump, which has one pass")
-    elif choice.positions is not None:
-        passes = placed
+    if choice.positions is not None:
+        placed = _placed(path, passes, choice.positions, len(dumps))
+        idle += ["the given positions of passes are not for this dump, which has one pass"] * (not placed)
+        passes = placed or passes
     starts = accumulate((one.length for one in every), initial=0)
     rows = tuple(start + row for one, start in zip(every, starts, strict=False) for row in one.positions)
     about = [f"text {text} of a batch of {count}"] * (count > 1)
@@ -168,12 +168,6 @@ def _ids(dump: Recording, text: int) -> tuple[int, ...] | None:
     return dump.tokens if batch is None or len(batch.ids) == 1 else tuple(batch.ids[text].tolist())
 
 
-def _has_keys(name: str) -> bool:
-    """Return True for attention scores and weights, whose last axis has an entry for each key."""
-    row = known_row(name)
-    return row is not None and row.causal
-
-
 def _rows_axis(shapes: Sequence[Shape], lengths: Sequence[int]) -> int | None:
     """Return the axis with one entry for each row of the pass, in the tensors of all passes, or None if no
     axis or several axes may be meant."""
@@ -240,7 +234,7 @@ def _joined_tensor(
     every, length = sorted(of_position), max(one.end for one in passes)
     widths = {shape[-1] for shape in shapes}
     so_far = all(own.shape[-1] == passes[i].end for i, own in parts.items())
-    keys = _has_keys(name) or (len(widths) > 1 and so_far)
+    keys = has_keys(name) or (len(widths) > 1 and so_far)
     others = {tuple(n for a, n in enumerate(shape[:-1]) if a != axis) for shape in shapes}
     if not every or len(others) > 1 or (len(widths) > 1 and not keys):
         return Leftover(first, "the shapes of the passes do not fit together")

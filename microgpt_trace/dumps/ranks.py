@@ -17,7 +17,7 @@ import numpy as np
 
 from ..arrays.rounding import to_bf16, to_f16
 from ..arrays.stats import Array
-from ..decoder.catalogue import choice_of, examples, kinds_in_heads, known_row
+from ..decoder.catalogue import choice_of, examples, has_keys, kinds_in_heads, known_row
 from ..models.language_model import LanguageModel
 from ..plans.kinds import Experts, Linear, Lookup, Mixture
 from ..plans.plan import kind_of, over_tokens
@@ -115,10 +115,9 @@ def _joined(
 
 def _axis(name: str, recorded: Recorded, length: int) -> int:
     """Return the axis of the heads or channels. Values in heads are [.., H, T, D] or [.., T, H, D]."""
-    shape, row, letters = recorded.shape, known_row(name), recorded.layout
-    causal = row is not None and row.causal
+    shape, letters = recorded.shape, recorded.layout
     in_heads = kind_of(name) in kinds_in_heads() and (len(shape) > 3 or (len(shape) == 3 and shape[0] > 1))
-    if not causal and not in_heads:
+    if not has_keys(name) and not in_heads:
         return -1
     of_rows = len(shape) > 2 and not letters and shape[-3] == length != shape[-2]
     return -2 if letters in ("THD", "THS") or of_rows else -3
