@@ -164,11 +164,8 @@ class Blocks(RowBuilder):
         )
         return q, k
 
-    def norms_of_queries_and_keys(
-        self, q: str, k: str, head_dim: int | None = None, centred: bool = False, by_head: bool = False
-    ) -> tuple[str, str]:
-        """Add norms of q and k: of each head if `head_dim` is given, or else of whole rows."""
-        options: Any = {"head_dim": head_dim, "centred": centred, "by_head": by_head}
+    def norms_of_queries_and_keys(self, q: str, k: str, **options: Any) -> tuple[str, str]:
+        """Add norms of q and k, with options of `norm`: of each head if `head_dim` is given."""
         q, k = (self.norm(f"attn.{n}_norm", own, of=n, **options) for n, own in (("q", q), ("k", k)))
         return q, k
 
