@@ -89,7 +89,7 @@ def plan_of(config: DecoderConfig, layout: Layout = LLAMA) -> Plan:
         mlp = finished("mlp", layout.mlp(rows, source))
         if layout.parallel:
             mlp = rows.add("mlp.both", Add(), out, mlp, expr="both = attn_out + mlp_out")
-        stream = rows.add_branch("mlp", stream, mlp)
+        stream = rows.add_branch("mlp", stream, mlp, "both" * bool(layout.parallel))
     last = norm("final.norm", stream, "final")
     factor, cap = layout.logits_factor, layout.logits_cap
     return rows.predictions(last, factor=factor, cap=cap, biased=layout.head_biased)

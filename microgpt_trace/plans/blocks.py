@@ -176,9 +176,10 @@ class Blocks(RowBuilder):
         stream = self.add("embed.tok", tokens, expr=expr, parameter="wte", overview=True)
         return self.scaled("embed.scaled", stream, factor, symbol)
 
-    def add_branch(self, half: str, stream: str, branch: str) -> str:
-        """Add the sum of the residual stream and the output of attention or of the MLP (`half`)."""
-        expr = f"x = x_res + {half}_out [residual]"
+    def add_branch(self, half: str, stream: str, branch: str, of: str = "") -> str:
+        """Add the sum of the residual stream and the output of attention or of the MLP (`half`), or of the
+        output with the symbol `of`."""
+        expr = f"x = x_res + {of or f'{half}_out'} [residual]"
         return self.add(f"{half}.residual", Add(), stream, branch, expr=expr, overview=half == "mlp")
 
     def gated_mlp(self, source: str) -> str:
