@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cached_property, partial
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from ..plans.blocks import Blocks
 from ..plans.kinds import Add
@@ -92,7 +92,7 @@ def plan_of(config: DecoderConfig, layout: Layout = LLAMA) -> Plan:
         mlp = finished("mlp", layout.mlp(rows, source))
         if layout.parallel:
             mlp = rows.add("mlp.both", Add(), out, mlp, expr="both = attn_out + mlp_out")
-        stream = rows.add_branch("mlp", stream, mlp)
+        stream = rows.add_branch("mlp", stream, mlp, "both" * bool(layout.parallel))
     last = norm("final.norm", stream, "final")
     factor, cap = layout.logits_factor, layout.logits_cap
     return rows.predictions(last, factor=factor, cap=cap, biased=layout.head_biased)
@@ -102,8 +102,9 @@ def _attention(rows: Blocks, source: str, config: DecoderConfig, layout: Layout,
     """Add the rows of attention that reads a row, from q, k and v to the output."""
     q, k, v = rows.queries_keys_values(source)
     if config.qk_norm:
+        options: dict[str, Any] = {"centred": layout.centred, "by_head": layout.qk_norm == "each head"}
         dim = None if layout.qk_norm == "rows" else config.head_dim
-        q, k = rows.norms_of_queries_and_keys(q, k, dim, layout.centred, layout.qk_norm == "each head")
+        q, k = rows.norms_of_queries_and_keys(q, k, head_dim=dim, **options)
     if rope := config.ropes[layer]:
         q, k = rows.rotations(q, k, rope, config.rotary_dim, layout.adjacent)
     scale = config.score_scales[layer] if config.score_scales else layout.score_scale

@@ -13,7 +13,20 @@ import numpy as np
 from ..errors import InputError
 from ..plans.rope import Rope, yarn_attention_factor
 from ..text.brief import brief
-from .settings import COUNT, FITS, FLAG, OBJECT, POSITIVE, TEXT, WHOLE, Settings, is_positive, one_of
+from .settings import (
+    COUNT,
+    FITS,
+    FLAG,
+    OBJECT,
+    POSITIVE,
+    TEXT,
+    WHOLE,
+    Options,
+    Settings,
+    Sizes,
+    is_positive,
+    one_of,
+)
 
 ACTIVATIONS = {  # names in config.json -> functions
     "silu": "SiLU", "swish": "SiLU", "relu": "ReLU", "gelu": "GELU", "gelu_new": "GELU by tanh",
@@ -28,6 +41,23 @@ def read_activation(settings: Settings, key: str, default: str) -> str:
     """Return the function of the MLP. `default` is the name in config.json of the default of transformers."""
     name = settings.get_or_default(key, TEXT, default)
     return ACTIVATIONS[one_of(key, name, ACTIVATIONS)]
+
+
+def usual_options(
+    settings: Settings, sizes: Sizes, theta: float = 1e4, activation: str = "silu", share: float | None = None
+) -> Options:
+    """Return RoPE, the rotated channels and the function of the MLP. `theta`, `activation` and `share` are
+    the defaults of transformers. Without `share`, RoPE must turn all channels of a head."""
+    channels = None if share is None else rotated_channels(settings, sizes["head_dim"], share)
+    return {
+        "rope": read_rope(settings, theta, partial=share is not None), "rotary_dim": channels,
+        "activation": read_activation(settings, "hidden_act", activation),
+    }  # fmt: skip
+
+
+def usual_from_gguf(keys: Settings, sizes: Sizes, activation: str = "silu", partial: bool = False) -> Options:
+    """Translate RoPE. Add the function of the MLP, which files do not store."""
+    return {"hidden_act": activation, **gguf_rope(keys, sizes["head_dim"], partial)}
 
 
 def read_factors(settings: Settings, *keys: str) -> dict[str, float | None]:
@@ -166,13 +196,12 @@ def typed_layers(settings: Settings, n_layer: int) -> tuple[int, ...] | None:
 
 
 def layers_with_window(settings: Settings, n_layer: int, every: int, *patterns: str) -> tuple[int, ...]:
-    """Return the layers of a certain type that use a window: those of `layer_types`, or else all but every
-    fourth if `every` is 4. The keys `patterns` may set another number."""
+    """Return the layers that use a window according to `layer_types`, or else all but each fourth layer if
+    `every` is 4. The keys `patterns` may set another number."""
     typed = typed_layers(settings, n_layer)
     if typed is None:
         every = next(filter(None, (settings.get(key, WHOLE) for key in patterns)), every)
-        typed = tuple(i for i in range(n_layer) if (i + 1) % every)
-    return typed
+    return tuple(i for i in range(n_layer) if (i + 1) % every) if typed is None else typed
 
 
 def read_window(settings: Settings, layers: tuple[int, ...], usual: int = 4096) -> dict[str, Any]:
@@ -187,31 +216,31 @@ def read_window(settings: Settings, layers: tuple[int, ...], usual: int = 4096) 
 
 
 def read_rope_in_windows(settings: Settings, n_layer: int) -> dict[str, Any]:
-    """Return the options of a model with a window that has RoPE only in the layers with this window: by
-    default, in all but every fourth layer. Return {} if the model has no window."""
+    """Return the options of a model with a window and RoPE in the same layers: by default, in all but each
+    fourth layer. Return {} if there is no window."""
     layers = layers_with_window(settings, n_layer, 4, "sliding_window_pattern")
-    without = tuple(i for i in range(n_layer) if i not in layers)
     options = read_window(settings, tuple(range(n_layer)))
+    without = tuple(i for i in range(n_layer) if i not in layers)
     return options and {**options, "windowed_layers": layers, "layers_without_rope": without}
 
 
-def read_ropes(settings: Settings, theta: float, theta_in_windows: float | None = None) -> dict[str, Rope]:
-    """Return RoPE, and RoPE of the layers with a window, as the options `rope` and `window_rope`. Settings
-    describe RoPE of each type of layer, or else RoPE of the layers without a window. Then the layers with a
-    window have no scaling, and the base `rope_local_base_freq`. `theta` and `theta_in_windows` are the
-    defaults of transformers. Without `theta_in_windows`, both bases are the same."""
-    both, bases = settings.raw("rope_parameters"), (theta, theta_in_windows or theta)
+def read_ropes(settings: Settings, theta: float, local_theta: float | None = None) -> dict[str, Rope]:
+    """Return RoPE, and RoPE of the layers with a window, as the options `rope` and `window_rope`. The latter
+    has no scaling, unless the settings have RoPE of each type of layer. `theta` and `local_theta` are the
+    defaults of transformers. Without `local_theta`, the two bases are the same."""
+    both, bases = settings.raw("rope_parameters"), (theta, local_theta or theta)
     if isinstance(both, dict) and both.keys() & {*LAYER_TYPES}:
         given = ({**settings.values, "rope_parameters": both.get(name)} for name in LAYER_TYPES)
-        rope, local = (
-            read_rope(Settings(values, settings.problems), base)
-            for values, base in zip(given, bases, strict=True)
-        )
-    else:
-        rope, base = read_rope(settings, theta), theta_in_windows
-        base = base and settings.get_or_default("rope_local_base_freq", POSITIVE, base)
-        local = Rope(base or rope.theta)
-    return {"rope": rope, "window_rope": local}
+        own = (Settings(values, settings.problems) for values in given)
+        return dict(zip(("rope", "window_rope"), map(read_rope, own, bases), strict=True))
+    rope = read_rope(settings, theta)
+    base = local_theta and settings.get_or_default("rope_local_base_freq", POSITIVE, local_theta)
+    return {"rope": rope, "window_rope": Rope(base or rope.theta)}
+
+
+def read_window_of_all(settings: Settings, n_layer: int) -> dict[str, Any]:
+    """Return the sliding window, which all layers use if the settings have its size."""
+    return read_window(settings, tuple(range(n_layer)) if settings.get("sliding_window", COUNT) else ())
 
 
 def read_experts(settings: Settings, experts: int, used: int) -> dict[str, int]:

@@ -21,8 +21,8 @@ class NormRows:
     A norm with gain g computes y from a row x, so that mean((y / g)^2) = mean(x^2) / (mean(x^2) + eps).
     Without eps, the RMS of y / g would be 1. For each norm, `off` is the largest deviation of a row's RMS
     from the definition, and `least` is the smallest RMS by the definition. A norm is left out if all gains
-    are 0. `centred` is True if the norms subtract the mean of x and add a bias to y. The meter removes the
-    mean and the bias before it measures.
+    are 0. `centred` is True if the norms subtract the mean of x, and `biased` if they add a bias to y. The
+    meter removes the mean and the bias before it measures.
     """
 
     eps: dict[str, float] = field(default_factory=dict)
@@ -30,6 +30,7 @@ class NormRows:
     least: dict[str, float] = field(default_factory=dict)
     without_gain: int = 0  # the number of norms where a channel's gain is 0
     centred: bool | None = False  # None if only some norms are centred
+    biased: bool = False
 
     @property
     def of(self) -> str:
@@ -47,7 +48,7 @@ class NormRows:
     @property
     def undone(self) -> str:
         """Words for the steps of the norm that the meter reverses before the measurement."""
-        return "gain divided out" if self.centred is False else "bias subtracted and the gain divided out"
+        return "bias subtracted and the gain divided out" if self.biased else "gain divided out"
 
 
 class NormMeter:
@@ -71,7 +72,8 @@ class NormMeter:
         self._over: list[str] = []
         self.read: dict[str, Array] = {}
         centred = {kind.centred for kind in self._norms.values()} or {False}
-        self.rows = NormRows(centred=None if len(centred) > 1 else centred.pop())
+        biased = any(kind.bias for kind in self._norms.values())
+        self.rows = NormRows(centred=None if len(centred) > 1 else centred.pop(), biased=biased)
 
     def __call__(self, event: TraceEvent, value: Array) -> None:
         for name in self._over:

@@ -76,8 +76,8 @@ def meaning_of(name: str, architecture: str = "") -> Meaning | None:
     if words[:1] in (["backward"], ["update"]):
         return Meaning(reason="gradients and updates are not compared")
     known = [architecture] if architecture else families()
-    unwrapped = _without_wrapping(words)
-    found = (_look_up(words, own) or _look_up(unwrapped, own) for own in known)
+    spellings = [*_spellings(words), *_spellings(_without_wrapping(words))]
+    found = (_look_up(spellings, own) for own in known)
     return next(filter(None, found), None)
 
 
@@ -137,21 +137,26 @@ def _without_wrapping(words: list[str]) -> list[str]:
     return ["model", *(words[:-1] if words[-1:] in (["output"], ["out"]) else words)]
 
 
-def _look_up(words: list[str], architecture: str) -> Meaning | None:
-    """Return the meaning of the name that consists of `words`. Layer and head numbers replace #."""
-    table = _table(architecture)
-    if meaning := table.get(".".join(words)):
-        return meaning
+def _spellings(words: list[str]) -> Iterator[tuple[str, int, str]]:
+    """Yield the name that consists of `words`, and the name with # in place of a layer number, and perhaps of
+    a head number, with these numbers."""
+    yield ".".join(words), 0, ""
     numbers = [i for i, word in enumerate(words) if word.isdigit() and len(word) <= _MAX_DIGITS]
-    if len(numbers) > _MAX_NUMBERS:
-        return None
-    for i in numbers:
-        if meaning := table.get(".".join([*words[:i], "#", *words[i + 1 :]])):
-            return _for_layer(meaning, int(words[i]), architecture)
-    if len(numbers) == 2 and words[-2:-1] == ["head"] and numbers[-1] == len(words) - 1:
-        meaning = table.get(".".join([*words[:1], "#", *words[2:-1], "#"]))
-        layer, head = int(words[1]), int(words[-1])
-        return meaning and Meaning((numbered(meaning.events[0], layer).replace("#", str(head)),))
+    if len(numbers) <= _MAX_NUMBERS:
+        for i in numbers:
+            yield ".".join([*words[:i], "#", *words[i + 1 :]]), int(words[i]), ""
+        if numbers == [1, len(words) - 1] and words[-2] == "head":
+            yield ".".join([*words[:1], "#", *words[2:-1], "#"]), int(words[1]), words[-1]
+
+
+def _look_up(spellings: list[tuple[str, int, str]], architecture: str) -> Meaning | None:
+    """Return the meaning of the first spelling that the architecture knows."""
+    table = _table(architecture)
+    for name, layer, head in spellings:
+        if meaning := table.get(name):
+            if head:
+                return Meaning((numbered(meaning.events[0], layer).replace("#", head),))
+            return _for_layer(meaning, layer, architecture) if "#" in name else meaning
     return None
 
 

@@ -165,11 +165,8 @@ class Blocks(RowBuilder):
         )
         return q, k
 
-    def norms_of_queries_and_keys(
-        self, q: str, k: str, head_dim: int | None = None, centred: bool = False, by_head: bool = False
-    ) -> tuple[str, str]:
-        """Add norms of q and k: of each head if `head_dim` is given, or else of whole rows."""
-        options: Any = {"head_dim": head_dim, "centred": centred, "by_head": by_head}
+    def norms_of_queries_and_keys(self, q: str, k: str, **options: Any) -> tuple[str, str]:
+        """Add norms of q and k, with options of `norm`: of each head if `head_dim` is given."""
         q, k = (self.norm(f"attn.{n}_norm", own, of=n, **options) for n, own in (("q", q), ("k", k)))
         return q, k
 
@@ -180,9 +177,10 @@ class Blocks(RowBuilder):
         stream = self.add("embed.tok", tokens, expr=expr, parameter="wte", overview=True)
         return self.scaled("embed.scaled", stream, factor, symbol)
 
-    def add_branch(self, half: str, stream: str, branch: str) -> str:
-        """Add the sum of the residual stream and the output of attention or of the MLP (`half`)."""
-        expr = f"x = x_res + {half}_out [residual]"
+    def add_branch(self, half: str, stream: str, branch: str, of: str = "") -> str:
+        """Add the sum of the residual stream and the output of attention or of the MLP (`half`), or of the
+        output with the symbol `of`."""
+        expr = f"x = x_res + {of or f'{half}_out'} [residual]"
         return self.add(f"{half}.residual", Add(), stream, branch, expr=expr, overview=half == "mlp")
 
     def gated_mlp(self, source: str) -> str:

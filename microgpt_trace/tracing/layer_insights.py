@@ -58,7 +58,7 @@ def normalization(seen: TracedRun) -> Outcome:
     )
     effect = (
         f"This is a structural invariant: the L2 after a norm depends on its "
-        f"gain{' and bias' * (norms.centred is not False)}, not on the size of its input. eps lowers the RMS "
+        f"gain{' and bias' * norms.biased}, not on the size of its input. eps lowers the RMS "
         f"of a row by at most {1 - least[tightest]:.1e}."
     )
     if least[tightest] < UNIT_RMS:

@@ -39,10 +39,9 @@ def torch_value(torch, row, w, x, config, tokens):
         return F.linear(x[0], w[kind.weight], w.get(kind.bias))
     if isinstance(kind, kinds.Norm):
         heads = x[0].unflatten(-1, (-1, kind.head_dim or x[0].shape[-1]))
-        shape = heads.shape[-1:]
-        if kind.centred:
-            return F.layer_norm(heads, shape, w.get(kind.gain), w.get(kind.bias), kind.eps).flatten(-2)
-        return F.rms_norm(heads, shape, w.get(kind.gain), kind.eps).flatten(-2)
+        normed = F.layer_norm if kind.centred else F.rms_norm
+        y = normed(heads, heads.shape[-1:], eps=kind.eps) * w.get(kind.gain, 1.0)
+        return (y + w.get(kind.bias, 0.0)).flatten(-2)
     if isinstance(kind, kinds.Rotation):
         n = kind.channels
         plain = [kind.rope.theta ** (-2 * pair / n) for pair in range(n // 2)], 1.0

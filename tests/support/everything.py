@@ -36,7 +36,8 @@ def plan_of(config, without=(), turns=TURNS):
         pre = {"centred": parallel, "biased": parallel, "eps": OTHER_EPS if parallel else None}
         normed = rows.norm("attn.norm", stream, "pre-attn", **pre)
         q, k, v = rows.queries_keys_values(normed)
-        q, k = rows.norms_of_queries_and_keys(q, k)
+        own = {"head_dim": config.head_dim, "centred": True, "by_head": True} if parallel else {}
+        q, k = rows.norms_of_queries_and_keys(q, k, **own)
         if turns[i]:
             rope = Rope(turns[i][0])
             q, k = rows.rotations(q, k, rope, turns[i][1], adjacent=parallel)
@@ -56,7 +57,7 @@ def plan_of(config, without=(), turns=TURNS):
             down = rows.add("mlp.both", Add(), branch, down, expr="both = attn_out + mlp_out")
         stream = rows.add("mlp.residual", Add(), stream, down, expr="x = x_res + both [residual]")
     final = rows.norm("final.norm", stream, "final")
-    return rows.predictions(final, factor=LOGITS, cap=LOGIT_CAP)
+    return rows.predictions(final, factor=LOGITS, cap=LOGIT_CAP, biased=True)
 
 
 def _mlp(rows, config, normed):
@@ -119,11 +120,9 @@ def random_weights(seed=0):
     for name, shape in OWN.plan.parameters.items():
         layer, _, own = name.rpartition(".")
         size = 0.3 if len(shape) == 1 else 1 / np.sqrt(shape[1])
-        gain = len(shape) == 1 and "bnorm" not in own
-        theirs = (
-            f"layers.{layer.removeprefix('layer')}.part.{own.replace('_bnorm', '_norm')}" if layer else own
-        )
-        end = "bias" if "bnorm" in own else "weight"
+        gain = len(shape) == 1 and "_b" not in own
+        theirs = (f"layers.{layer.removeprefix('layer')}.part.{own}" if layer else own).replace("_b", "_")
+        end = "bias" if "_b" in own else "weight"
         weights[f"{theirs}.{end}"] = (gain + size * rng.standard_normal(shape)).astype(np.float32)
     return weights
 

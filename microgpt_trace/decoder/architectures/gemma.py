@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import cached_property, partial
-from typing import ClassVar
 
 from ...errors import InputError
+from ...plans.blocks import Blocks
 from ...plans.plan import Plan
 from ...text.frozen import frozen
 from ..architecture import Architecture, FileNames
 from ..config import DecoderConfig
-from ..layered_plan import Layout, Norms, plan_of
+from ..layered_plan import LayeredConfig, Layout, plan_of
 from ..settings import COUNT, FLAG, POSITIVE, Options, Settings, Sizes
 from ..shared_options import (
     LLAMA_CPP,
@@ -25,16 +25,28 @@ from ..shared_options import (
     read_rope,
     read_ropes,
     read_window,
+    usual_from_gguf,
 )
 from .llama import ATTENTION_BIASES, MODULES, QK_NORMS
 from .llama import NAMES as LLAMA
+
+
+def embedding(rows: Blocks) -> str:
+    """Add the embedding times the root of the width."""
+    return rows.embedding(rows.config.n_embd**0.5)
+
+
+@frozen(slots=False)
+class Gemma1Config(LayeredConfig):
+    """The config of a Gemma 1."""
+
+    layout = Layout(embedding=embedding)
 
 
 @frozen(slots=False)
 class GemmaConfig(DecoderConfig):
     """The config of a Gemma 2 or Gemma 3."""
 
-    norms: ClassVar[Norms] = "both"
     score_scale: float | None = None  # None means 1/sqrt(head_dim)
     attn_logit_softcapping: float | None = None
     final_logit_softcapping: float | None = None
@@ -42,26 +54,15 @@ class GemmaConfig(DecoderConfig):
     @cached_property
     def plan(self) -> Plan:
         layout = Layout(
-            norms=self.norms, embedding=lambda rows: rows.embedding(self.n_embd**0.5),
-            score_scale=self.score_scale, scores_cap=self.attn_logit_softcapping,
-            logits_cap=self.final_logit_softcapping,
+            norms="both", embedding=embedding, score_scale=self.score_scale,
+            scores_cap=self.attn_logit_softcapping, logits_cap=self.final_logit_softcapping,
         )  # fmt: skip
         return plan_of(self, layout)
 
 
-@frozen(slots=False)
-class Gemma1Config(GemmaConfig):
-    """The config of a Gemma 1, with norms before attention and MLP only."""
-
-    norms = "before"
-
-
 def options_of_gemma1(settings: Settings, sizes: Sizes) -> Options:
     """Read RoPE and the function of the MLP. The name "gelu" in old files means GELU by tanh."""
-    if settings.get("use_bidirectional_attention", FLAG):
-        raise InputError("use_bidirectional_attention is not supported")
-    function = read_activation(settings, "hidden_act", "gelu_pytorch_tanh")
-    _note_scale(settings, sizes)
+    function = _function(settings, sizes, "hidden_act")
     return {"rope": read_rope(settings), "activation": "GELU by tanh" if function == "GELU" else function}
 
 
@@ -89,16 +90,16 @@ def options_of_gemma3(settings: Settings, sizes: Sizes) -> Options:
 
 def _common(settings: Settings, sizes: Sizes) -> Options:
     scalar = settings.get_or_default("query_pre_attn_scalar", POSITIVE, 256)
-    _note_scale(settings, sizes)
-    return {
-        "score_scale": scalar**-0.5,
-        "activation": read_activation(settings, "hidden_activation", "gelu_pytorch_tanh"),
-    }
+    return {"score_scale": scalar**-0.5, "activation": _function(settings, sizes, "hidden_activation")}
 
 
-def _note_scale(settings: Settings, sizes: Sizes) -> None:
+def _function(settings: Settings, sizes: Sizes, key: str) -> str:
+    """Return the function of the MLP. Note that the embedding is scaled."""
+    if settings.get("use_bidirectional_attention", FLAG):
+        raise InputError("use_bidirectional_attention: attention to later positions is not supported")
     factor = f"sqrt({sizes['n_embd']:,})"
     settings.notes.append(f"the embedding is multiplied by {factor} in float32, without rounding")
+    return read_activation(settings, key, "gelu_pytorch_tanh")
 
 
 def _cap(settings: Settings, key: str, default: float | None) -> float | None:
@@ -106,11 +107,6 @@ def _cap(settings: Settings, key: str, default: float | None) -> float | None:
     if settings.has(key) or default is None:
         return settings.get(key, POSITIVE)
     return float(settings.get_or_default(key, POSITIVE, default))
-
-
-def from_gguf_of_gemma1(keys: Settings, sizes: Sizes) -> Options:
-    """Translate RoPE."""
-    return {"hidden_act": "gelu_pytorch_tanh", **gguf_rope(keys, sizes["head_dim"])}
 
 
 def from_gguf(keys: Settings, sizes: Sizes, large: int) -> Options:
@@ -154,7 +150,8 @@ ARCHITECTURES = {
     "gemma2": _like_gemma(GemmaConfig, NAMES, options_of_gemma2, from_gguf=partial(from_gguf, large=46)),
     "gemma3_text": _like_gemma(GemmaConfig, NAMES, options_of_gemma3, from_gguf=from_gguf_of_gemma3),
     "gemma": _like_gemma(
-        Gemma1Config, replace(LLAMA, family="a Gemma 1"), options_of_gemma1, from_gguf=from_gguf_of_gemma1,
+        Gemma1Config, replace(LLAMA, family="a Gemma 1"), options_of_gemma1,
+        from_gguf=partial(usual_from_gguf, activation="gelu_pytorch_tanh"),
         defaults={"norm_eps": 1e-6, "head_dim": 256, "n_kv_head": 16}, example={},
     ),
 }  # fmt: skip

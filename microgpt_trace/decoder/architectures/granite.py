@@ -10,7 +10,7 @@ from ..architecture import Architecture
 from ..config import DecoderConfig
 from ..layered_plan import Layout, plan_of
 from ..settings import POSITIVE, Options, Settings, Sizes
-from ..shared_options import gguf_rope, read_activation, read_factors, read_rope
+from ..shared_options import read_factors, usual_from_gguf, usual_options
 from .llama import FLAGGED_BIASES, MODULES, NAMES
 
 
@@ -39,7 +39,7 @@ def options(settings: Settings, sizes: Sizes) -> Options:
     factors = read_factors(settings, "embedding_multiplier", "residual_multiplier", "logits_scaling")
     divisor = factors.pop("logits_scaling")
     return {
-        "rope": read_rope(settings), "activation": read_activation(settings, "hidden_act", "silu"),
+        **usual_options(settings, sizes),
         "attention_multiplier": settings.get_or_default("attention_multiplier", POSITIVE, 1.0),
         "logits_multiplier": divisor and 1 / divisor, **factors,
     }  # fmt: skip
@@ -53,12 +53,7 @@ def from_gguf(keys: Settings, sizes: Sizes) -> Options:
         "logit_scale": "logits_scaling",
     }  # fmt: skip
     factors = {ours: keys.get(theirs, POSITIVE) or 1.0 for theirs, ours in names.items()}
-    return {
-        "attention_multiplier": scale,
-        "hidden_act": "silu",
-        **factors,
-        **gguf_rope(keys, sizes["head_dim"]),
-    }
+    return {**usual_from_gguf(keys, sizes), "attention_multiplier": scale, **factors}
 
 
 ARCHITECTURES = {

@@ -11,7 +11,7 @@ from ...text.frozen import frozen
 from ..architecture import QKV_BIASES, Architecture, FileNames
 from ..layered_plan import LayeredConfig
 from ..settings import COUNT, FLAG, WHOLE, Options, Settings, Sizes
-from ..shared_options import gguf_rope, read_activation, read_rope, read_window, typed_layers
+from ..shared_options import read_window, typed_layers, usual_from_gguf, usual_options
 
 
 @frozen(slots=False)
@@ -27,10 +27,7 @@ def options(settings: Settings, sizes: Sizes, windows: Windows = "none", qk_norm
     layers = settings.values.get("windowed_layers")  # set by from_gguf
     if layers is None:
         layers = _windowed_layers(settings, sizes["n_layer"], windows)
-    return {
-        "rope": read_rope(settings), "activation": read_activation(settings, "hidden_act", "silu"),
-        "qk_norm": qk_norm, **read_window(settings, layers),
-    }  # fmt: skip
+    return {**usual_options(settings, sizes), "qk_norm": qk_norm, **read_window(settings, layers)}
 
 
 def _windowed_layers(settings: Settings, n_layer: int, windows: Windows) -> tuple[int, ...]:
@@ -62,7 +59,7 @@ def _windowed_layers(settings: Settings, n_layer: int, windows: Windows) -> tupl
 def from_gguf(keys: Settings, sizes: Sizes) -> Options:
     """Translate RoPE and the window, which all layers of a GGUF file share."""
     window = keys.get("attention.sliding_window", COUNT)
-    values = {"hidden_act": "silu", **gguf_rope(keys, sizes["head_dim"])}
+    values = usual_from_gguf(keys, sizes)
     if not window:
         return values
     keys.notes.append(f"a sliding window of {window:,} in every layer (attention.sliding_window)")

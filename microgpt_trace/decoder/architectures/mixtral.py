@@ -14,8 +14,8 @@ from ...text.frozen import frozen
 from ..architecture import Architecture
 from ..config import DecoderConfig
 from ..layered_plan import Layout, plan_of
-from ..settings import COUNT, WHOLE, Settings
-from ..shared_options import read_activation, read_experts, read_rope, read_window
+from ..settings import WHOLE, Settings
+from ..shared_options import read_experts, read_window_of_all, usual_options
 from . import llama
 from .llama import NAMES as LLAMA
 
@@ -39,11 +39,8 @@ class MixtralConfig(DecoderConfig):
 
 def options(settings: Settings, sizes: Mapping[str, Any]) -> dict[str, Any]:
     """Read RoPE, the function of the MLPs, the numbers of experts, and the window of all layers."""
-    windowed = tuple(range(sizes["n_layer"])) if settings.get("sliding_window", COUNT) else ()
-    return {
-        "rope": read_rope(settings, 1e6), "activation": read_activation(settings, "hidden_act", "silu"),
-        **read_experts(settings, 8, 2), **read_window(settings, windowed),
-    }  # fmt: skip
+    windows = read_window_of_all(settings, sizes["n_layer"])
+    return {**usual_options(settings, sizes, 1e6), **read_experts(settings, 8, 2), **windows}
 
 
 def from_gguf(keys: Settings, sizes: Mapping[str, Any]) -> dict[str, Any]:

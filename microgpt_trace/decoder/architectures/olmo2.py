@@ -8,18 +8,18 @@ from dataclasses import replace
 from functools import partial
 
 from ...text.frozen import frozen
-from ..architecture import Architecture, FileNames
+from ..architecture import Architecture
 from ..layered_plan import LayeredConfig, Layout
 from ..settings import Options, Settings, Sizes
 from ..shared_options import (
-    gguf_rope,
     gguf_windows,
     layers_with_window,
     read_activation,
-    read_rope,
     read_rope_in_windows,
     read_ropes,
     read_window,
+    usual_from_gguf,
+    usual_options,
 )
 from .llama import ATTENTION_BIASES, MODULES, QK_NORMS
 from .llama import NAMES as LLAMA
@@ -41,15 +41,15 @@ class Exaone4Config(LayeredConfig):
 
 def options(settings: Settings, sizes: Sizes) -> Options:
     """Read RoPE and the function of the MLP."""
-    activation = read_activation(settings, "hidden_act", "silu")
-    return {"rope": read_rope(settings), "activation": activation, "qk_norm": True}
+    return {**usual_options(settings, sizes), "qk_norm": True}
 
 
 def options_of_olmo3(settings: Settings, sizes: Sizes) -> Options:
     """Read the function of the MLP, the layers with a window, and RoPE of these and of the other layers."""
-    windows = read_window(settings, layers_with_window(settings, sizes["n_layer"], 4))
+    layers = layers_with_window(settings, sizes["n_layer"], 4)
     activation = read_activation(settings, "hidden_act", "silu")
-    return {**read_ropes(settings, 5e5), "activation": activation, "qk_norm": True, **windows}
+    ropes, windows = read_ropes(settings, 5e5), read_window(settings, layers)
+    return {**ropes, **windows, "activation": activation, "qk_norm": True}
 
 
 def options_of_exaone4(settings: Settings, sizes: Sizes) -> Options:
@@ -57,16 +57,15 @@ def options_of_exaone4(settings: Settings, sizes: Sizes) -> Options:
     return options(settings, sizes) | read_rope_in_windows(settings, sizes["n_layer"])
 
 
-def from_gguf(keys: Settings, sizes: Sizes, windows: bool = True) -> Options:
-    """Translate RoPE, and perhaps the windows."""
-    layers = gguf_windows(keys, sizes["n_layer"]) if windows else {}
-    return {"hidden_act": "silu", **gguf_rope(keys, sizes["head_dim"]), **layers}
+def from_gguf(keys: Settings, sizes: Sizes) -> Options:
+    """Translate RoPE and the windows."""
+    return {**usual_from_gguf(keys, sizes), **gguf_windows(keys, sizes["n_layer"])}
 
 
-NAMES = FileNames(
-    "an OLMo 2",
-    LLAMA.model,
-    {name: theirs for name, theirs in LLAMA.layer.items() if name not in ("attn_norm", "mlp_norm")}
+NAMES = replace(
+    LLAMA,
+    family="an OLMo 2",
+    layer={own: theirs for own, theirs in LLAMA.layer.items() if own not in ("attn_norm", "mlp_norm")}
     | {
         "attn_post_norm": ("post_attention_norm", "post_attention_layernorm"),
         "mlp_post_norm": ("post_ffw_norm", "post_feedforward_layernorm"),
@@ -78,7 +77,7 @@ _like_olmo2 = partial(
     flagged_biases=ATTENTION_BIASES, example={"qk_norm": True},
 )  # fmt: skip
 ARCHITECTURES = {
-    "olmo2": _like_olmo2(options, from_gguf=partial(from_gguf, windows=False)),
+    "olmo2": _like_olmo2(options, from_gguf=usual_from_gguf),
     "olmo3": _like_olmo2(options_of_olmo3, from_gguf=from_gguf),
     "exaone4": Architecture(
         Exaone4Config, replace(NAMES, family="an EXAONE 4"), options_of_exaone4, MODULES, from_gguf=from_gguf,

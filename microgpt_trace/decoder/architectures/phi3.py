@@ -1,22 +1,33 @@
-"""Phi-3 and Phi-4: a Llama with fused matrices, RoPE of a part of each head, and longrope for long texts."""
+"""Phi-3, Phi-4 and GLM-4, with one matrix for gate and up, and RoPE of a part of each head.
+
+Phi-3 also has one matrix for q, k and v, and longrope for long texts. GLM-4 has norms before and after
+attention and MLP, and RoPE of pairs of neighbouring channels.
+"""
 
 from __future__ import annotations
 
-from ..architecture import Architecture, FileNames
+from dataclasses import replace
+from functools import partial
+
+from ...text.frozen import frozen
+from ..architecture import QKV_BIASES, Architecture, FileNames
+from ..layered_plan import LayeredConfig, Layout
 from ..settings import COUNT, POSITIVE, WHOLE, Options, Settings, Sizes
-from ..shared_options import LONG, SHORT, gguf_rope, read_activation, read_rope, read_window, rotated_channels
+from ..shared_options import LONG, SHORT, read_window_of_all, usual_from_gguf, usual_options
 from .llama import NAMES as LLAMA
 from .llama import LlamaConfig
 
 
+@frozen(slots=False)
+class Glm4Config(LayeredConfig):
+    """The config of a GLM-4."""
+
+    layout = Layout(norms="both", adjacent=True)
+
+
 def options(settings: Settings, sizes: Sizes) -> Options:
     """Read RoPE, the rotated channels, the window of all layers, and the function of the MLP."""
-    windowed = tuple(range(sizes["n_layer"])) if settings.get("sliding_window", COUNT) else ()
-    return {
-        "rope": read_rope(settings, partial=True),
-        "rotary_dim": rotated_channels(settings, sizes["head_dim"]),
-        "activation": read_activation(settings, "hidden_act", "silu"), **read_window(settings, windowed),
-    }  # fmt: skip
+    return {**usual_options(settings, sizes, share=1.0), **read_window_of_all(settings, sizes["n_layer"])}
 
 
 def from_gguf(keys: Settings, sizes: Sizes) -> Options:
@@ -24,9 +35,8 @@ def from_gguf(keys: Settings, sizes: Sizes) -> Options:
     window = keys.get("attention.sliding_window", COUNT) or None
     if window:
         keys.notes.append(f"a sliding window of {window:,} in every layer, which llama.cpp ignores")
-    values = {"hidden_act": "silu", "sliding_window": window}
     if LONG not in sizes:
-        return values | gguf_rope(keys, sizes["head_dim"], partial=True)
+        return {"sliding_window": window, **usual_from_gguf(keys, sizes, partial=True)}
     scaling = {
         "rope_type": "longrope", "short_factor": sizes.get(SHORT), "long_factor": sizes[LONG],
         "original_max_position_embeddings": keys.get("rope.scaling.original_context_length", WHOLE),
@@ -34,7 +44,8 @@ def from_gguf(keys: Settings, sizes: Sizes) -> Options:
     }  # fmt: skip
     unscaled = {key: value for key, value in keys.values.items() if ".scaling." not in key}
     plain = Settings(unscaled, keys.problems, keys.prefix)
-    return values | gguf_rope(plain, sizes["head_dim"], partial=True) | {"rope_scaling": scaling}
+    values = usual_from_gguf(plain, sizes, partial=True)
+    return {**values, "sliding_window": window, "rope_scaling": scaling}
 
 
 NAMES = FileNames(
@@ -47,6 +58,16 @@ NAMES = FileNames(
         "mlp_wdown": ("ffn_down", "mlp.down_proj"),
     },
 )
+GLM4 = replace(
+    LLAMA,
+    family="a GLM-4",
+    layer={own: theirs for own, theirs in LLAMA.layer.items() if own not in ("mlp_wgate", "mlp_wup")}
+    | {
+        "mlp_wgate_up": NAMES.layer["mlp_wgate_up"],
+        "attn_post_norm": ("post_attention_norm", "post_self_attn_layernorm"),
+        "mlp_post_norm": ("post_ffw_norm", "post_mlp_layernorm"),
+    },
+)
 
 ARCHITECTURES = {
     "phi3": Architecture(
@@ -56,5 +77,12 @@ ARCHITECTURES = {
             "mlp.activation_fn": "mlp.act", "resid_mlp_dropout": "mlp.down",
         },
         defaults={"norm_eps": 1e-5},
+    ),
+    "glm4": Architecture(
+        Glm4Config, GLM4, partial(usual_options, share=0.5), tied=False,
+        from_gguf=partial(usual_from_gguf, partial=True),
+        modules={"self_attn": "attn.out", "mlp": "mlp.down", "mlp.activation_fn": "mlp.act"},
+        flagged_biases={"attention_bias": QKV_BIASES}, flags={"attention_bias": True},
+        defaults={"norm_eps": 1.5625e-7, "head_dim": 128, "n_kv_head": 2},
     ),
 }  # fmt: skip

@@ -14,7 +14,7 @@ from ...text.frozen import frozen
 from ...untrusted_files import is_count
 from ..architecture import Architecture
 from ..settings import FLAG, WHOLE, Settings
-from ..shared_options import gguf_rope, read_activation, read_experts, read_rope, read_window
+from ..shared_options import read_experts, read_window, usual_from_gguf, usual_options
 from .llama import ATTENTION_BIASES
 from .llama import NAMES as LLAMA
 from .mixtral import EXPERTS, MORE_EXPERTS, MixtralConfig, gguf_experts
@@ -49,8 +49,7 @@ def read_mixture(
     """Read RoPE, the function of the MLPs, and the experts. `experts`, `used` and `inner` are the defaults of
     transformers."""
     return {
-        "rope": read_rope(settings), "activation": read_activation(settings, "hidden_act", "silu"),
-        **read_experts(settings, experts, used),
+        **usual_options(settings, sizes), **read_experts(settings, experts, used),
         "expert_inner": settings.get_or_default("moe_intermediate_size", WHOLE, inner),
         "dense_layers": _dense_layers(settings, sizes["n_layer"]),
         "normalised": settings.get_or_default("norm_topk_prob", FLAG, False),
@@ -71,9 +70,9 @@ def from_gguf(keys: Settings, sizes: Mapping[str, Any], normalised: bool = True)
     keys.notes.append(f"norm_topk_prob = {str(normalised).lower()} (as in llama.cpp; files do not store it)")
     experts, inner = gguf_experts(keys), keys.get("expert_feed_forward_length", WHOLE)
     return {
-        "hidden_act": "silu", "norm_topk_prob": normalised, "use_sliding_window": False,
+        "norm_topk_prob": normalised, "use_sliding_window": False,
         "moe_intermediate_size": inner or sizes["n_inner"] // experts["num_experts_per_tok"],
-        **experts, **gguf_rope(keys, sizes["head_dim"]),
+        **experts, **usual_from_gguf(keys, sizes),
     }  # fmt: skip
 
 

@@ -6,7 +6,7 @@ from ...errors import InputError
 from ...text.brief import brief
 from ..architecture import Architecture
 from ..settings import FLAG, WHOLE, Options, Settings, Sizes
-from ..shared_options import gguf_rope, read_activation, read_rope, read_window, typed_layers
+from ..shared_options import read_window, typed_layers, usual_from_gguf, usual_options
 from .llama import FLAGGED_BIASES, MODULES, NAMES, LlamaConfig
 
 
@@ -22,16 +22,14 @@ def options(settings: Settings, sizes: Sizes) -> Options:
     without, windowed = tuple(i for i, flag in enumerate(flags) if not flag), typed_layers(settings, n_layer)
     if windowed is None:
         windowed = without if settings.get("use_sliding_window", FLAG) else ()
-    return {
-        "rope": read_rope(settings, 2e6), "layers_without_rope": without,
-        "activation": read_activation(settings, "hidden_act", "silu"), **read_window(settings, windowed),
-    }  # fmt: skip
+    windows = read_window(settings, windowed)
+    return {**usual_options(settings, sizes, 2e6), "layers_without_rope": without, **windows}
 
 
 def from_gguf(keys: Settings, sizes: Sizes) -> Options:
     """Translate RoPE. GGUF files do not store which layers lack it: every fourth layer, as in llama.cpp."""
     keys.notes.append("no RoPE in every fourth layer, as llama.cpp assumes")
-    return {"hidden_act": "silu", "no_rope_layer_interval": 4, **gguf_rope(keys, sizes["head_dim"])}
+    return {"no_rope_layer_interval": 4, **usual_from_gguf(keys, sizes)}
 
 
 ARCHITECTURES = {

@@ -24,6 +24,13 @@ EXPONENTS = (1.0, 1.5, 3.0, 4.0, 8.0)  # wrong powers of the elements in the mea
 Size = Callable[[Array, float], Array]  # (rows, eps) -> the divisor of each row
 Width = Callable[[Operation[Norm]], "int | None"]
 LATE = "the norm of q and k is computed after RoPE, not before RoPE"
+HEADS: dict[str, Change] = {  # ways to confuse the gains of heads, [H, D]
+    "all heads have the gain of head 0": lambda gain: np.broadcast_to(gain[:1], gain.shape),
+    "head h has the gain of head h + 1": lambda gain: np.roll(gain, -1, axis=0),
+    "head h has the gain of head h - 1": lambda gain: np.roll(gain, 1, axis=0),
+    "the heads are in reverse order": lambda gain: gain[::-1],
+    "the gains of the heads alternate": lambda gain: gain.T.reshape(gain.shape),
+}
 UNBIASED = "the sum of squares is divided by n - 1, not by n (an unbiased variance)"
 
 
@@ -71,7 +78,7 @@ def _divided(plan: Plan, size: Size, width: Width = lambda row: row.kind.head_di
         kind, heads = row.kind, x.reshape(len(x), -1, width(row) or x.shape[1])
 
         def along_row(name: str) -> Array:
-            vector = given.parameter(row, name)
+            vector = given.parameter(row, name).ravel()
             return np.tile(vector, x.shape[1] // len(vector)).reshape(heads.shape[1:])
 
         if kind.centred:
@@ -140,6 +147,8 @@ def _changed_gains(case: Case, chosen: Sequence[str]) -> Iterator[Hypothesis | F
 
     yield Hypothesis("gain-missing", f"{words} is missing", gains(np.ones_like))
     yield Hypothesis("gain-twice", f"{words} is applied twice", gains(np.square))
+    for claim, change in HEADS.items() if any(kind.by_head for kind in case.rows.kinds(Norm)) else ():
+        yield Hypothesis("gain-of-head", f"{words} is that of another head: {claim}", gains(change))
     yield Family(
         "gain-plus", lambda added: gains(lambda gain: gain + added), f"{{}} is added to {words}".format,
         special={
@@ -152,29 +161,36 @@ def _changed_gains(case: Case, chosen: Sequence[str]) -> Iterator[Hypothesis | F
 
 def other_streams(case: Case) -> Iterator[Hypothesis]:
     """Yield hypotheses: the norm before the MLP reads the layer's input instead of the stream after
-    attention, or the reverse."""
+    attention, or the reverse. Parallel branches may read one norm."""
     plan, row = case.plan, case.row
-    if not isinstance(row.kind, Norm) or row.layer is None or row.stage != "mlp":
+    if row.layer is None or row.stage != "mlp":
+        return
+    norm = row if isinstance(row.kind, Norm) else plan[row.inputs[0]]
+    if not isinstance(norm.kind, Norm) or (norm is not row and norm.stage == "mlp"):
         return
     if row.inputs[0] in plan.residuals:
         first = reading(plan, called(row.name), lambda own: (plan.streams[own.layer or 0],))
         claim = "the norm reads the layer's input, not the stream after attention (parallel branches)"
         yield Hypothesis("norm-of-layer-input", claim, first)
     earlier = [own.name for own in plan.layers[row.layer] if plan.order[own.name] < plan.order[row.name]]
-    for branch in [name for name in earlier if plan.branches.get(name) == row.inputs[0]][:1]:
+    for branch in [name for name in earlier if plan.branches.get(name) == norm.inputs[0]][:1]:
         claim = "the norm reads the stream after attention, not the layer's input (sequential branches)"
         yield Hypothesis("norm-after-attention", claim, plan.changed(bind(_after_branch, case, branch)))
 
 
 def _after_branch(case: Case, branch: str, row: Operation) -> Operation:
-    """Return the row of a norm before the MLP that reads the layer's input plus the branch of attention."""
-    if not called(case.name)(row) or row.inputs != (case.plan.streams[row.layer or 0],):
+    """Return the row of a norm before the MLP, or a row that reads a norm, with the branch of attention added
+    to the layer's input."""
+    stream = case.plan.streams[row.layer or 0]
+    norm = row if row.inputs == (stream,) else case.plan[row.inputs[0]] if row.inputs else row
+    if not called(case.name)(row) or norm.inputs != (stream,):
         return row
 
     def compute(_: Operation, given: ReferenceInputs, stream: Array, added: Array) -> Array:
-        return reference(row, given, stream + added)
+        normed = reference(norm, given, stream + added)
+        return normed if norm is row else reference(row, given, normed)
 
-    return replace(row, inputs=(*row.inputs, prefix_of(row.name) + kind_of(branch)), otherwise=compute)
+    return replace(row, inputs=(stream, prefix_of(row.name) + kind_of(branch)), otherwise=compute)
 
 
 def skipped_norms(case: Case) -> Iterator[Hypothesis]:
