@@ -27,6 +27,7 @@ FUSED = {  # fused matrices and biases, and their parts
     "mlp_bgate_up_experts": ("mlp_bgate_experts", "mlp_bup_experts"),
 }  # fmt: skip
 _EXPERT = re.compile(r"\.(0|[1-9][0-9]{0,3})\.")
+_IN_TEXT_PART = re.compile(r"(model\.)?language_model\.(model\.)?")
 GGUF_QKV = "attn_qkv"  # a GGUF file of any architecture may have q, k and v in one matrix
 
 
@@ -81,7 +82,7 @@ class FileNames:
     def our_name(self, name: str) -> str | None:
         """Return our name for a tensor of a file, or None if the architecture lacks such a parameter. The
         name of a tensor of expert 5 ends with #5."""
-        name = name.removeprefix(self.outer)
+        name = text_name(name).removeprefix(self.outer)
         layered = re.fullmatch(rf"(blk|{re.escape(self.blocks)})\.(0|[1-9][0-9]{{0,3}})\.(.+)", name)
         if layered is None:
             ours = self.ours.get(name)
@@ -109,6 +110,17 @@ class FileNames:
         index = number[1] if number else "0"
         blocks = rf"^(blk|{re.escape(self.blocks)})\."
         return [re.sub(blocks, rf"\1.{index}.", pattern) for pattern in self.ours]
+
+
+def text_name(name: str) -> str:
+    """Return the name that a tensor has in a file of the text part alone.
+
+    >>> text_name("model.language_model.norm.weight"), text_name("language_model.lm_head.weight")
+    ('model.norm.weight', 'lm_head.weight')
+    """
+    part = _IN_TEXT_PART.match(name)
+    rest = name[part.end() :] if part else name
+    return rest if part is None or rest.startswith("lm_head.") else f"model.{rest}"
 
 
 def bias_name(own: str) -> str | None:

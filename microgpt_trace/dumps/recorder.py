@@ -24,6 +24,7 @@ from .torch_decoder import TorchDecoder, check_dropout, expected_events, find_de
 from .torch_inputs import adapters_of, cached_tokens, check_comparable, describe, mask_of, whole_numbers
 
 ROTARY = "apply_rotary_pos_emb"  # the function that rotates q and k, in the Python module of the attention
+MEDIA = ("pixel_values", "pixel_values_videos", "input_features")
 _NOWHERE = "attn.scores, attn.head*, probs, loss: no module returns these values"
 
 
@@ -143,7 +144,8 @@ class TorchRecording:
             hooks.callback(module.register_forward_hook(lambda module, args, output: take(output)).remove)
 
         decoder, family = self._decoder, self._decoder.family
-        before(decoder.stack, self._note_mask)
+        for module in filter(None, (decoder.whole, decoder.stack)):
+            before(module, self._note_mask)
         reads(getattr(decoder.stack, family.embedding[0]), self._note_tokens)
         if family.positions:
             reads(getattr(decoder.stack, family.positions), self._note_positions)
@@ -201,7 +203,9 @@ class TorchRecording:
         self._start()
         self.notes = adapters_of(self._decoder.whole or self._decoder.stack)
         mask = mask_of(module, args, kwargs)
-        if mask is not None:
+        if media := [name for name in MEDIA if kwargs.get(name) is not None]:
+            raise InputError(f"record() expected a text without images and sound, found {media[0]}")
+        if mask is not None and not isinstance(mask, dict):  # a model of images has a mask for each window
             self.inputs["attention_mask"] = whole_numbers(mask)
 
     def _add_unturned(self, turned: str, layer: int, heads: int) -> None:

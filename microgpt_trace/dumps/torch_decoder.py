@@ -26,7 +26,7 @@ class TorchDecoder:
     stack: Any  # the module with the embedding, layers and norm
     layers: Sequence[Any]
     head: Any  # None for a model without a head
-    whole: Any  # the module with the stack and the head, or None if the stack is the whole model
+    whole: Any  # the module with the head, or else the stack's parent; None if the stack is the whole model
 
     @property
     def last_event(self) -> str:
@@ -66,8 +66,9 @@ def find_decoder(model: Any) -> TorchDecoder:
         raise InputError(f"{kind} has {len(stacks)} decoders ({', '.join(stacks)}): record one of them")
     ((name, fitting),) = stacks.items()
     family, layers = _fitting(modules[name], name, fitting)
-    whole = modules[name.rpartition(".")[0]] if name else None
-    head = None if whole is None else next(filter(None, map(whole._modules.get, HEADS)), None)
+    around = [modules[name[:at]] for at in range(len(name)) if not at or name[at] == "."][::-1]
+    heads = [(head, whole) for whole in around for own in HEADS if (head := whole._modules.get(own))]
+    head, whole = next(iter(heads), (None, next(iter(around), None)))
     return TorchDecoder(family, modules[name], layers, head, whole)
 
 

@@ -130,7 +130,7 @@ def is_event(name: str) -> bool:
 
 def _without_wrapping(words: list[str]) -> list[str]:
     """Remove wrappers such as "base" from the start of a module's path, and "output" from its end."""
-    while words[:1] in (["base"], ["model"], ["module"]):
+    while words[:1] in (["base"], ["model"], ["module"], ["language"]):
         words = words[1:]
     if words[-2:-1] in (["output"], ["out"]) and words[-1] == "0":  # index 0 is the first output of a module
         words = words[:-1]

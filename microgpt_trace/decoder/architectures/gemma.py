@@ -134,14 +134,17 @@ NAMES = FileNames(
 
 QK_NORMS = ("self_attn.q_norm", "self_attn.k_norm")  # called after the heads are split and transposed
 
+DEFAULTS = {"norm_eps": 1e-6, "head_dim": 256, "n_kv_head": 4}
+_GEMMA3 = {"n_head": 8, "vocab_size": 262208, "context_length": 131072}  # not in files of Gemma 3 4B
+
 _like_gemma = partial(
     Architecture, GemmaConfig, NAMES, modules=MODULES, gains_less_one=True,
     unclear_modules=("model.embed_tokens",),
     optional_modules=QK_NORMS, heads_first=QK_NORMS, tied=True, flagged_biases=ATTENTION_BIASES,
-    defaults={"norm_eps": 1e-6, "head_dim": 256, "n_kv_head": 4},
+    defaults=DEFAULTS,
     example={"qk_norm": True, "attn_logit_softcapping": 50.0, "final_logit_softcapping": 30.0},
 )  # fmt: skip
 ARCHITECTURES = {
     "gemma2": _like_gemma(options_of_gemma2, from_gguf=partial(from_gguf, large=46)),
-    "gemma3_text": _like_gemma(options_of_gemma3, from_gguf=from_gguf_of_gemma3),
+    "gemma3_text": _like_gemma(options_of_gemma3, from_gguf=from_gguf_of_gemma3, defaults=DEFAULTS | _GEMMA3),
 }
