@@ -152,6 +152,8 @@ class Architecture:
       for the layer number.
     - Every file contains the biases in `biases`. If the config sets a flag of `flagged_biases`, the file also
       contains the biases of this flag. `flags` contains flags that are true by default.
+    - GGUF metadata may have a value for each layer under the keys in `by_layer`; the value of layer 0 counts
+      as the size of the model.
     """
 
     config: type[DecoderConfig]
@@ -174,3 +176,4 @@ class Architecture:
     gains_less_one: bool = False
     gguf_eps: str = "attention.layer_norm_rms_epsilon"
     permuted: bool = False
+    by_layer: tuple[str, ...] = ()

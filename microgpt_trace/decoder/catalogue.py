@@ -41,10 +41,11 @@ ARCHITECTURES: Mapping[str, str] = {  # the name in config.json -> the module
     "qwen3_moe": "qwen3_moe",
     "qwen2_moe": "qwen2_moe",
     "gpt_oss": "gpt_oss",
+    "gemma4_text": "gemma4",
 }
 GGUF_NAMES = {  # names in GGUF files that differ
     "gptneox": "gpt_neox", "gemma3": "gemma3_text", "qwen3moe": "qwen3_moe", "qwen2moe": "qwen2_moe",
-    "gpt-oss": "gpt_oss", "llama with experts": "mixtral",
+    "gpt-oss": "gpt_oss", "llama with experts": "mixtral", "gemma4": "gemma4_text",
 }  # fmt: skip
 
 

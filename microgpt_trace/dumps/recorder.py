@@ -146,17 +146,18 @@ class TorchRecording:
         decoder, family = self._decoder, self._decoder.family
         for module in filter(None, (decoder.whole, decoder.stack)):
             before(module, self._note_mask)
-        reads(getattr(decoder.stack, family.embedding[0]), self._note_tokens)
+        reads(getattr(decoder.stack, decoder.embedding[0]), self._note_tokens)
         if family.positions:
             reads(getattr(decoder.stack, family.positions), self._note_positions)
-        for name in family.embedding:
-            module = getattr(decoder.stack, name)
+        for name in decoder.embedding:
+            module, event = getattr(decoder.stack, name), family.outside[name]
             # newer versions of Gemma's embedding multiply; an adapter has the embedding as base_layer
             scales = hasattr(getattr(module, "base_layer", module), "embed_scale")
-            returns(module, partial(self._take, "embed.scaled" if scales else family.outside[name]))
+            event = "embed.scaled" if scales and event == "embed.tok" else event
+            returns(module, partial(self._take, event))
         for value in family.recorded:
             take = partial(self._take_output, value.events, value.path in family.architecture.heads_first)
-            for module in self._distinct(value.path):
+            for module in self._distinct(value.path, value.needs):
                 (reads if value.of_input else returns)(module, take)
         for index, layer in enumerate(decoder.layers):
             before(layer, partial(self._enter_layer, index))
@@ -170,10 +171,10 @@ class TorchRecording:
             returns(decoder.whole, self._take_final_logits)
         self._wrap_rotary(hooks)
 
-    def _distinct(self, path: str) -> list[Any]:
+    def _distinct(self, path: str, needs: Sequence[str] = ()) -> list[Any]:
         """Return the modules at a path in all layers. List a shared module only once."""
         decoder = self._decoder
-        modules = [module_at(layer, path) for layer in decoder.layers if decoder.has(layer, path)]
+        modules = [module_at(layer, path) for layer in decoder.layers if decoder.has(layer, path, needs)]
         return list({id(module): module for module in modules}.values())
 
     def _wrap_rotary(self, hooks: ExitStack) -> None:
@@ -191,7 +192,9 @@ class TorchRecording:
             rotated = rotary(*args, **kwargs)
             if self._layer is not None:  # the layer is None if another model of this class runs
                 heads = kwargs.get("unsqueeze_dim", 1)  # 1 for [1, H, T, D], 2 for [1, T, H, D]
-                for name, tensor in zip(TURNED, rotated, strict=True):
+                turned = rotated if isinstance(rotated, tuple) else (rotated,)  # of q, then of k
+                names = [name for name in TURNED if numbered(name, self._layer) not in self.arrays]
+                for name, tensor in zip(names, turned, strict=False):
                     rows = tensor.transpose(1, 2) if heads == 1 else tensor
                     self._take(numbered(name, self._layer), rows)
                     self._add_unturned(name, self._layer, rows.shape[2])
@@ -321,7 +324,9 @@ class TorchRecording:
         if tensor.ndim == 2 and len(tensor) == texts * length:  # mixtures compute all texts side by side
             tensor = tensor.reshape(texts, length, -1)
         if tensor.shape[:2] not in ((texts, length), (1, length)):  # positions can be the same for all texts
-            raise InputError(f"{name}: expected shape ({texts}, {length}, ...), found {tuple(tensor.shape)}")
+            hint = " (if layers skip rows of the prompt, set model.config.output_hidden_states = True)"
+            expected = f"expected shape ({texts}, {length}, ...), found {tuple(tensor.shape)}"
+            raise InputError(f"{name}: {expected}" + hint * (tensor.shape[1:2] < (length,)))
         self._keep(name, _values(tensor).reshape(len(tensor), length, -1))
 
     def _keep(self, name: str, array: Array) -> None:

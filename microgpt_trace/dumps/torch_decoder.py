@@ -33,11 +33,17 @@ class TorchDecoder:
         """The event of the last norm, which the stack computes last."""
         return self.family.outside[self.family.norm]
 
-    def has(self, layer: Any, path: str) -> bool:
-        """Return True if a layer has the module at a path, and the module inside that computes first."""
+    @property
+    def embedding(self) -> list[str]:
+        """The modules before layer 0 that the model has. The first module reads the tokens."""
+        return [name for name in self.family.embedding if name in self.stack._modules]
+
+    def has(self, layer: Any, path: str, needs: Sequence[str] = ()) -> bool:
+        """Return True if a layer has the module at a path, the module inside that computes first, and the
+        modules that it `needs`."""
         outer = f"{self.family.layers}."
         first = self.family.first_in(outer + path).removeprefix(outer) if path else ""
-        return all(module_at(layer, own) is not None for own in (path, first))
+        return all(module_at(layer, own) is not None for own in (path, first, *needs))
 
 
 def find_decoder(model: Any) -> TorchDecoder:
@@ -109,9 +115,9 @@ def _problem(names: ModuleNames, layer: Any) -> str:
 def expected_events(decoder: TorchDecoder) -> list[str]:
     """Return the events that a complete forward pass computes, in the order of the modules."""
     family = decoder.family
-    expected = [family.outside[name] for name in family.embedding]
+    expected = [family.outside[name] for name in decoder.embedding]
     for i, layer in enumerate(decoder.layers):
-        taken = [value.events for value in family.recorded if decoder.has(layer, value.path)]
+        taken = [value.events for value in family.recorded if decoder.has(layer, value.path, value.needs)]
         expected += [numbered(event, i) for event in chain(*taken)]
     return [*expected, decoder.last_event]
 

@@ -214,6 +214,8 @@ def _module_names(architecture: str) -> Iterator[tuple[str, Meaning]]:
         yield spelled(path), Meaning(events, second=events[0] in modules.of_parameters)
     heads = tuple(row.name for row in modules.plan.head)
     for path, events in modules.returned.items():
+        if path in modules.other:  # an embedding that multiplies its rows
+            continue
         if len(heads) > 1 and events == heads[:1]:  # some models neither scale nor cap the logits
             yield spelled(path), Meaning(events, candidates=(heads[0], heads[-1]))
             continue

@@ -50,6 +50,7 @@ def read_gguf(path: Path, overrides: Mapping[str, Any] = {}, problems: Problems 
             name, architecture = "llama", architecture_named("llama")
         factors = {name: stored.pop(name) for name in (FACTORS, LONG, SHORT) if name in stored}
         keys = Settings(header.metadata, problems, prefix)
+        keys.by_layer = architecture.by_layer
         further = further_layers(keys.raw("block_count"), keys.raw(FURTHER), included=True)
         part = TextPart(architecture.names, further)
         own = [tensor for tensor in stored.values() if part.has(tensor.name)]
