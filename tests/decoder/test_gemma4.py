@@ -17,6 +17,7 @@ from microgpt_trace.dumps.recorder import record
 from microgpt_trace.errors import FileFormatError
 from microgpt_trace.explaining.explain import explain
 from microgpt_trace.hooks.edits import Edit
+from microgpt_trace.interpreter import backward
 from microgpt_trace.interpreter import run as interpreter
 from microgpt_trace.operations import pass_state
 
@@ -71,6 +72,15 @@ def test_layers_that_share_keys_own_no_cache(folder, monkeypatch):
     parts = [interpreter.forward(model, part, cache=cache) for part in (ids[:7], ids[7:])]
     np.testing.assert_allclose(np.concatenate(parts), expected, rtol=1e-4, atol=1e-5)
     assert [*cache.rows] == [f"layer{i}.attn.{n}" for i in (0, 1) for n in ("k_rope", "v_norm")]
+
+
+def test_gradients_are_the_same_if_no_other_values_fit_into_memory(folder, monkeypatch):
+    model, names = load(folder()), ["layer0.attn.k", "embed.ple_tok", "layer1.attn.v"]
+    expected = trace(model, tokens=IDS, backward=True, values=names)
+    monkeypatch.setattr(backward, "KEPT", 0)
+    found = trace(model, tokens=IDS, backward=True, values=names)
+    for name in names:
+        np.testing.assert_allclose(found.gradient(name), expected.gradient(name), rtol=1e-4, atol=1e-6)
 
 
 def test_an_explanation_of_a_key_lists_the_layers_that_read_it(folder):
