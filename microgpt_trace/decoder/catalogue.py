@@ -29,7 +29,7 @@ ARCHITECTURES: Mapping[str, str] = {  # the name in config.json -> the module
     "qwen2": "llama",
     "qwen3": "llama",
     "gpt2": "gpt2",
-    "smollm3": "smollm3",
+    "smollm3": "llama",
     "olmo2": "olmo2",
     "gpt_neox": "gpt_neox",
     "gemma2": "gemma",
