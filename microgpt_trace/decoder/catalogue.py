@@ -95,7 +95,7 @@ def family_of(name: str) -> tuple[str, ...]:
     """Return the architectures of a module of architectures/ that share the names of parameters with this
     architecture. They also share the modules of transformers."""
     module, names = ARCHITECTURES[name], architecture_named(name).names
-    siblings = (own for own, other in ARCHITECTURES.items() if other == module)
+    siblings = [own for own, other in ARCHITECTURES.items() if other == module]
     return tuple(own for own in siblings if architecture_named(own).names is names)
 
 

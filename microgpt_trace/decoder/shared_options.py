@@ -13,20 +13,7 @@ import numpy as np
 from ..errors import InputError
 from ..plans.rope import Rope, yarn_attention_factor
 from ..text.brief import brief
-from .settings import (
-    COUNT,
-    FITS,
-    FLAG,
-    OBJECT,
-    POSITIVE,
-    TEXT,
-    WHOLE,
-    Options,
-    Settings,
-    Sizes,
-    is_positive,
-    one_of,
-)
+from .settings import COUNT, FITS, FLAG, OBJECT, POSITIVE, TEXT, WHOLE, Settings, is_positive, one_of
 
 ACTIVATIONS = {  # names in config.json -> functions
     "silu": "SiLU", "swish": "SiLU", "relu": "ReLU", "gelu": "GELU", "gelu_new": "GELU by tanh",
@@ -44,8 +31,9 @@ def read_activation(settings: Settings, key: str, default: str) -> str:
 
 
 def usual_options(
-    settings: Settings, sizes: Sizes, theta: float = 1e4, activation: str = "silu", share: float | None = None
-) -> Options:
+    settings: Settings, sizes: Mapping[str, Any], theta: float = 1e4, activation: str = "silu",
+    share: float | None = None,
+) -> dict[str, Any]:  # fmt: skip
     """Return RoPE, the rotated channels and the function of the MLP. `theta`, `activation` and `share` are
     the defaults of transformers. Without `share`, RoPE must turn all channels of a head."""
     channels = None if share is None else rotated_channels(settings, sizes["head_dim"], share)
@@ -55,7 +43,9 @@ def usual_options(
     }  # fmt: skip
 
 
-def usual_from_gguf(keys: Settings, sizes: Sizes, activation: str = "silu", partial: bool = False) -> Options:
+def usual_from_gguf(
+    keys: Settings, sizes: Mapping[str, Any], activation: str = "silu", partial: bool = False
+) -> dict[str, Any]:
     """Translate RoPE. Add the function of the MLP, which files do not store."""
     return {"hidden_act": activation, **gguf_rope(keys, sizes["head_dim"], partial)}
 
@@ -198,7 +188,7 @@ def layers_with_window(settings: Settings, n_layer: int, every: int, *patterns: 
     return tuple(i for i in range(n_layer) if (i + 1) % every) if typed is None else typed
 
 
-def read_window(settings: Settings, layers: Collection[int], usual: int | None = 4096) -> Options:
+def read_window(settings: Settings, layers: Collection[int], usual: int | None = 4096) -> dict[str, Any]:
     """Return the size of the sliding window that `layers` use, as the options `window` and
     `windowed_layers`. `usual` is the default of transformers, or None for no window."""
     if not layers:
