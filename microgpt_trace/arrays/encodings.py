@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import field, replace
-from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -62,10 +61,6 @@ def _quantised(
     return Encoding(name, block_size, block_bytes, decode, unpack, minima, centre, codebook)
 
 
-def _float8(name: str, fraction: int, bias: int, *nan: int) -> Encoding:
-    return Encoding(name, 1, 1, partial(dequantisation.float8, fraction=fraction, bias=bias, nan=nan))
-
-
 ENCODINGS: dict[str, Encoding] = {
     encoding.name: encoding
     for encoding in (
@@ -94,10 +89,8 @@ ENCODINGS: dict[str, Encoding] = {
 FLOATS: dict[str, Encoding] = {
     "float16": ENCODINGS["F16"],
     "bfloat16": ENCODINGS["BF16"],
-    "float8_e4m3fn": _float8("F8_E4M3", 3, 7, 0x7F, 0xFF),
-    "float8_e4m3fnuz": _float8("F8_E4M3FNUZ", 3, 8, 0x80),
+    "float8_e4m3fn": Encoding("F8_E4M3", 1, 1, dequantisation.f8_e4m3),
     "float8_e5m2": Encoding("F8_E5M2", 1, 1, dequantisation.f8_e5m2),
-    "float8_e5m2fnuz": _float8("F8_E5M2FNUZ", 2, 16, 0x80),
 }
 U8 = Encoding("U8", 1, 1, dequantisation.u8)  # bytes that belong to a tensor of another type
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..arrays.stats import Array
-from ..decoder.catalogue import kind_named, known_row
+from ..decoder.catalogue import has_keys, kind_named
 from ..dumps.formats import is_recording, open_recording
 from ..dumps.layouts import Fitted, OfRanks, Recorded, Shapes
 from ..dumps.recording import Recording
@@ -181,8 +181,8 @@ def _with_keys_of_the_text(name: str, recorded: Recorded, shape: tuple[int, ...]
     """Remove the padding from llama.cpp's attention weights: zeros for unused slots of the KV cache. Reading
     the result raises InputError if the padding is not all zeros. Give the queries of a pass the later keys of
     the text, with zeros."""
-    more, row = (shape[-1] - recorded.shape[-1] if shape and recorded.shape else 0), known_row(name)
-    if recorded.rows is not None and more > 0 and row is not None and row.causal:
+    more = shape[-1] - recorded.shape[-1] if shape and recorded.shape else 0
+    if recorded.rows is not None and more > 0 and has_keys(name):
         width = [*[(0, 0)] * (len(recorded.shape) - 1), (0, more)]
         wider = (*recorded.shape[:-1], shape[-1])
         return replace(recorded, shape=wider, read=lambda: np.pad(recorded.read(), width))

@@ -144,9 +144,10 @@ class SideSummary:
 
 @frozen
 class JudgedSide:
-    """One of two dumps, judged by its own inputs: how many of its operations were judged, which are wrong,
-    the relative `error` of the first, and the causes that explain it."""
+    """One of two dumps, judged by its own inputs: the precision of its engine, how many of its operations
+    were judged, which are wrong, the relative `error` of the first, and the causes that explain it."""
 
+    compute: str
     clean: bool
     judged: int
     of: int

@@ -25,7 +25,7 @@ SEEN = 1e-3  # a row, channel or head differs if its difference is at least this
 def need_own_names(recordings: Sequence[Recording], tokens: Sequence[int] | None) -> bool:
     """Return True if dumps must be compared by the names of their tensors: they have no known tokens, or most
     names that they share are no names of our events."""
-    if not all(own.by_name for own in recordings):
+    if not all(own.again for own in recordings):
         return False
     events = set.intersection(*({*own.tensors} for own in recordings))
     sources = [{one.source for one in own.tensors.values()} for own in recordings]
@@ -38,7 +38,7 @@ def need_own_names(recordings: Sequence[Recording], tokens: Sequence[int] | None
 def named_sides(recordings: Sequence[Recording]) -> list[RecordedRun]:
     """Return the sides of a comparison by names. A tensor becomes [rows, channels], or [heads, rows,
     channels] if it has more axes. Raises InputError if the dumps share no name."""
-    named = [own.by_name() if own.by_name else own for own in recordings]
+    named = [own.again(own_names=True) if own.again else own for own in recordings]
     shared = [name for name in named[0].tensors if all(name in own.tensors for own in named[1:])]
     if not shared:
         raise InputError(f"{' and '.join(own.origin for own in named)} have no name of a tensor in common")
@@ -77,12 +77,8 @@ def _reshaped(recorded: Recorded, shape: Shape) -> Recorded:
 
 def specs_by_name(names: Sequence[str]) -> dict[str, EventSpec]:
     """Return what is known about tensors: the first number in the name counts as the number of the layer."""
-    specs = {}
-    for name in names:
-        number = _NUMBER.search(name)
-        layer = int(number[0]) if number else None
-        specs[name] = EventSpec(name, "", layer, "")
-    return specs
+    found = {name: _NUMBER.search(name) for name in names}
+    return {name: EventSpec(name, "", int(own[0]) if own else None, "") for name, own in found.items()}
 
 
 def where_apart(sides: Sequence[ComparedRun], first: str | None) -> str:

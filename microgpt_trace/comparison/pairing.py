@@ -8,13 +8,13 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..decoder.catalogue import known_row, place_of
+from ..decoder.catalogue import has_keys, known_row, place_of
 from ..dumps.layouts import Recorded, Shapes, fits
 from ..dumps.recording import Recording, agreed, of_model
 from ..errors import InputError
 from ..hooks.event import EventSpec
 from ..hooks.names import select_names
-from ..naming.user_map import LAST, OWN
+from ..naming.user_map import LAST, OWN, TENSORS
 from ..plans.kinds import Shape
 from ..plans.plan import layer_of, over_tokens
 from ..text.brief import token_list
@@ -175,7 +175,7 @@ def event_specs_of(sides: Sequence[ComparedRun]) -> dict[str, EventSpec]:
     model = first_model(sides)
     if model is not None:
         return {name: spec for name, spec in model.model.hooks.specs.items() if name in model.shapes}
-    if all(isinstance(side, RecordedRun) and side.recording.named for side in sides):
+    if all(isinstance(side, RecordedRun) and side.recording.names_of == TENSORS for side in sides):
         apart = [own.name for side in sides for own in side.unpaired]
         return specs_by_name([*sides[0].names, *apart])
     names = sorted({name for side in sides for name in side.names}, key=place_of)
@@ -237,8 +237,7 @@ def _candidates(name: str, recorded: Recorded, length: int) -> list[Shape]:
         raise InputError(f"{recorded.source}: the shape {list(stored)} has no elements")
     if layout == OWN and over_tokens(name):
         return [(length, stored[-1])]
-    row = known_row(name)
-    square = (length, length) if row is not None and row.causal and length > 1 else ()
+    square = (length, length) if has_keys(name) and length > 1 else ()
     single = math.prod(stored[:-1]) == 1 and len(stored) > 1  # one row, perhaps the last row of several
     many, rest = divmod(total, count * length if square else count)
     shapes: list[Shape] = []

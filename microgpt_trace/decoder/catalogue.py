@@ -121,6 +121,12 @@ def known_row(name: str) -> Operation | None:
     return known_rows().get(kind_of(name))
 
 
+def has_keys(name: str) -> bool:
+    """Return True for attention scores and weights, whose last axis has an entry for each key."""
+    row = known_row(name)
+    return row is not None and row.causal
+
+
 def kind_named(event: str | EventSpec) -> Kind | None:
     """Return the kind of an event. If there is only a name, and no architecture has this event, return
     None."""

@@ -19,7 +19,7 @@ from ..comparison.compared_runs import ModelRun, RecordedRun, Unpaired
 from ..comparison.diff import compare
 from ..comparison.pairing import labels_of, open_all, prepare_sides
 from ..comparison.read_tokens import with_tokens
-from ..dumps.recording import Recording, of_model
+from ..dumps.recording import Recording
 from ..errors import InputError
 from ..models.language_model import LanguageModel
 from ..naming.user_map import NameMap
@@ -32,7 +32,7 @@ from ..text.brief import one_line
 from ..text.frozen import frozen
 from ..text.json_writing import in_document
 from ..text.wording import abridged
-from .case import Case, Generator
+from .case import ONE_PASS, Case, Generator, OtherRun, PassSchedule
 from .faults import (
     attention_faults,
     elementwise_faults,
@@ -46,7 +46,6 @@ from .faults import (
     wrong_values,
 )
 from .finding import Finding, findings_of, try_all
-from .pass_schedule import ONE_PASS, OtherRun, PassSchedule
 
 Explanation = tuple[list[Finding], list[str]]
 
@@ -312,7 +311,8 @@ def _schedule_of(
 
     def other(number: int) -> OtherRun:
         assert texts is not None
-        own = of_model(texts.open(number), model)
+        assert dump.again is not None
+        own = dump.again(model=model, text=number)
         recorded, ours = prepare_sides([own, model], None, own.tokens, names, layouts)
         assert isinstance(recorded, RecordedRun)
         run = JudgedRun(model, own.tokens or (), *recorded.whole_and_partial(ours.names))

@@ -86,6 +86,6 @@ def _side(diagnosis: Diagnosis) -> JudgedSide:
     wrong: OperationResult | None = next(iter(diagnosis.wrong), None)
     error = None if wrong is None else wrong.error
     return JudgedSide(
-        diagnosis.clean, diagnosis.judged, diagnosis.of, diagnosis.first_wrong, error,
+        diagnosis.compute, diagnosis.clean, diagnosis.judged, diagnosis.of, diagnosis.first_wrong, error,
         tuple(own.name for own in diagnosis.wrong), claims,
     )  # fmt: skip

@@ -14,17 +14,16 @@ from pathlib import Path
 
 import numpy as np
 
-from ..arrays.encodings import FLOATS
 from ..arrays.stats import Array
 from ..errors import FileFormatError, InputError
-from ..grouping import natural_order
+from ..grouping import grouped, natural_order
 from ..naming.event_names import Meaning, architecture_of, meanings_of, plain_name
-from ..naming.user_map import OWN, MapEntry, NameMap, sliced_shape
+from ..naming.user_map import OWN, TENSORS, MapEntry, NameMap, sliced_shape
 from ..text.brief import brief
 from ..text.wording import abridged
 from .layouts import NO_EVENT, Leftover, Recorded
 from .recording import Recording, TextBatch, agreed
-from .stored_arrays import StoredArray, decoded
+from .stored_arrays import StoredArray
 
 _IN_ORDER = (".npz archive", ".pt file")  # kinds of files that keep the order of writing
 _TOKENS = ("tokens", "ids", "input_ids", "token_ids")
@@ -33,20 +32,19 @@ _UNKNOWN = Meaning(reason=NO_EVENT)
 
 
 def recording_of(
-    path: Path, kind: str, arrays: Sequence[StoredArray], names: NameMap | None, *, layout: str = "",
-    tokens: tuple[int, ...] | None = None, notes: Sequence[str] = (), architecture: str = "",
+    path: Path, kind: str, arrays: Sequence[StoredArray], names: NameMap, *, layout: str = "",
+    tokens: tuple[int, ...] | None = None, notes: Sequence[str] = (),
 ) -> Recording:  # fmt: skip
-    """Build a recording from arrays. Arrays that contain neither events nor tokens become leftovers. If no
-    `architecture` is given, the names of the arrays show which architecture names them."""
+    """Build a recording from arrays. Arrays that contain neither events nor tokens become leftovers."""
     if not arrays:
         raise FileFormatError(f"{path}: expected a dump of tensors, found none")
-    read_as = partial(recording_of, path, kind, arrays, names, layout=layout, tokens=tokens, notes=notes)
-    architecture = architecture or architecture_of([array.name for array in arrays])
     batch = _batch(arrays)
+    if names.names_of == TENSORS:
+        return _by_name(path, kind, arrays, batch)
+    architecture = names.names_of or architecture_of([array.name for array in arrays])
     token_sources: list[tuple[str, Sequence[int] | None]] = [(str(path), tokens)]
-    if names is not None:
-        token_sources.append((names.origin, names.tokens))
-    lines = names.match([array.name for array in arrays], str(path)) if names else []
+    token_sources.append((names.origin, names.tokens))
+    lines = names.match([array.name for array in arrays], str(path))
     mapped = {line.source for line in lines}
     candidates, others = [], []
     for array in arrays:
@@ -58,14 +56,12 @@ def recording_of(
             reason = _why_unread(array) or f"no event contains numbers of type {array.dtype}"
             others.append(Leftover(_recorded(array, _UNKNOWN), reason, readable=array.kind != "other"))
     tensors, leftovers = _by_event(path, candidates, lines, layout, architecture)
-    for dtype in FLOATS:
-        assumed = [brief(one.name) for one in arrays if one.read_bits and one.dtype == dtype]
-        if assumed:  # ml_dtypes writes such files
-            notes = [*notes, f"read as {dtype}, which the files do not name: {abridged(assumed)}"]
+    for dtype, alike in grouped([one for one in arrays if one.assumed], lambda one: one.dtype).items():
+        which = abridged([brief(one.name) for one in alike])
+        notes = [*notes, f"read as {dtype}, which the files do not name: {which}"]
     return Recording(
         str(path), kind, tensors, agreed("tokens", token_sources), leftovers=(*leftovers, *others),
-        notes=tuple(notes), read_as=lambda architecture: read_as(architecture=architecture),
-        by_name=partial(_by_name, path, kind, arrays, batch), batch=batch,
+        notes=tuple(notes), batch=batch, names_of=architecture,
     )  # fmt: skip
 
 
@@ -79,7 +75,7 @@ def _by_name(path: Path, kind: str, arrays: Sequence[StoredArray], batch: TextBa
     note = f"compared by the names of its tensors, {order}"
     others = [array for array in arrays if array.kind == "other"]
     unread = tuple(Leftover(_recorded(one, _UNKNOWN), _why_unread(one), readable=False) for one in others)
-    return Recording(str(path), kind, tensors, batch=batch, notes=(note,), leftovers=unread, named=True)
+    return Recording(str(path), kind, tensors, batch=batch, notes=(note,), leftovers=unread, names_of=TENSORS)
 
 
 def _batch(arrays: Sequence[StoredArray]) -> TextBatch | None:
@@ -107,10 +103,6 @@ def _last_word(array: StoredArray) -> str:
 
 def _why_unread(array: StoredArray) -> str:
     """Return the reason why the numbers of an array cannot be read, or "" if they can be read."""
-    if array.read_bits and array.kind == "other":
-        return (
-            'the file does not name the type of its bytes; state it in a map, as in dtype = "float8_e4m3fn"'
-        )
     return f"numbers of type {array.dtype} are not supported" if array.kind == "other" else ""
 
 
@@ -169,19 +161,12 @@ def _floats(array: StoredArray) -> Array:
 
 def _mapped(path: Path, array: StoredArray, line: MapEntry, meanings: Mapping[str, Meaning]) -> Recorded:
     """Return the tensor that a line of the map describes: an array or a slice of an array."""
-    where, read = f"{path}: {array.name!r} for {line.event}", array.read
-    if line.dtype and array.dtype != line.dtype:
-        if array.read_bits is None or FLOATS[line.dtype].block_bytes != array.read_bits().itemsize:
-            raise InputError(f"{where}: expected {line.dtype}, found {array.dtype}")
-        bits, dtype = array.read_bits, line.dtype
-        read = lambda: decoded(bits(), dtype)  # noqa: E731
-    elif array.kind == "other":
-        raise InputError(f"{where}: {_why_unread(array)}")
-    elif array.kind != "floating":
+    where = f"{path}: {array.name!r} for {line.event}"
+    if array.kind != "floating":
         raise InputError(f"{where}: expected floating-point numbers, found {array.dtype}")
     shape = sliced_shape(line.index, array.shape, where)
     adjacent = meanings[array.name].adjacent
     if line.axis is not None and not -len(shape) <= line.axis < len(shape):
         raise InputError(f"{where}: axis: expected a number below {len(shape)}, found {line.axis}")
-    recorded = Recorded(array.name, shape, lambda: read()[line.index], line.layout, adjacent=adjacent)
-    return replace(recorded, axis=line.axis)
+    read = lambda: array.read()[line.index]  # noqa: E731
+    return Recorded(array.name, shape, read, line.layout, adjacent=adjacent, axis=line.axis)

@@ -6,12 +6,14 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from ..errors import FileFormatError, InputError
+from ..models.language_model import LanguageModel
 from ..naming.event_names import meaning_of, without_suffix
-from ..naming.user_map import OWN, NameMap, PassChoice
+from ..naming.user_map import OWN, TENSORS, NameMap
 from ..text.brief import brief
 from ..text.json_reading import from_json
 from ..text.wording import abridged
@@ -20,7 +22,7 @@ from .aprt import is_aprt, open_aprt
 from .array_events import recording_of
 from .passes import joined, numbered
 from .ranks import RANK, ranks_as_one
-from .recording import Recording, agreed
+from .recording import Recording, agreed, of_model
 from .stored_arrays import (
     ARRAYS_FORMAT,
     NPY_MAGIC,
@@ -65,42 +67,39 @@ def _holds_values(arrays: Sequence[StoredArray], metadata: Mapping[str, str]) ->
     return bool(names) and not any(map(_PARAMETER.fullmatch, names))
 
 
-def open_recording(path: Path, names: NameMap | None = None) -> Recording:
+def open_recording(
+    path: Path, names: NameMap | None = None, *, model: LanguageModel | None = None, own_names: bool = False,
+    text: int | None = None,
+) -> Recording:  # fmt: skip
     """Open a dump: a file of `--save` or `--json`, a folder of APRT, .npy or .pt files, or a .npy, .npz, .pt
     or safetensors file.
 
+    If a `model` is given, names are read as the names of its architecture, and ranks are joined by its
+    widths. With `own_names`, each tensor has its own name instead of the name of an event. `text` chooses a
+    text of a batch, with its padding.
+
     Raises FileFormatError if the file is damaged or not a dump, and InputError if the map does not fit.
     """
-    choice = PassChoice() if names is None else names.passes
+    names = names or NameMap("")
+    choice = names.passes if text is None else replace(names.passes, text=text, positions=None)
     with reading(path):
         passes, ranks = numbered(path), numbered(path, RANK)
         parts = {rank.name: numbered(rank) or [rank] for rank in ranks} or {"": passes or [path]}
         by_pass = [numbered(one, RANK) for one in passes]  # step0/rank0, step0/rank1, ...
         if by_pass and all(by_pass) and len({*map(len, by_pass)}) == 1:
             parts = {own[0].name: list(own) for own in zip(*by_pass, strict=True)}
-    maps = {rank: names and names.of_rank(Path(rank).stem) for rank in parts}
-    opened = [
-        _as_one(path / rank, [_open(one, maps[rank]) for one in own], choice) for rank, own in parts.items()
-    ]
-    return ranks_as_one(path, opened) if len(parts) > 1 else opened[0]
+    architecture = TENSORS if own_names else getattr(model and model.config, "architecture", "")
+    opened = list[Recording]()
+    for rank, own in parts.items():
+        of_rank = replace(names.of_rank(Path(rank).stem), names_of=architecture)
+        one = joined(path / rank, [_open(part, of_rank) for part in own], choice, padded=text is not None)
+        again = partial(open_recording, path, names) if one.names_of else None
+        one = replace(one, again=again, model=model)
+        opened.append(one if model is None else of_model(one, model))
+    return ranks_as_one(path, opened, model) if len(parts) > 1 else opened[0]
 
 
-def _as_one(path: Path, passes: Sequence[Recording], choice: PassChoice) -> Recording:
-    """Join passes. If names are read again, as those of an architecture or as they stand, join them again."""
-    result = joined(path, passes, choice)
-    if result is passes[0]:
-        return result
-
-    def read_as(architecture: str) -> Recording:
-        return _as_one(path, [one.read_as(architecture) if one.read_as else one for one in passes], choice)
-
-    def by_name() -> Recording:
-        return _as_one(path, [one.by_name() if one.by_name else one for one in passes], choice)
-
-    return replace(result, read_as=read_as, by_name=by_name)
-
-
-def _open(path: Path, names: NameMap | None) -> Recording:
+def _open(path: Path, names: NameMap) -> Recording:
     with reading(path):
         if path.is_dir():
             return _open_folder(path, names)
@@ -127,7 +126,7 @@ def _open(path: Path, names: NameMap | None) -> Recording:
     )
 
 
-def _open_folder(path: Path, names: NameMap | None) -> Recording:
+def _open_folder(path: Path, names: NameMap) -> Recording:
     if is_aprt(path):
         return _with_tokens(open_aprt(path), names, "a directory of APRT dumps")
     files, others = _array_files(path)
@@ -188,7 +187,7 @@ def _unread(others: Sequence[str]) -> list[str]:
     return [f"not read: {abridged([*map(brief, others)])}"] if others else []
 
 
-def _open_safetensors(path: Path, names: NameMap | None) -> Recording:
+def _open_safetensors(path: Path, names: NameMap) -> Recording:
     arrays, metadata = safetensors_arrays(path)
     if metadata.get("format") != ARRAYS_FORMAT:
         return recording_of(path, "safetensors file", arrays, names)
@@ -203,7 +202,7 @@ def _open_safetensors(path: Path, names: NameMap | None) -> Recording:
     left_out = model.get("left_out", []) if isinstance(model, dict) else []  # set by `record`
     missing = [f"left out: {s}" for s in sentences(f"{path}: metadata model: left_out", left_out)]
     notes = sentences(f"{path}: metadata notes", _from_json(metadata.get("notes", "[]")))
-    return replace(recording, positions=stored.get("positions"), notes=(*missing, *notes), read_as=None)
+    return replace(recording, positions=stored.get("positions"), notes=(*missing, *notes))
 
 
 def _from_json(text: str) -> Any:
@@ -214,10 +213,8 @@ def _from_json(text: str) -> Any:
         return None
 
 
-def _with_tokens(recording: Recording, names: NameMap | None, what: str) -> Recording:
+def _with_tokens(recording: Recording, names: NameMap, what: str) -> Recording:
     """Add the tokens of a map to a recording that already uses the names of our events."""
-    if names is None:
-        return recording
     if names.entries:
         raise InputError(f"{names.origin}: {recording.origin} is {what}: expected only tokens, found events")
     sources = [(recording.origin, recording.tokens), (names.origin, names.tokens)]

@@ -1,30 +1,30 @@
 """Join the passes of one run, such as a prefill and the decoding steps after it, or chunks of a prompt.
 
-The joined recording has one row for each position of the text, like a recording of a single pass. A row is
-taken from the pass that computed it. Before that, one text of a batch is selected, and padding is cut.
-In shapes, B is the number of texts of a batch, t the number of rows of one pass, and S of keys.
+The joined recording has one row for each position of one text, like a recording of a single pass. A row is
+taken from the pass that computed it. Rows of padding and of other texts of a batch are left out.
 """
 
 from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import accumulate
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 from ..arrays.stats import Array
-from ..decoder.catalogue import known_row
+from ..decoder.catalogue import has_keys
 from ..errors import InputError
 from ..naming.user_map import PassChoice
 from ..plans.kinds import Shape
 from ..plans.plan import over_tokens
 from ..text.wording import abridged, counted
 from .layouts import Leftover, Recorded
-from .recording import Recording, TextBatch, Texts
+from .recording import Recording, Texts, one_of
 
 PASS = re.compile(r"(?:step|pass|chunk|iter(?:ation)?)[-_=]?([0-9]{1,9})(?:[._-].*)?", re.IGNORECASE)
 _UNCLEAR = "the shapes {} do not show which axis has the positions; name the layout in a map"
@@ -57,112 +57,123 @@ def row_count(recording: Recording) -> int:
     return Counter(shape[-2] for shape in shapes).most_common(1)[0][0] if shapes else 1
 
 
-# --- One text of a batch ----------------------------------------------------------------------------
+class _TextPass(NamedTuple):
+    """A pass over a text. `positions` has the position of each row of the dump that belongs to the text. Of
+    `width` columns of scores and weights, `keys` lists those that belong to the text."""
+
+    dump: Recording
+    length: int
+    positions: Mapping[int, int]
+    keys: Array
+    width: int
+
+    @property
+    def end(self) -> int:
+        """The position after the last."""
+        return 1 + max(self.positions.values())
 
 
-def of_one_text(recording: Recording, choice: PassChoice, padded: bool = False) -> tuple[Recording, Array]:
-    """Return the recording of one text, without padding unless `padded`, and the rows of the dump that belong
-    to the text. Raises InputError if the dump has several texts and none is chosen, or the choice does not
-    fit."""
-    batch, length = recording.batch, row_count(recording)
-    texts = 1 if batch is None else len(batch.ids)
-    text = choice.text or 0 if texts > 1 else 0
-    if texts > 1 and choice.text is None:
-        raise InputError(
-            f"{recording.origin}: a batch of {texts} texts: choose one with --batch 0 to {texts - 1}"
-        )
-    if not 0 <= text < texts:
-        raise InputError(f"{recording.origin}: expected a text below {texts}, found {text}")
-    width = length if batch is None or batch.mask is None else batch.mask.shape[1]
-    masked = batch is not None and batch.mask is not None and not padded
-    keys = np.flatnonzero(batch.mask[text]) if masked else np.arange(width)  # type: ignore[union-attr, index]
-    if texts == 1 and len(keys) == width:
-        return recording, np.arange(length)
-    rows = keys[keys >= width - length] - (width - length)  # the last keys belong to the rows of this pass
-    tensors, leftovers = dict[str, Recorded](), list(recording.leftovers)
-    stored = recording.positions or range(length)  # of logits and probs, which may lack rows
-    found = {row: number for number, row in enumerate(rows.tolist())}
-    for name, recorded in recording.tensors.items():
-        own, few = _of_text(recorded, texts, text), over_tokens(name) and len(stored) < length
-        axis = _rows_axis(name, [own.shape], [len(stored) if few else length])
-        if own.shape and axis is None:
-            leftovers.append(Leftover(recorded, _UNCLEAR.format(list(recorded.shape))))
-            continue
-        entries = np.array([i for i, row in enumerate(stored) if row in found], int) if few else rows
-        cut = {} if axis is None else {axis: entries}
-        cut |= {len(own.shape) - 1: keys} if _has_keys(name) and own.shape[-1] == width else {}
-        tensors[name] = _taken(own, cut)
-    ids = recording.tokens if batch is None or texts == 1 else tuple(map(int, batch.ids[text]))
-    tokens = None if ids is None else tuple(ids[row] for row in rows)
-    pads = [f"text {text} of a batch of {texts}"] * (texts > 1)
-    pads += [f"{counted(length - len(rows), 'row')} of padding cut"] * (len(rows) < length)
-    result = replace(
-        recording, tensors=tensors, tokens=tokens, batch=None, leftovers=tuple(leftovers),
-        positions=tuple(found[row] for row in stored if row in found) if recording.positions else None,
-        notes=(*recording.notes, "; ".join(pads)),
-    )  # fmt: skip
-    return result, rows
+def joined(path: Path, dumps: Sequence[Recording], choice: PassChoice, padded: bool = False) -> Recording:
+    """Return the passes of one text as one recording, without padding unless `padded`. Raises InputError if
+    the dump has several texts and none is chosen, or the choice does not fit."""
+    batch, idle = dumps[0].batch, list[str]()  # notes about choices that are for another dump
+    count = 1 if batch is None else len(batch.ids)
+    if count > 1 and choice.text is None:
+        raise InputError(f"{path}: a batch of {count} texts: choose one with --batch 0 to {count - 1}")
+    text = choice.text or 0 if count > 1 else 0
+    if not 0 <= text < count:
+        raise InputError(f"{path}: expected a text below {count}, found {text}")
+    if choice.text is not None and count == 1:
+        idle.append("the given text of a batch is not for this dump, which has one text")
+    pads, has_mask = _pads(dumps, choice, text), batch is not None and batch.mask is not None
+    if choice.padding is not None and pads is None and not has_mask:
+        idle.append("the given padding is not for this dump: its tokens there differ")
+    every = [*_passes(dumps, text, pads, padded)]
+    passes = [one for one in every if one.positions]
+    if not passes:
+        if not any(one.length for one in every):
+            return dumps[0]  # a comparison refuses tensors without rows
+        raise InputError(f"{path}: expected a text, found only padding")
+    if choice.positions is not None:
+        placed = _placed(path, passes, choice.positions, len(dumps))
+        idle += ["the given positions of passes are not for this dump, which has one pass"] * (not placed)
+        passes = placed or passes
+    starts = accumulate((one.length for one in every), initial=0)
+    rows = tuple(start + row for one, start in zip(every, starts, strict=False) for row in one.positions)
+    about = [f"text {text} of a batch of {count}"] * (count > 1)
+    if cut := sum(one.length for one in every) - len(rows):
+        about.append(f"{counted(cut, 'row')} of padding cut")
+    if len(dumps) == 1 and not about and 0 in passes[0].positions.values():
+        return replace(dumps[0], notes=(*dumps[0].notes, *idle))
+    own = dict.fromkeys(note for one in passes for note in one.dump.notes)
+    texts = Texts(count, text, rows) if about else None
+    return _of_passes(path, passes, texts, [*own, *about, *idle])
 
 
-def _with_padding(passes: Sequence[Recording], choice: PassChoice) -> Sequence[Recording]:
-    """Return the passes of a dump with the attention mask of the chosen padding, which is in the first pass.
-    A dump with a mask, or whose rows of padding have different tokens, stays as it is: the padding is then
-    in another dump of the comparison. Raises InputError if the padding is too long."""
-    if choice.padding is None or any(one.batch is not None and one.batch.mask is not None for one in passes):
-        return passes
-    (side, count), length = choice.padding, row_count(passes[0])
+def _passes(
+    dumps: Sequence[Recording], text: int, pads: slice | None, padded: bool
+) -> Iterator[_TextPass]:  # fmt: skip
+    """Yield the passes of a dump. Each pass continues the text, except a single decoding step."""
+    batch, end = dumps[0].batch, 0
+    alone = batch is not None and len(dumps) == len(batch.ids) == 1
+    position = max(0, batch.start) if alone and batch is not None else 0
+    for dump in dumps:
+        length = row_count(dump)
+        end += length
+        mask = np.ones(length, bool)
+        if dump.batch is not None and dump.batch.mask is not None:
+            later = dump.batch.mask[
+                :, end:
+            ].any()  # or else these are places for later keys in a static cache
+            mask = dump.batch.mask[text, : None if later else end]
+        elif pads is not None:
+            mask = np.ones(end, bool)
+            mask[pads] = False
+        keys = np.flatnonzero(mask | padded)
+        rows = keys[keys >= len(mask) - length] - (len(mask) - length)  # the last keys are of this pass
+        own = {row: position + n for n, row in enumerate(rows.tolist())}
+        yield _TextPass(dump, length, own, keys, len(mask))
+        position += len(rows)
+
+
+def _pads(dumps: Sequence[Recording], choice: PassChoice, text: int) -> slice | None:
+    """Return the rows of the chosen padding, which is in the first pass, or None. The padding is in another
+    dump of the comparison if this dump has a mask, or different tokens in these rows. Raises InputError if
+    the padding is too long."""
+    masked = any(one.batch is not None and one.batch.mask is not None for one in dumps)
+    if choice.padding is None or masked:
+        return None
+    (side, count), length = choice.padding, row_count(dumps[0])
     if not 0 < count < length:
-        raise InputError(f"{passes[0].origin}: expected padding below {length} rows, found {count}")
-    ids = [one.batch.ids if one.batch else np.array([one.tokens or [0] * row_count(one)]) for one in passes]
-    text = min(choice.text or 0, len(ids[0]) - 1)
+        raise InputError(f"{dumps[0].origin}: expected padding below {length} rows, found {count}")
     pads = slice(count) if side == "left" else slice(length - count, length)
-    if len(np.unique(ids[0][text, pads])) > 1:
-        return passes
-    widths = accumulate(own.shape[1] for own in ids)
-    masks = [np.ones((len(own), width), bool) for own, width in zip(ids, widths, strict=True)]
-    for mask in masks:
-        mask[text, pads] = False
-    batches = [TextBatch(*own) for own in zip(ids, masks, strict=True)]
-    return [replace(one, batch=batch) for one, batch in zip(passes, batches, strict=True)]
+    return None if len({*(_ids(dumps[0], text) or ())[pads]}) > 1 else pads
 
 
-def _with_keys_so_far(one: Recording, end: int) -> Recording:
-    """Cut the attention mask of a pass that ends before row `end` of the dump. The mask of a static cache has
-    places for later keys."""
-    if one.batch is None or one.batch.mask is None or one.batch.mask[:, end:].any():
-        return one
-    return replace(one, batch=one.batch._replace(mask=one.batch.mask[:, :end]))
+def _placed(
+    path: Path, passes: Sequence[_TextPass], given: Sequence[Sequence[int]], dumps: int
+) -> list[_TextPass]:
+    """Return passes with the given positions of their rows, or [] if these are not for a dump of one pass."""
+    lengths, others = [len(one.positions) for one in passes], [*map(len, given)]
+    if lengths != others and dumps > 1:
+        ours, found = (abridged([*map(str, own)]) for own in (lengths, others))
+        raise InputError(f"{path}: expected positions of passes of {ours} rows, found {found}")
+    pairs = zip(passes, given, strict=True) if lengths == others else ()
+    return [one._replace(positions=dict(zip(one.positions, own, strict=True))) for one, own in pairs]
 
 
-def _of_text(recorded: Recorded, texts: int, text: int) -> Recorded:
-    if texts == 1 or recorded.shape[:1] != (texts,):
-        return recorded
-    return replace(recorded, shape=recorded.shape[1:], read=lambda: recorded.read()[text])
+def _ids(dump: Recording, text: int) -> tuple[int, ...] | None:
+    """Return the tokens of a text of the pass, also those of padding."""
+    batch = dump.batch
+    return dump.tokens if batch is None or len(batch.ids) == 1 else tuple(batch.ids[text].tolist())
 
 
-def _taken(recorded: Recorded, cut: Mapping[int, Array]) -> Recorded:
-    """Return a tensor with only these entries of some axes."""
-    shape = tuple(len(cut[axis]) if axis in cut else size for axis, size in enumerate(recorded.shape))
-
-    def read() -> Array:
-        values = recorded.read()
-        for axis, entries in cut.items():
-            values = values.take(entries, axis=axis)
-        return values
-
-    return replace(recorded, shape=shape, read=read) if shape != recorded.shape else recorded
-
-
-def _has_keys(name: str) -> bool:
-    """Return True for attention scores and weights, whose last axis has an entry for each key."""
-    row = known_row(name)
-    return row is not None and row.causal
-
-
-def _rows_axis(name: str, shapes: Sequence[Shape], lengths: Sequence[int]) -> int | None:
+def _rows_axis(shapes: Sequence[Shape], lengths: Sequence[int]) -> int | None:
     """Return the axis with one entry for each row of the pass, in the tensors of all passes, or None if no
     axis or several axes may be meant."""
     rank = len(shapes[0])
+    if any(len(shape) != rank for shape in shapes):
+        return None
     fits = [a for a in range(rank) if all(s[a] == n for s, n in zip(shapes, lengths, strict=True))]
     inner = [axis for axis in fits if axis < rank - 1]  # the last axis has channels or keys
     if len(inner) > 1 and (max(lengths) == 1 or rank == 2):
@@ -170,125 +181,82 @@ def _rows_axis(name: str, shapes: Sequence[Shape], lengths: Sequence[int]) -> in
     return inner[0] if len(inner) == 1 else fits[0] if not inner and len(fits) == 1 else None
 
 
-# --- Several passes ---------------------------------------------------------------------------------
+def _of_passes(
+    path: Path, passes: Sequence[_TextPass], texts: Texts | None, notes: Sequence[str]
+) -> Recording:
+    """Return one recording of passes, or of one text of a batch."""
 
+    def join(name: str, own: dict[int, Recorded]) -> Recorded | Leftover:
+        return _joined_tensor(name, {i: _of_text(recorded, texts) for i, recorded in own.items()}, passes)
 
-def joined(path: Path, dumps: Sequence[Recording], choice: PassChoice, padded: bool = False) -> Recording:
-    """Return the passes of one text as one recording, without padding unless `padded`. Raises InputError if
-    the positions do not fit."""
-    dumps = _with_padding(dumps, choice)
-    dumps = [
-        _with_keys_so_far(one, end) for one, end in zip(dumps, accumulate(map(row_count, dumps)), strict=True)
-    ]
-    cut = [of_one_text(one, choice, padded) for one in dumps]
-    texts = _texts(path, dumps, choice, [rows for _, rows in cut])
-    padded_out = [one.batch is not None and not len(rows) for one, (_, rows) in zip(dumps, cut, strict=True)]
-    kept = [(one, len(rows)) for (one, rows), gone in zip(cut, padded_out, strict=True) if not gone]
-    if not kept:
-        raise InputError(f"{path}: expected a text, found only padding")
-    passes, lengths = map(list, zip(*kept, strict=True))
-    ends = list(accumulate(lengths))
-    positions = [tuple(range(end - n, end)) for n, end in zip(lengths, ends, strict=True)]
-    batch, idle = dumps[0].batch, list[str]()  # notes about choices that are for another dump
-    if choice.text is not None and (batch is None or len(batch.ids) == 1):
-        idle.append("the given text of a batch is not for this dump, which has one text")
-    if choice.padding is not None and (batch is None or batch.mask is None):
-        idle.append("the given padding is not for this dump: its tokens there differ")
-    if len(dumps) == 1 and batch is not None and len(batch.ids) == 1 and batch.start > 0:
-        positions = [tuple(range(batch.start, batch.start + lengths[0]))]  # a single decoding step
-    if choice.positions is not None and [*map(len, choice.positions)] == lengths:
-        positions = list(choice.positions)
-    elif choice.positions is not None:
-        if len(dumps) > 1:
-            ours, given = (abridged([*map(str, own)]) for own in (lengths, map(len, choice.positions)))
-            raise InputError(f"{path}: expected positions of passes of {ours} rows, found {given}")
-        idle.append("the given positions of passes are not for this dump, which has one pass")
-    passes = [replace(own, notes=(*own.notes, *idle)) if idle else own for own in passes]
-    if len(passes) == 1 and positions[0] == tuple(range(lengths[0])):
-        return replace(passes[0], texts=texts) if texts else passes[0]
-    every = sorted({position for own in positions for position in own})
-    of_passes = zip(positions, passes, strict=True)
-    tokens = {p: t for own, one in of_passes if one.tokens for p, t in zip(own, one.tokens, strict=True)}
-    tensors, leftovers = dict[str, Recorded](), list[Leftover]()
-    for name in dict.fromkeys(name for one in passes for name in one.tensors):
-        own = {i: one.tensors[name] for i, one in enumerate(passes) if name in one.tensors}
-        result = _joined_tensor(name, own, positions, passes)
-        leftovers += [result] if isinstance(result, Leftover) else []
-        tensors |= {name: result} if isinstance(result, Recorded) else {}
-    starts, count = tuple(own[0] for own in positions), f"{len(passes)} pass{'es' * (len(passes) > 1)}"
-    shown = [f"{own[0]}" if len(own) == 1 else f"{own[0]} to {own[-1]}" for own in positions]
-    notes = dict.fromkeys(note for one in passes for note in one.notes)
-    left = {own.recorded.source: own for one in passes for own in (*one.leftovers, *leftovers)}
+    tokens, first = dict[int, int](), one_of([one.dump for one in passes], join)
+    for one in passes:
+        ids = _ids(one.dump, texts.chosen if texts else 0)
+        tokens |= {position: ids[row] for row, position in one.positions.items()} if ids else {}
+    length, ranges = max(one.end for one in passes), [[*one.positions.values()] for one in passes]
+    if len(passes) > 1 or ranges[0][0]:
+        shown = [f"{own[0]}" if len(own) == 1 else f"{own[0]} to {own[-1]}" for own in ranges]
+        notes = [f"positions of the passes: {abridged(shown)}", *notes]
+        first = replace(first, kind=f"{len(passes)} pass{'es' * (len(passes) > 1)}, {first.kind}")
     return replace(
-        passes[0], origin=str(path), kind=f"{count}, {passes[0].kind}", tensors=tensors,
-        tokens=tuple(tokens[p] for p in every) if every == [*range(len(tokens))] else None,
-        positions=None, leftovers=tuple(left.values()), read_as=None, starts=starts, texts=texts,
-        notes=(f"positions of the passes: {abridged(shown)}", *notes),
+        first, origin=str(path), positions=None, batch=None, notes=tuple(notes), texts=texts,
+        tokens=tuple(tokens[p] for p in range(length)) if len(tokens) == length else None,
+        starts=tuple(own[0] for own in ranges),
     )  # fmt: skip
 
 
-def _texts(
-    path: Path, dumps: Sequence[Recording], choice: PassChoice, rows: Sequence[Array]
-) -> Texts | None:  # fmt: skip
-    """Return the texts of the batch, or None if the dump has one text without padding."""
-    lengths, batch = [row_count(one) for one in dumps], dumps[0].batch
-    count = 1 if batch is None else len(batch.ids)
-    if count == 1 and [*map(len, rows)] == lengths:
-        return None
-    starts = accumulate(lengths[:-1], initial=0)
-    own = np.concatenate([start + part for start, part in zip(starts, rows, strict=True)])
-
-    def open_text(number: int) -> Recording:
-        return joined(path, dumps, replace(choice, text=number, positions=None), padded=True)
-
-    return Texts(count, choice.text or 0 if count > 1 else 0, tuple(own.tolist()), open_text)
+def _of_text(recorded: Recorded, texts: Texts | None) -> Recorded:
+    if texts is None or texts.count == 1 or recorded.shape[:1] != (texts.count,):
+        return recorded
+    return replace(recorded, shape=recorded.shape[1:], read=lambda: recorded.read()[texts.chosen])
 
 
 def _joined_tensor(
-    name: str, parts: Mapping[int, Recorded], positions: Sequence[Sequence[int]], passes: Sequence[Recording]
-) -> Recorded | Leftover:
+    name: str, parts: Mapping[int, Recorded], passes: Sequence[_TextPass]
+) -> Recorded | Leftover:  # fmt: skip
     """Return the tensor of an event in all passes, or the reason why the passes cannot be joined. `parts` has
     the tensors by the number of the pass."""
-    first, lengths = next(iter(parts.values())), [len(positions[i]) for i in parts]
-    rows = {i: tuple(positions[i]) for i in parts}
-    shapes = [own.shape for own in parts.values()]
-    same_rank = len({*map(len, shapes)}) == 1
-    axis = _rows_axis(name, shapes, lengths) if same_rank else None
-    if axis is None and over_tokens(name) and same_rank:  # perhaps only some rows of each pass
-        rows = {i: tuple(positions[i][p] for p in passes[i].positions or (-1,)) for i in parts}
-        axis = _rows_axis(name, shapes, [*map(len, rows.values())])
+    first, shapes = next(iter(parts.values())), [own.shape for own in parts.values()]
+    if not first.shape:
+        return first if len(passes) == 1 else Leftover(first, "one number for each pass")
+    stored: dict[int, Sequence[int]] = {i: range(passes[i].length) for i in parts}
+    axis = _rows_axis(shapes, [*map(len, stored.values())])
+    if axis is None and over_tokens(name):  # perhaps only some rows of each pass
+        stored = {i: passes[i].dump.positions or range(passes[i].length)[-1:] for i in parts}
+        axis = _rows_axis(shapes, [*map(len, stored.values())])
     if axis is None:
-        what = "one number for each pass" if not first.shape else _UNCLEAR.format(list(first.shape))
-        return Leftover(first, what)
+        return Leftover(first, _UNCLEAR.format(list(first.shape)))
     # of several passes that compute a position, the last counts
-    of_position = {p: (i, row) for i, own in rows.items() for row, p in enumerate(own)}
-    at = sorted(of_position)
-    length, widths = 1 + max(map(max, positions)), {own.shape[-1] for own in parts.values()}
-    so_far = all(own.shape[-1] == 1 + max(positions[i]) for i, own in parts.items())
-    keys = _has_keys(name) or (len(widths) > 1 and so_far)
-    width = length if keys else first.shape[-1]
-    others = {tuple(n for a, n in enumerate(o.shape[:-1]) if a != axis) for o in parts.values()}
-    if len(others) > 1 or (len(widths) > 1 and not keys):
+    entries = (
+        (i, at, passes[i].positions.get(row)) for i, own in stored.items() for at, row in enumerate(own)
+    )
+    of_position = {position: (i, at) for i, at, position in entries if position is not None}
+    every, length = sorted(of_position), max(one.end for one in passes)
+    widths = {shape[-1] for shape in shapes}
+    so_far = all(own.shape[-1] == passes[i].end for i, own in parts.items())
+    keys = has_keys(name) or (len(widths) > 1 and so_far)
+    others = {tuple(n for a, n in enumerate(shape[:-1]) if a != axis) for shape in shapes}
+    if not every or len(others) > 1 or (len(widths) > 1 and not keys):
         return Leftover(first, "the shapes of the passes do not fit together")
-    shape = tuple(len(at) if a == axis else size for a, size in enumerate((*first.shape[:-1], width)))
+    width = length if keys else first.shape[-1]
+    shape = tuple(len(every) if a == axis else n for a, n in enumerate((*first.shape[:-1], width)))
 
     def read() -> Array:
-        arrays = {i: np.moveaxis(own.read(), axis, 0) for i, own in parts.items()}
-        values = np.zeros((len(at), *shape[:axis], *shape[axis + 1 :]), np.result_type(*arrays.values()))
-        for i, array in arrays.items():
-            pairs = [(row, of_position[p][1]) for row, p in enumerate(at) if of_position[p][0] == i]
-            if pairs:
-                ours, own = map(list, zip(*pairs, strict=True))
-                values[ours] = _by_key(array[own], 1 + max(positions[i]), length) if keys else array[own]
-        return np.moveaxis(values, 0, axis)
+        arrays = {i: own.read() for i, own in parts.items()}
+        if keys:
+            arrays = {i: _by_key(own, passes[i], length) for i, own in arrays.items()}
+        by_row = {i: np.moveaxis(own, axis, 0) for i, own in arrays.items()}
+        return np.stack([by_row[i][at] for i, at in map(of_position.__getitem__, every)], axis)
 
-    whole = len(at) == length
-    return replace(first, shape=shape, read=read, rows=None if whole else tuple(at))
+    return replace(first, shape=shape, read=read, rows=None if len(every) == length else tuple(every))
 
 
-def _by_key(rows: Array, end: int, length: int) -> Array:
-    """Return the scores or weights of queries, [.., S], as [.., length]. The last key is at position end - 1.
-    A cache may have more places than keys; these come last. It may also have only the last keys."""
-    rows = rows[..., :end]
-    start = end - rows.shape[-1]
-    return np.pad(rows, [(0, 0)] * (rows.ndim - 1) + [(start, length - end)])
+def _by_key(rows: Array, one: _TextPass, length: int) -> Array:
+    """Return the scores or weights of queries, [.., S], as [.., length]. The last key is at the last position
+    of the pass. A cache may have more places than keys; these come last. It may also have only the last
+    keys."""
+    if rows.shape[-1] == one.width:
+        rows = rows[..., one.keys]
+    rows = rows[..., : one.end]
+    start = one.end - rows.shape[-1]
+    return np.pad(rows, [(0, 0)] * (rows.ndim - 1) + [(start, length - one.end)])

@@ -17,14 +17,14 @@ import numpy as np
 
 from ..arrays.rounding import to_bf16, to_f16
 from ..arrays.stats import Array
-from ..decoder.catalogue import choice_of, examples, kinds_in_heads, known_row
+from ..decoder.catalogue import choice_of, examples, has_keys, kinds_in_heads, known_row
 from ..models.language_model import LanguageModel
 from ..plans.kinds import Experts, Linear, Lookup, Mixture
 from ..plans.plan import kind_of, over_tokens
 from ..text.wording import abridged
 from .layouts import Leftover, OfRanks, Recorded
 from .passes import row_count
-from .recording import Recording, agreed, of_model
+from .recording import Recording, agreed, one_of
 
 RANK = re.compile(r"(?:tp(?:_?rank)?|rank)[-_=]?([0-9]{1,9})(?:[._-].*)?", re.IGNORECASE)
 _NEAR = 1 / 8  # copies of a sum are nearer to each other than this share of their size, unlike parts of a sum
@@ -64,31 +64,17 @@ def split_and_summed() -> tuple[frozenset[str], frozenset[str]]:
 def ranks_as_one(path: Path, ranks: Sequence[Recording], model: LanguageModel | None = None) -> Recording:
     """Return the recordings of all ranks as one recording. The model, if known, tells the width of events.
     Raises InputError if the tokens differ."""
-    tensors, leftovers = dict[str, Recorded](), [own for one in ranks for own in one.leftovers]
     length = row_count(ranks[0])
-    for name in dict.fromkeys(name for one in ranks for name in one.tensors):
-        own = {rank: one.tensors[name] for rank, one in enumerate(ranks) if name in one.tensors}
-        result = _joined(name, own, len(ranks), length, model)
-        leftovers += [result] if isinstance(result, Leftover) else []
-        tensors |= {name: result} if isinstance(result, Recorded) else {}
-    made = {own.source: own.ranks for own in tensors.values() if own.ranks}
+    result = one_of(ranks, lambda name, own: _joined(name, own, len(ranks), length, model))
+    ranked = {name: own.ranks for name, own in result.tensors.items() if own.ranks}
+    made = {result.tensors[name].source: own for name, own in ranked.items()}
     counts = Counter("different on some ranks" if own.odd else own.how for own in made.values())
     notes = [f"{len(ranks)} ranks: {', '.join(f'{count} {how}' for how, count in counts.items())}"]
-    notes += [f"{name}: {own.ranks.odd}" for name, own in tensors.items() if own.ranks and own.ranks.odd]
-
-    def open_text(number: int) -> Recording:
-        return ranks_as_one(path, [one.texts.open(number) for one in ranks if one.texts])
-
-    def named() -> Recording:
-        return ranks_as_one(path, [one.by_name() if one.by_name else one for one in ranks])
-
+    notes += [f"{name}: {own.odd}" for name, own in ranked.items() if own.odd]
     return replace(
-        ranks[0], origin=str(path), kind=f"{len(ranks)} ranks, {ranks[0].kind}", tensors=tensors,
+        result, origin=str(path), kind=f"{len(ranks)} ranks, {result.kind}",
         tokens=agreed("tokens", [(one.origin, one.tokens) for one in ranks]),
-        leftovers=tuple({own.recorded.source: own for own in leftovers}.values()),
         notes=(*notes, *dict.fromkeys(note for one in ranks for note in one.notes)),
-        texts=ranks[0].texts and replace(ranks[0].texts, open=open_text), by_name=named, read_as=None,
-        of_ranks=lambda own: ranks_as_one(path, [of_model(one, own) for one in ranks], own),
     )  # fmt: skip
 
 
@@ -129,10 +115,9 @@ def _joined(
 
 def _axis(name: str, recorded: Recorded, length: int) -> int:
     """Return the axis of the heads or channels. Values in heads are [.., H, T, D] or [.., T, H, D]."""
-    shape, row, letters = recorded.shape, known_row(name), recorded.layout
-    causal = row is not None and row.causal
+    shape, letters = recorded.shape, recorded.layout
     in_heads = kind_of(name) in kinds_in_heads() and (len(shape) > 3 or (len(shape) == 3 and shape[0] > 1))
-    if not causal and not in_heads:
+    if not has_keys(name) and not in_heads:
         return -1
     of_rows = len(shape) > 2 and not letters and shape[-3] == length != shape[-2]
     return -2 if letters in ("THD", "THS") or of_rows else -3

@@ -25,7 +25,6 @@ from .stored_arrays import write_arrays
 _TYPES = {0: np.float32, 1: np.float16, 26: np.int32}  # of ggml_type
 _VIEWS = ("VIEW", "RESHAPE", "PERMUTE", "TRANSPOSE")  # operations that compute no new values
 _LEFT_OUT = ("node_", "cache_")  # tensors without a name, and the whole cache
-_CONTEXT = "kqv_out-"  # a view of the output of flash attention, which has no name
 _OVER_KEYS = ("kq-", "kq_")  # [H, T, keys]
 Node = tuple[str, str, Array]  # a tensor of the graph: name, operation and values
 
@@ -39,39 +38,35 @@ class GgmlTensor(ctypes.Structure):
 def record_llama_cpp(
     gguf: str | os.PathLike[str], tokens: Sequence[int], out: str | os.PathLike[str], *, force: bool = False,
     steps: Sequence[int] | None = None, n_batch: int = 512, n_threads: int | None = None,
-    n_gpu_layers: int = 0, flash_attn: bool = False, type_k: str = "f16", type_v: str = "f16",
 ) -> None:  # fmt: skip
     """Run llama.cpp over `tokens`, and save the float32 values of all named tensors as safetensors.
 
     `diff` and `diagnose` read the file. All positions get logits. `steps` lists the lengths of passes, such
-    as [5, 1, 1] for a prefill and two decoding steps. `out` is then a new folder with step0.safetensors and
-    so on. llama.cpp reads at most `n_batch` tokens at a time; scores are 0 at keys after the batch. Flash
-    attention computes no scores. `type_k` and `type_v` are types of the cache such as "q8_0"; a quantised V
-    needs flash attention. For example:
+    as [5, 1, 1] for a prefill and two decoding steps. By default, each pass reads `n_batch` tokens. If there
+    are several passes, `out` is a new folder with step0.safetensors and so on. For example:
 
         record_llama_cpp("model.gguf", [504, 3575, 282], "theirs.safetensors", n_threads=1)
 
-    Raises InputError without llama-cpp-python, for a model or options that llama.cpp refuses, and if `out`
-    exists (unless `force`). Raises RunError if llama.cpp fails.
+    Raises InputError without llama-cpp-python, for a model that llama.cpp refuses, and if `out` exists
+    (unless `force`). Raises RunError if llama.cpp fails.
     """
     ids = np.array([tokens], np.int64)
-    lengths = [ids.size] if steps is None else list(steps)
+    default = np.diff([*range(0, ids.size, max(1, n_batch)), ids.size]).tolist()
+    lengths = default if steps is None else list(steps)
     if min([*lengths, ids.size, n_batch]) < 1 or sum(lengths) != ids.size:
         raise InputError(f"expected steps of {ids.size} tokens, found n_batch {n_batch} and steps {lengths}")
-    options: dict[str, Any] = {"n_batch": n_batch, "n_threads": n_threads, "n_gpu_layers": n_gpu_layers}
-    options |= {"flash_attn": flash_attn, "type_k": type_k, "type_v": type_v, "n_ctx": ids.size}
+    several = steps is not None or len(lengths) > 1
+    options: dict[str, Any] = {"n_ctx": ids.size, "n_batch": max(lengths), "n_ubatch": max(lengths)}
+    options |= {"n_threads": n_threads, "n_threads_batch": n_threads}
     model = {"family": "recorded", "class": "llama.cpp", "origin": os.fspath(gguf), "options": repr(options)}
-    with pass_files(Path(out), steps is not None, force) as paths, _engine(gguf, options) as evaluate:
-        start = 0
-        for stop in np.cumsum(lengths).tolist():
-            ends = [*range(start, stop, n_batch)[1:], stop]
-            parts = [dump(evaluate(ids[0, a:b].tolist()), b) for a, b in pairwise([start, *ends])]
+    with pass_files(Path(out), several, force) as paths, _engine(gguf, options) as evaluate:
+        for start, stop in pairwise([0, *np.cumsum(lengths).tolist()]):
+            own = ids[0, start:stop].tolist()
             inputs = {"input_ids": ids[:, start:stop], "position_ids": np.arange(start, stop)[None]}
             write_arrays(
-                next(paths), joined(parts) | (inputs if steps else {}), text="", overwrite=force,
-                tokens=ids[0, start:stop].tolist(), positions=range(stop - start), model=model,
+                next(paths), dump(evaluate(own), stop) | (inputs if several else {}), text="", tokens=own,
+                positions=range(stop - start), model=model, overwrite=force,
             )  # fmt: skip
-            start = stop
 
 
 @contextmanager
@@ -96,20 +91,14 @@ def _engine(
             failed.append(error)
         return not failed
 
-    for name in ("type_k", "type_v"):
-        kind = getattr(llama_cpp, f"GGML_TYPE_{options[name].upper()}", None)
-        if kind is None:
-            raise InputError(f"{name}: expected a type of ggml such as q8_0, found {options[name]!r}")
-        options = options | {name: kind}
     own, default_params = llama_cpp.llama_cpp, llama_cpp.llama_context_default_params
     params = default_params()
     params.cb_eval = own.ggml_backend_sched_eval_callback(after)
     own.llama_context_default_params = lambda: params  # Llama has no argument for the callback
-    options |= {"n_ubatch": options["n_batch"], "n_threads_batch": options["n_threads"]}
     try:
         engine = llama_cpp.Llama(os.fspath(gguf), logits_all=True, swa_full=True, verbose=False, **options)
-    except (ValueError, TypeError, RuntimeError) as error:
-        raise InputError(f"{os.fspath(gguf)}: llama.cpp refuses the model or the options: {error}") from error
+    except (ValueError, RuntimeError) as error:
+        raise InputError(f"{os.fspath(gguf)}: llama.cpp refuses the model: {error}") from error
     finally:
         own.llama_context_default_params = default_params
 
@@ -142,8 +131,7 @@ def read_tensor(ggml: Any, pointer: int) -> Iterator[Node]:
     this version of llama.cpp has another layout."""
     name, operation = ggml.ggml_get_name(pointer).decode(), ggml.ggml_op_desc(pointer).decode()
     tensor = GgmlTensor.from_address(pointer)
-    is_view = operation in _VIEWS and not name.startswith(_CONTEXT)
-    if tensor.type not in _TYPES or is_view or name.startswith(_LEFT_OUT):
+    if tensor.type not in _TYPES or operation in _VIEWS or name.startswith(_LEFT_OUT):
         return
     data, dtype = np.empty(ggml.ggml_nbytes(pointer), np.uint8), np.dtype(_TYPES[tensor.type])
     lengths = tuple(tensor.lengths)[::-1]
@@ -169,14 +157,3 @@ def dump(nodes: Sequence[Node], keys: int) -> dict[str, Array]:
     if length == 1:  # ggml drops the axis of one token
         return {name: own[None] if own.ndim == 2 and len(own) > 1 else own for name, own in arrays.items()}
     return arrays
-
-
-def joined(parts: Sequence[dict[str, Array]]) -> dict[str, Array]:
-    """Join the rows of batches. Scores and weights get 0 at the keys after a batch."""
-    result = {}
-    for name, last in parts[-1].items():
-        arrays, by_head = [part[name] for part in parts], name.startswith(("kqv-", *_OVER_KEYS))
-        if name.startswith(_OVER_KEYS):
-            arrays = [np.pad(own, [(0, 0), (0, 0), (0, last.shape[2] - own.shape[2])]) for own in arrays]
-        result[name] = np.concatenate(arrays, axis=int(by_head))
-    return result

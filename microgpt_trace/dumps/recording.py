@@ -34,12 +34,11 @@ class TextBatch(NamedTuple):
 @frozen(eq=False)
 class Texts:
     """The texts of a batch. The recording has the text with the number `chosen`, whose rows in the dump are
-    `rows`. `open` opens a text with its padding."""
+    `rows`."""
 
     count: int
     chosen: int
     rows: tuple[int, ...]
-    open: Callable[[int], Recording]
 
 
 @frozen(slots=False, eq=False)
@@ -49,8 +48,8 @@ class Recording:
     `statistics` contains the events of a JSON document, with or without arrays. `positions` lists the
     position of each row of logits and probs, or is None if the dump lacks this list. `batch` is set if the
     arrays still have all texts of a batch, or padding. `texts` is set after one text was cut out. `starts`
-    lists the first position of each pass, if the recording consists of several passes. `of_ranks` joins the
-    ranks again, if there are several, by the widths of a model.
+    lists the first position of each pass, if the recording consists of several passes. `again` opens the dump
+    once more, with other keywords of `open_recording`, unless its names are always those of events.
     """
 
     origin: str
@@ -61,13 +60,12 @@ class Recording:
     statistics: Mapping[str, TraceEvent] = field(default_factory=dict)
     leftovers: tuple[Leftover, ...] = ()
     notes: tuple[str, ...] = ()
-    read_as: Callable[[str], Recording] | None = None  # reads names as those of an architecture
-    by_name: Callable[[], Recording] | None = None  # gives each tensor its own name instead of an event
     batch: TextBatch | None = None
-    named: bool = False  # the tensors have their own names instead of events
     starts: tuple[int, ...] = ()
     texts: Texts | None = None
-    of_ranks: Callable[[LanguageModel], Recording] | None = None
+    again: Callable[..., Recording] | None = None
+    model: LanguageModel | None = None  # whose names the tensors have
+    names_of: str = ""  # see NameMap, or "" if the names are always those of events
 
     def values_of(
         self, name: str, model: LanguageModel, length: int, alone: bool = False
@@ -136,14 +134,25 @@ def agreed(what: str, sources: Iterable[tuple[str, Sequence[int] | None]]) -> tu
     return values[0][1] if values else None
 
 
+def one_of(
+    recordings: Sequence[Recording], join: Callable[[str, dict[int, Recorded]], Recorded | Leftover]
+) -> Recording:  # fmt: skip
+    """Return one recording of passes or ranks. `join` gets the name of an event, and its tensors by the
+    number of the pass or rank. It returns one tensor, or the reason why there is none."""
+    tensors, leftovers = dict[str, Recorded](), [own for one in recordings for own in one.leftovers]
+    for name in dict.fromkeys(name for one in recordings for name in one.tensors):
+        result = join(name, {i: one.tensors[name] for i, one in enumerate(recordings) if name in one.tensors})
+        leftovers += [result] if isinstance(result, Leftover) else []
+        tensors |= {name: result} if isinstance(result, Recorded) else {}
+    left = {own.recorded.source: own for own in leftovers}
+    return replace(recordings[0], tensors=tensors, leftovers=tuple(left.values()))
+
+
 def of_model(recording: Recording, model: LanguageModel) -> Recording:
     """Return the recording with the events of a model. Names are read as the names of the model's
     architecture. If a tensor has candidates, the tensor becomes the first candidate in the model's plan."""
-    if recording.of_ranks is not None:
-        return replace(recording.of_ranks(model), of_ranks=None)
-    architecture = getattr(model.config, "architecture", "")
-    if architecture and recording.read_as is not None:
-        recording = replace(recording.read_as(architecture), read_as=None)
+    if recording.again is not None and recording.model is None:
+        return recording.again(model=model)
 
     def candidate(recorded: Recorded) -> str:
         return next((name for name in recorded.candidates if name in model.plan), "")

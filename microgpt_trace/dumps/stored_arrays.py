@@ -42,6 +42,8 @@ if TYPE_CHECKING:
 NPY_MAGIC = b"\x93NUMPY"
 MAX_HEADER = 10_000  # bytes; NumPy has the same limit
 _LENGTH_BYTES = {b"\1\0": 2, b"\2\0": 4}
+# ml_dtypes writes bfloat16 as V2, float8_e5m2 as f1, and all other types of one byte as V1.
+_ASSUMED = {"V2": "bfloat16", "f1": "float8_e5m2", "V1": "float8_e4m3fn"}
 _LONG = re.compile(r"(?<=[0-9])L(?=[,)])")  # Python 2 wrote the integer 3 as 3L
 
 
@@ -52,7 +54,6 @@ class NpyHeader(NamedTuple):
     dtype: np.dtype[Any]
     by_columns: bool
     offset: int  # index of the first byte of the data in the file
-    # ml_dtypes writes V2 for bfloat16, f1 for float8_e5m2, and V1 for all other types of one byte.
     short: str = ""  # the type of short floats, which NumPy does not know
 
     @property
@@ -80,10 +81,10 @@ def read_header(file: IO[bytes]) -> NpyHeader:
         raise ValueError("other keys")
     if type(shape) is not tuple or not all(type(length) is int and 0 <= length < 1 << 63 for length in shape):
         raise ValueError("no shape")
-    descr = header["descr"]
-    is_float8 = descr in ("<f1", "|f1")
-    dtype = np.dtype("V1") if is_float8 else np.lib.format.descr_to_dtype(descr)
-    short = "float8_e5m2" if is_float8 else "bfloat16" if dtype == np.dtype("V2") else ""
+    short = _ASSUMED.get(str(header["descr"])[1:], "")
+    if short:
+        header["descr"] = f"V{FLOATS[short].block_bytes}"
+    dtype = np.lib.format.descr_to_dtype(header["descr"])
     return NpyHeader(shape, dtype, by_columns, len(head) + width + length, short)
 
 
@@ -101,7 +102,7 @@ class StoredArray:
     """An array in a file.
 
     `kind` is "floating" (`read` returns float32 or float64), "whole" (integers or booleans), or "other"
-    (unreadable). If the file does not name the type of short floats, `read_bits` reads them as stored.
+    (unreadable). `assumed` is True if the file does not name the type of short floats.
     """
 
     name: str
@@ -109,7 +110,7 @@ class StoredArray:
     dtype: str  # the name of the type in the file
     kind: str
     read: Callable[[], Array]
-    read_bits: Callable[[], Array] | None = None
+    assumed: bool = False
 
 
 def decoded(bits: Array, dtype: str) -> Array:
@@ -204,11 +205,10 @@ def _array(
         return array.astype(np.float32 if dtype == np.float16 else dtype, copy=False)
 
     check_name(path, name)
-    shape, short, dtype = header.shape, header.short, header.dtype
+    shape, short = header.shape, header.short
     if short:
-        return StoredArray(name, shape, short, "floating", lambda: decoded(read_stored(), short), read_stored)
-    bits = read_stored if dtype == np.dtype("V1") else None
-    return StoredArray(name, shape, str(dtype), _kind(dtype), read, bits)
+        return StoredArray(name, shape, short, "floating", lambda: decoded(read_stored(), short), True)
+    return StoredArray(name, shape, str(header.dtype), _kind(header.dtype), read)
 
 
 @contextmanager

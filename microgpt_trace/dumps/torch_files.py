@@ -1,14 +1,13 @@
 """Read the tensors of .pt files, which torch.save writes, without torch and without running the file.
 
 A .pt file is a zip archive: NAME/data.pkl is a pickle (see torch_pickle.py), and NAME/data/KEY are
-numbers. Opening a file reads only the pickle. Numbers are mapped when they are needed.
+numbers. Opening a file reads only the pickle. Numbers are read when they are needed.
 """
 
 from __future__ import annotations
 
 import math
 import zipfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,7 +16,6 @@ import numpy as np
 from ..arrays.encodings import FLOATS
 from ..arrays.stats import Array
 from ..errors import FileFormatError, InputError, naming
-from ..readers.mapped_file import MappedFile
 from ..text.brief import brief
 from ..untrusted_files import beginning, check_name, check_regular, reading
 from .stored_arrays import ZIP_MAGIC, StoredArray, as_file_error, check_expansion, decoded, open_archive
@@ -47,21 +45,8 @@ class _Archive(NamedTuple):
         try:
             return self.zip.getinfo(f"{self.root}/{name}")
         except KeyError as error:
-            raise FileFormatError(
-                f"{self.path}: expected {brief(name)} in the archive, found none"
-            ) from error
-
-    def content(self, name: str) -> Array:
-        """Return the bytes of a file in the archive. Bytes that are not compressed are mapped."""
-        member = self.member(name)
-        if member.compress_type != zipfile.ZIP_STORED:
-            return np.frombuffer(self.zip.read(member), np.uint8)
-        file, start = MappedFile.open(self.path), member.header_offset
-        header = file.view(start, start + 30)  # two lengths: of the name, and of what follows the name
-        start += 30 + int(header[26:].view("<u2").sum())
-        if header[:4].tobytes() != ZIP_MAGIC or start + member.file_size > len(file.bytes):
-            raise ValueError("no header of a file")
-        return file.view(start, start + member.file_size)
+            missing = f"{self.path}: expected {brief(name)} in the archive, found none"
+            raise FileFormatError(missing) from error
 
 
 def is_torch_file(path: Path) -> bool:
@@ -93,48 +78,41 @@ def torch_arrays(path: Path, name: str) -> tuple[list[StoredArray], list[str]]:
             raise FileFormatError(f"{path}: expected one data.pkl in the archive, found {len(roots)}")
         file = _Archive(path, archive, roots[0])
         known = f"{file.root}/byteorder" in archive.namelist()  # not in files of torch 2.0
-        if known and (order := file.content("byteorder")[:10].tobytes()) != b"little":
+        if known and (order := archive.read(file.member("byteorder"))[:10]) != b"little":
             raise FileFormatError(f"{path}: byteorder: expected little, found {brief(order)}")
         if (size := file.member("data.pkl").file_size) > _MAX_PICKLE:
             raise FileFormatError(f"{path}: data.pkl: expected at most {_MAX_PICKLE:,} bytes, found {size:,}")
         with naming(f"{path}: data.pkl", FileFormatError):
-            value = read_pickle(file.content("data.pkl").tobytes())
+            value = read_pickle(archive.read(file.member("data.pkl")))
         return _named(file, value, name)
 
 
 def _named(file: _Archive, value: Any, name: str) -> tuple[list[StoredArray], list[str]]:
+    """Return the tensors in nested dicts and lists, and the names of other values. Lists may contain
+    themselves."""
     if type(value) is dict and value.keys() == {"value", "meta"}:  # a file of SGLang's dumper
         value = value["value"]
-    arrays: dict[str, StoredArray] = {}
-    others = []
-    for own, leaf in _leaves(file, value):
-        if not isinstance(leaf, TensorView):
+    arrays, others, left = dict[str, StoredArray](), list[str](), _MAX_VALUES
+    pending = [("", 0, value)]
+    while pending:
+        own, depth, value = pending.pop()
+        if type(value) in (dict, list, tuple):
+            left -= len(value)
+            if left < 0 or depth == _MAX_DEPTH:
+                most = f"{_MAX_VALUES:,} values, nested at most {_MAX_DEPTH} deep"
+                raise FileFormatError(f"{file.path}: expected at most {most}, found more")
+            items = value.items() if type(value) is dict else enumerate(value)
+            inner = [(f"{own}.{key}" if depth else str(key), depth + 1, one) for key, one in items]
+            for longer, *_ in inner:
+                check_name(file.path, longer)
+            pending += inner[::-1]
+        elif not isinstance(value, TensorView):
             others.append(own or name)
         elif own in arrays:
             raise FileFormatError(f"{file.path}: {brief(own)} occurs twice")
         else:
-            arrays[own] = _array(file, own or name, leaf)
+            arrays[own] = _array(file, own or name, value)
     return [*arrays.values()], others
-
-
-def _leaves(file: _Archive, value: Any) -> Iterator[tuple[str, Any]]:
-    """Yield the values in nested dicts and lists with their names. Lists may contain themselves."""
-    left = _MAX_VALUES
-    pending = [("", 0, value)]
-    while pending:
-        name, depth, value = pending.pop()
-        if type(value) not in (dict, list, tuple):
-            yield name, value
-            continue
-        left -= len(value)
-        if left < 0 or depth == _MAX_DEPTH:
-            most = f"{_MAX_VALUES:,} values, nested at most {_MAX_DEPTH} deep"
-            raise FileFormatError(f"{file.path}: expected at most {most}, found more")
-        items = value.items() if type(value) is dict else enumerate(value)
-        inner = [(f"{name}.{key}" if depth else str(key), depth + 1, one) for key, one in items]
-        for own, *_ in inner:
-            check_name(file.path, own)
-        pending += inner[::-1]
 
 
 def _array(file: _Archive, name: str, view: TensorView) -> StoredArray:
@@ -148,8 +126,8 @@ def _array(file: _Archive, name: str, view: TensorView) -> StoredArray:
             raise FileFormatError(f"{where} has type {view.dtype}, which is not supported")
         with reading(file.path), as_file_error(where, "a storage of numbers"):
             size = np.dtype(stored_as).itemsize
-            data = file.content(f"data/{view.storage.key}")[view.offset * size :]
-            flat = data[: len(data) // size * size].view(stored_as)
+            data = file.zip.read(file.member(f"data/{view.storage.key}"))
+            flat = np.frombuffer(data, stored_as, len(data) // size)[view.offset :]
             strides = [stride * size for stride in view.strides]
             array = np.lib.stride_tricks.as_strided(flat, view.shape, strides, writeable=False)
             return decoded(array, view.dtype) if short else array

@@ -22,13 +22,6 @@ _STORAGES = {  # torch.FloatStorage -> float32
     "ComplexFloat": "complex64", "ComplexDouble": "complex128",
 }  # fmt: skip
 _DTYPE = re.compile(r"torch\.((b?float|complex|u?int)[0-9]{1,3}(_[a-z0-9]{1,10}){0,2}|bool|bfloat16)")
-_REFUSED = {  # opcodes that we name in errors
-    "0": "POP", "1": "POP_MARK", "2": "DUP", "B": "BINBYTES", "C": "SHORT_BINBYTES", "F": "FLOAT", "I": "INT",
-    "L": "LONG", "P": "PERSID", "S": "STRING", "T": "BINSTRING", "U": "SHORT_BINSTRING", "V": "UNICODE",
-    "d": "DICT", "g": "GET", "i": "INST", "l": "LIST", "o": "OBJ", "p": "PUT", "\x81": "NEWOBJ",
-    "\x82": "EXT1", "\x83": "EXT2", "\x84": "EXT4", "\x8b": "LONG4", "\x8e": "BINBYTES8", "\x8f": "EMPTY_SET",
-    "\x90": "ADDITEMS", "\x91": "FROZENSET", "\x92": "NEWOBJ_EX", "\x96": "BYTEARRAY8", "\x97": "NEXT_BUFFER",
-}  # fmt: skip
 
 
 class Name(str):
@@ -84,7 +77,9 @@ class _Interpreter:
             if code == ".":
                 return self.stack.pop()
             if code not in _STEPS:
-                opcode = _REFUSED.get(code, repr(code))
+                from pickletools import opcodes  # a table of names
+
+                opcode = next((own.name for own in opcodes if own.code == code), repr(code))
                 raise InputError(f"expected tensors, found the opcode {opcode} of pickle")
             _STEPS[code](self)
         raise InputError(f"expected at most {MAX_STEPS:,} opcodes of pickle, found more")

@@ -25,7 +25,7 @@ from ..text.frozen import frozen
 # that are finite in both.
 PAIR = np.dtype([("layout", "U4"), ("several", "?"), ("distance", "f4"), ("finite", "f4"), ("follows", "?")])
 SAME = 1e-2  # values agree below this distance; bfloat16 rounds by up to 4e-3
-FEW = 2  # values can decide between this many tensors; the order counts behind more known tensors than this
+FEW = 2  # values can decide between this many tensors
 _NUMBER = re.compile("(?<![0-9])[0-9]{1,4}(?![0-9])")
 _MAX_NUMBERS = 16  # largest count of numbers in a name that are tried as a counter
 Columns = Mapping[int | None, int]  # layer -> index of an event
@@ -205,18 +205,14 @@ def _by_order(
     evidence: Evidence, whole: Sequence[int], found: Mapping[int, Suggested], free: Sequence[int]
 ) -> Iterator[tuple[int, int]]:
     """Yield tensors between two known tensors, if the free events between the events of the two known tensors
-    fit these tensors one by one. Behind the last known tensor, more events than tensors are allowed, if the
-    dump lacks no event between the last known tensors."""
+    fit these tensors one by one."""
     known = [(row, found[row].event) for row in whole if row in found]
-    complete = len(known) > FEW and len({column - row for row, column in known[-FEW - 1 :]}) == 1
     end = len(evidence.tensors), len(evidence.events)
     for (row, column), (next_row, next_column) in pairwise([(-1, -1), *known, end]):
         rows = [at for at in whole if row < at < next_row and not evidence.agree[at].any()]
         columns = [at for at in free if max(column, evidence.right - 1) < at < next_column]
-        last = next_column == end[1] and complete
-        if len(rows) == len(columns) or (last and len(rows) < len(columns)):
-            pairs = [*zip(rows, columns, strict=False)]
-            yield from pairs if all(evidence.fits[pair] for pair in pairs) else ()
+        pairs = [*zip(rows, columns, strict=False)] if len(rows) == len(columns) else []
+        yield from pairs if all(evidence.fits[pair] for pair in pairs) else ()
 
 
 def _outside_layers(

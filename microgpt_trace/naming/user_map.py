@@ -4,12 +4,11 @@
     [events]
     "layer0.attn.q" = "t003[:, :896]"
     "layer0.attn.scores" = { from = "t010", layout = "HTS" }
-    "layer0.attn.out" = { from = "t011", dtype = "float8_e4m3fn" }
     "layer{i}.mlp.gate" = "blk{i}_gate"
     "layer0.mlp.up" = { from = ["rank0/up", "rank1/up"], axis = 1 }
 
-The name of a tensor is its name in the dump, with or without the file extension. `dtype` is the type of short
-floats in a .npy file, which does not name this type. {i} stands for the layer number in both names.
+The name of a tensor is its name in the dump, with or without the file extension. {i} stands for the layer
+number in both names.
 """
 
 from __future__ import annotations
@@ -23,7 +22,6 @@ from typing import Any
 
 import numpy as np
 
-from ..arrays.encodings import FLOATS
 from ..errors import FileFormatError, InputError
 from ..text.brief import brief
 from ..text.frozen import frozen
@@ -41,6 +39,7 @@ _BOUND = re.compile(r"([+-]?[0-9]{1,18})?")
 Index = tuple[int | slice, ...]
 OWN = "own"  # the layout of a tensor with our shape and order of axes
 LAST = "last"
+TENSORS = "tensors"  # in place of an architecture
 LAYOUTS: tuple[str, ...] = (
     "TC",  # one row per position
     "CT",  # one column per position
@@ -54,14 +53,13 @@ LAYOUTS: tuple[str, ...] = (
 
 @frozen
 class MapEntry:
-    """A line of a map: an event, the tensor `source` with its values, a slice, a layout and a type. If
-    `ranks` lists the tensors of all ranks, these are joined along `axis`."""
+    """A line of a map: an event, the tensor `source` with its values, a slice and a layout. If `ranks` lists
+    the tensors of all ranks, these are joined along `axis`."""
 
     event: str
     source: str
     index: Index = ()
     layout: str = ""
-    dtype: str = ""
     ranks: tuple[str, ...] = ()
     axis: int | None = None
 
@@ -78,12 +76,17 @@ class PassChoice:
 
 @frozen
 class NameMap:
-    """The lines of a map, the tokens of the dump if the map lists tokens, and what is said about passes."""
+    """The lines of a map, the tokens of the dump if the map lists tokens, and what is said about passes.
+
+    `names_of` is the architecture whose names the other tensors have, TENSORS if each tensor keeps its own
+    name instead of an event, or "" if the names show the architecture.
+    """
 
     origin: str
     entries: tuple[MapEntry, ...] = ()
     tokens: tuple[int, ...] | None = None
     passes: PassChoice = PassChoice()
+    names_of: str = ""
 
     def of_rank(self, rank: str = "") -> NameMap:
         """Return the map for the dump of a rank. Raises InputError if a list of tensors lacks the rank."""
@@ -208,7 +211,7 @@ def _entry(path: Path, event: str, line: Any) -> MapEntry:
     if isinstance(line, str):
         line = {"from": line}
     sources = line.get("from") if isinstance(line, Mapping) else None
-    ranks, allowed = tuple(sources) if isinstance(sources, list) else (), {"from", "layout", "dtype", "axis"}
+    ranks, allowed = tuple(sources) if isinstance(sources, list) else (), {"from", "layout", "axis"}
     if not all(isinstance(own, str) for own in ranks or (sources,)) or line.keys() - allowed:
         raise FileFormatError(
             f'{where}: expected a name, {{ from = "name", layout = "HTD" }} or {{ from = ["rank0/name", '
@@ -222,14 +225,11 @@ def _entry(path: Path, event: str, line: Any) -> MapEntry:
     layout = line.get("layout", "")
     if "layout" in line and layout not in (OWN, *LAYOUTS):
         raise FileFormatError(f"{where}: expected layout {', '.join((OWN, *LAYOUTS))}, found {brief(layout)}")
-    dtype = line.get("dtype", "")
-    if "dtype" in line and (not isinstance(dtype, str) or dtype not in FLOATS):
-        raise FileFormatError(f"{where}: expected dtype {', '.join(FLOATS)}, found {brief(dtype)}")
     source, index = (ranks[0], ()) if ranks else _source(where, line["from"])
     wrong = [own for own in ranks or (source,) if ("{i}" in event) != ("{i}" in own)]
     if wrong:
         raise FileFormatError(f"{where}: {{i}} must be in both names or in neither, found {brief(wrong[0])}")
-    return MapEntry(event, source, index, layout, dtype, ranks, axis)
+    return MapEntry(event, source, index, layout, ranks, axis)
 
 
 def _source(where: str, text: str) -> tuple[str, Index]:

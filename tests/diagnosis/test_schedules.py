@@ -13,6 +13,7 @@ from microgpt_trace.comparison.diff import diff
 from microgpt_trace.diagnosis.two_runs import diff_by_model
 from microgpt_trace.errors import InputError
 from microgpt_trace.naming.user_map import NameMap, PassChoice
+from microgpt_trace.render.results.judged_sections import judged_title
 
 torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
 cache_utils = pytest.importorskip("transformers.cache_utils")
@@ -102,6 +103,20 @@ def test_mistakes_of_a_batch_are_named(engine, tmp_path, name):
         found = diff_by_model(whole, tmp_path / "f", ours, map=names)
         claims = found.judged[1].claims
         assert any(words in claim for claim in claims), (words, found.first, claims)
+
+
+@pytest.mark.parametrize("name", ["llama"])
+def test_the_verdict_names_the_rounding_of_the_engines(engine, tmp_path):
+    theirs, ours, whole = engine
+    steps = run(theirs, tmp_path / "steps", CHUNKS["decoding"])
+    narrow = run(theirs.to(torch.bfloat16), tmp_path / "narrow", CHUNKS["whole"])
+    for other, compute, words in (
+        (steps, None, "the reordering of sums in float32,"),
+        (steps, "q8", "rounding (the inputs of products rounded to 8-bit blocks),"),
+        (narrow, None, "rounding (every value rounded to bfloat16),"),
+    ):
+        found = diff_by_model(whole, other, ours, compute=compute)
+        assert f"A and B are equal within {words}" in judged_title(found, "")
 
 
 @pytest.mark.parametrize("name", ["llama"])

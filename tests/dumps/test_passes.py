@@ -250,6 +250,7 @@ def test_a_text_that_ended_earlier_and_a_float_mask(model, whole, tmp_path):
         np.savez(folder / f"step{step}.npz", **own)
     found, recording = values(folder, model, NameMap("", passes=PassChoice(text=1)))
     assert recording.tokens == TOKENS
+    assert recording.notes[1:] == ("text 1 of a batch of 2", "3 rows of padding cut")
     assert np.array_equal(found["layer1.mlp.down"], whole["layer1.mlp.down"])
     ended = open_recording(folder, NameMap("", passes=PassChoice(text=0)))
     assert ended.tokens == (5,) * 9

@@ -165,9 +165,7 @@ def cases():
     yield from ([base[::2], base.view(2, 3, 8).permute(2, 0, 1)], linear.state_dict())
     yield {f"key{i}": base[i % 6] for i in range(400)}
     yield {"s": torch.Size([2]), "d": torch.device("cuda:0"), "t": torch.bfloat16, "f": 1.5, "x": base}
-    types = (
-        "float64 float16 bfloat16 float8_e4m3fn float8_e5m2 float8_e4m3fnuz float8_e5m2fnuz int64 int32 int16"
-    )
+    types = "float64 float16 bfloat16 float8_e4m3fn float8_e5m2 int64 int32 int16"
     for name in f"{types} int8 uint8 uint16 uint32 uint64 bool".split():
         yield (base * 100).abs().to(getattr(torch, name)).T
         if "float8" in name:
@@ -196,10 +194,3 @@ def test_reads_the_bits_that_torch_reads(protocol, tmp_path):
             count += 1
     print(count, "tensors")
     assert count > 400
-
-
-def test_maps_the_storage_of_a_view_instead_of_reading_it(tmp_path):
-    torch = pytest.importorskip("torch")
-    torch.save(torch.zeros(1000, 1000)[3:5], tmp_path / "logits.pt")
-    array = open_recording(tmp_path / "logits.pt").tensors["logits"].read()
-    assert (array.base is not None, array.flags.writeable, array.shape) == (True, False, (2, 1000))

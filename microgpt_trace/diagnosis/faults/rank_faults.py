@@ -13,10 +13,9 @@ from ...plans.event_words import words_of
 from ...plans.kinds import Linear
 from ...plans.plan import kind_of
 from ...rounding.judging import Judge
-from ..case import Case
+from ..case import Case, PassSchedule
 from ..finding import Finding
 from ..hypothesis import DESCRIBED, Hypothesis
-from ..pass_schedule import PassSchedule
 
 
 def findings(schedule: PassSchedule) -> list[Finding]:

@@ -16,9 +16,8 @@ from ...arrays.stats import Array
 from ...plans.kinds import Context, Lookup, Rotation, Scores
 from ...rounding.evaluation import Evaluation
 from ...rounding.precision import PRECISIONS
-from ..case import Case
+from ..case import Case, OtherRun
 from ..hypothesis import Hypothesis
-from ..pass_schedule import OtherRun
 from .input_faults import at_positions
 from .rope_faults import turning_by
 
@@ -28,14 +27,14 @@ CACHE_TYPES: Mapping[str, Callable[[Array], Array]] = {
     "bfloat16": PRECISIONS["bf16"].round,
     "8-bit blocks (q8_0)": bind(to_q8, block=32),
 }
+# (values [T, W], positions to read [n], positions of the pass) -> the values that are read [n, W]
+Cache = Callable[[Array, Array, range], Array]
 
 
 def positions(case: Case) -> Iterator[Hypothesis]:
     """Yield hypotheses: RoPE, or a table of positions, gets wrong positions in some passes."""
-    length, learned = (
-        len(case.given.tokens),
-        [kind for kind in case.rows.kinds(Lookup) if kind.by == "positions"],
-    )
+    length = len(case.given.tokens)
+    learned = any(kind.by == "positions" for kind in case.rows.kinds(Lookup))
     if case.kind(Rotation) is None and not learned:
         return
     for offset, claim in case.schedule.offsets(length):
@@ -46,12 +45,19 @@ def positions(case: Case) -> Iterator[Hypothesis]:
 
 def keys_and_values(case: Case) -> Iterator[Hypothesis]:
     """Yield hypotheses: passes after the first read wrong keys or values of earlier passes."""
-    later = case.schedule.passes(len(case.given.tokens))
-    if not later:
+    if not case.schedule.passes(len(case.given.tokens)):
         return
     for words, names in _caches(case):
-        for id, claim, change in _mistakes(later):
-            yield Hypothesis(id, f"{claim.format(words)}", bind(_read_by_later, names, change))
+        for id, how, of_earlier, cache in _mistakes():
+
+            def change(
+                name: str, values: Array, at: range, last: bool = of_earlier, read: Cache = cache
+            ) -> Array:
+                end = at.start if last else at.stop
+                return np.concatenate([read(values, np.arange(end), at), values[end:]])
+
+            claim = f"passes after the first read {words}{' of earlier passes' * of_earlier} {how}"
+            yield Hypothesis(id, claim, bind(_read_by_later, names, change))
 
 
 def _caches(case: Case) -> Iterator[tuple[str, tuple[str, ...]]]:
@@ -63,61 +69,44 @@ def _caches(case: Case) -> Iterator[tuple[str, tuple[str, ...]]]:
     yield from [("keys and values", (*keys, *values))] * bool(keys and values)
 
 
-Cache = Callable[
-    [Array, range], Array
-]  # (values [T, W], positions of a pass) -> the values that the pass reads
-Mistake = tuple[str, str, Cache]
+def _mistakes() -> Iterator[tuple[str, str, bool, Cache]]:
+    """Yield the id and the claim of each mistake, True if it only concerns earlier passes, and the cache."""
 
+    def shifted(by: int, values: Array, index: Array, at: range) -> Array:
+        return values[(index - by).clip(0, at.stop - 1)]
 
-def _mistakes(later: Sequence[range]) -> Iterator[Mistake]:
-    """Yield the id, the claim and the cache of each mistake."""
+    def stale(values: Array, index: Array, at: range) -> Array:
+        return values[np.where(index < at.start, index, index - len(at))]
 
-    def shifted(by: int, own: bool, values: Array, at: range) -> Array:
-        index = np.arange(len(values))
-        moved = (index < at.start) | own
-        return values[np.where(moved, np.clip(index - by, 0, at.stop - 1), index)]
+    def empty(values: Array, index: Array, at: range) -> Array:
+        return np.where((index < at.start)[:, None], values[index], 0.0)
 
-    def stale(values: Array, at: range) -> Array:
-        index = np.arange(len(values))
-        return values[np.where((index >= at.start) & (index < at.stop), index - len(at), index)]
-
-    def missing(own: bool, values: Array, at: range) -> Array:
-        index = np.arange(len(values))
-        gone = (index >= at.start) & (index < at.stop) if own else index < at.start
-        return np.where(gone[:, None], 0.0, values)
-
-    def rounded(round: Callable[[Array], Array], values: Array, at: range) -> Array:
-        return np.concatenate([round(values[: at.start]), values[at.start :]])
-
-    reads = "passes after the first read {}"
-    for by, which in ((1, "one position earlier"), (-1, "one position later")):
-        how = f"of {which} (position i{'-' if by > 0 else '+'}1 in place of i)"
-        yield "cache-shifted", f"{reads} {how}", bind(shifted, by, True)
-        yield "cache-shifted", f"{reads} of earlier passes {how}", bind(shifted, by, False)
-    yield "cache-stale", f"{reads} of the positions before their own (the cache is not updated)", stale
-    yield "cache-empty", f"{reads} of earlier passes as zeros", bind(missing, False)
-    yield "cache-not-written", f"{reads} of their own positions as zeros", bind(missing, True)
+    for by, which in (
+        (1, "earlier (position i-1 in place of i)"),
+        (-1, "later (position i+1 in place of i)"),
+    ):
+        for of_earlier in (False, True):
+            yield "cache-shifted", f"of one position {which}", of_earlier, bind(shifted, by)
+    yield "cache-stale", "of the positions before their own (the cache is not updated)", False, stale
+    yield "cache-empty", "as zeros", True, lambda values, index, at: np.zeros_like(values[index])
+    yield "cache-not-written", "of their own positions as zeros", False, empty
     for words, round in CACHE_TYPES.items():
-        yield "cache-rounded", f"{reads} of earlier passes rounded to {words}", bind(rounded, round)
-        whole = bind(lambda round, values, at: round(values), round)
-        yield "cache-rounded", f"{reads} rounded to {words}", whole
+        for of_earlier in (True, False):
+            cache = bind(lambda round, values, index, at: round(values[index]), round)
+            yield "cache-rounded", f"rounded to {words}", of_earlier, cache
 
 
-def _read_by_later(names: Sequence[str], change: Cache, case: Case, right: Array) -> Array:
-    """Return the values if passes after the first read a wrong cache of the events `names`."""
-    plain, predicted = case.judge.plain, right.copy()
-    values = {name: plain.value(name) for name in names}
-    for own in case.schedule.passes(len(case.given.tokens))[:MOST_PASSES]:
-        other = with_values(plain, {name: change(value, own) for name, value in values.items()})
-        _put(case, predicted, other.output(case.name), own)
-    return predicted
-
-
-def _put(case: Case, predicted: Array, values: Array, own: Sequence[int]) -> None:
-    """Copy the rows at the positions `own` into the predicted rows of the case."""
+def _read_by_later(
+    names: Sequence[str], change: Callable[[str, Array, range], Array], case: Case, right: Array
+) -> Array:
+    """Return the values if passes after the first, or the only pass, read other values of events."""
+    plain, predicted, length = case.judge.plain, right.copy(), len(case.given.tokens)
     at = list(range(predicted.shape[-2])) if case.positions is None else list(case.positions)
-    rows = [row for row, position in enumerate(at) if position in own]
-    predicted[..., rows, :] = values[..., [at[row] for row in rows], :]
+    for own in case.schedule.passes(length)[:MOST_PASSES] or [range(length)]:
+        other = with_values(plain, {name: change(name, plain.value(name), own) for name in names})
+        rows = [row for row, position in enumerate(at) if position in own]
+        predicted[..., rows, :] = other.output(case.name)[..., [at[row] for row in rows], :]
+    return predicted
 
 
 def with_values(evaluation: Evaluation, values: Mapping[str, Array]) -> Evaluation:
@@ -132,15 +121,13 @@ def with_values(evaluation: Evaluation, values: Mapping[str, Array]) -> Evaluati
 
 def padding(case: Case) -> Iterator[Hypothesis]:
     """Yield the hypothesis that attention reads rows of padding."""
-    schedule = case.schedule
-    if schedule.padded is None or not (case.kind(Scores) or case.kind(Context)):
-        return
-
-    yield Hypothesis(
-        "padding-read",
-        "attention reads the rows of padding as if they were text",
-        bind(_of_other, schedule.padded),
-    )
+    padded = case.schedule.padded
+    if padded is not None and (case.kind(Scores) or case.kind(Context)):
+        yield Hypothesis(
+            "padding-read",
+            "attention reads the rows of padding as if they were text",
+            bind(_of_other, padded),
+        )
 
 
 def other_texts(case: Case) -> Iterator[Hypothesis]:
@@ -148,11 +135,7 @@ def other_texts(case: Case) -> Iterator[Hypothesis]:
 
     def cached(open_other: Callable[[], OtherRun], names: Sequence[str], case: Case, right: Array) -> Array:
         run, rows = open_other()
-        values = {name: run.plain.value(name)[rows] for name in names}
-        later, predicted = case.schedule.passes(len(case.given.tokens)), right.copy()
-        own = range(later[0].start if later else 0, len(case.given.tokens))  # a prefill reads no cache
-        _put(case, predicted, with_values(case.judge.plain, values).output(case.name), own)
-        return predicted
+        return _read_by_later(names, lambda name, *_: run.plain.value(name)[rows], case, right)
 
     for number, open_other in case.schedule.others.items():
         claim = f"your values are those of text {number} of the batch"

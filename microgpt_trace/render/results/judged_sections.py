@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 from ...comparison.agreement import Agreement
 from ...comparison.differences import Comparison
+from ...rounding.precision import PRECISIONS
 from ...text.wording import counted
 from ..numbers import distance
 
@@ -14,11 +15,15 @@ from ..numbers import distance
 def judged_title(result: Comparison, place: str) -> str:
     """Return the verdict about two dumps whose operations a model judged. `place` names the first event that
     differs."""
-    kind, count = result.tolerance.kind, counted(len(result.compared), "event")
+    count = counted(len(result.compared), "event")
     if result.first is None and all(side.clean for side in result.judged):
         if all(event.max_abs == 0 for event in result.compared):
             return f"A and B are equal, number for number, in the {count} compared"
-        return f"A and B are equal within the reordering of sums in {kind}, in the {count} compared"
+        words = dict.fromkeys(
+            PRECISIONS[side.compute].words for side in result.judged if side.compute != "f32"
+        )
+        how = f"rounding ({' and '.join(words)})" if words else "the reordering of sums in float32"
+        return f"A and B are equal within {how}, in the {count} compared"
     if result.first is None:
         which = " and ".join(
             letter for letter, side in zip("AB", result.judged, strict=True) if not side.clean
