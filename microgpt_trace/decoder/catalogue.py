@@ -29,7 +29,7 @@ ARCHITECTURES: Mapping[str, str] = {  # the name in config.json -> the module
     "qwen2": "llama",
     "qwen3": "llama",
     "gpt2": "gpt2",
-    "smollm3": "smollm3",
+    "smollm3": "llama",
     "olmo2": "olmo2",
     "gpt_neox": "gpt_neox",
     "gemma2": "gemma",
@@ -103,7 +103,7 @@ def family_of(name: str) -> tuple[str, ...]:
     """Return the architectures of a module of architectures/ that share the names of parameters with this
     architecture. They also share the modules of transformers."""
     module, names = ARCHITECTURES[name], architecture_named(name).names
-    siblings = (own for own, other in ARCHITECTURES.items() if other == module)
+    siblings = [own for own, other in ARCHITECTURES.items() if other == module]
     return tuple(own for own in siblings if architecture_named(own).names is names)
 
 

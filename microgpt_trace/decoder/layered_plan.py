@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cached_property, partial
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 from ..plans.blocks import Blocks
 from ..plans.kinds import Add
@@ -102,9 +102,8 @@ def _attention(rows: Blocks, source: str, config: DecoderConfig, layout: Layout,
     """Add the rows of attention that reads a row, from q, k and v to the output."""
     q, k, v = rows.queries_keys_values(source)
     if config.qk_norm:
-        options: dict[str, Any] = {"centred": layout.centred, "by_head": layout.qk_norm == "each head"}
-        dim = None if layout.qk_norm == "rows" else config.head_dim
-        q, k = rows.norms_of_queries_and_keys(q, k, head_dim=dim, **options)
+        dim, by_head = None if layout.qk_norm == "rows" else config.head_dim, layout.qk_norm == "each head"
+        q, k = rows.norms_of_queries_and_keys(q, k, dim, centred=layout.centred, by_head=by_head)
     if rope := config.ropes[layer]:
         q, k = rows.rotations(q, k, rope, config.rotary_dim, layout.adjacent)
     scale = config.score_scales[layer] if config.score_scales else layout.score_scale

@@ -5,7 +5,7 @@ given without the prefix.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
@@ -13,20 +13,7 @@ import numpy as np
 from ..errors import InputError
 from ..plans.rope import Rope, yarn_attention_factor
 from ..text.brief import brief
-from .settings import (
-    COUNT,
-    FITS,
-    FLAG,
-    OBJECT,
-    POSITIVE,
-    TEXT,
-    WHOLE,
-    Options,
-    Settings,
-    Sizes,
-    is_positive,
-    one_of,
-)
+from .settings import COUNT, FITS, FLAG, OBJECT, POSITIVE, TEXT, WHOLE, Settings, is_positive, one_of
 
 ACTIVATIONS = {  # names in config.json -> functions
     "silu": "SiLU", "swish": "SiLU", "relu": "ReLU", "gelu": "GELU", "gelu_new": "GELU by tanh",
@@ -44,8 +31,9 @@ def read_activation(settings: Settings, key: str, default: str) -> str:
 
 
 def usual_options(
-    settings: Settings, sizes: Sizes, theta: float = 1e4, activation: str = "silu", share: float | None = None
-) -> Options:
+    settings: Settings, sizes: Mapping[str, Any], theta: float = 1e4, activation: str = "silu",
+    share: float | None = None,
+) -> dict[str, Any]:  # fmt: skip
     """Return RoPE, the rotated channels and the function of the MLP. `theta`, `activation` and `share` are
     the defaults of transformers. Without `share`, RoPE must turn all channels of a head."""
     channels = None if share is None else rotated_channels(settings, sizes["head_dim"], share)
@@ -55,7 +43,9 @@ def usual_options(
     }  # fmt: skip
 
 
-def usual_from_gguf(keys: Settings, sizes: Sizes, activation: str = "silu", partial: bool = False) -> Options:
+def usual_from_gguf(
+    keys: Settings, sizes: Mapping[str, Any], activation: str = "silu", partial: bool = False
+) -> dict[str, Any]:
     """Translate RoPE. Add the function of the MLP, which files do not store."""
     return {"hidden_act": activation, **gguf_rope(keys, sizes["head_dim"], partial)}
 
@@ -204,22 +194,22 @@ def layers_with_window(settings: Settings, n_layer: int, every: int, *patterns: 
     return tuple(i for i in range(n_layer) if (i + 1) % every) if typed is None else typed
 
 
-def read_window(settings: Settings, layers: tuple[int, ...], usual: int = 4096) -> dict[str, Any]:
+def read_window(settings: Settings, layers: Collection[int], usual: int | None = 4096) -> dict[str, Any]:
     """Return the size of the sliding window that `layers` use, as the options `window` and
-    `windowed_layers`. `usual` is the default of transformers."""
+    `windowed_layers`. `usual` is the default of transformers, or None for no window."""
     if not layers:
         return {}
     size = settings.get("sliding_window", WHOLE)
-    if not settings.has("sliding_window"):
+    if usual and not settings.has("sliding_window"):
         size = settings.get_or_default("sliding_window", WHOLE, usual)
-    return {"window": size, "windowed_layers": layers} if size else {}
+    return {"window": size, "windowed_layers": tuple(layers)} if size else {}
 
 
 def read_rope_in_windows(settings: Settings, n_layer: int) -> dict[str, Any]:
     """Return the options of a model with a window and RoPE in the same layers: by default, in all but each
     fourth layer. Return {} if there is no window."""
     layers = layers_with_window(settings, n_layer, 4, "sliding_window_pattern")
-    options = read_window(settings, tuple(range(n_layer)))
+    options = read_window(settings, range(n_layer))
     without = tuple(i for i in range(n_layer) if i not in layers)
     return options and {**options, "windowed_layers": layers, "layers_without_rope": without}
 
@@ -236,11 +226,6 @@ def read_ropes(settings: Settings, theta: float, local_theta: float | None = Non
     rope = read_rope(settings, theta)
     base = local_theta and settings.get_or_default("rope_local_base_freq", POSITIVE, local_theta)
     return {"rope": rope, "window_rope": Rope(base or rope.theta)}
-
-
-def read_window_of_all(settings: Settings, n_layer: int) -> dict[str, Any]:
-    """Return the sliding window, which all layers use if the settings have its size."""
-    return read_window(settings, tuple(range(n_layer)) if settings.get("sliding_window", COUNT) else ())
 
 
 def read_experts(settings: Settings, experts: int, used: int) -> dict[str, int]:

@@ -165,9 +165,13 @@ class Blocks(RowBuilder):
         )
         return q, k
 
-    def norms_of_queries_and_keys(self, q: str, k: str, **options: Any) -> tuple[str, str]:
-        """Add norms of q and k, with options of `norm`: of each head if `head_dim` is given."""
-        q, k = (self.norm(f"attn.{n}_norm", own, of=n, **options) for n, own in (("q", q), ("k", k)))
+    def norms_of_queries_and_keys(
+        self, q: str, k: str, head_dim: int | None = None, name: str = "norm", **options: Any
+    ) -> tuple[str, str]:
+        """Add norms of q and k: of each head if `head_dim` is given, or else of whole rows. The norm of q is
+        named attn.q_norm, or attn.q_ and another name. `options` are those of `norm`."""
+        options["head_dim"] = head_dim
+        q, k = (self.norm(f"attn.{n}_{name}", own, of=n, **options) for n, own in (("q", q), ("k", k)))
         return q, k
 
     def embedding(self, factor: float | None = None, symbol: str = "x") -> str:

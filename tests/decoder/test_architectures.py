@@ -175,6 +175,52 @@ def test_a_recording_does_not_depend_on_coincidences_of_lengths(name, models, tm
             assert error < 1e-5, (length, event, error)
 
 
+def other_gains(change):
+    """Return a function that changes the gains [heads, D] of the norms of q."""
+
+    def plant(theirs):
+        for layer in theirs.model.layers:
+            gain = layer.self_attn.q_norm.weight
+            gain.data = change(gain.data).clone()
+
+    return plant
+
+
+def sequential(theirs):
+    """Let the MLPs read the norm of the stream after attention, not of the input of the layer."""
+    for layer in theirs.model.layers:
+        norm = layer.input_layernorm.forward
+
+        def read(module, args, layer=layer, norm=norm):
+            return (norm(layer.stream + layer.attended),)
+
+        layer.register_forward_pre_hook(lambda module, args: setattr(module, "stream", args[0]))
+        layer.self_attn.register_forward_hook(lambda m, a, out, own=layer: setattr(own, "attended", out[0]))
+        layer.mlp.register_forward_pre_hook(read)
+
+
+PLANTED = {
+    "gains of the next head": (other_gains(lambda w: w.roll(-1, 0)), "attn.q_norm", "the gain of head h + 1"),
+    "gains of head 0": (other_gains(lambda w: w[:1].expand_as(w)), "attn.q_norm", "the gain of head 0"),
+    "gains turned": (other_gains(lambda w: w.T.reshape(w.shape)), "attn.q_norm", "heads alternate"),
+    "sequential": (sequential, "mlp.gate", "the norm reads the stream after attention"),
+    "no scale": (lambda model: setattr(model, "logit_scale", 1.0), "logits", "not multiplied by 0.3"),
+}
+
+
+@pytest.mark.parametrize(("plant", "event", "words"), PLANTED.values(), ids=PLANTED)
+def test_diagnose_names_the_mistakes_that_a_cohere_makes_possible(plant, event, words, models, tmp_path):
+    folder, theirs, _ = models("cohere")
+    wrong = copy.deepcopy(theirs)
+    plant(wrong)
+    with record(wrong, tmp_path / "run.safetensors"), torch.no_grad():
+        wrong(torch.tensor([IDS]))
+    found = diagnose(tmp_path / "run.safetensors", folder).diagnosis
+    print(found.first_wrong, [own.claim for own in found.findings])
+    assert found.first_wrong == (event if event == "logits" else f"layer0.{event}")
+    assert words in found.findings[0].claim
+
+
 FORMS = [
     (name, form)
     for name in IN_GGUF
