@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from .kinds import (
     Activation,
     Add,
+    Alibi,
     Cap,
     Choice,
     Context,
@@ -24,12 +25,14 @@ from .kinds import (
     Mixture,
     Multiply,
     Norm,
+    PositionScale,
     Probabilities,
     Rotation,
     Routing,
     Scale,
     Scores,
     Softmax,
+    window_words,
 )  # fmt: skip
 from .plan import Operation, Plan, stage_of
 
@@ -157,6 +160,12 @@ class Blocks(RowBuilder):
         )
         return q, k
 
+    def scaled_by_position(self, q: str, strength: float, period: int, shift: int = 0) -> str:
+        """Add q times a factor that grows with the position, as in `PositionScale`."""
+        position = f"(position + {shift})" if shift else "position"
+        expr = f"q = q * (1 + {strength:g} * ln(1 + floor({position} / {period})))"
+        return self.add("attn.q_scaled", PositionScale(strength, period, shift), q, expr=expr)
+
     def norms_of_queries_and_keys(self, q: str, k: str, head_dim: int | None = None) -> tuple[str, str]:
         """Add norms of q and k: of each head if `head_dim` is given, or else of whole rows."""
         q, k = (
@@ -244,12 +253,12 @@ class Blocks(RowBuilder):
     def attention(
         self, q: str, k: str, v: str, scale: float | None = None,
         window: int | None = None, cap: float | None = None, overview: bool = False,
-        words: Sequence[str] = (" [attn]", "o_proj"), sinks: bool = False,
+        words: Sequence[str] = (" [attn]", "o_proj"), sinks: bool = False, slopes: Sequence[float] = (),
     ) -> str:  # fmt: skip
         """Add the rows of attention, starting with the scores.
 
         By default, `scale` is 1/sqrt(head_dim), a query sees all earlier positions, and the scores have no
-        cap. With `sinks`, each head has a score without a key.
+        cap. With `sinks`, each head has a score without a key. `slopes` are the heads' slopes of ALiBi.
         """
         config = self.config
         dim, width, queries, keys = config.head_dim, config.n_embd, config.n_head, config.n_kv_head
@@ -259,7 +268,10 @@ class Blocks(RowBuilder):
         by = f"/ sqrt({dim})" if scale == usual else f"* {scale:.6g}"
         scores = self.add("attn.scores", Scores(dim, group, scale), q, k, expr=f"scores = q @ k.T {by}")
         scores = self.capped("attn.capped", scores, cap, "scores")
-        mask = "mask" if window is None else f"mask + window {window}"
+        if slopes:
+            expr = "scores = scores + slope * (key - query) [ALiBi]"
+            scores = self.add("attn.biased", Alibi(tuple(slopes)), scores, expr=expr)
+        mask = "mask" if window is None else f"mask + {window_words(window)}"
         expr = f"weights = softmax(scores + {mask}{', and sinks' * sinks})"
         kind = Softmax(window, self.name("attn_sinks") if sinks else None)
         parameter = f"sinks = {kind.sinks}" if sinks else ""

@@ -7,7 +7,7 @@ arithmetic is in operations/, one module per kind. microgpt/operations.py explai
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from ..text.frozen import frozen
 
@@ -19,6 +19,29 @@ Shape = tuple[int, ...]
 
 class Length(int):
     """The number of positions. The type distinguishes this size from other sizes of equal value."""
+
+
+def first_key(query: Any, window: int | None) -> Any:
+    """Return the first key in the window of a query, or a number below 0 if the window contains all earlier
+    keys. A window of n > 0 contains the query's position and the n - 1 keys before. In a window of -n, the
+    text is divided into chunks of n positions, and a query sees the keys of its own chunk. None means no
+    window.
+
+    >>> first_key(9, 4), first_key(9, -4), first_key(9, None)
+    (6, 8, 0)
+    """
+    if window is None:
+        return query * 0
+    return query // -window * -window if window < 0 else query - window + 1
+
+
+def window_words(window: int) -> str:
+    """Return a description of a window.
+
+    >>> window_words(8), window_words(-8)
+    ('window 8', 'chunks of 8')
+    """
+    return f"window {window:,}" if window > 0 else f"chunks of {-window:,}"
 
 
 class Kind:
@@ -139,12 +162,13 @@ class Scores(Kind):
 
 @frozen(slots=False, eq=False)
 class Softmax(Kind):
-    """The softmax of the scores over the keys that a query sees. A window hides keys that are far back. With
-    `sinks` [H], each head has one more score without a key, so that a row of weights sums to less than 1."""
+    """The softmax of the scores over the keys that a query sees. A window hides keys that are far back, or
+    in other chunks of the text. With `sinks` [H], each head has one more score without a key, so that a row
+    of weights sums to less than 1."""
 
     causal: ClassVar[bool] = True
     mixes_positions: ClassVar[bool] = True
-    window: int | None = None  # the number of positions that a query sees, or None for all
+    window: int | None = None  # as in `first_key`
     sinks: str | None = None
 
     def parameters(self, inputs: Sequence[Shape]) -> dict[str, Shape]:
@@ -164,14 +188,40 @@ class Context(Kind):
 
 
 @frozen(slots=False, eq=False)
+class Alibi(Elementwise):
+    """ALiBi: scores + slope * (key - query), with a slope for each head. The bias of earlier keys is below
+    0."""
+
+    slopes: tuple[float, ...]
+
+
+@frozen(slots=False, eq=False)
+class PositionScale(Elementwise):
+    """y = x * (1 + strength * ln(1 + floor((position + shift) / period))), row by row."""
+
+    strength: float
+    period: int
+    shift: int = 0
+
+
+@frozen(slots=False, eq=False)
 class Activation(Elementwise):
-    """A function that is applied to each element. The function is ReLU, SiLU, GELU or GELU by tanh."""
+    """A function that is applied to each element: ReLU, SiLU, GELU, GELU by tanh, sigmoid or xIELU. The
+    function xIELU reads two `learned` parameters of one number each."""
 
     function: str
+    learned: tuple[str, ...] = ()
 
     @property
     def nonnegative(self) -> bool:
         return "ReLU" in self.function
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return self.learned
+
+    def parameters(self, inputs: Sequence[Shape]) -> dict[str, Shape]:
+        return dict.fromkeys(self.learned, (1,))
 
 
 class Multiply(Elementwise):

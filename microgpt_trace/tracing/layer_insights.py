@@ -222,7 +222,7 @@ def _differences(model: LanguageModel) -> Iterator[str]:
     yield ("LayerNorm in place of RMSNorm" if all(centred) else "LayerNorm in some places") * any(centred)
     shared = counted(config.n_kv_head, "key-value head")
     yield f"{shared} for {config.n_head} heads" * (config.n_kv_head < config.n_head)
-    windows = " or ".join(map(str, sorted({kind.window for kind in plan.kinds(Softmax) if kind.window})))
+    windows = " or ".join(map(str, sorted({abs(kind.window) for kind in plan.kinds(Softmax) if kind.window})))
     yield f"attention no further back than {windows} positions" if windows else ""
     gains = "a gain in every norm" if all(row.kind.gain for row in norms) else ""
     final = "a norm before the head" if any(isinstance(row.kind, Norm) for row in plan.final) else ""

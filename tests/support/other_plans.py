@@ -92,8 +92,8 @@ def odd_plan():
 
 
 def routed_plan():
-    """Return a plan with sinks and two mixtures of experts. The second mixture reads clipped values, does not
-    normalise the shares, and has biases and a shared part."""
+    """Return a plan with sinks and two mixtures of experts. The second mixture reads clipped values after
+    xIELU, does not normalise the shares, and has biases and a shared part."""
     rows, width, dim, experts, count, inner = RowBuilder(), 12, 4, 5, 2, 6
     add, name = partial(rows.add, expr=""), rows.name
     stream = add("embed.tok", Lookup("wte", "tokens", 61, width))
@@ -109,7 +109,9 @@ def routed_plan():
         routing = add("mlp.routing", Routing(not later), router, chosen)
         bias = name("mlp_bup_experts") if later else None
         up = add("mlp.up", Experts(name("mlp_wup_experts"), experts, inner, bias), stream, chosen)
-        up = add("mlp.clipped", Clip(-1.5, 2.0, 1.0), up) if later else up
+        if later:
+            learned = name("mlp_alpha_p"), name("mlp_alpha_n")
+            up = add("mlp.clipped", Clip(-1.5, 2.0, 1.0), add("mlp.act", Activation("xIELU", learned), up))
         bias = name("mlp_bdown_experts") if later else None
         down = Experts(name("mlp_wdown_experts"), experts, width, bias, beside=True)
         out = add("mlp.mixture", Mixture(), add("mlp.down", down, up, chosen), routing)
