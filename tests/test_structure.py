@@ -369,7 +369,7 @@ def test_only_certification_names_the_checks_of_a_certificate():
 # Modules that may have names of events: the plans, the words for events, the hand-written passes of microGPT,
 # and the tables of names in other engines.
 NAMES_EVENTS = (
-    *("plans.", "decoder.architectures.", "microgpt.forward_backward", "hooks.names"),
+    *("plans.", "decoder.architectures.", "decoder.layered_plan", "microgpt.forward_backward", "hooks.names"),
     *("naming.event_names", "naming.engine_names", "naming.torch_modules", "dumps.recorder"),
 )
 OF_THE_OUTPUT = {"logits", "probs", "loss"}  # other modules use these as plain words

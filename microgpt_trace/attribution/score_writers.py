@@ -105,7 +105,7 @@ def _vectors(model: LanguageModel, run: Trace, name: str, place: int, columns: s
     for row in model.plan.behind(name):  # RoPE, the norm of heads, and the product
         if isinstance(row.kind, Rotation):
             cos, sin = PassState(model, np.zeros(len(run[name]))).turns(row.kind)
-            along = turn(along[0], (cos[[place]], -sin[[place]]), row.kind.head_dim)[None]
+            along = turn(along[0], (cos[[place]], -sin[[place]]), row.kind.head_dim, row.kind.pairs)[None]
         elif isinstance(row.kind, Norm):
             gain = None if row.kind.gain is None else model.parameter(row.kind.gain)
             along = norm.frozen(row.kind, along, run[row.inputs[0]][[place]], gain)

@@ -86,7 +86,8 @@ class RowComparer:
         if rotation is None:
             return bias
         turns = rope_turns(rotation.rope, rotation.channels, np.array(positions))
-        return turn(np.broadcast_to(bias, (len(positions), len(bias))), turns, rotation.head_dim)
+        rows = np.broadcast_to(bias, (len(positions), len(bias)))
+        return turn(rows, turns, rotation.head_dim, rotation.pairs)
 
     def finish(self, names: Sequence[str]) -> Iterator[EventDifference]:
         """Yield the difference of each event. Raises InputError if the sides have no position in common."""

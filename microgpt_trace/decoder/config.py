@@ -23,7 +23,10 @@ _DIMENSIONS = (
     "n_layer", "n_embd", "n_head", "n_kv_head", "head_dim", "n_inner", "vocab_size", "context_length",
 )  # fmt: skip
 # `describe` leaves out these values.
-OMITTED_DEFAULTS = {"activation": "SiLU", "score_scales": (), "rotary_dim": None}
+OMITTED_DEFAULTS = {
+    "activation": "SiLU", "score_scales": (), "rotary_dim": None, "window_rope": None,
+    "layers_without_rope": (),
+}  # fmt: skip
 
 
 @frozen(slots=False)
@@ -53,6 +56,8 @@ class DecoderConfig(Dimensions):
     activation: str = "SiLU"
     score_scales: tuple[float, ...] = ()  # a scale for each layer; () means 1/sqrt(head_dim)
     rotary_dim: int | None = None  # the number of channels of each head that RoPE turns; None means all
+    window_rope: Rope | None = None  # RoPE of the layers with a window; None means `rope`
+    layers_without_rope: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         for name in _DIMENSIONS:
@@ -81,6 +86,13 @@ class DecoderConfig(Dimensions):
     def windows(self) -> tuple[int | None, ...]:
         """The window of each layer: the number of positions that a query sees, or None for no limit."""
         return tuple(self.window if i in self.windowed_layers else None for i in range(self.n_layer))
+
+    @cached_property
+    def ropes(self) -> tuple[Rope | None, ...]:
+        """RoPE of each layer, or None if the layer has no RoPE."""
+        windowed = self.window_rope or self.rope
+        kinds = (windowed if i in self.windowed_layers else self.rope for i in range(self.n_layer))
+        return tuple(None if i in self.layers_without_rope else rope for i, rope in enumerate(kinds))
 
     def shapes(self) -> Mapping[str, tuple[int, ...]]:
         """Return the name and shape of every parameter, in order of use. A tied lm_head is left out."""

@@ -36,14 +36,14 @@ from .reference_inputs import ReferenceInputs, Spread
 def forward(row: Operation[Rotation], run: PassState, x: Array) -> Array:
     """Turn the first channels of each head by the angles of its position: [N, H*D] -> [N, H*D]"""
     kind = row.kind
-    return turn_heads(x, run.turns(kind), kind.head_dim)
+    return turn_heads(x, run.turns(kind), kind.head_dim, kind.pairs)
 
 
 def backward(row: Operation[Rotation], run: PassState, dy: Array, y: Array, x: Array) -> Gradients:
     """Turn the gradient by the opposite angles: [N, H*D] -> [N, H*D]"""
     kind = row.kind
     cos, sin = run.turns(kind)
-    return Gradients((turn_heads(dy, (cos, -sin), kind.head_dim),))
+    return Gradients((turn_heads(dy, (cos, -sin), kind.head_dim, kind.pairs),))
 
 
 def reference(row: Operation[Rotation], ref: ReferenceInputs, x: Array) -> Array:
@@ -52,15 +52,15 @@ def reference(row: Operation[Rotation], ref: ReferenceInputs, x: Array) -> Array
     speeds, factor = frequencies_of(kind, len(x))
     angles = np.arange(len(x))[:, None] * speeds
     heads = x.reshape(len(x), -1, kind.head_dim)
-    return turn(heads, np.cos(angles) * factor, np.sin(angles) * factor).reshape(x.shape)
+    return turn(heads, np.cos(angles) * factor, np.sin(angles) * factor, kind.pairs).reshape(x.shape)
 
 
-def turn(x: Array, cos: Array, sin: Array) -> Array:
-    """Turn each pair of a head by (x_j + i x_(j+n/2)) * (cos + i sin), and pass on the channels from n on: x
+def turn(x: Array, cos: Array, sin: Array, pairs: tuple[slice, slice]) -> Array:
+    """Turn each pair of a head by (x_first + i x_second) * (cos + i sin), and pass on the other channels: x
     [T, H, D], cos and sin [T, n/2] -> [T, H, D]"""
-    half = cos.shape[-1]
-    turned = (x[..., :half] + 1j * x[..., half : 2 * half]) * (cos + 1j * sin)[:, None]
-    return np.concatenate([turned.real, turned.imag, x[..., 2 * half :]], axis=-1)
+    turned, result = (x[..., pairs[0]] + 1j * x[..., pairs[1]]) * (cos + 1j * sin)[:, None], x.copy()
+    result[..., pairs[0]], result[..., pairs[1]] = turned.real, turned.imag
+    return result
 
 
 def frequencies_of(kind: Rotation, length: int) -> tuple[Array, float]:
@@ -110,10 +110,9 @@ def spread(row: Operation, ref: ReferenceInputs) -> Spread:
 
 def size(row: Operation[Rotation], ref: ReferenceInputs, value: Array, x: Array) -> Array:
     """For both channels of a pair, return the L2 norm of the pair. For other channels, return |value|."""
-    heads, count = np.abs(value).reshape(len(value), -1, row.kind.head_dim), row.kind.channels
-    halves = heads[..., :count].reshape(*heads.shape[:2], 2, count // 2)
-    halves[:] = np.linalg.norm(halves, axis=2, keepdims=True)
-    heads[..., :count] = halves.reshape(*heads.shape[:2], count)
+    heads = np.abs(value).reshape(len(value), -1, row.kind.head_dim)
+    first, second = row.kind.pairs
+    heads[..., first] = heads[..., second] = np.hypot(heads[..., first], heads[..., second])
     return heads.reshape(value.shape)
 
 
@@ -132,27 +131,30 @@ def _rotation(
     kind: Rotation, setting: Setting, x: str, source: str, signs: tuple[float, ...], phase: Pass = "forward"
 ) -> Formula:
     """Return a formula with the axes [position, head, half of the head, pair]. If only a part of the head
-    turns, the axes are [position, head, channel]. `signs` are the signs of sin in the two halves."""
+    turns, or pairs are neighbours, the axes are [position, head, channel]. `signs` are the signs of sin in
+    the first and second channels of the pairs."""
     (speeds, factor), (length, width) = frequencies_of(kind, setting.length), setting.shapes[x]
     dim, half = kind.head_dim, kind.channels // 2
     text, words = ("", "") if factor == 1 else (f"{factor!r}*", f"{factor:.6g} × ")
     cos = Function(f"{text}cos(x)", lambda x: factor * np.cos(x), f"{words}cos(x)")
     sin = Function(f"{text}sin(x)", lambda x: factor * np.sin(x), f"{words}sin(x)")
     numbers, which = tuple(map(float, speeds)), ("first", "second")[signs[0] > 0]
+    where = f"-1 in the {which} {'channel of a pair' if kind.adjacent else 'half of a head'}"
     sizes: Shape = (length, width // dim, 2, half)
     along, within, passing = 3, None, tuple[TermOf, ...]()
     this = ElementAt(source, (0, PlaceAlong(((1, dim), (2, half), (3, 1)))), phase)
     other = ElementAt(source, (0, PlaceAlong(((1, dim), (2, -half), (3, 1)), half)), phase)
-    if 2 * half < dim:
-        rest = (0,) * (dim - 2 * half)
+    if kind.adjacent or 2 * half < dim:
         sizes, along, within = (length, width // dim, dim), 2, (2, 0, 2 * half)
-        numbers, signs = (*numbers, *numbers, *rest), (*signs[:1] * half, *signs[1:] * half, *rest)
-        partner = PlaceAlong(((1, dim),), 0, (*range(half, 2 * half), *range(half), *rest), (2, 1))
+        of_channels, sign_of, partners = np.zeros(dim), np.zeros(dim), np.zeros(dim, int)
+        for own, others, factor_of_sin in zip(kind.pairs, kind.pairs[::-1], signs, strict=True):
+            of_channels[own], sign_of[own], partners[own] = speeds, factor_of_sin, np.arange(dim)[others]
+        numbers, signs = tuple(of_channels.tolist()), tuple(sign_of.tolist())
         this = ElementAt(source, (0, PlaceAlong(((1, dim), (2, 1)))), phase)
-        other = ElementAt(source, (0, partner), phase)
-        passing = (TermOf((this,), within=(2, 2 * half, dim)),)
+        other = ElementAt(source, (0, PlaceAlong(((1, dim),), 0, tuple(partners.tolist()), (2, 1))), phase)
+        passing = (TermOf((this,), within=(2, 2 * half, dim)),) if 2 * half < dim else ()
     frequency = Constant("radians per position", numbers, along)
-    sign = Sign(f"-1 in the {which} half of a head", signs, 2)
+    sign = Sign(where, signs, 2)
     turned = (TermOf((this, ResultOf(1)), within=within), TermOf((other, ResultOf(2), sign), within=within))
     steps = (
         StepOf((TermOf((Place(0), frequency)),), "angle", inside=True),
@@ -169,6 +171,6 @@ def notes(at: TracedElement[Rotation]) -> tuple[str, ...]:
     (head, channel), half = divmod(at.index[1], kind.head_dim), kind.channels // 2
     if channel >= kind.channels:
         return (f"only the first {kind.channels} channels of a head turn; this channel passes unchanged",)
-    pair = channel % half
-    low = head * kind.head_dim + pair
-    return (f"channels {low} and {low + half} turn together, by {speeds[pair]:.6g} radians per position",)
+    pair = channel // 2 if kind.adjacent else channel % half
+    low, high = (head * kind.head_dim + range(kind.head_dim)[own][pair] for own in kind.pairs)
+    return (f"channels {low} and {high} turn together, by {speeds[pair]:.6g} radians per position",)

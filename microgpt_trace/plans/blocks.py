@@ -118,20 +118,20 @@ class Blocks(RowBuilder):
 
     def norm(
         self, name: str, source: str, words: str = "", centred: bool = False,
-        head_dim: int | None = None, eps: float | None = None, of: str = "",
+        biased: bool = False, head_dim: int | None = None, eps: float | None = None, of: str = "",
     ) -> str:  # fmt: skip
-        """Add a LayerNorm with gain and bias if `centred`, else an RMSNorm with gain.
+        """Add a LayerNorm with gain if `centred`, else an RMSNorm with gain; with a bias if `biased`.
 
         The gain of attn.post_norm is attn_post_norm, and the bias attn_bpost_norm. `of` is the symbol of a
         value other than the residual stream, such as "q". `head_dim` is the width of the heads if each head
         is normed.
         """
         half, _, rest = name.partition(".")
-        gain, bias = self.name(f"{half}_{rest}"), self.name(f"{half}_b{rest}") if centred else None
+        gain, bias = self.name(f"{half}_{rest}"), self.name(f"{half}_b{rest}") if biased else None
         kind = Norm(self.config.norm_eps if eps is None else eps, gain, head_dim, centred, bias)
-        expr = f"{of or 'x_n'} = {'LayerNorm' if centred else 'RMSNorm'}({of or 'x'}) * g" + " + b" * centred
+        expr = f"{of or 'x_n'} = {'LayerNorm' if centred else 'RMSNorm'}({of or 'x'}) * g" + " + b" * biased
         expr += " per head" * bool(head_dim) + f" [{words}]" * bool(words)
-        parameter = f"g = {gain}" + f", b = {bias}" * centred
+        parameter = f"g = {gain}" + f", b = {bias}" * biased
         return self.add(name, kind, source, expr=expr, parameter=parameter, overview=half == "final")
 
     def scaled(self, name: str, source: str, factor: float | None, of: str = "x") -> str:
@@ -148,12 +148,15 @@ class Blocks(RowBuilder):
         expr = f"{of} = {limit:.6g} * tanh({of} / {limit:.6g})"
         return self.add(name, Cap(limit), source, expr=expr)
 
-    def rotations(self, q: str, k: str, rope: Rope | None, channels: int | None = None) -> tuple[str, str]:
-        """Add RoPE of q and k. Only the first `channels` of each head turn; by default, all channels."""
-        assert rope is not None
+    def rotations(
+        self, q: str, k: str, rope: Rope, channels: int | None = None, adjacent: bool = False
+    ) -> tuple[str, str]:
+        """Add RoPE of q and k. Only the first `channels` of each head turn; by default, all channels. If
+        `adjacent` is true, the two channels of a pair are neighbours."""
         dim = self.config.head_dim
-        kind = Rotation(rope, dim, channels or dim)
+        kind = Rotation(rope, dim, channels or dim, adjacent)
         words = f" [first {kind.channels} of {dim} channels]" * (kind.channels < dim)
+        words += " [pairs of neighbours]" * adjacent
         q, k = (
             self.add(f"attn.{n}_rope", kind, source, expr=f"{n} = RoPE({n}, position){words}")
             for n, source in (("q", q), ("k", k))
@@ -173,10 +176,12 @@ class Blocks(RowBuilder):
         )
         return q, k
 
-    def embedding(self) -> str:
-        """Add the embedding of the tokens."""
+    def embedding(self, factor: float | None = None, symbol: str = "x") -> str:
+        """Add the embedding of the tokens, and the embedding times a factor."""
         tokens = Lookup("wte", "tokens", self.config.vocab_size, self.config.n_embd)
-        return self.add("embed.tok", tokens, expr="x = wte[tokens]", parameter="wte", overview=True)
+        expr = f"{symbol} = wte[tokens]"
+        stream = self.add("embed.tok", tokens, expr=expr, parameter="wte", overview=True)
+        return self.scaled("embed.scaled", stream, factor, symbol)
 
     def add_branch(self, half: str, stream: str, branch: str) -> str:
         """Add the sum of the residual stream and the output of attention or of the MLP (`half`)."""

@@ -138,11 +138,18 @@ class Norm(Kind):
 @frozen(slots=False, eq=False)
 class Rotation(Kind):
     """RoPE: of the first n `channels` of each head, channels j and j + n/2 turn by an angle that grows with
-    the position. The other channels pass unchanged."""
+    the position. If `adjacent` is true, channels 2j and 2j + 1 turn. The other channels pass unchanged."""
 
     rope: Rope
     head_dim: int
     channels: int
+    adjacent: bool = False
+
+    @property
+    def pairs(self) -> tuple[slice, slice]:
+        """The first and the second channels of all pairs."""
+        n = self.channels
+        return (slice(0, n, 2), slice(1, n, 2)) if self.adjacent else (slice(n // 2), slice(n // 2, n))
 
 
 @frozen(slots=False, eq=False)

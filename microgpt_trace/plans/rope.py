@@ -1,7 +1,7 @@
 """RoPE: the frequencies of channel pairs, and the rotation of the pairs. This module needs no model.
 
-The channels of q and k are in Hugging Face order: of the n rotated channels of a head, channel j forms a pair
-with channel j + n/2.
+Of the n rotated channels of a head, channel j forms a pair with channel j + n/2, or in some architectures
+channel 2j with channel 2j + 1.
 """
 
 from __future__ import annotations
@@ -70,20 +70,19 @@ def yarn_attention_factor(factor: float) -> float:
     return 0.1 * math.log(factor) + 1.0 if factor > 1 else 1.0
 
 
-def turn(x: Array, turns: tuple[Array, Array], head_dim: int) -> Array:
-    """Turn channels j and j + n/2 of each head in x, [T, H*D], by the angles of n/2 pairs. The other D - n
-    channels pass unchanged.
+def turn(x: Array, turns: tuple[Array, Array], head_dim: int, pairs: tuple[slice, slice]) -> Array:
+    """Turn the first and second channels of `pairs` of each head in x, [T, H*D], by the angles of n/2 pairs.
+    The other D - n channels pass unchanged.
 
     Su et al., "RoFormer: Enhanced Transformer with Rotary Position Embedding" (2021).
     """
     cos, sin = turns
-    half = cos.shape[-1]
-    heads = x.reshape(len(x), -1, head_dim)
-    first, second = heads[..., :half], heads[..., half : 2 * half]
+    heads, count = x.reshape(len(x), -1, head_dim), 2 * cos.shape[-1]
+    first, second = (heads[..., own] for own in pairs)
     turned = np.empty_like(heads)
-    turned[..., :half] = first * cos - second * sin
-    turned[..., half : 2 * half] = second * cos + first * sin
-    turned[..., 2 * half :] = heads[..., 2 * half :]
+    turned[..., pairs[0]] = first * cos - second * sin
+    turned[..., pairs[1]] = second * cos + first * sin
+    turned[..., count:] = heads[..., count:]
     return turned.reshape(x.shape)
 
 

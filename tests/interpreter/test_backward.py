@@ -49,8 +49,10 @@ def torch_value(torch, row, w, x, config, tokens):
         frequencies, factor = plain if config is None else rope_frequencies(config)
         angles = torch.tensor(np.arange(len(tokens))[:, None, None] * np.array(frequencies))
         turning, rest = x[0].unflatten(-1, (-1, kind.head_dim)).split([n, kind.head_dim - n], -1)
-        turned = torch.complex(*turning.chunk(2, -1)) * torch.polar(torch.full_like(angles, factor), angles)
-        return torch.cat([turned.real, turned.imag, rest], -1).flatten(1)
+        halves = (turning[..., ::2], turning[..., 1::2]) if kind.adjacent else turning.chunk(2, -1)
+        turned = torch.complex(*halves) * torch.polar(torch.full_like(angles, factor), angles)
+        both = torch.stack((turned.real, turned.imag), -1 if kind.adjacent else -2).flatten(-2)
+        return torch.cat([both, rest], -1).flatten(1)
     if isinstance(kind, kinds.Scores):
         q, k = (a.unflatten(-1, (-1, kind.head_dim)).transpose(0, 1) for a in x)
         return q @ k[list(kind.group)].mT * kind.scale

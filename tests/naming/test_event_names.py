@@ -4,7 +4,6 @@ import time
 
 import pytest
 
-from microgpt_trace.decoder.architectures import llama
 from microgpt_trace.decoder.architectures.llama import LlamaConfig
 from microgpt_trace.hooks.names import ALIASES
 from microgpt_trace.microgpt.parameters import Config
@@ -22,7 +21,7 @@ def events(name):
 
 def own_names():
     config = LlamaConfig("qwen3", 12, 8, 4, 2, 2, 8, 8, 8, 1e-5, Rope(1e4), tied=True, qk_norm=True)
-    specs = [*llama.plan_of(config).values(), *microgpt_plan.plan_of(Config(n_layer=12)).values()]
+    specs = [*config.plan.values(), *microgpt_plan.plan_of(Config(n_layer=12)).values()]
     return list(dict.fromkeys(spec.name for spec in specs if spec.name != spec.parameter))
 
 

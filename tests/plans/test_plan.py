@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 from support.other_plans import post_norm_plan
 
-from microgpt_trace.decoder.architectures import llama
+from microgpt_trace.decoder import layered_plan
 from microgpt_trace.decoder.architectures.llama import LlamaConfig
 from microgpt_trace.decoder.catalogue import (
     examples,
@@ -33,9 +33,9 @@ def decoder(architecture, biases, qk_norm, tied, window):
 
 
 CASES = {
-    "plain": (llama, decoder("llama", (), False, False, None)),
-    "all biases, tied": (llama, decoder("llama", BIASES, False, True, None)),
-    "three biases, norms of q and k, a window": (llama, decoder("llama", BIASES[:3], True, False, 3)),
+    "plain": (layered_plan, decoder("llama", (), False, False, None)),
+    "all biases, tied": (layered_plan, decoder("llama", BIASES, False, True, None)),
+    "three biases, norms of q and k, a window": (layered_plan, decoder("llama", BIASES[:3], True, False, 3)),
     "microGPT": (microgpt_plan, Config()),
     "2 layers": (microgpt_plan, Config(n_layer=2, n_head=2)),
 }
@@ -105,7 +105,7 @@ def test_the_stream_may_continue_after_a_norm():
 
 
 def test_events_in_heads_and_events_that_rope_turns():
-    plan = llama.plan_of(decoder("llama", BIASES, True, True, None))
+    plan = decoder("llama", BIASES, True, True, None).plan
     attention = [row.name for row in plan.layers[0] if row.stage == "attention"]
     in_heads = [name.removeprefix("layer0.attn.") for name in attention if name in plan.heads]
     assert in_heads == ["q", "k", "v", "q_norm", "k_norm", "q_rope", "k_rope", "context"]

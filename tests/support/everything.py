@@ -1,8 +1,8 @@
 """An architecture that no model has: everything that plans can state, in three layers that differ.
 
 Layer 0 has norms before and after each branch, a window, and RoPE of half of each head. Layer 1 has parallel
-branches, LayerNorm with another eps, another base, and more rotated channels. Layer 2 has ALiBi and a scale
-of q by position instead of RoPE, and chunks instead of a window.
+branches, LayerNorm with another eps, another base, and more rotated channels, in pairs of neighbours.
+Layer 2 has ALiBi and a scale of q by position instead of RoPE, and chunks instead of a window.
 """
 
 import sys
@@ -34,13 +34,13 @@ def plan_of(config, without=(), turns=TURNS):
     stream = rows.scaled("embed.scaled", stream, of("embed.scaled", EMBEDDING))
     for i in rows.layers():
         parallel = i == 1
-        pre = {"centred": parallel, "eps": OTHER_EPS if parallel else None}
+        pre = {"centred": parallel, "biased": parallel, "eps": OTHER_EPS if parallel else None}
         normed = rows.norm("attn.norm", stream, "pre-attn", **pre)
         q, k, v = rows.queries_keys_values(normed)
         q, k = rows.norms_of_queries_and_keys(q, k)
         if turns[i]:
             rope = Rope(turns[i][0])
-            q, k = rows.rotations(q, k, rope, turns[i][1])
+            q, k = rows.rotations(q, k, rope, turns[i][1], adjacent=parallel)
         if i == 2 and "attn.q_scaled" not in without:
             q = rows.scaled_by_position(q, *BY_POSITION)
         cap = of("attn.capped", CAP)

@@ -8,12 +8,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import cached_property, partial
 
-from ...plans.blocks import Blocks
 from ...plans.plan import Plan
 from ...plans.rope import Rope
 from ...text.frozen import frozen
 from ..architecture import Architecture, FileNames
 from ..config import DecoderConfig
+from ..layered_plan import Layout, plan_of
 from ..settings import COUNT, POSITIVE, WHOLE, Options, Settings, Sizes
 from ..shared_options import LLAMA_CPP, gguf_rope, read_activation, read_rope, read_window, typed_layers
 from .llama import ATTENTION_BIASES, MODULES
@@ -25,26 +25,17 @@ class GemmaConfig(DecoderConfig):
     """The config of a Gemma 2 or Gemma 3."""
 
     score_scale: float | None = None  # None means 1/sqrt(head_dim)
-    window_rope: Rope | None = None  # RoPE of the layers with a window; None means `rope`
     attn_logit_softcapping: float | None = None
     final_logit_softcapping: float | None = None
 
     @cached_property
     def plan(self) -> Plan:
-        rows, dim = Blocks(self), self.head_dim
-        stream = rows.scaled("embed.scaled", rows.embedding(), self.n_embd**0.5)
-        for i in rows.layers():
-            rope = self.window_rope if i in self.windowed_layers and self.window_rope else self.rope
-            q, k, v = rows.queries_keys_values(rows.norm("attn.norm", stream, "pre-attn"))
-            if self.qk_norm:
-                q, k = rows.norms_of_queries_and_keys(q, k, dim)
-            q, k = rows.rotations(q, k, rope)
-            out = rows.attention(q, k, v, self.score_scale, self.windows[i], self.attn_logit_softcapping)
-            stream = rows.add_branch("attn", stream, rows.norm("attn.post_norm", out, of="attn_out"))
-            out = rows.gated_mlp(rows.norm("mlp.norm", stream, "pre-FFN"))
-            stream = rows.add_branch("mlp", stream, rows.norm("mlp.post_norm", out, of="mlp_out"))
-        final = rows.norm("final.norm", stream, "final")
-        return rows.predictions(final, cap=self.final_logit_softcapping)
+        layout = Layout(
+            norms="both", embedding=lambda rows: rows.embedding(self.n_embd**0.5),
+            score_scale=self.score_scale, scores_cap=self.attn_logit_softcapping,
+            logits_cap=self.final_logit_softcapping,
+        )  # fmt: skip
+        return plan_of(self, layout)
 
 
 def options_of_gemma2(settings: Settings, sizes: Sizes) -> Options:

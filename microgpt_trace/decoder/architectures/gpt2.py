@@ -3,39 +3,30 @@
 from __future__ import annotations
 
 import math
-from functools import cached_property
 
 from ...plans.blocks import Blocks
 from ...plans.kinds import Add, Lookup
-from ...plans.plan import Plan
 from ...text.frozen import frozen
 from ..architecture import QKV_BIASES, Architecture, FileNames
-from ..config import DecoderConfig
+from ..layered_plan import LayeredConfig, Layout
 from ..settings import FLAG, Options, Settings, Sizes
 from ..shared_options import read_activation
 
 
+def embedding(rows: Blocks) -> str:
+    """Add the embeddings of the tokens and of the positions, and their sum."""
+    rows.embedding(symbol="tok_emb")
+    positions = Lookup("wpe", "positions", rows.config.context_length, rows.config.n_embd)
+    rows.add("embed.pos", positions, expr="pos_emb = wpe[positions]", parameter="wpe", overview=True)
+    expr = "x = tok_emb + pos_emb"
+    return rows.add("embed.sum", Add(), "embed.tok", "embed.pos", expr=expr, overview=True)
+
+
 @frozen(slots=False)
-class GPT2Config(DecoderConfig):
+class GPT2Config(LayeredConfig):
     """The config of a GPT-2. The config sets the kind of GELU and the scale of the scores."""
 
-    @cached_property
-    def plan(self) -> Plan:
-        rows, width = Blocks(self), self.n_embd
-        tokens = Lookup("wte", "tokens", self.vocab_size, width)
-        positions = Lookup("wpe", "positions", self.context_length, width)
-        rows.add("embed.tok", tokens, expr="tok_emb = wte[tokens]", parameter="wte", overview=True)
-        rows.add("embed.pos", positions, expr="pos_emb = wpe[positions]", parameter="wpe", overview=True)
-        expr = "x = tok_emb + pos_emb"
-        stream = rows.add("embed.sum", Add(), "embed.tok", "embed.pos", expr=expr, overview=True)
-        for i in rows.layers():
-            normed = rows.norm("attn.norm", stream, "pre-attn", centred=True)
-            q, k, v = rows.queries_keys_values(normed)
-            scale = self.score_scales[i] if self.score_scales else None
-            stream = rows.add_branch("attn", stream, rows.attention(q, k, v, scale))
-            out = rows.plain_mlp(rows.norm("mlp.norm", stream, "pre-FFN", centred=True))
-            stream = rows.add_branch("mlp", stream, out)
-        return rows.predictions(rows.norm("final.norm", stream, "final", centred=True))
+    layout = Layout(centred=True, biased=True, embedding=embedding, mlp=Blocks.plain_mlp)
 
 
 def options(settings: Settings, sizes: Sizes) -> Options:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from functools import cached_property
+from typing import Literal
 
 from ...plans.blocks import Blocks
-from ...plans.kinds import Add
 from ...plans.plan import Plan
 from ...text.frozen import frozen
 from ..architecture import QKV_BIASES, SIZES, Architecture, FileNames
 from ..config import DecoderConfig
+from ..layered_plan import Layout, plan_of
 from ..settings import FLAG, Options, Settings, Sizes
 from ..shared_options import gguf_rope, read_activation, read_rope, rotated_channels
 
@@ -22,20 +23,8 @@ class GPTNeoXConfig(DecoderConfig):
 
     @cached_property
     def plan(self) -> Plan:
-        rows, channels = Blocks(self), self.rotary_dim
-        stream = rows.embedding()
-        for _ in rows.layers():
-            normed = rows.norm("attn.norm", stream, "pre-attn", centred=True)
-            q, k, v = rows.queries_keys_values(normed)
-            q, k = rows.rotations(q, k, self.rope, channels)
-            out = rows.attention(q, k, v)
-            if not self.parallel:
-                stream = rows.add_branch("attn", stream, out)
-            mlp = rows.plain_mlp(rows.norm("mlp.norm", stream, "pre-FFN", centred=True))
-            if self.parallel:
-                mlp = rows.add("mlp.both", Add(), out, mlp, expr="both = attn_out + mlp_out")
-            stream = rows.add_branch("mlp", stream, mlp)
-        return rows.predictions(rows.norm("final.norm", stream, "final", centred=True))
+        parallel: Literal["", "two norms"] = "two norms" if self.parallel else ""
+        return plan_of(self, Layout(centred=True, biased=True, parallel=parallel, mlp=Blocks.plain_mlp))
 
 
 def options(settings: Settings, sizes: Sizes) -> Options:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from functools import cached_property
 
-from ...plans.blocks import Blocks
 from ...plans.plan import Plan
 from ...text.frozen import frozen
 from ..architecture import Architecture
 from ..config import DecoderConfig
+from ..layered_plan import Layout, plan_of
 from ..settings import POSITIVE, Options, Settings, Sizes
 from ..shared_options import gguf_rope, read_activation, read_factors, read_rope
 from .llama import FLAGGED_BIASES, MODULES, NAMES
@@ -25,17 +25,13 @@ class GraniteConfig(DecoderConfig):
 
     @cached_property
     def plan(self) -> Plan:
-        rows, rope, factor = Blocks(self), self.rope, self.residual_multiplier
-        stream = rows.scaled("embed.scaled", rows.embedding(), self.embedding_multiplier)
-        for _ in rows.layers():
-            q, k, v = rows.queries_keys_values(rows.norm("attn.norm", stream, "pre-attn"))
-            q, k = rows.rotations(q, k, rope)
-            out = rows.attention(q, k, v, self.attention_multiplier)
-            stream = rows.add_branch("attn", stream, rows.scaled("attn.scaled", out, factor, "attn_out"))
-            out = rows.gated_mlp(rows.norm("mlp.norm", stream, "pre-FFN"))
-            stream = rows.add_branch("mlp", stream, rows.scaled("mlp.scaled", out, factor, "mlp_out"))
-        final = rows.norm("final.norm", stream, "final")
-        return rows.predictions(final, factor=self.logits_multiplier)
+        layout = Layout(
+            embedding=lambda rows: rows.embedding(self.embedding_multiplier),
+            score_scale=self.attention_multiplier,
+            branch_factor=self.residual_multiplier,
+            logits_factor=self.logits_multiplier,
+        )
+        return plan_of(self, layout)
 
 
 def options(settings: Settings, sizes: Sizes) -> Options:

@@ -2,48 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
-from functools import cached_property, partial
+from functools import partial
 from typing import Literal
 
 from ...errors import InputError
-from ...plans.blocks import Blocks
-from ...plans.plan import Plan
 from ...text.brief import brief
 from ...text.frozen import frozen
 from ..architecture import QKV_BIASES, Architecture, FileNames
-from ..config import DecoderConfig
+from ..layered_plan import LayeredConfig
 from ..settings import COUNT, FLAG, WHOLE, Options, Settings, Sizes
 from ..shared_options import gguf_rope, read_activation, read_rope, read_window, typed_layers
 
 
-def plan_of(
-    config: DecoderConfig, mlp: Callable[[Blocks, str], str] = Blocks.gated_mlp, sinks: bool = False,
-    without_rope: Collection[int] = (),
-) -> Plan:  # fmt: skip
-    """Return the plan of a decoder. The config determines the biases, the windows, the rotated channels, and
-    whether q and k are normalised. `mlp` adds the rows of an MLP that reads a row. With `sinks`, attention
-    has sinks. The layers `without_rope` do not rotate q and k."""
-    rows, dim = Blocks(config), config.head_dim
-    stream = rows.embedding()
-    for i in rows.layers():
-        q, k, v = rows.queries_keys_values(rows.norm("attn.norm", stream, "pre-attn"))
-        if config.qk_norm:
-            q, k = rows.norms_of_queries_and_keys(q, k, dim)
-        if i not in without_rope:
-            q, k = rows.rotations(q, k, config.rope, config.rotary_dim)
-        out = rows.attention(q, k, v, window=config.windows[i], sinks=sinks)
-        stream = rows.add_branch("attn", stream, out)
-        out = mlp(rows, rows.norm("mlp.norm", stream, "pre-FFN"))
-        stream = rows.add_branch("mlp", stream, out)
-    return rows.predictions(rows.norm("final.norm", stream, "final"))
-
-
 @frozen(slots=False)
-class LlamaConfig(DecoderConfig):
-    """The config of a Llama, Mistral, Qwen2, Qwen3 or Phi-3."""
-
-    plan = cached_property(plan_of)
+class LlamaConfig(LayeredConfig):
+    """The config of a decoder whose plan has the layout of a Llama."""
 
 
 Windows = Literal["none", "all", "last"]  # the layers with a window: none, all, or from a given layer on

@@ -13,11 +13,11 @@ from ...plans.rope import Rope
 from ...text.frozen import frozen
 from ..architecture import Architecture
 from ..config import DecoderConfig
+from ..layered_plan import Layout, plan_of
 from ..settings import COUNT, WHOLE, Settings
 from ..shared_options import read_activation, read_experts, read_rope, read_window
 from . import llama
 from .llama import NAMES as LLAMA
-from .llama import plan_of
 
 
 @frozen(slots=False)
@@ -30,7 +30,7 @@ class MixtralConfig(DecoderConfig):
 
     @cached_property
     def plan(self) -> Plan:
-        return plan_of(self, self.mlp, self.sinks)
+        return plan_of(self, Layout(mlp=self.mlp, sinks=self.sinks))
 
     def mlp(self, rows: Blocks, source: str) -> str:
         """Add the rows of a mixture of experts that reads a row."""

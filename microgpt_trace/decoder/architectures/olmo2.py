@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-from functools import cached_property
-
-from ...plans.blocks import Blocks
-from ...plans.plan import Plan
 from ...text.frozen import frozen
 from ..architecture import Architecture, FileNames
-from ..config import DecoderConfig
+from ..layered_plan import LayeredConfig, Layout
 from ..settings import Options, Settings, Sizes
 from ..shared_options import gguf_rope, read_activation, read_rope
 from .llama import ATTENTION_BIASES, MODULES
@@ -16,27 +12,16 @@ from .llama import NAMES as LLAMA
 
 
 @frozen(slots=False)
-class OLMo2Config(DecoderConfig):
+class OLMo2Config(LayeredConfig):
     """The config of an OLMo 2."""
 
-    @cached_property
-    def plan(self) -> Plan:
-        rows = Blocks(self)
-        stream = rows.embedding()
-        for _ in rows.layers():
-            q, k, v = rows.queries_keys_values(stream)
-            q, k = rows.norms_of_queries_and_keys(q, k)
-            q, k = rows.rotations(q, k, self.rope)
-            out = rows.attention(q, k, v)
-            stream = rows.add_branch("attn", stream, rows.norm("attn.post_norm", out, of="attn_out"))
-            out = rows.gated_mlp(stream)
-            stream = rows.add_branch("mlp", stream, rows.norm("mlp.post_norm", out, of="mlp_out"))
-        return rows.predictions(rows.norm("final.norm", stream, "final"))
+    layout = Layout(norms="after", qk_norm="rows")
 
 
 def options(settings: Settings, sizes: Sizes) -> Options:
     """Read RoPE and the function of the MLP."""
-    return {"rope": read_rope(settings), "activation": read_activation(settings, "hidden_act", "silu")}
+    activation = read_activation(settings, "hidden_act", "silu")
+    return {"rope": read_rope(settings), "activation": activation, "qk_norm": True}
 
 
 NAMES = FileNames(
@@ -53,6 +38,6 @@ ARCHITECTURES = {
     "olmo2": Architecture(
         OLMo2Config, NAMES, options, MODULES, defaults={"norm_eps": 1e-5}, tied=False,
         from_gguf=lambda keys, sizes: {"hidden_act": "silu", **gguf_rope(keys, sizes["head_dim"])},
-        flagged_biases=ATTENTION_BIASES,
+        flagged_biases=ATTENTION_BIASES, example={"qk_norm": True},
     ),
 }  # fmt: skip

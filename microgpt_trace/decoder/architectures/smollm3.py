@@ -2,28 +2,12 @@
 
 from __future__ import annotations
 
-from functools import cached_property
-
 from ...errors import InputError
-from ...plans.plan import Plan
 from ...text.brief import brief
-from ...text.frozen import frozen
 from ..architecture import Architecture
-from ..config import DecoderConfig
 from ..settings import FLAG, WHOLE, Options, Settings, Sizes
 from ..shared_options import gguf_rope, read_activation, read_rope, read_window, typed_layers
-from .llama import FLAGGED_BIASES, MODULES, NAMES, plan_of
-
-
-@frozen(slots=False)
-class SmolLM3Config(DecoderConfig):
-    """The config of a SmolLM3."""
-
-    layers_without_rope: tuple[int, ...] = ()
-
-    @cached_property
-    def plan(self) -> Plan:
-        return plan_of(self, without_rope=self.layers_without_rope)
+from .llama import FLAGGED_BIASES, MODULES, NAMES, LlamaConfig
 
 
 def options(settings: Settings, sizes: Sizes) -> Options:
@@ -52,7 +36,7 @@ def from_gguf(keys: Settings, sizes: Sizes) -> Options:
 
 ARCHITECTURES = {
     "smollm3": Architecture(
-        SmolLM3Config, NAMES, options, MODULES, from_gguf=from_gguf, permuted=True,
+        LlamaConfig, NAMES, options, MODULES, from_gguf=from_gguf, permuted=True,
         defaults={"norm_eps": 1e-6, "n_kv_head": 4}, tied=True, flagged_biases=FLAGGED_BIASES,
     ),
 }  # fmt: skip

@@ -31,7 +31,10 @@ WHOLE, NEAR = np.arange(-512.0, 4096.0), np.arange(-8.0, 8.0, 0.125)  # offsets 
 STRETCHES = (0.125, 0.25, 0.5, 4.0, 8.0)  # factors to try, by which all positions are multiplied
 GRID = np.geomspace(1e-4, 1e4, 241)  # factors to try, by which the model's number is multiplied
 PART_LEFT = 0.1  # a measured frequency counts if less than this share of the error remains
-PAIRED = " (and pairs are interleaved: neighbours, not halves)"
+PAIRED = {  # the words for pairs unlike the model's
+    True: " (and pairs are interleaved: neighbours, not halves)",
+    False: " (and pairs are halves of a head, not neighbours)",
+}
 
 
 @frozen(slots=False, eq=False)
@@ -46,13 +49,11 @@ class Turning:
     offset: float | Array = 0.0
 
     def __call__(self, row: Operation[Rotation], given: ReferenceInputs, x: Array) -> Array:
-        count = 2 * len(self.frequencies)
+        kind = replace(row.kind, channels=2 * len(self.frequencies), adjacent=self.adjacent)
         angles = (np.arange(len(x)) + self.offset)[:, None] * self.frequencies
-        heads = x.reshape(len(x), -1, row.kind.head_dim)
-        part = in_halves(heads[..., :count], count) if self.adjacent else heads[..., :count]
-        turned = turn(part, np.cos(angles) * self.factor, np.sin(angles) * self.factor)
-        turned = in_pairs(turned, count) if self.adjacent else turned
-        return np.concatenate([turned, heads[..., count:]], axis=-1).reshape(x.shape)
+        heads = x.reshape(len(x), -1, kind.head_dim)
+        cos, sin = np.cos(angles) * self.factor, np.sin(angles) * self.factor
+        return turn(heads, cos, sin, kind.pairs).reshape(x.shape)
 
 
 def right_frequencies(case: Case, kind: Rotation, **changes: Any) -> tuple[Array, float]:
@@ -60,17 +61,8 @@ def right_frequencies(case: Case, kind: Rotation, **changes: Any) -> tuple[Array
     return frequencies_of(replace(kind, **changes), len(case.given.tokens))
 
 
-def in_halves(x: Array, dim: int) -> Array:
-    """Reorder channels (or rows) of heads from adjacent pairs (0, 1), (2, 3) to halves (0, D/2), (1, D/2 +
-    1)."""
-    pairs = x.reshape(*x.shape[:-1], -1, dim // 2, 2)
-    return pairs.swapaxes(-1, -2).reshape(x.shape)
-
-
-def in_pairs(x: Array, dim: int) -> Array:
-    """Invert `in_halves`. GGUF files of Llama models store the rows of q and k in pairs."""
-    halves = x.reshape(*x.shape[:-1], -1, 2, dim // 2)
-    return halves.swapaxes(-1, -2).reshape(x.shape)
+def _right(case: Case, kind: Rotation) -> Turning:
+    return Turning(*right_frequencies(case, kind), adjacent=kind.adjacent)
 
 
 def turning_by(case: Case, round: Change | None = None, **changes: Any) -> Plan:
@@ -78,7 +70,7 @@ def turning_by(case: Case, round: Change | None = None, **changes: Any) -> Plan:
     frequencies."""
 
     def compute(row: Operation[Rotation], given: ReferenceInputs, x: Array) -> Array:
-        turning = replace(Turning(*right_frequencies(case, row.kind)), **changes)
+        turning = replace(_right(case, row.kind), **changes)
         if round is not None:
             turning = replace(turning, frequencies=round(turning.frequencies).astype(np.float64))
         return turning(row, given, x)
@@ -91,13 +83,14 @@ def rope(case: Case) -> Iterator[Hypothesis | Family]:
     kind = case.kind(Rotation)
     if kind is None:
         return
-    own = Turning(*right_frequencies(case, kind))
+    own = _right(case, kind)
     for id, claim, changes, rank in (*_directions(case, own), *_scalings(case, kind, own)):
         yield Hypothesis(id, claim, turning_by(case, **changes), rank)
-    for adjacent in (False, True):
-        measured, family = measure(case, kind, adjacent), bind(_family, case, adjacent)
+    for adjacent in (kind.adjacent, not kind.adjacent):
+        paired = PAIRED[adjacent] * (adjacent != kind.adjacent)
+        measured, family = measure(case, kind, adjacent), bind(_family, case, adjacent, paired)
         if measured is not None:
-            yield from _measured_positions(case, own, measured, adjacent)
+            yield from _measured_positions(case, own, measured, adjacent, paired)
         yield from _parameters(case, family, kind, measured)
         yield from _numbers(family, kind, own, measured)
 
@@ -117,7 +110,7 @@ def rope_in_every_layer(case: Case) -> Iterator[Hypothesis]:
         return reference(replace(row, otherwise=None), given, *both)
 
     if rotations and any(map(without, case.rows.values())):
-        turning = Turning(*right_frequencies(case, rotations[0].kind))
+        turning = _right(case, rotations[0].kind)
         claim = "q and k are rotated, although this layer has no RoPE"
         yield Hypothesis("rope-in-every-layer", claim, computed(case.plan, without, compute))
 
@@ -131,10 +124,12 @@ def _directions(case: Case, own: Turning) -> Iterator[Mistake]:
     if isinstance(case.row.kind, Rotation):
         source = words_of_kind(kind_of(case.row.inputs[0]))
         subject = f"your values are {'your own ' * case.alone}{source}"
-    paired = f"{subject} rotated in interleaved pairs"
-    yield "rope-interleaved", paired, {"adjacent": True}, PLAIN
-    claim = f"{paired} and in the other direction"
-    yield "rope-interleaved-direction", claim, {"adjacent": True, "frequencies": -f}, COMBINED
+    id, words = (
+        ("rope-halves", "halves of a head") if own.adjacent else ("rope-interleaved", "interleaved pairs")
+    )
+    paired, other = f"{subject} rotated in {words}", {"adjacent": not own.adjacent}
+    yield id, paired, other, PLAIN
+    yield f"{id}-direction", f"{paired} and in the other direction", {**other, "frequencies": -f}, COMBINED
     for name, words in NARROW.items():
         claim = f"the frequencies of RoPE are rounded to {words}"
         yield "rope-frequencies-rounded", claim, {"round": PRECISIONS[name].round}, PLAIN
@@ -146,14 +141,16 @@ def _directions(case: Case, own: Turning) -> Iterator[Mistake]:
     yield "rope-positions", claim, {"offset": late(length) - np.arange(length)}, PLAIN
 
 
-def _measured_positions(case: Case, own: Turning, measured: Turns, adjacent: bool) -> Iterator[Hypothesis]:
+def _measured_positions(
+    case: Case, own: Turning, measured: Turns, adjacent: bool, paired: str
+) -> Iterator[Hypothesis]:
     """Yield the hypothesis that each row is rotated at the position that its measured rotation is nearest to,
     unless all positions are shifted alike."""
     places = np.arange(len(measured.turns) + 1)
     nearest = (measured.turns @ np.exp(-1j * own.frequencies[:, None] * places)).real.argmax(axis=1)
     offset = nearest - places[:-1]
     if (offset != offset[0]).any():
-        claim = f"your rows are rotated at positions [{first_of(nearest, 16)}]{PAIRED * adjacent}"
+        claim = f"your rows are rotated at positions [{first_of(nearest, 16)}]{paired}"
         plan = turning_by(case, offset=offset, adjacent=adjacent)
         yield Hypothesis("rope-positions", claim, plan, rank=DESCRIBED)
 
@@ -192,19 +189,19 @@ def _scalings(case: Case, kind: Rotation, own: Turning) -> Iterator[Mistake]:
 
 
 def _family(
-    case: Case, adjacent: bool, id: str, words: str, changes: Callable[[float], dict[str, Any]],
+    case: Case, adjacent: bool, paired: str, id: str, words: str, changes: Callable[[float], dict[str, Any]],
     special: Mapping[float, tuple[str, str]] | None = None, rank: int = NUMBERED, **options: Any,
 ) -> Family:  # fmt: skip
     """Return a family of mistakes. `changes(number)` returns the fields of a `Turning` to replace. If
-    `adjacent` is True, pairs consist of adjacent channels. An engine of narrow precision may also round the
-    frequencies."""
-    precision, paired = case.judge.plain.precision, PAIRED * adjacent
+    `adjacent` is True, pairs consist of adjacent channels. `paired` are the words for pairs unlike the
+    model's. An engine of narrow precision may also round the frequencies."""
+    precision = case.judge.plain.precision
 
     def at(number: float, round: Change | None = None) -> Plan:
         return turning_by(case, round, adjacent=adjacent, **changes(number))
 
     return Family(
-        id, at, lambda number: words.format(number) + paired, rank=COMBINED if adjacent else rank,
+        id, at, lambda number: words.format(number) + paired, rank=COMBINED if paired else rank,
         coarse=(lambda number: at(number, precision.round)) if precision.narrow else None,
         special={number: (id, claim + paired) for number, (id, claim) in (special or {}).items()},
         **options,
@@ -269,9 +266,11 @@ def _numbers(
 def frequencies(case: Case) -> Iterator[Hypothesis]:
     """Yield hypotheses: some pairs are rotated at other frequencies, without a common factor."""
     kind = case.kind(Rotation)
-    for adjacent in (False, True):
-        turns = None if kind is None else measure(case, kind, adjacent)
-        if kind is None or turns is None:
+    if kind is None:
+        return
+    for adjacent in (kind.adjacent, not kind.adjacent):
+        turns = measure(case, kind, adjacent)
+        if turns is None:
             continue
         right, _ = right_frequencies(case, kind)
         differ = turns.error(turns.frequencies) < PART_LEFT * turns.error(right)
@@ -283,7 +282,8 @@ def frequencies(case: Case) -> Iterator[Hypothesis]:
                 f"rotated by {measured[first]:.6g} radians per position, not {right[first]:.6g}"
             )
             plan = turning_by(case, frequencies=measured, factor=turns.factor, adjacent=adjacent)
-            yield Hypothesis("rope-frequencies", claim + PAIRED * adjacent, plan, rank=DESCRIBED)
+            claim += PAIRED[adjacent] * (adjacent != kind.adjacent)
+            yield Hypothesis("rope-frequencies", claim, plan, rank=DESCRIBED)
 
 
 class Turns(NamedTuple):
@@ -321,10 +321,9 @@ def measure(case: Case, kind: Rotation, adjacent: bool) -> Turns | None:
 
 def _pairs(x: Array, kind: Rotation, adjacent: bool) -> Array:
     """Return the pairs of rotated channels as complex numbers: [T, H*D] -> [T, H, n/2]."""
-    heads, half = x.reshape(len(x), -1, kind.head_dim)[..., : kind.channels], kind.channels // 2
-    if adjacent:
-        return heads[..., ::2] + 1j * heads[..., 1::2]
-    return heads[..., :half] + 1j * heads[..., half:]
+    heads = x.reshape(len(x), -1, kind.head_dim)
+    first, second = replace(kind, adjacent=adjacent).pairs
+    return heads[..., first] + 1j * heads[..., second]
 
 
 def nearest(measured: Array, own: float, frequencies: Callable[[float], Array]) -> float:

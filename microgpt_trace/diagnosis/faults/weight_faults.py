@@ -22,7 +22,6 @@ from ..hypothesis import Family, Hypothesis, multiplied
 from .changes import computed, with_instead
 from .elementwise_faults import gated
 from .input_faults import looking_up
-from .rope_faults import in_halves, in_pairs
 
 NIBBLES = {  # type -> (first byte of the nibbles, which end a block, and elements per run)
     "Q4_0": (2, 16), "Q4_1": (4, 16), "Q5_0": (6, 16), "Q5_1": (8, 16), "Q4_K": (16, 32), "Q5_K": (48, 32),
@@ -36,6 +35,21 @@ SCALES = {  # type -> offsets of a block's float16 numbers: the scale, and the m
 ZEROS = {"Q4_0": 8, "AprQ4": 8, "Q5_0": 16, "Q3_K": 4, "Q6_K": 32}
 HALVES = {"F16": ("BF16", "bfloat16"), "BF16": ("F16", "float16")}  # type -> the type read by mistake
 LARGEST = 1 << 27  # maximum elements of a tested matrix, which is decoded in one piece
+
+
+def in_halves(x: Array, dim: int) -> Array:
+    """Reorder channels (or rows) of heads from adjacent pairs (0, 1), (2, 3) to halves (0, D/2), (1, D/2 +
+    1)."""
+    pairs = x.reshape(*x.shape[:-1], -1, dim // 2, 2)
+    return pairs.swapaxes(-1, -2).reshape(x.shape)
+
+
+def in_pairs(x: Array, dim: int) -> Array:
+    """Invert `in_halves`. GGUF files of Llama models store the rows of q and k in pairs."""
+    halves = x.reshape(*x.shape[:-1], -1, 2, dim // 2)
+    return halves.swapaxes(-1, -2).reshape(x.shape)
+
+
 ORDERS = (
     ("rows-in-pairs", "the rows are in GGUF's adjacent pairs, not in halves", in_pairs),
     ("rows-in-halves", "pairs were converted to halves once too often", in_halves),

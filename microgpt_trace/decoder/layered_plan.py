@@ -1,0 +1,101 @@
+"""LayeredConfig: the config of a decoder whose layers are attention and an MLP. Layout: the differences of
+its plan from the plan of a Llama. This module depends on no single architecture.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cached_property, partial
+from typing import ClassVar, Literal
+
+from ..plans.blocks import Blocks
+from ..plans.kinds import Add
+from ..plans.plan import Plan
+from ..text.frozen import frozen
+from .config import DecoderConfig
+
+
+@frozen(slots=False, eq=False)
+class Layout:
+    """The differences of a plan from the plan of a Llama.
+
+    - `norms`: attention and the MLP have a norm before, or after, or both. If `centred` is true, these norms
+      and the last norm are LayerNorms. If `biased` is true, they have biases.
+    - `parallel`: attention and the MLP read the same residual stream, and their outputs are added together.
+      Each has its own norm before, or both read one norm, named attn.norm.
+    - `qk_norm`: the norms of q and k, if the config asks for them, are norms of each head with one gain for
+      all heads, or of whole rows.
+    - `adjacent`: RoPE turns pairs of neighbouring channels.
+    - `embedding` adds the rows up to the first layer, and `mlp` the rows of an MLP that reads a row.
+    - `branch_factor` multiplies the outputs of attention and the MLP, and `logits_factor` the logits.
+    """
+
+    norms: Literal["before", "after", "both"] = "before"
+    centred: bool = False
+    biased: bool = False
+    parallel: Literal["", "two norms", "one norm"] = ""
+    qk_norm: Literal["heads", "rows"] = "heads"
+    adjacent: bool = False
+    embedding: Callable[[Blocks], str] = Blocks.embedding
+    mlp: Callable[[Blocks, str], str] = Blocks.gated_mlp
+    sinks: bool = False  # True if attention has sinks
+    score_scale: float | None = None  # None means the scale of the config
+    scores_cap: float | None = None
+    branch_factor: float | None = None
+    logits_factor: float | None = None
+    logits_cap: float | None = None
+
+
+LLAMA = Layout()
+
+
+@frozen(slots=False)
+class LayeredConfig(DecoderConfig):
+    """A config whose plan has this layout. If the layout depends on options of a subclass, the subclass has
+    its own `plan`."""
+
+    layout: ClassVar[Layout] = LLAMA
+
+    @cached_property
+    def plan(self) -> Plan:
+        return plan_of(self, self.layout)
+
+
+def plan_of(config: DecoderConfig, layout: Layout = LLAMA) -> Plan:
+    """Return the plan of a decoder. The config determines the biases of matrices, and the RoPE, the window
+    and the scale of the scores of each layer."""
+    rows = Blocks(config)
+    norm = partial(rows.norm, centred=layout.centred, biased=layout.biased)
+    before, after = layout.norms != "after", layout.norms != "before"
+
+    def finished(half: str, out: str) -> str:
+        of = f"{half}_out"
+        out = norm(f"{half}.post_norm", out, of=of) if after else out
+        return rows.scaled(f"{half}.scaled", out, layout.branch_factor, of)
+
+    stream = layout.embedding(rows)
+    for i in rows.layers():
+        of_both = " and pre-FFN" * (layout.parallel == "one norm")
+        source = norm("attn.norm", stream, f"pre-attn{of_both}") if before else stream
+        out = finished("attn", _attention(rows, config, layout, i, source))
+        if not layout.parallel:
+            stream = source = rows.add_branch("attn", stream, out)
+        if before and layout.parallel != "one norm":
+            source = norm("mlp.norm", stream, "pre-FFN")
+        mlp = finished("mlp", layout.mlp(rows, source))
+        if layout.parallel:
+            mlp = rows.add("mlp.both", Add(), out, mlp, expr="both = attn_out + mlp_out")
+        stream = rows.add_branch("mlp", stream, mlp)
+    last = norm("final.norm", stream, "final")
+    return rows.predictions(last, factor=layout.logits_factor, cap=layout.logits_cap)
+
+
+def _attention(rows: Blocks, config: DecoderConfig, layout: Layout, layer: int, source: str) -> str:
+    """Add the rows of attention that reads a row, from q, k and v to the output."""
+    q, k, v = rows.queries_keys_values(source)
+    if config.qk_norm:
+        q, k = rows.norms_of_queries_and_keys(q, k, config.head_dim if layout.qk_norm == "heads" else None)
+    if rope := config.ropes[layer]:
+        q, k = rows.rotations(q, k, rope, config.rotary_dim, layout.adjacent)
+    scale = config.score_scales[layer] if config.score_scales else layout.score_scale
+    return rows.attention(q, k, v, scale, config.windows[layer], layout.scores_cap, sinks=layout.sinks)
