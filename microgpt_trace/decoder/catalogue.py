@@ -13,7 +13,6 @@ from importlib import import_module
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
-from ..grouping import grouped
 from ..hooks.event import EventSpec
 from ..plans import microgpt_plan
 from ..plans.blocks import BIASES
@@ -41,10 +40,12 @@ ARCHITECTURES: Mapping[str, str] = {  # the name in config.json -> the module
     "qwen3_moe": "qwen3_moe",
     "qwen2_moe": "qwen2_moe",
     "gpt_oss": "gpt_oss",
+    "olmo3": "olmo2",
+    "exaone4": "olmo2",
 }
 GGUF_NAMES = {  # names in GGUF files that differ
     "gptneox": "gpt_neox", "gemma3": "gemma3_text", "qwen3moe": "qwen3_moe", "qwen2moe": "qwen2_moe",
-    "gpt-oss": "gpt_oss", "llama with experts": "mixtral",
+    "gpt-oss": "gpt_oss", "llama with experts": "mixtral", "olmo2 with windows": "olmo3",
 }  # fmt: skip
 
 
@@ -72,14 +73,22 @@ def example(name: str) -> Plan:
 
 @cache
 def examples() -> tuple[Plan, ...]:
-    """Return an example plan of microGPT and of each module of architectures/."""
+    """Return an example plan of microGPT and of each family."""
     own: Any = SimpleNamespace(**SIZES, activation="ReLU", biases=(), tied=False)
     return (microgpt_plan.plan_of(own), *map(example, families()))
 
 
 def families() -> tuple[str, ...]:
-    """Return the first architecture of each module of architectures/."""
-    return tuple(first for first, *_ in grouped(ARCHITECTURES, ARCHITECTURES.__getitem__).values())
+    """Return the first architecture of each family."""
+    return tuple(dict.fromkeys(family_of(name)[0] for name in ARCHITECTURES))
+
+
+def family_of(name: str) -> tuple[str, ...]:
+    """Return the architectures of a module of architectures/ that share the names of parameters with this
+    architecture. They also share the modules of transformers."""
+    module, names = ARCHITECTURES[name], architecture_named(name).names
+    siblings = (own for own, other in ARCHITECTURES.items() if other == module)
+    return tuple(own for own in siblings if architecture_named(own).names is names)
 
 
 @cache

@@ -8,16 +8,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
 from ..errors import InputError
 from ..plans.rope import Rope, yarn_attention_factor
 from ..text.brief import brief
-from .settings import FITS, FLAG, OBJECT, POSITIVE, TEXT, WHOLE, Settings, is_positive, one_of
+from .settings import COUNT, FITS, FLAG, OBJECT, POSITIVE, TEXT, WHOLE, Settings, is_positive, one_of
 
 ACTIVATIONS = {  # names in config.json -> functions
     "silu": "SiLU", "swish": "SiLU", "relu": "ReLU", "gelu": "GELU", "gelu_new": "GELU by tanh",
     "gelu_pytorch_tanh": "GELU by tanh", "gelu_fast": "GELU by tanh",
 }  # fmt: skip
 LONG, SHORT = "rope_factors_long.weight", "rope_factors_short.weight"  # tensors with divisors of longrope
+LAYER_TYPES = ("full_attention", "sliding_attention")
 LLAMA_CPP = "the default of llama.cpp"
 
 
@@ -148,12 +151,22 @@ def _scaled_rope(theta: float, scaling: Mapping[str, Any], factors: tuple[float,
 
 def typed_layers(settings: Settings, n_layer: int) -> tuple[int, ...] | None:
     """Return the layers that use a window according to `layer_types`, or None if this setting is missing."""
-    kinds, known = settings.raw("layer_types"), ("full_attention", "sliding_attention")
+    kinds, known = settings.raw("layer_types"), LAYER_TYPES
     if kinds is None:
         return None
     if not isinstance(kinds, list) or len(kinds) != n_layer or not all(kind in known for kind in kinds):
         raise InputError(f"layer_types: expected {n_layer} {' or '.join(known)} values, found {brief(kinds)}")
     return tuple(i for i, kind in enumerate(kinds) if kind == "sliding_attention")
+
+
+def layers_with_window(settings: Settings, n_layer: int, every: int, *patterns: str) -> tuple[int, ...]:
+    """Return the layers of a certain type that use a window: those of `layer_types`, or else all but every
+    fourth if `every` is 4. The keys `patterns` may set another number."""
+    typed = typed_layers(settings, n_layer)
+    if typed is None:
+        every = next(filter(None, (settings.get(key, WHOLE) for key in patterns)), every)
+        typed = tuple(i for i in range(n_layer) if (i + 1) % every)
+    return typed
 
 
 def read_window(settings: Settings, layers: tuple[int, ...], usual: int = 4096) -> dict[str, Any]:
@@ -165,6 +178,34 @@ def read_window(settings: Settings, layers: tuple[int, ...], usual: int = 4096) 
     if not settings.has("sliding_window"):
         size = settings.get_or_default("sliding_window", WHOLE, usual)
     return {"window": size, "windowed_layers": layers} if size else {}
+
+
+def read_rope_in_windows(settings: Settings, n_layer: int) -> dict[str, Any]:
+    """Return the options of a model with a window that has RoPE only in the layers with this window: by
+    default, in all but every fourth layer. Return {} if the model has no window."""
+    layers = layers_with_window(settings, n_layer, 4, "sliding_window_pattern")
+    without = tuple(i for i in range(n_layer) if i not in layers)
+    options = read_window(settings, tuple(range(n_layer)))
+    return options and {**options, "windowed_layers": layers, "layers_without_rope": without}
+
+
+def read_ropes(settings: Settings, theta: float, theta_in_windows: float | None = None) -> dict[str, Rope]:
+    """Return RoPE, and RoPE of the layers with a window, as the options `rope` and `window_rope`. Settings
+    describe RoPE of each type of layer, or else RoPE of the layers without a window. Then the layers with a
+    window have no scaling, and the base `rope_local_base_freq`. `theta` and `theta_in_windows` are the
+    defaults of transformers. Without `theta_in_windows`, both bases are the same."""
+    both, bases = settings.raw("rope_parameters"), (theta, theta_in_windows or theta)
+    if isinstance(both, dict) and both.keys() & {*LAYER_TYPES}:
+        given = ({**settings.values, "rope_parameters": both.get(name)} for name in LAYER_TYPES)
+        rope, local = (
+            read_rope(Settings(values, settings.problems), base)
+            for values, base in zip(given, bases, strict=True)
+        )
+    else:
+        rope, base = read_rope(settings, theta), theta_in_windows
+        base = base and settings.get_or_default("rope_local_base_freq", POSITIVE, base)
+        local = Rope(base or rope.theta)
+    return {"rope": rope, "window_rope": local}
 
 
 def read_experts(settings: Settings, experts: int, used: int) -> dict[str, int]:
@@ -201,6 +242,19 @@ def gguf_rope(keys: Settings, head_dim: int, partial: bool = False) -> dict[str,
         scaling = {"type": kind, "factor": factor} | _yarn(keys, factor)
     share = {"partial_rotary_factor": size / head_dim} if partial else {}
     return {"rope_theta": theta, "rope_scaling": scaling, **share}
+
+
+def gguf_windows(keys: Settings, n_layer: int) -> dict[str, Any]:
+    """Translate the window and the layers that use it: by default, all but every fourth layer. Raises
+    InputError unless there is a flag for each layer."""
+    key, window = "attention.sliding_window_pattern", keys.get("attention.sliding_window", COUNT)
+    flags = keys.raw(key) if window else [False] * n_layer
+    if flags is None:
+        keys.notes.append(f"a sliding window in all but every fourth layer ({LLAMA_CPP})")
+        flags = [(i + 1) % 4 != 0 for i in range(n_layer)]
+    if not isinstance(flags, list | np.ndarray) or len(flags) != n_layer or not set(flags) <= {False, True}:
+        raise InputError(f"{key}: expected {n_layer} flags, found {brief(flags)}")
+    return {"sliding_window": window or None, "layer_types": [LAYER_TYPES[bool(flag)] for flag in flags]}
 
 
 def _yarn(keys: Settings, factor: float | None) -> dict[str, float]:

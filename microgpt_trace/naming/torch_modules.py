@@ -13,7 +13,7 @@ from itertools import chain
 from typing import NamedTuple
 
 from ..decoder.architecture import FUSED, Architecture
-from ..decoder.catalogue import ARCHITECTURES, architecture_named, example
+from ..decoder.catalogue import architecture_named, example, family_of
 from ..plans.kinds import Activation, Experts, Linear, Lookup, Mixture
 from ..plans.plan import Operation, Plan, kind_of, layer_of, stage_of
 from ..text.frozen import frozen
@@ -37,7 +37,7 @@ class ModuleNames:
     """The modules of an architecture. In paths and events, # stands for the layer number. The stack is the
     module whose children are the embedding, the layers and the last norm."""
 
-    types: Events  # the names of architectures in the module of the catalogue
+    types: Events  # the names of the architectures of the family
     architecture: Architecture
     plan: Plan  # of one layer, with every optional row
 
@@ -206,5 +206,4 @@ def numbered(event: str, layer: int) -> str:
 @cache
 def modules_of(name: str) -> ModuleNames:
     """Return the modules of an architecture of the catalogue."""
-    types = tuple(own for own, module in ARCHITECTURES.items() if module == ARCHITECTURES[name])
-    return ModuleNames(types, architecture_named(name), example(name))
+    return ModuleNames(family_of(name), architecture_named(name), example(name))

@@ -74,9 +74,10 @@ def _own_name(metadata: Mapping[str, Any], problems: Problems) -> tuple[Any, str
 
 def _architecture(value: Any, metadata: Mapping[str, Any]) -> str:
     """Return the name in the catalogue. Raises InputError if GGUF files have no such architecture."""
-    experts = metadata.get("llama.expert_count")
-    if isinstance(value, str) and value == "llama" and is_count(experts) and experts:
-        value = "llama with experts"
+    for key, words in (("llama.expert_count", "experts"), ("olmo2.attention.sliding_window", "windows")):
+        count = metadata.get(key)
+        if isinstance(value, str) and key.startswith(f"{value}.") and is_count(count) and count:
+            value = f"{value} with {words}"
     own = GGUF_NAMES.get(value, value) if isinstance(value, str) else ""
     if own in ARCHITECTURES and value not in GGUF_NAMES.values():
         found = architecture_named(own)

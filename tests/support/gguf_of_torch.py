@@ -8,7 +8,7 @@ from support.tiny_models import pair_neighbours
 
 NAMES = {
     "gpt_neox": "gptneox", "gemma3_text": "gemma3", "mixtral": "llama", "qwen3_moe": "qwen3moe",
-    "qwen2_moe": "qwen2moe", "gpt_oss": "gpt-oss",
+    "qwen2_moe": "qwen2moe", "gpt_oss": "gpt-oss", "olmo3": "olmo2",
 }  # fmt: skip
 ADJACENT = ("granite", "smollm3", "mixtral")  # the converter puts the rows of each RoPE pair side by side
 
@@ -142,6 +142,9 @@ def fields(config):
         values |= {"parallel_residual": config.use_parallel_residual}
     if kind.startswith("gemma") or kind in ("phi3", "gpt_oss"):
         values |= {"sliding_window": config.sliding_window}
+    if kind in ("olmo3", "exaone4") and config.sliding_window:
+        flags = [layer == "sliding_attention" for layer in config.layer_types]
+        values |= {"sliding_window": config.sliding_window, "sliding_window_pattern": flags}
     if kind == "gemma2":
         caps = ("attn_logit_softcapping", "final_logit_softcapping")
         values |= {key: getattr(config, key) for key in caps}

@@ -93,6 +93,17 @@ MODELS = {  # type and settings
         "attention_bias": False, "rope_parameters": {"rope_type": "default", "rope_theta": 1e4},
         "layer_types": ["full_attention", "sliding_attention"] * 2, "swiglu_limit": 0.05, "swiglu_alpha": 3.0,
     }),
+    "olmo3": ("olmo3", GROUPED | {"sliding_window": 5, "rope_parameters": {
+        "sliding_attention": {"rope_type": "default", "rope_theta": 5e3},
+        "full_attention": {
+            "rope_type": "yarn", "rope_theta": 5e3, "factor": 4.0, "beta_fast": 2.0, "beta_slow": 1.0,
+            "original_max_position_embeddings": 16,
+        },
+    }}),
+    "exaone4": ("exaone4", GROUPED | {"sliding_window": 5, "head_dim": 12}),
+    "exaone4_full": ("exaone4", GROUPED | {
+        "sliding_window": None, "layer_types": ["full_attention"] * 4, "tie_word_embeddings": True,
+    }),
 }  # fmt: skip
 EIGHT_EXPERTS = {"num_local_experts": 8, "num_experts_per_tok": 2, "num_hidden_layers": 3}  # of mixtral
 # A GGUF file does not store all settings: the layers without RoPE, without experts or with a window, the
@@ -119,6 +130,9 @@ IN_GGUF = {
     "qwen2_moe": {"use_sliding_window": False},
     "qwen2_moe_own": {"norm_topk_prob": False, "mlp_only_layers": []},
     "gpt_oss": {},
+    "olmo3": {},
+    "exaone4": {},
+    "exaone4_full": {},
     "gpt_oss_plain": {"layer_types": None, "swiglu_limit": 7.0, "swiglu_alpha": 1.702},
 }  # fmt: skip
 

@@ -5,18 +5,24 @@ Gemma 2 caps scores and logits. Gemma 3 norms q and k, and has another RoPE in l
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import cached_property, partial
 
 from ...plans.plan import Plan
-from ...plans.rope import Rope
 from ...text.frozen import frozen
 from ..architecture import Architecture, FileNames
 from ..config import DecoderConfig
 from ..layered_plan import Layout, plan_of
-from ..settings import COUNT, POSITIVE, WHOLE, Options, Settings, Sizes
-from ..shared_options import LLAMA_CPP, gguf_rope, read_activation, read_rope, read_window, typed_layers
-from .llama import ATTENTION_BIASES, MODULES
+from ..settings import COUNT, POSITIVE, Options, Settings, Sizes
+from ..shared_options import (
+    LLAMA_CPP,
+    gguf_rope,
+    layers_with_window,
+    read_activation,
+    read_rope,
+    read_ropes,
+    read_window,
+)
+from .llama import ATTENTION_BIASES, MODULES, QK_NORMS
 from .llama import NAMES as LLAMA
 
 
@@ -41,7 +47,7 @@ class GemmaConfig(DecoderConfig):
 def options_of_gemma2(settings: Settings, sizes: Sizes) -> Options:
     """Read the caps, the window, the scale of scores, RoPE and the function of the MLP. By default, every
     second layer has a window, starting with layer 0."""
-    layers = _windowed_layers(settings, sizes, lambda i: i % 2 == 0)
+    layers = layers_with_window(settings, sizes["n_layer"], 2)
     return {
         **_common(settings, sizes), **read_window(settings, layers), "rope": read_rope(settings),
         "attn_logit_softcapping": _cap(settings, "attn_logit_softcapping", 50.0),
@@ -52,20 +58,10 @@ def options_of_gemma2(settings: Settings, sizes: Sizes) -> Options:
 def options_of_gemma3(settings: Settings, sizes: Sizes) -> Options:
     """Read the window, the scale of scores, two RoPEs and the function of the MLP. By default, every sixth
     layer has no window, and its own base of RoPE."""
-    pattern = settings.get("sliding_window_pattern", WHOLE) or settings.get("_sliding_window_pattern", WHOLE)
-    layers = _windowed_layers(settings, sizes, lambda i: (i + 1) % (pattern or 6) != 0)
-    both = settings.raw("rope_parameters")
-    if isinstance(both, dict) and "sliding_attention" in both:
-        names = ("full_attention", "sliding_attention")
-        rope, local = (
-            read_rope(Settings({**settings.values, "rope_parameters": both.get(name)}, settings.problems))
-            for name in names
-        )
-    else:
-        rope = read_rope(settings, 1e6)
-        local = Rope(settings.get_or_default("rope_local_base_freq", POSITIVE, 1e4))
+    patterns = "sliding_window_pattern", "_sliding_window_pattern"
+    layers = layers_with_window(settings, sizes["n_layer"], 6, *patterns)
     return {
-        **_common(settings, sizes), **read_window(settings, layers), "rope": rope, "window_rope": local,
+        **_common(settings, sizes), **read_window(settings, layers), **read_ropes(settings, 1e6, 1e4),
         "qk_norm": True, "final_logit_softcapping": _cap(settings, "final_logit_softcapping", None),
     }  # fmt: skip
 
@@ -85,11 +81,6 @@ def _cap(settings: Settings, key: str, default: float | None) -> float | None:
     if settings.has(key) or default is None:
         return settings.get(key, POSITIVE)
     return float(settings.get_or_default(key, POSITIVE, default))
-
-
-def _windowed_layers(settings: Settings, sizes: Sizes, usual: Callable[[int], bool]) -> tuple[int, ...]:
-    typed = typed_layers(settings, sizes["n_layer"])
-    return tuple(filter(usual, range(sizes["n_layer"]))) if typed is None else typed
 
 
 def from_gguf(keys: Settings, sizes: Sizes, large: int) -> Options:
@@ -122,8 +113,6 @@ NAMES = FileNames(
         "mlp_post_norm": ("post_ffw_norm", "post_feedforward_layernorm"),
     },
 )
-
-QK_NORMS = ("self_attn.q_norm", "self_attn.k_norm")  # called after the heads are split and transposed
 
 _like_gemma = partial(
     Architecture, GemmaConfig, NAMES, modules=MODULES, gains_less_one=True,

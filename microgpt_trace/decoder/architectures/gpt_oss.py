@@ -13,7 +13,7 @@ from ...plans.rope import Rope
 from ...text.frozen import frozen
 from ..architecture import Architecture
 from ..settings import COUNT, POSITIVE, WHOLE, Settings
-from ..shared_options import gguf_rope, read_experts, read_rope, read_window, typed_layers
+from ..shared_options import gguf_rope, layers_with_window, read_experts, read_rope, read_window
 from .llama import ATTENTION_BIASES
 from .mixtral import MODULES, MixtralConfig, gguf_experts
 from .mixtral import NAMES as MIXTRAL
@@ -48,8 +48,7 @@ class GptOssConfig(MixtralConfig):
 
 def options(settings: Settings, sizes: Mapping[str, Any]) -> dict[str, Any]:
     """Read RoPE, the window, which every second layer has, the numbers of experts, and the gate."""
-    typed = typed_layers(settings, sizes["n_layer"])
-    layers = tuple(range(0, sizes["n_layer"], 2)) if typed is None else typed
+    layers = layers_with_window(settings, sizes["n_layer"], 2)
     gate = {key: settings.get_or_default(key, POSITIVE, usual) for key, usual in GATE.items()}
     return {
         "rope": read_rope(settings, 150000.0, usual=YARN), "activation": "SiLU", **gate,

@@ -92,9 +92,10 @@ NAMES = FileNames(
 )
 
 MODULES = {"self_attn": "attn.out", "mlp": "mlp.down", "mlp.act_fn": "mlp.act"}
+QK_NORMS = ("self_attn.q_norm", "self_attn.k_norm")
 _like_llama = partial(
     Architecture, LlamaConfig, NAMES, from_gguf=from_gguf, modules=MODULES,
-    optional_modules=("self_attn.q_norm", "self_attn.k_norm"), example={"qk_norm": True},
+    optional_modules=QK_NORMS, example={"qk_norm": True},
 )  # fmt: skip
 ATTENTION_BIASES = {"attention_bias": (*QKV_BIASES, "attn_bo")}
 FLAGGED_BIASES = ATTENTION_BIASES | {"mlp_bias": ("mlp_bgate", "mlp_bup", "mlp_bdown")}

@@ -1,27 +1,66 @@
-"""OLMo 2: a Llama with norms after attention and MLP instead of before, and norms of all of q and k."""
+"""OLMo 2, OLMo 3 and EXAONE 4: a Llama with norms after attention and MLP instead of before, and norms of q
+and k. OLMo 3 and EXAONE 4 have windows in some layers, and other RoPE or no RoPE in the other layers.
+"""
 
 from __future__ import annotations
+
+from dataclasses import replace
+from functools import partial
 
 from ...text.frozen import frozen
 from ..architecture import Architecture, FileNames
 from ..layered_plan import LayeredConfig, Layout
 from ..settings import Options, Settings, Sizes
-from ..shared_options import gguf_rope, read_activation, read_rope
-from .llama import ATTENTION_BIASES, MODULES
+from ..shared_options import (
+    gguf_rope,
+    gguf_windows,
+    layers_with_window,
+    read_activation,
+    read_rope,
+    read_rope_in_windows,
+    read_ropes,
+    read_window,
+)
+from .llama import ATTENTION_BIASES, MODULES, QK_NORMS
 from .llama import NAMES as LLAMA
 
 
 @frozen(slots=False)
 class OLMo2Config(LayeredConfig):
-    """The config of an OLMo 2."""
+    """The config of an OLMo 2 or OLMo 3, with norms of whole rows of q and k."""
 
     layout = Layout(norms="after", qk_norm="rows")
+
+
+@frozen(slots=False)
+class Exaone4Config(LayeredConfig):
+    """The config of an EXAONE 4."""
+
+    layout = Layout(norms="after")
 
 
 def options(settings: Settings, sizes: Sizes) -> Options:
     """Read RoPE and the function of the MLP."""
     activation = read_activation(settings, "hidden_act", "silu")
     return {"rope": read_rope(settings), "activation": activation, "qk_norm": True}
+
+
+def options_of_olmo3(settings: Settings, sizes: Sizes) -> Options:
+    """Read the function of the MLP, the layers with a window, and RoPE of these and of the other layers."""
+    windows = read_window(settings, layers_with_window(settings, sizes["n_layer"], 4))
+    activation = read_activation(settings, "hidden_act", "silu")
+    return {**read_ropes(settings, 5e5), "activation": activation, "qk_norm": True, **windows}
+
+
+def options_of_exaone4(settings: Settings, sizes: Sizes) -> Options:
+    """Read as for an OLMo 2, and the window. In a model with a window, the other layers have no RoPE."""
+    return options(settings, sizes) | read_rope_in_windows(settings, sizes["n_layer"])
+
+
+def from_gguf(keys: Settings, sizes: Sizes, windows: bool = True) -> Options:
+    """Translate RoPE, and perhaps the windows."""
+    layers = gguf_windows(keys, sizes["n_layer"]) if windows else {}
+    return {"hidden_act": "silu", **gguf_rope(keys, sizes["head_dim"]), **layers}
 
 
 NAMES = FileNames(
@@ -34,10 +73,16 @@ NAMES = FileNames(
     },
 )
 
+_like_olmo2 = partial(
+    Architecture, OLMo2Config, NAMES, modules=MODULES, defaults={"norm_eps": 1e-5}, tied=False,
+    flagged_biases=ATTENTION_BIASES, example={"qk_norm": True},
+)  # fmt: skip
 ARCHITECTURES = {
-    "olmo2": Architecture(
-        OLMo2Config, NAMES, options, MODULES, defaults={"norm_eps": 1e-5}, tied=False,
-        from_gguf=lambda keys, sizes: {"hidden_act": "silu", **gguf_rope(keys, sizes["head_dim"])},
-        flagged_biases=ATTENTION_BIASES, example={"qk_norm": True},
+    "olmo2": _like_olmo2(options, from_gguf=partial(from_gguf, windows=False)),
+    "olmo3": _like_olmo2(options_of_olmo3, from_gguf=from_gguf),
+    "exaone4": Architecture(
+        Exaone4Config, replace(NAMES, family="an EXAONE 4"), options_of_exaone4, MODULES, from_gguf=from_gguf,
+        defaults={"norm_eps": 1e-5, "n_kv_head": 32}, tied=False, example={"qk_norm": True},
+        heads_first=QK_NORMS,
     ),
 }  # fmt: skip
