@@ -42,10 +42,14 @@ ARCHITECTURES: Mapping[str, str] = {  # the name in config.json -> the module
     "gpt_oss": "gpt_oss",
     "olmo3": "olmo2",
     "exaone4": "olmo2",
+    "ministral3": "ministral3",
+    "ernie4_5": "ernie4_5",
+    "hunyuan_v1_dense": "ernie4_5",
 }
 GGUF_NAMES = {  # names in GGUF files that differ
     "gptneox": "gpt_neox", "gemma3": "gemma3_text", "qwen3moe": "qwen3_moe", "qwen2moe": "qwen2_moe",
     "gpt-oss": "gpt_oss", "llama with experts": "mixtral", "olmo2 with windows": "olmo3",
+    "mistral3": "ministral3", "hunyuan-dense": "hunyuan_v1_dense",
 }  # fmt: skip
 
 

@@ -26,6 +26,8 @@ class Layout:
     - `qk_norm`: the norms of q and k, if the config asks for them, are norms of each head with one gain for
       all heads, or of whole rows.
     - `adjacent`: RoPE turns pairs of neighbouring channels.
+    - `turned` adds rows after RoPE of q and k in a layer. `slopes` are those of ALiBi, and `clip` is the
+      largest absolute value of q, k and v.
     - `embedding` adds the rows up to the first layer, and `mlp` the rows of an MLP that reads a row.
     - `branch_factor` multiplies the outputs of attention and the MLP, and `logits_factor` the logits.
     """
@@ -36,6 +38,9 @@ class Layout:
     parallel: Literal["", "two norms", "one norm"] = ""
     qk_norm: Literal["heads", "rows"] = "heads"
     adjacent: bool = False
+    turned: Callable[[Blocks, int, str, str], tuple[str, str]] | None = None
+    slopes: tuple[float, ...] = ()
+    clip: float | None = None
     embedding: Callable[[Blocks], str] = Blocks.embedding
     mlp: Callable[[Blocks, str], str] = Blocks.gated_mlp
     sinks: bool = False  # True if attention has sinks
@@ -92,10 +97,14 @@ def plan_of(config: DecoderConfig, layout: Layout = LLAMA) -> Plan:
 
 def _attention(rows: Blocks, config: DecoderConfig, layout: Layout, layer: int, source: str) -> str:
     """Add the rows of attention that reads a row, from q, k and v to the output."""
-    q, k, v = rows.queries_keys_values(source)
+    q, k, v = rows.queries_keys_values(source, clip=layout.clip)
     if config.qk_norm:
         q, k = rows.norms_of_queries_and_keys(q, k, config.head_dim if layout.qk_norm == "heads" else None)
     if rope := config.ropes[layer]:
         q, k = rows.rotations(q, k, rope, config.rotary_dim, layout.adjacent)
+    if layout.turned:
+        q, k = layout.turned(rows, layer, q, k)
     scale = config.score_scales[layer] if config.score_scales else layout.score_scale
-    return rows.attention(q, k, v, scale, config.windows[layer], layout.scores_cap, sinks=layout.sinks)
+    return rows.attention(
+        q, k, v, scale, config.windows[layer], layout.scores_cap, sinks=layout.sinks, slopes=layout.slopes
+    )

@@ -56,6 +56,8 @@ NAMES: dict[str, tuple[str, str]] = {
     "shared_inner": ("expert_shared_feed_forward_length", "shared_expert_intermediate_size"),
     "dense_layers": ("", "mlp_only_layers decoder_sparse_step"),
     "normalised": ("expert_weights_scale", "norm_topk_prob"),
+    "query_growth": ("attention.temperature_scale", "rope_parameters.llama_4_scaling_beta"),
+    "query_period": ("", ""),
     "swiglu_limit": ("", "swiglu_limit"),
     "swiglu_alpha": ("", "swiglu_alpha"),
 }  # fmt: skip

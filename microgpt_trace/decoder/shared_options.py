@@ -55,11 +55,12 @@ def _even(head_dim: int, share: float) -> int | None:
 
 def read_rope(
     settings: Settings, theta: float = 10000.0, old_key: str = "", partial: bool = False,
-    usual: Mapping[str, Any] = {},
+    usual: Mapping[str, Any] = {}, besides: tuple[str, ...] = (),
 ) -> Rope:  # fmt: skip
     """Build RoPE from the settings `rope_theta` and `rope_scaling`, or their union `rope_parameters`. `theta`
     and the scaling `usual` are the defaults of transformers, and `old_key` is the name of the base in older
-    configs. Unless `partial` is true, RoPE must turn all channels of a head."""
+    configs. Unless `partial` is true, RoPE must turn all channels of a head. The settings `besides` may stand
+    among those of RoPE."""
     old, new = (settings.get(key, OBJECT) for key in ("rope_scaling", "rope_parameters"))
     if old and new and old != new:
         raise InputError("rope_scaling and rope_parameters contradict each other")
@@ -81,7 +82,12 @@ def read_rope(
         context = settings.require("max_position_embeddings", WHOLE)
         for key, value in {_ORIGINAL: context, "beta_fast": 32.0, "beta_slow": 1.0}.items():
             scaling[key] = inner.get_or_default(key, POSITIVE, value)
-    for key in ("rope_theta", _PARTIAL):
+        scales = [scale for key in MSCALES if (scale := inner.get(key, POSITIVE))]
+        scaling = {key: value for key, value in scaling.items() if key not in MSCALES}
+        if len(scales) == 2 and inner.get("attention_factor", POSITIVE) is None:
+            first, second = (yarn_attention_factor(inner.require("factor", POSITIVE), own) for own in scales)
+            scaling["attention_factor"] = first / second
+    for key in ("rope_theta", _PARTIAL, *besides):
         scaling.pop(key, None)
     settings.last = "rope_scaling"
     if _scaling_kind(scaling) == "longrope":
@@ -90,6 +96,7 @@ def read_rope(
 
 
 _PARTIAL = "partial_rotary_factor"
+MSCALES = ("mscale", "mscale_all_dim")  # DeepSeek's scales of yarn's attention factor, of RoPE and of scores
 ROPE_FACTORS = "rope_factors"  # set by readers of files that store a factor for each pair of channels
 _ORIGINAL = "original_max_position_embeddings"  # named original_context in `Rope`
 _SCALING = (
@@ -211,7 +218,8 @@ def read_ropes(settings: Settings, theta: float, theta_in_windows: float | None 
 def read_experts(settings: Settings, experts: int, used: int) -> dict[str, int]:
     """Return the number of experts, and the number that each position uses. `experts` and `used` are the
     defaults of transformers. Raises InputError if a position uses more experts than there are."""
-    key = "num_experts" if settings.raw("num_experts") is not None else "num_local_experts"
+    keys = ("num_experts", "n_routed_experts")
+    key = next((key for key in keys if settings.raw(key) is not None), "num_local_experts")
     experts = settings.get_or_default(key, WHOLE, experts)
     used = settings.get_or_default("num_experts_per_tok", WHOLE, used)
     if used > experts:
@@ -219,9 +227,12 @@ def read_experts(settings: Settings, experts: int, used: int) -> dict[str, int]:
     return {"experts": experts, "experts_used": used}
 
 
-def gguf_rope(keys: Settings, head_dim: int, partial: bool = False) -> dict[str, Any]:
+def gguf_rope(
+    keys: Settings, head_dim: int, partial: bool = False, by_all_dims: bool = False
+) -> dict[str, Any]:
     """Translate the base and the scaling of RoPE, and the rotated channels of a head. Unless `partial` is
-    true, RoPE must turn all `head_dim` channels."""
+    true, RoPE must turn all `head_dim` channels. `by_all_dims` is true if the scores may have a scale in
+    yarn. Then both scales are the same, because files store one."""
     size = keys.get("rope.dimension_count", WHOLE) or head_dim
     if size != head_dim and not partial:
         raise InputError(f"rope.dimension_count {size} differs from the {head_dim} channels of a head")
@@ -239,7 +250,7 @@ def gguf_rope(keys: Settings, head_dim: int, partial: bool = False) -> dict[str,
     if kind == "linear":
         scaling = {"type": kind, "factor": factor}
     elif kind == "yarn":
-        scaling = {"type": kind, "factor": factor} | _yarn(keys, factor)
+        scaling = {"type": kind, "factor": factor} | _yarn(keys, factor, by_all_dims)
     share = {"partial_rotary_factor": size / head_dim} if partial else {}
     return {"rope_theta": theta, "rope_scaling": scaling, **share}
 
@@ -257,12 +268,14 @@ def gguf_windows(keys: Settings, n_layer: int) -> dict[str, Any]:
     return {"sliding_window": window or None, "layer_types": [LAYER_TYPES[bool(flag)] for flag in flags]}
 
 
-def _yarn(keys: Settings, factor: float | None) -> dict[str, float]:
+def _yarn(keys: Settings, factor: float | None, by_all_dims: bool) -> dict[str, float]:
     """Return all settings of yarn except `factor`.
 
     Raises InputError if yarn_attn_factor is not 1, because engines interpret other values in two ways.
     """
-    for key, neutral in (("yarn_log_multiplier", 0), ("yarn_ext_factor", 1), ("yarn_attn_factor", 1)):
+    scale = (keys.get("rope.scaling.yarn_log_multiplier", POSITIVE) or 0.0) * 10 if by_all_dims else 0.0
+    log = () if scale else (("yarn_log_multiplier", 0),)
+    for key, neutral in (*log, ("yarn_ext_factor", 1), ("yarn_attn_factor", 1)):
         value = keys.values.get(f"{keys.prefix}rope.scaling.{key}", neutral)
         if type(value) not in (int, float) or value != neutral:
             raise InputError(f"RoPE yarn with {key} {brief(value)} is not supported")
@@ -273,5 +286,7 @@ def _yarn(keys: Settings, factor: float | None) -> dict[str, float]:
         for name, default in (("beta_fast", 32.0), ("beta_slow", 1.0))
     }
     extra = keys.get("rope.scaling.attn_factor", POSITIVE) or 1.0
+    if scale:
+        return {"original_max_position_embeddings": original, **betas, **dict.fromkeys(MSCALES, scale)}
     attention = extra * yarn_attention_factor(factor or 1.0)
     return {"original_max_position_embeddings": original, "attention_factor": attention, **betas}

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from ..decoder.architecture import FUSED, Architecture
 from ..decoder.catalogue import architecture_named, example, family_of
-from ..plans.kinds import Activation, Experts, Linear, Lookup, Mixture
+from ..plans.kinds import Activation, Experts, Linear, Lookup, Mixture, Rotation
 from ..plans.plan import Operation, Plan, kind_of, layer_of, stage_of
 from ..text.frozen import frozen
 
@@ -156,13 +156,13 @@ class ModuleNames:
     @cached_property
     def recorded(self) -> tuple[ModuleValue, ...]:
         """The inputs and outputs to record in a layer. An input is listed only if no module returns
-        the event."""
+        the event, and the event is not RoPE of q or k, which a function returns."""
         layer = self.other[self.layers]
         known = {LAYER_INPUT, LAST_OUTPUT, *layer, *chain(*self.in_layer.values())}
         read: dict[str, str] = {}
         for path in self.in_layer:
             event = self.read.get(f"{self.layers}.{path}")
-            if event and event not in known:
+            if event and event not in known and not isinstance(self._rows[event].kind, Rotation):
                 read.setdefault(event, path)
         return (
             *(ModuleValue(path, events) for path, events in self.in_layer.items()),

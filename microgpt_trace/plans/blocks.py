@@ -16,6 +16,7 @@ from .kinds import (
     Alibi,
     Cap,
     Choice,
+    Clip,
     Context,
     Experts,
     Kind,
@@ -169,10 +170,14 @@ class Blocks(RowBuilder):
         expr = f"q = q * (1 + {strength:g} * ln(1 + floor({position} / {period})))"
         return self.add("attn.q_scaled", PositionScale(strength, period, shift), q, expr=expr)
 
-    def norms_of_queries_and_keys(self, q: str, k: str, head_dim: int | None = None) -> tuple[str, str]:
-        """Add norms of q and k: of each head if `head_dim` is given, or else of whole rows."""
+    def norms_of_queries_and_keys(
+        self, q: str, k: str, head_dim: int | None = None, name: str = "norm", **options: Any
+    ) -> tuple[str, str]:
+        """Add norms of q and k: of each head if `head_dim` is given, or else of whole rows. The norm of q is
+        named attn.q_norm, or attn.q_ and another name. `options` are those of `norm`."""
         q, k = (
-            self.norm(f"attn.{n}_norm", source, head_dim=head_dim, of=n) for n, source in (("q", q), ("k", k))
+            self.norm(f"attn.{n}_{name}", source, head_dim=head_dim, of=n, **options)
+            for n, source in (("q", q), ("k", k))
         )
         return q, k
 
@@ -244,8 +249,11 @@ class Blocks(RowBuilder):
         parameter = f"{matrix} = {weight}" + ".T" * (not chosen) + f", {vector} = {bias}" * biased
         return self.add(name, kind, *inputs, expr=expr, parameter=parameter, parts=parts)
 
-    def queries_keys_values(self, source: str, words: str = "{}_proj") -> tuple[str, str, str]:
-        """Add the rows of q, k and v, which may differ in the number of heads."""
+    def queries_keys_values(
+        self, source: str, words: str = "{}_proj", clip: float | None = None
+    ) -> tuple[str, str, str]:
+        """Add the rows of q, k and v, which may differ in the number of heads. No absolute value is larger
+        than `clip`."""
         heads_of = (("q", self.config.n_head), ("k", self.config.n_kv_head), ("v", self.config.n_kv_head))
         q, k, v = (
             self.product(
@@ -253,6 +261,13 @@ class Blocks(RowBuilder):
             )
             for n, heads in heads_of
         )
+        if clip is not None:
+            q, k, v = (
+                self.add(
+                    f"attn.{n}_clipped", Clip(-clip, clip), own, expr=f"{n} = clip({n}, -{clip:g}, {clip:g})"
+                )
+                for n, own in (("q", q), ("k", k), ("v", v))
+            )
         return q, k, v
 
     def attention(

@@ -62,12 +62,14 @@ class Rope:
         return self.factors[half:] if length > self.original_context else self.factors[:half]
 
 
-def yarn_attention_factor(factor: float) -> float:
-    """Return 0.1 ln(factor) + 1, or 1 if factor <= 1. By default, yarn multiplies cos and sin by this number.
+def yarn_attention_factor(factor: float, scale: float = 1.0) -> float:
+    """Return 0.1 scale ln(factor) + 1, or 1 if factor <= 1. By default, yarn multiplies cos and sin by this
+    number.
 
-    Peng et al., "YaRN: Efficient Context Window Extension of Large Language Models" (2023), eq. 22.
+    Peng et al., "YaRN: Efficient Context Window Extension of Large Language Models" (2023), eq. 22. DeepSeek
+    calls the scale `mscale`.
     """
-    return 0.1 * math.log(factor) + 1.0 if factor > 1 else 1.0
+    return 0.1 * scale * math.log(factor) + 1.0 if factor > 1 else 1.0
 
 
 def turn(x: Array, turns: tuple[Array, Array], head_dim: int, pairs: tuple[slice, slice]) -> Array:

@@ -125,7 +125,16 @@ def test_every_event_equals_transformers(name, models):
     print(
         f"{name}: {len(compared)} of {len(list(traced))} events, worst row {worst:.2g}; not compared: {rest}"
     )
-    computed = {"attn.scores", "attn.capped", "attn.q_rope", "attn.k_rope", "attn.scaled", "mlp.scaled"}
+    computed = {
+        "attn.scores",
+        "attn.capped",
+        "attn.biased",
+        "attn.q_scaled",
+        "attn.q_rope",
+        "attn.k_rope",
+        "attn.scaled",
+        "mlp.scaled",
+    }
     computed |= {"attn.residual"} if name == "gpt_neox_sequential" else set()
     computed |= {"mlp.both", "embed.scaled", "scaled", "raw", "tok", "probs", "loss"}
     computed |= INSIDE_EXPERTS if routers else set()

@@ -9,8 +9,14 @@ from support.tiny_models import pair_neighbours
 NAMES = {
     "gpt_neox": "gptneox", "gemma3_text": "gemma3", "mixtral": "llama", "qwen3_moe": "qwen3moe",
     "qwen2_moe": "qwen2moe", "gpt_oss": "gpt-oss", "olmo3": "olmo2",
+    "ministral3": "mistral3", "hunyuan_v1_dense": "hunyuan-dense",
 }  # fmt: skip
-ADJACENT = ("granite", "smollm3", "mixtral")  # the converter puts the rows of each RoPE pair side by side
+ADJACENT = (
+    "granite",
+    "smollm3",
+    "mixtral",
+    "ministral3",
+)  # the converter puts the rows of each RoPE pair side by side
 
 
 def write_gguf_of(theirs, path, form="", type="F32"):
@@ -154,6 +160,12 @@ def fields(config):
         values |= {f"rope_scaling_yarn_{own}": rope[own] for own in ("beta_fast", "beta_slow")}
         values |= {"rope_scaling_type": gguf.RopeScalingType.YARN, "rope_scaling_factor": rope["factor"]}
         values |= {"rope_scaling_orig_ctx_len": rope["original_max_position_embeddings"]}
+    if kind == "ministral3":
+        values |= {"attn_temperature_scale": rope["llama_4_scaling_beta"]}
+        values |= {"rope_scaling_yarn_log_mul": rope["mscale_all_dim"]}
+    if alpha := rope.get("alpha"):
+        values |= {"rope_freq_base": rope["rope_theta"] * alpha ** (dim / (dim - 2))}
+        values |= {"rope_scaling_type": gguf.RopeScalingType.NONE, "rope_scaling_factor": 1}
     if rope["rope_type"] == "longrope":
         values |= {"rope_scaling_orig_ctx_len": rope["original_max_position_embeddings"]}
         values |= {"rope_scaling_attn_factors": rope.get("attention_factor")}

@@ -104,6 +104,19 @@ MODELS = {  # type and settings
     "exaone4_full": ("exaone4", GROUPED | {
         "sliding_window": None, "layer_types": ["full_attention"] * 4, "tie_word_embeddings": True,
     }),
+    "ministral3": ("ministral3", GROUPED | {"head_dim": 12, "rope_parameters": {
+        "rope_type": "yarn", "rope_theta": 10.0, "factor": 4.0, "original_max_position_embeddings": 6,
+        "beta_fast": 2.0, "beta_slow": 0.5, "mscale": 1.0, "mscale_all_dim": 0.7, "llama_4_scaling_beta": 0.3,
+    }}),
+    "ernie4_5": ("ernie4_5", GROUPED | {"head_dim": 12}),
+    "ernie4_5_biased": ("ernie4_5", GROUPED | {
+        "head_dim": 8, "use_bias": True, "tie_word_embeddings": False,
+    }),
+    "hunyuan_v1_dense": ("hunyuan_v1_dense", GROUPED | {"head_dim": 12}),
+    "hunyuan_v1_dense_alpha": ("hunyuan_v1_dense", GROUPED | {
+        "head_dim": 8, "attention_bias": True, "tie_word_embeddings": True,
+        "rope_parameters": {"rope_type": "dynamic", "rope_theta": 1e4, "alpha": 50.0, "factor": 1.0},
+    }),
 }  # fmt: skip
 EIGHT_EXPERTS = {"num_local_experts": 8, "num_experts_per_tok": 2, "num_hidden_layers": 3}  # of mixtral
 # A GGUF file does not store all settings: the layers without RoPE, without experts or with a window, the
@@ -134,6 +147,11 @@ IN_GGUF = {
     "exaone4": {},
     "exaone4_full": {},
     "gpt_oss_plain": {"layer_types": None, "swiglu_limit": 7.0, "swiglu_alpha": 1.702},
+    "ministral3": {},
+    "ernie4_5": {},
+    "ernie4_5_biased": {},
+    "hunyuan_v1_dense": {},
+    "hunyuan_v1_dense_alpha": {},
 }  # fmt: skip
 
 
