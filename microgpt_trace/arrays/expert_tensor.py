@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import field
+from dataclasses import field, replace
 
 import numpy as np
 
@@ -48,6 +48,40 @@ class ExpertTensor(StoredTensor):
     def _gather(self, indices: Array) -> Array:
         rows = [self.part(int(e)).read().reshape(1, -1) for e in indices]
         return np.concatenate(rows) if rows else np.empty((0, self.row_length), np.float32)
+
+
+@frozen(eq=False)
+class TurnedHeads(StoredTensor):
+    """A matrix [heads * out, in] that a file stores head by head as [heads, in, out]. `stored` is empty."""
+
+    whole: StoredTensor = field(repr=False, kw_only=True)
+
+    @property
+    def size_in_bytes(self) -> int:
+        return self.whole.size_in_bytes
+
+    def column(self, column: int) -> Array:
+        return self.read()[:, column]
+
+    def _decode(self, start: int, stop: int) -> Array:
+        return self._gather(np.arange(start, stop))
+
+    def _gather(self, indices: Array) -> Array:
+        rows = np.empty((len(indices), self.row_length), np.float32)
+        heads, columns = np.divmod(indices, self.whole.shape[2])
+        for head in np.unique(heads):
+            own = heads == head
+            rows[own] = self.whole.of_expert(int(head)).read().T[columns[own]]
+        return rows
+
+
+def of_heads(tensor: StoredTensor, turned: bool) -> StoredTensor:
+    """Return the matrix [heads * out, in] of a tensor [heads, out, in], or [heads, in, out] if `turned`."""
+    heads, first, second = tensor.shape
+    if not turned:
+        return replace(tensor, shape=(heads * first, second))
+    encoding = replace(tensor.encoding, unpack=None)  # products decode rows, which lie across blocks
+    return TurnedHeads(tensor.name, encoding, (heads * second, first), NONE, whole=tensor)
 
 
 def in_pieces(*tensors: StoredTensor) -> Iterator[tuple[StoredTensor, ...]]:

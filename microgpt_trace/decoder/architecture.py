@@ -25,7 +25,15 @@ FUSED = {  # fused matrices and biases, and their parts
     "mlp_wgate_up": ("mlp_wgate", "mlp_wup"), "mlp_bgate_up": ("mlp_bgate", "mlp_bup"),
     "mlp_wgate_up_experts": ("mlp_wgate_experts", "mlp_wup_experts"),
     "mlp_bgate_up_experts": ("mlp_bgate_experts", "mlp_bup_experts"),
+    "attn_wq_b": ("attn_wq", "attn_wq_pe"), "attn_wkv_a_mqa": ("attn_wkv_a", "attn_wk_pe"),
+    "attn_bkv_a_mqa": ("attn_bkv_a", "attn_bk_pe"), "attn_wkv_b": ("attn_wk", "attn_wv"),
+    "attn_wq_whole": ("attn_wq", "attn_wq_pe"),
 }  # fmt: skip
+BY_HEAD = (
+    "attn_wq_b",
+    "attn_wq_whole",
+    "attn_wkv_b",
+)  # the rows of all parts of a head follow each other in every file
 _EXPERT = re.compile(r"\.(0|[1-9][0-9]{0,3})\.")
 GGUF_QKV = "attn_qkv"  # a GGUF file of any architecture may have q, k and v in one matrix
 
@@ -43,7 +51,9 @@ class FileNames:
     `skipped` are ignored. `more` maps further complete names in a layer, in any file, to our names. In names
     of the tensors of a single expert, # stands for the number of the expert. If `experts_in_out` is true,
     Hugging Face files store the matrices of all experts as [experts, in, out], and if `experts_in_pairs` is
-    true, with a row of gate before each row of up.
+    true, with a row of gate before each row of up. GGUF files store the matrices in `turned_in_gguf` head by
+    head, as [heads, in, out]. `widths` maps events in fused products to the keys of config.json that contain
+    their widths in a head, if heads differ.
     """
 
     family: str  # "a Llama or Qwen2-class decoder"
@@ -59,6 +69,8 @@ class FileNames:
     more: Mapping[str, str] = field(default_factory=dict)
     experts_in_out: bool = False
     experts_in_pairs: bool = False
+    turned_in_gguf: tuple[str, ...] = ()
+    widths: Mapping[str, str] = field(default_factory=dict)
 
     @cached_property
     def ours(self) -> Mapping[str, str]:
@@ -112,9 +124,10 @@ class FileNames:
 
 
 def bias_name(own: str) -> str | None:
-    """Return the name of the bias of a matrix or gain: attn_bq for attn_wq. Return None for embeddings."""
+    """Return the name of the bias of a matrix or gain: attn_bq for attn_wq, and lm_bhead for lm_head. Return
+    None for embeddings."""
     half, _, rest = own.partition("_")
-    return f"{half}_b{rest.removeprefix('w')}" if rest.startswith(("w", "norm")) else None
+    return f"{half}_b{rest.removeprefix('w')}" if rest.startswith(("w", "norm", "head")) else None
 
 
 @frozen(slots=False, eq=False)

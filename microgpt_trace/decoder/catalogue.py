@@ -40,8 +40,18 @@ ARCHITECTURES: Mapping[str, str] = {  # the name in config.json -> the module
     "qwen3_moe": "qwen3_moe",
     "qwen2_moe": "qwen2_moe",
     "gpt_oss": "gpt_oss",
+    "deepseek_v3": "deepseek",
+    "deepseek_v2": "deepseek",
+    "glm4_moe_lite": "deepseek",
     "olmo3": "olmo2",
     "exaone4": "olmo2",
+    "glm4": "glm4",
+    "gemma": "gemma",
+    "cohere": "cohere",
+    "cohere2": "cohere",
+    "stablelm": "stablelm",
+    "phi": "stablelm",
+    "starcoder2": "stablelm",
     "ministral3": "ministral3",
     "ernie4_5": "ernie4_5",
     "hunyuan_v1_dense": "ernie4_5",
@@ -49,6 +59,8 @@ ARCHITECTURES: Mapping[str, str] = {  # the name in config.json -> the module
 GGUF_NAMES = {  # names in GGUF files that differ
     "gptneox": "gpt_neox", "gemma3": "gemma3_text", "qwen3moe": "qwen3_moe", "qwen2moe": "qwen2_moe",
     "gpt-oss": "gpt_oss", "llama with experts": "mixtral", "olmo2 with windows": "olmo3",
+    "command-r": "cohere", "phi2": "phi",
+    "deepseek2": "deepseek_v3", "deepseek2 with softmax": "deepseek_v2",
     "mistral3": "ministral3", "hunyuan-dense": "hunyuan_v1_dense",
 }  # fmt: skip
 

@@ -14,6 +14,9 @@ from ..plans.plan import Plan
 from ..text.frozen import frozen
 from .config import DecoderConfig
 
+Norms = Literal["before", "after", "both"]
+Parallel = Literal["", "two norms", "one norm"]
+
 
 @frozen(slots=False, eq=False)
 class Layout:
@@ -23,32 +26,35 @@ class Layout:
       and the last norm are LayerNorms. If `biased` is true, they have biases.
     - `parallel`: attention and the MLP read the same residual stream, and their outputs are added together.
       Each has its own norm before, or both read one norm, named attn.norm.
-    - `qk_norm`: the norms of q and k, if the config asks for them, are norms of each head with one gain for
-      all heads, or of whole rows.
+    - `qk_norm`: the norms of q and k, if the config asks for them, are norms of heads with one gain for all
+      heads, of whole rows, or of heads with a gain for each head. They have no bias.
     - `adjacent`: RoPE turns pairs of neighbouring channels.
     - `turned` adds rows after RoPE of q and k in a layer. `slopes` are those of ALiBi, and `clip` is the
       largest absolute value of q, k and v.
     - `embedding` adds the rows up to the first layer, and `mlp` the rows of an MLP that reads a row.
+      `attention` adds the rows of attention, from a row that is read to the output, if they differ.
     - `branch_factor` multiplies the outputs of attention and the MLP, and `logits_factor` the logits.
     """
 
-    norms: Literal["before", "after", "both"] = "before"
+    norms: Norms = "before"
     centred: bool = False
     biased: bool = False
-    parallel: Literal["", "two norms", "one norm"] = ""
-    qk_norm: Literal["heads", "rows"] = "heads"
+    parallel: Parallel = ""
+    qk_norm: Literal["heads", "rows", "each head"] = "heads"
     adjacent: bool = False
     turned: Callable[[Blocks, int, str, str], tuple[str, str]] | None = None
     slopes: tuple[float, ...] = ()
     clip: float | None = None
     embedding: Callable[[Blocks], str] = Blocks.embedding
     mlp: Callable[[Blocks, str], str] = Blocks.gated_mlp
+    attention: Callable[[Blocks, str], str] | None = None
     sinks: bool = False  # True if attention has sinks
     score_scale: float | None = None  # None means the scale of the config
     scores_cap: float | None = None
     branch_factor: float | None = None
     logits_factor: float | None = None
     logits_cap: float | None = None
+    head_biased: bool = False  # True if the output matrix has a bias
 
 
 LLAMA = Layout()
@@ -82,7 +88,8 @@ def plan_of(config: DecoderConfig, layout: Layout = LLAMA) -> Plan:
     for i in rows.layers():
         of_both = " and pre-FFN" * (layout.parallel == "one norm")
         source = norm("attn.norm", stream, f"pre-attn{of_both}") if before else stream
-        out = finished("attn", _attention(rows, config, layout, i, source))
+        attention = layout.attention or partial(_attention, config=config, layout=layout, layer=i)
+        out = finished("attn", attention(rows, source))
         if not layout.parallel:
             stream = source = rows.add_branch("attn", stream, out)
         if before and layout.parallel != "one norm":
@@ -92,14 +99,16 @@ def plan_of(config: DecoderConfig, layout: Layout = LLAMA) -> Plan:
             mlp = rows.add("mlp.both", Add(), out, mlp, expr="both = attn_out + mlp_out")
         stream = rows.add_branch("mlp", stream, mlp)
     last = norm("final.norm", stream, "final")
-    return rows.predictions(last, factor=layout.logits_factor, cap=layout.logits_cap)
+    factor, cap = layout.logits_factor, layout.logits_cap
+    return rows.predictions(last, factor=factor, cap=cap, biased=layout.head_biased)
 
 
-def _attention(rows: Blocks, config: DecoderConfig, layout: Layout, layer: int, source: str) -> str:
+def _attention(rows: Blocks, source: str, config: DecoderConfig, layout: Layout, layer: int) -> str:
     """Add the rows of attention that reads a row, from q, k and v to the output."""
     q, k, v = rows.queries_keys_values(source, clip=layout.clip)
     if config.qk_norm:
-        q, k = rows.norms_of_queries_and_keys(q, k, config.head_dim if layout.qk_norm == "heads" else None)
+        dim, by_head = None if layout.qk_norm == "rows" else config.head_dim, layout.qk_norm == "each head"
+        q, k = rows.norms_of_queries_and_keys(q, k, dim, centred=layout.centred, by_head=by_head)
     if rope := config.ropes[layer]:
         q, k = rows.rotations(q, k, rope, config.rotary_dim, layout.adjacent)
     if layout.turned:

@@ -132,17 +132,17 @@ def fit(
     rows = recorded.rows or rows
     array = recorded.read().reshape(reading.axes).transpose(reading.order).reshape(reading.shape)
     notes = _reading_notes(recorded.shape, reading)
-    if recorded.by_head:
-        if head_dim is None:
-            raise InputError(f"{recorded.source}: only a model can split q, k and v of each head")
-        heads = array.reshape(len(array), -1, len(recorded.beside), head_dim)
-        array = heads.swapaxes(1, 2).reshape(array.shape)
-        notes.append("q, k and v alternate head by head")
     if recorded.beside:
-        ends = [0, *accumulate(shapes[event][1] for event in recorded.beside)]
+        heads, of_each = 1, ""
+        if recorded.by_head:
+            if head_dim is None:
+                raise InputError(f"{recorded.source}: only a model can split the parts of each head")
+            keys = [event for event in recorded.beside if event.endswith(".k")] or recorded.beside
+            heads, of_each = shapes[keys[0]][1] // head_dim, " of each head"
+        ends = [0, *accumulate(shapes[event][1] // heads for event in recorded.beside)]
         start, stop = ends[recorded.beside.index(name) :][:2]
-        array = array[:, start:stop]
-        notes.append(f"columns {start} to {stop - 1} of {ends[-1]}")
+        array = array.reshape(len(array), heads, -1)[..., start:stop].reshape(len(array), -1)
+        notes.append(f"columns {start} to {stop - 1} of {ends[-1]}{of_each}")
     if order is not None and recorded.adjacent:
         array = array.take(order, axis=-1)
         notes.append("rows reordered from GGUF's order to Hugging Face order")

@@ -19,6 +19,7 @@ from ..errors import InputError
 from ..files import pass_files
 from ..naming.engine_names import RETURNED_SECOND, ROUTED, ROUTER, TURNED
 from ..naming.torch_modules import numbered, of_any_layer
+from ..plans.plan import kind_of
 from .stored_arrays import write_arrays
 from .torch_decoder import TorchDecoder, check_dropout, expected_events, find_decoder, home_of, module_at
 from .torch_inputs import adapters_of, cached_tokens, check_comparable, describe, mask_of, whole_numbers
@@ -259,7 +260,9 @@ class TorchRecording:
         if self._layer is None:  # the module was called outside the layers
             return
         tensor = _first(output)
-        parts = list(self._parts(events, tensor.transpose(1, 2) if heads_first else tensor))
+        if heads_first:  # a product of cached latent vectors also returns the rows of earlier tokens
+            tensor = tensor[:, :, -self._ids.shape[1] :].transpose(1, 2)
+        parts = list(self._parts(events, tensor))
         if events == (ROUTER,) and isinstance(output, tuple) and len(output) == 1 + len(ROUTED):
             parts += zip(ROUTED, output[1:], strict=True)
         for event, part in parts:
@@ -270,13 +273,18 @@ class TorchRecording:
         if len(events) == 1:
             yield events[0], tensor
             return
-        heads = [1] * len(events)
+        heads, config = [1] * len(events), getattr(self._decoder.stack, "config", None)
+        names = self._decoder.family.architecture.names
+        if names.widths:
+            widths = [getattr(config, names.widths[kind_of(event)]) for event in events]
+            by_head = tensor.unflatten(-1, (-1, sum(widths))).split(widths, -1)
+            yield from zip(events, (part.flatten(-2) for part in by_head), strict=True)
+            return
         if len(events) == 3:
-            config = getattr(self._decoder.stack, "config", None)
             queries = getattr(config, "num_attention_heads", 1)
             heads = [queries, *[getattr(config, "num_key_value_heads", None) or queries] * 2]
         width = tensor.shape[-1] // sum(heads)
-        if self._decoder.family.architecture.names.by_head:
+        if names.by_head:
             tensor = tensor.unflatten(-1, (heads[0], len(events), width)).transpose(-3, -2).flatten(-3)
         yield from zip(events, tensor.split([count * width for count in heads], -1), strict=True)
 

@@ -217,7 +217,7 @@ def _module_names(architecture: str) -> Iterator[tuple[str, Meaning]]:
         if len(heads) > 1 and events == heads[:1]:  # some models neither scale nor cap the logits
             yield spelled(path), Meaning(events, candidates=(heads[0], heads[-1]))
             continue
-        yield spelled(path), Meaning(events, by_head=modules.architecture.names.by_head and len(events) > 1)
+        yield spelled(path), Meaning(events, by_head=path in modules.split_by_head)
     for path in modules.architecture.unclear_modules:
         yield spelled(path), Meaning(reason=engine_names.UNCLEAR)
 

@@ -12,7 +12,7 @@ from functools import cache, cached_property
 from itertools import chain
 from typing import NamedTuple
 
-from ..decoder.architecture import FUSED, Architecture
+from ..decoder.architecture import BY_HEAD, FUSED, Architecture
 from ..decoder.catalogue import architecture_named, example, family_of
 from ..plans.kinds import Activation, Experts, Linear, Lookup, Mixture, Rotation
 from ..plans.plan import Operation, Plan, kind_of, layer_of, stage_of
@@ -64,6 +64,13 @@ class ModuleNames:
             if by_parameter.keys() >= set(parts):  # other architectures with these names have more parameters
                 result[f"{self.layers}.{path}"] = tuple(by_parameter[part] for part in parts)
         return result
+
+    @cached_property
+    def split_by_head(self) -> frozenset[str]:
+        """The paths of fused products whose rows are all parts of the first head, then of the next head."""
+        names = self.architecture.names
+        fused = [own for own in names.layer if own in BY_HEAD or (names.by_head and own in FUSED)]
+        return frozenset(f"{self.layers}.{names.layer[own][1]}" for own in fused)
 
     @cached_property
     def other(self) -> Mapping[str, Events]:

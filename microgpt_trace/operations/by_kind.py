@@ -33,6 +33,7 @@ ARITHMETIC: dict[type[Kind], str] = {
     kinds.Scale: "elementwise",
     kinds.Cap: "elementwise",
     kinds.Clip: "elementwise",
+    kinds.Shift: "elementwise",
     kinds.Choice: "choice",
     kinds.Routing: "routing",
     kinds.Experts: "experts",
@@ -62,7 +63,8 @@ def values_for_backward(row: Operation, wanted: Collection[str]) -> list[str]:
     """Return the events whose values are needed for the gradients of a row's inputs, and of those of its
     parameters that are `wanted`."""
     kind = row.kind
-    if isinstance(kind, kinds.Add | kinds.Scale | kinds.Rotation | kinds.Alibi | kinds.PositionScale):
+    positional = kinds.Rotation | kinds.Alibi | kinds.PositionScale
+    if isinstance(kind, kinds.Add | kinds.Scale | kinds.Shift | positional):
         return []
     if isinstance(kind, kinds.Linear) and not (row.parts or kind.columns or {*kind.names} & {*wanted}):
         return []

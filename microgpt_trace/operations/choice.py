@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import chain
 from typing import NamedTuple
 
 import numpy as np
@@ -19,7 +20,8 @@ from .reference_inputs import ReferenceInputs
 def forward(row: Operation[Choice], run: PassState, logits: Array) -> Array:
     """Return the numbers of the experts with the largest logits, the largest first. Among equal logits, the
     lowest number comes first: [N, E] -> [N, k]"""
-    return np.argsort(-logits, axis=1, kind="stable")[:, : row.kind.count].astype(logits.dtype)
+    order = np.argsort(-within_groups(logits, row.kind), axis=1, kind="stable")
+    return order[:, : row.kind.count].astype(logits.dtype)
 
 
 def backward(row: Operation[Choice], run: PassState, dy: Array, y: Array, logits: Array) -> Gradients:
@@ -32,14 +34,42 @@ def numbers(chosen: Array, experts: int) -> Array:
     return np.clip(np.nan_to_num(np.rint(chosen)), 0, experts - 1).astype(np.intp)
 
 
-def follows(chosen: Array, logits: Array, within: Array) -> Array:
+def group_scores(logits: Array, kind: Choice) -> Array:
+    """Return the score of each group: [T, E] -> [T, groups]"""
+    in_groups = logits.reshape(len(logits), kind.groups, -1)
+    best: Array = np.sort(in_groups, axis=2)[:, :, -kind.best :].sum(axis=2)
+    return best
+
+
+def within_groups(logits: Array, kind: Choice) -> Array:
+    """Return the logits, with -inf for the experts of groups that are not used. Of equal groups, those with
+    the lowest numbers are used: [T, E] -> [T, E]"""
+    if kind.groups_used == kind.groups:
+        return logits
+    ranks = np.argsort(np.argsort(-group_scores(logits, kind), axis=1, kind="stable"), axis=1)
+    return _of_groups(ranks < kind.groups_used, logits)
+
+
+def _of_groups(used: Array, logits: Array) -> Array:
+    return np.where(np.repeat(used, logits.shape[1] // used.shape[1], axis=1), logits, -np.inf)
+
+
+def follows(chosen: Array, logits: Array, within: Array, kind: Choice) -> Array:
     """Return True for each position whose experts are, one after another, the best of the rest. The logit of
-    a better expert may be larger by `within`, because of rounding: [T, k], [T, E], [T, 1] -> [T]"""
-    ids, rest = numbers(chosen, logits.shape[1]), np.array(logits, np.float64)
-    right = (ids == chosen).all(axis=1)
+    a better expert may be larger by `within`, because of rounding. Groups that are nearly as good as the last
+    group that is used may be used or not: [T, k], [T, E], [T, 1] -> [T]"""
+    ids, wide = numbers(chosen, logits.shape[1]), np.array(logits, np.float64)
+    right, allowed, rest = (ids == chosen).all(axis=1), wide, wide.copy()
+    if kind.groups_used < kind.groups:
+        scores, near = group_scores(wide, kind), kind.best * within
+        ranked = np.sort(scores, axis=1)[:, ::-1]
+        last, unused = (ranked[:, [at]] for at in (kind.groups_used - 1, kind.groups_used))
+        allowed, rest = _of_groups(scores >= last - near, wide), _of_groups(scores > unused + near, wide)
     for expert in ids.T[:, :, None]:
-        right &= (np.take_along_axis(rest, expert, 1) >= rest.max(axis=1, keepdims=True) - within)[:, 0]
-        np.put_along_axis(rest, expert, -np.inf, 1)  # a later choice of the same expert is wrong
+        value = np.take_along_axis(allowed, expert, 1)
+        right &= ((value >= rest.max(axis=1, keepdims=True) - within) & (value > -np.inf))[:, 0]
+        for values in (allowed, rest):
+            np.put_along_axis(values, expert, -np.inf, 1)  # a later choice of the same expert is wrong
     return right
 
 
@@ -53,8 +83,9 @@ class NearestTie(NamedTuple):
     other: Array  # [T, k] float64
 
 
-def nearest_tie(logits: Array, count: int) -> NearestTie:
-    """Find the nearest tie of each position, where `count` of the experts are chosen: [T, E]"""
+def nearest_tie(logits: Array, kind: Choice) -> NearestTie:
+    """Find the nearest tie of each position among the experts of the groups that are used: [T, E]"""
+    logits, count = within_groups(logits, kind), kind.count
     logits = np.append(logits, np.full((len(logits), 1), -np.inf), axis=1)  # there may be only one expert
     ranking = np.argsort(-logits, axis=1, kind="stable")[:, : count + 1]
     margins = -np.diff(np.take_along_axis(logits, ranking, 1), axis=1)
@@ -68,16 +99,20 @@ def nearest_tie(logits: Array, count: int) -> NearestTie:
 def otherwise(within: Array, row: Operation[Choice], ref: ReferenceInputs, logits: Array) -> Array:
     """Return the choice with nearest ties decided otherwise, if their margin is at most `within`, [T, 1]: [T,
     E] -> [T, k]"""
-    tie = nearest_tie(logits, row.kind.count)
+    tie = nearest_tie(logits, row.kind)
     return np.where(tie.margin <= within, tie.other, tie.chosen)
 
 
 def reference(row: Operation[Choice], ref: ReferenceInputs, logits: Array) -> Array:
     """Sort the experts by their logits, and return the first experts, or NaN if a logit is NaN: [T, E] -> [T,
     k]"""
-    experts, count = range(logits.shape[1]), row.kind.count
-    ranked = [sorted(experts, key=lambda e: -x[e])[:count] for x in logits.tolist()]
-    chosen = np.array(ranked, np.float64).reshape(-1, count)
+    kind, size = row.kind, logits.shape[1] // row.kind.groups
+    chosen = np.empty((len(logits), kind.count))
+    for best, x in zip(chosen, logits.tolist(), strict=True):
+        groups = [range(first, first + size) for first in range(0, len(x), size)]
+        groups.sort(key=lambda own: -sum(sorted((x[e] for e in own), reverse=True)[: kind.best]))
+        experts = sorted(chain(*groups[: kind.groups_used]), key=lambda e: (-x[e], e))
+        best[:] = experts[: kind.count]
     return np.where(np.isnan(logits).any(axis=1, keepdims=True), np.nan, chosen)
 
 
@@ -110,4 +145,6 @@ def notes(at: TracedElement[Choice]) -> tuple[str, ...]:
     logit = element_name(at.row.inputs[0], (position, expert))
     value = at.numbers.value(at.row.inputs[0], (position, expert))
     rank = f"number {place + 1} of the logits in descending order" if place else "the largest logit"
+    kind = at.row.kind
+    rank += f" in the {kind.groups_used} groups that are used" * (kind.groups_used < kind.groups)
     return (f"selected, not computed: {logit} = {value:.6g} is {rank}",)

@@ -1,4 +1,4 @@
-"""Activation, Multiply, Add, Scale, Cap and Clip, the operations that compute each element separately."""
+"""Activation, Multiply, Add, Scale, Shift, Cap and Clip, which compute each element separately."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from typing import NamedTuple
 import numpy as np
 
 from ..arrays.stats import Array
-from ..formulas.formula import Constant, ElementAt, Formula, ResultOf, Setting, StepOf, TermOf, one_step
+from ..formulas.formula import Constant, ElementAt, Formula, Over, ResultOf, Setting, StepOf, TermOf, one_step
 from ..formulas.steps import ABOVE_ZERO, RELU, SIGMOID, Function, X, element_name
 from ..formulas.traced_element import TracedElement
-from ..plans.kinds import Activation, Add, Cap, Clip, Kind, Multiply, Scale
+from ..plans.kinds import Activation, Add, Cap, Clip, Kind, Multiply, Scale, Shift
 from ..plans.plan import Operation
 from . import xielu
 from .pass_state import Gradients, PassState
@@ -32,6 +32,8 @@ def forward(row: Operation, run: PassState, *inputs: Array) -> Array:
         return x * kind.factor
     if isinstance(kind, Clip):
         return np.clip(x, kind.low, kind.high) + x.dtype.type(kind.plus)
+    if isinstance(kind, Shift):
+        return x + run.model.parameter(kind.bias)
     return x * others[0] if isinstance(kind, Multiply) else x + others[0]
 
 
@@ -49,6 +51,8 @@ def backward(row: Operation, run: PassState, dy: Array, y: Array, *inputs: Array
         return Gradients((dy * kind.factor,))
     if isinstance(kind, Clip):
         return Gradients((dy * ((x >= kind.low) & (x <= kind.high)),))
+    if isinstance(kind, Shift):
+        return Gradients((dy,), {kind.bias: dy.sum(axis=0)} if kind.bias in run.wanted else {})
     return Gradients((dy * others[0], dy * x) if isinstance(kind, Multiply) else (dy, dy))
 
 
@@ -145,6 +149,8 @@ def reference(row: Operation, ref: ReferenceInputs, *inputs: Array) -> Array:
         return kind.factor * x
     if isinstance(kind, Clip):
         return np.minimum(np.maximum(x, kind.low), kind.high) + kind.plus
+    if isinstance(kind, Shift):
+        return x + ref.parameter(row, kind.bias)
     return x * others[0] if isinstance(kind, Multiply) else x + others[0]
 
 
@@ -224,6 +230,8 @@ def formula(row: Operation, setting: Setting) -> Formula:
         return one_step(sizes, *(TermOf((element,)) for element in inputs))
     if isinstance(kind, Scale):
         return one_step(sizes, TermOf((*inputs, _factor(kind))))
+    if isinstance(kind, Shift):
+        return one_step(sizes, TermOf(inputs), TermOf((ElementAt(kind.bias, (len(sizes) - 1,)),)))
     if isinstance(kind, Activation) and kind.learned:
         return Formula(sizes, tuple(xielu.steps(kind, inputs[0], xielu.PARTS, inputs[0])))
     form = _form(kind)
@@ -260,7 +268,7 @@ def gradient_formula(name: str, reader: Operation, setting: Setting) -> Formula:
     multiplied by the slope."""
     kind, sizes = reader.kind, setting.shapes[name]
     gradient = ElementAt(reader.name, _same_place(sizes), "backward")
-    if isinstance(kind, Add):
+    if isinstance(kind, Add | Shift):
         return one_step(sizes, TermOf((gradient,)))
     if isinstance(kind, Multiply):
         first, second = reader.inputs
@@ -276,6 +284,14 @@ def gradient_formula(name: str, reader: Operation, setting: Setting) -> Formula:
     return Formula(sizes, (*steps, StepOf((TermOf((gradient, ResultOf(len(steps) - 1))),))))
 
 
+def parameter_formula(name: str, row: Operation, setting: Setting) -> Formula:
+    """Describe an element of db: the sum of dy over the positions. xIELU has its own formula."""
+    if isinstance(row.kind, Activation):
+        return xielu.parameter_formula(name, row, row.kind, setting)
+    length, width = setting.shapes[row.name]
+    return one_step((width,), TermOf((ElementAt(row.name, (1, 0), "backward"),), (Over(length),)))
+
+
 def _same_place(sizes: tuple[int, ...]) -> tuple[int, ...]:
     """Return the axes that index the same element of another array of this shape."""
     return tuple(range(len(sizes)))
@@ -289,6 +305,3 @@ def notes(at: TracedElement) -> tuple[str, ...]:
     if not isinstance(kind, Activation) or kind.function != "ReLU" or at.numbers.value(first, at.index) > 0:
         return ()
     return (f"{element_name(first, at.index)} is not above 0, so ReLU returns 0 and passes no gradient",)
-
-
-parameter_formula = xielu.parameter_formula

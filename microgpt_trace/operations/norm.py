@@ -53,7 +53,7 @@ def backward(row: Operation[Norm], run: PassState, dy: Array, y: Array, x: Array
     dx = g - unit * (g * unit).mean(axis=-1, keepdims=True)
     if kind.centred:
         dx -= g.mean(axis=-1, keepdims=True)
-    rows = tuple(range(heads.ndim - 1))
+    rows = (0,) if kind.by_head else tuple(range(heads.ndim - 1))
     parameters = {kind.gain: (dheads * unit).sum(axis=rows)} if kind.gain in run.wanted else {}
     if kind.bias in run.wanted:
         parameters[kind.bias] = dheads.sum(axis=rows)
@@ -133,7 +133,8 @@ def _places(kind: Norm, shape: Shape) -> _Places:
         return _Places((length, width), (0, 1), (0, 2), (1,), (2,))
     dim = kind.head_dim
     one, each = PlaceAlong(((1, dim), (2, 1))), PlaceAlong(((1, dim), (3, 1)))
-    return _Places((length, width // dim, dim), (0, one), (0, each), (2,), (3,))
+    gains = ((1, 2), (1, 3)) if kind.by_head else ((2,), (3,))
+    return _Places((length, width // dim, dim), (0, one), (0, each), *gains)
 
 
 def formula(row: Operation[Norm], setting: Setting) -> Formula:
@@ -200,14 +201,18 @@ def parameter_formula(name: str, row: Operation[Norm], setting: Setting) -> Form
     length, width = setting.shapes[source]
     dim = kind.head_dim or width
     rows: tuple[Over, ...] = (Over(length),)
+    shape = kind.parameters([(length, width)])[name]
     one, each = PlaceAlong(((0, 1),)), PlaceAlong(((2, 1),))  # axis: channel; ranges: positions, (heads,) row
-    if kind.head_dim:
+    at = len(shape)  # the axis of the positions
+    if kind.by_head:  # axes: head, channel; ranges: positions, row
+        one, each = PlaceAlong(((0, dim), (1, 1))), PlaceAlong(((0, dim), (3, 1)))
+    elif kind.head_dim:
         rows = (*rows, Over(width // dim))
         one, each = PlaceAlong(((2, dim), (0, 1))), PlaceAlong(((2, dim), (3, 1)))
-    gradient = ElementAt(row.name, (1, one), "backward")
+    gradient = ElementAt(row.name, (at, one), "backward")
     if name == kind.bias:
-        return one_step((dim,), TermOf((gradient,), rows))
-    steps = _root(kind, ElementAt(source, (1, each)), dim, rows)
-    x = ElementAt(source, (1, one), less=0 if kind.centred else None)
+        return one_step(shape, TermOf((gradient,), rows))
+    steps = _root(kind, ElementAt(source, (at, each)), dim, rows)
+    x = ElementAt(source, (at, one), less=0 if kind.centred else None)
     last = TermOf((gradient, x, ResultOf(len(steps) - 1, "1/")), rows)
-    return Formula((dim,), (*steps, StepOf((last,))))
+    return Formula(shape, (*steps, StepOf((last,))))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from ..arrays.stats import Array
@@ -14,22 +16,32 @@ from .pass_state import Gradients, PassState
 from .reference_inputs import ReferenceInputs, Spread
 from .softmax import softmax_size, softmax_steps
 
+LEAST = 1e-20  # added to a sum of scores, as in transformers, because all scores may be 0
+
 
 def forward(row: Operation[Routing], run: PassState, logits: Array, chosen: Array) -> Array:
     """Compute the softmax of the logits over the chosen or all experts, and return the shares of the chosen
-    experts: [N, E], [N, k] -> [N, k]"""
-    exp = np.exp(logits - logits.max(axis=1, keepdims=True))
+    experts. Scores are divided by their sum: [N, E], [N, k] -> [N, k]"""
+    kind = row.kind
+    exp = logits if kind.of_scores else np.exp(logits - logits.max(axis=1, keepdims=True))
     own = np.take_along_axis(exp, numbers(chosen, logits.shape[1]), axis=1)
-    return own / (own if row.kind.normalised else exp).sum(axis=1, keepdims=True)
+    if kind.of_scores and not kind.normalised:
+        return own
+    return own / ((own if kind.normalised else exp).sum(axis=1, keepdims=True) + LEAST)
 
 
 def backward(
     row: Operation[Routing], run: PassState, dy: Array, y: Array, logits: Array, chosen: Array
 ) -> Gradients:
-    """dlogits = w * dw - p * sum(w * dw), where p is the softmax over the same experts: [N, k] -> [N, E]"""
+    """dlogits = w * dw - p * sum(w * dw), where p is the softmax over the same experts. For scores with the
+    sum S, dscores = (dw - sum(w * dw)) / S, or dw: [N, k] -> [N, E]"""
     weighted, rows = y * dy, np.arange(len(logits))[:, None]
     total, ids = weighted.sum(axis=1, keepdims=True), numbers(chosen, logits.shape[1])
-    if row.kind.normalised:
+    if row.kind.of_scores:
+        dlogits = np.zeros_like(logits)
+        own = np.take_along_axis(logits, ids, axis=1).sum(axis=1, keepdims=True) + LEAST
+        weighted = (dy - total) / own if row.kind.normalised else dy
+    elif row.kind.normalised:
         dlogits = np.zeros_like(logits)
         weighted = weighted - y * total
     else:
@@ -41,8 +53,11 @@ def backward(
 
 def reference(row: Operation[Routing], ref: ReferenceInputs, logits: Array, chosen: Array) -> Array:
     """Compute the shares one position at a time: [T, E], [T, k] -> [T, k]"""
-    shares = np.empty(chosen.shape)
+    shares, kind = np.empty(chosen.shape), row.kind
     for t, ids in enumerate(numbers(chosen, logits.shape[1])):
+        if kind.of_scores:
+            shares[t] = logits[t, ids] / (math.fsum(logits[t, ids]) + LEAST if kind.normalised else 1)
+            continue
         among = logits[t, ids] if row.kind.normalised else logits[t]
         shares[t] = np.exp(logits[t, ids] - among.max()) / np.exp(among - among.max()).sum()
     return shares
@@ -54,8 +69,8 @@ def spread(row: Operation[Routing], ref: ReferenceInputs) -> Spread:
 
 
 def size(row: Operation[Routing], ref: ReferenceInputs, value: Array, *inputs: Array) -> Array:
-    """Return `softmax_size` of the shares."""
-    return softmax_size(value)
+    """Return `softmax_size` of the shares, or |value| of shares without a softmax."""
+    return np.abs(value) if row.kind.of_scores else softmax_size(value)
 
 
 def formula(row: Operation[Routing], setting: Setting) -> Formula:
@@ -65,6 +80,11 @@ def formula(row: Operation[Routing], setting: Setting) -> Formula:
     def of_choice(axis: int) -> ElementAt:
         return ElementAt(logits, (0, expert_at(chosen, count, 0, axis)))
 
+    if row.kind.of_scores:
+        total = StepOf((TermOf((of_choice(2),), (Over(count),)),), "sum of the scores")
+        share = TermOf((of_choice(1), ResultOf(0, "1/")))
+        steps = (total, StepOf((share,))) if row.kind.normalised else (StepOf((TermOf((of_choice(1),)),)),)
+        return Formula((length, count), steps)
     each = of_choice(2) if row.kind.normalised else ElementAt(logits, (0, 2))
     over = Over(count if row.kind.normalised else setting.shapes[logits][1])
     return Formula((length, count), softmax_steps(each, of_choice(1), over))
@@ -79,6 +99,15 @@ def gradient_formula(name: str, reader: Operation[Routing], setting: Setting) ->
         return unmoved(shape)
     dw, own = ElementAt(reader.name, (0, 2), "backward"), (expert_at(chosen, count, 0, 2), 1)
     total = StepOf((TermOf((w, dw), over),), "sum of w × dw")
+    if reader.kind.of_scores and not reader.kind.normalised:
+        return Formula(shape, (StepOf((TermOf((dw,), over, same=own),)),))
+    if reader.kind.of_scores:
+        score = ElementAt(logits, (0, expert_at(chosen, count, 0, 2)))
+        less = ElementAt(reader.name, (0, 2), "backward", less=0)
+        of_scores = StepOf((TermOf((score,), over),), "sum of the scores")
+        return Formula(
+            shape, (total, of_scores, StepOf((TermOf((less, ResultOf(1, "1/")), over, same=own),)))
+        )
     if reader.kind.normalised:
         last = TermOf((w, ElementAt(reader.name, (0, 2), "backward", less=0)), over, same=own)
         return Formula(shape, (total, StepOf((last,))))

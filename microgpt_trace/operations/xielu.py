@@ -66,9 +66,9 @@ def steps(kind: Activation, x: ElementAt, of: Sequence[Function], *rest: Element
     ]
 
 
-def parameter_formula(name: str, row: Operation[Activation], setting: Setting) -> Formula:
+def parameter_formula(name: str, row: Operation, kind: Activation, setting: Setting) -> Formula:
     """Describe the gradient of alpha_p or alpha_n: sigmoid(alpha) times the sum of dy times the part of x."""
-    over, part = tuple(map(Over, setting.shapes[row.name])), PARTS[row.kind.learned.index(name)]
+    over, part = tuple(map(Over, setting.shapes[row.name])), PARTS[kind.learned.index(name)]
     at = tuple(range(1, 1 + len(over)))
     alpha = ElementAt(name, (PlaceAlong((), 0),))
     steps = (

@@ -41,8 +41,9 @@ if TYPE_CHECKING:
     from .rope import Rope
 
 BIASES = (  # the biases that a layer may have
-    "attn_bq", "attn_bk", "attn_bv", "attn_bo", "mlp_brouter", "mlp_bgate", "mlp_bup", "mlp_bdown",
-    "mlp_bgate_experts", "mlp_bup_experts", "mlp_bdown_experts", "attn_bnorm", "mlp_bnorm",
+    "attn_bq", "attn_bk", "attn_bv", "attn_bq_a", "attn_bkv_a", "attn_bk_pe", "attn_bo",
+    "mlp_brouter", "mlp_bgate", "mlp_bup", "mlp_bdown", "mlp_bgate_experts", "mlp_bup_experts",
+    "mlp_bdown_experts",
 )  # fmt: skip
 
 
@@ -120,17 +121,21 @@ class Blocks(RowBuilder):
     def norm(
         self, name: str, source: str, words: str = "", centred: bool = False,
         biased: bool = False, head_dim: int | None = None, eps: float | None = None, of: str = "",
+        by_head: bool = False,
     ) -> str:  # fmt: skip
         """Add a LayerNorm with gain if `centred`, else an RMSNorm with gain; with a bias if `biased`.
 
         The gain of attn.post_norm is attn_post_norm, and the bias attn_bpost_norm. `of` is the symbol of a
         value other than the residual stream, such as "q". `head_dim` is the width of the heads if each head
-        is normed.
+        is normed. If `by_head` is true, each head has its own gain.
         """
         half, _, rest = name.partition(".")
         gain, bias = self.name(f"{half}_{rest}"), self.name(f"{half}_b{rest}") if biased else None
-        kind = Norm(self.config.norm_eps if eps is None else eps, gain, head_dim, centred, bias)
-        expr = f"{of or 'x_n'} = {'LayerNorm' if centred else 'RMSNorm'}({of or 'x'}) * g" + " + b" * biased
+        kind = Norm(self.config.norm_eps if eps is None else eps, gain, head_dim, centred, bias, by_head)
+        expr = (
+            f"{of or 'x_n'} = {'LayerNorm' if centred else 'RMSNorm'}({of or 'x'}) * g" + "[head]" * by_head
+        )
+        expr += " + b" * biased
         expr += " per head" * bool(head_dim) + f" [{words}]" * bool(words)
         parameter = f"g = {gain}" + f", b = {bias}" * biased
         return self.add(name, kind, source, expr=expr, parameter=parameter, overview=half == "final")
@@ -150,11 +155,12 @@ class Blocks(RowBuilder):
         return self.add(name, Cap(limit), source, expr=expr)
 
     def rotations(
-        self, q: str, k: str, rope: Rope, channels: int | None = None, adjacent: bool = False
-    ) -> tuple[str, str]:
+        self, q: str, k: str, rope: Rope, channels: int | None = None, adjacent: bool = False,
+        head_dim: int | None = None,
+    ) -> tuple[str, str]:  # fmt: skip
         """Add RoPE of q and k. Only the first `channels` of each head turn; by default, all channels. If
         `adjacent` is true, the two channels of a pair are neighbours."""
-        dim = self.config.head_dim
+        dim = head_dim or self.config.head_dim
         kind = Rotation(rope, dim, channels or dim, adjacent)
         words = f" [first {kind.channels} of {dim} channels]" * (kind.channels < dim)
         words += " [pairs of neighbours]" * adjacent
@@ -175,10 +181,8 @@ class Blocks(RowBuilder):
     ) -> tuple[str, str]:
         """Add norms of q and k: of each head if `head_dim` is given, or else of whole rows. The norm of q is
         named attn.q_norm, or attn.q_ and another name. `options` are those of `norm`."""
-        q, k = (
-            self.norm(f"attn.{n}_{name}", source, head_dim=head_dim, of=n, **options)
-            for n, source in (("q", q), ("k", k))
-        )
+        options["head_dim"] = head_dim
+        q, k = (self.norm(f"attn.{n}_{name}", own, of=n, **options) for n, own in (("q", q), ("k", k)))
         return q, k
 
     def embedding(self, factor: float | None = None, symbol: str = "x") -> str:
@@ -217,19 +221,34 @@ class Blocks(RowBuilder):
     def mixture(
         self, source: str, inner: int, normalised: bool, gated: Callable[[str, str], str] | None = None
     ) -> str:
-        """Add the router, which chooses experts for each position, their gated MLPs, and the sum of the
-        outputs times the shares of the experts. `gated` adds the rows from gate and up to hidden."""
-        count, width, left = self.config.experts_used, self.config.n_embd, "down = hidden"
+        """Add a router, which chooses the experts with the largest logits, and their MLPs."""
+        count = self.config.experts_used
         router = self.product("mlp.router", "wrouter", source, self.config.experts, "router = x_n")
         expr = f"chosen = the {f'{count} ' * (count > 1)}largest of router"
         chosen = self.add("mlp.chosen", Choice(count), router, expr=expr)
         expr = f"routing = softmax(router{'[chosen])' if normalised else ')[chosen]'}"
         routing = self.add("mlp.routing", Routing(normalised), router, chosen, expr=expr)
+        return self.experts(source, inner, chosen, routing, gated)
+
+    def experts(
+        self, source: str, inner: int, chosen: str, routing: str,
+        gated: Callable[[str, str], str] | None = None,
+    ) -> str:  # fmt: skip
+        """Add the gated MLPs of the experts that the row `chosen` lists, and the sum of their outputs times
+        their shares, the row `routing`. `gated` adds the rows from gate and up to hidden."""
+        width, left = self.config.n_embd, "down = hidden"
         gate = self.product("mlp.gate", "wgate", source, inner, "gate = x_n", chosen=chosen)
         up = self.product("mlp.up", "wup", source, inner, "up = x_n", chosen=chosen)
         hidden = (gated or self.gated)(gate, up)
         down = self.product("mlp.down", "wdown", hidden, width, left, chosen=chosen, beside=True)
         return self.add("mlp.mixture", Mixture(), down, routing, expr="mlp_out = sum of routing * down")
+
+    def shared_mlp(self, source: str, inner: int) -> str:
+        """Add the rows of a gated MLP that all positions use beside the experts."""
+        gate = self.product("mlp.shared_gate", "wgate_shared", source, inner, "gate = x_n")
+        up = self.product("mlp.shared_up", "wup_shared", source, inner, "up = x_n")
+        hidden = self.gated(gate, up, "mlp.shared_")
+        return self.product("mlp.shared_down", "wdown_shared", hidden, self.config.n_embd, "down = hidden")
 
     def product(
         self, name: str, matrix: str, source: str, width: int, left: str,
@@ -280,8 +299,7 @@ class Blocks(RowBuilder):
         By default, `scale` is 1/sqrt(head_dim), a query sees all earlier positions, and the scores have no
         cap. With `sinks`, each head has a score without a key. `slopes` are the heads' slopes of ALiBi.
         """
-        config = self.config
-        dim, width, queries, keys = config.head_dim, config.n_embd, config.n_head, config.n_kv_head
+        dim, queries, keys = self.config.head_dim, self.config.n_head, self.config.n_kv_head
         group = tuple(h * keys // queries for h in range(queries))  # the key-value head of each query head
         usual = 1 / math.sqrt(dim)
         scale = usual if scale is None else scale
@@ -291,6 +309,14 @@ class Blocks(RowBuilder):
         if slopes:
             expr = "scores = scores + slope * (key - query) [ALiBi]"
             scores = self.add("attn.biased", Alibi(tuple(slopes)), scores, expr=expr)
+        return self.weighted_values(scores, v, dim, group, window, overview, words, sinks)
+
+    def weighted_values(
+        self, scores: str, v: str, dim: int, group: tuple[int, ...], window: int | None = None,
+        overview: bool = False, words: Sequence[str] = (" [attn]", "o_proj"), sinks: bool = False,
+    ) -> str:  # fmt: skip
+        """Add the rows of attention after the scores. Head h uses the values, of width `dim`, of key-value
+        head group[h]."""
         mask = "mask" if window is None else f"mask + {window_words(window)}"
         expr = f"weights = softmax(scores + {mask}{', and sinks' * sinks})"
         kind = Softmax(window, self.name("attn_sinks") if sinks else None)
@@ -298,8 +324,8 @@ class Blocks(RowBuilder):
         self.add("attn.weights", kind, scores, expr=expr, parameter=parameter, overview=overview)
         expr = f"context = weights @ v{words[0]}"
         context = self.add("attn.context", Context(dim, group), "attn.weights", v, expr=expr)
-        weight, heads = self.name("attn_wo"), []
-        for h in range(queries):
+        weight, width, heads = self.name("attn_wo"), self.config.n_embd, []
+        for h in range(len(group)):
             first, end = h * dim, (h + 1) * dim
             head = self.add(
                 f"attn.head{h}", Linear(weight, width, columns=(first, end)), context, overview=overview,
@@ -310,15 +336,18 @@ class Blocks(RowBuilder):
 
     def predictions(
         self, source: str, read: str = "x_n", factor: float | None = None,
-        cap: float | None = None,
+        cap: float | None = None, biased: bool = False,
     ) -> Plan:  # fmt: skip
-        """Add the rows from the logits to the loss. Return the plan of all rows.
+        """Add the rows from the logits to the loss. Return the plan of all rows. If `biased` is true, the
+        output matrix has the bias lm_bhead.
 
         With a `factor` or a `cap`, the product with the output matrix is logits.raw. With both, logits.scaled
         is the product times the factor, before the cap.
         """
-        head = Linear("wte" if self.config.tied else "lm_head", self.config.vocab_size)
-        expr, parameter = f"logits = {read} @ w_lm", f"w_lm = {head.weight}.T"
+        bias = "lm_bhead" if biased else None
+        head = Linear("wte" if self.config.tied else "lm_head", self.config.vocab_size, bias)
+        expr, parameter = f"logits = {read} @ w_lm" + " + b_lm" * biased, f"w_lm = {head.weight}.T"
+        parameter += f", b_lm = {bias}" * biased
         name = "logits" if factor is cap is None else "logits.raw"
         logits = self.add(name, head, source, expr=expr, parameter=parameter, overview=True)
         logits = self.scaled("logits" if cap is None else "logits.scaled", logits, factor, "logits")

@@ -123,16 +123,20 @@ class Linear(Kind):
 
 @frozen(slots=False, eq=False)
 class Norm(Kind):
-    """RMSNorm of each row or head. If `centred` is true, LayerNorm of each row or head."""
+    """RMSNorm of each row or head. If `centred` is true, LayerNorm of each row or head. If `by_head` is true,
+    each head has its own gain and bias: [H, D] in place of [D]."""
 
     eps: float
     gain: str | None = None
     head_dim: int | None = None  # the width of a head, or None if whole rows are normalised
     centred: bool = False
     bias: str | None = None
+    by_head: bool = False
 
     def parameters(self, inputs: Sequence[Shape]) -> dict[str, Shape]:
-        return dict.fromkeys(self.names, (self.head_dim or inputs[0][-1],))
+        width = inputs[0][-1]
+        dim = self.head_dim or width
+        return dict.fromkeys(self.names, (width // dim, dim) if self.by_head else (dim,))
 
 
 @frozen(slots=False, eq=False)
@@ -263,10 +267,29 @@ class Clip(Elementwise):
 
 
 @frozen(slots=False, eq=False)
+class Shift(Elementwise):
+    """y = x + b, where b has a number for each channel."""
+
+    bias: str
+
+    def parameters(self, inputs: Sequence[Shape]) -> dict[str, Shape]:
+        return {self.bias: inputs[0][-1:]}
+
+
+@frozen(slots=False, eq=False)
 class Choice(Kind):
-    """The numbers of the `count` experts with the largest logits in each row, the largest first."""
+    """The numbers of the `count` experts with the largest scores in each row, the largest first.
+
+    The experts form `groups` of equal size, and only experts of the best `groups_used` groups are chosen. The
+    score of a group is the sum of the `best` largest scores of its experts. If `any_order` is true, correct
+    engines return the chosen experts in any order.
+    """
 
     count: int
+    groups: int = 1
+    groups_used: int = 1
+    best: int = 1
+    any_order: bool = False
 
     def shape(self, inputs: Sequence[Shape], length: int) -> Shape:
         return (length, self.count)
@@ -275,9 +298,12 @@ class Choice(Kind):
 @frozen(slots=False, eq=False)
 class Routing(Kind):
     """The share of each chosen expert: the softmax of the logits over the chosen experts. Unless `normalised`
-    is true, the softmax is over all experts, and the shares of a row sum to less than 1."""
+    is true, the softmax is over all experts, and the shares of a row sum to less than 1. If `of_scores` is
+    true, the first input contains scores instead of logits, and there is no softmax: a share is a score,
+    divided by the sum of the scores of the chosen experts if `normalised`."""
 
     normalised: bool
+    of_scores: bool = False
 
     def shape(self, inputs: Sequence[Shape], length: int) -> Shape:
         return inputs[1]

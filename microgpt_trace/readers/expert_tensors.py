@@ -1,5 +1,6 @@
 """Join the tensors of the experts of a layer. A file stores the matrices of all experts as one tensor, or
-each matrix as a tensor, perhaps with gate and up in one matrix, or in Hugging Face's form of MXFP4."""
+each matrix as a tensor, perhaps with gate and up in one matrix, or in Hugging Face's form of MXFP4. Also join
+the gains of the heads of a norm."""
 
 from __future__ import annotations
 
@@ -26,13 +27,13 @@ _PIECE = re.compile(rf"#[0-9]+|{BLOCKS}|{SCALES}")
 def join_experts(
     tensors: Mapping[str, StoredTensor], names: FileNames, problems: Problems
 ) -> dict[str, StoredTensor]:
-    """Return the tensors with the experts of each layer joined. Raises InputError if a part is missing, if
-    parts have different shapes, or if two tensors contain the same parameter. If this is noted, such experts
-    are left out."""
+    """Return the tensors with the experts or heads of each layer joined. Raises InputError if a part is
+    missing, if parts have different shapes, or if two tensors contain the same parameter. If this is noted,
+    such experts are left out."""
     result = dict[str, StoredTensor]()
     for name, of_name in grouped(tensors, lambda name: _PIECE.sub("", name)).items():
         parts = {own: tensors[own] for own in of_name}
-        if name.endswith("_experts"):
+        if name.endswith("_experts") or of_name != [name]:
             pieces, parts = {own.removeprefix(name): tensor for own, tensor in parts.items()}, {}
             with problems.noting("missing", name):
                 parts = _joined(name, pieces, names)
@@ -45,7 +46,7 @@ def join_experts(
 
 
 def _joined(name: str, pieces: Mapping[str, StoredTensor], names: FileNames) -> dict[str, StoredTensor]:
-    """Return the matrices [experts, out, in] or biases [experts, out] of a layer, by name. The keys of
+    """Return the matrices [experts, out, in], biases [experts, out] or gains [heads, D], by name. The keys of
     `pieces` are "", or BLOCKS and SCALES, or #0, #1 and so on."""
     first, *others = (pieces[key] for key in sorted(pieces))
     for tensor in pieces.values():
@@ -84,7 +85,9 @@ def _of_experts(name: str, numbered: Mapping[int, StoredTensor]) -> ExpertTensor
     ordered = [numbered[e] for e in range(len(numbered)) if e in numbered]
     if len(ordered) < len(numbered):
         missing = next(e for e in range(len(numbered)) if e not in numbered)
-        raise InputError(f"{name}: there are tensors of expert {max(numbered)}, but none of expert {missing}")
+        which = "expert" if name.endswith("_experts") else "head"
+        text = f"there are tensors of {which} {max(numbered)}, but none of {which} {missing}"
+        raise InputError(f"{name}: {text}")
     first = ordered[0]
     for other in ordered:
         if (other.shape, other.encoding) != (first.shape, first.encoding):

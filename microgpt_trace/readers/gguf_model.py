@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..arrays.encodings import StoredTensor
+from ..arrays.expert_tensor import of_heads
 from ..decoder.architecture import Architecture
 from ..decoder.catalogue import ARCHITECTURES, GGUF_NAMES, architecture_named
 from ..decoder.config import DecoderConfig
@@ -44,8 +45,9 @@ def read_gguf(path: Path, overrides: Mapping[str, Any] = {}, problems: Problems 
         own, prefix = _own_name(header.metadata, problems)
         name = problems.architecture(lambda: _architecture(own, header.metadata))
         architecture = architecture_named(name)
-        if architecture.from_gguf is None:  # the other file is a mistral
-            name, architecture = "llama", architecture_named("llama")
+        if architecture.from_gguf is None:  # the other file is a mistral or another that GGUF calls otherwise
+            name = next(own for own, module in ARCHITECTURES.items() if module == ARCHITECTURES[name])
+            architecture = architecture_named(name)
         factors = {name: stored.pop(name) for name in (FACTORS, LONG, SHORT) if name in stored}
         problems.tensors = our_tensors(path, stored.values(), architecture.names, problems)
         problems.load_vocabulary = partial(_vocabulary, path, header.metadata, _rows(problems))
@@ -54,6 +56,9 @@ def read_gguf(path: Path, overrides: Mapping[str, Any] = {}, problems: Problems 
         config = _config(name, architecture, keys, factors, overrides)
     shapes = config.shapes()
     for name, own in problems.tensors.items():
+        if len(own.shape) == 3 and len(shapes.get(name, ())) == 2:  # a matrix for each head
+            turned = own.name.endswith(architecture.names.turned_in_gguf or "\0")
+            problems.tensors[name] = own = of_heads(own, turned)
         if shapes.get(name) == (1, *own.shape):  # GGUF files store a matrix of one row as a vector
             problems.tensors[name] = replace(own, shape=shapes[name])
     return checked_decoder(path, config, problems)
@@ -78,6 +83,8 @@ def _architecture(value: Any, metadata: Mapping[str, Any]) -> str:
         count = metadata.get(key)
         if isinstance(value, str) and key.startswith(f"{value}.") and is_count(count) and count:
             value = f"{value} with {words}"
+    if value == "deepseek2" and not _by_sigmoid(metadata):
+        value = "deepseek2 with softmax"
     own = GGUF_NAMES.get(value, value) if isinstance(value, str) else ""
     if own in ARCHITECTURES and value not in GGUF_NAMES.values():
         found = architecture_named(own)
@@ -86,6 +93,15 @@ def _architecture(value: Any, metadata: Mapping[str, Any]) -> str:
     others = {own: name for name, own in GGUF_NAMES.items()}
     names = [others.get(name, name) for name in ARCHITECTURES if architecture_named(name).from_gguf]
     raise unsupported(value, names, metadata, f"{value}.", " (which includes mistral)")
+
+
+def _by_sigmoid(metadata: Mapping[str, Any]) -> bool:
+    """Return True if the router of a deepseek2 uses a sigmoid. If the file does not say so, llama.cpp takes a
+    sigmoid for GLM-4.7-Flash only, which the numbers of layers and tokens tell."""
+    gating, depth, size = (
+        metadata.get(f"deepseek2.{key}") for key in ("expert_gating_func", "block_count", "vocab_size")
+    )
+    return gating == 2 if gating else bool(depth in (47, 48) and size == 154_880)
 
 
 def _vocabulary(path: Path, metadata: Mapping[str, Any], rows: int) -> Vocabulary | None:
@@ -125,8 +141,11 @@ _NEUTRAL: dict[str, tuple[Any, ...]] = {  # keys, and the values that leave the 
 }
 
 
-def _refuse_variants(keys: Settings) -> None:
+def _refuse_variants(keys: Settings, head_dim: int) -> None:
     """Raise InputError if the metadata require a computation that the architecture does not read."""
+    size = keys.values.get(f"{keys.prefix}attention.value_length", head_dim)
+    if "attention.value_length" not in keys.used and size != head_dim:
+        raise InputError(f"attention.value_length {size} differs from the {head_dim} channels of a head")
     for key, neutral in _NEUTRAL.items():
         value = None if key in keys.used else keys.values.get(keys.prefix + key)
         keys.last = key
@@ -160,7 +179,7 @@ def _config(
     translate = architecture.from_gguf
     assert translate is not None
     values |= keys.reading(lambda: translate(keys, sizes | {"n_layer": n_layer} | long))
-    keys.reading(lambda: _refuse_variants(keys))
+    keys.reading(lambda: _refuse_variants(keys, head_dim))
     settings = Settings(overridden(values, overrides), problems)
     config = decoder_config(name, settings, architecture.permuted)
     check_overrides(settings, overrides)
@@ -181,9 +200,6 @@ def _sizes(architecture: Architecture, keys: Settings, vocab_size: int) -> dict[
     """Return the dimensions, by our names."""
     width, n_head = keys.require("embedding_length", WHOLE), keys.require("attention.head_count", WHOLE)
     head_dim = keys.get("attention.key_length", WHOLE) or width // n_head
-    size = keys.get("attention.value_length", WHOLE) or head_dim
-    if size != head_dim:
-        raise InputError(f"attention.value_length {size} differs from the {head_dim} channels of a head")
     return {
         "n_layer": keys.require("block_count", WHOLE), "n_embd": width, "n_head": n_head,
         "head_dim": head_dim, "n_kv_head": keys.get("attention.head_count_kv", WHOLE) or n_head,

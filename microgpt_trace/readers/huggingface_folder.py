@@ -16,6 +16,7 @@ from ..decoder.decoder import Decoder
 from ..decoder.problems import Problems
 from ..decoder.settings import FLAG, Settings
 from ..errors import FileFormatError, InputError, naming
+from ..plans.plan import kind_of
 from ..text.brief import brief
 from ..untrusted_files import folder_of, read_json, reading
 from ..vocabulary.huggingface import convertible, from_huggingface
@@ -123,10 +124,11 @@ def _tensors(
 
 def _check_biases(settings: Settings, architecture: Architecture, config: DecoderConfig) -> None:
     """Raise InputError if the biases in the file differ from the biases that the config requires."""
-    expected = set(architecture.biases)
+    expected, matrices = set(architecture.biases), set(map(kind_of, config.shapes()))
     for flag, biases in architecture.flagged_biases.items():
         value = settings.get(flag, FLAG)
         expected |= set(biases) if (architecture.flags.get(flag) if value is None else value) else set()
+    expected = {bias for bias in expected if {bias.replace("_b", of, 1) for of in ("_w", "_")} & matrices}
     for bias in sorted(expected ^ set(config.biases)):
         mention, finding = ("requires a", "none") if bias in expected else ("mentions no", "one")
         raise InputError(f"the config {mention} bias 'layer0.{bias}', but the file has {finding}")

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from ..arrays.encodings import StoredTensor
-from ..decoder.architecture import FUSED, FileNames
+from ..decoder.architecture import BY_HEAD, FUSED, FileNames
 from ..decoder.catalogue import architecture_named
 from ..decoder.config import DecoderConfig
 from ..decoder.decoder import Decoder
@@ -20,7 +20,6 @@ from ..text.brief import brief
 from .expert_tensors import join_experts
 
 _PERMUTED = ("attn_wq", "attn_wk", "attn_bq", "attn_bk")  # RoPE rotates pairs of rows of these tensors
-_FUSED_SIZES = ("n_head", "n_kv_head", "head_dim", "n_inner")  # sizes of the parts of fused tensors
 
 
 def our_tensors(
@@ -124,7 +123,7 @@ def split_fused(
     """
     layouts = [sizes]
     if problems.other:
-        layouts = [{name: getattr(problems.other, name) for name in _FUSED_SIZES}, sizes]
+        layouts = [vars(problems.other), sizes]
     result: dict[str, StoredTensor] = {}
     for name, tensor in tensors.items():
         prefix, _, kind = name.rpartition(".")
@@ -141,20 +140,25 @@ def split_fused(
                 *first, last = (f"{n} rows of {what}" for n, what in zip(counts, parts.values(), strict=True))
                 expected = f"{', '.join(first)} and {last}"
                 raise InputError(f"tensor {tensor.name!r}: expected {expected}, found {rows}")
-            order = np.arange(rows)
-            if by_head and kind.startswith("attn") and not tensor.name.startswith("blk."):
-                order = order.reshape(layout["n_head"], len(parts), -1).swapaxes(0, 1).ravel()
-            for part, own in zip(parts, np.split(order, np.cumsum(counts)[:-1]), strict=True):
+            in_turn = by_head and kind.startswith("attn") and not tensor.name.startswith("blk.")
+            heads = layout["n_kv_head"] if in_turn or kind in BY_HEAD else 1
+            starts = np.cumsum(counts)[:-1] // heads
+            for part, own in zip(parts, np.split(np.arange(rows).reshape(heads, -1), starts, 1), strict=True):
                 if (whole := f"{prefix}.{part}") in tensors:
                     raise InputError(f"tensor {tensor.name!r} and another tensor both contain {whole}")
-                result[whole] = tensor.of_rows(own)
+                result[whole] = tensor.of_rows(own.ravel())
     return result
 
 
 def _rows(part: str, sizes: Mapping[str, int]) -> int:
     """Return the number of rows of a part of a fused tensor, such as "q"."""
-    heads = {"q": "n_head", "k": "n_kv_head", "v": "n_kv_head"}
-    return sizes[heads[part]] * sizes["head_dim"] if part in heads else sizes["n_inner"]
+    dim, rope_dim = sizes["head_dim"], sizes.get("rope_dim", 0)
+    rows = {
+        "q": sizes["n_head"] * dim, "k": sizes["n_kv_head"] * dim, "q_pe": sizes["n_head"] * rope_dim,
+        "v": sizes["n_kv_head"] * sizes.get("value_dim", dim), "k_pe": rope_dim,
+        "kv_a": sizes.get("latent_rank", 0),
+    }  # fmt: skip
+    return rows.get(part, sizes["n_inner"])
 
 
 def rope_factors(factors: StoredTensor | None, head_dim: int) -> tuple[float, ...]:

@@ -204,11 +204,12 @@ def choice_follows(
     """Return True for each position where the dump's choice of experts follows from the logits within their
     rounding error: [n, k] -> [n]. With `in_order`, the experts must also be sorted by their logits."""
     at = slice(None) if positions is None else list(positions)
-    logits = plain.value(plain.plan[name].inputs[0])[at]
-    if not in_order:
+    logits, kind = plain.value(plain.plan[name].inputs[0])[at], plain.plan[name].kind
+    assert isinstance(kind, Choice)
+    if kind.any_order or not in_order:
         own = np.take_along_axis(logits, numbers(found, logits.shape[1]), axis=1)
         found = np.take_along_axis(found, np.argsort(-own, axis=1, kind="stable"), axis=1)
-    return follows(found, logits, _within(draws, name)[at])
+    return follows(found, logits, _within(draws, name)[at], kind)
 
 
 def _within(draws: Sequence[Evaluation], name: str) -> Array:

@@ -321,13 +321,16 @@ def recording(events):
 
 def test_the_nearest_tie_by_hand():
     logits = np.array([[3.0, 1, 2.9, 0], [0, 5, 1, 4.5]])
-    tie = nearest_tie(logits, 2)
+    tie = nearest_tie(logits, Choice(2))
     print(tie)
     assert (tie.chosen.tolist(), tie.other.tolist()) == ([[0, 2], [1, 3]], [[2, 0], [3, 1]])
     assert (tie.pair.tolist(), tie.margin.round(6).tolist()) == ([[0, 2], [1, 3]], [[0.1], [0.5]])
-    right = [follows(np.array([of, [1, 3]]), logits, np.full((2, 1), 0.2)) for of in ([2, 0], [0, 0], [0, 1])]
+    right = [
+        follows(np.array([of, [1, 3]]), logits, np.full((2, 1), 0.2), Choice(2))
+        for of in ([2, 0], [0, 0], [0, 1])
+    ]
     assert [own.tolist() for own in right] == [[True, True], [False, True], [False, True]]
-    assert nearest_tie(np.ones((1, 1)), 1).margin == np.inf  # there is no other expert
+    assert nearest_tie(np.ones((1, 1)), Choice(1)).margin == np.inf  # there is no other expert
 
 
 # --- Right engines -----------------------------------------------------------------------------------

@@ -150,7 +150,7 @@ def test_the_gradient_of_an_expert_sums_over_the_positions_that_chose_it():
     numbers, run = PlanRun(random_model(routed_plan()), TOKENS), Run(random_model(routed_plan()))
     numbers.arrays |= {("backward", name): gradient for name, gradient in run.gradients.items()}
     chosen = run.values["layer1.mlp.chosen"]
-    for expert in range(5):
+    for expert in range(6):
         element = Element("layer1.mlp_wup_experts", (expert, 2, 3))
         (step,) = gradient_worked_out(TracedElement(numbers, element, 10)).steps
         read = [[factor.name for factor in term.factors] for term in step.terms]

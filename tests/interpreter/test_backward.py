@@ -89,9 +89,16 @@ def torch_value(torch, row, w, x, config, tokens):
     if isinstance(kind, kinds.Clip):
         return x[0].clamp(kind.low, kind.high) + kind.plus
     if isinstance(kind, kinds.Choice):
-        return x[0].topk(kind.count).indices + 0 * x[0][:, : kind.count]
+        of_groups = x[0].unflatten(1, (kind.groups, -1)).topk(kind.best).values.sum(-1)
+        used = torch.zeros_like(of_groups).scatter(1, of_groups.topk(kind.groups_used).indices, 1) > 0
+        allowed = x[0].masked_fill(~used.repeat_interleave(x[0].shape[1] // kind.groups, 1), -torch.inf)
+        return allowed.topk(kind.count).indices + 0 * x[0][:, : kind.count]
+    if isinstance(kind, kinds.Shift):
+        return x[0] + w[kind.bias]
     if isinstance(kind, kinds.Routing):
         own = x[0].gather(1, x[1].long())
+        if kind.of_scores:
+            return own / own.sum(1, keepdim=True) if kind.normalised else own
         return own.softmax(-1) if kind.normalised else (own - x[0].logsumexp(1, keepdim=True)).exp()
     if isinstance(kind, kinds.Experts):
         parts = x[0].unflatten(1, (x[1].shape[1], -1)) if kind.beside else x[0][:, None]

@@ -92,7 +92,6 @@ ARCHITECTURES = {
         lambda settings, sizes: {"rope": Rope(1e4), "activation": "GELU by tanh"},
         {"self_attn": "attn.out", "mlp": "mlp.down"},
         example={"n_layer": 3, "head_dim": 8, "n_embd": 8, "rope": Rope(1e4)},
-        biases=("attn_bnorm", "mlp_bnorm"),
     )
 }
 OWN = EverythingConfig("everything", 3, 32, 4, 2, 8, 48, 61, 64, EPS, Rope(1e4), tied=False)

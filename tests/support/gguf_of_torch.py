@@ -8,15 +8,12 @@ from support.tiny_models import pair_neighbours
 
 NAMES = {
     "gpt_neox": "gptneox", "gemma3_text": "gemma3", "mixtral": "llama", "qwen3_moe": "qwen3moe",
-    "qwen2_moe": "qwen2moe", "gpt_oss": "gpt-oss", "olmo3": "olmo2",
+    "qwen2_moe": "qwen2moe", "gpt_oss": "gpt-oss", "olmo3": "olmo2", "cohere": "command-r", "phi": "phi2",
+    "deepseek_v3": "deepseek2", "deepseek_v2": "deepseek2",
     "ministral3": "mistral3", "hunyuan_v1_dense": "hunyuan-dense",
 }  # fmt: skip
-ADJACENT = (
-    "granite",
-    "smollm3",
-    "mixtral",
-    "ministral3",
-)  # the converter puts the rows of each RoPE pair side by side
+# The converter puts the rows of each RoPE pair side by side.
+ADJACENT = ("granite", "smollm3", "mixtral", "ministral3")
 
 
 def write_gguf_of(theirs, path, form="", type="F32"):
@@ -27,17 +24,25 @@ def write_gguf_of(theirs, path, form="", type="F32"):
     config = theirs.config
     kind = config.model_type
     writer = gguf.GGUFWriter(path, NAMES.get(kind, kind))
-    for key, value in fields(config).items():
+    values = fields(config)
+    if form != "absorbed" and hasattr(config, "kv_lora_rank"):
+        values = old_latent_fields(values)
+    for key, value in values.items():
         if value is not None:
             getattr(writer, f"add_{key}")(value)
     architecture = gguf.MODEL_ARCH[writer.arch.upper().replace("-", "_")]
     names = gguf.get_tensor_name_map(architecture, config.num_hidden_layers)
     tensors = {}
-    for whole, parameter in theirs.named_parameters():
-        for name, rows in experts(kind, whole, parameter.detach().numpy()).items():
+    for whole, parameter in of_heads_joined({n: p.detach().numpy() for n, p in theirs.named_parameters()}):
+        for name, rows in experts(kind, whole, parameter).items():
             hf_name = name.replace("lm_head", "embed_out") if kind == "gpt_neox" else name
             own = names.get_name(hf_name, try_suffixes=(".weight", ".bias"))
             tensors[own] = in_gguf(kind, name, rows, config)
+    for name, buffer in theirs.named_buffers():
+        if "e_score_correction_bias" in name:
+            tensors[f"blk.{name.split('.')[2]}.exp_probs_b.bias"] = buffer.numpy()
+    if form == "absorbed":
+        tensors, form = absorbed(tensors, config), ""
     tensors |= factors(config)
     tensors = {"": dict, "fused": fused, "single": single}[form](tensors)
     for name, rows in tensors.items():
@@ -50,6 +55,15 @@ def write_gguf_of(theirs, path, form="", type="F32"):
     writer.write_tensors_to_file()
     writer.close()
     return path
+
+
+def of_heads_joined(parameters):
+    """Yield the parameters, with one gain for all heads of a norm: [heads, D]"""
+    for whole, rows in parameters.items():
+        name, head, _ = re.split(r"\.norms\.(\d+)", whole) if ".norms." in whole else (whole, "", "")
+        if head in ("", "0"):
+            parts = [own for other, own in parameters.items() if head and other.startswith(f"{name}.norms.")]
+            yield (f"{name}.weight", np.stack(parts)) if head else (whole, rows)
 
 
 def experts(kind, name, rows):
@@ -89,9 +103,20 @@ def fused(tensors):
     wholes["ffn_gate_up_exps."] = ("ffn_gate_exps.", "ffn_up_exps.")
     result = dict(tensors)
     for whole, (first, *others) in wholes.items():
-        for name in [name for name in tensors if first in name]:
+        for name in [name for name in tensors if first in name and name.replace(first, others[0]) in tensors]:
             own = [result.pop(name.replace(first, part)) for part in (first, *others)]
             result[name.replace(first, whole)] = np.concatenate(own, axis=int("exps" in whole))
+    return result
+
+
+def absorbed(tensors, config):
+    """Return the tensors with the matrices of keys and values apart, and those of keys transposed, for the
+    view of latent attention with one key-value head."""
+    result, heads, dim = dict(tensors), config.num_attention_heads, config.qk_nope_head_dim
+    for name in [name for name in tensors if "attn_kv_b" in name]:
+        both = result.pop(name).reshape(heads, dim + config.v_head_dim, -1)
+        result[name.replace("kv_b", "k_b")] = both[:, :dim].swapaxes(1, 2)
+        result[name.replace("kv_b", "v_b")] = both[:, dim:]
     return result
 
 
@@ -113,6 +138,33 @@ def factors(config):
     rope = rope_of(config)
     kinds = ("long", "short") if rope["rope_type"] == "longrope" else ()
     return {f"rope_factors_{kind}.weight": np.array(rope[f"{kind}_factor"]) for kind in kinds}
+
+
+def latent_fields(config, rope):
+    import gguf
+
+    by_sigmoid, whole = config.model_type != "deepseek_v2", config.qk_nope_head_dim + config.qk_rope_head_dim
+    return {
+        "q_lora_rank": config.q_lora_rank, "kv_lora_rank": config.kv_lora_rank, "head_count_kv": 1,
+        "key_length": config.kv_lora_rank + config.qk_rope_head_dim, "value_length": config.kv_lora_rank,
+        "key_length_mla": whole, "value_length_mla": config.v_head_dim,
+        "rope_dimension_count": config.qk_rope_head_dim,
+        "leading_dense_block_count": config.first_k_dense_replace,
+        "expert_count": config.n_routed_experts, "expert_shared_count": config.n_shared_experts,
+        "expert_weights_scale": config.routed_scaling_factor,
+        "expert_weights_norm": config.norm_topk_prob if by_sigmoid else False,
+        "expert_gating_func": gguf.ExpertGatingFuncType(2 if by_sigmoid else 1),
+        "expert_group_count": config.n_group,
+        "expert_group_used_count": config.topk_group,
+        "rope_scaling_yarn_log_mul": 0.1 * rope["mscale_all_dim"] if "mscale_all_dim" in rope else None,
+    }  # fmt: skip
+
+
+def old_latent_fields(values):
+    """Return the metadata of files with keys and values in one matrix, without the absorbed view."""
+    old = {"key_length": values["key_length_mla"], "value_length": values["value_length_mla"]}
+    new = ("key_length_mla", "value_length_mla")
+    return {key: value for key, value in values.items() if key not in new} | old
 
 
 def fields(config):
@@ -137,6 +189,8 @@ def fields(config):
         "expert_feed_forward_length": getattr(config, "moe_intermediate_size", None),
         "expert_shared_feed_forward_length": getattr(config, "shared_expert_intermediate_size", None),
     }  # fmt: skip
+    if hasattr(config, "kv_lora_rank"):
+        values |= latent_fields(config, rope)
     if kind == "granite":
         values |= {
             "attention_scale": config.attention_multiplier, "embedding_scale": config.embedding_multiplier,
@@ -146,11 +200,17 @@ def fields(config):
         values |= {"expert_feed_forward_length": config.intermediate_size}
     if kind == "gpt_neox":
         values |= {"parallel_residual": config.use_parallel_residual}
-    if kind.startswith("gemma") or kind in ("phi3", "gpt_oss"):
+    if kind in ("gemma2", "gemma3_text", "phi3", "gpt_oss"):
         values |= {"sliding_window": config.sliding_window}
     if kind in ("olmo3", "exaone4") and config.sliding_window:
         flags = [layer == "sliding_attention" for layer in config.layer_types]
         values |= {"sliding_window": config.sliding_window, "sliding_window_pattern": flags}
+    if kind in ("cohere", "cohere2"):
+        values |= {"logit_scale": config.logit_scale}
+    if kind == "cohere2":
+        values |= {"sliding_window": config.sliding_window}
+    if kind == "stablelm":
+        values |= {"parallel_residual": config.use_parallel_residual}
     if kind == "gemma2":
         caps = ("attn_logit_softcapping", "final_logit_softcapping")
         values |= {key: getattr(config, key) for key in caps}

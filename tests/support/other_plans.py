@@ -23,6 +23,7 @@ from microgpt_trace.plans.kinds import (
     Probabilities,
     Routing,
     Scores,
+    Shift,
     Softmax,
 )
 from microgpt_trace.plans.plan import Plan
@@ -92,9 +93,10 @@ def odd_plan():
 
 
 def routed_plan():
-    """Return a plan with sinks and two mixtures of experts. The second mixture reads clipped values after
-    xIELU, does not normalise the shares, and has biases and a shared part."""
-    rows, width, dim, experts, count, inner = RowBuilder(), 12, 4, 5, 2, 6
+    """Return a plan with sinks and four mixtures of experts. The second mixture reads clipped values
+    after xIELU, does not normalise the shares, and has biases and a shared part. The third chooses experts of
+    the best groups by corrected scores. The fourth does not normalise scores."""
+    rows, width, dim, experts, count, inner = RowBuilder(), 12, 4, 6, 2, 6
     add, name = partial(rows.add, expr=""), rows.name
     stream = add("embed.tok", Lookup("wte", "tokens", 61, width))
     rows.layer = 0
@@ -102,13 +104,20 @@ def routed_plan():
     scores = add("attn.scores", Scores(dim, (0, 1, 2), 0.5), q, k)
     weights = add("attn.weights", Softmax(4, name("attn_sinks")), scores)
     stream = add("attn.residual", Add(), stream, add("attn.context", Context(dim, (0, 1, 2)), weights, v))
-    for layer in range(2):
+    for layer in range(4):
         rows.layer, later = layer, layer == 1
-        router = add("mlp.router", Linear(name("mlp_wrouter"), experts), stream)
-        chosen = add("mlp.chosen", Choice(count), router)
-        routing = add("mlp.routing", Routing(not later), router, chosen)
+        read = stream if layer < 2 else add("mlp.norm", Norm(1e-3), stream)
+        router = add("mlp.router", Linear(name("mlp_wrouter"), experts), read)
+        if layer < 2:
+            chosen = add("mlp.chosen", Choice(count), router)
+            routing = add("mlp.routing", Routing(not later), router, chosen)
+        else:
+            scores, groups = add("mlp.scores", Activation("sigmoid"), router), 3 if layer == 2 else 1
+            ranked = add("mlp.corrected", Shift(name("mlp_correction")), scores)
+            chosen = add("mlp.chosen", Choice(count, groups, min(groups, 2), 2, any_order=True), ranked)
+            routing = add("mlp.routing", Routing(layer == 2, of_scores=True), scores, chosen)
         bias = name("mlp_bup_experts") if later else None
-        up = add("mlp.up", Experts(name("mlp_wup_experts"), experts, inner, bias), stream, chosen)
+        up = add("mlp.up", Experts(name("mlp_wup_experts"), experts, inner, bias), read, chosen)
         if later:
             learned = name("mlp_alpha_p"), name("mlp_alpha_n")
             up = add("mlp.clipped", Clip(-1.5, 2.0, 1.0), add("mlp.act", Activation("xIELU", learned), up))

@@ -32,6 +32,15 @@ OSS = {
         "truncate": False, "original_max_position_embeddings": 16,  # the ramp has two pairs between its ends
     },
 }  # fmt: skip
+LATENT = {
+    "num_key_value_heads": 4, "q_lora_rank": 20, "kv_lora_rank": 14, "qk_nope_head_dim": 10,
+    "qk_rope_head_dim": 6, "v_head_dim": 9, "n_routed_experts": 12, "num_experts_per_tok": 3,
+    "n_group": 4, "topk_group": 2, "moe_intermediate_size": 13, "first_k_dense_replace": 1,
+}  # fmt: skip
+YARN_WITH_MSCALES = {
+    "rope_type": "yarn", "rope_theta": 10.0, "factor": 8.0, "beta_fast": 2.0, "beta_slow": 1.0,
+    "original_max_position_embeddings": 16, "mscale": 0.7, "mscale_all_dim": 1.0,
+}  # fmt: skip
 MODELS = {  # type and settings
     "llama": ("llama", GROUPED), "qwen2": ("qwen2", GROUPED), "qwen3": ("qwen3", GROUPED | {"head_dim": 12}),
     "mistral": ("mistral", GROUPED | {"sliding_window": 5}),
@@ -89,6 +98,15 @@ MODELS = {  # type and settings
         "mlp_only_layers": [0],
     }),
     "gpt_oss": ("gpt_oss", GROUPED | OSS),
+    "deepseek_v3": ("deepseek_v3", SMALL | LATENT),
+    "deepseek_v3_yarn": ("deepseek_v3", SMALL | LATENT | {
+        "q_lora_rank": None, "attention_bias": True, "rope_interleave": False, "norm_topk_prob": False,
+        "n_shared_experts": 2, "rope_parameters": YARN_WITH_MSCALES,
+    }),
+    "deepseek_v2": ("deepseek_v2", SMALL | LATENT | {
+        "topk_method": "group_limited_greedy", "rope_parameters": YARN_WITH_MSCALES,
+    }),
+    "glm4_moe_lite": ("glm4_moe_lite", SMALL | LATENT),
     "gpt_oss_plain": ("gpt_oss", GROUPED | OSS | {
         "attention_bias": False, "rope_parameters": {"rope_type": "default", "rope_theta": 1e4},
         "layer_types": ["full_attention", "sliding_attention"] * 2, "swiglu_limit": 0.05, "swiglu_alpha": 3.0,
@@ -100,6 +118,24 @@ MODELS = {  # type and settings
             "original_max_position_embeddings": 16,
         },
     }}),
+    "glm4": ("glm4", GROUPED | {"head_dim": 12}),
+    "glm4_plain": ("glm4", GROUPED | {
+        "head_dim": 8, "attention_bias": False, "partial_rotary_factor": 0.25, "tie_word_embeddings": True,
+    }),
+    "gemma": ("gemma", GROUPED | {"head_dim": 12, "attention_bias": True}),
+    "cohere": ("cohere", GROUPED | {"use_qk_norm": True, "attention_bias": True, "logit_scale": 0.3}),
+    "cohere_plain": ("cohere", GROUPED | {"head_dim": 12, "tie_word_embeddings": False}),
+    "cohere2": ("cohere2", GROUPED | {"sliding_window": 5}),
+    "stablelm": ("stablelm", GROUPED | {
+        "use_parallel_residual": True, "qk_layernorm": True, "use_qkv_bias": True,
+        "partial_rotary_factor": 0.5,
+    }),
+    "stablelm_plain": ("stablelm", GROUPED | {"tie_word_embeddings": True}),
+    "phi": ("phi", GROUPED),
+    "starcoder2": ("starcoder2", GROUPED | {"sliding_window": 5}),
+    "starcoder2_plain": ("starcoder2", GROUPED | {
+        "use_bias": False, "head_dim": 12, "tie_word_embeddings": False,
+    }),
     "exaone4": ("exaone4", GROUPED | {"sliding_window": 5, "head_dim": 12}),
     "exaone4_full": ("exaone4", GROUPED | {
         "sliding_window": None, "layer_types": ["full_attention"] * 4, "tie_word_embeddings": True,
@@ -143,8 +179,22 @@ IN_GGUF = {
     "qwen2_moe": {"use_sliding_window": False},
     "qwen2_moe_own": {"norm_topk_prob": False, "mlp_only_layers": []},
     "gpt_oss": {},
+    "deepseek_v3": {},
+    "deepseek_v3_yarn": {"rope_interleave": True, "rope_parameters": YARN_WITH_MSCALES | {"mscale": 1.0}},
+    "deepseek_v2": {"rope_parameters": YARN_WITH_MSCALES | {"mscale": 1.0}},
     "olmo3": {},
     "exaone4": {},
+    "glm4": {},
+    "glm4_plain": {},
+    "gemma": {},
+    "cohere": {},
+    "cohere_plain": {"tie_word_embeddings": True},
+    "cohere2": {},
+    "stablelm": {},
+    "stablelm_plain": {},
+    "phi": {},
+    "starcoder2": {"sliding_window": None},
+    "starcoder2_plain": {},
     "exaone4_full": {},
     "gpt_oss_plain": {"layer_types": None, "swiglu_limit": 7.0, "swiglu_alpha": 1.702},
     "ministral3": {},
@@ -171,6 +221,9 @@ def torch_model(name, changes=None, seed=1):
         if "norm" in key and key.endswith("weight") and not kind.startswith("gemma"):
             values += 1
         parameter.data = torch.tensor(values, dtype=torch.float32)
+    for key, buffer in model.named_buffers():
+        if "e_score_correction_bias" in key:
+            buffer.data = torch.tensor(rng.standard_normal(buffer.shape) * 0.3, dtype=torch.float32)
     return model
 
 

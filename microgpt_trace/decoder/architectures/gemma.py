@@ -1,18 +1,22 @@
-"""Gemma 2 and Gemma 3: norms before and after attention and MLP, a scaled embedding, and windows.
+"""Gemma 1, 2 and 3: a scaled embedding, and gains of norms that are stored less 1.
 
-Gemma 2 caps scores and logits. Gemma 3 norms q and k, and has another RoPE in layers with a window.
+Gemma 2 and 3 have norms before and after attention and MLP, and windows. Gemma 2 caps scores and logits.
+Gemma 3 norms q and k, and has another RoPE in layers with a window.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cached_property, partial
+from typing import ClassVar
 
+from ...errors import InputError
 from ...plans.plan import Plan
 from ...text.frozen import frozen
 from ..architecture import Architecture, FileNames
 from ..config import DecoderConfig
-from ..layered_plan import Layout, plan_of
-from ..settings import COUNT, POSITIVE, Options, Settings, Sizes
+from ..layered_plan import Layout, Norms, plan_of
+from ..settings import COUNT, FLAG, POSITIVE, Options, Settings, Sizes
 from ..shared_options import (
     LLAMA_CPP,
     gguf_rope,
@@ -30,6 +34,7 @@ from .llama import NAMES as LLAMA
 class GemmaConfig(DecoderConfig):
     """The config of a Gemma 2 or Gemma 3."""
 
+    norms: ClassVar[Norms] = "both"
     score_scale: float | None = None  # None means 1/sqrt(head_dim)
     attn_logit_softcapping: float | None = None
     final_logit_softcapping: float | None = None
@@ -37,11 +42,27 @@ class GemmaConfig(DecoderConfig):
     @cached_property
     def plan(self) -> Plan:
         layout = Layout(
-            norms="both", embedding=lambda rows: rows.embedding(self.n_embd**0.5),
+            norms=self.norms, embedding=lambda rows: rows.embedding(self.n_embd**0.5),
             score_scale=self.score_scale, scores_cap=self.attn_logit_softcapping,
             logits_cap=self.final_logit_softcapping,
         )  # fmt: skip
         return plan_of(self, layout)
+
+
+@frozen(slots=False)
+class Gemma1Config(GemmaConfig):
+    """The config of a Gemma 1, with norms before attention and MLP only."""
+
+    norms = "before"
+
+
+def options_of_gemma1(settings: Settings, sizes: Sizes) -> Options:
+    """Read RoPE and the function of the MLP. The name "gelu" in old files means GELU by tanh."""
+    if settings.get("use_bidirectional_attention", FLAG):
+        raise InputError("use_bidirectional_attention is not supported")
+    function = read_activation(settings, "hidden_act", "gelu_pytorch_tanh")
+    _note_scale(settings, sizes)
+    return {"rope": read_rope(settings), "activation": "GELU by tanh" if function == "GELU" else function}
 
 
 def options_of_gemma2(settings: Settings, sizes: Sizes) -> Options:
@@ -68,12 +89,16 @@ def options_of_gemma3(settings: Settings, sizes: Sizes) -> Options:
 
 def _common(settings: Settings, sizes: Sizes) -> Options:
     scalar = settings.get_or_default("query_pre_attn_scalar", POSITIVE, 256)
-    width = sizes["n_embd"]
-    settings.notes.append(f"the embedding is multiplied by sqrt({width:,}) in float32, without rounding")
+    _note_scale(settings, sizes)
     return {
         "score_scale": scalar**-0.5,
         "activation": read_activation(settings, "hidden_activation", "gelu_pytorch_tanh"),
     }
+
+
+def _note_scale(settings: Settings, sizes: Sizes) -> None:
+    factor = f"sqrt({sizes['n_embd']:,})"
+    settings.notes.append(f"the embedding is multiplied by {factor} in float32, without rounding")
 
 
 def _cap(settings: Settings, key: str, default: float | None) -> float | None:
@@ -81,6 +106,11 @@ def _cap(settings: Settings, key: str, default: float | None) -> float | None:
     if settings.has(key) or default is None:
         return settings.get(key, POSITIVE)
     return float(settings.get_or_default(key, POSITIVE, default))
+
+
+def from_gguf_of_gemma1(keys: Settings, sizes: Sizes) -> Options:
+    """Translate RoPE."""
+    return {"hidden_act": "gelu_pytorch_tanh", **gguf_rope(keys, sizes["head_dim"])}
 
 
 def from_gguf(keys: Settings, sizes: Sizes, large: int) -> Options:
@@ -115,13 +145,16 @@ NAMES = FileNames(
 )
 
 _like_gemma = partial(
-    Architecture, GemmaConfig, NAMES, modules=MODULES, gains_less_one=True,
-    unclear_modules=("model.embed_tokens",),
+    Architecture, modules=MODULES, gains_less_one=True, unclear_modules=("model.embed_tokens",),
     optional_modules=QK_NORMS, heads_first=QK_NORMS, tied=True, flagged_biases=ATTENTION_BIASES,
     defaults={"norm_eps": 1e-6, "head_dim": 256, "n_kv_head": 4},
     example={"qk_norm": True, "attn_logit_softcapping": 50.0, "final_logit_softcapping": 30.0},
 )  # fmt: skip
 ARCHITECTURES = {
-    "gemma2": _like_gemma(options_of_gemma2, from_gguf=partial(from_gguf, large=46)),
-    "gemma3_text": _like_gemma(options_of_gemma3, from_gguf=from_gguf_of_gemma3),
-}
+    "gemma2": _like_gemma(GemmaConfig, NAMES, options_of_gemma2, from_gguf=partial(from_gguf, large=46)),
+    "gemma3_text": _like_gemma(GemmaConfig, NAMES, options_of_gemma3, from_gguf=from_gguf_of_gemma3),
+    "gemma": _like_gemma(
+        Gemma1Config, replace(LLAMA, family="a Gemma 1"), options_of_gemma1, from_gguf=from_gguf_of_gemma1,
+        defaults={"norm_eps": 1e-6, "head_dim": 256, "n_kv_head": 16}, example={},
+    ),
+}  # fmt: skip

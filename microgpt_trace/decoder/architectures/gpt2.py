@@ -75,7 +75,7 @@ ARCHITECTURES = {
         },
         defaults={"norm_eps": 1e-5, "n_inner": 4},
         tied=True,
-        biases=(*QKV_BIASES, "attn_bo", "mlp_bup", "mlp_bdown", "attn_bnorm", "mlp_bnorm"),
+        biases=(*QKV_BIASES, "attn_bo", "mlp_bup", "mlp_bdown"),
         modules={
             "drop": "embed.sum", "attn": "attn.out", "attn.resid_dropout": "attn.out",
             "mlp": "mlp.down", "mlp.act": "mlp.act", "mlp.dropout": "mlp.down",

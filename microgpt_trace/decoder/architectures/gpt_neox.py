@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from functools import cached_property
-from typing import Literal
 
 from ...plans.blocks import Blocks
 from ...plans.plan import Plan
 from ...text.frozen import frozen
 from ..architecture import QKV_BIASES, SIZES, Architecture, FileNames
 from ..config import DecoderConfig
-from ..layered_plan import Layout, plan_of
+from ..layered_plan import Layout, Parallel, plan_of
 from ..settings import FLAG, Options, Settings, Sizes
 from ..shared_options import gguf_rope, read_activation, read_rope, rotated_channels
 
@@ -23,7 +22,7 @@ class GPTNeoXConfig(DecoderConfig):
 
     @cached_property
     def plan(self) -> Plan:
-        parallel: Literal["", "two norms"] = "two norms" if self.parallel else ""
+        parallel: Parallel = "two norms" if self.parallel else ""
         return plan_of(self, Layout(centred=True, biased=True, parallel=parallel, mlp=Blocks.plain_mlp))
 
 
@@ -81,7 +80,7 @@ ARCHITECTURES = {
         sizes={own: key for own, key in SIZES.items() if own not in ("n_kv_head", "head_dim")}
         | {"norm_eps": "layer_norm_eps"},
         defaults={"norm_eps": 1e-5}, tied=False, gguf_eps="attention.layer_norm_epsilon",
-        biases=("mlp_bup", "mlp_bdown", "attn_bnorm", "mlp_bnorm"),
+        biases=("mlp_bup", "mlp_bdown"),
         flagged_biases={"attention_bias": (*QKV_BIASES, "attn_bo")}, flags={"attention_bias": True},
     ),
 }  # fmt: skip

@@ -27,11 +27,7 @@ class Qwen2MoeConfig(Qwen3MoeConfig):
         mixture = super().mlp(rows, source)
         if rows.layer in self.dense_layers:
             return mixture
-        inner = self.shared_inner
-        gate = rows.product("mlp.shared_gate", "wgate_shared", source, inner, "gate = x_n")
-        up = rows.product("mlp.shared_up", "wup_shared", source, inner, "up = x_n")
-        hidden = rows.gated(gate, up, "mlp.shared_")
-        down = rows.product("mlp.shared_down", "wdown_shared", hidden, self.n_embd, "down = hidden")
+        down = rows.shared_mlp(source, self.shared_inner)
         logit = rows.product("mlp.shared_router", "wrouter_shared", source, 1, "router = x_n")
         share = rows.add("mlp.shared_routing", Activation("sigmoid"), logit, expr="share = sigmoid(router)")
         shared = rows.add("mlp.shared", Mixture(), down, share, expr="shared = share * down")

@@ -42,7 +42,7 @@ def choices(case: Case) -> Iterator[Hypothesis]:
 
 
 def _smallest(row: Operation[Choice], given: ReferenceInputs, logits: Array) -> Array:
-    return nearest_tie(-logits, row.kind.count).chosen
+    return nearest_tie(-logits, row.kind).chosen
 
 
 def _in_any_order(case: Case, expected: Array) -> Array:
@@ -55,9 +55,9 @@ def _near_tie(case: Case, row: Operation[Choice]) -> Iterator[Hypothesis]:
     """Yield the hypothesis that near ties are decided otherwise at all wrong positions."""
     logits = case.judge.plain.value(row.inputs[0])
     wrong = _wrong_positions(case, len(logits))
-    tie, size = nearest_tie(logits, row.kind.count), np.abs(logits).max(axis=1, keepdims=True)
+    tie, size = nearest_tie(logits, row.kind), np.abs(logits).max(axis=1, keepdims=True)
     own, near = row is case.row, (tie.margin <= NEARLY * size)[:, 0]
-    near = follows(case.found, logits, NEARLY * size) if own else near
+    near = follows(case.found, logits, NEARLY * size, row.kind) if own else near
     if not wrong.size or not near[wrong].all():
         return
     t = wrong[(tie.margin / size)[wrong].argmax()]
