@@ -9,7 +9,7 @@ from functools import cached_property, partial
 from typing import ClassVar, Literal
 
 from ..plans.blocks import Blocks
-from ..plans.kinds import Add
+from ..plans.kinds import Add, Clip
 from ..plans.plan import Plan
 from ..text.frozen import frozen
 from .config import DecoderConfig
@@ -105,7 +105,11 @@ def plan_of(config: DecoderConfig, layout: Layout = LLAMA) -> Plan:
 
 def _attention(rows: Blocks, source: str, config: DecoderConfig, layout: Layout, layer: int) -> str:
     """Add the rows of attention that reads a row, from q, k and v to the output."""
-    q, k, v = rows.queries_keys_values(source, clip=layout.clip)
+    q, k, v = rows.queries_keys_values(source)
+    if clip := layout.clip:
+        expr, kind = f"{{0}} = min(max({{0}}, -{clip:g}), {clip:g})", Clip(-clip, clip)
+        values = zip("qkv", (q, k, v), strict=True)
+        q, k, v = (rows.add(f"attn.{n}_clipped", kind, own, expr=expr.format(n)) for n, own in values)
     if config.qk_norm:
         dim, by_head = None if layout.qk_norm == "rows" else config.head_dim, layout.qk_norm == "each head"
         q, k = rows.norms_of_queries_and_keys(q, k, dim, centred=layout.centred, by_head=by_head)

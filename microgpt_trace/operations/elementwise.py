@@ -233,7 +233,7 @@ def formula(row: Operation, setting: Setting) -> Formula:
     if isinstance(kind, Shift):
         return one_step(sizes, TermOf(inputs), TermOf((ElementAt(kind.bias, (len(sizes) - 1,)),)))
     if isinstance(kind, Activation) and kind.learned:
-        return Formula(sizes, tuple(xielu.steps(kind, inputs[0], xielu.PARTS, inputs[0])))
+        return Formula(sizes, xielu.steps(kind, inputs[0], xielu.PARTS, inputs[0]))
     form = _form(kind)
     of_x = TermOf(inputs, function=form.function)
     if form.gate:
@@ -276,11 +276,10 @@ def gradient_formula(name: str, reader: Operation, setting: Setting) -> Formula:
         return one_step(sizes, TermOf((gradient, ElementAt(other, _same_place(sizes)))))
     if isinstance(kind, Scale):
         return one_step(sizes, TermOf((gradient, _factor(kind))))
-    x = ElementAt(name, _same_place(sizes))
+    x, steps = ElementAt(name, _same_place(sizes)), tuple[StepOf, ...]()
     if isinstance(kind, Activation) and kind.learned:
         steps = xielu.steps(kind, x, xielu.SLOPES)
-    else:
-        steps = [StepOf((TermOf((x,), function=_form(kind).slope),), "slope")]
+    steps = steps or (StepOf((TermOf((x,), function=_form(kind).slope),), "slope"),)
     return Formula(sizes, (*steps, StepOf((TermOf((gradient, ResultOf(len(steps) - 1))),))))
 
 

@@ -17,23 +17,18 @@ from ..formulas.steps import SIGMOID, Function, X
 from ..plans.kinds import Activation
 from ..plans.plan import Operation
 
-NEAR = -1e-6  # exp(x) - 1 is computed at NEAR for x between NEAR and 0
 SOFTPLUS = Function("log(1 + exp(x))", lambda x: np.logaddexp(0, x))
+_BELOW = "(exp(min(x, -1e-06)) - 1 - x)*(1 - (x > 0))"  # exp reads no number between -1e-6 and 0
+_SLOPE = "(exp(min(x, 0))*(-1e-06 > x) - 1)*(1 - (x > 0))"
 PARTS = (  # a and b multiply these functions of x
     Function("max(x, 0)**2", lambda x: np.square(np.maximum(x, 0))),
-    Function(
-        "(exp(min(x, -1e-06)) - 1 - x)*(1 - (x > 0))",
-        lambda x: np.where(x > 0, 0, np.expm1(np.minimum(x, NEAR)) - x),
-        beside=X,
-    ),
+    Function(_BELOW, lambda x: np.where(x > 0, 0, np.expm1(np.minimum(x, -1e-6)) - x), beside=X),
 )
 SLOPES = (
     Function("2*max(x, 0)", lambda x: 2 * np.maximum(x, 0)),
-    Function(
-        "(exp(min(x, 0))*(-1e-06 > x) - 1)*(1 - (x > 0))",
-        lambda x: np.where(x > 0, 0, np.where(x < NEAR, np.expm1(np.minimum(x, 0)), -1)),
-    ),
+    Function(_SLOPE, lambda x: np.where(x > 0, 0, np.where(x < -1e-6, np.expm1(np.minimum(x, 0)), -1))),
 )
+_HALF, _ALONE = Constant("0.5", (0.5,)), (PlaceAlong((), 0),)  # the index of a learned number
 
 
 def mixed(parts: Sequence[Function], x: Array, alpha_p: Array, alpha_n: Array) -> Array:
@@ -54,25 +49,21 @@ def reference(x: Array, alpha_p: Array, alpha_n: Array) -> Array:
     return np.where(x > 0, a * x * x, (b + 0.5) * (np.expm1(np.minimum(x, -1e-6)) - x)) + 0.5 * x
 
 
-def steps(kind: Activation, x: ElementAt, of: Sequence[Function], *rest: ElementAt) -> list[StepOf]:
+def steps(kind: Activation, x: ElementAt, of: Sequence[Function], *rest: ElementAt) -> tuple[StepOf, ...]:
     """Return the steps of a * of[0](x) + b * of[1](x) + 1/2, where 1/2 is multiplied by `rest`."""
-    alpha_p, alpha_n = (ElementAt(name, (PlaceAlong((), 0),)) for name in kind.learned)
-    half = Constant("0.5", (0.5,))
-    return [
-        StepOf((Term((alpha_p,), function=SOFTPLUS),), "a"),
-        StepOf((Term((half,)), Term((alpha_n,), function=SOFTPLUS)), "b"),
-        *(StepOf((Term((x,), function=own),), f"part of {on}") for own, on in zip(of, "ab", strict=True)),
-        StepOf((*(Term((ResultOf(on), ResultOf(on + 2))) for on in (0, 1)), Term((half, *rest))), "slope"),
-    ]
+    a, b = (Term((ElementAt(name, _ALONE),), function=SOFTPLUS) for name in kind.learned)
+    labels = zip(of, ("part above 0", "part below 0"), strict=True)
+    above, below = (StepOf((Term((x,), function=own),), label) for own, label in labels)
+    last = StepOf((*(Term((ResultOf(n), ResultOf(n + 2))) for n in (0, 1)), Term((_HALF, *rest))), "slope")
+    return StepOf((a,), "a"), StepOf((Term((_HALF,)), b), "b"), above, below, last
 
 
 def parameter_formula(name: str, row: Operation, kind: Activation, setting: Setting) -> Formula:
     """Describe the gradient of alpha_p or alpha_n: sigmoid(alpha) times the sum of dy times the part of x."""
     over, part = tuple(map(Over, setting.shapes[row.name])), PARTS[kind.learned.index(name)]
-    at = tuple(range(1, 1 + len(over)))
-    alpha = ElementAt(name, (PlaceAlong((), 0),))
+    at, alpha = tuple(range(1, 1 + len(over))), ElementAt(name, _ALONE)
     steps = (
-        StepOf((Term((ElementAt(row.inputs[0], at),), over, part),), "part", along=over),
+        StepOf((Term((ElementAt(row.inputs[0], at),), over, part),), "part of x", along=over),
         StepOf((Term((ElementAt(row.name, at, "backward"), ResultOf(0)), over),), "sum of dy × part"),
         StepOf((Term((alpha,), function=SIGMOID),), "sigmoid"),
         StepOf((Term((ResultOf(1), ResultOf(2))),)),

@@ -16,7 +16,6 @@ from .kinds import (
     Alibi,
     Cap,
     Choice,
-    Clip,
     Context,
     Experts,
     Kind,
@@ -268,11 +267,8 @@ class Blocks(RowBuilder):
         parameter = f"{matrix} = {weight}" + ".T" * (not chosen) + f", {vector} = {bias}" * biased
         return self.add(name, kind, *inputs, expr=expr, parameter=parameter, parts=parts)
 
-    def queries_keys_values(
-        self, source: str, words: str = "{}_proj", clip: float | None = None
-    ) -> tuple[str, str, str]:
-        """Add the rows of q, k and v, which may differ in the number of heads. No absolute value is larger
-        than `clip`."""
+    def queries_keys_values(self, source: str, words: str = "{}_proj") -> tuple[str, str, str]:
+        """Add the rows of q, k and v, which may differ in the number of heads."""
         heads_of = (("q", self.config.n_head), ("k", self.config.n_kv_head), ("v", self.config.n_kv_head))
         q, k, v = (
             self.product(
@@ -280,13 +276,6 @@ class Blocks(RowBuilder):
             )
             for n, heads in heads_of
         )
-        if clip is not None:
-            q, k, v = (
-                self.add(
-                    f"attn.{n}_clipped", Clip(-clip, clip), own, expr=f"{n} = clip({n}, -{clip:g}, {clip:g})"
-                )
-                for n, own in (("q", q), ("k", k), ("v", v))
-            )
         return q, k, v
 
     def attention(

@@ -22,10 +22,8 @@ class Length(int):
 
 
 def first_key(query: Any, window: int | None) -> Any:
-    """Return the first key in the window of a query, or a number below 0 if the window contains all earlier
-    keys. A window of n > 0 contains the query's position and the n - 1 keys before. In a window of -n, the
-    text is divided into chunks of n positions, and a query sees the keys of its own chunk. None means no
-    window.
+    """Return the first key in the window of a query, which may be below 0. A window of n > 0 has n keys. With
+    a window of -n, the text is divided into chunks of n keys, and a query sees the keys of its own chunk.
 
     >>> first_key(9, 4), first_key(9, -4), first_key(9, None)
     (6, 8, 0)
@@ -36,11 +34,7 @@ def first_key(query: Any, window: int | None) -> Any:
 
 
 def window_words(window: int) -> str:
-    """Return a description of a window.
-
-    >>> window_words(8), window_words(-8)
-    ('window 8', 'chunks of 8')
-    """
+    """Return a description of a window: "window 8", or "chunks of 8" for -8."""
     return f"window {window:,}" if window > 0 else f"chunks of {-window:,}"
 
 
@@ -200,8 +194,7 @@ class Context(Kind):
 
 @frozen(slots=False, eq=False)
 class Alibi(Elementwise):
-    """ALiBi: scores + slope * (key - query), with a slope for each head. The bias of earlier keys is below
-    0."""
+    """ALiBi: scores + slope * (key - query), with a slope for each head."""
 
     slopes: tuple[float, ...]
 
@@ -217,8 +210,8 @@ class PositionScale(Elementwise):
 
 @frozen(slots=False, eq=False)
 class Activation(Elementwise):
-    """A function that is applied to each element: ReLU, SiLU, GELU, GELU by tanh, sigmoid or xIELU. The
-    function xIELU reads two `learned` parameters of one number each."""
+    """A function that is applied to each element: ReLU, SiLU, GELU, GELU by tanh, sigmoid, or xIELU, which
+    has two `learned` numbers."""
 
     function: str
     learned: tuple[str, ...] = ()
