@@ -52,9 +52,10 @@ ARCHITECTURES: Mapping[str, str] = {  # the name in config.json -> the module
     "stablelm": "stablelm",
     "phi": "stablelm",
     "starcoder2": "stablelm",
-    "ministral3": "ministral3",
-    "ernie4_5": "ernie4_5",
-    "hunyuan_v1_dense": "ernie4_5",
+    "ministral3": "llama_siblings",
+    "ernie4_5": "llama_siblings",
+    "hunyuan_v1_dense": "llama_siblings",
+    "apertus": "llama_siblings",
 }
 GGUF_NAMES = {  # names in GGUF files that differ
     "gptneox": "gpt_neox", "gemma3": "gemma3_text", "qwen3moe": "qwen3_moe", "qwen2moe": "qwen2_moe",

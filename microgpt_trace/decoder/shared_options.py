@@ -17,7 +17,7 @@ from .settings import COUNT, FITS, FLAG, OBJECT, POSITIVE, TEXT, WHOLE, Settings
 
 ACTIVATIONS = {  # names in config.json -> functions
     "silu": "SiLU", "swish": "SiLU", "relu": "ReLU", "gelu": "GELU", "gelu_new": "GELU by tanh",
-    "gelu_pytorch_tanh": "GELU by tanh", "gelu_fast": "GELU by tanh",
+    "gelu_pytorch_tanh": "GELU by tanh", "gelu_fast": "GELU by tanh", "xielu": "xIELU",
 }  # fmt: skip
 LONG, SHORT = "rope_factors_long.weight", "rope_factors_short.weight"  # tensors with divisors of longrope
 LAYER_TYPES = ("full_attention", "sliding_attention")
@@ -27,7 +27,8 @@ LLAMA_CPP = "the default of llama.cpp"
 def read_activation(settings: Settings, key: str, default: str) -> str:
     """Return the function of the MLP. `default` is the name in config.json of the default of transformers."""
     name = settings.get_or_default(key, TEXT, default)
-    return ACTIVATIONS[one_of(key, name, ACTIVATIONS)]
+    known = [own for own in ACTIVATIONS if own in (default, *{*ACTIVATIONS} - {"xielu"})]
+    return ACTIVATIONS[one_of(key, name, known)]
 
 
 def read_factors(settings: Settings, *keys: str) -> dict[str, float | None]:

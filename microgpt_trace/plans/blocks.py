@@ -214,7 +214,10 @@ class Blocks(RowBuilder):
         """Add the rows of an MLP without a gate: down(function(up(x)))."""
         act = self.config.activation
         up = self.product("mlp.up", "wup", source, self.config.n_inner, "up = x_n", "up_proj")
-        hidden = self.add("mlp.act", Activation(act), up, expr=f"act = {act}(up)")
+        learned = tuple(map(self.name, ("mlp_alpha_p", "mlp_alpha_n"))) if act == "xIELU" else ()
+        parameter = f"a from {learned[0]}, b from {learned[1]}" if learned else ""
+        kind = Activation(act, learned)
+        hidden = self.add("mlp.act", kind, up, expr=f"act = {act}(up)", parameter=parameter)
         return self.product("mlp.down", "wdown", hidden, self.config.n_embd, "mlp_out = act", "ffn_down")
 
     def mixture(

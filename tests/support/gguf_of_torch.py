@@ -32,9 +32,12 @@ def write_gguf_of(theirs, path, form="", type="F32"):
             getattr(writer, f"add_{key}")(value)
     architecture = gguf.MODEL_ARCH[writer.arch.upper().replace("-", "_")]
     names = gguf.get_tensor_name_map(architecture, config.num_hidden_layers)
-    tensors = {}
+    tensors, learned = {}, dict(theirs.named_parameters())
+    for key in ("alpha_p", "alpha_n"):  # of Apertus
+        if numbers := [learned[name].item() for name in learned if name.endswith(f"act_fn.{key}")]:
+            getattr(writer, f"add_xielu_{key}")(numbers)
     for whole, parameter in of_heads_joined({n: p.detach().numpy() for n, p in theirs.named_parameters()}):
-        for name, rows in experts(kind, whole, parameter).items():
+        for name, rows in experts(kind, whole, parameter).items() if "act_fn" not in whole else ():
             hf_name = name.replace("lm_head", "embed_out") if kind == "gpt_neox" else name
             own = names.get_name(hf_name, try_suffixes=(".weight", ".bias"))
             tensors[own] = in_gguf(kind, name, rows, config)
@@ -136,8 +139,19 @@ def rope_of(config):
 def factors(config):
     """Return the divisors of longrope, which are tensors in GGUF files."""
     rope = rope_of(config)
+    if rope["rope_type"] == "llama3":
+        return {"rope_freqs.weight": llama3_factors(config, rope)}
     kinds = ("long", "short") if rope["rope_type"] == "longrope" else ()
     return {f"rope_factors_{kind}.weight": np.array(rope[f"{kind}_factor"]) for kind in kinds}
+
+
+def llama3_factors(config, rope):
+    """Return the divisors of the frequencies in llama3 scaling."""
+    dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    turns = rope["original_max_position_embeddings"] * rope["rope_theta"] ** (-np.arange(0, dim, 2) / dim)
+    low, high = rope["low_freq_factor"], rope["high_freq_factor"]
+    smooth = np.clip((turns / (2 * np.pi) - low) / (high - low), 0, 1)
+    return 1 / ((1 - smooth) / rope["factor"] + smooth)
 
 
 def latent_fields(config, rope):
@@ -220,6 +234,9 @@ def fields(config):
         values |= {f"rope_scaling_yarn_{own}": rope[own] for own in ("beta_fast", "beta_slow")}
         values |= {"rope_scaling_type": gguf.RopeScalingType.YARN, "rope_scaling_factor": rope["factor"]}
         values |= {"rope_scaling_orig_ctx_len": rope["original_max_position_embeddings"]}
+    if kind == "apertus":
+        values |= {"xielu_beta": [0.5] * config.num_hidden_layers}
+        values |= {"xielu_eps": [-1e-6] * config.num_hidden_layers}
     if kind == "ministral3":
         values |= {"attn_temperature_scale": rope["llama_4_scaling_beta"]}
         values |= {"rope_scaling_yarn_log_mul": rope["mscale_all_dim"]}

@@ -153,6 +153,14 @@ MODELS = {  # type and settings
         "head_dim": 8, "attention_bias": True, "tie_word_embeddings": True,
         "rope_parameters": {"rope_type": "dynamic", "rope_theta": 1e4, "alpha": 50.0, "factor": 1.0},
     }),
+    "apertus": ("apertus", GROUPED | {"rope_parameters": {
+        "rope_type": "llama3", "rope_theta": 100.0, "factor": 8.0, "original_max_position_embeddings": 16,
+        "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+    }}),
+    "apertus_biased": ("apertus", GROUPED | {
+        "attention_bias": True, "tie_word_embeddings": True, "dtype": "float32",
+        "rope_parameters": {"rope_type": "default", "rope_theta": 1e4},
+    }),
 }  # fmt: skip
 EIGHT_EXPERTS = {"num_local_experts": 8, "num_experts_per_tok": 2, "num_hidden_layers": 3}  # of mixtral
 # A GGUF file does not store all settings: the layers without RoPE, without experts or with a window, the
@@ -202,6 +210,8 @@ IN_GGUF = {
     "ernie4_5_biased": {},
     "hunyuan_v1_dense": {},
     "hunyuan_v1_dense_alpha": {},
+    "apertus": {},
+    "apertus_biased": {},
 }  # fmt: skip
 
 
