@@ -56,6 +56,9 @@ ARCHITECTURES: Mapping[str, str] = {  # the name in config.json -> the module
     "ernie4_5": "llama_siblings",
     "hunyuan_v1_dense": "llama_siblings",
     "apertus": "llama_siblings",
+    "bloom": "falcon",
+    "mpt": "falcon",
+    "falcon": "falcon",
 }
 GGUF_NAMES = {  # names in GGUF files that differ
     "gptneox": "gpt_neox", "gemma3": "gemma3_text", "qwen3moe": "qwen3_moe", "qwen2moe": "qwen2_moe",

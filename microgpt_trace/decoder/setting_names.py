@@ -70,11 +70,13 @@ NAMES: dict[str, tuple[str, str]] = {
     "score_factor": ("rope.scaling.yarn_log_multiplier", "rope_scaling.mscale_all_dim"),
     "query_growth": ("attention.temperature_scale", "rope_parameters.llama_4_scaling_beta"),
     "query_period": ("", ""),
+    "parallel_norms": ("", "num_ln_in_parallel_attn new_decoder_architecture"),
+    "attn_clamp": ("attention.clamp_kqv", "attn_config.clip_qkv"),
     "swiglu_limit": ("", "swiglu_limit"),
     "swiglu_alpha": ("", "swiglu_alpha"),
 }  # fmt: skip
 _NAME_OF = {key: name for name, keys in NAMES.items() for key in " ".join(keys).split()} | {
-    "attention.causal": "causal", "attention.clamp_kqv": "attn_clamp", "vocab_size": "vocab_size",
+    "attention.causal": "causal", "vocab_size": "vocab_size",
 }  # fmt: skip
 
 

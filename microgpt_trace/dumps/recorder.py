@@ -206,11 +206,15 @@ class TorchRecording:
             self.inputs["attention_mask"] = whole_numbers(mask)
 
     def _add_unturned(self, turned: str, layer: int, heads: int) -> None:
-        """Append the channels that RoPE does not turn to each head, if the attention rotates only a part."""
+        """Append the channels that RoPE does not turn to each head, if the attention rotates only a part, or
+        drop copies of keys."""
         rows = self._decoder.family.plan.behind(numbered(turned, 0))
         name, *names = (numbered(of_any_layer(row.name), layer) for row in rows)
         part, before = self.arrays[name], next((self.arrays[n] for n in names if n in self.arrays), None)
-        if before is not None and before.shape[-1] > part.shape[-1]:
+        if before is not None and before.shape[-1] < part.shape[-1]:  # a copy of the key for each query
+            copies = part.reshape(*part.shape[:-1], before.shape[-1] * heads // part.shape[-1], -1)
+            self.arrays[name] = copies[..., : part.shape[-1] // heads].reshape(before.shape)
+        elif before is not None and before.shape[-1] > part.shape[-1]:
             rotated, whole = (own.reshape(*own.shape[:-1], heads, -1) for own in (part, before))
             both = [rotated, whole[..., rotated.shape[-1] :]]
             self.arrays[name] = np.concatenate(both, axis=-1).reshape(before.shape)
@@ -273,20 +277,18 @@ class TorchRecording:
         if len(events) == 1:
             yield events[0], tensor
             return
-        heads, config = [1] * len(events), getattr(self._decoder.stack, "config", None)
-        names = self._decoder.family.architecture.names
+        config, names = getattr(self._decoder.stack, "config", None), self._decoder.family.architecture.names
+        widths = [tensor.shape[-1] // len(events)] * len(events)
         if names.widths:
             widths = [getattr(config, names.widths[kind_of(event)]) for event in events]
-            by_head = tensor.unflatten(-1, (-1, sum(widths))).split(widths, -1)
-            yield from zip(events, (part.flatten(-2) for part in by_head), strict=True)
-            return
-        if len(events) == 3:
+        elif len(events) == 3:
             queries = getattr(config, "num_attention_heads", 1)
-            heads = [queries, *[getattr(config, "num_key_value_heads", None) or queries] * 2]
-        width = tensor.shape[-1] // sum(heads)
-        if names.by_head:
-            tensor = tensor.unflatten(-1, (heads[0], len(events), width)).transpose(-3, -2).flatten(-3)
-        yield from zip(events, tensor.split([count * width for count in heads], -1), strict=True)
+            dim = getattr(config, "head_dim", None) or getattr(config, "hidden_size", widths[0]) // queries
+            keys = (tensor.shape[-1] // dim - queries) // 2
+            count = keys if names.by_head else 1
+            widths = [queries // count * dim, *[keys // count * dim] * 2]
+        groups = tensor.unflatten(-1, (-1, sum(widths))).split(widths, -1)
+        yield from zip(events, (part.flatten(-2) for part in groups), strict=True)
 
     def _take_weights(self, output: Any) -> None:
         """Save the attention weights [B, H, T, keys], the second output of eager attention."""

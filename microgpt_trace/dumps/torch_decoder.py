@@ -92,14 +92,14 @@ def _problem(names: ModuleNames, layer: Any) -> str:
         needed = f"{names.layers}.{path}" in names.returned and path not in optional
         if needed and module_at(layer, path) is None:
             return f"expected a module {path}, as in {family}, found none"
-    if hasattr(module_at(layer, names.attention), OTHER_SPLIT):
+    if not names.architecture.names.by_head and hasattr(module_at(layer, names.attention), OTHER_SPLIT):
         return f"the attention does not split q, k and v like {family}"
     parents = dict.fromkeys(path.rpartition(".")[0] for path in names.in_layer)  # "" is the layer itself
     for parent in parents:
         inner = module_at(layer, parent)
         for child, module in ({} if inner is None else inner._modules).items():
             path = f"{parent}.{child}".lstrip(".")
-            expected = module is None or path in {*names.in_layer, *parents}
+            expected = module is None or path in {*names.in_layer, *parents, *names.architecture.modules}
             if not expected and any(True for _ in module.parameters()):
                 return f"the module {path} is not part of {family}"
     return ""

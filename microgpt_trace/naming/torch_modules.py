@@ -115,8 +115,10 @@ class ModuleNames:
         """The events of each module, by path, without modules that only contain other modules or return their
         input."""
         others: dict[Events, str] = {}  # modules inside of modules are listed first
+        optional = {f"{self.layers}.{path}" for path in self.architecture.optional_modules}
+        always = {events for path, events in self.returned.items() if path not in optional}
         for path, own in sorted(self.other.items(), key=lambda item: -len(item[0])):
-            if own[0] not in self.of_parameters:
+            if not any(own[0] in events for events in always):
                 others.setdefault(own, path)
         return {**self.returned, **{path: own for own, path in others.items()}}
 
@@ -180,7 +182,11 @@ class ModuleNames:
     @cached_property
     def attention(self) -> str:
         """The path of the attention in a layer."""
-        return next(path for path, event in self.architecture.modules.items() if event == "attn.out")
+        return next(
+            path
+            for path, event in self.architecture.modules.items()
+            if event in ("attn.out", "attn.residual")
+        )
 
     @cached_property
     def activation(self) -> str:

@@ -39,6 +39,7 @@ def write_gguf_of(theirs, path, form="", type="F32"):
     for whole, parameter in of_heads_joined({n: p.detach().numpy() for n, p in theirs.named_parameters()}):
         for name, rows in experts(kind, whole, parameter).items() if "act_fn" not in whole else ():
             hf_name = name.replace("lm_head", "embed_out") if kind == "gpt_neox" else name
+            hf_name = hf_name.removeprefix("transformer.") if kind == "bloom" else hf_name
             own = names.get_name(hf_name, try_suffixes=(".weight", ".bias"))
             tensors[own] = in_gguf(kind, name, rows, config)
     for name, buffer in theirs.named_buffers():
@@ -91,12 +92,22 @@ def in_gguf(kind, name, rows, config):
     heads = config.num_attention_heads
     if kind.startswith("gemma") and "norm" in name:
         return rows + 1
-    if kind == "gpt_neox" and "query_key_value" in name:
-        return rows.reshape(heads, 3, -1, *rows.shape[1:]).swapaxes(0, 1).reshape(rows.shape)
+    if "query_key_value" in name:
+        keys = heads if kind in ("gpt_neox", "bloom") else kv_heads(config)
+        groups = rows.reshape(keys, heads // keys + 2, -1, *rows.shape[1:])
+        parts = groups[:, :-2], groups[:, -2], groups[:, -1]
+        return np.concatenate([part.reshape(-1, *rows.shape[1:]) for part in parts])
     projection = re.search(r"\.([qk])_proj\.", name)
     if kind in ADJACENT and projection:
         return pair_neighbours(rows, heads if projection[1] == "q" else config.num_key_value_heads)
     return rows
+
+
+def kv_heads(config):
+    """Return the number of key-value heads, which a Falcon calls otherwise."""
+    if config.model_type == "falcon":
+        return config.num_kv_heads if config.new_decoder_architecture else 1
+    return getattr(config, "num_key_value_heads", None)
 
 
 def fused(tensors):
@@ -132,7 +143,7 @@ def single(tensors):
 
 
 def rope_of(config):
-    rope = config.rope_parameters
+    rope = getattr(config, "rope_parameters", {"rope_type": None, "rope_theta": None})
     return rope.get("full_attention", rope)
 
 
@@ -190,10 +201,12 @@ def fields(config):
     keys = ("rms_norm_eps", "layer_norm_eps", "norm_epsilon", "layer_norm_epsilon")
     rms_eps, *layer_eps = (getattr(config, key, None) for key in keys)
     values = {
-        "context_length": config.max_position_embeddings, "embedding_length": config.hidden_size,
-        "block_count": config.num_hidden_layers, "feed_forward_length": config.intermediate_size,
+        "context_length": getattr(config, "max_position_embeddings", 64),
+        "embedding_length": config.hidden_size, "block_count": config.num_hidden_layers,
+        "feed_forward_length": getattr(config, "ffn_hidden_size", None)
+        or getattr(config, "intermediate_size", 4 * config.hidden_size),
         "head_count": config.num_attention_heads,
-        "head_count_kv": getattr(config, "num_key_value_heads", None), "vocab_size": config.vocab_size,
+        "head_count_kv": kv_heads(config), "vocab_size": config.vocab_size,
         "layer_norm_rms_eps": rms_eps, "layer_norm_eps": next(filter(None, layer_eps), None),
         "rope_freq_base": rope["rope_theta"] if kind != "gpt_neox" else None,
         "rope_dimension_count": int(dim * rope.get("partial_rotary_factor", 1)),
@@ -237,6 +250,8 @@ def fields(config):
     if kind == "apertus":
         values |= {"xielu_beta": [0.5] * config.num_hidden_layers}
         values |= {"xielu_eps": [-1e-6] * config.num_hidden_layers}
+    if kind == "mpt":
+        values |= {"max_alibi_bias": 8.0, "clamp_kqv": config.attn_config.clip_qkv}
     if kind == "ministral3":
         values |= {"attn_temperature_scale": rope["llama_4_scaling_beta"]}
         values |= {"rope_scaling_yarn_log_mul": rope["mscale_all_dim"]}

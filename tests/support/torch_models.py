@@ -161,6 +161,21 @@ MODELS = {  # type and settings
         "attention_bias": True, "tie_word_embeddings": True, "dtype": "float32",
         "rope_parameters": {"rope_type": "default", "rope_theta": 1e4},
     }),
+    "bloom": ("bloom", {
+        "vocab_size": 61, "hidden_size": 48, "n_layer": 4, "n_head": 6, "bos_token_id": 1, "eos_token_id": 2,
+    }),
+    "mpt": ("mpt", {
+        "vocab_size": 61, "d_model": 48, "n_layers": 4, "n_heads": 6, "max_seq_len": 64, "bos_token_id": 1,
+        "eos_token_id": 2,
+    }),
+    "mpt_clipped": ("mpt", {
+        "vocab_size": 61, "d_model": 32, "n_layers": 4, "n_heads": 4, "max_seq_len": 64, "bos_token_id": 1,
+        "eos_token_id": 2, "attn_config": {"clip_qkv": 0.9, "softmax_scale": 0.3},
+    }),
+    "falcon": ("falcon", SMALL),
+    "falcon_40b": ("falcon", SMALL | {
+        "new_decoder_architecture": True, "num_kv_heads": 2, "bias": True, "ffn_hidden_size": 40,
+    }),
 }  # fmt: skip
 EIGHT_EXPERTS = {"num_local_experts": 8, "num_experts_per_tok": 2, "num_hidden_layers": 3}  # of mixtral
 # A GGUF file does not store all settings: the layers without RoPE, without experts or with a window, the
@@ -212,6 +227,11 @@ IN_GGUF = {
     "hunyuan_v1_dense_alpha": {},
     "apertus": {},
     "apertus_biased": {},
+    "bloom": {},
+    "mpt": {},
+    "mpt_clipped": {"attn_config": {"clip_qkv": 0.9}},
+    "falcon": {},
+    "falcon_40b": {},
 }  # fmt: skip
 
 
