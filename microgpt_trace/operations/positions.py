@@ -92,6 +92,6 @@ def _element(name: str, row: Row, setting: Setting, phase: Pass = "forward") -> 
 
 
 def _scaled(kind: PositionScale, x: ElementAt, sizes: tuple[int, ...]) -> Formula:
-    text = f"1 + {kind.strength!r}*log(1 + floor((x + {kind.shift})/{kind.period}))"
+    text = f"(1 + {kind.strength!r}*log(1 + floor((x + {kind.shift})/{kind.period})))"
     factor = TermOf((Place(0),), function=Function(text, lambda at: factors(kind, at)))
     return Formula(sizes, (StepOf((factor,), "factor", inside=True), StepOf((TermOf((x, ResultOf(0))),))))

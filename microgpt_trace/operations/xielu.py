@@ -54,7 +54,10 @@ def steps(kind: Activation, x: ElementAt, of: Sequence[Function], *rest: Element
     a, b = (Term((ElementAt(name, _ALONE),), function=SOFTPLUS) for name in kind.learned)
     labels = zip(of, ("part above 0", "part below 0"), strict=True)
     above, below = (StepOf((Term((x,), function=own),), label) for own, label in labels)
-    last = StepOf((*(Term((ResultOf(n), ResultOf(n + 2))) for n in (0, 1)), Term((_HALF, *rest))), "slope")
+    last = StepOf(
+        (*(Term((ResultOf(n), ResultOf(n + 2))) for n in (0, 1)), Term((_HALF, *rest))),
+        "" if rest else "slope",
+    )
     return StepOf((a,), "a"), StepOf((Term((_HALF,)), b), "b"), above, below, last
 
 

@@ -201,7 +201,7 @@ def fields(config):
     keys = ("rms_norm_eps", "layer_norm_eps", "norm_epsilon", "layer_norm_epsilon")
     rms_eps, *layer_eps = (getattr(config, key, None) for key in keys)
     values = {
-        "context_length": getattr(config, "max_position_embeddings", 64),
+        "context_length": getattr(config, "max_position_embeddings", getattr(config, "max_seq_len", 2048)),
         "embedding_length": config.hidden_size, "block_count": config.num_hidden_layers,
         "feed_forward_length": getattr(config, "ffn_hidden_size", None)
         or getattr(config, "intermediate_size", 4 * config.hidden_size),
