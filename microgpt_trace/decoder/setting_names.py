@@ -69,6 +69,10 @@ NAMES: dict[str, tuple[str, str]] = {
     "value_dim": ("attention.value_length_mla", "v_head_dim"),
     "pairs_adjacent": ("", "rope_interleave"),
     "score_factor": ("rope.scaling.yarn_log_multiplier", "rope_scaling.mscale_all_dim"),
+    "query_growth": ("attention.temperature_scale", "rope_parameters.llama_4_scaling_beta"),
+    "query_period": ("", ""),
+    "parallel_norms": ("", "num_ln_in_parallel_attn new_decoder_architecture"),
+    "attn_clamp": ("attention.clamp_kqv", "attn_config.clip_qkv"),
     "swiglu_limit": ("", "swiglu_limit"),
     "swiglu_alpha": ("", "swiglu_alpha"),
     "head_dims": ("attention.key_length_swa", "per_layer_config global_head_dim"),
@@ -81,8 +85,7 @@ NAMES: dict[str, tuple[str, str]] = {
     "layer_input_rows": ("", "vocab_size_per_layer_input"),
 }  # fmt: skip
 _NAME_OF = {key: name for name, keys in NAMES.items() for key in " ".join(keys).split()} | {
-    "attention.causal": "causal", "attention.clamp_kqv": "attn_clamp", "vocab_size": "vocab_size",
-    "granite.logit_scale": "logits_multiplier",
+    "attention.causal": "causal", "vocab_size": "vocab_size", "granite.logit_scale": "logits_multiplier",
 }  # fmt: skip
 
 

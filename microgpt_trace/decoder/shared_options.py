@@ -17,7 +17,7 @@ from .settings import COUNT, FITS, FLAG, OBJECT, POSITIVE, TEXT, WHOLE, Settings
 
 ACTIVATIONS = {  # names in config.json -> functions
     "silu": "SiLU", "swish": "SiLU", "relu": "ReLU", "gelu": "GELU", "gelu_new": "GELU by tanh",
-    "gelu_pytorch_tanh": "GELU by tanh", "gelu_fast": "GELU by tanh",
+    "gelu_pytorch_tanh": "GELU by tanh", "gelu_fast": "GELU by tanh", "xielu": "xIELU",
 }  # fmt: skip
 LONG, SHORT = "rope_factors_long.weight", "rope_factors_short.weight"  # tensors with divisors of longrope
 LAYER_TYPES = ("full_attention", "sliding_attention")
@@ -27,7 +27,8 @@ LLAMA_CPP = "the default of llama.cpp"
 def read_activation(settings: Settings, key: str, default: str) -> str:
     """Return the function of the MLP. `default` is the name in config.json of the default of transformers."""
     name = settings.get_or_default(key, TEXT, default)
-    return ACTIVATIONS[one_of(key, name, ACTIVATIONS)]
+    known = [own for own in ACTIVATIONS if own in (default, *{*ACTIVATIONS} - {"xielu"})]
+    return ACTIVATIONS[one_of(key, name, known)]
 
 
 def usual_options(
@@ -75,11 +76,12 @@ def _even(head_dim: int, share: float) -> int | None:
 
 def read_rope(
     settings: Settings, theta: float = 10000.0, old_key: str = "", partial: bool = False,
-    usual: Mapping[str, Any] = {},
+    usual: Mapping[str, Any] = {}, besides: tuple[str, ...] = (),
 ) -> Rope:  # fmt: skip
     """Build RoPE from the settings `rope_theta` and `rope_scaling`, or their union `rope_parameters`. `theta`
     and the scaling `usual` are the defaults of transformers, and `old_key` is the name of the base in older
-    configs. Unless `partial` is true, RoPE must turn all channels of a head."""
+    configs. Unless `partial` is true, RoPE must turn all channels of a head. The settings `besides` may stand
+    among those of RoPE."""
     old, new = (settings.get(key, OBJECT) for key in ("rope_scaling", "rope_parameters"))
     if old and new and old != new:
         raise InputError("rope_scaling and rope_parameters contradict each other")
@@ -106,7 +108,7 @@ def read_rope(
         if len(scales) == 2 and inner.get("attention_factor", POSITIVE) is None:
             first, second = (yarn_attention_factor(inner.require("factor", POSITIVE), own) for own in scales)
             scaling["attention_factor"] = first / second
-    for key in ("rope_theta", _PARTIAL):
+    for key in ("rope_theta", _PARTIAL, *besides):
         scaling.pop(key, None)
     settings.last = "rope_scaling"
     if _scaling_kind(scaling) == "longrope":

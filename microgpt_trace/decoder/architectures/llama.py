@@ -22,12 +22,15 @@ class LlamaConfig(LayeredConfig):
 Windows = Literal["none", "all", "last"]  # the layers with a window: none, all, or from a given layer on
 
 
-def options(settings: Settings, sizes: Sizes, windows: Windows = "none", qk_norm: bool = False) -> Options:
-    """Read the options of a Llama, or of an architecture with other `windows` or with norms of q and k."""
+def options(
+    settings: Settings, sizes: Sizes, windows: Windows = "none", qk_norm: bool = False, theta: float = 1e4
+) -> Options:
+    """Read the options of a Llama, or of an architecture with other `windows`, with norms of q and k, or with
+    another default of RoPE's base."""
     layers = settings.values.get("windowed_layers")  # set by from_gguf
     if layers is None:
         layers = _windowed_layers(settings, sizes["n_layer"], windows)
-    return {**usual_options(settings, sizes), "qk_norm": qk_norm, **read_window(settings, layers)}
+    return {**usual_options(settings, sizes, theta), "qk_norm": qk_norm, **read_window(settings, layers)}
 
 
 def _windowed_layers(settings: Settings, n_layer: int, windows: Windows) -> tuple[int, ...]:
