@@ -11,6 +11,7 @@ Mathematical Framework for Transformer Circuits", 2021). Sums are float64.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -21,7 +22,8 @@ from ..models.language_model import LanguageModel
 from ..notebook import in_notebook
 from ..operations import norm
 from ..operations.pass_state import PassState
-from ..plans.kinds import Linear, Norm, Rotation, Scores
+from ..plans.kinds import Add, Elementwise, Linear, Norm, Rotation, Scores
+from ..plans.plan import Operation, Plan
 from ..plans.rope import turn
 from ..rounding.invariants import OF_SUMS
 from ..text.frozen import frozen
@@ -73,19 +75,22 @@ def score_by_writer(
     inputs, plan = model.read(text, tokens), model.plan
     target = find_element(model, element, plan.shapes(len(inputs.tokens)))
     row = plan[target.name]
-    if not isinstance(row.kind, Scores) or len(model.hooks):
+    names = row.inputs if isinstance(row.kind, Add) else (row.name,)  # latent attention adds scores
+    rows: list[Operation[Any]] = [plan[name] for name in names]
+    if not all(isinstance(own.kind, Scores) for own in rows) or len(model.hooks):
         expected = "an attention score, such as layer0.attn.scores[0,3,2], in a run without hooks"
         raise InputError(f"{element}: expected {expected}")
-    ways = ((*plan.behind(n), *way_to(plan, plan[plan.source(n)].inputs[0])) for n in row.inputs)
-    names = [row.name, *{name for way in ways for each in way for name in (each.name, *each.inputs)}]
-    run = trace(model, text, tokens=tokens, names=names, values=names)
-    (head, *places), dim = target.index, row.kind.head_dim
+    chains = [_rows_behind(plan, name) for own in rows for name in own.inputs]
+    ways = ((*chain, *way_to(plan, chain[-1].inputs[0])) for chain in chains)
+    kept = [row.name, *{name for way in ways for each in way for name in (each.name, *each.inputs)}]
+    run = trace(model, text, tokens=tokens, names=kept, values=kept)
+    head, *places = target.index
     queries, keys = (
-        _vectors(model, run, name, place, slice(own * dim, (own + 1) * dim))
-        for name, place, own in zip(row.inputs, places, (head, row.kind.group[head]), strict=True)
+        _joined([_vectors(model, run, own, which, head, place) for own in rows])
+        for which, place in enumerate(places)
     )
     q, k = (np.concatenate(list(vectors.values())) for vectors in (queries, keys))
-    parts = q @ k.T * row.kind.scale  # [writers of the query, writers of the key]
+    parts = q @ k.T * rows[0].kind.scale  # [writers of the query, writers of the key]
     score, total = float(run[row.name][target.index]), float(parts.sum())
     off, tolerance = float(abs(total - score) / (np.abs(parts).sum() or 1.0)), OF_SUMS[model.dtype]
     check = Check("score", "the parts sum to the score", off <= tolerance, off, tolerance)
@@ -98,17 +103,44 @@ def score_by_writer(
     )  # fmt: skip
 
 
-def _vectors(model: LanguageModel, run: Trace, name: str, place: int, columns: slice) -> dict[str, Array]:
-    """Return what each writer adds to a head's query or key: [1, D] by the name of the writer"""
+def _rows_behind(plan: Plan, name: str) -> list[Operation]:
+    """Return the rows from a query or key back to the product that reads the stream, or its norm."""
+    rows = list(plan.behind(name))
+    while isinstance(plan[plan.source(rows[-1].inputs[0])].kind, Linear):  # of a latent vector
+        rows += plan.behind(rows[-1].inputs[0])
+    return rows
+
+
+def _joined(vectors: Sequence[dict[str, Array]]) -> dict[str, Array]:
+    """Return what each writer adds to the vectors of several products, side by side."""
+    none = [np.zeros_like(next(iter(own.values()))) for own in vectors]
+    writers = dict.fromkeys(name for own in vectors for name in own)
+    return {
+        name: np.concatenate([own.get(name, zero) for own, zero in zip(vectors, none, strict=True)], axis=1)
+        for name in writers
+    }
+
+
+def _vectors(
+    model: LanguageModel, run: Trace, scores: Operation[Any], which: int, head: int, place: int
+) -> dict[str, Array]:
+    """Return what each writer adds to the query (`which` is 0) or the key of a head: [1, D] by the name of
+    the writer"""
+    name, dim = scores.inputs[which], scores.kind.head_dim
+    own = scores.kind.group[head] if which else head
+    columns = slice(own * dim, (own + 1) * dim)
     along = np.eye(run[name].shape[1])[None, columns]  # [1, D, W] the gradients of the head's columns
     parts = dict[str, Array]()
-    for row in model.plan.behind(name):  # RoPE, the norm of heads, and the product
+    for row in _rows_behind(model.plan, name):  # RoPE, the norm of heads, and the product
         if isinstance(row.kind, Rotation):
             cos, sin = PassState(model, np.zeros(len(run[name]))).turns(row.kind)
             along = turn(along[0], (cos[[place]], -sin[[place]]), row.kind.head_dim, row.kind.pairs)[None]
         elif isinstance(row.kind, Norm):
             gain = None if row.kind.gain is None else model.parameter(row.kind.gain)
             along = norm.frozen(row.kind, along, run[row.inputs[0]][[place]], gain)
+        elif isinstance(row.kind, Elementwise):
+            x, y = run[row.inputs[0]][[place]], run[row.name][[place]]
+            along = along * np.divide(y, x, out=np.zeros_like(x), where=x != 0)
         elif isinstance(row.kind, Linear):
             if row.bias is not None:
                 parts[row.bias] = along @ model.parameter(row.bias)

@@ -96,7 +96,7 @@ def _architecture(value: Any, metadata: Mapping[str, Any]) -> str:
         count = metadata.get(key)
         if isinstance(value, str) and key.startswith(f"{value}.") and is_count(count) and count:
             value = f"{value} with {words}"
-    if value == "deepseek2" and not _by_sigmoid(metadata):
+    if isinstance(value, str) and value == "deepseek2" and not _by_sigmoid(metadata):
         value = "deepseek2 with softmax"
     own = GGUF_NAMES.get(value, value) if isinstance(value, str) else ""
     if own in ARCHITECTURES and value not in GGUF_NAMES.values():
@@ -114,7 +114,8 @@ def _by_sigmoid(metadata: Mapping[str, Any]) -> bool:
     gating, depth, size = (
         metadata.get(f"deepseek2.{key}") for key in ("expert_gating_func", "block_count", "vocab_size")
     )
-    return gating == 2 if gating else bool(depth in (47, 48) and size == 154_880)
+    flash = is_count(depth) and depth in (47, 48) and is_count(size) and size == 154_880
+    return gating == 2 if is_count(gating) and gating else flash
 
 
 def _vocabulary(path: Path, metadata: Mapping[str, Any], rows: int) -> Vocabulary | None:

@@ -92,6 +92,6 @@ def test_the_arrays_of_a_mixture_are_told_apart():
     names = ("router", "mixture", "gate", "share", "product", "shared", "both")
     own = {name: said[f"layer1.mlp.{name}"] for name in names}
     assert len({*own.values()}) == len(names)
-    assert own["router"] == "One score for each of 5 experts: how well the expert fits each letter."
+    assert own["router"] == "One score for each of 6 experts: how well the expert fits each letter."
     assert "share between 0 and 100 %" in own["share"]
     assert [name for name, words in own.items() if "chosen" in words] == ["mixture", "both"]

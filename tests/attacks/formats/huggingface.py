@@ -43,7 +43,7 @@ CONFIGS = {
         ("expected true or false, found 'false'", {"tie_word_embeddings": "false"}),
         ("'dynamic' is not supported; supported: default", rope_5(10.0, "dynamic", factor=2.0)),
         ("RoPE scaling 'linear': cannot use factor None", rope_5(10.0, "linear")),
-        ("cannot use mscale 0.7", yarn(mscale=0.7)),
+        ("mscale: expected a positive number", yarn(mscale="0.7")),
         ("attention_factor '1'", yarn(attention_factor="1")),
         ("cannot use truncate 'no'", yarn(truncate="no")),
         ("partial_rotary_factor 0.5 is not supported: RoPE must", {"partial_rotary_factor": 0.5}),
