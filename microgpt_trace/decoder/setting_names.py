@@ -85,7 +85,8 @@ NAMES: dict[str, tuple[str, str]] = {
     "layer_input_rows": ("", "vocab_size_per_layer_input"),
 }  # fmt: skip
 _NAME_OF = {key: name for name, keys in NAMES.items() for key in " ".join(keys).split()} | {
-    "attention.causal": "causal", "vocab_size": "vocab_size", "granite.logit_scale": "logits_multiplier",
+    "attention.causal": "causal", "vocab_size": "vocab_size",
+    "granite.logit_scale": "logits_multiplier", "llama.logit_scale": "logits_multiplier",
 }  # fmt: skip
 
 
