@@ -9,7 +9,7 @@ import numpy as np
 from ..arrays.rounding import to_bf16
 from ..arrays.stats import Array, median
 from ..hooks.event import TraceEvent
-from ..operations.choice import numbers
+from ..operations.choice import numbers, within_groups
 from ..plans.kinds import Choice
 from ..plans.plan import Plan
 from ..text.frozen import frozen
@@ -70,6 +70,7 @@ class ExpertMeter:
     for a model without experts."""
 
     def __init__(self, plan: Plan) -> None:
+        self._kinds = {row.name: row.kind for row in plan.of_kind(Choice)}
         self._logits_of = {row.name: row.inputs[0] for row in plan.of_kind(Choice)}
         self._logits: dict[str, Array] = {}
         self.names = [*self._logits_of, *self._logits_of.values()]
@@ -80,19 +81,20 @@ class ExpertMeter:
             self._logits[event.name] = value.copy()
             return
         logits = self._logits.pop(self._logits_of[event.name])
-        self.choices.append(choices_of(event, logits, value))
+        self.choices.append(choices_of(event, logits, value, self._kinds[event.name]))
 
 
-def choices_of(event: TraceEvent, logits: Array, chosen: Array) -> ExpertChoices:
-    """Measure the choices of an event: [T, E], [T, k]"""
+def choices_of(event: TraceEvent, logits: Array, chosen: Array, kind: Choice) -> ExpertChoices:
+    """Measure the choices of an event, among the experts of the groups that are used: [T, E], [T, k]"""
+    allowed = logits.shape[1] // kind.groups * kind.groups_used
     ids = numbers(chosen, logits.shape[1])
     load = np.bincount(ids.ravel(), minlength=logits.shape[1])
     assert event.layer is not None  # a choice of experts belongs to a layer
-    margin, other = margins(logits, ids)
+    margin, other = margins(within_groups(logits, kind), ids)
     at = int(margin.argmin())
     closest = ClosestChoice(at, int(ids[at, -1]), int(other[at]), float(margin[at]))
-    tied = int(np.count_nonzero(margins(to_bf16(logits), ids)[0] == 0))
-    is_choice = ids.shape[1] < logits.shape[1]
+    tied = int(np.count_nonzero(margins(to_bf16(within_groups(logits, kind)), ids)[0] == 0))
+    is_choice = ids.shape[1] < allowed
     return ExpertChoices(
         event.layer, event.name, len(ids), ids.shape[1], tuple(load.tolist()),
         median(margin) if is_choice else None, closest if is_choice else None,

@@ -1,7 +1,7 @@
 """Measure which experts a corpus uses.
 
-The probabilities of a router are the softmax of its logits over all experts. Rows with a logit that is not
-finite are left out. Entropies are in bits.
+The probabilities of a router are the softmax of its logits over all experts, or its scores divided by their
+sum. Rows with a logit that is not finite are left out. Entropies are in bits.
 """
 
 from __future__ import annotations
@@ -12,7 +12,9 @@ import numpy as np
 
 from ..arrays.logits import softmax
 from ..arrays.stats import NOT_FINITE, Array
+from ..decoder.catalogue import kind_named
 from ..operations.choice import numbers
+from ..plans.kinds import Activation
 from .expert_choices import entropy
 from .meter import Meter
 from .tallies import Counts, Sums, named
@@ -28,8 +30,8 @@ class RouterTallies:
 
 
 class RouterMeter(Meter):
-    """A meter of the choices of experts. `routers` maps each event of logits to the event of the chosen
-    experts, and `experts` has the number of experts of each event of logits."""
+    """A meter of the choices of experts. `routers` maps each event of logits or scores to the event of the
+    chosen experts, and `experts` has the number of experts of each event of logits."""
 
     def __init__(self, routers: Mapping[str, str], experts: Mapping[str, int]) -> None:
         self._logits_of = {chosen: logits for logits, chosen in routers.items()}
@@ -43,9 +45,13 @@ class RouterMeter(Meter):
         if name in self._own:
             self._logits[name] = value
             return
-        own, logits = self._own[self._logits_of[name]], self._logits.pop(self._logits_of[name])
+        source = self._logits_of[name]
+        own, logits = self._own[source], self._logits.pop(source)
         fine = np.isfinite(logits.sum(axis=1, dtype=np.float64))
-        shares = np.where(fine[:, None], softmax(logits.astype(np.float64)), 0)
+        wide = logits.astype(np.float64)
+        by_sum = isinstance(kind_named(source), Activation)
+        probabilities = wide / wide.sum(axis=1, keepdims=True) if by_sum else softmax(wide)
+        shares = np.where(fine[:, None], probabilities, 0)
         own.routing.add(shares)
         own.routing_entropy.add(entropy(shares))
         ids = numbers(value[fine], logits.shape[1])

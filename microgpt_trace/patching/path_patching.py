@@ -71,8 +71,9 @@ class PathPoint(NamedTuple):
 def receivers_in(model: LanguageModel) -> dict[str, Receiver]:
     """Return all receivers of a model by name, in order of computation."""
     plan, found = model.plan, dict[str, Receiver]()
-    for scores, context in zip(plan.of_kind(Scores), plan.of_kind(Context), strict=True):
-        inputs = (*scores.inputs, context.inputs[1])
+    for context in plan.of_kind(Context):
+        scores = [row for row in plan.of_kind(Scores) if row.layer == context.layer]
+        inputs = (*(name for row in scores for name in row.inputs), context.inputs[1])
         for name in inputs:
             source, whole = plan.source(name), Receiver(context.name, frozenset(inputs) - {name})
             found[source] = whole

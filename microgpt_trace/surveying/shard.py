@@ -27,7 +27,7 @@ from ..measuring.streams import StreamMeter
 from ..measuring.tallies import Counts
 from ..models.language_model import LanguageModel
 from ..models.packs import ReadText, passes
-from ..plans.kinds import Choice, Linear, Softmax
+from ..plans.kinds import Choice, Linear, Routing, Softmax
 from ..plans.plan import Plan, over_tokens
 from .options import SurveyOptions
 from .state import CUT, READ, Measured, SurveyOrder, Unfit, add_unfit
@@ -98,7 +98,7 @@ def _meters(model: LanguageModel, order: SurveyOrder) -> list[Meter]:
     causal = {name for name in order.events if plan[name].causal}
     channels = {name: shapes[name][0 if name in causal else -1] for name in order.events}
     windows = {row.name: row.kind.window for row in plan.of_kind(Softmax) if row.name in order.events}
-    choices = ((row.inputs[0], row.name) for row in plan.of_kind(Choice))
+    choices = (row.inputs for row in plan.of_kind(Routing))
     routers = {logits: chosen for logits, chosen in choices if logits in order.events}
     return meters_of(
         order, channels, windows, routers, plan.streams, model.config.vocab_size, model.corpus_parts, causal

@@ -16,6 +16,7 @@ from support.tiny_models import TOKENS
 
 from microgpt_trace import Intervention, load, trace
 from microgpt_trace.measuring.expert_choices import ExpertMeter, choices_of
+from microgpt_trace.plans.kinds import Choice
 from microgpt_trace.render.trace.events import experts_sections
 
 IDS = ",".join(map(str, TOKENS))
@@ -74,7 +75,7 @@ CHOICES = [[1, 2], [0, 3], [3, 2], [0, 2]]
 def by_hand(count):
     event = SimpleNamespace(layer=5, name="layer5.mlp.chosen")
     chosen = [[*own, *(e for e in range(4) if e not in own)][:count] for own in CHOICES]
-    return choices_of(event, np.array(LOGITS, np.float32), np.array(chosen, np.float32))
+    return choices_of(event, np.array(LOGITS, np.float32), np.array(chosen, np.float32), Choice(count))
 
 
 def test_choices_worked_by_hand():
@@ -96,7 +97,8 @@ def test_a_choice_of_all_experts_has_no_margin():
 
 def test_a_nan_makes_the_margin_nan():
     logits = np.array([[0, 1, 2, 3], [0, np.nan, 2, 3]], np.float32)
-    own = choices_of(SimpleNamespace(layer=0, name="chosen"), logits, np.array([[3, 2], [3, 2]], np.float32))
+    chosen = np.array([[3, 2], [3, 2]], np.float32)
+    own = choices_of(SimpleNamespace(layer=0, name="chosen"), logits, chosen, Choice(2))
     print(own)
     assert (own.closest.position, own.closest.other, own.tied_in_bf16) == (1, 1, 0)
     assert math.isnan(own.closest.margin)
