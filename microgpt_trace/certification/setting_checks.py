@@ -172,7 +172,11 @@ def _shown(value: Any) -> str:
     """Return a value as in a sentence."""
     if value is None or value == ():
         return "none"
-    if isinstance(value, tuple) and all(isinstance(own, int) for own in value):
+    if (
+        isinstance(value, tuple)
+        and all(isinstance(own, int) for own in value)
+        and [*value] == sorted({*value})
+    ):
         return f"layers {ranges(value)}"
     if isinstance(value, tuple):
         return ", ".join(map(_shown, value[:8])) + ", ..." * (len(value) > 8)

@@ -135,7 +135,8 @@ class _TextRun:
             tap, kept = ValuesTap(SILENT, self._group_of), self.done.run.tap
             assert isinstance(kept, ValuesTap)
             streams = kept.used | {head_input(self.model): self.done.final}
-            tap.used = {name: streams[name] for name in rows[0].inputs}
+            read = {name for row in rows for name in row.inputs}.difference(row.name for row in rows)
+            tap.used = {name: streams[name] for name in read}
             compute(rows, dict(tap.used), PassState(self.model, self.tokens, tap=tap))
             self._last = rows, tap.used
         return self._last[1]

@@ -35,6 +35,7 @@ BY_HEAD = (
     "attn_wkv_b",
 )  # the rows of all parts of a head follow each other in every file
 _EXPERT = re.compile(r"\.(0|[1-9][0-9]{0,3})\.")
+_IN_TEXT_PART = re.compile(r"(model\.)?language_model\.(model\.)?")
 GGUF_QKV = "attn_qkv"  # a GGUF file of any architecture may have q, k and v in one matrix
 
 
@@ -93,7 +94,7 @@ class FileNames:
     def our_name(self, name: str) -> str | None:
         """Return our name for a tensor of a file, or None if the architecture lacks such a parameter. The
         name of a tensor of expert 5 ends with #5."""
-        name = name.removeprefix(self.outer)
+        name = text_name(name).removeprefix(self.outer)
         layered = re.fullmatch(rf"(blk|{re.escape(self.blocks)})\.(0|[1-9][0-9]{{0,3}})\.(.+)", name)
         if layered is None:
             ours = self.ours.get(name)
@@ -121,6 +122,17 @@ class FileNames:
         index = number[1] if number else "0"
         blocks = rf"^(blk|{re.escape(self.blocks)})\."
         return [re.sub(blocks, rf"\1.{index}.", pattern) for pattern in self.ours]
+
+
+def text_name(name: str) -> str:
+    """Return the name that a tensor has in a file of the text part alone.
+
+    >>> text_name("model.language_model.norm.weight"), text_name("language_model.lm_head.weight")
+    ('model.norm.weight', 'lm_head.weight')
+    """
+    part = _IN_TEXT_PART.match(name)
+    rest = name[part.end() :] if part else name
+    return rest if part is None or rest.startswith("lm_head.") else f"model.{rest}"
 
 
 def bias_name(own: str) -> str | None:
@@ -153,6 +165,8 @@ class Architecture:
       for the layer number.
     - Every file contains the biases in `biases`. If the config sets a flag of `flagged_biases`, the file also
       contains the biases of this flag. `flags` contains flags that are true by default.
+    - GGUF metadata may have a value for each layer under the keys in `by_layer`; the value of layer 0 counts
+      as the size of the model.
     """
 
     config: type[DecoderConfig]
@@ -175,3 +189,4 @@ class Architecture:
     gains_less_one: bool = False
     gguf_eps: str = "attention.layer_norm_rms_epsilon"
     permuted: bool = False
+    by_layer: tuple[str, ...] = ()

@@ -54,13 +54,14 @@ ARCHITECTURES: Mapping[str, str] = {  # the name in config.json -> the module
     "stablelm": "layer_norms",
     "phi": "layer_norms",
     "starcoder2": "layer_norms",
+    "gemma4_text": "gemma4",
 }
 GGUF_NAMES = {  # names in GGUF files that differ
     "gptneox": "gpt_neox", "gemma3": "gemma3_text", "qwen3moe": "qwen3_moe", "qwen2moe": "qwen2_moe",
     "gpt-oss": "gpt_oss", "llama with experts": "mixtral", "olmo2 with windows": "olmo3",
     "command-r": "cohere", "phi2": "phi",
     "deepseek2": "deepseek_v3", "deepseek2 with softmax": "deepseek_v2", "glm4moe": "glm4_moe",
-    "minimax-m2": "minimax_m2",
+    "minimax-m2": "minimax_m2", "gemma4": "gemma4_text",
 }  # fmt: skip
 
 

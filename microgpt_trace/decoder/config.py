@@ -66,8 +66,8 @@ class DecoderConfig(Dimensions):
         if self.n_head % self.n_kv_head:
             text = f"n_head {self.n_head}: expected a multiple of n_kv_head {self.n_kv_head}"
             raise InputError(text, "n_head")
-        channels = self.rotary_dim or self.head_dim
-        if self.rope is not None and (channels % 2 or channels > self.head_dim):
+        channels = self.rotary_dim or self.full_head_dim
+        if self.rope is not None and (channels % 2 or channels > self.full_head_dim):
             raise InputError(f"head_dim: RoPE needs an even number, found {channels}", "head_dim")
         factors, pairs = self.rope.factors if self.rope else (), channels // 2
         pairs *= 2 if self.rope and self.rope.kind == "longrope" else 1  # of short and of long texts
@@ -76,6 +76,16 @@ class DecoderConfig(Dimensions):
             raise InputError(text, "rope_factors")
         if self.window is not None:
             check_whole_number("window", self.window)
+
+    @property
+    def full_head_dim(self) -> int:
+        """The width of a head in layers without a window."""
+        return self.head_dim
+
+    @property
+    def unused(self) -> tuple[str, ...]:
+        """The names of parameters that a file may have, although no row reads them."""
+        return ()
 
     @property
     def plan(self) -> Plan:

@@ -28,8 +28,8 @@ from ..models.language_model import TraceInput
 from ..models.packs import UNKNOWN, ReadText
 from ..notebook import in_notebook
 from ..plans.event_words import steps_of
-from ..plans.kinds import Rotation
-from ..plans.plan import Plan
+from ..plans.kinds import Activation, Experts, Rotation, Scores
+from ..plans.plan import Plan, layer_of
 from ..text.brief import one_line
 from ..text.frozen import frozen
 from ..text.printable import quoted, shown_token
@@ -214,9 +214,25 @@ def _differences_of_layers(plan: Plan) -> dict[str, Any]:
             }
             for (rope, channels), rows in by_kind.items()
         ]
+    sizes = grouped(range(len(plan.layers)), lambda layer: _sizes(plan, layer))
+    if len(sizes) > 1:
+        names = ("head_width", "key_value_heads", "inner", "keys_of")
+        differences["sizes"] = [
+            {**dict(zip(names, own, strict=True)), "layers": layers} for own, layers in sizes.items()
+        ]
     if len({tuple(type(row.kind) for row in rows) for rows in plan.layers}) > 1:
         differences["layers_differ"] = True
     return differences
+
+
+def _sizes(plan: Plan, layer: int) -> tuple[int, int, int | None, int | None]:
+    """Return the width of a head, the number of key-value heads, the inner width of the MLP unless the model
+    has experts, and the earlier layer whose keys and values the layer reads."""
+    scores = next(row for row in plan.of_kind(Scores) if row.layer == layer)
+    gate = next(row.inputs[0] for row in plan.layers[layer] if isinstance(row.kind, Activation))
+    inner = None if plan.of_kind(Experts) else plan.open_shapes[gate][1]
+    source = layer_of(scores.inputs[1])
+    return scores.kind.head_dim, max(scores.kind.group) + 1, inner, None if source == layer else source
 
 
 def prepare(

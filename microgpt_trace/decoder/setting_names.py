@@ -51,7 +51,7 @@ NAMES: dict[str, tuple[str, str]] = {
     "logits_multiplier": ("logit_scale", "logits_scaling"),
     "parallel": ("use_parallel_residual", "use_parallel_residual"),
     "experts": ("expert_count", "num_local_experts num_experts n_routed_experts"),
-    "experts_used": ("expert_used_count", "num_experts_per_tok"),
+    "experts_used": ("expert_used_count", "num_experts_per_tok top_k_experts"),
     "expert_inner": ("expert_feed_forward_length", "moe_intermediate_size"),
     "shared_inner": ("expert_shared_feed_forward_length expert_shared_count",
                      "shared_expert_intermediate_size n_shared_experts"),
@@ -70,6 +70,14 @@ NAMES: dict[str, tuple[str, str]] = {
     "score_factor": ("rope.scaling.yarn_log_multiplier", "rope_scaling.mscale_all_dim"),
     "swiglu_limit": ("", "swiglu_limit"),
     "swiglu_alpha": ("", "swiglu_alpha"),
+    "head_dims": ("attention.key_length_swa", "per_layer_config global_head_dim"),
+    "kv_heads": ("", "num_global_key_value_heads"),
+    "layer_scales": ("", ""),
+    "shared_layers": ("attention.shared_kv_layers", "num_kv_shared_layers"),
+    "wide_shared_layers": ("", "use_double_wide_mlp"),
+    "keys_as_values": ("", "attention_k_eq_v"),
+    "layer_input": ("embedding_length_per_layer_input", "hidden_size_per_layer_input"),
+    "layer_input_rows": ("", "vocab_size_per_layer_input"),
 }  # fmt: skip
 _NAME_OF = {key: name for name, keys in NAMES.items() for key in " ".join(keys).split()} | {
     "attention.causal": "causal", "attention.clamp_kqv": "attn_clamp", "vocab_size": "vocab_size",

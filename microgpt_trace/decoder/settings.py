@@ -58,6 +58,7 @@ class Settings:
     def __init__(self, values: Mapping[str, Any], problems: Problems | None = None, prefix: str = "") -> None:
         self.values, self.problems, self.prefix = values, problems or Problems(), prefix
         self.notes, self.used, self.last = self.problems.assumed, set[str](), ""
+        self.by_layer: tuple[str, ...] = ()  # the keys whose values may differ from layer to layer
 
     def reading(self, read: Callable[[], T]) -> T:
         """Return the result of `read`, which reads these settings. An error is a problem of the setting that
@@ -83,7 +84,7 @@ class Settings:
         """Return a setting, or None if missing. Raises InputError if layers have different values."""
         value = self.raw(key)
         if isinstance(value, np.ndarray):
-            if not 0 < value.size <= MAX_LAYERS or (value != value[0]).any():
+            if not 0 < value.size <= MAX_LAYERS or (key not in self.by_layer and (value != value[0]).any()):
                 raise InputError(f"{self.prefix}{key} differs from layer to layer")
             value = value[0].item()
         check_value(self.prefix + key, value, kind)

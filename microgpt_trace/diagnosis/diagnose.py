@@ -42,6 +42,7 @@ from .faults import (
     rank_faults,
     rope_faults,
     schedule_faults,
+    sharing_faults,
     weight_faults,
     wrong_values,
 )
@@ -62,7 +63,8 @@ STAGES: tuple[tuple[Generator, ...], ...] = (
         expert_faults.choices, expert_faults.shares, expert_faults.orders, expert_faults.router_orders,
         wrong_values.numbers, norm_faults.norms, norm_faults.numbers, norm_faults.skipped_norms,
         norm_faults.other_streams, elementwise_faults.activations, elementwise_faults.gates,
-        elementwise_faults.sums, weight_faults.matrices,
+        elementwise_faults.sums, sharing_faults.keys_and_values, sharing_faults.parts,
+        sharing_faults.scaled_streams, weight_faults.matrices,
     ),
     (weight_faults.quants, weight_faults.layers),
     (

@@ -19,12 +19,12 @@ from ..errors import InputError
 from ..files import pass_files
 from ..naming.engine_names import RETURNED_SECOND, ROUTED, ROUTER, TURNED
 from ..naming.torch_modules import numbered, of_any_layer
-from ..plans.plan import kind_of
 from .stored_arrays import write_arrays
 from .torch_decoder import TorchDecoder, check_dropout, expected_events, find_decoder, home_of, module_at
 from .torch_inputs import adapters_of, cached_tokens, check_comparable, describe, mask_of, whole_numbers
 
 ROTARY = "apply_rotary_pos_emb"  # the function that rotates q and k, in the Python module of the attention
+MEDIA = ("pixel_values", "pixel_values_videos", "input_features")
 _NOWHERE = "attn.scores, attn.head*, probs, loss: no module returns these values"
 
 
@@ -144,18 +144,20 @@ class TorchRecording:
             hooks.callback(module.register_forward_hook(lambda module, args, output: take(output)).remove)
 
         decoder, family = self._decoder, self._decoder.family
-        before(decoder.stack, self._note_mask)
-        reads(getattr(decoder.stack, family.embedding[0]), self._note_tokens)
+        for module in filter(None, (decoder.whole, decoder.stack)):
+            before(module, self._note_mask)
+        reads(getattr(decoder.stack, decoder.embedding[0]), self._note_tokens)
         if family.positions:
             reads(getattr(decoder.stack, family.positions), self._note_positions)
-        for name in family.embedding:
-            module = getattr(decoder.stack, name)
+        for name in decoder.embedding:
+            module, event = getattr(decoder.stack, name), family.outside[name]
             # newer versions of Gemma's embedding multiply; an adapter has the embedding as base_layer
             scales = hasattr(getattr(module, "base_layer", module), "embed_scale")
-            returns(module, partial(self._take, "embed.scaled" if scales else family.outside[name]))
+            event = "embed.scaled" if scales and event == "embed.tok" else event
+            returns(module, partial(self._take, event))
         for value in family.recorded:
             take = partial(self._take_output, value.events, value.path in family.architecture.heads_first)
-            for module in self._distinct(value.path):
+            for module in self._distinct(value.path, value.needs):
                 (reads if value.of_input else returns)(module, take)
         for index, layer in enumerate(decoder.layers):
             before(layer, partial(self._enter_layer, index))
@@ -169,10 +171,10 @@ class TorchRecording:
             returns(decoder.whole, self._take_final_logits)
         self._wrap_rotary(hooks)
 
-    def _distinct(self, path: str) -> list[Any]:
+    def _distinct(self, path: str, needs: Sequence[str] = ()) -> list[Any]:
         """Return the modules at a path in all layers. List a shared module only once."""
         decoder = self._decoder
-        modules = [module_at(layer, path) for layer in decoder.layers if decoder.has(layer, path)]
+        modules = [module_at(layer, path) for layer in decoder.layers if decoder.has(layer, path, needs)]
         return list({id(module): module for module in modules}.values())
 
     def _wrap_rotary(self, hooks: ExitStack) -> None:
@@ -190,7 +192,9 @@ class TorchRecording:
             rotated = rotary(*args, **kwargs)
             if self._layer is not None:  # the layer is None if another model of this class runs
                 heads = kwargs.get("unsqueeze_dim", 1)  # 1 for [1, H, T, D], 2 for [1, T, H, D]
-                for name, tensor in zip(TURNED, rotated, strict=True):
+                turned = rotated if isinstance(rotated, tuple) else (rotated,)  # of q, then of k
+                names = [name for name in TURNED if numbered(name, self._layer) not in self.arrays]
+                for name, tensor in zip(names, turned, strict=False):
                     rows = tensor.transpose(1, 2) if heads == 1 else tensor
                     self._take(numbered(name, self._layer), rows)
                     self._add_unturned(name, self._layer, rows.shape[2])
@@ -202,7 +206,9 @@ class TorchRecording:
         self._start()
         self.notes = adapters_of(self._decoder.whole or self._decoder.stack)
         mask = mask_of(module, args, kwargs)
-        if mask is not None:
+        if media := [name for name in MEDIA if kwargs.get(name) is not None]:
+            raise InputError(f"record() expected a text without images and sound, found {media[0]}")
+        if mask is not None and not isinstance(mask, dict):  # a model of images has a mask for each window
             self.inputs["attention_mask"] = whole_numbers(mask)
 
     def _add_unturned(self, turned: str, layer: int, heads: int) -> None:
@@ -274,12 +280,8 @@ class TorchRecording:
             yield events[0], tensor
             return
         heads, config = [1] * len(events), getattr(self._decoder.stack, "config", None)
-        names = self._decoder.family.architecture.names
-        if names.widths:
-            widths = [getattr(config, names.widths[kind_of(event)]) for event in events]
-            by_head = tensor.unflatten(-1, (-1, sum(widths))).split(widths, -1)
-            yield from zip(events, (part.flatten(-2) for part in by_head), strict=True)
-            return
+        if (names := self._decoder.family.architecture.names).widths:
+            return (yield from self._decoder.of_each_head(events, tensor, config))
         if len(events) == 3:
             queries = getattr(config, "num_attention_heads", 1)
             heads = [queries, *[getattr(config, "num_key_value_heads", None) or queries] * 2]
@@ -325,7 +327,9 @@ class TorchRecording:
         if tensor.ndim == 2 and len(tensor) == texts * length:  # mixtures compute all texts side by side
             tensor = tensor.reshape(texts, length, -1)
         if tensor.shape[:2] not in ((texts, length), (1, length)):  # positions can be the same for all texts
-            raise InputError(f"{name}: expected shape ({texts}, {length}, ...), found {tuple(tensor.shape)}")
+            hint = " (if layers skip rows of the prompt, set model.config.output_hidden_states = True)"
+            expected = f"expected shape ({texts}, {length}, ...), found {tuple(tensor.shape)}"
+            raise InputError(f"{name}: {expected}" + hint * (tensor.shape[1:2] < (length,)))
         self._keep(name, _values(tensor).reshape(len(tensor), length, -1))
 
     def _keep(self, name: str, array: Array) -> None:

@@ -6,13 +6,14 @@ This file does not import torch.
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import chain
 from typing import Any
 
 from ..decoder.catalogue import families
 from ..errors import InputError
 from ..naming.torch_modules import HEADS, ModuleNames, modules_of, numbered
+from ..plans.plan import kind_of
 from ..text.frozen import frozen
 
 OTHER_SPLIT = "multi_query"  # an attribute of attentions that split the fused product in an unsupported way
@@ -26,18 +27,32 @@ class TorchDecoder:
     stack: Any  # the module with the embedding, layers and norm
     layers: Sequence[Any]
     head: Any  # None for a model without a head
-    whole: Any  # the module with the stack and the head, or None if the stack is the whole model
+    whole: Any  # the module with the head, or else the stack's parent; None if the stack is the whole model
 
     @property
     def last_event(self) -> str:
         """The event of the last norm, which the stack computes last."""
         return self.family.outside[self.family.norm]
 
-    def has(self, layer: Any, path: str) -> bool:
-        """Return True if a layer has the module at a path, and the module inside that computes first."""
+    @property
+    def embedding(self) -> list[str]:
+        """The modules before layer 0 that the model has. The first module reads the tokens."""
+        return [name for name in self.family.embedding if name in self.stack._modules]
+
+    def of_each_head(self, events: Sequence[str], tensor: Any, config: Any) -> Iterator[tuple[str, Any]]:
+        """Yield each event of a fused product, and its part. The channels of the product are all parts of the
+        first head, then of the next head. `config` has the widths of the parts in a head."""
+        keys = self.family.architecture.names.widths
+        widths = [getattr(config, keys[kind_of(event)]) for event in events]
+        parts = tensor.unflatten(-1, (-1, sum(widths))).split(widths, -1)
+        yield from zip(events, (part.flatten(-2) for part in parts), strict=True)
+
+    def has(self, layer: Any, path: str, needs: Sequence[str] = ()) -> bool:
+        """Return True if a layer has the module at a path, the module inside that computes first, and the
+        modules that it `needs`."""
         outer = f"{self.family.layers}."
         first = self.family.first_in(outer + path).removeprefix(outer) if path else ""
-        return all(module_at(layer, own) is not None for own in (path, first))
+        return all(module_at(layer, own) is not None for own in (path, first, *needs))
 
 
 def find_decoder(model: Any) -> TorchDecoder:
@@ -66,8 +81,9 @@ def find_decoder(model: Any) -> TorchDecoder:
         raise InputError(f"{kind} has {len(stacks)} decoders ({', '.join(stacks)}): record one of them")
     ((name, fitting),) = stacks.items()
     family, layers = _fitting(modules[name], name, fitting)
-    whole = modules[name.rpartition(".")[0]] if name else None
-    head = None if whole is None else next(filter(None, map(whole._modules.get, HEADS)), None)
+    around = [modules[name[:at]] for at in range(len(name)) if not at or name[at] == "."][::-1]
+    heads = [(head, whole) for whole in around for own in HEADS if (head := whole._modules.get(own))]
+    head, whole = next(iter(heads), (None, next(iter(around), None)))
     return TorchDecoder(family, modules[name], layers, head, whole)
 
 
@@ -108,9 +124,9 @@ def _problem(names: ModuleNames, layer: Any) -> str:
 def expected_events(decoder: TorchDecoder) -> list[str]:
     """Return the events that a complete forward pass computes, in the order of the modules."""
     family = decoder.family
-    expected = [family.outside[name] for name in family.embedding]
+    expected = [family.outside[name] for name in decoder.embedding]
     for i, layer in enumerate(decoder.layers):
-        taken = [value.events for value in family.recorded if decoder.has(layer, value.path)]
+        taken = [value.events for value in family.recorded if decoder.has(layer, value.path, value.needs)]
         expected += [numbered(event, i) for event in chain(*taken)]
     return [*expected, decoder.last_event]
 

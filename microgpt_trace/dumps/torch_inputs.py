@@ -21,12 +21,12 @@ def whole_numbers(tensor: Any) -> Array:
 
 
 def mask_of(stack: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
-    """Return the attention mask [B, S] in the arguments of the stack, or None. Raises InputError for other
-    masks."""
+    """Return the attention mask [B, S] in the arguments of the stack, or None, or a dict of prepared masks.
+    Raises InputError for other masks."""
     names = list(inspect.signature(stack.forward).parameters)
     place = names.index("attention_mask") if "attention_mask" in names else 1
     mask = kwargs.get("attention_mask", args[place] if len(args) > place else None)
-    if mask is not None and getattr(mask, "ndim", None) != 2:
+    if mask is not None and not isinstance(mask, dict) and getattr(mask, "ndim", None) != 2:
         found = f"shape {tuple(mask.shape)}" if hasattr(mask, "shape") else f"a {type(mask).__name__}"
         raise InputError(f"attention_mask: expected None, or a mask of shape (B, S), found {found}")
     return mask

@@ -12,10 +12,12 @@ from .bus import SILENT, Tap
 
 
 class Edit(NamedTuple):
-    """A change of one event. `change` maps the computed value [T, W] or [H, T, T] to a new value."""
+    """A change of one event. `change` maps the computed value [T, W] or [H, T, T] to a new value. `also` are
+    changes of later events of the same run."""
 
     name: str
     change: Callable[[Array], Array]
+    also: tuple[Edit, ...] = ()
 
 
 def editing(*edits: Edit) -> EditTap:

@@ -57,7 +57,7 @@ def keeping_tap(plan: Plan, length: int, tap: Tap) -> ValuesTap:
     """Return a tap that keeps values of a text of this length for a backward pass: the residual stream, and
     other values as long as they fit. Products with weights come first, because they take longest to
     recompute."""
-    shapes, kept = plan.shapes(length), {*plan.streams, *plan.residuals}
+    shapes, kept = plan.shapes(length), {*plan.streams, *plan.residuals, *plan.lasting}
     rows = [row for rows in plan.layers for row in rows if not row.extra]
     needed = dict.fromkeys(name for row in rows for name in values_for_backward(row, ()))
     products = {name for name in needed if isinstance(plan[plan.source(name)].kind, Linear | Experts)}

@@ -49,6 +49,7 @@ def logits_of_edits(
             for i in range(at, depth):
                 if i == following:
                     stream, at = batch.stream[: len(tokens)].copy(), i
+                    unedited.lasting.update(batch.lasting())
                 batch.advance(i)
                 done += 1
                 report(done, total)
@@ -91,14 +92,22 @@ class Growing:
         joining = sum(_joins(edit.name, model.plan) == layer for edit in self._edits[n - 1 :])
         if joining:
             n += joining
-            self._run = PassState(model, np.tile(self._unedited.tokens, n), n, self._tap(range(n)))
+            tokens, lasting = np.tile(self._unedited.tokens, n), self._run.lasting.copy()
+            self._run = PassState(model, tokens, n, self._tap(range(n)), lasting=lasting)
         return joining
 
     def _copy(self, joining: int) -> None:
-        """Append `joining` copies of the unedited residual stream."""
+        """Append `joining` copies of the unedited residual stream, and of the values for later layers."""
         if joining:
-            copies = np.tile(self.stream[: len(self._unedited.tokens)], (joining, 1))
+            length, lasting = len(self._unedited.tokens), self._run.lasting
+            copied = {name: np.tile(value[:length], (joining, 1)) for name, value in lasting.items()}
+            lasting |= {name: np.concatenate([lasting[name], own]) for name, own in copied.items()}
+            copies = np.tile(self.stream[:length], (joining, 1))
             self.stream = np.concatenate([self.stream, copies])
+
+    def lasting(self) -> dict[str, Array]:
+        """Return the unedited values for later layers."""
+        return {name: value[: len(self._unedited.tokens)] for name, value in self._run.lasting.items()}
 
     def _tap(self, sequences: range) -> EditTap:
         """Return a tap that applies the edits of `sequences`. Sequence 0 is unedited."""
@@ -106,7 +115,8 @@ class Growing:
         for number in sequences:
             if number:
                 edit = self._edits[number - 1]
-                edits.setdefault(edit.name, []).append((number - sequences.start, edit))
+                for own in (edit, *edit.also):
+                    edits.setdefault(own.name, []).append((number - sequences.start, own))
         return EditTap(edits, len(sequences))
 
     def logits(self, rows: Sequence[int]) -> Iterator[Array]:

@@ -54,13 +54,16 @@ def pass_forward(run: PassState) -> Array:
 
 def before_forward(run: PassState) -> Array:
     """Compute the residual stream before the first layer: [N, C]"""
-    return run_rows(run.model.plan.before, {}, run)
+    values: dict[str, Array] = {}
+    compute(run.model.plan.before, values, run)
+    return values[run.model.plan.streams[0]]
 
 
 def layer_forward(x: Array, index: int, run: PassState) -> Array:
     """Run a layer on the residual stream: [N, C] -> [N, C]"""
     plan = run.model.plan
-    return run_rows(plan.layers[index], {plan.streams[index]: x}, run)
+    borrowed = {name: run.lasting[name] for name in plan.borrowed[index]}
+    return run_rows(plan.layers[index], {plan.streams[index]: x, **borrowed}, run)
 
 
 def final_forward(model: LanguageModel, x: Array, tap: Tap = SILENT) -> Array:
@@ -140,7 +143,8 @@ def _compute_together(rows: Sequence[Operation], values: dict[str, Array], run: 
     If a hook replaces a part of a row, such as a head's output, the difference is added to the row's value.
     """
     ahead: dict[str, Array] = {}  # values of rows that were computed early, because a hook replaced a part
-    emit, wants, tasks = run.tap.emit, run.tap.wants, run.model.plan.tasks
+    emit, wants, plan = run.tap.emit, run.tap.wants, run.model.plan
+    tasks, lasting = plan.tasks, plan.lasting
     for row in rows:
         read, total, done = tasks[row.name]
         if read or wants(row.name):
@@ -152,6 +156,8 @@ def _compute_together(rows: Sequence[Operation], values: dict[str, Array], run: 
                 ahead[total.name] = ahead[total.name] + (value - computed)
             if read:
                 values[row.name] = value
+            if row.name in lasting:
+                run.lasting[row.name] = value
             del computed, value
         for name in done:
             values.pop(name, None)

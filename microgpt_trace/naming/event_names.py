@@ -130,7 +130,7 @@ def is_event(name: str) -> bool:
 
 def _without_wrapping(words: list[str]) -> list[str]:
     """Remove wrappers such as "base" from the start of a module's path, and "output" from its end."""
-    while words[:1] in (["base"], ["model"], ["module"]):
+    while words[:1] in (["base"], ["model"], ["module"], ["language"]):
         words = words[1:]
     if words[-2:-1] in (["output"], ["out"]) and words[-1] == "0":  # index 0 is the first output of a module
         words = words[:-1]
@@ -219,6 +219,8 @@ def _module_names(architecture: str) -> Iterator[tuple[str, Meaning]]:
         yield spelled(path), Meaning(events, second=events[0] in modules.of_parameters)
     heads = tuple(row.name for row in modules.plan.head)
     for path, events in modules.returned.items():
+        if path in modules.other:  # an embedding that multiplies its rows
+            continue
         if len(heads) > 1 and events == heads[:1]:  # some models neither scale nor cap the logits
             yield spelled(path), Meaning(events, candidates=(heads[0], heads[-1]))
             continue

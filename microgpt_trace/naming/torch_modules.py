@@ -30,6 +30,7 @@ class ModuleValue(NamedTuple):
     path: str  # of the module
     events: Events
     of_input: bool = False
+    needs: Events = ()  # the modules whose outputs an input is computed from
 
 
 @frozen(slots=False, eq=False)
@@ -89,12 +90,17 @@ class ModuleNames:
             inner = self.first_in(path)
             row = self._rows[self._every[inner][0]]
             if isinstance(row.kind, Mixture):  # a module of experts
-                result[path] = self._input(self.plan.of_kind(Experts)[0].inputs[0], True)
+                result[path] = self._input(self._outermost_experts.inputs[0], True)
             elif inner in self.other and (events[0] in self.of_parameters or len(row.inputs) > 1):
                 result[path] = events[0]  # a dropout reads the event that it returns
             elif len(row.inputs) == 1:
                 result[path] = self._input(row.inputs[0], row.layer is not None)
         return result
+
+    @property
+    def _outermost_experts(self) -> Operation:
+        """The first row of experts that all read the same row."""
+        return next(row for row in self.plan.of_kind(Experts) if not row.kind.beside)
 
     @cached_property
     def _every(self) -> Mapping[str, Events]:
@@ -161,8 +167,9 @@ class ModuleNames:
 
     @property
     def stack(self) -> tuple[str, ...]:
-        """The names of the children of the stack."""
-        return (*self.embedding, self.blocks, self.norm)
+        """The names of the children of the stack that every model has."""
+        optional = self.architecture.optional_modules
+        return (*(name for name in self.embedding if name not in optional), self.blocks, self.norm)
 
     @cached_property
     def recorded(self) -> tuple[ModuleValue, ...]:
@@ -177,9 +184,15 @@ class ModuleNames:
                 read.setdefault(event, path)
         return (
             *(ModuleValue(path, events) for path, events in self.in_layer.items()),
-            *(ModuleValue(path, (event,), of_input=True) for event, path in read.items()),
+            *(ModuleValue(path, (event,), True, self._behind(event)) for event, path in read.items()),
             ModuleValue("", layer),
         )
+
+    def _behind(self, event: str) -> Events:
+        """Return the paths of the modules in a layer that return the inputs of an event."""
+        row = self._rows.get(event)
+        inputs = set(map(of_any_layer, row.inputs)) if row else set()
+        return tuple(path for path, events in self.in_layer.items() if inputs & {*events})
 
     @cached_property
     def attention(self) -> str:

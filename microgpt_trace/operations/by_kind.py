@@ -29,6 +29,7 @@ ARITHMETIC: dict[type[Kind], str] = {
     kinds.Multiply: "elementwise",
     kinds.Add: "elementwise",
     kinds.Scale: "elementwise",
+    kinds.Channels: "channels",
     kinds.Cap: "elementwise",
     kinds.Clip: "elementwise",
     kinds.Shift: "elementwise",
@@ -61,7 +62,7 @@ def values_for_backward(row: Operation, wanted: Collection[str]) -> list[str]:
     """Return the events whose values are needed for the gradients of a row's inputs, and of those of its
     parameters that are `wanted`."""
     kind = row.kind
-    if isinstance(kind, kinds.Add | kinds.Scale | kinds.Shift | kinds.Rotation):
+    if isinstance(kind, kinds.Add | kinds.Scale | kinds.Shift | kinds.Rotation | kinds.Channels):
         return []
     if isinstance(kind, kinds.Linear) and not (row.parts or kind.columns or {*kind.names} & {*wanted}):
         return []

@@ -31,7 +31,7 @@ def forward(row: Operation[Context], run: PassState, weights: Array, v: Array) -
     values = in_heads(v, run.n, kind.head_dim)
     group = run.keys_of_heads(kind.group, len(values) // run.n)
     if run.cache is not None:
-        values = run.cache.extend(row.name, values)
+        values = run.cache.extend(row.inputs[1], values)
     window = window_of(run.model.plan, row)
 
     def of(block: QueryBlock) -> Array:

@@ -32,13 +32,13 @@ class Gradients(NamedTuple):
 
 @dataclass
 class KVCache:
-    """The KV cache of one sequence. `rows` stores keys by the name of the scores, and values by the name of
-    the context."""
+    """The KV cache of one sequence. `rows` stores keys and values by the names of their events, which several
+    layers may read."""
 
     capacity: int  # positions
     length: int = 0  # the number of positions whose pass is complete
     text_length: int = 0  # in longrope, the length of the text if more positions follow
-    rows: dict[str, Array] = field(default_factory=dict)  # the name of the row -> [G, capacity, D]
+    rows: dict[str, Array] = field(default_factory=dict)  # the name of the event -> [G, capacity, D]
 
     def extend(self, name: str, new: Array) -> Array:
         """Append keys or values [G, T, D] of new positions. Return the array [G, S, D] of all positions.
@@ -82,6 +82,7 @@ class PassState:
     wanted: frozenset[str] = frozenset()  # the parameters whose gradients are requested
     groups: Sequence[tuple[slice, PassState]] = ()
     block: QueryBlock | None = None  # the only queries whose attention is computed, or None for all queries
+    lasting: dict[str, Array] = field(default_factory=dict)  # values for later layers; shared with copies
     _once: dict[Hashable, Any] = field(default_factory=dict)  # results of `once`, shared with copies
     _last: tuple[str, Array] | None = None  # name and value of the last requested matrix
 

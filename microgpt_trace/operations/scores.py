@@ -34,7 +34,7 @@ def forward(row: Operation[Scores], run: PassState, q: Array, k: Array) -> Array
     queries, keys = (in_heads(x, run.n, kind.head_dim) for x in (q, k))
     group = run.keys_of_heads(kind.group, len(keys) // run.n)
     if run.cache is not None:
-        keys = run.cache.extend(row.name, keys)
+        keys = run.cache.extend(row.inputs[1], keys)
     blocks = run.blocks(len(kind.group))
     parts = (  # the keys before the end of a block, and the later keys if all scores are requested
         (block.rows, part, scores_forward(

@@ -21,7 +21,7 @@ from ..arrays.threads import one_blas_thread
 from ..errors import InputError
 from ..hooks.edits import Edit
 from ..models.language_model import LanguageModel, TraceInput
-from ..plans.plan import over_tokens
+from ..plans.plan import Plan, over_tokens
 from ..progress import Report, unreported
 from ..rounding.invariants import OF_SUMS
 from ..selection.token_names import blank_notes, token_argument, token_label, token_of
@@ -241,8 +241,10 @@ def _patched(
 ) -> tuple[list[float], Check]:  # fmt: skip
     """Return the logit difference of the corrupted run under each edit, and the check that patching
     everything restores the clean run. An edit that is None changes nothing and is not run."""
-    whole = point_of(model.plan, model.plan.streams[0], WHOLE)  # for the check of patching everything
-    changing = [Edit(whole.spot.name, whole.change(clean[whole.spot.name])), *filter(None, edits)]
+    first, *others = (  # the check patches everything that layers read of the embeddings
+        Edit(name, point_of(model.plan, name, WHOLE).change(clean[name])) for name in _entering(model.plan)
+    )
+    changing = [first._replace(also=tuple(others)), *filter(None, edits)]
     differences = {
         number: measure.contrast.difference(edited[0])
         for number, edited in model.edited_logits(corrupt, changing, [measure.contrast.position], report)
@@ -254,6 +256,11 @@ def _patched(
     return found, Check("embedding", CLAIM, deviation <= tolerance, deviation, tolerance)
 
 
+def _entering(plan: Plan) -> list[str]:
+    """Return the events before the first layer that layers read."""
+    return [plan.streams[0], *(row.name for row in plan.before if row.name in plan.lasting)]
+
+
 def _noise(logits: Array) -> float:
     """Return how far rounding may move a logit."""
     return OF_SUMS[str(logits.dtype)] * float(np.abs(logits[np.isfinite(logits)]).max(initial=0))
@@ -263,8 +270,8 @@ def _recorded(
     model: LanguageModel, inputs: TraceInput, events: Set[str], row: int
 ) -> tuple[Array, dict[str, Array]]:
     """Run without hooks, and return the logits [V] at position `row`, and the values of the events and of the
-    residual stream before layer 0."""
-    names = sorted({model.plan.streams[0], *events})
+    embeddings that layers read."""
+    names = sorted({*_entering(model.plan), *events})
     collector, bus = Collector(names), model.hooks.alone()
     tap = bus.begin(after=[bus.subscription(collector, *names)]).tap("forward")
     rows = range(len(inputs.tokens)) if any(map(over_tokens, names)) else [row]

@@ -268,9 +268,9 @@ class Blocks(RowBuilder):
     def attention(
         self, q: str, k: str, v: str, scale: float | None = None,
         window: int | None = None, cap: float | None = None, overview: bool = False,
-        words: Sequence[str] = (" [attn]", "o_proj"), sinks: bool = False,
+        words: Sequence[str] = (" [attn]", "o_proj"), sinks: bool = False, of_keys: str = "",
     ) -> str:  # fmt: skip
-        """Add the rows of attention, starting with the scores.
+        """Add the rows of attention, starting with the scores. `of_keys` describes keys of another layer.
 
         By default, `scale` is 1/sqrt(head_dim), a query sees all earlier positions, and the scores have no
         cap. With `sinks`, each head has a score without a key.
@@ -279,9 +279,11 @@ class Blocks(RowBuilder):
         group = tuple(h * keys // queries for h in range(queries))  # the key-value head of each query head
         usual = 1 / math.sqrt(dim)
         scale = usual if scale is None else scale
-        by = f"/ sqrt({dim})" if scale == usual else f"* {scale:.6g}"
-        scores = self.add("attn.scores", Scores(dim, group, scale), q, k, expr=f"scores = q @ k.T {by}")
+        by = f" / sqrt({dim})" if scale == usual else f" * {scale:.6g}" * (scale != 1)
+        expr = f"scores = q @ k.T{by}{of_keys}"
+        scores = self.add("attn.scores", Scores(dim, group, scale), q, k, expr=expr)
         scores = self.capped("attn.capped", scores, cap, "scores")
+        words = (of_keys + words[0], words[1])
         return self.weighted_values(scores, v, dim, group, window, overview, words, sinks)
 
     def weighted_values(

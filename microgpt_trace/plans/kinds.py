@@ -201,6 +201,20 @@ class Scale(Elementwise):
 
 
 @frozen(slots=False, eq=False)
+class Channels(Kind):
+    """The `width` channels of x from channel `first` on."""
+
+    first: int
+    width: int
+
+    def shape(self, inputs: Sequence[Shape], length: int) -> Shape:
+        return (length, self.width)
+
+    def reads(self, channel: int) -> bool:
+        return self.first <= channel < self.first + self.width
+
+
+@frozen(slots=False, eq=False)
 class Cap(Elementwise):
     """y = limit * tanh(x / limit), element by element. Every element of y lies between -limit and limit."""
 

@@ -7,10 +7,9 @@ layer3.attn.q.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, ValuesView
 from functools import cached_property
-from itertools import takewhile
+from itertools import chain, takewhile
 from operator import attrgetter, itemgetter
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
@@ -20,6 +19,11 @@ from ..grouping import grouped
 from ..hooks.event import EventSpec
 from ..text.brief import one_line
 from ..text.frozen import frozen
+from .event_parts import kind_of as kind_of
+from .event_parts import layer_of as layer_of
+from .event_parts import over_tokens as over_tokens
+from .event_parts import prefix_of as prefix_of
+from .event_parts import stage_of as stage_of
 from .kinds import (
     Add,
     Choice,
@@ -39,7 +43,6 @@ from .kinds import (
 )
 
 NOTHING: Mapping[str, Any] = MappingProxyType({})
-_LAYER = re.compile(r"layer([0-9]+)\.")
 Change = Callable[["Operation"], "Operation"]
 K = TypeVar("K", bound=Kind)
 if TYPE_CHECKING:  # typing.TypeVar accepts `default` only since Python 3.13
@@ -156,9 +159,10 @@ class Plan(Mapping[str, Operation]):
         result: dict[str, Task] = {}
         for rows in (self.before, *self.layers, self.final, self.head):
             last = {name: at for at, row in enumerate(rows) for name in row.inputs}
+            last |= {self.streams[0] if rows is self.before else row.name: len(rows) for row in rows[-1:]}
             for at, row in enumerate(rows):
                 done = tuple(name for name in dict.fromkeys(row.inputs) if last[name] == at)
-                read = row.name in last or row is rows[-1]
+                read = row.name in last or row.name in self.lasting
                 result[row.name] = Task(read, self.sums_of.get(row.name), done)
         return result
 
@@ -166,6 +170,19 @@ class Plan(Mapping[str, Operation]):
     def streams(self) -> tuple[str, ...]:
         """The events of the residual stream: the input of each layer, then the output of the last layer."""
         return (*(rows[0].inputs[0] for rows in self.layers), self.after[0].inputs[0])
+
+    @cached_property
+    def borrowed(self) -> tuple[frozenset[str], ...]:
+        """For each layer, the events before the layer that it reads, besides the residual stream."""
+        return tuple(
+            frozenset(chain(*(row.inputs for row in rows))) - {stream, *(row.name for row in rows)}
+            for rows, stream in zip(self.layers, self.streams, strict=False)
+        )
+
+    @cached_property
+    def lasting(self) -> frozenset[str]:
+        """The events, besides the residual stream, that later layers read."""
+        return frozenset(chain(*self.borrowed))
 
     @cached_property
     def residuals(self) -> Mapping[str, tuple[str, str]]:
@@ -315,35 +332,3 @@ def _place(row: Operation, name: str) -> int:
     if row.layer is None:
         return 0
     return 2 if name == row.bias else int(isinstance(row.kind, Norm) and row.kind.head_dim is not None)
-
-
-def kind_of(name: str) -> str:
-    """Return a name without its layer and without the number of its head: layer3.attn.q -> attn.q"""
-    kind = name.partition(".")[2] if name.startswith("layer") else name
-    return "attn.head" if kind.startswith("attn.head") else kind
-
-
-def layer_of(name: str) -> int | None:
-    """Return the layer in a name: 3 for layer3.attn.q, None for logits."""
-    match = _LAYER.match(name)
-    return int(match[1]) if match else None
-
-
-def prefix_of(name: str) -> str:
-    """Return the prefix that names the layer, such as "layer3." for layer3.attn.q, or "" for logits."""
-    layer = layer_of(name)
-    return "" if layer is None else f"layer{layer}."
-
-
-def over_tokens(name: str) -> bool:
-    """Return True if an event has a number for each token: the logits, also before a factor or a cap
-    (logits.raw), and the probabilities. A run may compute these events at only some positions."""
-    return name.partition(".")[0] in ("logits", "probs")
-
-
-def stage_of(name: str) -> str:
-    """Return the stage of an event or a parameter. The name may begin with a layer."""
-    kind = kind_of(name)
-    if kind.startswith(("attn", "mlp")):
-        return "attention" if kind.startswith("attn") else "mlp"
-    return "embedding" if kind.startswith("embed") or kind in ("wte", "wpe") else "head"

@@ -16,6 +16,7 @@ from ..errors import InputError
 from ..text.frozen import frozen
 from .config_checks import check_positive, check_whole_number
 
+STILL = 1e30  # the divisor of the frequency of a pair that does not turn, as in GGUF files
 ROPE_KINDS = ("default", "linear", "llama3", "yarn", "longrope")
 
 

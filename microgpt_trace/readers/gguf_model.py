@@ -15,7 +15,7 @@ from ..decoder.catalogue import ARCHITECTURES, GGUF_NAMES, architecture_named
 from ..decoder.config import DecoderConfig
 from ..decoder.decoder import Decoder
 from ..decoder.problems import Problems
-from ..decoder.settings import POSITIVE, WHOLE, Settings
+from ..decoder.settings import COUNT, POSITIVE, WHOLE, Settings
 from ..decoder.shared_options import LONG, ROPE_FACTORS, SHORT
 from ..errors import FileFormatError, InputError, naming
 from ..text.brief import brief
@@ -24,11 +24,13 @@ from ..vocabulary.metadata import from_gguf
 from .decoder_config import check_overrides, decoder_config, overridden, unsupported
 from .gguf import Strings, read_gguf_header
 from .model_file import checked_decoder, checked_depth, our_tensors, rope_factors
+from .text_part import TextPart, further_layers
 
 if TYPE_CHECKING:
     from ..vocabulary.tokens import Vocabulary
 
 FACTORS = "rope_freqs.weight"  # the divisors of llama3 scaling
+FURTHER = "nextn_predict_layers"  # the last blocks, which predict further tokens
 MAX_MERGES = 16  # the largest number of merges per token; Llama 3 has two
 
 
@@ -49,10 +51,15 @@ def read_gguf(path: Path, overrides: Mapping[str, Any] = {}, problems: Problems 
             name = next(own for own, module in ARCHITECTURES.items() if module == ARCHITECTURES[name])
             architecture = architecture_named(name)
         factors = {name: stored.pop(name) for name in (FACTORS, LONG, SHORT) if name in stored}
-        problems.tensors = our_tensors(path, stored.values(), architecture.names, problems)
+        keys = Settings(header.metadata, problems, prefix)
+        keys.by_layer = architecture.by_layer
+        further = further_layers(keys.raw("block_count"), keys.raw(FURTHER), included=True)
+        part = TextPart(architecture.names, further)
+        own = [tensor for tensor in stored.values() if part.has(tensor.name)]
+        problems.tensors = our_tensors(path, own, architecture.names, problems)
+        problems.assumed += part.notes
         problems.load_vocabulary = partial(_vocabulary, path, header.metadata, _rows(problems))
         problems.format, problems.metadata = f"GGUF v{header.version}", header.metadata
-        keys = Settings(header.metadata, problems, prefix)
         config = _config(name, architecture, keys, factors, overrides)
     shapes = config.shapes()
     for name, own in problems.tensors.items():
@@ -201,8 +208,9 @@ def _sizes(architecture: Architecture, keys: Settings, vocab_size: int) -> dict[
     width, n_head = keys.require("embedding_length", WHOLE), keys.require("attention.head_count", WHOLE)
     head_dim = keys.get("attention.key_length", WHOLE) or width // n_head
     return {
-        "n_layer": keys.require("block_count", WHOLE), "n_embd": width, "n_head": n_head,
-        "head_dim": head_dim, "n_kv_head": keys.get("attention.head_count_kv", WHOLE) or n_head,
+        "n_layer": keys.require("block_count", WHOLE) - (keys.get(FURTHER, COUNT) or 0),
+        "n_embd": width, "n_head": n_head, "head_dim": head_dim,
+        "n_kv_head": keys.get("attention.head_count_kv", WHOLE) or n_head,
         "n_inner": keys.require("feed_forward_length", WHOLE), "vocab_size": vocab_size,
         "context_length": keys.require("context_length", WHOLE),
         "norm_eps": keys.require(architecture.gguf_eps, POSITIVE),

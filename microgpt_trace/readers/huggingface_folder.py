@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -23,6 +23,7 @@ from ..vocabulary.huggingface import convertible, from_huggingface
 from .decoder_config import check_overrides, decoder_config, overridden, unsupported
 from .model_file import checked_decoder, our_tensors
 from .safetensors import read_safetensors
+from .text_part import TextPart, further_layers, text_settings
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 INDEX = WEIGHTS + ".index.json"
@@ -42,15 +43,20 @@ def read_huggingface(
     metadata = read_json(folder / CONFIG)
     with naming(folder / CONFIG, FileFormatError):
         name = problems.architecture(lambda: _architecture(metadata))
-    architecture = architecture_named(name)
+    architecture, values = architecture_named(name), text_settings(metadata)
     files, shards = _files(folder)
     if path != folder and path.name not in (CONFIG, INDEX, *files):
         raise FileFormatError(f"{path}: the model does not use this file; give the folder or {files[0]}")
     tokenizer = convertible(folder)
     notes, names = problems.assumed, architecture.names
     notes += [f"expected a tokenizer.json, found {tokenizer}: tokens are shown as numbers"] * bool(tokenizer)
-    tensors = our_tensors(folder, _tensors(folder, files, shards, names.skipped, problems), names, problems)
-    problems.format, problems.metadata, problems.tensors = "Hugging Face folder", metadata, tensors
+    depth = values.get(architecture.sizes["n_layer"])
+    further = further_layers(depth, values.get("num_nextn_predict_layers"))
+    part = TextPart(names, further, other_inputs=values is not metadata)
+    tensors = our_tensors(folder, _tensors(folder, files, shards, part.has, problems), names, problems)
+    notes += part.notes
+    problems.format, problems.metadata = "Hugging Face folder", {**values, **metadata}
+    problems.tensors = tensors
     problems.load_vocabulary = partial(from_huggingface, folder)
     for own in [own for own in tensors if own.endswith(names.transposed)]:
         with naming(folder, FileFormatError), problems.noting("unfit", own):
@@ -59,7 +65,7 @@ def read_huggingface(
         notes.append("the file stores gains less 1; they are shown with this 1")
         tensors |= {name: replace(own, plus=1.0) for name, own in tensors.items() if name.endswith("norm")}
     with naming(folder / CONFIG, FileFormatError):
-        settings = Settings(overridden(metadata, overrides), problems)
+        settings = Settings(overridden(values, overrides), problems)
         config = decoder_config(name, settings)
         check_overrides(settings, overrides)
         with problems.noting("setting", "biases"):
@@ -72,9 +78,10 @@ def read_huggingface(
 
 def _architecture(metadata: Mapping[str, Any]) -> str:
     """Return the name of the architecture. Raises InputError if it is not supported."""
-    name = metadata.get("model_type")
+    settings = text_settings(metadata)
+    name = settings.get("model_type")
     if not isinstance(name, str) or name not in ARCHITECTURES:
-        raise unsupported(name, ARCHITECTURES, metadata)
+        raise unsupported(name, ARCHITECTURES, settings)
     return name
 
 
@@ -101,20 +108,20 @@ def _files(folder: Path) -> tuple[list[str], dict[str, str] | None]:
 
 
 def _tensors(
-    folder: Path, files: list[str], shards: dict[str, str] | None, skipped: tuple[str, ...],
+    folder: Path, files: list[str], shards: dict[str, str] | None, has: Callable[[str], bool],
     problems: Problems,
 ) -> list[StoredTensor]:  # fmt: skip
-    """Return the tensors of all files, without names that end in one of `skipped`. Raises FileFormatError if
-    the tensors do not match the index."""
+    """Return the tensors of all files, if `has` is true for the name. Raises FileFormatError if the tensors
+    do not match the index."""
     tensors, index = [], folder / INDEX
     for file in files:
-        shard = read_safetensors(folder / file, skipped)
+        shard = read_safetensors(folder / file, has)
         for tensor in shard:
             if shards is not None and shards.get(tensor.name) != file:
                 text = f"{index}: the index does not list {brief(tensor.name)} in {file}"
                 problems.note("missing", FileFormatError(text))
         tensors += shard
-    missing = {name for name in shards or () if not name.endswith(skipped)} - {own.name for own in tensors}
+    missing = set(filter(has, shards or ())) - {own.name for own in tensors}
     if shards and missing:
         name = min(missing)
         text = f"{folder / shards[name]}: tensor {brief(name)} of the index is missing"

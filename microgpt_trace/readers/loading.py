@@ -119,7 +119,10 @@ def format_of(path: Path) -> Format:
         return "apr"
     if path.name == "config.json":
         return "Hugging Face"
-    if any(name in head for name in (b'"model.layers.', b'"model.embed_tokens', b'"lm_head.weight')):
+    if any(
+        name in head
+        for name in (b'"model.layers.', b'"model.embed_tokens', b"language_model.", b'"lm_head.weight')
+    ):
         if (path.parent / "config.json").is_file():
             return "Hugging Face"
         raise FileFormatError(f"{path}: expected a config.json beside the weights of a decoder, found none")

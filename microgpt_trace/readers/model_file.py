@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from ..errors import FileFormatError, InputError, naming
 from ..plans.blocks import BIASES
 from ..plans.plan import layer_of
 from ..text.brief import brief
+from ..text.wording import counted
 from .expert_tensors import join_experts
 
 _PERMUTED = ("attn_wq", "attn_wk", "attn_bq", "attn_bk")  # RoPE rotates pairs of rows of these tensors
@@ -76,10 +78,15 @@ def checked_decoder(path: Path, config: DecoderConfig, file: Problems) -> Decode
     """Return the decoder in a file. Raises FileFormatError if a tensor is missing, has a wrong shape or does
     not belong to the model."""
     shapes, tensors = config.shapes(), file.tensors
+    if unread := [tensors.pop(name) for name in config.unused if name in tensors]:
+        count = counted(len(unread), "tensor")
+        file.assumed.append(f"left out: {count} of layers that read keys and values of earlier layers")
     for name, shape in shapes.items():
         if name not in tensors:
             raise FileFormatError(f"{path}: tensor {name!r} is missing{nearest(name, tensors)}")
         tensor = tensors[name]
+        if (*tensor.shape, 1, 1) == shape:  # a number for each expert
+            tensor = tensors[name] = replace(tensor, shape=shape)
         if tensor.shape != shape:
             expected, found = (_in_file(tensor, own) for own in (shape, tensor.shape))
             raise FileFormatError(f"{path}: tensor {tensor.name!r}: expected shape {expected}, found {found}")

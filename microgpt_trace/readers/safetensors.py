@@ -6,6 +6,7 @@ The safetensors package is used only to check the header, because this package w
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -46,12 +47,12 @@ def safetensors_header(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
     return header, metadata
 
 
-def read_safetensors(path: Path, skipped: tuple[str, ...] = ()) -> list[StoredTensor]:
-    """Return the tensors of a file in the order of their data, without names that end in one of `skipped`."""
+def read_safetensors(path: Path, has: Callable[[str], bool] = lambda name: True) -> list[StoredTensor]:
+    """Return the tensors of a file in the order of their data, if `has` is true for the name."""
     header, _ = safetensors_header(path)
     file = MappedFile.open(path)
     in_order = sorted(header.items(), key=lambda item: item[1]["data_offsets"])
-    return [_tensor(file, name, entry) for name, entry in in_order if not name.endswith(skipped)]
+    return [_tensor(file, name, entry) for name, entry in in_order if has(name)]
 
 
 def _tensor(file: MappedFile, name: str, entry: dict[str, Any]) -> StoredTensor:

@@ -20,6 +20,7 @@ from ..plans.kinds import (
     Norm,
     Rotation,
     Scale,
+    Scores,
     Softmax,
 )
 from ..plans.plan import Operation, Plan, kind_of
@@ -220,8 +221,9 @@ def _differences(model: LanguageModel) -> Iterator[str]:
     yield f"RoPE in place of wpe{where}" if turned else ""
     centred = [row.kind.centred for row in norms]
     yield ("LayerNorm in place of RMSNorm" if all(centred) else "LayerNorm in some places") * any(centred)
-    shared = counted(config.n_kv_head, "key-value head")
-    yield f"{shared} for {config.n_head} heads" * (config.n_kv_head < config.n_head)
+    counts = {max(kind.group) + 1 for kind in plan.kinds(Scores)} - {config.n_head}
+    shared = f"{' or '.join(map(str, sorted(counts)))} key-value head{'s' * (counts != {1})}"
+    yield f"{shared} for {config.n_head} heads" if counts else ""
     windows = " or ".join(map(str, sorted({kind.window for kind in plan.kinds(Softmax) if kind.window})))
     yield f"attention no further back than {windows} positions" if windows else ""
     gains = "a gain in every norm" if all(row.kind.gain for row in norms) else ""

@@ -50,8 +50,8 @@ class Overview:
         kind = self._plan[event.name].kind
         if event.name in self._plan.branches:
             stream = self._meter.read[self._plan.branches[event.name]]
-            self._measured[f"{event.stage}_share"] = median(row_norms(value) / row_norms(stream))
-            self._compared[event.stage] = row_medians(np.abs(value[self._positions]))
+            self._measured.setdefault(f"{event.stage}_share", median(row_norms(value) / row_norms(stream)))
+            self._compared.setdefault(event.stage, row_medians(np.abs(value[self._positions])))
         if event.name == self._plan.streams[0]:
             self._enter(value)
         elif event.name in self._plan.streams:
@@ -60,7 +60,7 @@ class Overview:
             first = np.concatenate(self._first_key, axis=1) if self._first_key else value[:, :, 0]
             self._measured["sink"] = float(first[:, 1:].mean()) if first.shape[1] > 1 else None
             self._first_key.clear()
-        elif isinstance(kind, Activation):
+        elif isinstance(kind, Activation) and "near_zero" not in self._measured:
             small = (value <= NEAR_ZERO) & (value >= -NEAR_ZERO)
             share = float(np.count_nonzero(small) / small.size)
             self._measured |= {"near_zero": share, "near_zero_threshold": NEAR_ZERO}

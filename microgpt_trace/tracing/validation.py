@@ -218,7 +218,7 @@ class Watch:
         self._done(layer)
         self._part_bounds.clear()
         for arrays in (self._computed, self._used):
-            for name in [n for n in arrays if (layer_of(n) or 0) < layer - 1]:
+            for name in [n for n in arrays if (layer_of(n) or 0) < layer - 1 and n not in self._plan.lasting]:
                 del arrays[name]
 
     def _sources(self, name: str) -> list[str]:

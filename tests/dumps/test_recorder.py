@@ -3,6 +3,7 @@
 import json
 import sys
 from contextlib import suppress
+from copy import deepcopy
 
 import numpy as np
 import pytest
@@ -10,9 +11,11 @@ from safetensors import safe_open
 from safetensors.numpy import load_file
 from support.tiny_gpt2 import GPT2S
 from support.tiny_models import TOKENS
+from support.torch_models import MODELS
 from support.torch_models import torch_model as tiny_model
 
 from microgpt_trace import load, trace
+from microgpt_trace.comparison.diff import diff
 from microgpt_trace.dumps.formats import open_recording
 from microgpt_trace.dumps.recorder import record
 from microgpt_trace.errors import InputError
@@ -463,3 +466,22 @@ def test_rejects_a_model_with_two_decoders(model, target, folder):
     both = torch.nn.ModuleDict({"draft": torch_model(folder), "target": model})
     with pytest.raises(InputError, match=r"has 2 decoders \(draft.model, target.model\)"):
         record(both, target).__enter__()
+
+
+def test_records_the_text_part_of_a_model_of_texts_and_images(target, tmp_path):
+    vision = dict.fromkeys(("hidden_size", "intermediate_size"), 8) | {"image_size": 28, "patch_size": 14}
+    vision |= {"model_type": "siglip_vision_model", "num_hidden_layers": 1, "num_attention_heads": 2}
+    text = MODELS["gemma3_text"][1] | {"model_type": "gemma3_text"}
+    parts = {"text_config": deepcopy(text), "vision_config": vision}
+    config = transformers.Gemma3Config(**parts, image_token_index=55, mm_tokens_per_image=4)
+    auto = transformers.AutoModelForImageTextToText
+    model = auto.from_config(config, attn_implementation="eager").eval()
+    model.save_pretrained(tmp_path)
+    with record(model, target), torch.no_grad():
+        model(input_ids=IDS, attention_mask=torch.ones_like(IDS))
+    found = diff(target, tmp_path)
+    assert found.first is None
+    assert {"embed.scaled", "layer3.attn.k_rope", "layer3.attn.weights", "logits"} <= load_file(target).keys()
+    assert "left out: 2 tensors of multi_modal_projector and " in load(tmp_path).assumed[0]
+    with pytest.raises(InputError, match="expected a text without images and sound, found pixel_values"):
+        recorded(model, tmp_path / "image", IDS, pixel_values=torch.zeros(1, 3, 28, 28))

@@ -74,6 +74,8 @@ def torch_value(torch, row, w, x, config, tokens):
             "GELU by tanh": lambda a: F.gelu(a, approximate="tanh"),
         }
         return by_name[kind.function](x[0])
+    if isinstance(kind, kinds.Channels):
+        return x[0][:, kind.first : kind.first + kind.width]
     if isinstance(kind, kinds.Clip):
         return x[0].clamp(kind.low, kind.high) + kind.plus
     if isinstance(kind, kinds.Choice):

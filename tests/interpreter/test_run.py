@@ -23,7 +23,7 @@ def test_a_continuation_has_the_positions_after_those_in_the_cache(first):
     parts = [interpreter.forward(MODEL, part, cache=cache) for part in (IDS[:first], IDS[first:])]
     agree(np.concatenate(parts), expected, rtol=1e-12, what="stream")
     assert cache.length == len(IDS)
-    assert [*cache.rows] == [f"layer{i}.attn.{n}" for i in (0, 1) for n in ("scores", "context")]
+    assert [*cache.rows] == [f"layer{i}.attn.{n}" for i in (0, 1) for n in "kv"]
 
 
 def test_outputs_of_heads_are_computed_only_for_a_listener(monkeypatch):

@@ -1,15 +1,29 @@
 """Hugging Face folders: configs are read as transformers reads them, and defaults are noted."""
 
+import json
+
 import numpy as np
 import pytest
 from attacks.formats.format import GONE
 from attacks.formats.huggingface import huggingface
+from safetensors.numpy import save_file
 from support.judges_decoder import head_dim_of, rope_of, window_of
-from support.tiny_models import CASES, FIRST_WINDOWED, TOKENS, WINDOW, YARN, rope_4, rope_5, tiny_model
+from support.tiny_models import (
+    CASES,
+    FIRST_WINDOWED,
+    TOKENS,
+    WINDOW,
+    YARN,
+    rope_4,
+    rope_5,
+    tiny_model,
+    write_gguf,
+)
 
 from microgpt_trace import load, trace
 from microgpt_trace.arrays.encodings import ENCODINGS, StoredTensor
 from microgpt_trace.decoder.problems import Problems
+from microgpt_trace.errors import FileFormatError
 from microgpt_trace.explaining.explain import explain
 from microgpt_trace.readers.model_file import split_fused
 
@@ -167,3 +181,72 @@ def test_loads_weights_with_nan(tmp_path):
     model = loaded(tmp_path, tensors={"model.layers.1.mlp.up_proj.weight": weights})
     (event,) = trace(model, tokens=TOKENS, names=["layer1.mlp.up"]).events
     assert event.stats.nan_count == len(TOKENS)
+
+
+# --- Parts besides the text part --------------------------------------------------------------
+
+PREFIXES = {"model.": "language_model.model.", "lm_head": "language_model.lm_head"}
+STYLES = {  # how the names of a text part begin in a file with other parts
+    "transformers 4": PREFIXES,
+    "transformers 5": {"model.": "model.language_model."},
+    "without model": {"model.": "language_model.", "lm_head": "lm_head"},
+    "no prefix": {},
+}
+
+
+@pytest.mark.parametrize("style", STYLES)
+@pytest.mark.parametrize("case", ["llama_gqa", "qwen3_tied"])
+def test_opens_the_text_part_of_a_model_of_texts_and_images(style, case, tmp_path):
+    config, weights = tiny_model(case)
+    plain = loaded(tmp_path / "plain", case)
+    old = {name: next((p for p in STYLES[style] if name.startswith(p)), "") for name in weights}
+    stored = {STYLES[style].get(old[n], "") + n.removeprefix(old[n]): own for n, own in weights.items()}
+    ids = {"vision_tower.position_ids": np.arange(3)}  # int64
+    stored |= ids | {"model.visual.q_proj.weight": np.zeros((2, 2)), "visual.k_proj.weight": np.zeros(2)}
+    save_file(stored, tmp_path / "model.safetensors")
+    inner = {key: value for key, value in config.items() if key != "tie_word_embeddings"}
+    outer = {"model_type": "seen", "text_config": inner, "hidden_size": 7}
+    outer |= {"tie_word_embeddings": config["tie_word_embeddings"]}
+    (tmp_path / "config.json").write_text(json.dumps(outer))
+    model = load(tmp_path / "model.safetensors" if "prefix" in style else tmp_path)
+    assert (model.config, model.tensors.keys()) == (plain.config, plain.tensors.keys())
+    assert model.assumed[0] == "left out: 1 tensor of vision_tower and 2 tensors of visual"
+    found, expected = (trace(own, tokens=TOKENS, values=True, names=["logits"]) for own in (model, plain))
+    np.testing.assert_array_equal(found["logits"], expected["logits"])
+
+
+def test_an_unknown_tensor_of_the_text_part_is_refused(tmp_path):
+    config, weights = tiny_model("llama_gqa")
+    stored = {name.replace("model.", "model.language_model."): own for name, own in weights.items()}
+    save_file(
+        stored | {"model.language_model.extra": np.zeros(2, np.float32)}, tmp_path / "model.safetensors"
+    )
+    (tmp_path / "config.json").write_text(json.dumps({"text_config": config}))
+    with pytest.raises(FileFormatError, match=r"'model\.language_model\.extra' is not part of a Llama"):
+        load(tmp_path)
+
+
+def test_layers_that_predict_further_tokens_are_left_out(tmp_path):
+    _, weights = tiny_model("llama_gqa")
+    layer = {n.replace("rs.1.", "rs.2."): own for n, own in weights.items() if ".layers.1." in n}
+    zeros = np.zeros(2, np.float32)
+    further = layer | {"model.layers.2.eh_proj.weight": zeros, "mtp.fc.weight": zeros}
+    model = loaded(tmp_path, tensors=further, num_nextn_predict_layers=1)
+    assert model.tensors.keys() == loaded(tmp_path / "plain").tensors.keys()
+    assert model.assumed[0] == "left out: 11 tensors of multi-token prediction"
+    with pytest.raises(FileFormatError, match=r"layers\.2\.eh_proj\.weight' is not part of a Llama"):
+        loaded(tmp_path / "without", tensors=further)
+
+
+def test_blocks_of_a_gguf_file_that_predict_further_tokens_are_left_out(tmp_path, monkeypatch):
+    import gguf
+
+    config, weights = tiny_model("qwen2")
+    monkeypatch.setattr(
+        gguf.GGUFWriter, "add_context_length",
+        lambda self, n: [self.add_uint32(f"qwen2.{k}", v) for k, v in
+                         (("context_length", n), ("nextn_predict_layers", 1))],
+    )  # fmt: skip
+    model = load(write_gguf(tmp_path / "m.gguf", config, weights))
+    assert model.config.n_layer == 1
+    assert model.assumed[0] == "left out: 12 tensors of multi-token prediction"

@@ -2,7 +2,7 @@
 
 Layer 0 has norms before and after each branch, a window, and RoPE of half of each head. Layer 1 has parallel
 branches, LayerNorm with another eps, another base, and more rotated channels, in pairs of neighbours.
-Layer 2 has no RoPE.
+Layer 2 has no RoPE, reads the values of layer 0, and adds some channels of the embedding.
 """
 
 import sys
@@ -16,7 +16,7 @@ from microgpt_trace.decoder import catalogue
 from microgpt_trace.decoder.architecture import Architecture, FileNames
 from microgpt_trace.decoder.config import DecoderConfig
 from microgpt_trace.plans.blocks import Blocks
-from microgpt_trace.plans.kinds import Activation, Add, Lookup, Multiply
+from microgpt_trace.plans.kinds import Activation, Add, Channels, Lookup, Multiply
 from microgpt_trace.plans.rope import Rope
 
 TURNS = ((1e4, 4), (1e2, 6), None)  # the base and the rotated channels of each layer
@@ -36,6 +36,9 @@ def plan_of(config, without=(), turns=TURNS):
         pre = {"centred": parallel, "biased": parallel, "eps": OTHER_EPS if parallel else None}
         normed = rows.norm("attn.norm", stream, "pre-attn", **pre)
         q, k, v = rows.queries_keys_values(normed)
+        if i == 2 and "sharing" not in without:
+            rows.rows.pop()  # of its own values
+            v = "layer0.attn.v"
         own = {"head_dim": config.head_dim, "centred": True, "by_head": True} if parallel else {}
         q, k = rows.norms_of_queries_and_keys(q, k, **own)
         if turns[i]:
@@ -56,6 +59,10 @@ def plan_of(config, without=(), turns=TURNS):
             down = rows.scaled("mlp.scaled", down, of("mlp.scaled", BRANCH), "mlp_out")
             down = rows.add("mlp.both", Add(), branch, down, expr="both = attn_out + mlp_out")
         stream = rows.add("mlp.residual", Add(), stream, down, expr="x = x_res + both [residual]")
+        if i == 2 and "embed.scaled" not in without:
+            part = rows.add("mlp.part", Channels(4, 8), "embed.scaled", expr="part = x[:, 4:12]")
+            part = rows.product("mlp.extra", "wextra", part, config.n_embd, "extra = part")
+            stream = rows.add("mlp.last", Add(), stream, part, expr="x = x_res + extra [residual]")
     final = rows.norm("final.norm", stream, "final")
     return rows.predictions(final, factor=LOGITS, cap=LOGIT_CAP, biased=True)
 
@@ -74,7 +81,7 @@ class EverythingConfig(DecoderConfig):
 
 
 NORMS = ("attn_norm", "attn_q_norm", "attn_k_norm", "attn_post_norm", "mlp_norm", "mlp_post_norm")
-PRODUCTS = ("attn_wq", "attn_wk", "attn_wv", "attn_wo", "mlp_wgate", "mlp_wup", "mlp_wdown")
+PRODUCTS = ("attn_wq", "attn_wk", "attn_wv", "attn_wo", "mlp_wgate", "mlp_wup", "mlp_wdown", "mlp_wextra")
 NAMES = FileNames(
     "a decoder with everything",
     {name: (name, name) for name in ("wte", "final_norm", "lm_head")},

@@ -10,9 +10,10 @@ NAMES = {
     "gpt_neox": "gptneox", "gemma3_text": "gemma3", "mixtral": "llama", "qwen3_moe": "qwen3moe",
     "qwen2_moe": "qwen2moe", "gpt_oss": "gpt-oss", "olmo3": "olmo2", "cohere": "command-r", "phi": "phi2",
     "deepseek_v3": "deepseek2", "deepseek_v2": "deepseek2", "glm4_moe": "glm4moe",
-    "minimax_m2": "minimax-m2",
+    "minimax_m2": "minimax-m2", "gemma4_text": "gemma4",
 }  # fmt: skip
 ARCHITECTURES = {"glm4_moe": "GLM4_MOE", "minimax_m2": "MINIMAXM2"}  # names in the package gguf that differ
+GEMMA4_SCALES = {"router.scale": "ffn_gate_inp.scale", "router.per_expert_scale": "ffn_down_exps.scale"}
 ADJACENT = ("granite", "smollm3", "mixtral")  # the converter puts the rows of each RoPE pair side by side
 
 
@@ -34,10 +35,15 @@ def write_gguf_of(theirs, path, form="", type="F32"):
     architecture = gguf.MODEL_ARCH[ARCHITECTURES.get(kind, writer.arch.upper().replace("-", "_"))]
     names = gguf.get_tensor_name_map(architecture, config.num_hidden_layers)
     tensors = {}
-    for whole, parameter in of_heads_joined({n: p.detach().numpy() for n, p in theirs.named_parameters()}):
+    own = {name: parameter.detach().numpy() for name, parameter in theirs.named_parameters()}
+    own |= {name: buffer.numpy() for name, buffer in theirs.named_buffers() if name.endswith("layer_scalar")}
+    for whole, parameter in of_heads_joined(own):
         for name, rows in experts(kind, whole, parameter).items():
             hf_name = name.replace("lm_head", "embed_out") if kind == "gpt_neox" else name
+            hf_name = re.sub(r"layer_scalar$", "layer_scalar.weight", hf_name)
             own = names.get_name(hf_name, try_suffixes=(".weight", ".bias"))
+            for theirs_of, in_file in GEMMA4_SCALES.items():
+                own = re.sub(rf"model\.layers\.(\d+)\.{theirs_of}$", rf"blk.\1.{in_file}", own or hf_name)
             tensors[own] = in_gguf(kind, name, rows, config)
     for name, buffer in theirs.named_buffers():
         if "e_score_correction_bias" in name:
@@ -78,7 +84,7 @@ def experts(kind, name, rows):
     else:
         gate, up = rows[:, : rows.shape[1] // 2], rows[:, rows.shape[1] // 2 :]
     name = name.replace("_bias", ".bias") if name.endswith("_bias") else f"{name}.weight"
-    if "gate_up" not in name:
+    if "gate_up" not in name or kind == "gemma4_text":
         return {name: rows}
     return {name.replace("gate_up", "gate"): gate, name.replace("gate_up", "up"): up}
 
@@ -87,7 +93,7 @@ def in_gguf(kind, name, rows, config):
     """Return a parameter as the converter stores it."""
     rows = rows[0] if "shared_expert_gate" in name else rows  # the converter drops dimensions of 1
     heads = config.num_attention_heads
-    if kind.startswith("gemma") and "norm" in name:
+    if kind in ("gemma", "gemma2", "gemma3_text") and "norm" in name:
         return rows + 1
     if kind == "gpt_neox" and "query_key_value" in name:
         return rows.reshape(heads, 3, -1, *rows.shape[1:]).swapaxes(0, 1).reshape(rows.shape)
@@ -138,6 +144,10 @@ def factors(config):
     """Return the divisors of longrope, which are tensors in GGUF files."""
     rope = rope_of(config)
     kinds = ("long", "short") if rope["rope_type"] == "longrope" else ()
+    if rope["rope_type"] == "proportional":
+        pairs = config.per_layer_config["full_attention"].head_dim // 2
+        turning = int(rope["partial_rotary_factor"] * pairs)
+        return {"rope_freqs.weight": np.array([1.0] * turning + [1e30] * (pairs - turning))}
     return {f"rope_factors_{kind}.weight": np.array(rope[f"{kind}_factor"]) for kind in kinds}
 
 
@@ -179,6 +189,7 @@ def fields(config):
     import gguf
 
     kind, rope = config.model_type, rope_of(config)
+    config.allow_global_per_layer_attribute_access = True  # of Gemma 4
     dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     keys = ("rms_norm_eps", "layer_norm_eps", "norm_epsilon", "layer_norm_epsilon")
     rms_eps, *layer_eps = (getattr(config, key, None) for key in keys)
@@ -212,7 +223,7 @@ def fields(config):
         values |= {"expert_feed_forward_length": config.intermediate_size}
     if kind == "gpt_neox":
         values |= {"parallel_residual": config.use_parallel_residual}
-    if kind in ("gemma2", "gemma3_text", "phi3", "gpt_oss"):
+    if kind in ("gemma2", "gemma3_text", "gemma4_text", "phi3", "gpt_oss"):
         values |= {"sliding_window": config.sliding_window}
     if kind in ("olmo3", "exaone4") and config.sliding_window:
         flags = [layer == "sliding_attention" for layer in config.layer_types]
@@ -223,6 +234,8 @@ def fields(config):
         values |= {"sliding_window": config.sliding_window}
     if kind == "stablelm":
         values |= {"parallel_residual": config.use_parallel_residual}
+    if kind == "gemma4_text":
+        values |= of_gemma4(config)
     if kind == "gemma2":
         caps = ("attn_logit_softcapping", "final_logit_softcapping")
         values |= {key: getattr(config, key) for key in caps}
@@ -237,4 +250,26 @@ def fields(config):
         grown = config.max_position_embeddings / rope["original_max_position_embeddings"]
         usual = (1 + np.log(max(grown, 1)) / np.log(rope["original_max_position_embeddings"])) ** 0.5
         values |= {"rope_scaling_attn_factors": rope.get("attention_factor") or float(usual)}
+    return values
+
+
+def of_gemma4(config):
+    """Return the metadata of a Gemma 4, most of which differ by layer."""
+    count, shared, inner = config.num_hidden_layers, config.num_kv_shared_layers, config.intermediate_size
+    windowed = [kind == "sliding_attention" for kind in config.layer_types]
+    full = config.per_layer_config["full_attention"]
+    values = {
+        "shared_kv_layers": shared, "embedding_length_per_layer_input": config.hidden_size_per_layer_input,
+        "sliding_window_pattern": windowed, "key_length": full.head_dim, "value_length": full.head_dim,
+        "key_length_swa": config.head_dim, "value_length_swa": config.head_dim,
+        "rope_dimension_count": full.head_dim, "rope_dimension_count_swa": config.head_dim,
+        "rope_freq_base_swa": config.rope_parameters["sliding_attention"]["rope_theta"],
+        "final_logit_softcapping": config.final_logit_softcapping,
+        "expert_used_count": config.top_k_experts,
+    }  # fmt: skip
+    if config.use_double_wide_mlp:
+        values["feed_forward_length"] = [inner] * (count - shared) + [2 * inner] * shared
+    if full.num_key_value_heads != config.num_key_value_heads:
+        heads = config.num_key_value_heads, full.num_key_value_heads
+        values["head_count_kv"] = [heads[not own] for own in windowed]
     return values

@@ -14,6 +14,7 @@ SMALL = {
 }  # fmt: skip
 GROUPED = SMALL | {"num_key_value_heads": 2}
 GEMMA = GROUPED | {"head_dim": 12, "query_pre_attn_scalar": 20, "sliding_window": 5}
+GEMMA4 = GROUPED | {"head_dim": 12, "global_head_dim": 16, "sliding_window": 5}
 TWO_ROPES = {
     "full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 1e6},
     "sliding_attention": {"rope_type": "default", "rope_theta": 1e4},
@@ -150,6 +151,16 @@ MODELS = {  # type and settings
     "exaone4_full": ("exaone4", GROUPED | {
         "sliding_window": None, "layer_types": ["full_attention"] * 4, "tie_word_embeddings": True,
     }),
+    "gemma4_text": ("gemma4_text", GEMMA4 | {
+        "layer_types": ["sliding_attention", "full_attention"] * 2, "num_kv_shared_layers": 2,
+        "use_double_wide_mlp": True, "hidden_size_per_layer_input": 10, "vocab_size_per_layer_input": 61,
+        "final_logit_softcapping": 2.0,
+    }),
+    "gemma4_experts": ("gemma4_text", GEMMA4 | {
+        "attention_k_eq_v": True, "num_global_key_value_heads": 1, "hidden_size_per_layer_input": 0,
+        "enable_moe_block": True, "num_experts": 6, "top_k_experts": 3, "moe_intermediate_size": 14,
+        "attention_bias": True,
+    }),
 }  # fmt: skip
 EIGHT_EXPERTS = {"num_local_experts": 8, "num_experts_per_tok": 2, "num_hidden_layers": 3}  # of mixtral
 # A GGUF file does not store all settings: the layers without RoPE, without experts or with a window, the
@@ -196,6 +207,8 @@ IN_GGUF = {
     "starcoder2_plain": {},
     "exaone4_full": {},
     "gpt_oss_plain": {"layer_types": None, "swiglu_limit": 7.0, "swiglu_alpha": 1.702},
+    "gemma4_text": {},
+    "gemma4_experts": {"attention_bias": False},
 }  # fmt: skip
 
 
@@ -212,12 +225,14 @@ def torch_model(name, changes=None, seed=1):
     for key, parameter in model.named_parameters():
         size = 0.3 if parameter.ndim == 1 else 1.5 / parameter.shape[-1] ** 0.5
         values = rng.standard_normal(parameter.shape) * size
-        if "norm" in key and key.endswith("weight") and not kind.startswith("gemma"):
+        if "norm" in key and key.endswith("weight") and kind not in ("gemma2", "gemma3_text"):
             values += 1
         parameter.data = torch.tensor(values, dtype=torch.float32)
     for key, buffer in model.named_buffers():
         if "e_score_correction_bias" in key:
             buffer.data = torch.tensor(rng.standard_normal(buffer.shape) * 0.3, dtype=torch.float32)
+        if key.endswith("layer_scalar"):
+            buffer.copy_(torch.tensor(rng.uniform(0.5, 1.5, buffer.shape)))
     return model
 
 

@@ -140,15 +140,20 @@ NAMES = FileNames(
     },
 )
 
+DEFAULTS = {"norm_eps": 1e-6, "head_dim": 256, "n_kv_head": 4}
+_GEMMA3 = {"n_head": 8, "vocab_size": 262208, "context_length": 131072}  # not in files of Gemma 3 4B
+
 _like_gemma = partial(
     Architecture, modules=MODULES, gains_less_one=True, unclear_modules=("model.embed_tokens",),
     optional_modules=QK_NORMS, heads_first=QK_NORMS, tied=True, flagged_biases=ATTENTION_BIASES,
-    defaults={"norm_eps": 1e-6, "head_dim": 256, "n_kv_head": 4},
+    defaults=DEFAULTS,
     example={"qk_norm": True, "attn_logit_softcapping": 50.0, "final_logit_softcapping": 30.0},
 )  # fmt: skip
 ARCHITECTURES = {
     "gemma2": _like_gemma(GemmaConfig, NAMES, options_of_gemma2, from_gguf=partial(from_gguf, large=46)),
-    "gemma3_text": _like_gemma(GemmaConfig, NAMES, options_of_gemma3, from_gguf=from_gguf_of_gemma3),
+    "gemma3_text": _like_gemma(
+        GemmaConfig, NAMES, options_of_gemma3, from_gguf=from_gguf_of_gemma3, defaults=DEFAULTS | _GEMMA3
+    ),
     "gemma": _like_gemma(
         Gemma1Config, replace(LLAMA, family="a Gemma 1"), options_of_gemma1,
         from_gguf=partial(usual_from_gguf, activation="gelu_pytorch_tanh"),

@@ -44,7 +44,7 @@ def norms(case: Case) -> Iterator[Hypothesis | Family]:
     without = case.changed(every, np.ones_like) | case.changed(biases, np.zeros_like)
     kept = _divided(with_attributes(case.plan, Norm, centred=False), _mean_of(power=0.0))
     what, centred = "gain and bias" if biases else "gain", kinds[0].centred
-    claim = f"the norm is skipped, including its {what}"
+    claim = "the norm is skipped" + f", including its {what}" * any(kind.names for kind in kinds)
     yield Hypothesis("norm-missing", claim, with_instead(kept, without))
     words = "not subtracted (RMSNorm, not LayerNorm)" if centred else "subtracted (LayerNorm, not RMSNorm)"
     other = with_attributes(case.plan, Norm, centred=not centred)
@@ -110,6 +110,8 @@ def numbers(case: Case) -> Iterator[Family]:
         own=kind.eps, starts=USUAL_EPS, usual=USUAL_EPS, pivot=kind.eps,
     )  # fmt: skip
     skipped = ("norm-skipped", "the norm applies only its gain")
+    if not kind.names:
+        skipped = ("norm-missing", "the norm is skipped")
     if kind.centred:
         skipped = ("norm-power", "the norm only subtracts the mean, and does not divide")
     rootless = ("norm-power", "the norm divides by the mean square, without a square root")

@@ -183,6 +183,15 @@ _OF_FAMILIES: dict[str, dict[str, Any]] = {
 # Members that only some decoders have: RoPE and rows that differ from layer to layer.
 _OF_SOME = {
     "rope": [{"theta": float, "scaling": str, "factor": float, "channels": int, "layers": [int]}],
+    "sizes": [
+        {
+            "head_width": int,
+            "key_value_heads": int,
+            "inner": int | None,
+            "keys_of": int | None,
+            "layers": [int],
+        }
+    ],
     "layers_differ": bool,
 }
 

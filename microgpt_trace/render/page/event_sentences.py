@@ -18,6 +18,7 @@ SENTENCES: dict[type, str] = {
     kinds.Context: "What each {thing} has collected: the values handed over, mixed by the shares.",
     kinds.Multiply: "What each unit says, multiplied by how far its gate is open.",
     kinds.Scale: "The same numbers, multiplied by {kind.factor:.6g}.",
+    kinds.Channels: "The part of a wider row that this layer reads: {kind.width:,} numbers.",
     kinds.Cap: "The same numbers, bent so that none is below -{kind.limit:.6g} or above {kind.limit:.6g}.",
     kinds.Routing: "How much of each chosen expert's answer counts, in shares of 100 %.",
     kinds.Experts: "What the chosen experts compute, side by side: {kind.width:,} numbers for each expert.",
@@ -64,7 +65,7 @@ def event_sentence(plan: Plan, row: Operation, shapes: Mapping[str, kinds.Shape]
             return "The same numbers, with what is below 0 pushed towards 0."
         case kinds.Choice(count=count):
             return f"The numbers of the {counted(count, 'expert')} with the largest scores for each {thing}."
-        case kinds.Mixture() if not isinstance(plan[row.inputs[1]].kind, kinds.Routing):
+        case kinds.Mixture() if row.inputs[1] not in plan.chosen_by:
             return "What the shared expert adds to each row: its answer, multiplied by its share."
         case kinds.Clip(low=low, high=high, plus=plus):
             what = f"no number above {high:g}" + f" or below {low:g}" * math.isfinite(low)
@@ -81,6 +82,8 @@ def _of_sum(plan: Plan, row: Operation, shape: kinds.Shape, thing: str) -> str:
         return (
             f"The final row of each place: all that is known about what comes next, in {shape[-1]:,} numbers."
         )
+    if row.layer is None and not any(isinstance(plan[name].kind, kinds.Lookup) for name in row.inputs):
+        return "Two arrays, added number by number."
     stages = {plan[name].stage for name in row.inputs}
     both = "attention and the MLP add" if len(stages) > 1 else "the chosen experts and the shared expert add"
     if row.name not in plan.residuals:
@@ -89,6 +92,9 @@ def _of_sum(plan: Plan, row: Operation, shape: kinds.Shape, thing: str) -> str:
         return f"{what}, added number by number.{tail}"
     _, branch = plan.residuals[row.name]
     adds = "attention adds" if plan[branch].stage == "attention" else "the MLP adds"
+    product = plan.product_of(branch)
+    if any(isinstance(plan[n].kind, kinds.Channels) for n in plan[product.inputs[0]].inputs):
+        adds = "an input of this layer alone adds"
     if {plan[name].stage for name in plan[branch].inputs} == {"attention", "mlp"}:  # a parallel layer
         adds = "attention and the MLP add"
     return f"The row as it was, plus what {adds}. Nothing is overwritten."
@@ -101,7 +107,8 @@ def _of_norm(plan: Plan, row: Operation[Any]) -> str:
         return (
             f"The same numbers, scaled to one common size in each {'head' if row.kind.head_dim else 'row'}."
         )
-    if row.name in plan.branches:
+    added = any(isinstance(plan[name].kind, kinds.Add) for name in plan.readers[row.name])
+    if row.name in plan.branches or added:
         return "The same rows, scaled to one common size before they are added."
     reader = "attention" if row.stage == "attention" else "the MLP"
     return f"The rows, scaled to one common size before {reader} reads them."

@@ -253,8 +253,8 @@ MOST_LOADED = 2  # number of experts to name
 EXPERTS = (
     "used: chosen by a position; entropy: of the experts' shares of all choices / of equal shares, in bits",
     "margin: the logit or corrected score of the last chosen expert minus that of the best other expert "
-    "(median and smallest). If a margin is small, rounding can change the choice, and another engine may use the other "
-    "expert. bf16: positions whose margin is 0 in bfloat16, which rounds a number by up to 0.4 %",
+    "(median and smallest). If a margin is small, rounding can change the choice, and another engine may use "
+    "the other expert. bf16: positions whose margin is 0 in bfloat16, which rounds a number by up to 0.4 %",
 )
 
 

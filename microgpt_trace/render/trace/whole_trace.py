@@ -8,6 +8,7 @@ from operator import attrgetter
 from typing import Any
 
 from ...grouping import grouped
+from ...plans.rope import STILL
 from ...text.printable import on_one_line, shown_token, with_ids
 from ...text.wording import counted, ranges
 from ...tracing.findings import TOO_FEW, Anomaly, Check, Insight
@@ -78,33 +79,51 @@ def trained(model: dict[str, Any]) -> list[str]:
 def model_facts(model: dict[str, Any]) -> list[tuple[str, str]]:
     """Return the description of a production model as labelled lines."""
     config = model["config"]
-    heads = f"{config['n_head']} heads of {config['head_dim']}"
-    if config["n_kv_head"] != config["n_head"]:
-        heads += f" on {counted(config['n_kv_head'], 'key-value head')}"
+    sizes, heads, mlp = model.get("sizes", ()), f"{config['n_head']} heads", f"{describe_mlp(config)}, "
+    mlp = "" if any(own["inner"] for own in sizes) else mlp
+    if not sizes:
+        heads += f" of {config['head_dim']}"
+        if config["n_kv_head"] != config["n_head"]:
+            heads += f" on {counted(config['n_kv_head'], 'key-value head')}"
     layers = counted(config["n_layer"], "layer")
     tied = "head tied to the embedding" if config["tied"] else "separate head"
     return [
         ("vocabulary", model["vocabulary"] or "the file has no vocabulary, so tokens are shown as numbers"),
         ("model", f"{model['origin']} ({model['format']}), {model['parameters']:,} parameters"),
         ("", f"{config['architecture']}: {layers}, width {config['n_embd']}, {heads},"),
-        ("", f"{describe_mlp(config)}, {tied}, context {config['context_length']:,}"),
+        ("", f"{mlp}{tied}, context {config['context_length']:,}"),
+        *(("", _sizes_of_layers(own)) for own in sizes),
         *([("RoPE", describe_rope(model))] if config["rope"] else [("positions", "learned")]),
         ("stored", describe_encodings(model["encodings"])),
         *(("assumed", text) for text in model["assumed"]),
     ]
 
 
+def _sizes_of_layers(own: dict[str, Any]) -> str:
+    """Describe sizes of some layers: "layers 5, 11: heads of 512 on 1 key-value head"."""
+    text = f"{_layers(own['layers'])}: heads of {own['head_width']} on "
+    text += counted(own["key_value_heads"], "key-value head")
+    text += f", FFN {own['inner']:,}" if own["inner"] else ""
+    return text + (f", keys and values of layer {own['keys_of']}" if own["keys_of"] is not None else "")
+
+
+def _layers(layers: Sequence[int]) -> str:
+    return f"layer{'s' * (len(layers) != 1)} {ranges(layers)}"
+
+
 def describe_mlp(config: dict[str, Any]) -> str:
     """Describe the inner width of the MLPs, and the experts if there are any."""
     width = f"FFN {config['n_inner']:,}"
     dense = config.get("dense_layers", ())
-    if "experts" not in config or len(dense) == config["n_layer"]:
+    if not config.get("experts") or len(dense) == config["n_layer"]:
         return width
     inner = config.get("expert_inner", config["n_inner"])
     text = f"{config['experts_used']} of {config['experts']} experts of FFN {inner:,}"
     if config.get("shared_inner"):
         text += f" and a shared expert of FFN {config['shared_inner']:,}"
-    return text + (f" ({width} in layer{'s' * (len(dense) != 1)} {ranges(dense)})" if dense else "")
+    if config.get("dense_beside"):
+        return f"{width} beside {text}"
+    return text + (f" ({width} in {_layers(dense)})" if dense else "")
 
 
 def describe_rope(model: dict[str, Any]) -> str:
@@ -120,9 +139,11 @@ def describe_rope(model: dict[str, Any]) -> str:
         if own.get("channels", config["head_dim"]) < config["head_dim"]:
             text += f", on {own['channels']} of {config['head_dim']} channels"
         if len(turns) > 1 or 0 < len(own.get("layers", ())) < config["n_layer"]:
-            text += f" in layer{'s' * (len(own['layers']) != 1)} {ranges(own['layers'])}"
+            text += f" in {_layers(own['layers'])}"
         parts.append(text)
-    text = "; ".join(parts) + ", with the file's frequency factors" * bool(rope["factors"])
+    still = sum(factor >= STILL for factor in rope["factors"])
+    factors = f", where {len(rope['factors']) - still} of {len(rope['factors'])} pairs turn" * bool(still)
+    text = "; ".join(parts) + (factors or ", with the file's frequency factors" * bool(rope["factors"]))
     if config["adjacent_pairs"]:
         text += ", adjacent pairs in the file (shown in Hugging Face order)"
     return text
