@@ -115,7 +115,8 @@ def _rope_values(config: DecoderConfig, other: DecoderConfig | None) -> dict[str
     channels, layers = turned[0].kind.channels, tuple(dict.fromkeys(row.layer for row in turned))
     values: dict[str, Any] = {
         "rope_base": rope.theta, "rope_channels": "all" if channels == config.head_dim else channels,
-        "rope_layers": layers if len(layers) < config.n_layer else "all", "rope_pairs": "halves of a head",
+        "rope_layers": layers if len(layers) < config.n_layer else "all",
+        "rope_pairs": "neighbours" if turned[0].kind.adjacent else "halves of a head",
     }  # fmt: skip
     if local is not None:
         values |= {"rope_window_base": local.theta, "rope_window_scaling": local.kind}

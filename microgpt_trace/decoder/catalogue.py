@@ -29,7 +29,7 @@ ARCHITECTURES: Mapping[str, str] = {  # the name in config.json -> the module
     "qwen2": "llama",
     "qwen3": "llama",
     "gpt2": "gpt2",
-    "smollm3": "smollm3",
+    "smollm3": "llama",
     "olmo2": "olmo2",
     "gpt_neox": "gpt_neox",
     "gemma2": "gemma",
@@ -55,6 +55,13 @@ ARCHITECTURES: Mapping[str, str] = {  # the name in config.json -> the module
     "phi": "layer_norms",
     "starcoder2": "layer_norms",
     "gemma4_text": "gemma4",
+    "ministral3": "llama_siblings",
+    "ernie4_5": "llama_siblings",
+    "hunyuan_v1_dense": "llama_siblings",
+    "apertus": "llama_siblings",
+    "bloom": "falcon",
+    "mpt": "falcon",
+    "falcon": "falcon",
 }
 GGUF_NAMES = {  # names in GGUF files that differ
     "gptneox": "gpt_neox", "gemma3": "gemma3_text", "qwen3moe": "qwen3_moe", "qwen2moe": "qwen2_moe",
@@ -62,6 +69,7 @@ GGUF_NAMES = {  # names in GGUF files that differ
     "command-r": "cohere", "phi2": "phi",
     "deepseek2": "deepseek_v3", "deepseek2 with softmax": "deepseek_v2", "glm4moe": "glm4_moe",
     "minimax-m2": "minimax_m2", "gemma4": "gemma4_text",
+    "mistral3": "ministral3", "hunyuan-dense": "hunyuan_v1_dense",
 }  # fmt: skip
 
 
@@ -103,7 +111,7 @@ def family_of(name: str) -> tuple[str, ...]:
     """Return the architectures of a module of architectures/ that share the names of parameters with this
     architecture. They also share the modules of transformers."""
     module, names = ARCHITECTURES[name], architecture_named(name).names
-    siblings = (own for own, other in ARCHITECTURES.items() if other == module)
+    siblings = [own for own, other in ARCHITECTURES.items() if other == module]
     return tuple(own for own in siblings if architecture_named(own).names is names)
 
 

@@ -6,10 +6,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cached_property, partial
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 from ..plans.blocks import Blocks
-from ..plans.kinds import Add
+from ..plans.kinds import Add, Clip
 from ..plans.plan import Plan
 from ..text.frozen import frozen
 from .config import DecoderConfig
@@ -29,6 +29,8 @@ class Layout:
     - `qk_norm`: the norms of q and k, if the config asks for them, are norms of heads with one gain for all
       heads, of whole rows, or of heads with a gain for each head. They have no bias.
     - `adjacent`: RoPE turns pairs of neighbouring channels.
+    - `turned` adds rows after RoPE of q and k in a layer. `slopes` are those of ALiBi, and `clip` is the
+      largest absolute value of q, k and v.
     - `embedding` adds the rows up to the first layer, and `mlp` the rows of an MLP that reads a row.
       `attention` adds the rows of attention, from a row that is read to the output, if they differ.
     - `branch_factor` multiplies the outputs of attention and the MLP, and `logits_factor` the logits.
@@ -40,6 +42,9 @@ class Layout:
     parallel: Parallel = ""
     qk_norm: Literal["heads", "rows", "each head"] = "heads"
     adjacent: bool = False
+    turned: Callable[[Blocks, int, str, str], tuple[str, str]] | None = None
+    slopes: tuple[float, ...] = ()
+    clip: float | None = None
     embedding: Callable[[Blocks], str] = Blocks.embedding
     mlp: Callable[[Blocks, str], str] = Blocks.gated_mlp
     attention: Callable[[Blocks, str], str] | None = None
@@ -101,11 +106,18 @@ def plan_of(config: DecoderConfig, layout: Layout = LLAMA) -> Plan:
 def _attention(rows: Blocks, source: str, config: DecoderConfig, layout: Layout, layer: int) -> str:
     """Add the rows of attention that reads a row, from q, k and v to the output."""
     q, k, v = rows.queries_keys_values(source)
+    if clip := layout.clip:
+        expr, kind = f"{{0}} = min(max({{0}}, -{clip:g}), {clip:g})", Clip(-clip, clip)
+        values = zip("qkv", (q, k, v), strict=True)
+        q, k, v = (rows.add(f"attn.{n}_clipped", kind, own, expr=expr.format(n)) for n, own in values)
     if config.qk_norm:
-        options: dict[str, Any] = {"centred": layout.centred, "by_head": layout.qk_norm == "each head"}
-        dim = None if layout.qk_norm == "rows" else config.head_dim
-        q, k = rows.norms_of_queries_and_keys(q, k, head_dim=dim, **options)
+        dim, by_head = None if layout.qk_norm == "rows" else config.head_dim, layout.qk_norm == "each head"
+        q, k = rows.norms_of_queries_and_keys(q, k, dim, centred=layout.centred, by_head=by_head)
     if rope := config.ropes[layer]:
         q, k = rows.rotations(q, k, rope, config.rotary_dim, layout.adjacent)
+    if layout.turned:
+        q, k = layout.turned(rows, layer, q, k)
     scale = config.score_scales[layer] if config.score_scales else layout.score_scale
-    return rows.attention(q, k, v, scale, config.windows[layer], layout.scores_cap, sinks=layout.sinks)
+    return rows.attention(
+        q, k, v, scale, config.windows[layer], layout.scores_cap, sinks=layout.sinks, slopes=layout.slopes
+    )

@@ -17,10 +17,10 @@ NAMES: dict[str, tuple[str, str]] = {
     "n_inner": ("feed_forward_length", "intermediate_size ffn_dim intermediate_dim n_inner"),
     "context_length": ("context_length", "max_position_embeddings max_seq_len n_positions n_ctx"),
     "norm_eps": ("attention.layer_norm_rms_epsilon attention.layer_norm_epsilon",
-                 "rms_norm_eps layer_norm_epsilon layer_norm_eps norm_eps"),
+                 "rms_norm_eps layer_norm_epsilon layer_norm_eps norm_epsilon norm_eps"),
     "activation": ("", "hidden_act hidden_activation activation_function"),
-    "biases": ("", "attention_bias mlp_bias qkv_bias"),
-    "qk_norm": ("", ""),
+    "biases": ("", "attention_bias mlp_bias qkv_bias use_bias use_qkv_bias"),
+    "qk_norm": ("", "use_qk_norm qk_layernorm"),
     "window": ("attention.sliding_window", "sliding_window"),
     "windowed_layers": ("attention.sliding_window_pattern", "layer_types use_sliding_window "
                         "max_window_layers sliding_window_pattern _sliding_window_pattern"),
@@ -49,6 +49,7 @@ NAMES: dict[str, tuple[str, str]] = {
     "embedding_multiplier": ("embedding_scale", "embedding_multiplier"),
     "residual_multiplier": ("residual_scale", "residual_multiplier"),
     "logits_multiplier": ("logit_scale", "logits_scaling"),
+    "logit_scale": ("logit_scale", "logit_scale"),  # of Command R
     "parallel": ("use_parallel_residual", "use_parallel_residual"),
     "experts": ("expert_count", "num_local_experts num_experts n_routed_experts"),
     "experts_used": ("expert_used_count", "num_experts_per_tok top_k_experts"),
@@ -68,6 +69,10 @@ NAMES: dict[str, tuple[str, str]] = {
     "value_dim": ("attention.value_length_mla", "v_head_dim"),
     "pairs_adjacent": ("", "rope_interleave"),
     "score_factor": ("rope.scaling.yarn_log_multiplier", "rope_scaling.mscale_all_dim"),
+    "query_growth": ("attention.temperature_scale", "rope_parameters.llama_4_scaling_beta"),
+    "query_period": ("", ""),
+    "parallel_norms": ("", "num_ln_in_parallel_attn new_decoder_architecture"),
+    "attn_clamp": ("attention.clamp_kqv", "attn_config.clip_qkv"),
     "swiglu_limit": ("", "swiglu_limit"),
     "swiglu_alpha": ("", "swiglu_alpha"),
     "head_dims": ("attention.key_length_swa", "per_layer_config global_head_dim"),
@@ -80,7 +85,7 @@ NAMES: dict[str, tuple[str, str]] = {
     "layer_input_rows": ("", "vocab_size_per_layer_input"),
 }  # fmt: skip
 _NAME_OF = {key: name for name, keys in NAMES.items() for key in " ".join(keys).split()} | {
-    "attention.causal": "causal", "attention.clamp_kqv": "attn_clamp", "vocab_size": "vocab_size",
+    "attention.causal": "causal", "vocab_size": "vocab_size", "granite.logit_scale": "logits_multiplier",
 }  # fmt: skip
 
 

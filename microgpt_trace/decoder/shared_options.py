@@ -5,7 +5,7 @@ given without the prefix.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
@@ -13,24 +13,11 @@ import numpy as np
 from ..errors import InputError
 from ..plans.rope import Rope, yarn_attention_factor
 from ..text.brief import brief
-from .settings import (
-    COUNT,
-    FITS,
-    FLAG,
-    OBJECT,
-    POSITIVE,
-    TEXT,
-    WHOLE,
-    Options,
-    Settings,
-    Sizes,
-    is_positive,
-    one_of,
-)
+from .settings import COUNT, FITS, FLAG, OBJECT, POSITIVE, TEXT, WHOLE, Settings, is_positive, one_of
 
 ACTIVATIONS = {  # names in config.json -> functions
     "silu": "SiLU", "swish": "SiLU", "relu": "ReLU", "gelu": "GELU", "gelu_new": "GELU by tanh",
-    "gelu_pytorch_tanh": "GELU by tanh", "gelu_fast": "GELU by tanh",
+    "gelu_pytorch_tanh": "GELU by tanh", "gelu_fast": "GELU by tanh", "xielu": "xIELU",
 }  # fmt: skip
 LONG, SHORT = "rope_factors_long.weight", "rope_factors_short.weight"  # tensors with divisors of longrope
 LAYER_TYPES = ("full_attention", "sliding_attention")
@@ -40,12 +27,14 @@ LLAMA_CPP = "the default of llama.cpp"
 def read_activation(settings: Settings, key: str, default: str) -> str:
     """Return the function of the MLP. `default` is the name in config.json of the default of transformers."""
     name = settings.get_or_default(key, TEXT, default)
-    return ACTIVATIONS[one_of(key, name, ACTIVATIONS)]
+    known = [own for own in ACTIVATIONS if own in (default, *{*ACTIVATIONS} - {"xielu"})]
+    return ACTIVATIONS[one_of(key, name, known)]
 
 
 def usual_options(
-    settings: Settings, sizes: Sizes, theta: float = 1e4, activation: str = "silu", share: float | None = None
-) -> Options:
+    settings: Settings, sizes: Mapping[str, Any], theta: float = 1e4, activation: str = "silu",
+    share: float | None = None,
+) -> dict[str, Any]:  # fmt: skip
     """Return RoPE, the rotated channels and the function of the MLP. `theta`, `activation` and `share` are
     the defaults of transformers. Without `share`, RoPE must turn all channels of a head."""
     channels = None if share is None else rotated_channels(settings, sizes["head_dim"], share)
@@ -55,7 +44,9 @@ def usual_options(
     }  # fmt: skip
 
 
-def usual_from_gguf(keys: Settings, sizes: Sizes, activation: str = "silu", partial: bool = False) -> Options:
+def usual_from_gguf(
+    keys: Settings, sizes: Mapping[str, Any], activation: str = "silu", partial: bool = False
+) -> dict[str, Any]:
     """Translate RoPE. Add the function of the MLP, which files do not store."""
     return {"hidden_act": activation, **gguf_rope(keys, sizes["head_dim"], partial)}
 
@@ -85,11 +76,12 @@ def _even(head_dim: int, share: float) -> int | None:
 
 def read_rope(
     settings: Settings, theta: float = 10000.0, old_key: str = "", partial: bool = False,
-    usual: Mapping[str, Any] = {},
+    usual: Mapping[str, Any] = {}, besides: tuple[str, ...] = (),
 ) -> Rope:  # fmt: skip
     """Build RoPE from the settings `rope_theta` and `rope_scaling`, or their union `rope_parameters`. `theta`
     and the scaling `usual` are the defaults of transformers, and `old_key` is the name of the base in older
-    configs. Unless `partial` is true, RoPE must turn all channels of a head."""
+    configs. Unless `partial` is true, RoPE must turn all channels of a head. The settings `besides` may stand
+    among those of RoPE."""
     old, new = (settings.get(key, OBJECT) for key in ("rope_scaling", "rope_parameters"))
     if old and new and old != new:
         raise InputError("rope_scaling and rope_parameters contradict each other")
@@ -116,7 +108,7 @@ def read_rope(
         if len(scales) == 2 and inner.get("attention_factor", POSITIVE) is None:
             first, second = (yarn_attention_factor(inner.require("factor", POSITIVE), own) for own in scales)
             scaling["attention_factor"] = first / second
-    for key in ("rope_theta", _PARTIAL):
+    for key in ("rope_theta", _PARTIAL, *besides):
         scaling.pop(key, None)
     settings.last = "rope_scaling"
     if _scaling_kind(scaling) == "longrope":
@@ -204,22 +196,22 @@ def layers_with_window(settings: Settings, n_layer: int, every: int, *patterns: 
     return tuple(i for i in range(n_layer) if (i + 1) % every) if typed is None else typed
 
 
-def read_window(settings: Settings, layers: tuple[int, ...], usual: int = 4096) -> dict[str, Any]:
+def read_window(settings: Settings, layers: Collection[int], usual: int | None = 4096) -> dict[str, Any]:
     """Return the size of the sliding window that `layers` use, as the options `window` and
-    `windowed_layers`. `usual` is the default of transformers."""
+    `windowed_layers`. `usual` is the default of transformers, or None for no window."""
     if not layers:
         return {}
     size = settings.get("sliding_window", WHOLE)
-    if not settings.has("sliding_window"):
+    if usual and not settings.has("sliding_window"):
         size = settings.get_or_default("sliding_window", WHOLE, usual)
-    return {"window": size, "windowed_layers": layers} if size else {}
+    return {"window": size, "windowed_layers": tuple(layers)} if size else {}
 
 
 def read_rope_in_windows(settings: Settings, n_layer: int) -> dict[str, Any]:
     """Return the options of a model with a window and RoPE in the same layers: by default, in all but each
     fourth layer. Return {} if there is no window."""
     layers = layers_with_window(settings, n_layer, 4, "sliding_window_pattern")
-    options = read_window(settings, tuple(range(n_layer)))
+    options = read_window(settings, range(n_layer))
     without = tuple(i for i in range(n_layer) if i not in layers)
     return options and {**options, "windowed_layers": layers, "layers_without_rope": without}
 
@@ -236,11 +228,6 @@ def read_ropes(settings: Settings, theta: float, local_theta: float | None = Non
     rope = read_rope(settings, theta)
     base = local_theta and settings.get_or_default("rope_local_base_freq", POSITIVE, local_theta)
     return {"rope": rope, "window_rope": Rope(base or rope.theta)}
-
-
-def read_window_of_all(settings: Settings, n_layer: int) -> dict[str, Any]:
-    """Return the sliding window, which all layers use if the settings have its size."""
-    return read_window(settings, tuple(range(n_layer)) if settings.get("sliding_window", COUNT) else ())
 
 
 def read_experts(settings: Settings, experts: int, used: int) -> dict[str, int]:

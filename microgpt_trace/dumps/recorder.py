@@ -212,11 +212,15 @@ class TorchRecording:
             self.inputs["attention_mask"] = whole_numbers(mask)
 
     def _add_unturned(self, turned: str, layer: int, heads: int) -> None:
-        """Append the channels that RoPE does not turn to each head, if the attention rotates only a part."""
+        """Append the channels that RoPE does not turn to each head, if the attention rotates only a part, or
+        drop copies of keys."""
         rows = self._decoder.family.plan.behind(numbered(turned, 0))
         name, *names = (numbered(of_any_layer(row.name), layer) for row in rows)
         part, before = self.arrays[name], next((self.arrays[n] for n in names if n in self.arrays), None)
-        if before is not None and before.shape[-1] > part.shape[-1]:
+        if before is not None and before.shape[-1] < part.shape[-1]:  # a copy of the key for each query
+            copies = part.reshape(*part.shape[:-1], before.shape[-1] * heads // part.shape[-1], -1)
+            self.arrays[name] = copies[..., : part.shape[-1] // heads].reshape(before.shape)
+        elif before is not None and before.shape[-1] > part.shape[-1]:
             rotated, whole = (own.reshape(*own.shape[:-1], heads, -1) for own in (part, before))
             both = [rotated, whole[..., rotated.shape[-1] :]]
             self.arrays[name] = np.concatenate(both, axis=-1).reshape(before.shape)
@@ -268,27 +272,11 @@ class TorchRecording:
         tensor = _first(output)
         if heads_first:  # a product of cached latent vectors also returns the rows of earlier tokens
             tensor = tensor[:, :, -self._ids.shape[1] :].transpose(1, 2)
-        parts = list(self._parts(events, tensor))
+        parts = list(self._decoder.parts(events, tensor))
         if events == (ROUTER,) and isinstance(output, tuple) and len(output) == 1 + len(ROUTED):
             parts += zip(ROUTED, output[1:], strict=True)
         for event, part in parts:
             self._take(numbered(event, self._layer), part)
-
-    def _parts(self, events: Sequence[str], tensor: Any) -> Iterator[tuple[str, Any]]:
-        """Yield the part of each event. A fused product contains q, k and v or gate and up."""
-        if len(events) == 1:
-            yield events[0], tensor
-            return
-        heads, config = [1] * len(events), getattr(self._decoder.stack, "config", None)
-        if (names := self._decoder.family.architecture.names).widths:
-            return (yield from self._decoder.of_each_head(events, tensor, config))
-        if len(events) == 3:
-            queries = getattr(config, "num_attention_heads", 1)
-            heads = [queries, *[getattr(config, "num_key_value_heads", None) or queries] * 2]
-        width = tensor.shape[-1] // sum(heads)
-        if names.by_head:
-            tensor = tensor.unflatten(-1, (heads[0], len(events), width)).transpose(-3, -2).flatten(-3)
-        yield from zip(events, tensor.split([count * width for count in heads], -1), strict=True)
 
     def _take_weights(self, output: Any) -> None:
         """Save the attention weights [B, H, T, keys], the second output of eager attention."""

@@ -39,13 +39,24 @@ class TorchDecoder:
         """The modules before layer 0 that the model has. The first module reads the tokens."""
         return [name for name in self.family.embedding if name in self.stack._modules]
 
-    def of_each_head(self, events: Sequence[str], tensor: Any, config: Any) -> Iterator[tuple[str, Any]]:
-        """Yield each event of a fused product, and its part. The channels of the product are all parts of the
-        first head, then of the next head. `config` has the widths of the parts in a head."""
-        keys = self.family.architecture.names.widths
-        widths = [getattr(config, keys[kind_of(event)]) for event in events]
-        parts = tensor.unflatten(-1, (-1, sum(widths))).split(widths, -1)
-        yield from zip(events, (part.flatten(-2) for part in parts), strict=True)
+    def parts(self, events: Sequence[str], tensor: Any) -> Iterator[tuple[str, Any]]:
+        """Yield each event in the output of a module, and its part. A fused product contains q, k and v, or
+        gate and up, or other parts of heads."""
+        if len(events) == 1:
+            yield events[0], tensor
+            return
+        config, names = getattr(self.stack, "config", None), self.family.architecture.names
+        widths = [tensor.shape[-1] // len(events)] * len(events)
+        if names.widths:
+            widths = [getattr(config, names.widths[kind_of(event)]) for event in events]
+        elif len(events) == 3:
+            queries = getattr(config, "num_attention_heads", 1)
+            dim = getattr(config, "head_dim", None) or getattr(config, "hidden_size", widths[0]) // queries
+            keys = (tensor.shape[-1] // dim - queries) // 2
+            count = keys if names.by_head else 1
+            widths = [queries // count * dim, *[keys // count * dim] * 2]
+        groups = tensor.unflatten(-1, (-1, sum(widths))).split(widths, -1)
+        yield from zip(events, (part.flatten(-2) for part in groups), strict=True)
 
     def has(self, layer: Any, path: str, needs: Sequence[str] = ()) -> bool:
         """Return True if a layer has the module at a path, the module inside that computes first, and the
@@ -108,14 +119,14 @@ def _problem(names: ModuleNames, layer: Any) -> str:
         needed = f"{names.layers}.{path}" in names.returned and path not in optional
         if needed and module_at(layer, path) is None:
             return f"expected a module {path}, as in {family}, found none"
-    if hasattr(module_at(layer, names.attention), OTHER_SPLIT):
+    if not names.architecture.names.by_head and hasattr(module_at(layer, names.attention), OTHER_SPLIT):
         return f"the attention does not split q, k and v like {family}"
     parents = dict.fromkeys(path.rpartition(".")[0] for path in names.in_layer)  # "" is the layer itself
     for parent in parents:
         inner = module_at(layer, parent)
         for child, module in ({} if inner is None else inner._modules).items():
             path = f"{parent}.{child}".lstrip(".")
-            expected = module is None or path in {*names.in_layer, *parents}
+            expected = module is None or path in {*names.in_layer, *parents, *names.architecture.modules}
             if not expected and any(True for _ in module.parameters()):
                 return f"the module {path} is not part of {family}"
     return ""

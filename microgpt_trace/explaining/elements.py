@@ -11,7 +11,7 @@ from ..errors import InputError
 from ..formulas.steps import element_name
 from ..formulas.traced_element import Element
 from ..models.language_model import LanguageModel, TraceInput
-from ..plans.kinds import Experts, Linear, Lookup
+from ..plans.kinds import Experts, Linear, Lookup, Norm
 from ..plans.plan import Plan, over_tokens
 from ..selection.parts import AXES
 from ..selection.sites import Site, describe_shape, parse_site
@@ -105,6 +105,8 @@ def _place_of_parameter(model: LanguageModel, element: Element) -> str:
         *before, output = index[1:][::-1]
         source = f"from input {before[0]} " if before else ""
         return f"a parameter of expert {index[0]}: {source}to output {output}"
+    if any(element.name in kind.names for kind in model.plan.kinds(Norm)) and len(index) == 2:
+        return f"a parameter: head {index[0]}, channel {index[1]}"
     if len(index) == 2:
         return f"a parameter: from input {index[1]} to output {index[0]}"
     return f"a parameter: channel {index[0]}"

@@ -17,7 +17,7 @@ import numpy as np
 
 from ..arrays.stats import Array
 from ..formulas.formula import Constant, ElementAt, Formula, TermOf
-from ..formulas.places import ElementPlaces
+from ..formulas.places import ElementPlaces, sees
 from ..formulas.steps import Factor, Pass, Step, Term, Use, element_name
 from ..formulas.traced_element import TracedElement, rows_with
 from ..formulas.written_out import written_out
@@ -147,7 +147,7 @@ class _ReadingArray:
             at = _where(at, places.counted(over, at, at[n]))
         plan = self.at.numbers.plan
         if self.name in plan and plan[self.name].causal:
-            at = _where(at, places.sees(at[QUERY] - at[KEY], window_of(plan, plan[self.name])))
+            at = _where(at, sees(at[QUERY], at[KEY], window_of(plan, plan[self.name])))
         return _where(at, places.has(term, at))
 
     def _weights(self, term: TermOf, at: Places) -> Array:

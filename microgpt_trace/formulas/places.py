@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from ..arrays.stats import Array
-from ..plans.kinds import Length
+from ..plans.kinds import Length, first_key
 from ..text.frozen import frozen
 from ..text.printable import shown_token
 from .formula import ElementAt, Formula, Over, PlaceAlong, Table, TermOf
@@ -44,7 +44,7 @@ class ElementPlaces:
         if self.formula.hidden is None:
             return False
         query, key, window = self.formula.hidden
-        return not self.sees(self.axes[query] - self.axes[key], window)
+        return not sees(self.axes[query], self.axes[key], window)
 
     def counts(self, term: TermOf) -> bool:
         """Return True if the term exists for this element."""
@@ -180,12 +180,8 @@ class ElementPlaces:
             return np.asarray(places == at[over.axis])
         if over.of not in MASKED:
             return np.ones(places.shape, bool)
-        back = at[over.axis] - places
-        return self.sees(back if over.of == "keys" else -back, over.window)
-
-    def sees(self, back: int | Array, window: int | None) -> Array:
-        """Return a mask of the distances `back` at which a query sees a key."""
-        return np.asarray((back >= 0) & (back < (window or len(self.numbers.inputs.tokens))))
+        query, key = (at[over.axis], places) if over.of == "keys" else (places, at[over.axis])
+        return sees(query, key, over.window)
 
     def has(self, term: TermOf, at: SomeAt) -> Array:
         """Return a mask of the places that meet the term's conditions `where`, `within` and `same`."""
@@ -200,3 +196,8 @@ class ElementPlaces:
         position, *token = (at[axis] for axis in term.where)
         target = self._tables["targets"][position]
         return np.asarray(target == token[0] if token else target >= 0)
+
+
+def sees(query: int | Array, key: int | Array, window: int | None) -> Array:
+    """Return True, or a mask, where a query sees a key."""
+    return np.asarray((key <= query) & (key >= first_key(query, window)))

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from ..decoder.architecture import BY_HEAD, FUSED, Architecture
 from ..decoder.catalogue import architecture_named, example, family_of
-from ..plans.kinds import Activation, Experts, Linear, Lookup, Mixture
+from ..plans.kinds import Activation, Experts, Linear, Lookup, Mixture, Rotation
 from ..plans.plan import Operation, Plan, kind_of, layer_of, stage_of
 from ..text.frozen import frozen
 
@@ -126,7 +126,8 @@ class ModuleNames:
         input."""
         others: dict[Events, str] = {}  # modules inside of modules are listed first
         for path, own in sorted(self.other.items(), key=lambda item: -len(item[0])):
-            if own[0] not in self.of_parameters:
+            returning = [inner for inner, events in self.returned.items() if own[0] in events]
+            if not any(inner not in self._optional or inner.startswith(f"{path}.") for inner in returning):
                 others.setdefault(own, path)
         return {**self.returned, **{path: own for own, path in others.items()}}
 
@@ -174,13 +175,13 @@ class ModuleNames:
     @cached_property
     def recorded(self) -> tuple[ModuleValue, ...]:
         """The inputs and outputs to record in a layer. An input is listed only if no module returns
-        the event."""
+        the event, and the event is not RoPE of q or k, which a function returns."""
         layer = self.other[self.layers]
         known = {LAYER_INPUT, LAST_OUTPUT, *layer, *chain(*self.in_layer.values())}
         read: dict[str, str] = {}
         for path in self.in_layer:
             event = self.read.get(f"{self.layers}.{path}")
-            if event and event not in known:
+            if event and event not in known and not isinstance(self._rows[event].kind, Rotation):
                 read.setdefault(event, path)
         return (
             *(ModuleValue(path, events) for path, events in self.in_layer.items()),
@@ -197,7 +198,11 @@ class ModuleNames:
     @cached_property
     def attention(self) -> str:
         """The path of the attention in a layer."""
-        return next(path for path, event in self.architecture.modules.items() if event == "attn.out")
+        return next(
+            path
+            for path, event in self.architecture.modules.items()
+            if event in ("attn.out", "attn.residual")
+        )
 
     @cached_property
     def activation(self) -> str:

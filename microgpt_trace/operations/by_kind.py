@@ -25,6 +25,8 @@ ARITHMETIC: dict[type[Kind], str] = {
     kinds.Scores: "scores",
     kinds.Softmax: "softmax",
     kinds.Context: "context",
+    kinds.Alibi: "positions",
+    kinds.PositionScale: "positions",
     kinds.Activation: "elementwise",
     kinds.Multiply: "elementwise",
     kinds.Add: "elementwise",
@@ -62,7 +64,8 @@ def values_for_backward(row: Operation, wanted: Collection[str]) -> list[str]:
     """Return the events whose values are needed for the gradients of a row's inputs, and of those of its
     parameters that are `wanted`."""
     kind = row.kind
-    if isinstance(kind, kinds.Add | kinds.Scale | kinds.Shift | kinds.Rotation | kinds.Channels):
+    positional = kinds.Rotation | kinds.Alibi | kinds.PositionScale
+    if isinstance(kind, kinds.Add | kinds.Scale | kinds.Shift | kinds.Channels | positional):
         return []
     if isinstance(kind, kinds.Linear) and not (row.parts or kind.columns or {*kind.names} & {*wanted}):
         return []

@@ -15,6 +15,7 @@ from ..formulas.steps import ABOVE_ZERO, RELU, SIGMOID, Function, X, element_nam
 from ..formulas.traced_element import TracedElement
 from ..plans.kinds import Activation, Add, Cap, Clip, Kind, Multiply, Scale, Shift
 from ..plans.plan import Operation
+from . import xielu
 from .pass_state import Gradients, PassState
 from .reference_inputs import ReferenceInputs, Spread
 from .softmax import masked
@@ -24,7 +25,7 @@ def forward(row: Operation, run: PassState, *inputs: Array) -> Array:
     """Compute the function, product or sum of each element: [...] -> [...]"""
     kind, (x, *others) = row.kind, inputs
     if isinstance(kind, Activation):
-        return FORWARD[kind.function](x)
+        return FORWARD[kind.function](x, *map(run.model.parameter, kind.learned))
     if isinstance(kind, Cap):
         return np.tanh(x / kind.limit) * kind.limit
     if isinstance(kind, Scale):
@@ -40,7 +41,10 @@ def backward(row: Operation, run: PassState, dy: Array, y: Array, *inputs: Array
     """Multiply dy by the slope of the function, by the other factor, or by 1: [...] -> [...]"""
     kind, (x, *others) = row.kind, inputs
     if isinstance(kind, Activation):
-        return Gradients((dy * SLOPES[kind.function](x),))
+        learned = [run.model.parameter(name) for name in kind.learned]
+        own = xielu.gradients(dy, x, *learned) if run.wanted.intersection(kind.learned) else ()
+        parameters = dict(zip(kind.learned, own, strict=False))
+        return Gradients((dy * SLOPES[kind.function](x, *learned),), parameters)
     if isinstance(kind, Cap):
         return Gradients((dy * cap_slope(x / kind.limit),))
     if isinstance(kind, Scale):
@@ -113,26 +117,30 @@ def gelu_by_tanh_slope(x: Array) -> Array:
     return (1 + t + x * (1 - np.square(t)) * slope) / 2
 
 
-FORWARD: dict[str, Callable[[Array], Array]] = {
+FORWARD: dict[str, Callable[..., Array]] = {
     "SiLU": silu,
     "ReLU": lambda x: np.maximum(x, 0),
     # GELU and its approximation: Hendrycks and Gimpel, "Gaussian Error Linear Units" (2016).
     "GELU": lambda x: x * normal_cdf(x),
     "GELU by tanh": lambda x: x * (1 + np.tanh(tanh_argument(x))) / 2,
     "sigmoid": lambda x: 1 / (1 + np.exp(-x)),
+    "xIELU": lambda x, *learned: xielu.mixed(xielu.PARTS, x, *learned) + x / 2,
 }
-SLOPES: dict[str, Callable[[Array], Array]] = {
+SLOPES: dict[str, Callable[..., Array]] = {
     "SiLU": silu_slope,
     "ReLU": lambda x: (x > 0).astype(x.dtype),
     "GELU": gelu_slope,
     "GELU by tanh": gelu_by_tanh_slope,
     "sigmoid": sigmoid_slope,
+    "xIELU": lambda x, *learned: xielu.mixed(xielu.SLOPES, x, *learned) + x.dtype.type(0.5),
 }
 
 
 def reference(row: Operation, ref: ReferenceInputs, *inputs: Array) -> Array:
     """Compute the function, product or sum of each element: [...] -> [...]"""
     kind, (x, *others) = row.kind, inputs
+    if isinstance(kind, Activation) and kind.learned:
+        return xielu.reference(x, *(ref.parameter(row, name) for name in kind.learned))
     if isinstance(kind, Activation):
         return ACTIVATIONS[kind.function](x)
     if isinstance(kind, Cap):
@@ -175,9 +183,10 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
 
 
 def size(row: Operation, ref: ReferenceInputs, value: Array, *inputs: Array) -> Array:
-    """Return |x| for a GELU, where 1 + erf or 1 + tanh may cancel, and |value| for all other rows."""
-    if isinstance(row.kind, Activation) and row.kind.function.startswith("GELU"):
-        return np.abs(inputs[0])
+    """Return |x| or |value|, whichever is larger, for functions whose parts may cancel (GELU and xIELU), and
+    |value| for all other rows."""
+    if isinstance(row.kind, Activation) and row.kind.function.startswith(("GELU", "xIELU")):
+        return np.maximum(np.abs(inputs[0]), np.abs(value))
     return np.abs(value)
 
 
@@ -223,6 +232,8 @@ def formula(row: Operation, setting: Setting) -> Formula:
         return one_step(sizes, TermOf((*inputs, _factor(kind))))
     if isinstance(kind, Shift):
         return one_step(sizes, TermOf(inputs), TermOf((ElementAt(kind.bias, (len(sizes) - 1,)),)))
+    if isinstance(kind, Activation) and kind.learned:
+        return Formula(sizes, xielu.steps(kind, inputs[0], xielu.PARTS, inputs[0]))
     form = _form(kind)
     of_x = TermOf(inputs, function=form.function)
     if form.gate:
@@ -265,12 +276,17 @@ def gradient_formula(name: str, reader: Operation, setting: Setting) -> Formula:
         return one_step(sizes, TermOf((gradient, ElementAt(other, _same_place(sizes)))))
     if isinstance(kind, Scale):
         return one_step(sizes, TermOf((gradient, _factor(kind))))
-    slope = TermOf((ElementAt(name, _same_place(sizes)),), function=_form(kind).slope)
-    return Formula(sizes, (StepOf((slope,), "slope"), StepOf((TermOf((gradient, ResultOf(0))),))))
+    x, steps = ElementAt(name, _same_place(sizes)), tuple[StepOf, ...]()
+    if isinstance(kind, Activation) and kind.learned:
+        steps = xielu.steps(kind, x, xielu.SLOPES)
+    steps = steps or (StepOf((TermOf((x,), function=_form(kind).slope),), "slope"),)
+    return Formula(sizes, (*steps, StepOf((TermOf((gradient, ResultOf(len(steps) - 1))),))))
 
 
-def parameter_formula(name: str, row: Operation[Shift], setting: Setting) -> Formula:
-    """Describe an element of db: the sum of dy over the positions."""
+def parameter_formula(name: str, row: Operation, setting: Setting) -> Formula:
+    """Describe an element of db: the sum of dy over the positions. xIELU has its own formula."""
+    if isinstance(row.kind, Activation):
+        return xielu.parameter_formula(name, row, row.kind, setting)
     length, width = setting.shapes[row.name]
     return one_step((width,), TermOf((ElementAt(row.name, (1, 0), "backward"),), (Over(length),)))
 

@@ -12,7 +12,7 @@ import numpy as np
 from ..arrays.stats import Array
 from ..arrays.threads import PARALLEL, available_cores
 from ..hooks.bus import SILENT, Tap
-from ..plans.kinds import Rotation
+from ..plans.kinds import Rotation, first_key
 from ..plans.plan import NOTHING
 from ..plans.rope import Rope, rope_turns
 
@@ -62,7 +62,7 @@ class QueryBlock(NamedTuple):
     def first(self, window: int | None) -> int:
         """Return the first key in the window of the first query."""
         start = self.keys - (self.queries.stop - self.queries.start)
-        return 0 if window is None else max(0, start + 1 - window)
+        return max(0, first_key(start, window))
 
 
 @dataclass

@@ -8,7 +8,7 @@ from ..arrays.stats import Array
 from ..formulas.formula import Constant, ElementAt, Formula, Over, ResultOf, Setting, StepOf, TermOf
 from ..formulas.steps import EXP
 from ..formulas.traced_element import TracedElement
-from ..plans.kinds import Softmax
+from ..plans.kinds import Softmax, first_key
 from ..plans.plan import Operation, Plan
 from .heads import KEY, OVER, QUERY, placed, share_heads
 from .pass_state import Gradients, PassState, QueryBlock
@@ -61,8 +61,8 @@ def softmax_forward(scores: Array, seen: Array, workers: int, sinks: Array | Non
 
 def seen_keys(length: int, seen: int, window: int | None) -> Array:
     """Return a mask [T, S] of visible keys: the last T rows of the causal mask [S, S] with a window."""
-    back = np.arange(seen - length, seen)[:, None] - np.arange(seen)  # distances from key to query
-    return (back >= 0) if window is None else (back >= 0) & (back < window)
+    queries, keys = np.arange(seen - length, seen)[:, None], np.arange(seen)
+    return (keys <= queries) & (keys >= first_key(queries, window))
 
 
 def reference(row: Operation[Softmax], ref: ReferenceInputs, scores: Array) -> Array:
@@ -78,8 +78,10 @@ def reference(row: Operation[Softmax], ref: ReferenceInputs, scores: Array) -> A
 
 def visible(kind: Softmax, length: int) -> Array:
     """Return a mask [T, T] of visible keys: the causal mask with a window."""
-    below = np.tri(length, dtype=bool)
-    return below if kind.window is None else below & ~np.tri(length, k=-kind.window, dtype=bool)
+    below, window = np.tri(length, dtype=bool), kind.window
+    if window is not None and window < 0:
+        return below & np.equal.outer(*[np.arange(length) // -window] * 2)
+    return below if window is None else below & ~np.tri(length, k=-window, dtype=bool)
 
 
 def spread(row: Operation, ref: ReferenceInputs) -> Spread:
@@ -100,12 +102,14 @@ def softmax_size(value: Array) -> Array:
 def masked(at: TracedElement) -> tuple[str, ...]:
     """Return a note that explains why the query does not see the key, or () if the query sees the key."""
     _, query, key = at.index
-    back, window = query - key, window_of(at.numbers.plan, at.row)
-    if back < 0:
+    window = window_of(at.numbers.plan, at.row)
+    if key > query:
         return (f"masked: key {key} comes after query {query}, which may not look ahead",)
-    if window is not None and back >= window:
-        return (f"masked: key {key} is {back} positions back, and the window of this layer is {window}",)
-    return ()
+    if window is None or key >= (first := first_key(query, window)):
+        return ()
+    if window < 0:
+        return (f"masked: the chunk of query {query} begins at position {first}, after key {key}",)
+    return (f"masked: key {key} is {query - key} positions back, and the window of this layer is {window}",)
 
 
 def window_of(plan: Plan, row: Operation) -> int | None:

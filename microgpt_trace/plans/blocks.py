@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from .kinds import (
     Activation,
     Add,
+    Alibi,
     Cap,
     Choice,
     Context,
@@ -24,12 +25,14 @@ from .kinds import (
     Mixture,
     Multiply,
     Norm,
+    PositionScale,
     Probabilities,
     Rotation,
     Routing,
     Scale,
     Scores,
     Softmax,
+    window_words,
 )  # fmt: skip
 from .plan import Operation, Plan, stage_of
 
@@ -165,9 +168,19 @@ class Blocks(RowBuilder):
         )
         return q, k
 
-    def norms_of_queries_and_keys(self, q: str, k: str, **options: Any) -> tuple[str, str]:
-        """Add norms of q and k, with options of `norm`: of each head if `head_dim` is given."""
-        q, k = (self.norm(f"attn.{n}_norm", own, of=n, **options) for n, own in (("q", q), ("k", k)))
+    def scaled_by_position(self, q: str, strength: float, period: int, shift: int = 0) -> str:
+        """Add q times a factor that grows with the position, as in `PositionScale`."""
+        position = f"(position + {shift})" if shift else "position"
+        expr = f"q = q * (1 + {strength:g} * ln(1 + floor({position} / {period})))"
+        return self.add("attn.q_scaled", PositionScale(strength, period, shift), q, expr=expr)
+
+    def norms_of_queries_and_keys(
+        self, q: str, k: str, head_dim: int | None = None, name: str = "norm", **options: Any
+    ) -> tuple[str, str]:
+        """Add norms of q and k: of each head if `head_dim` is given, or else of whole rows. The norm of q is
+        named attn.q_norm, or attn.q_ and another name. `options` are those of `norm`."""
+        options["head_dim"] = head_dim
+        q, k = (self.norm(f"attn.{n}_{name}", own, of=n, **options) for n, own in (("q", q), ("k", k)))
         return q, k
 
     def embedding(self, factor: float | None = None, symbol: str = "x") -> str:
@@ -201,7 +214,10 @@ class Blocks(RowBuilder):
         """Add the rows of an MLP without a gate: down(function(up(x)))."""
         act = self.config.activation
         up = self.product("mlp.up", "wup", source, self.config.n_inner, "up = x_n", "up_proj")
-        hidden = self.add("mlp.act", Activation(act), up, expr=f"act = {act}(up)")
+        learned = tuple(map(self.name, ("mlp_alpha_p", "mlp_alpha_n"))) if act == "xIELU" else ()
+        parameter = f"a from {learned[0]}, b from {learned[1]}" if learned else ""
+        kind = Activation(act, learned)
+        hidden = self.add("mlp.act", kind, up, expr=f"act = {act}(up)", parameter=parameter)
         return self.product("mlp.down", "wdown", hidden, self.config.n_embd, "mlp_out = act", "ffn_down")
 
     def mixture(
@@ -269,20 +285,23 @@ class Blocks(RowBuilder):
         self, q: str, k: str, v: str, scale: float | None = None,
         window: int | None = None, cap: float | None = None, overview: bool = False,
         words: Sequence[str] = (" [attn]", "o_proj"), sinks: bool = False, of_keys: str = "",
+        slopes: Sequence[float] = (),
     ) -> str:  # fmt: skip
         """Add the rows of attention, starting with the scores. `of_keys` describes keys of another layer.
-
         By default, `scale` is 1/sqrt(head_dim), a query sees all earlier positions, and the scores have no
-        cap. With `sinks`, each head has a score without a key.
+        cap. With `sinks`, each head has a score without a key. `slopes` are the heads' slopes of ALiBi.
         """
         dim, queries, keys = self.config.head_dim, self.config.n_head, self.config.n_kv_head
         group = tuple(h * keys // queries for h in range(queries))  # the key-value head of each query head
         usual = 1 / math.sqrt(dim)
         scale = usual if scale is None else scale
         by = f" / sqrt({dim})" if scale == usual else f" * {scale:.6g}" * (scale != 1)
-        expr = f"scores = q @ k.T{by}{of_keys}"
-        scores = self.add("attn.scores", Scores(dim, group, scale), q, k, expr=expr)
+        kind, expr = Scores(dim, group, scale), f"scores = q @ k.T{by}{of_keys}"
+        scores = self.add("attn.scores", kind, q, k, expr=expr)
         scores = self.capped("attn.capped", scores, cap, "scores")
+        if slopes:
+            by = "scores = scores + slope * (key - query) [ALiBi]"
+            scores = self.add("attn.biased", Alibi(tuple(slopes)), scores, expr=by)
         words = (of_keys + words[0], words[1])
         return self.weighted_values(scores, v, dim, group, window, overview, words, sinks)
 
@@ -290,9 +309,8 @@ class Blocks(RowBuilder):
         self, scores: str, v: str, dim: int, group: tuple[int, ...], window: int | None = None,
         overview: bool = False, words: Sequence[str] = (" [attn]", "o_proj"), sinks: bool = False,
     ) -> str:  # fmt: skip
-        """Add the rows of attention after the scores. Head h uses the values, of width `dim`, of key-value
-        head group[h]."""
-        mask = "mask" if window is None else f"mask + window {window}"
+        """Add the rows of attention after the scores. Head h uses values of width `dim`, of head group[h]."""
+        mask = "mask" if window is None else f"mask + {window_words(window)}"
         expr = f"weights = softmax(scores + {mask}{', and sinks' * sinks})"
         kind = Softmax(window, self.name("attn_sinks") if sinks else None)
         parameter = f"sinks = {kind.sinks}" if sinks else ""

@@ -7,7 +7,7 @@ arithmetic is in operations/, one module per kind. microgpt/operations.py explai
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from ..text.frozen import frozen
 
@@ -19,6 +19,23 @@ Shape = tuple[int, ...]
 
 class Length(int):
     """The number of positions. The type distinguishes this size from other sizes of equal value."""
+
+
+def first_key(query: Any, window: int | None) -> Any:
+    """Return the first key in the window of a query, which may be below 0. A window of n > 0 has n keys. With
+    a window of -n, the text is divided into chunks of n keys, and a query sees the keys of its own chunk.
+
+    >>> first_key(9, 4), first_key(9, -4), first_key(9, None)
+    (6, 8, 0)
+    """
+    if window is None:
+        return query * 0
+    return query // -window * -window if window < 0 else query - window + 1
+
+
+def window_words(window: int) -> str:
+    """Return a description of a window: "window 8", or "chunks of 8" for -8."""
+    return f"window {window:,}" if window > 0 else f"chunks of {-window:,}"
 
 
 class Kind:
@@ -135,8 +152,7 @@ class Rotation(Kind):
 
 @frozen(slots=False, eq=False)
 class Scores(Kind):
-    """scores = q @ k.T * scale, before the mask. Query head h reads the keys of the key-value
-    head with the index group[h]."""
+    """scores = q @ k.T * scale, before the mask. Query head h reads the keys of key-value head group[h]."""
 
     causal: ClassVar[bool] = True
     mixes_positions: ClassVar[bool] = True
@@ -150,12 +166,12 @@ class Scores(Kind):
 
 @frozen(slots=False, eq=False)
 class Softmax(Kind):
-    """The softmax of the scores over the keys that a query sees. A window hides keys that are far back. With
-    `sinks` [H], each head has one more score without a key, so that a row of weights sums to less than 1."""
+    """The softmax of the scores over the keys that a query sees. A window hides keys that are far back, or in
+    other chunks. With `sinks` [H], each head has a score without a key, so weights sum to less than 1."""
 
     causal: ClassVar[bool] = True
     mixes_positions: ClassVar[bool] = True
-    window: int | None = None  # the number of positions that a query sees, or None for all
+    window: int | None = None  # as in `first_key`
     sinks: str | None = None
 
     def parameters(self, inputs: Sequence[Shape]) -> dict[str, Shape]:
@@ -175,14 +191,38 @@ class Context(Kind):
 
 
 @frozen(slots=False, eq=False)
+class Alibi(Elementwise):
+    """ALiBi: scores + slope * (key - query), with a slope for each head."""
+
+    slopes: tuple[float, ...]
+
+
+@frozen(slots=False, eq=False)
+class PositionScale(Elementwise):
+    """y = x * (1 + strength * ln(1 + floor((position + shift) / period))), row by row."""
+
+    strength: float
+    period: int
+    shift: int = 0
+
+
+@frozen(slots=False, eq=False)
 class Activation(Elementwise):
-    """A function that is applied to each element. The function is ReLU, SiLU, GELU or GELU by tanh."""
+    """A function of each element: ReLU, SiLU, GELU (by tanh), sigmoid, or xIELU of two `learned` numbers."""
 
     function: str
+    learned: tuple[str, ...] = ()
 
     @property
     def nonnegative(self) -> bool:
         return "ReLU" in self.function
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return self.learned
+
+    def parameters(self, inputs: Sequence[Shape]) -> dict[str, Shape]:
+        return dict.fromkeys(self.learned, (1,))
 
 
 class Multiply(Elementwise):
@@ -242,12 +282,9 @@ class Shift(Elementwise):
 
 @frozen(slots=False, eq=False)
 class Choice(Kind):
-    """The numbers of the `count` experts with the largest scores in each row, the largest first.
-
-    The experts form `groups` of equal size, and only experts of the best `groups_used` groups are chosen. The
-    score of a group is the sum of the `best` largest scores of its experts. If `any_order` is true, correct
-    engines return the chosen experts in any order.
-    """
+    """The numbers of the `count` experts with the largest scores in each row, the largest first, among the
+    experts of the best `groups_used` of `groups` of equal size. The score of a group is the sum of its `best`
+    largest scores. If `any_order` is true, correct engines return the chosen experts in any order."""
 
     count: int
     groups: int = 1

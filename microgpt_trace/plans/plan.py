@@ -226,11 +226,11 @@ class Plan(Mapping[str, Operation]):
         return row
 
     def behind(self, name: str) -> Iterator[Operation]:
-        """Yield an event's row. If a row is a norm or RoPE, also yield the row of the input. Example: q_rope,
-        q_norm, q."""
+        """Yield an event's row. If a row is a norm, RoPE or a function of one input, also yield the row of
+        the input. Example: q_rope, q_norm, q."""
         row = self[name]
         yield row
-        while isinstance(row.kind, Norm | Rotation):
+        while isinstance(row.kind, Norm | Rotation | Elementwise) and len(row.inputs) == 1:
             row = self[row.inputs[0]]
             yield row
 

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from ..arrays.encodings import StoredTensor
-from ..decoder.catalogue import ARCHITECTURES
 from ..decoder.config import DecoderConfig
 from ..decoder.problems import Problems
 from ..decoder.setting_names import RopePairs
@@ -24,7 +23,7 @@ from ..text.brief import brief
 from .decoder_config import decoder_config
 from .model_file import layers_of, nearest, rope_factors
 
-LLAMAS = tuple(name for name, module in ARCHITECTURES.items() if module == "llama")
+LLAMAS = ("llama", "mistral", "qwen2", "qwen3")  # the architectures of .apr files
 FIELDS: dict[str, tuple[str, str]] = {  # name of a setting: (other names, kind of value)
     "architecture": ("", TEXT),
     "hidden_size": ("hidden_dim d_model n_embd", WHOLE),

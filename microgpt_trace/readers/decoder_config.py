@@ -32,6 +32,7 @@ def decoder_config(name: str, settings: Settings, adjacent_pairs: bool = False) 
     options = settings.reading(lambda: architecture.options(settings, sizes))
     if settings.values.get("sliding_window") is not None and "sliding_window" not in settings.used:
         settings.notes.append(f"sliding_window is not used by a {name}")
+    sizes |= {name: options[name] for name in sizes.keys() & options.keys()}
     tensors = split_fused(problems.tensors, sizes | options, architecture.names.by_head, problems)
     biases = biases_of(tensors if problems.strict else [*tensors, *architecture.biases])
     if missing := set(architecture.biases).difference(biases):

@@ -8,7 +8,9 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..arrays.encodings import StoredTensor
+import numpy as np
+
+from ..arrays.encodings import ENCODINGS, StoredTensor
 from ..arrays.expert_tensor import of_heads
 from ..decoder.architecture import Architecture
 from ..decoder.catalogue import ARCHITECTURES, GGUF_NAMES, architecture_named
@@ -53,10 +55,14 @@ def read_gguf(path: Path, overrides: Mapping[str, Any] = {}, problems: Problems 
         factors = {name: stored.pop(name) for name in (FACTORS, LONG, SHORT) if name in stored}
         keys = Settings(header.metadata, problems, prefix)
         keys.by_layer = architecture.by_layer
+        for key in architecture.names.more:  # metadata may contain a number for each layer
+            if isinstance(values := header.metadata.get(key), np.ndarray) and values.dtype == np.float32:
+                data = {f"blk.{i}.{key}": value[None].view(np.uint8) for i, value in enumerate(values)}
+                stored |= {n: StoredTensor(n, ENCODINGS["F32"], (1,), own) for n, own in data.items()}
         further = further_layers(keys.raw("block_count"), keys.raw(FURTHER), included=True)
         part = TextPart(architecture.names, further)
-        own = [tensor for tensor in stored.values() if part.has(tensor.name)]
-        problems.tensors = our_tensors(path, own, architecture.names, problems)
+        own_tensors = [tensor for tensor in stored.values() if part.has(tensor.name)]
+        problems.tensors = our_tensors(path, own_tensors, architecture.names, problems)
         problems.assumed += part.notes
         problems.load_vocabulary = partial(_vocabulary, path, header.metadata, _rows(problems))
         problems.format, problems.metadata = f"GGUF v{header.version}", header.metadata

@@ -8,6 +8,7 @@ from ..arrays.stats import Array
 from ..measuring.attention_meter import COUNTS, EVENLY, SUMS, mean_shares
 from ..measuring.definitions import Attention, RoleName, role_of
 from ..measuring.head_tokens import KINDS, UNIT
+from ..plans.kinds import first_key
 from ..plans.plan import layer_of
 from ..text.frozen import frozen
 from .state import Survey
@@ -114,7 +115,7 @@ def looks_of(survey: Survey, heads: Iterable[SurveyedHead]) -> Iterator[HeadLook
             looks_from = ()
         examples = (
             HeadExample(
-                at.value / min(at.position + 1, own.window or at.position + 1), at.value, at.place,
+                at.value / (at.position + 1 - max(0, first_key(at.position, own.window))), at.value, at.place,
                 at.document, at.position, at.channel, at.before,
             )
             for at in survey.corpus.examples(top, own.head)

@@ -224,7 +224,7 @@ def _differences(model: LanguageModel) -> Iterator[str]:
     counts = {max(kind.group) + 1 for kind in plan.kinds(Scores)} - {config.n_head}
     shared = f"{' or '.join(map(str, sorted(counts)))} key-value head{'s' * (counts != {1})}"
     yield f"{shared} for {config.n_head} heads" if counts else ""
-    windows = " or ".join(map(str, sorted({kind.window for kind in plan.kinds(Softmax) if kind.window})))
+    windows = " or ".join(map(str, sorted({abs(kind.window) for kind in plan.kinds(Softmax) if kind.window})))
     yield f"attention no further back than {windows} positions" if windows else ""
     gains = "a gain in every norm" if all(row.kind.gain for row in norms) else ""
     final = "a norm before the head" if any(isinstance(row.kind, Norm) for row in plan.final) else ""

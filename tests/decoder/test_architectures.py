@@ -71,7 +71,8 @@ def taken(theirs, ids):
     def hook(module, args, kwargs, output):
         whole = [value for value in (*args, *kwargs.values()) if torch.is_tensor(value)]
         inputs = [value for value in whole if value.is_floating_point()]
-        values[names[module]] = output[0] if isinstance(output, tuple) else output
+        first = output[0] if isinstance(output, tuple) else output
+        values[names[module]] = first.clone() if torch.is_tensor(first) else None  # Falcon changes it later
         values[f"{names[module]}.input"] = inputs[0] if inputs else None
         if type(module).__name__.endswith("Router"):
             routers[names[module]] = [own.numpy() for own in output[1:]]
@@ -83,7 +84,7 @@ def taken(theirs, ids):
     for own in hooks:
         own.remove()
     weights = [attention[0].numpy() for attention in out.attentions]
-    values = {name: own for name, own in values.items() if torch.is_tensor(own)}
+    values = {name: own for name, own in values.items() if own is not None}
     return values, weights, routers, out.logits[0].numpy()
 
 
@@ -103,7 +104,7 @@ def test_every_event_equals_transformers(name, models):
         widths = [traced[event].shape[-1] for event in events]
         value = value.transpose(1, 2) if value.ndim == 4 and value.shape[2] == len(IDS) else value
         rows = value.reshape(len(IDS), -1).numpy()
-        heads = 4 if meaning.by_head else 1
+        heads = ours.config.n_kv_head if meaning.by_head else 1
         if sum(widths) == rows.shape[1]:
             parts = np.split(rows.reshape(len(IDS), heads, -1), np.cumsum(widths)[:-1] // heads, axis=2)
             compared |= zip(events, (part.reshape(len(IDS), -1) for part in parts), strict=True)
@@ -132,6 +133,7 @@ def test_every_event_equals_transformers(name, models):
         f"{name}: {len(compared)} of {len(list(traced))} events, worst row {worst:.2g}; not compared: {rest}"
     )
     computed = {"attn.scores", "attn.capped", "attn.q_rope", "attn.k_rope", "attn.scaled", "mlp.scaled"}
+    computed |= {"attn.q_clipped", "attn.k_clipped", "attn.v_clipped", "attn.q_scaled", "attn.biased"}
     computed |= {"attn.q_pe", "attn.k_pe", "attn.scores_nope", "attn.scores_pe"}
     computed |= {"mlp.scores", "mlp.corrected", "mlp.shares"}
     computed |= {"attn.residual"} if name == "gpt_neox_sequential" else set()
@@ -173,6 +175,52 @@ def test_a_recording_does_not_depend_on_coincidences_of_lengths(name, models, tm
             expected = longer[event][..., :length, : found.shape[-1]]
             error = np.linalg.norm(found - expected) / np.linalg.norm(expected)
             assert error < 1e-5, (length, event, error)
+
+
+def other_gains(change):
+    """Return a function that changes the gains [heads, D] of the norms of q."""
+
+    def plant(theirs):
+        for layer in theirs.model.layers:
+            gain = layer.self_attn.q_norm.weight
+            gain.data = change(gain.data).clone()
+
+    return plant
+
+
+def sequential(theirs):
+    """Let the MLPs read the norm of the stream after attention, not of the input of the layer."""
+    for layer in theirs.model.layers:
+        norm = layer.input_layernorm.forward
+
+        def read(module, args, layer=layer, norm=norm):
+            return (norm(layer.stream + layer.attended),)
+
+        layer.register_forward_pre_hook(lambda module, args: setattr(module, "stream", args[0]))
+        layer.self_attn.register_forward_hook(lambda m, a, out, own=layer: setattr(own, "attended", out[0]))
+        layer.mlp.register_forward_pre_hook(read)
+
+
+PLANTED = {
+    "gains of the next head": (other_gains(lambda w: w.roll(-1, 0)), "attn.q_norm", "the gain of head h + 1"),
+    "gains of head 0": (other_gains(lambda w: w[:1].expand_as(w)), "attn.q_norm", "the gain of head 0"),
+    "gains turned": (other_gains(lambda w: w.T.reshape(w.shape)), "attn.q_norm", "heads alternate"),
+    "sequential": (sequential, "mlp.gate", "the norm reads the stream after attention"),
+    "no scale": (lambda model: setattr(model, "logit_scale", 1.0), "logits", "not multiplied by 0.3"),
+}
+
+
+@pytest.mark.parametrize(("plant", "event", "words"), PLANTED.values(), ids=PLANTED)
+def test_diagnose_names_the_mistakes_that_a_cohere_makes_possible(plant, event, words, models, tmp_path):
+    folder, theirs, _ = models("cohere")
+    wrong = copy.deepcopy(theirs)
+    plant(wrong)
+    with record(wrong, tmp_path / "run.safetensors"), torch.no_grad():
+        wrong(torch.tensor([IDS]))
+    found = diagnose(tmp_path / "run.safetensors", folder).diagnosis
+    print(found.first_wrong, [own.claim for own in found.findings])
+    assert found.first_wrong == (event if event == "logits" else f"layer0.{event}")
+    assert words in found.findings[0].claim
 
 
 FORMS = [
@@ -401,7 +449,8 @@ def test_eps_is_read_under_the_name_of_transformers(kind, models, tmp_path):
     assert found == 0.0123
 
 
-GROUPS = [kind for kind in ARCHITECTURES if "n_kv_head" in architecture_named(kind).sizes]
+SIZES = {kind: architecture_named(kind).sizes for kind in ARCHITECTURES}
+GROUPS = [kind for kind, own in SIZES.items() if own.get("head_dim") == "head_dim" and "n_kv_head" in own]
 
 
 @pytest.mark.parametrize("kind", GROUPS)

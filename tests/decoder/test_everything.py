@@ -168,7 +168,7 @@ FAULTS = {  # the plan of the engine, the first wrong event, and the id of its e
     ),
     "whole heads turned": (turning((1e4, 8), (1e2, 6), None), "layer0.attn.q_rope", "rope-partial"),
     "RoPE in every layer": (
-        turning((1e4, 4), (1e2, 6), (1e4, 4)), "layer2.attn.scores", "rope-in-every-layer"
+        turning((1e4, 4), (1e2, 6), (1e4, 4)), "layer2.attn.q_scaled", "rope-in-every-layer"
     ),
     "post-norm missing": (without("attn.post_norm"), "layer0.attn.scaled", "norm-missing"),
     "norm of q per head": (
@@ -198,15 +198,21 @@ def test_diagnose_names_the_fault_of_an_engine(model, name):
     assert cause in [id for id, _ in claims]
 
 
+def seen_in(window):
+    """Return a mask of the keys in a window of WINDOWS, by definition: [T, T]"""
+    query, key = np.indices((len(TOKENS), len(TOKENS)))
+    near = query // -window == key // -window if (window or 0) < 0 else query - key < (window or len(TOKENS))
+    return (key <= query) & near
+
+
 def test_scores_that_the_mask_hides_are_not_judged(model):
     loaded = load(model)
     values = engine_values(loaded.plan, loaded)
-    back = np.arange(len(TOKENS))[:, None] - np.arange(len(TOKENS))
-    for name in [name for name in values if name.endswith((".scores", ".capped"))]:
-        window = everything.WINDOWS[loaded.plan[name].layer] or len(TOKENS)
-        values[name] = np.where((back >= 0) & (back < window), values[name], np.float32(-9))
+    for name in [name for name in values if name.endswith((".scores", ".capped", ".biased"))]:
+        window = everything.WINDOWS[loaded.plan[name].layer]
+        values[name] = np.where(seen_in(window), values[name], np.float32(-9))
     assert diagnose_values(loaded, TOKENS, values).clean
-    values["layer2.attn.capped"][1, 4, 3] += 0.1  # a visible entry
+    values["layer2.attn.capped"][1, 6, 5] += 0.1  # a visible entry
     assert diagnose_values(loaded, TOKENS, values).first_wrong == "layer2.attn.capped"
 
 
@@ -244,7 +250,8 @@ def test_direct_contributions_add_up_to_logits_and_follow_the_rows(model):
 
 ON_THE_PAGE = (
     "layer0.attn.q_norm[3,4]", "layer0.attn.q_rope[3,1]", "layer0.attn.q_rope[3,5]",
-    "layer1.attn.k_rope[2,10]", "layer0.attn.capped[1,3,2]", "layer2.attn.weights[1,4,2]",
+    "layer1.attn.k_rope[2,10]", "layer0.attn.capped[1,3,2]", "layer2.attn.weights[1,6,5]",
+    "layer2.attn.q_scaled[5,3]", "layer2.attn.biased[1,6,5]",
     "layer0.attn.post_norm[3,3]", "layer2.attn.scaled[3,3]", "layer1.mlp.norm[2,2]", "layer1.mlp.scaled[4,2]",
     "layer1.mlp.both[1,1]", "layer1.mlp.residual[5,5]",
 )  # fmt: skip
@@ -263,9 +270,7 @@ def test_a_page_shows_and_works_out_every_number(model, page_of, tmp_path):
     for name in shown:
         values = arrays[name]
         if values.ndim == 3:
-            window = getattr(plan[name].kind, "window", None) or len(TOKENS)
-            back = np.arange(len(TOKENS))[:, None] - np.arange(len(TOKENS))
-            values[:, (back < 0) | (back >= window)] = np.nan
+            values[:, ~seen_in(getattr(plan[name].kind, "window", None))] = np.nan
         assert np.array_equal(in_tables(page, name).reshape(values.shape), values, equal_nan=True), name
     for element in ON_THE_PAGE:
         go(page, element)

@@ -435,7 +435,7 @@ FOREIGN = {
         lambda: of_transformers("OPT", **SMALL_OPT),
         r"OPTForCausalLM: expected .*, or wte, wpe, drop, h, ln_f, as in a GPT-2.*; found model, "),
     "other norms": (
-        lambda: of_transformers("Glm4", **SMALL),
+        lambda: of_transformers("VaultGemma", **SMALL),
         r"model\.layers\.0: (expected a module|the module) \w+.* (found none|is not part of a Llama)"),
     "experts": (lambda: of_transformers("GraniteMoe", **SMALL), r"expected a module (mlp|block)"),
     "another text": (

@@ -57,7 +57,10 @@ def torch_value(torch, row, w, x, config, tokens):
         return q @ k[list(kind.group)].mT * kind.scale
     if isinstance(kind, kinds.Softmax):
         back = torch.arange(len(tokens))[:, None] - torch.arange(len(tokens))
-        seen = (back >= 0) & (back < (kind.window or len(tokens)))
+        seen = (back >= 0) & (back < abs(kind.window or len(tokens)))
+        if (kind.window or 0) < 0:
+            chunks = torch.arange(len(tokens)) // -kind.window
+            seen &= chunks[:, None] == chunks
         scores = x[0].masked_fill(~seen, -torch.inf)
         if kind.sinks:
             sinks = w[kind.sinks][:, None, None].expand(*scores.shape[:2], 1)
@@ -66,10 +69,18 @@ def torch_value(torch, row, w, x, config, tokens):
     if isinstance(kind, kinds.Context):
         v = x[1].unflatten(-1, (-1, kind.head_dim)).transpose(0, 1)
         return (x[0] @ v[list(kind.group)]).transpose(0, 1).flatten(1)
+    if isinstance(kind, kinds.Alibi):
+        distance = torch.arange(len(tokens)) - torch.arange(len(tokens))[:, None]
+        return x[0] + torch.tensor(kind.slopes)[:, None, None] * distance
+    if isinstance(kind, kinds.PositionScale):
+        periods = ((torch.arange(len(tokens)) + kind.shift) / kind.period).floor()
+        return x[0] * (1 + kind.strength * torch.log1p(periods.double()))[:, None]
     if isinstance(kind, kinds.Activation):
+        alphas = [w[name] for name in kind.learned]
         by_name = {
             "sigmoid": torch.sigmoid,
             "SiLU": F.silu,
+            "xIELU": lambda a: xielu(a, *alphas),
             "GELU": F.gelu,
             "GELU by tanh": lambda a: F.gelu(a, approximate="tanh"),
         }
@@ -104,6 +115,12 @@ def torch_value(torch, row, w, x, config, tokens):
     if isinstance(kind, kinds.Probabilities):
         return x[0].softmax(-1)
     return x[0] * x[1] if isinstance(kind, kinds.Multiply) else x[0] + x[1]
+
+
+def xielu(x, alpha_p, alpha_n):
+    """Return xIELU, in the words of Huang and Schlag (2024), with beta 0.5."""
+    a, b = alpha_p.exp().log1p(), 0.5 + alpha_n.exp().log1p()
+    return (x > 0) * (a * x * x) + (x <= 0) * b * (x.clamp(max=0).expm1() - x) + 0.5 * x
 
 
 def torch_run(torch, model, config):

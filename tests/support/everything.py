@@ -2,7 +2,8 @@
 
 Layer 0 has norms before and after each branch, a window, and RoPE of half of each head. Layer 1 has parallel
 branches, LayerNorm with another eps, another base, and more rotated channels, in pairs of neighbours.
-Layer 2 has no RoPE, reads the values of layer 0, and adds some channels of the embedding.
+Layer 2 has ALiBi and a scale of q by position instead of RoPE, and chunks instead of a window. It reads the
+values of layer 0, and adds some channels of the embedding.
 """
 
 import sys
@@ -20,7 +21,8 @@ from microgpt_trace.plans.kinds import Activation, Add, Channels, Lookup, Multip
 from microgpt_trace.plans.rope import Rope
 
 TURNS = ((1e4, 4), (1e2, 6), None)  # the base and the rotated channels of each layer
-WINDOWS = (3, None, 4)
+WINDOWS = (3, None, -4)
+SLOPES, BY_POSITION = (0.7, 0.3, 0.1, -0.2), (0.5, 3, 1)  # of layer 2
 CAP, SCALE, EMBEDDING, BRANCH, LOGITS, LOGIT_CAP = 5.0, 0.3, 5.5, 0.7, 0.4, 4.0
 EPS, OTHER_EPS = 1e-5, 1e-2
 
@@ -44,8 +46,11 @@ def plan_of(config, without=(), turns=TURNS):
         if turns[i]:
             rope = Rope(turns[i][0])
             q, k = rows.rotations(q, k, rope, turns[i][1], adjacent=parallel)
+        if i == 2 and "attn.q_scaled" not in without:
+            q = rows.scaled_by_position(q, *BY_POSITION)
         cap = of("attn.capped", CAP)
-        branch = rows.attention(q, k, v, SCALE, WINDOWS[i], cap)
+        slopes = SLOPES if i == 2 and "attn.biased" not in without else ()
+        branch = rows.attention(q, k, v, SCALE, WINDOWS[i], cap, slopes=slopes)
         if not parallel:
             if "attn.post_norm" not in without:
                 branch = rows.norm("attn.post_norm", branch, of="attn_out")

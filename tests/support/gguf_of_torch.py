@@ -10,11 +10,13 @@ NAMES = {
     "gpt_neox": "gptneox", "gemma3_text": "gemma3", "mixtral": "llama", "qwen3_moe": "qwen3moe",
     "qwen2_moe": "qwen2moe", "gpt_oss": "gpt-oss", "olmo3": "olmo2", "cohere": "command-r", "phi": "phi2",
     "deepseek_v3": "deepseek2", "deepseek_v2": "deepseek2", "glm4_moe": "glm4moe",
-    "minimax_m2": "minimax-m2", "gemma4_text": "gemma4",
+    "minimax_m2": "minimax-m2", "gemma4_text": "gemma4", "ministral3": "mistral3",
+    "hunyuan_v1_dense": "hunyuan-dense",
 }  # fmt: skip
 ARCHITECTURES = {"glm4_moe": "GLM4_MOE", "minimax_m2": "MINIMAXM2"}  # names in the package gguf that differ
 GEMMA4_SCALES = {"router.scale": "ffn_gate_inp.scale", "router.per_expert_scale": "ffn_down_exps.scale"}
-ADJACENT = ("granite", "smollm3", "mixtral")  # the converter puts the rows of each RoPE pair side by side
+# The converter puts the rows of each RoPE pair side by side.
+ADJACENT = ("granite", "smollm3", "mixtral", "ministral3")
 
 
 def write_gguf_of(theirs, path, form="", type="F32"):
@@ -34,12 +36,16 @@ def write_gguf_of(theirs, path, form="", type="F32"):
             getattr(writer, f"add_{key}")(value)
     architecture = gguf.MODEL_ARCH[ARCHITECTURES.get(kind, writer.arch.upper().replace("-", "_"))]
     names = gguf.get_tensor_name_map(architecture, config.num_hidden_layers)
-    tensors = {}
-    own = {name: parameter.detach().numpy() for name, parameter in theirs.named_parameters()}
+    tensors, learned = {}, dict(theirs.named_parameters())
+    for key in ("alpha_p", "alpha_n"):  # of Apertus
+        if numbers := [learned[name].item() for name in learned if name.endswith(f"act_fn.{key}")]:
+            getattr(writer, f"add_xielu_{key}")(numbers)
+    own = {name: parameter.detach().numpy() for name, parameter in learned.items()}
     own |= {name: buffer.numpy() for name, buffer in theirs.named_buffers() if name.endswith("layer_scalar")}
     for whole, parameter in of_heads_joined(own):
-        for name, rows in experts(kind, whole, parameter).items():
+        for name, rows in experts(kind, whole, parameter).items() if "act_fn" not in whole else ():
             hf_name = name.replace("lm_head", "embed_out") if kind == "gpt_neox" else name
+            hf_name = hf_name.removeprefix("transformer.") if kind == "bloom" else hf_name
             hf_name = re.sub(r"layer_scalar$", "layer_scalar.weight", hf_name)
             own = names.get_name(hf_name, try_suffixes=(".weight", ".bias"))
             for theirs_of, in_file in GEMMA4_SCALES.items():
@@ -95,12 +101,22 @@ def in_gguf(kind, name, rows, config):
     heads = config.num_attention_heads
     if kind in ("gemma", "gemma2", "gemma3_text") and "norm" in name:
         return rows + 1
-    if kind == "gpt_neox" and "query_key_value" in name:
-        return rows.reshape(heads, 3, -1, *rows.shape[1:]).swapaxes(0, 1).reshape(rows.shape)
+    if "query_key_value" in name:
+        keys = heads if kind in ("gpt_neox", "bloom") else kv_heads(config)
+        groups = rows.reshape(keys, heads // keys + 2, -1, *rows.shape[1:])
+        parts = groups[:, :-2], groups[:, -2], groups[:, -1]
+        return np.concatenate([part.reshape(-1, *rows.shape[1:]) for part in parts])
     projection = re.search(r"\.([qk])_proj\.", name)
     if kind in ADJACENT and projection:
         return pair_neighbours(rows, heads if projection[1] == "q" else config.num_key_value_heads)
     return rows
+
+
+def kv_heads(config):
+    """Return the number of key-value heads, which a Falcon calls otherwise."""
+    if config.model_type == "falcon":
+        return config.num_kv_heads if config.new_decoder_architecture else 1
+    return getattr(config, "num_key_value_heads", None)
 
 
 def fused(tensors):
@@ -136,19 +152,30 @@ def single(tensors):
 
 
 def rope_of(config):
-    rope = config.rope_parameters
+    rope = getattr(config, "rope_parameters", {"rope_type": None, "rope_theta": None})
     return rope.get("full_attention", rope)
 
 
 def factors(config):
     """Return the divisors of longrope, which are tensors in GGUF files."""
     rope = rope_of(config)
+    if rope["rope_type"] == "llama3":
+        return {"rope_freqs.weight": llama3_factors(config, rope)}
     kinds = ("long", "short") if rope["rope_type"] == "longrope" else ()
     if rope["rope_type"] == "proportional":
         pairs = config.per_layer_config["full_attention"].head_dim // 2
         turning = int(rope["partial_rotary_factor"] * pairs)
         return {"rope_freqs.weight": np.array([1.0] * turning + [1e30] * (pairs - turning))}
     return {f"rope_factors_{kind}.weight": np.array(rope[f"{kind}_factor"]) for kind in kinds}
+
+
+def llama3_factors(config, rope):
+    """Return the divisors of the frequencies in llama3 scaling."""
+    dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    turns = rope["original_max_position_embeddings"] * rope["rope_theta"] ** (-np.arange(0, dim, 2) / dim)
+    low, high = rope["low_freq_factor"], rope["high_freq_factor"]
+    smooth = np.clip((turns / (2 * np.pi) - low) / (high - low), 0, 1)
+    return 1 / ((1 - smooth) / rope["factor"] + smooth)
 
 
 def routing_fields(config):
@@ -194,10 +221,12 @@ def fields(config):
     keys = ("rms_norm_eps", "layer_norm_eps", "norm_epsilon", "layer_norm_epsilon")
     rms_eps, *layer_eps = (getattr(config, key, None) for key in keys)
     values = {
-        "context_length": config.max_position_embeddings, "embedding_length": config.hidden_size,
-        "block_count": config.num_hidden_layers, "feed_forward_length": config.intermediate_size,
+        "context_length": getattr(config, "max_position_embeddings", getattr(config, "max_seq_len", 2048)),
+        "embedding_length": config.hidden_size, "block_count": config.num_hidden_layers,
+        "feed_forward_length": getattr(config, "ffn_hidden_size", None)
+        or getattr(config, "intermediate_size", 4 * config.hidden_size),
         "head_count": config.num_attention_heads,
-        "head_count_kv": getattr(config, "num_key_value_heads", None), "vocab_size": config.vocab_size,
+        "head_count_kv": kv_heads(config), "vocab_size": config.vocab_size,
         "layer_norm_rms_eps": rms_eps, "layer_norm_eps": next(filter(None, layer_eps), None),
         "rope_freq_base": rope["rope_theta"] if kind != "gpt_neox" else None,
         "rope_dimension_count": int(dim * rope.get("partial_rotary_factor", 1)),
@@ -245,6 +274,17 @@ def fields(config):
         values |= {f"rope_scaling_yarn_{own}": rope[own] for own in ("beta_fast", "beta_slow")}
         values |= {"rope_scaling_type": gguf.RopeScalingType.YARN, "rope_scaling_factor": rope["factor"]}
         values |= {"rope_scaling_orig_ctx_len": rope["original_max_position_embeddings"]}
+    if kind == "apertus":
+        values |= {"xielu_beta": [0.5] * config.num_hidden_layers}
+        values |= {"xielu_eps": [-1e-6] * config.num_hidden_layers}
+    if kind == "mpt":
+        values |= {"max_alibi_bias": 8.0, "clamp_kqv": config.attn_config.clip_qkv}
+    if kind == "ministral3":
+        values |= {"attn_temperature_scale": rope["llama_4_scaling_beta"]}
+        values |= {"rope_scaling_yarn_log_mul": rope["mscale_all_dim"]}
+    if alpha := rope.get("alpha"):
+        values |= {"rope_freq_base": rope["rope_theta"] * alpha ** (dim / (dim - 2))}
+        values |= {"rope_scaling_type": gguf.RopeScalingType.NONE, "rope_scaling_factor": 1}
     if rope["rope_type"] == "longrope":
         values |= {"rope_scaling_orig_ctx_len": rope["original_max_position_embeddings"]}
         grown = config.max_position_embeddings / rope["original_max_position_embeddings"]

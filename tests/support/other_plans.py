@@ -93,9 +93,9 @@ def odd_plan():
 
 
 def routed_plan():
-    """Return a plan with sinks and four mixtures of experts. The second mixture reads clipped values, does
-    not normalise the shares, and has biases and a shared part. The third chooses experts of the best groups
-    by corrected scores. The fourth does not normalise scores."""
+    """Return a plan with sinks and four mixtures of experts. The second mixture reads clipped values
+    after xIELU, does not normalise the shares, and has biases and a shared part. The third chooses experts of
+    the best groups by corrected scores. The fourth does not normalise scores."""
     rows, width, dim, experts, count, inner = RowBuilder(), 12, 4, 6, 2, 6
     add, name = partial(rows.add, expr=""), rows.name
     stream = add("embed.tok", Lookup("wte", "tokens", 61, width))
@@ -118,7 +118,9 @@ def routed_plan():
             routing = add("mlp.routing", Routing(layer == 2, of_scores=True), scores, chosen)
         bias = name("mlp_bup_experts") if later else None
         up = add("mlp.up", Experts(name("mlp_wup_experts"), experts, inner, bias), read, chosen)
-        up = add("mlp.clipped", Clip(-1.5, 2.0, 1.0), up) if later else up
+        if later:
+            learned = name("mlp_alpha_p"), name("mlp_alpha_n")
+            up = add("mlp.clipped", Clip(-1.5, 2.0, 1.0), add("mlp.act", Activation("xIELU", learned), up))
         bias = name("mlp_bdown_experts") if later else None
         down = Experts(name("mlp_wdown_experts"), experts, width, bias, beside=True)
         out = add("mlp.mixture", Mixture(), add("mlp.down", down, up, chosen), routing)

@@ -161,6 +161,42 @@ MODELS = {  # type and settings
         "enable_moe_block": True, "num_experts": 6, "top_k_experts": 3, "moe_intermediate_size": 14,
         "attention_bias": True,
     }),
+    "ministral3": ("ministral3", GROUPED | {"head_dim": 12, "rope_parameters": {
+        "rope_type": "yarn", "rope_theta": 10.0, "factor": 4.0, "original_max_position_embeddings": 6,
+        "beta_fast": 2.0, "beta_slow": 0.5, "mscale": 1.0, "mscale_all_dim": 0.7, "llama_4_scaling_beta": 0.3,
+    }}),
+    "ernie4_5": ("ernie4_5", GROUPED | {"head_dim": 12}),
+    "ernie4_5_biased": ("ernie4_5", GROUPED | {
+        "head_dim": 8, "use_bias": True, "tie_word_embeddings": False,
+    }),
+    "hunyuan_v1_dense": ("hunyuan_v1_dense", GROUPED | {"head_dim": 12}),
+    "hunyuan_v1_dense_alpha": ("hunyuan_v1_dense", GROUPED | {
+        "head_dim": 8, "attention_bias": True, "tie_word_embeddings": True,
+        "rope_parameters": {"rope_type": "dynamic", "rope_theta": 1e4, "alpha": 50.0, "factor": 1.0},
+    }),
+    "apertus": ("apertus", GROUPED | {"rope_parameters": {
+        "rope_type": "llama3", "rope_theta": 100.0, "factor": 8.0, "original_max_position_embeddings": 16,
+        "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+    }}),
+    "apertus_biased": ("apertus", GROUPED | {
+        "attention_bias": True, "tie_word_embeddings": True, "dtype": "float32",
+        "rope_parameters": {"rope_type": "default", "rope_theta": 1e4},
+    }),
+    "bloom": ("bloom", {
+        "vocab_size": 61, "hidden_size": 48, "n_layer": 4, "n_head": 6, "bos_token_id": 1, "eos_token_id": 2,
+    }),
+    "mpt": ("mpt", {
+        "vocab_size": 61, "d_model": 48, "n_layers": 4, "n_heads": 6, "max_seq_len": 64, "bos_token_id": 1,
+        "eos_token_id": 2,
+    }),
+    "mpt_clipped": ("mpt", {
+        "vocab_size": 61, "d_model": 32, "n_layers": 4, "n_heads": 4, "max_seq_len": 64, "bos_token_id": 1,
+        "eos_token_id": 2, "attn_config": {"clip_qkv": 0.9, "softmax_scale": 0.3},
+    }),
+    "falcon": ("falcon", SMALL),
+    "falcon_40b": ("falcon", SMALL | {
+        "new_decoder_architecture": True, "num_kv_heads": 2, "bias": True, "ffn_hidden_size": 40,
+    }),
 }  # fmt: skip
 EIGHT_EXPERTS = {"num_local_experts": 8, "num_experts_per_tok": 2, "num_hidden_layers": 3}  # of mixtral
 # A GGUF file does not store all settings: the layers without RoPE, without experts or with a window, the
@@ -209,6 +245,18 @@ IN_GGUF = {
     "gpt_oss_plain": {"layer_types": None, "swiglu_limit": 7.0, "swiglu_alpha": 1.702},
     "gemma4_text": {},
     "gemma4_experts": {"attention_bias": False},
+    "ministral3": {},
+    "ernie4_5": {},
+    "ernie4_5_biased": {},
+    "hunyuan_v1_dense": {},
+    "hunyuan_v1_dense_alpha": {},
+    "apertus": {},
+    "apertus_biased": {},
+    "bloom": {},
+    "mpt": {},
+    "mpt_clipped": {"attn_config": {"clip_qkv": 0.9}},
+    "falcon": {},
+    "falcon_40b": {},
 }  # fmt: skip
 
 

@@ -27,10 +27,9 @@ class GraniteConfig(DecoderConfig):
     def plan(self) -> Plan:
         layout = Layout(
             embedding=lambda rows: rows.embedding(self.embedding_multiplier),
-            score_scale=self.attention_multiplier,
-            branch_factor=self.residual_multiplier,
+            score_scale=self.attention_multiplier, branch_factor=self.residual_multiplier,
             logits_factor=self.logits_multiplier,
-        )
+        )  # fmt: skip
         return plan_of(self, layout)
 
 

@@ -21,7 +21,7 @@ from ..shared_options import (
     LLAMA_CPP,
     gguf_windows,
     read_rope_in_windows,
-    read_window_of_all,
+    read_window,
     usual_from_gguf,
     usual_options,
 )
@@ -99,7 +99,7 @@ def options_of_phi(settings: Settings, sizes: Sizes) -> Options:
 
 def options_of_starcoder2(settings: Settings, sizes: Sizes) -> Options:
     """Read RoPE, the function of the MLP, and the window of all layers."""
-    windows = read_window_of_all(settings, sizes["n_layer"])
+    windows = read_window(settings, range(sizes["n_layer"]), None)
     return usual_options(settings, sizes, activation="gelu_pytorch_tanh") | windows
 
 

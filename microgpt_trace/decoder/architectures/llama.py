@@ -1,4 +1,4 @@
-"""Llama, Mistral, Qwen2 and Qwen3, with RMSNorm, RoPE, grouped-query attention and a gated MLP."""
+"""Llama, Mistral, Qwen2, Qwen3 and SmolLM3, with RMSNorm, RoPE, grouped-query attention and a gated MLP."""
 
 from __future__ import annotations
 
@@ -22,12 +22,15 @@ class LlamaConfig(LayeredConfig):
 Windows = Literal["none", "all", "last"]  # the layers with a window: none, all, or from a given layer on
 
 
-def options(settings: Settings, sizes: Sizes, windows: Windows = "none", qk_norm: bool = False) -> Options:
-    """Read the options of a Llama, or of an architecture with other `windows` or with norms of q and k."""
+def options(
+    settings: Settings, sizes: Sizes, windows: Windows = "none", qk_norm: bool = False, theta: float = 1e4
+) -> Options:
+    """Read the options of a Llama, or of an architecture with other `windows`, with norms of q and k, or with
+    another default of RoPE's base."""
     layers = settings.values.get("windowed_layers")  # set by from_gguf
     if layers is None:
         layers = _windowed_layers(settings, sizes["n_layer"], windows)
-    return {**usual_options(settings, sizes), "qk_norm": qk_norm, **read_window(settings, layers)}
+    return {**usual_options(settings, sizes, theta), "qk_norm": qk_norm, **read_window(settings, layers)}
 
 
 def _windowed_layers(settings: Settings, n_layer: int, windows: Windows) -> tuple[int, ...]:
@@ -64,6 +67,28 @@ def from_gguf(keys: Settings, sizes: Sizes) -> Options:
         return values
     keys.notes.append(f"a sliding window of {window:,} in every layer (attention.sliding_window)")
     return values | {"sliding_window": window, "windowed_layers": tuple(range(sizes["n_layer"]))}
+
+
+def options_of_smollm3(settings: Settings, sizes: Sizes) -> Options:
+    """Read RoPE and the layers without RoPE. By default, the layers without RoPE have the window, if any."""
+    n_layer = sizes["n_layer"]
+    flags = settings.raw("no_rope_layers")  # 1 marks a layer with RoPE
+    if flags is None:
+        every = settings.get_or_default("no_rope_layer_interval", WHOLE, 4)
+        flags = [int((i + 1) % every != 0) for i in range(n_layer)]
+    if not isinstance(flags, list) or len(flags) != n_layer or any(flag not in (0, 1) for flag in flags):
+        raise InputError(f"no_rope_layers: expected {n_layer} values 0 or 1, found {brief(flags)}")
+    without, windowed = tuple(i for i, flag in enumerate(flags) if not flag), typed_layers(settings, n_layer)
+    if windowed is None:
+        windowed = without if settings.get("use_sliding_window", FLAG) else ()
+    windows = read_window(settings, windowed)
+    return {**usual_options(settings, sizes, 2e6), "layers_without_rope": without, **windows}
+
+
+def gguf_of_smollm3(keys: Settings, sizes: Sizes) -> Options:
+    """Translate RoPE. GGUF files do not store which layers lack it: every fourth layer, as in llama.cpp."""
+    keys.notes.append("no RoPE in every fourth layer, as llama.cpp assumes")
+    return {"no_rope_layer_interval": 4, **usual_from_gguf(keys, sizes)}
 
 
 NAMES = FileNames(
@@ -104,5 +129,9 @@ ARCHITECTURES = {
     "qwen3": _like_llama(
         partial(options, windows="last", qk_norm=True),
         flagged_biases=ATTENTION_BIASES, defaults={"head_dim": 128, "n_kv_head": 32},
+    ),
+    "smollm3": _like_llama(
+        options_of_smollm3, from_gguf=gguf_of_smollm3, permuted=True, tied=True, example={},
+        defaults={"norm_eps": 1e-6, "n_kv_head": 4}, flagged_biases=FLAGGED_BIASES,
     ),
 }  # fmt: skip

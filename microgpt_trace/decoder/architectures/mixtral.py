@@ -15,7 +15,7 @@ from ..architecture import Architecture
 from ..config import DecoderConfig
 from ..layered_plan import Layout, plan_of
 from ..settings import WHOLE, Settings
-from ..shared_options import read_experts, read_window_of_all, usual_options
+from ..shared_options import read_experts, read_window, usual_options
 from . import llama
 from .llama import NAMES as LLAMA
 
@@ -39,7 +39,7 @@ class MixtralConfig(DecoderConfig):
 
 def options(settings: Settings, sizes: Mapping[str, Any]) -> dict[str, Any]:
     """Read RoPE, the function of the MLPs, the numbers of experts, and the window of all layers."""
-    windows = read_window_of_all(settings, sizes["n_layer"])
+    windows = read_window(settings, range(sizes["n_layer"]), None)
     return {**usual_options(settings, sizes, 1e6), **read_experts(settings, 8, 2), **windows}
 
 

@@ -13,7 +13,7 @@ from ...text.frozen import frozen
 from ..architecture import QKV_BIASES, Architecture, FileNames
 from ..layered_plan import LayeredConfig, Layout
 from ..settings import COUNT, POSITIVE, WHOLE, Options, Settings, Sizes
-from ..shared_options import LONG, SHORT, read_window_of_all, usual_from_gguf, usual_options
+from ..shared_options import LONG, SHORT, read_window, usual_from_gguf, usual_options
 from .llama import NAMES as LLAMA
 from .llama import LlamaConfig
 
@@ -27,7 +27,8 @@ class Glm4Config(LayeredConfig):
 
 def options(settings: Settings, sizes: Sizes) -> Options:
     """Read RoPE, the rotated channels, the window of all layers, and the function of the MLP."""
-    return {**usual_options(settings, sizes, share=1.0), **read_window_of_all(settings, sizes["n_layer"])}
+    windows = read_window(settings, range(sizes["n_layer"]), None)
+    return {**usual_options(settings, sizes, share=1.0), **windows}
 
 
 def from_gguf(keys: Settings, sizes: Sizes) -> Options:

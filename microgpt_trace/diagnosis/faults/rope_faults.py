@@ -15,7 +15,7 @@ from ...operations.by_kind import reference
 from ...operations.reference_inputs import ReferenceInputs
 from ...operations.rotation import frequencies_of, turn
 from ...plans.event_words import words_of_kind
-from ...plans.kinds import Rotation, Scores
+from ...plans.kinds import PositionScale, Rotation, Scores
 from ...plans.plan import Operation, Plan, kind_of
 from ...plans.rope import Rope
 from ...rounding.precision import NARROW, PRECISIONS
@@ -97,16 +97,16 @@ def rope(case: Case) -> Iterator[Hypothesis | Family]:
 
 def rope_in_every_layer(case: Case) -> Iterator[Hypothesis]:
     """Yield the hypothesis that q and k are rotated in layers without RoPE."""
-    rotations = case.plan.of_kind(Rotation)
-
+    rotations, plan = case.plan.of_kind(Rotation), case.plan
     turned_layers = {row.layer for row in rotations}
 
     def without(row: Operation) -> bool:
-        return isinstance(row.kind, Scores) and row.layer not in turned_layers
+        return isinstance(row.kind, Scores | PositionScale) and row.layer not in turned_layers
 
     def compute(row: Operation, given: ReferenceInputs, *inputs: Array) -> Array:
-        turned = (turning(rotations[0], given, x) for x in inputs)
-        return reference(replace(row, otherwise=None), given, *turned)
+        scaled = (isinstance(plan[name].kind, PositionScale) for name in row.inputs)  # turned before
+        both = (x if own else turning(rotations[0], given, x) for own, x in zip(scaled, inputs, strict=True))
+        return reference(replace(row, otherwise=None), given, *both)
 
     if rotations and any(map(without, case.rows.values())):
         turning = _right(case, rotations[0].kind)

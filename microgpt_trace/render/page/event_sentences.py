@@ -20,6 +20,8 @@ SENTENCES: dict[type, str] = {
     kinds.Scale: "The same numbers, multiplied by {kind.factor:.6g}.",
     kinds.Channels: "The part of a wider row that this layer reads: {kind.width:,} numbers.",
     kinds.Cap: "The same numbers, bent so that none is below -{kind.limit:.6g} or above {kind.limit:.6g}.",
+    kinds.Alibi: "The same scores, lowered by the distance to the earlier {thing}.",
+    kinds.PositionScale: "The same numbers, multiplied by a factor that grows with the place.",
     kinds.Routing: "How much of each chosen expert's answer counts, in shares of 100 %.",
     kinds.Experts: "What the chosen experts compute, side by side: {kind.width:,} numbers for each expert.",
     kinds.Mixture: "What the chosen experts add to each row: their answers, mixed by the shares.",

@@ -11,7 +11,7 @@ from ...formulas.traced_element import rows_with
 from ...models.language_model import LanguageModel
 from ...operations.linear import formula_of_parts
 from ...operations.plan_formulas import Formulas
-from ...plans.kinds import Context, Lookup, Loss, Probabilities, Shape, Softmax
+from ...plans.kinds import Context, Lookup, Loss, Norm, Probabilities, Shape, Softmax
 from ...plans.plan import Operation, Plan, over_tokens
 from .event_sentences import event_sentence
 
@@ -30,6 +30,8 @@ def parameters_of(model: LanguageModel, formulas: Formulas, names: Collection[st
         if name in names:
             rows = rows_with(plan, name)
             axes = ["output", "input"] if len(shape) == 2 else ["channel"]
+            if len(shape) == 2 and isinstance(rows[0].kind, Norm):
+                axes = ["head", "channel"]
             parameter: dict[str, Any] = {
                 "name": name, "shape": shape, "axes": [tables[name], "channel"] if name in tables else axes,
                 "readers": [row.name for row in rows], "ways": _ways(name, formulas),

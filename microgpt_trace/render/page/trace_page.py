@@ -16,7 +16,7 @@ from ...grouping import grouped
 from ...hooks.event import Phase
 from ...models.language_model import LanguageModel
 from ...operations.plan_formulas import Formulas
-from ...plans.kinds import Probabilities, Softmax
+from ...plans.kinds import Norm, Probabilities, Softmax
 from ...rounding.invariants import OF_SUMS
 from ...selection.token_names import token_argument
 from ...text.printable import on_one_line, shown_token
@@ -98,10 +98,11 @@ def _arrays(
 
 
 def _vectors_of(model: LanguageModel, held: Collection[str]) -> list[str]:
-    """Return the parameter vectors of the rows whose outputs and inputs are in `held`."""
+    """Return the parameter vectors and the gains of the rows whose outputs and inputs are in `held`."""
     shapes = model.config.shapes()
     rows = (row for row in model.plan.values() if all(name in held for name in (row.name, *row.inputs)))
-    return [name for row in rows for name in row.kind.names if name not in held and len(shapes[name]) == 1]
+    own = [(name, isinstance(row.kind, Norm)) for row in rows for name in row.kind.names if name not in held]
+    return [name for name, of_norm in own if of_norm or len(shapes[name]) == 1]
 
 
 def _run(trace: Trace, model: LanguageModel) -> dict[str, Any]:

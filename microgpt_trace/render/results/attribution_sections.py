@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple, TypeVar
 from ...attribution.results import AttributionResult, Contribution, HeadRole, PositionAttribution, size
 from ...attribution.score_writers import ScoreByWriter
 from ...measuring.definitions import ROLES, SHARE, TIMES, Attention
+from ...plans.kinds import window_words
 from ...text.printable import shown_token
 from ...text.wording import are, counted
 from ..characters import token_label
@@ -178,7 +179,7 @@ def _roles(result: AttributionResult, top: int) -> Iterator[Block]:
     heads = result.roles if result.family == "microgpt" else _main_heads(result, top)
     rows = [_RoleRow(h.name, h.attention, ROLE_WORDS[h.role], h.name, _look(h, result)) for h in heads]
     for window, uniform in {head.window: head.uniform for head in heads}.items():
-        rows.append(_RoleRow("uniform attention" + (f", window {window}" if window else ""), uniform))
+        rows.append(_RoleRow("uniform attention" + (f", {window_words(window)}" if window else ""), uniform))
     columns = [
         Column("head", name_of, whole=True),
         *fields(two_decimals, SHARES),

@@ -11,6 +11,7 @@ from typing import Any
 
 from ...measuring.definitions import ROLES
 from ...measuring.head_tokens import TOKENS
+from ...plans.kinds import window_words
 from ...surveying.figures import FIGURES, Unit
 from ...surveying.imatrix import ImatrixReport
 from ...surveying.report import (
@@ -232,7 +233,7 @@ def _even_attention(heads: Sequence[SurveyedHead]) -> str:
     lines = []
     for window, head in sorted(by_window.items(), key=lambda own: own[0] or math.inf):
         shares = ", ".join(f"{ROLE_WORDS[role]} {figure(getattr(head.even, role))}" for role in ROLES)
-        where = "" if len(by_window) == 1 else f" ({f'window {window:,}' if window else 'no window'})"
+        where = "" if len(by_window) == 1 else f" ({window_words(window) if window else 'no window'})"
         lines.append(f"entropy {figure(head.even_entropy)}, {shares}{where}")
     return "; ".join(lines)
 

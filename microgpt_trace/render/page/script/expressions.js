@@ -14,6 +14,7 @@ const FUNCTIONS = new Map(
 		min: Math.min,
 		exp: Math.exp,
 		log: Math.log,
+		floor: Math.floor,
 		sqrt: Math.sqrt,
 		tanh: Math.tanh,
 		cos: Math.cos,

@@ -28,8 +28,14 @@ export const flatOf = (place, sizes) => place.reduce((flat, at, axis) => flat * 
 /** Return true if the query of an element does not see its key. */
 export function isHidden(hidden, place) {
 	if (!hidden) return false;
-	const back = place[hidden[0]] - place[hidden[1]];
-	return back < 0 || (hidden[2] !== null && back >= hidden[2]);
+	const [query, key] = [place[hidden[0]], place[hidden[1]]];
+	return key > query || key < firstKey(query, hidden[2]);
+}
+
+/** The first key in the window of a query. A window of -n means chunks of n positions. */
+function firstKey(query, window) {
+	if (!window) return 0;
+	return window < 0 ? query - (query % -window) : Math.max(0, query - window + 1);
 }
 
 /** Compute an element in float64. Returns its value, its steps with their terms (if `keep` is set), and a
@@ -189,12 +195,13 @@ function overAll(over, n, at, first, run, each) {
 	const [size, of, axis, window] = over[n];
 	const count = size === "T" ? run.length : size;
 	let [start, stop] = [0, count];
-	if (of === "keys") [start, stop] = [window ? Math.max(0, at[axis] - window + 1) : 0, at[axis] + 1];
-	if (of === "queries") [start, stop] = [at[axis], window ? Math.min(count, at[axis] + window) : count];
+	if (of === "keys") [start, stop] = [firstKey(at[axis], window), at[axis] + 1];
+	if (of === "queries") start = at[axis];
 	if (of === "itself") [start, stop] = [at[axis], Math.min(at[axis] + 1, count)];
 	for (let place = start; place < stop; place += 1) {
 		if (of === "tokens" && run.tokens[place] !== at[axis]) continue;
 		if (of === "known" && run.targets[place] === null) continue;
+		if (of === "queries" && firstKey(place, window) > at[axis]) break;
 		at[first + n] = place;
 		overAll(over, n + 1, at, first, run, each);
 	}
