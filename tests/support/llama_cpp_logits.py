@@ -1,13 +1,11 @@
-"""Print the logits of llama.cpp for a GGUF file as a script, because llama.cpp ends the process on some errors.
+"""Save the logits of llama.cpp for a GGUF file. llama.cpp ends the process on some errors, so this is a script.
 
     python llama_cpp_logits.py model.gguf 3,1,4 OUT.npy
 """
 
-import ctypes
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 
