@@ -8,7 +8,7 @@
 # make docs            write docs/commands.md, docs/trace.svg and docs/figures
 # make bench           compare the speed of training with other libraries
 # make bench-models    compare the speed of production models with llama.cpp
-# make test-engines    test the recordings of llama.cpp and ONNX Runtime
+# make test-engines    test the recordings of llama.cpp and ONNX Runtime, and llama.cpp's logits
 # make bench-survey    compare the speed of surveys with forward passes and PyTorch hooks
 # make clean           delete the environment, the model file, builds and caches
 
@@ -34,6 +34,7 @@ test: $(VENV)/installed-test $(if $(JUDGES),$(VENV)/installed-judges $(VENV)/ins
 
 test-engines: $(VENV)/installed-test $(VENV)/installed-judges $(VENV)/installed-engines $(VENV)/installed-smollm2
 	$(BIN)/python -m pytest tests/dumps/test_record_llama_cpp.py tests/dumps/test_record_onnx.py
+	$(BIN)/python -m pytest tests/decoder/test_llama_cpp_logits.py
 	$(BIN)/python -m pytest tests/test_readme.py -m "" -k "engines or library"
 
 attack: $(VENV)/installed-test

@@ -11,7 +11,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from functools import cache, lru_cache
+from functools import cache, lru_cache, partial
 from itertools import accumulate, combinations, pairwise, product
 from typing import Any, NamedTuple
 
@@ -26,7 +26,7 @@ from ..errors import InputError
 from ..grouping import grouped, natural_order
 from ..interpreter.event_stream import EventStream
 from ..interpreter.run import row_forward
-from ..models.language_model import LanguageModel, TraceInput
+from ..models.language_model import LanguageModel, TraceInput, head_dim
 from ..naming.map_writing import Unplaced, map_as_toml
 from ..naming.suggestion import PAIR, SAME, Evidence, NamedTensor, Suggested, agreeing, assign
 from ..operations.pass_state import PassState
@@ -203,14 +203,14 @@ def _gathered(
         key=lambda recorded: natural_order(recorded.source),
     )
     parts = [(one, *part) for one in readable for part in (("", one), *_slices_of(one, model.plan, shapes))]
-    pairs, dim = np.zeros((len(parts), len(names)), PAIR), model.config.head_dim
+    pairs, dim = np.zeros((len(parts), len(names)), PAIR), partial(head_dim, model)
     pairs["distance"] = np.inf
     for row, (_, _, recorded) in enumerate(parts):
         read = cache(recorded.read)
         for group in groups:
-            for layout in fits(group.example, recorded, shapes, dim):
+            for layout in fits(group.example, recorded, shapes, dim(group.example)):
                 once = replace(recorded, read=read, layout=layout)
-                value = fit(group.example, once, shapes, head_dim=dim).array
+                value = fit(group.example, once, shapes, head_dim=dim(group.example)).array
                 sample = _sample(value, model.plan[group.example].causal)
                 distance, share = group.samples[value.shape].compare(sample)
                 own = pairs[row, group.columns]
@@ -237,7 +237,7 @@ def _mark_operations(
     After an error all values disagree, but later operations still follow from the dump's own inputs. For an
     unknown event, tensors of its shape are tried. Every tensor but one must fail.
     """
-    plan, pairs, dim = run.model.plan, evidence.pairs, run.model.config.head_dim
+    plan, pairs, dim = run.model.plan, evidence.pairs, partial(head_dim, run.model)
     column, agree = {name: i for i, name in enumerate(evidence.events)}, agreeing(pairs["distance"])
     rest = [row for row in range(len(tensors)) if not agree[row].any()]
 
@@ -246,7 +246,7 @@ def _mark_operations(
 
     best = pairs["distance"].argmin(axis=0) if tensors else ()
     found = {name: as_event(best[i], i) for name, i in column.items() if agree[:, i].any()}
-    found |= {name: one for name, one in dump.tensors.items() if len(fits(name, one, shapes, dim)) == 1}
+    found |= {name: one for name, one in dump.tensors.items() if len(fits(name, one, shapes, dim(name))) == 1}
 
     def candidates(name: str) -> list[tuple[int, Array, Array]]:
         """Return distinct tensors that may be an event: the index, the value and its sample."""
@@ -257,7 +257,7 @@ def _mark_operations(
         ones = {-1: found[name]} if name in found else {row: as_event(row, column[name]) for row in few}
         distinct: dict[bytes, tuple[int, Array, Array]] = {}
         for row, one in ones.items():
-            value = fit(name, one, shapes, head_dim=dim).array.astype(np.float32)
+            value = fit(name, one, shapes, head_dim=dim(name)).array.astype(np.float32)
             sample = _sample(value, plan[name].causal)
             if value.shape == shapes[name]:
                 distinct.setdefault(sample.tobytes(), (row, value, sample))

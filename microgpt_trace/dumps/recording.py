@@ -13,7 +13,7 @@ import numpy as np
 from ..arrays.stats import Array
 from ..errors import InputError, naming
 from ..hooks.event import TraceEvent
-from ..models.language_model import LanguageModel, file_order
+from ..models.language_model import LanguageModel, file_order, head_dim
 from ..naming.user_map import OWN
 from ..plans.plan import over_tokens
 from ..text.brief import token_list
@@ -94,7 +94,7 @@ class Recording:
 
     def fitted(self, name: str, recorded: Recorded, model: LanguageModel | None, shapes: Shapes) -> Fitted:
         """Return a tensor in the shape of the event `name`. Raises InputError if the tensor does not fit."""
-        dim, order = None if model is None else model.config.head_dim, file_order(model, name)
+        dim, order = None if model is None else head_dim(model, name), file_order(model, name)
         return fit(name, recorded, shapes, head_dim=dim, order=order, positions=self.positions)
 
     def _how_to_save(self, name: str) -> str:

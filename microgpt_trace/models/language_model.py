@@ -197,6 +197,12 @@ class LanguageModel(Protocol):
         """Yield the number of each edit and the logits [n, V] of the positions `rows`, in any order."""
 
 
+def head_dim(model: LanguageModel, name: str) -> int:
+    """Return the width of a head of an event, or of the config if the plan finds no heads in the event."""
+    heads = model.plan.heads.get(name)
+    return heads.dim if heads else model.config.head_dim
+
+
 def file_order(model: LanguageModel | None, name: str) -> Array | None:
     """Return the order of q's or k's channels in the model's file. Another engine may use this order. Return
     None if the file has Hugging Face order, or if the event is not q or k."""

@@ -64,6 +64,6 @@ def _axis_labels(
     elif row is not None and row.causal:
         columns = [tokens[i] for i in across]
     elif name in model.plan.heads:
-        size = model.config.head_dim
+        size = model.plan.heads[name].dim
         columns = [f"{i // size}.{i % size}" for i in across]
     return ([tokens[i] for i in down] if height == len(tokens) else rows), columns

@@ -41,6 +41,23 @@ def folder(tmp_path_factory):
     return folder_of
 
 
+# --- Heads of two widths --------------------------------------------------------------------------
+
+
+def test_arrays_and_dumps_have_the_heads_of_each_layer(folder, tmp_path):
+    """Heads are 12 wide in layers with a window, and 16 wide in others. The dump stores heads apart."""
+    ours = load(folder())
+    run = trace(ours, tokens=IDS, values=True, names=["layer*.attn.q_norm"])
+    apart = {f"Qcur_normed-{i}": run[f"layer{i}.attn.q_norm"].reshape(len(IDS), 4, -1) for i in range(4)}
+    save_file(apart | {"input_ids": np.array([IDS])}, tmp_path / "theirs.safetensors")
+    done = microgpt("diff", tmp_path / "theirs.safetensors", folder())
+    print({name: array.shape for name, array in apart.items()}, done.out[-600:], done.err)
+    assert done.code == 0
+    shown = microgpt("trace", folder(), "--tokens", "1,2", "--show", "layer1.attn.q", width=200).out
+    assert "3.15" in shown
+    assert "5.3" not in shown
+
+
 # --- Keys and values of earlier layers ------------------------------------------------------------
 
 

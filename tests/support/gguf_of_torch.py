@@ -27,6 +27,7 @@ def write_gguf_of(theirs, path, form="", type="F32"):
     config = theirs.config
     kind = config.model_type
     writer = gguf.GGUFWriter(path, NAMES.get(kind, kind))
+    writer.add_tokenizer_model("none")
     values = fields(config)
     if form != "absorbed" and hasattr(config, "kv_lora_rank"):
         values = old_latent_fields(values)
@@ -205,6 +206,7 @@ def latent_fields(config, rope):
 def old_latent_fields(values):
     """Return the metadata of files with keys and values in one matrix, without the absorbed view."""
     old = {"key_length": values["key_length_mla"], "value_length": values["value_length_mla"]}
+    old |= {"head_count_kv": values["head_count"]}
     new = ("key_length_mla", "value_length_mla")
     return {key: value for key, value in values.items() if key not in new} | old
 
@@ -238,6 +240,7 @@ def fields(config):
         values |= routing_fields(config)
     if kind == "minimax_m2":
         values |= {"expert_feed_forward_length": config.intermediate_size}
+        values |= {"expert_gating_func": gguf.ExpertGatingFuncType.SIGMOID}
     if hasattr(config, "kv_lora_rank"):
         values |= latent_fields(config, rope)
     if kind == "granite":
@@ -284,7 +287,9 @@ def fields(config):
         values |= {"rope_scaling_type": gguf.RopeScalingType.NONE, "rope_scaling_factor": 1}
     if rope["rope_type"] == "longrope":
         values |= {"rope_scaling_orig_ctx_len": rope["original_max_position_embeddings"]}
-        values |= {"rope_scaling_attn_factors": rope.get("attention_factor")}
+        grown = config.max_position_embeddings / rope["original_max_position_embeddings"]
+        usual = (1 + np.log(max(grown, 1)) / np.log(rope["original_max_position_embeddings"])) ** 0.5
+        values |= {"rope_scaling_attn_factors": rope.get("attention_factor") or float(usual)}
     return values
 
 
