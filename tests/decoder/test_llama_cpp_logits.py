@@ -1,4 +1,4 @@
-"""llama.cpp and this program compute the same logits from one GGUF file, for every architecture of the tests."""
+"""llama.cpp and this program compute the same logits from a GGUF file of each architecture of the tests."""
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ pytest.importorskip("llama_cpp", reason="the judge is llama-cpp-python")
 pytest.importorskip("torch", reason="transformers makes the models")
 
 UNTIED, NARROW, NO_BIAS = {"tie_word_embeddings": False}, {"head_dim": 8}, {"attention_bias": False}
-# llama.cpp finds no output matrix, other widths of heads than hidden / heads, biases, or norms in these files,
+# llama.cpp finds no output matrix, other widths of heads than hidden / heads, biases or norms in these files,
 # or ignores these settings: windows of Phi-3, and windows of EXAONE 4 with fewer than 64 layers.
 CHANGES = {
     "olmo2_wide": UNTIED | NARROW | NO_BIAS,

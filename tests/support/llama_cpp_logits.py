@@ -1,6 +1,6 @@
-"""Save the logits of llama.cpp for a GGUF file. llama.cpp ends the process on some errors, so this is a script.
+"""Save the logits of llama.cpp for a GGUF file. This is a script, because some errors end the process.
 
-    python llama_cpp_logits.py model.gguf 3,1,4 OUT.npy
+python llama_cpp_logits.py model.gguf 3,1,4 OUT.npy
 """
 
 import os
