@@ -36,10 +36,10 @@ def from_gguf(keys: Settings, sizes: Sizes) -> Options:
     window = keys.get("attention.sliding_window", COUNT) or None
     if window:
         keys.notes.append(f"a sliding window of {window:,} in every layer, which llama.cpp ignores")
-    if LONG not in sizes:
+    if LONG not in sizes and SHORT not in sizes:
         return {"sliding_window": window, **usual_from_gguf(keys, sizes, partial=True)}
     scaling = {
-        "rope_type": "longrope", "short_factor": sizes.get(SHORT), "long_factor": sizes[LONG],
+        "rope_type": "longrope", "short_factor": sizes.get(SHORT), "long_factor": sizes.get(LONG),
         "original_max_position_embeddings": keys.get("rope.scaling.original_context_length", WHOLE),
         "attention_factor": keys.get("rope.scaling.attn_factor", POSITIVE),
     }  # fmt: skip
