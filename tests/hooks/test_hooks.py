@@ -285,7 +285,7 @@ def test_a_replaced_update_is_added(deep):
     before = deep.model.params.flat.copy()
     with deep.model.hooks.subscribe(constant(0.0), phases=("update",)):
         traced = trace(deep.model, deep.text, step=True)
-    assert traced.step.loss_before == traced.step.loss_after
+    agree(traced.step.loss_after, traced.step.loss_before)  # two runs may round the last bit differently
     trace(deep.model, deep.text, step=True)
     assert np.array_equal(deep.model.params.flat, before)  # a trace leaves the model as it was
 
