@@ -31,7 +31,7 @@ def base(tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize("shard", some_of(range(12), every=6, sweep=2))
+@pytest.mark.parametrize("shard", some_of(range(12), every=6, sweep=4))
 def test_commands_keep_their_promises_under_attack(shard, base):
     attacker, ends, broken = Attacker(base, SEED, seconds=60), Counter(), []
     with memory_limited():
@@ -44,7 +44,7 @@ def test_commands_keep_their_promises_under_attack(shard, base):
     assert not broken, "\n\n".join(broken)
 
 
-@pytest.mark.parametrize("item", some_of([*READERS, ""], every=10))
+@pytest.mark.parametrize("item", some_of([*READERS, ""], every=10, sweep=3))
 def test_the_commands_of_attacks_work_with_good_files(item, base):
     """Otherwise an attack would prove nothing."""
     attacker = Attacker(base, SEED)

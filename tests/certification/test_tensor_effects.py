@@ -97,7 +97,7 @@ def test_exact_effects_are_those_of_torch_in_float64(case, tmp_path):
         assert effect.kl == pytest.approx(expected, rel=2e-3, abs=1e-9)
 
 
-@pytest.mark.parametrize("name", some_of(list(MODELS), 10, sweep=2))
+@pytest.mark.parametrize("name", some_of(list(MODELS), 20, sweep=5))
 def test_effects_of_every_architecture_are_those_of_whole_passes(name, tmp_path):
     export, original = pair_of_torch(name, tmp_path)
     found, before = effects(export, original), passes(original)
@@ -110,7 +110,7 @@ def test_effects_of_every_architecture_are_those_of_whole_passes(name, tmp_path)
     assert sum(effect.share for effect in found.values()) == pytest.approx(1)
 
 
-@pytest.mark.parametrize("name", some_of(list(MODELS), 9, sweep=2))
+@pytest.mark.parametrize("name", some_of(list(MODELS), 18, sweep=6))
 def test_estimates_approach_the_effects_of_small_changes(name, tmp_path, monkeypatch):
     monkeypatch.setattr(by_tensor, "SAMPLES", 400)
     export, original = pair_of_torch(name, tmp_path, 0.005)
@@ -122,7 +122,7 @@ def test_estimates_approach_the_effects_of_small_changes(name, tmp_path, monkeyp
     assert np.abs(np.median(pairs[:, 1] / pairs[:, 0]) - 1) < 0.1
 
 
-@pytest.mark.parametrize("case", some_of(list(CASES), 7))
+@pytest.mark.parametrize("case", some_of(list(CASES), 7, sweep=2))
 def test_estimates_find_the_largest_effects(case, tmp_path):
     models = tiny_pair(case, tmp_path)
     exact, found = effects(*models), effects(*models, confirm=3)

@@ -143,7 +143,7 @@ def test_every_event_equals_transformers(name, models):
     assert {own for own in rest if "head" not in own} <= computed
 
 
-@pytest.mark.parametrize("name", some_of(MODELS, every=2))
+@pytest.mark.parametrize("name", some_of(MODELS, every=6, sweep=2))
 def test_a_recording_of_transformers_agrees_and_is_clean(name, models, tmp_path):
     folder, theirs, ours = models(name)
     with record(theirs, tmp_path / "run.safetensors"), torch.no_grad():
@@ -158,7 +158,7 @@ def test_a_recording_of_transformers_agrees_and_is_clean(name, models, tmp_path)
     assert len(named) >= 0.6 * len(every)
 
 
-@pytest.mark.parametrize("name", some_of(MODELS, every=4))
+@pytest.mark.parametrize("name", some_of(MODELS, every=12, sweep=4))
 def test_a_recording_does_not_depend_on_coincidences_of_lengths(name, models, tmp_path):
     """The text has as many tokens as heads, key-value heads, or channels of a head. Attention is causal, so
     the first rows of a longer text are the rows of the shorter text."""
@@ -307,7 +307,7 @@ TEMPLATE = "{% for message in messages %}{{ message.content }}{% endfor %}"
 FIRST = {kind: name for name, (kind, _) in reversed(MODELS.items())}
 
 
-@pytest.mark.parametrize("kind", some_of(FIRST, every=7, sweep=2))
+@pytest.mark.parametrize("kind", some_of(FIRST, every=21, sweep=7))
 def test_every_command_works(kind, models, tmp_path):
     folder, theirs, _ = models(FIRST[kind])
     write_tokenizer(folder, TEMPLATE)
@@ -383,7 +383,7 @@ def torch_gradients(theirs, ours):
     return rows, {name: p.grad.numpy() for name, p in theirs.named_parameters() if p.grad is not None}
 
 
-@pytest.mark.parametrize("name", some_of(MODELS, every=5))
+@pytest.mark.parametrize("name", some_of(MODELS, every=8, sweep=2))
 def test_gradients_equal_those_of_transformers(name, models):
     _, theirs, ours = models(name)
     expected, parameters = torch_gradients(copy.deepcopy(theirs).double(), ours)
@@ -474,7 +474,7 @@ def test_the_number_of_key_value_heads_that_a_config_lacks(kind, tmp_path):
 HOSTILE = (None, True, -1, 0, 3, 2**40, 1e300, float("nan"), "x", [], [1], [None] * 4, {}, {"a": 1}, [[]] * 4)
 
 
-@pytest.mark.parametrize("name", some_of(MODELS, every=12, sweep=3))
+@pytest.mark.parametrize("name", some_of(MODELS, every=24, sweep=8))
 def test_every_setting_may_be_wrong(name, models, tmp_path):
     """A wrong setting is refused in one line, or is not used."""
     folder, _, _ = models(name)

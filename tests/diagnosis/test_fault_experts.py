@@ -182,7 +182,7 @@ IN_TRANSFORMERS = {  # the model, the change of a layer, the first wrong event, 
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", some_of(IN_TRANSFORMERS, every=3))
+@pytest.mark.parametrize("name", some_of(IN_TRANSFORMERS, every=6, sweep=2))
 def test_a_fault_of_transformers_is_named(name, folders, tmp_path):
     model, change, event, cause = IN_TRANSFORMERS[name]
     folder, theirs = folders(model), torch_model(model)

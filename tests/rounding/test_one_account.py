@@ -68,7 +68,7 @@ def assert_agree(model, right, tokens, events, compute):
     assert str(compared.unseen) == str(diagnosis.unseen)
 
 
-@pytest.mark.parametrize("case", some_of(["llama_gqa", "mistral_window", "qwen3", "qwen2"], every=4, sweep=2))
+@pytest.mark.parametrize("case", some_of(["llama_gqa", "mistral_window", "qwen3", "qwen2"], every=4, sweep=4))
 def test_both_commands_agree_about_decoders(decoders, case):
     model, config, weights = decoders(case)
     matrix = Fault("matrix", "", (), weights={UP: weights[UP] * np.float32(1.05)})
@@ -115,7 +115,7 @@ def test_both_commands_agree_about_gpt2(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("type", "inputs"), some_of([("Q4_1", "Q8_1"), ("Q8_0", "Q8_0"), ("Q6_K", "Q8_K")], every=3, sweep=2)
+    ("type", "inputs"), some_of([("Q4_1", "Q8_1"), ("Q8_0", "Q8_0"), ("Q6_K", "Q8_K")], every=3, sweep=3)
 )
 def test_both_commands_agree_about_8_bit_products(tmp_path, type, inputs):
     config = CASES["qwen2"] | {"hidden_size": 256, "intermediate_size": 256}
