@@ -213,9 +213,9 @@ class ByteLevelBpe(_Bpe):
 
 @frozen(slots=False, eq=False)
 class SentencePieceBpe(_Bpe):
-    """A BPE encoder like SentencePiece's. Text is not split into words. Without `merges`, the first merge is the
-    merge that results in a user-defined token, such as a run of spaces, or else in the token with the highest
-    score. A character without a token becomes its bytes or the unknown token."""
+    """A BPE encoder like SentencePiece's. Text is not split into words. Without `merges`, the first merge is
+    the merge that results in a user-defined token, such as a run of spaces, or else in the token with the
+    highest score. A character without a token becomes its bytes or the unknown token."""
 
     scores: Sequence[float]
     add_space_prefix: bool

@@ -136,8 +136,8 @@ def test_decoding_restores_the_text(pre, text):
         ("deepseek-llm", "né (日本) 12  ", ["n", "é", " (", "日本", ")", " ", "12", "  "]),  # :-~ has letters
         (
             "deepseek-v3",
-            "x.append(I'm) 日本12345!\n",
-            ["x", ".append", "(I", "'m", ")", " ", "日本", "123", "45", "!\n"],
+            "x.append(I'm) 日本カナ12345!\n",
+            ["x", ".append", "(I", "'m", ")", " ", "日本カナ", "123", "45", "!\n"],
         ),
         ("hunyuan-dense", "नमस्ते 1234", ["नमस्ते", " ", "123", "4"]),
         ("minimax-m2", "newName's 1234", ["new", "Name's", " ", "123", "4"]),
