@@ -1,8 +1,8 @@
 """The pre-tokenizers of byte-level BPE, by their names in GGUF files.
 
 A pre-tokenizer splits a text into words, and tokens are merged only within a word. This module knows nothing
-about vocabularies. Sources: the tokenizer.json of GPT-2, SmolLM, Llama 3 and gpt-oss, the tokenizers of
-GPT-NeoX, Qwen and Cohere in transformers, Mistral's tekken.json, and the patterns of llama.cpp.
+about vocabularies. Sources: the tokenizer.json of GPT-2, SmolLM, Llama 3, gpt-oss and DeepSeek V3, the
+tokenizers of GPT-NeoX, Qwen and Cohere in transformers, Mistral's tekken.json, and the patterns of llama.cpp.
 """
 
 from __future__ import annotations
