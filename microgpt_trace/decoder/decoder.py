@@ -19,7 +19,7 @@ from ..arrays.kept_weights import KeptWeights
 from ..arrays.products import linear, linear_backward
 from ..arrays.stats import Array
 from ..arrays.threads import MEMORY, available_cores
-from ..errors import InputError, MicrogptError
+from ..errors import FileFormatError, InputError, MicrogptError
 from ..grouping import grouped
 from ..hooks.bus import HookBus
 from ..interpreter.edited_runs import logits_of_edits
@@ -252,9 +252,13 @@ def prepare(
         notes.append("the tokens are used as given")
     else:
         text = DEFAULT if text is None else text
-        vocabulary = _vocabulary(model, "give the prompt as --tokens 1,2,3")
+        advice = "give the prompt as --tokens 1,2,3"
+        vocabulary = _vocabulary(model, advice)
         text = vocabulary.chat(text) if chat else text
-        ids = vocabulary.encode(text, special=special, chat=chat)
+        try:
+            ids = vocabulary.encode(text, special=special, chat=chat)
+        except FileFormatError as error:
+            raise FileFormatError(f"{error}; {advice}") from error
         if chat:
             notes.append("the text was rendered with the file's chat template; special tokens were parsed")
             if any("strftime_now" in template for template in vocabulary.templates.values()):

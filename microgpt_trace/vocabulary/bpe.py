@@ -92,6 +92,7 @@ class _Bpe:
     user_defined: Collection[int]
     control: Collection[int]
     stripping: Collection[int]
+    merges: Sequence[str]  # the first merge first, each "left right"
 
     def __call__(self, text: str, special: bool) -> list[int]:
         seconds_left()
@@ -121,56 +122,6 @@ class _Bpe:
         pieces = (piece for word in words for piece in substrings(word, self._lengths) if piece in ids)
         return {piece: ids[piece] for piece in pieces if ids[piece] not in control}
 
-    def _words(self, text: str) -> list[str]:
-        raise NotImplementedError
-
-    def _model(self, words: set[str]) -> Any:
-        raise NotImplementedError
-
-
-def split_fixed(text: str, fixed: Collection[str]) -> list[str]:
-    """Split a text at fixed tokens. In the result, fixed tokens have the odd indices. If several tokens
-    match, the longest token is used."""
-    present = sorted((token for token in fixed if token and token in text), key=len, reverse=True)
-    return re.split(f"({'|'.join(map(re.escape, present))})", text) if present else [text]
-
-
-def substrings(word: str, lengths: Sequence[int]) -> Iterator[str]:
-    """Yield the substrings of a word whose length is in `lengths`. `lengths` must be in ascending order."""
-    for start in range(len(word)):
-        for length in lengths:
-            if start + length > len(word):
-                break
-            yield word[start : start + length]
-
-
-@frozen(slots=False, eq=False)
-class ByteLevelBpe(_Bpe):
-    """A byte-level BPE encoder, like GPT-2's. Patterns split a text into words, and bytes become characters
-    before merging."""
-
-    merges: Sequence[str]  # the first merge first, each "left right"
-    pre_tokenizer: PreTokenizer
-
-    def _words(self, text: str) -> list[str]:
-        if self.pre_tokenizer.composed:
-            text = unicodedata.normalize("NFC", text)
-        return [word for word, _ in self._split(text)]
-
-    @cached_property
-    def _split(self) -> Callable[[str], list[tuple[str, Any]]]:
-        package = tokenizers_package()
-        splitters, patterns = package.pre_tokenizers, self.pre_tokenizer.patterns
-        steps = [splitters.Split(package.Regex(pattern), "isolated") for pattern in patterns]
-        steps.append(splitters.ByteLevel(add_prefix_space=False, use_regex=False))
-        return splitters.Sequence(steps).pre_tokenize_str
-
-    def _model(self, words: set[str]) -> Any:
-        pieces = self._pieces(words)
-        self._check_bytes(words, pieces)
-        ignore = self.pre_tokenizer.whole_words
-        return tokenizers_package().models.BPE(pieces, self._merges(pieces), ignore_merges=ignore)
-
     def _merges(self, pieces: Mapping[str, int]) -> list[tuple[str, str]]:
         """Return the merges whose result is one of the pieces, in the order of `merges`."""
         makers, others = self._makers
@@ -199,6 +150,55 @@ class ByteLevelBpe(_Bpe):
                 others.setdefault(token, []).append(number)
         return makers, others
 
+    def _words(self, text: str) -> list[str]:
+        raise NotImplementedError
+
+    def _model(self, words: set[str]) -> Any:
+        raise NotImplementedError
+
+
+def split_fixed(text: str, fixed: Collection[str]) -> list[str]:
+    """Split a text at fixed tokens. In the result, fixed tokens have the odd indices. If several tokens
+    match, the longest token is used."""
+    present = sorted((token for token in fixed if token and token in text), key=len, reverse=True)
+    return re.split(f"({'|'.join(map(re.escape, present))})", text) if present else [text]
+
+
+def substrings(word: str, lengths: Sequence[int]) -> Iterator[str]:
+    """Yield the substrings of a word whose length is in `lengths`. `lengths` must be in ascending order."""
+    for start in range(len(word)):
+        for length in lengths:
+            if start + length > len(word):
+                break
+            yield word[start : start + length]
+
+
+@frozen(slots=False, eq=False)
+class ByteLevelBpe(_Bpe):
+    """A byte-level BPE encoder, like GPT-2's. Patterns split a text into words, and bytes become characters
+    before merging."""
+
+    pre_tokenizer: PreTokenizer
+
+    def _words(self, text: str) -> list[str]:
+        if self.pre_tokenizer.composed:
+            text = unicodedata.normalize("NFC", text)
+        return [word for word, _ in self._split(text)]
+
+    @cached_property
+    def _split(self) -> Callable[[str], list[tuple[str, Any]]]:
+        package = tokenizers_package()
+        splitters, patterns = package.pre_tokenizers, self.pre_tokenizer.patterns
+        steps = [splitters.Split(package.Regex(pattern), "isolated") for pattern in patterns]
+        steps.append(splitters.ByteLevel(add_prefix_space=False, use_regex=False))
+        return splitters.Sequence(steps).pre_tokenize_str
+
+    def _model(self, words: set[str]) -> Any:
+        pieces = self._pieces(words)
+        self._check_bytes(words, pieces)
+        ignore = self.pre_tokenizer.whole_words
+        return tokenizers_package().models.BPE(pieces, self._merges(pieces), ignore_merges=ignore)
+
     def _check_bytes(self, words: set[str], pieces: Mapping[str, int]) -> None:
         """Raise InputError if a byte has no token, because `tokenizers` would drop the byte silently."""
         for word in words:
@@ -213,9 +213,9 @@ class ByteLevelBpe(_Bpe):
 
 @frozen(slots=False, eq=False)
 class SentencePieceBpe(_Bpe):
-    """A BPE encoder like SentencePiece's. Text is not split into words. The first merge is the merge that
-    results in a user-defined token, such as a run of spaces, or else in the token with the highest score. A
-    character without a token becomes its bytes or the unknown token."""
+    """A BPE encoder like SentencePiece's. Text is not split into words. Without `merges`, the first merge is
+    the merge that results in a user-defined token, such as a run of spaces, or else in the token with the
+    highest score. A character without a token becomes its bytes or the unknown token."""
 
     scores: Sequence[float]
     add_space_prefix: bool
@@ -231,6 +231,15 @@ class SentencePieceBpe(_Bpe):
     def _model(self, words: set[str]) -> Any:
         pieces = self._pieces(words)
         self._check_characters(words, pieces)
+        vocabulary, unknown = pieces | self._bytes, None
+        if self.unknown is not None:
+            unknown = " "  # no word has a space; the token's spelling may be invalid
+            vocabulary[unknown] = self.unknown
+        merges = self._merges(pieces) if self.merges else self._merges_by_score(pieces)
+        bpe = tokenizers_package().models.BPE
+        return bpe(vocabulary, merges, unk_token=unknown, fuse_unk=True, byte_fallback=True)
+
+    def _merges_by_score(self, pieces: Mapping[str, int]) -> list[tuple[str, str]]:
         # Among equal scores, the longest left half comes first, as in the merges of tokenizer.json.
         merges = sorted(
             (-math.inf if id_ in self.user_defined else -self.scores[id_], -cut, cut - len(piece), id_, piece)
@@ -238,13 +247,7 @@ class SentencePieceBpe(_Bpe):
             for cut in range(1, len(piece))
             if piece[:cut] in pieces and piece[cut:] in pieces
         )
-        vocabulary, unknown = pieces | self._bytes, None
-        if self.unknown is not None:
-            unknown = " "  # no word has a space; the token's spelling may be invalid
-            vocabulary[unknown] = self.unknown
-        ranked = [(piece[:-cut], piece[-cut:]) for _, cut, _, _, piece in merges]
-        bpe = tokenizers_package().models.BPE
-        return bpe(vocabulary, ranked, unk_token=unknown, fuse_unk=True, byte_fallback=True)
+        return [(piece[:-cut], piece[-cut:]) for _, cut, _, _, piece in merges]
 
     def _check_characters(self, words: set[str], pieces: Mapping[str, int]) -> None:
         if self.unknown is None:

@@ -23,7 +23,7 @@ from .bpe import (
     refusal,
     sentencepiece_bytes,
 )
-from .pre_tokenizers import ALIASES, PRE_TOKENIZERS
+from .pre_tokenizers import ALIASES, PRE_TOKENIZERS, pre_tokenizer
 from .tokens import Vocabulary
 
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6  # types of tokens
@@ -112,15 +112,17 @@ def _byte_level(
     if pre is None:
         reason = "the file does not name its pre-tokenizer, and its architecture does not determine it"
         return refusal(path, reason)
-    if pre not in PRE_TOKENIZERS:
-        return refusal(path, f"its pre-tokenizer {pre!r:.60} is not one of {', '.join(PRE_TOKENIZERS)}")
+    row = pre_tokenizer(pre)
+    if row is None:
+        known = ", ".join((*PRE_TOKENIZERS, *ALIASES))
+        return refusal(path, f"its pre-tokenizer {pre!r:.60} is not one of {known}")
     if merges is None:
         return refusal(path, "it has no merges")
-    return ByteLevelBpe(path, tokens, *fixed, merges, PRE_TOKENIZERS[pre])
+    return ByteLevelBpe(path, tokens, *fixed, merges, row)
 
 
 def _adds_bos(pre: str | None) -> bool:
-    row = PRE_TOKENIZERS.get(pre or "")
+    row = pre_tokenizer(pre)
     return row is not None and row.adds_bos
 
 
@@ -134,7 +136,7 @@ def _sentencepiece(
     for i in fixed[0]:
         if not tokens[i].strip(" "):  # the converter unmarked Gemma's runs of spaces
             tokens[i] = SPACE_MARK * len(tokens[i])
-    return SentencePieceBpe(path, tokens, *fixed, scores, prefix, unknown)
+    return SentencePieceBpe(path, tokens, *fixed, (), scores, prefix, unknown)
 
 
 # --- GGUF -------------------------------------------------------------------------------------
@@ -159,7 +161,7 @@ def from_gguf(metadata: Mapping[str, Any], path: Path) -> Vocabulary | None:
     if model == "gpt2":
         fixed: Fixed = user_defined, control, ()
         name = file.text("tokenizer.ggml.pre")
-        pre, note = ALIASES.get(name or "default", name or "default"), "" if name else f", {LLAMA_CPP}"
+        pre, note = name or "default", "" if name else f", {LLAMA_CPP}"
         encoder = _byte_level(path, tokens, fixed, file.strings("tokenizer.ggml.merges"), pre)
         kind, to_bytes, bos = f"byte-level BPE ({pre:.60}{note})", byte_level_bytes, _adds_bos(pre)
     elif model == "llama":
@@ -173,8 +175,11 @@ def from_gguf(metadata: Mapping[str, Any], path: Path) -> Vocabulary | None:
         kind, to_bytes, bos = "SentencePiece BPE", sentencepiece_bytes, True
         if size > 2:
             bos_id, eos_id = 1 if bos_id is None else bos_id, 2 if eos_id is None else eos_id
+    elif model == "gemma4":
+        encoder = _gemma4(file, tokens, (user_defined, control, ()))
+        kind, to_bytes, bos = "BPE of Gemma 4", sentencepiece_bytes, True
     else:
-        encoder = refusal(path, f"its tokenizer {model!r:.60} is not supported; gpt2 and llama are")
+        encoder = refusal(path, f"its tokenizer {model!r:.60} is not supported; gpt2, llama and gemma4 are")
         kind, to_bytes, bos = f"the tokenizer {model!r:.60}", literal_bytes, False
     keys[1] = LLAMA_CPP if metadata.get(keys[1]) is None else keys[1]
     places = {key: {end} for key, end in zip(keys[1:], (eos_id, *ends), strict=True) if end is not None}
@@ -184,6 +189,15 @@ def from_gguf(metadata: Mapping[str, Any], path: Path) -> Vocabulary | None:
         stop_ids=frozenset(end for end in ends if end is not None), templates=_templates(file), types=types,
         read_merges=partial(file.strings, "tokenizer.ggml.merges"), **_flags(file, bos_id, eos_id, bos),
     )  # fmt: skip
+
+
+def _gemma4(file: Metadata, tokens: Sequence[str], fixed: Fixed) -> Encoder:
+    """Return the encoder of a vocabulary that has SentencePiece's pieces and bytes, and merges."""
+    merges = file.strings("tokenizer.ggml.merges")
+    if merges is None:
+        return refusal(file.path, "it has no merges")
+    unknown = file.token("tokenizer.ggml.unknown_token_id", len(tokens))
+    return SentencePieceBpe(file.path, tokens, *fixed, merges, (), False, unknown)
 
 
 def _stripping(file: Metadata, tokens: Sequence[str], ids: Collection[int]) -> Collection[int]:

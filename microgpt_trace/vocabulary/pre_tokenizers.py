@@ -1,8 +1,8 @@
 """The pre-tokenizers of byte-level BPE, by their names in GGUF files.
 
 A pre-tokenizer splits a text into words, and tokens are merged only within a word. This module knows nothing
-about vocabularies. Sources: the tokenizer.json of GPT-2, SmolLM, Llama 3 and gpt-oss, the tokenizers of
-GPT-NeoX, Qwen and Cohere in transformers, Mistral's tekken.json, and the patterns of llama.cpp.
+about vocabularies. Sources: the tokenizer.json of GPT-2, SmolLM, Llama 3, gpt-oss and DeepSeek V3, the
+tokenizers of GPT-NeoX, Qwen and Cohere in transformers, Mistral's tekken.json, and the patterns of llama.cpp.
 """
 
 from __future__ import annotations
@@ -46,6 +46,12 @@ def _by_case(ending: str, digits: str) -> str:
 
 _GPT4O = _by_case(rf"(?i:{_CONTRACTIONS})?", r"\p{N}{1,3}")
 _TEKKEN = _by_case("", r"\p{N}")
+_DEEPSEEK3 = (  # an identifier keeps the character before it, as in ".append"
+    r"\p{N}{1,3}",
+    "[\u4e00-\u9fa5\u3040-\u309f\u30a0-\u30ff]+",
+    r"[!-/:-@\[-`{-~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+| ?[\p{P}\p{S}]+[\r\n]*|\s*[\r\n]+"
+    r"|\s+(?!\S)|\s+",
+)
 _CJK = "[\u4e00-\u9fa5\u0800-\u4e00\uac00-\ud7ff]+"
 _CASED = (  # the letters with upper and lower case that DeepSeek LLM's pattern lists
     "A-Za-zµÀ-ÖØ-öø-ƺƼ-ƿǄ-ʓʕ-ʯͰ-ͳͶͷͻ-ͽͿΆΈ-ΊΌΎ-ΡΣ-ϵϷ-ҁҊ-ԯԱ-ՖႠ-ჅᎠ-Ᏽᏸ-ᏽᲐ-ᲺᲽ-Ჿᴀ-ᴫᵫ-ᵷᵹ-ᶚḀ-ἕἘ-Ἕ"
@@ -63,16 +69,30 @@ PRE_TOKENIZERS: Mapping[str, PreTokenizer] = {
     "command-r": PreTokenizer(_DIGITS, composed=True),
     "llama-bpe": PreTokenizer((_LLAMA3,), whole_words=True, adds_bos=True),
     "smaug-bpe": PreTokenizer((_LLAMA3,), whole_words=True),  # SmolLM3; llama.cpp merges these words
-    "dbrx": PreTokenizer((_LLAMA3,)),  # also Phi-4, OLMo 2 and Granite 4
+    "dbrx": PreTokenizer((_LLAMA3,)),  # also Phi-4, OLMo 2, OLMo 3 and Granite 4
     "gpt-4o": PreTokenizer((_GPT4O,), whole_words=True),  # also gpt-oss and Phi-4-mini
-    "tekken": PreTokenizer((_TEKKEN,), whole_words=True, adds_bos=True),
+    "minimax-m2": PreTokenizer((_GPT4O,)),
+    "tekken": PreTokenizer((_TEKKEN,), whole_words=True, adds_bos=True),  # Mistral, Apertus
     "qwen2": PreTokenizer((_QWEN2,), composed=True),
+    "stablelm2": PreTokenizer((_QWEN2,)),
     "qwen35": PreTokenizer((_QWEN35,), composed=True),
+    "deepseek-v3": PreTokenizer(_DEEPSEEK3),  # also DeepSeek R1
     "deepseek-coder": PreTokenizer(("[\r\n]", r"\s?\p{L}+", r"\s?\p{P}+", _CJK, r"\p{N}")),
     "deepseek-llm": PreTokenizer(
         ("[\r\n]", rf"\s?[{_CASED}]+", r"\s?[!-/:-~！-／：-～‘-‟\u3000-。]+", r"\s+$", _CJK, r"\p{N}+")
     ),
+    "bloom": PreTokenizer((" ?[^(\\s|.,!?…。，、।۔،)]+",)),
     "falcon": PreTokenizer((r"[\p{P}$+<=>^~|`]+", _GPT2, "[0-9][0-9][0-9]")),
     "default": PreTokenizer((r"[\p{P}$+<=>^~|]+", _GPT2, r"\p{N}+", "[0-9][0-9][0-9]")),
 }
-ALIASES = {"gpt2": "gpt-2", "llama3": "llama-bpe", "llama-v3": "llama-bpe", "deepseek-r1-qwen": "qwen2"}
+ALIASES = {  # names of the same rules, also as defaults of llama.cpp
+    "gpt2": "gpt-2", "phi-2": "gpt-2", "exaone4": "gpt-2", "llama3": "llama-bpe", "llama-v3": "llama-bpe",
+    "falcon3": "llama-bpe", "falcon-h1": "llama-bpe", "lfm2": "llama-bpe", "pixtral": "llama-bpe",
+    "glm4": "dbrx", "chatglm-bpe": "dbrx", "llama4": "gpt-4o", "deepseek-r1-qwen": "qwen2",
+    "hunyuan": "stablelm2", "hunyuan-dense": "deepseek-v3",
+}  # fmt: skip
+
+
+def pre_tokenizer(name: str | None) -> PreTokenizer | None:
+    """Return the pre-tokenizer of this name in a GGUF file, or None if the name is missing or unknown."""
+    return PRE_TOKENIZERS.get(ALIASES.get(name or "", name or ""))

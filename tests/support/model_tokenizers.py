@@ -43,6 +43,13 @@ O200K = (
     r"|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
     r"|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
+DEEPSEEK3 = (
+    r"\p{N}{1,3}",
+    "[一-龥぀-ゟ゠-ヿ]+",
+    r"[!\"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+"
+    r"| ?[\p{P}\p{S}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
+)
+TEKKEN = O200K.replace("(?i:'s|'t|'re|'ve|'m|'ll|'d)?", "").replace("{1,3}", "")
 QWEN2 = CL100K.replace("{1,3}", "")
 BYTES = pre_tokenizers.ByteLevel(add_prefix_space=False)  # with GPT-2's pattern
 GEMMA = (
@@ -78,9 +85,9 @@ INST = (
 PHI3 = "{{ bos_token }}{% for m in messages %}<|user|>\n{{ m.content }}<|end|>\n<|assistant|>\n{% endfor %}"
 
 
-def split(pattern):
-    cut = pre_tokenizers.Split(tokenizers.Regex(pattern), "isolated")
-    return pre_tokenizers.Sequence([cut, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
+def split(*patterns):
+    cuts = [pre_tokenizers.Split(tokenizers.Regex(pattern), "isolated") for pattern in patterns]
+    return pre_tokenizers.Sequence([*cuts, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
 
 
 @dataclass(frozen=True)
@@ -98,6 +105,7 @@ class Kind:
     model: dict = field(default_factory=dict)
     adds_bos: bool = False
     stripping: tuple[str, ...] = ()
+    merged: bool = False  # a SentencePiece vocabulary whose merges are stored, as in files of Gemma 4
     tokenizer_class: str = "PreTrainedTokenizerFast"
 
 
@@ -137,6 +145,26 @@ KINDS = {
     ),
     "smollm-3": Kind("smollm3", CHAT, "smaug-bpe", split(CL100K), ("<think>",), CHATML, model=WHOLE),
     "gemma-2": Kind("gemma2", user_defined=RUNS, **GEMMAS),
+    "deepseek-3": Kind("deepseek_v3", CHAT, "deepseek-v3", split(*DEEPSEEK3), ("<think>",)),
+    "minimax-2": Kind("minimax_m2", CHAT, "minimax-m2", split(O200K)),
+    "gemma-4": Kind("gemma4_text", user_defined=("<|channel>", "<channel|>"), merged=True, **GEMMAS),
+    "glm-4": Kind("glm4", CHAT, "glm4", split(CL100K), ("<think>",)),
+    "bloom": Kind("bloom", CHAT, "bloom", split(r" ?[^(\s|[.,!?…。，、।۔،])]+")),
+    "stablelm-2": Kind("stablelm", CHAT, "stablelm2", split(QWEN2)),
+    "hunyuan": Kind("hunyuan_v1_dense", CHAT, "hunyuan-dense", split(*DEEPSEEK3)),
+    "exaone-4": Kind("exaone4", CHAT, "exaone4", BYTES),
+    "phi-2": Kind("phi", CHAT, "phi-2", BYTES, tuple(" " * n for n in range(2, 32))),
+    "falcon-3": Kind("llama", CHAT, "falcon3", split(CL100K), model=WHOLE),
+    "llama-4": Kind("llama4_text", CHAT, "llama4", split(O200K), model=WHOLE),
+    "ministral-3": Kind(
+        "ministral3", ("<s>", "[INST]"), "tekken", split(TEKKEN), template=INST, model=WHOLE, adds_bos=True
+    ),
+    "command-r": Kind("cohere", CHAT, "command-r", DIGITS, normalizer=normalizers.NFC()),
+    "gemma-1": Kind("gemma", user_defined=RUNS, **GEMMAS),
+    "ernie-4.5": Kind(
+        "ernie4_5", ("<s>", "<unk>", "</s>"), normalizer=normalizers.Replace(" ", "▁"),
+        tokenizer_class="PreTrainedTokenizerFast",
+    ),
 }  # fmt: skip
 
 
@@ -221,7 +249,10 @@ def gguf_metadata(kind, tokenizer, scores):
         "model": "llama" if sentencepiece else "gpt2", "pre": kind.pre or "default", "token_type": types,
         "bos_token_id": end, "eos_token_id": end, "add_bos_token": kind.adds_bos,
     }  # fmt: skip
-    if sentencepiece:
+    if kind.merged:
+        metadata |= {"model": "gemma4", "unknown_token_id": ids["<unk>"]}
+        metadata["merges"] = [" ".join(merge) for merge in tokenizer["model"]["merges"]]
+    elif sentencepiece:
         metadata["add_space_prefix"] = kind.normalizer is PREFIXED
         metadata["scores"] = [-1000.0 if i in added else scores[token] for i, token in enumerate(tokens)]
     else:

@@ -16,7 +16,7 @@ from microgpt_trace.vocabulary import bpe
 from microgpt_trace.vocabulary.bpe import ByteLevelBpe, byte_alphabet, split_fixed, substrings
 from microgpt_trace.vocabulary.huggingface import from_huggingface
 from microgpt_trace.vocabulary.metadata import from_apr, from_gguf
-from microgpt_trace.vocabulary.pre_tokenizers import PRE_TOKENIZERS
+from microgpt_trace.vocabulary.pre_tokenizers import ALIASES, PRE_TOKENIZERS, pre_tokenizer
 
 tokenizers = pytest.importorskip("tokenizers", reason="text is encoded by the package tokenizers")
 PATH = Path("model.gguf")
@@ -134,6 +134,22 @@ def test_decoding_restores_the_text(pre, text):
         ("qwen2", "नमस्ते", ["नमस", "्त", "े"]),
         ("deepseek-coder", "a b!12\n日本語x", ["a", " b", "!", "1", "2", "\n", "日本語", "x"]),
         ("deepseek-llm", "né (日本) 12  ", ["n", "é", " (", "日本", ")", " ", "12", "  "]),  # :-~ has letters
+        (
+            "deepseek-v3",
+            "x.append(I'm) 日本カナ12345!\n",
+            ["x", ".append", "(I", "'m", ")", " ", "日本カナ", "123", "45", "!\n"],
+        ),
+        ("hunyuan-dense", "नमस्ते 1234", ["नमस्ते", " ", "123", "4"]),
+        ("minimax-m2", "newName's 1234", ["new", "Name's", " ", "123", "4"]),
+        ("llama4", "newName's 1234", ["new", "Name's", " ", "123", "4"]),
+        ("glm4", "I'LL pay $12345", ["I", "'LL", " pay", " $", "123", "45"]),
+        ("chatglm-bpe", "I'LL 12345", ["I", "'LL", " ", "123", "45"]),
+        ("stablelm2", "I'LL 12", ["I", "'LL", " ", "1", "2"]),
+        ("hunyuan", "I'LL 12", ["I", "'LL", " ", "1", "2"]),
+        ("phi-2", "It's 2024", ["It", "'s", " 2024"]),
+        ("exaone4", "It's 2024", ["It", "'s", " 2024"]),
+        ("falcon3", "I'LL 12345", ["I", "'LL", " ", "123", "45"]),
+        ("bloom", "It's 2024, (ok)  a", ["It's", " 2024", ", (", "ok", ") ", " a"]),
         ("falcon", "a`$b 1234", ["a", "`$", "b", " ", "123", "4"]),
         ("default", "a`$b 1234", ["a", "`", "$", "b", " ", "123", "4"]),
         ("default", "a$+b 12345 (c)", ["a", "$+", "b", " ", "123", "45", " ", "(", "c", ")"]),
@@ -141,7 +157,7 @@ def test_decoding_restores_the_text(pre, text):
 )
 def test_splits_words_as_worked_out_by_hand(pre, text, words):
     alphabet = {byte: char for char, byte in byte_alphabet().items()}
-    result = ByteLevelBpe(PATH, ALPHABET, (), (), (), (), PRE_TOKENIZERS[pre])._words(text)
+    result = ByteLevelBpe(PATH, ALPHABET, (), (), (), (), pre_tokenizer(pre))._words(text)
     print(result, words)
     assert result == ["".join(alphabet[b] for b in word.encode()) for word in words]
 
@@ -163,7 +179,7 @@ def test_applies_merges_in_list_order(merges, text, expected):
 
 def test_the_documentation_lists_the_pre_tokenizers():
     page = (Path(__file__).parents[2] / "docs" / "production-models.md").read_text(encoding="utf-8")
-    assert [name for name in PRE_TOKENIZERS if f"`{name}`" not in page] == []
+    assert [name for name in (*PRE_TOKENIZERS, *ALIASES) if f"`{name}`" not in page] == []
 
 
 @pytest.mark.parametrize("pre", ["qwen2", "qwen35", "olmo", "mpt", "command-r"])
@@ -340,9 +356,10 @@ LONG = "x" * 9999
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"model": "bert"}, "tokenizer 'bert' is not supported; gpt2 and llama are"),
+        ({"model": "bert"}, "tokenizer 'bert' is not supported; gpt2, llama and gemma4 are"),
         ({"model": LONG}, "tokenizer 'xx"),
         ({"model": "llama"}, "it has no scores"),
+        ({"model": "gemma4", "merges": None}, "it has no merges"),
         ({"pre": "viking"}, "pre-tokenizer 'viking' is not one of gpt-2, olmo, mpt"),
         ({"pre": LONG}, "pre-tokenizer 'xx"),
         ({"merges": None}, "it has no merges"),
@@ -358,7 +375,7 @@ def test_an_unsupported_tokenizer_is_refused_only_at_encoding(changes, message):
     assert vocabulary.decode([0]) in (BOS, "!")
     with pytest.raises(FileFormatError, match=f"^model.gguf: .*{message}") as caught:
         vocabulary.encode("ab")
-    assert (len(str(caught.value)) < 350, len(vocabulary.describe()) < 200) == (True, True)
+    assert (len(str(caught.value)) < 500, len(vocabulary.describe()) < 200) == (True, True)
 
 
 @pytest.mark.parametrize(
