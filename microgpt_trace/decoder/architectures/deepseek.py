@@ -8,17 +8,16 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from functools import cached_property, partial
+from functools import partial
 from typing import Any
 
 from ...errors import InputError
 from ...plans.blocks import Blocks
 from ...plans.kinds import Add, Rotation, Scores
-from ...plans.plan import Plan
 from ...plans.rope import yarn_attention_factor
 from ...text.frozen import frozen
 from ..architecture import SIZES, Architecture
-from ..layered_plan import Layout, plan_of
+from ..layered_plan import Layout
 from ..settings import FLAG, POSITIVE, WHOLE, Options, Settings, Sizes
 from ..shared_options import gguf_rope, read_rope
 from .glm4_moe import (
@@ -51,9 +50,9 @@ class LatentConfig(SigmoidRoutedConfig):
     pairs_adjacent: bool = True
     score_factor: float = 1.0  # multiplies the scores in YaRN
 
-    @cached_property
-    def plan(self) -> Plan:
-        return plan_of(self, Layout(mlp=self.mlp, attention=self.attention))
+    @property
+    def layout(self) -> Layout:
+        return Layout(mlp=self.mlp, attention=self.attention)
 
     def attention(self, rows: Blocks, x: str) -> str:
         """Add the rows of multi-head latent attention: the scores are a sum of two products."""

@@ -5,42 +5,39 @@ have ALiBi.
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import cached_property, partial
-from typing import Any, Literal
+from functools import partial
+from typing import Any
 
 from ...errors import InputError
 from ...plans.blocks import Blocks
-from ...plans.plan import Plan
 from ...text.frozen import frozen
 from ..architecture import QKV_BIASES, Architecture, FileNames
-from ..config import DecoderConfig
-from ..layered_plan import Layout, plan_of
+from ..layered_plan import LayeredConfig, Layout, Parallel
 from ..settings import FLAG, OBJECT, POSITIVE, WHOLE, Options, Settings, Sizes
 from ..shared_options import gguf_rope, read_activation, read_rope
 
 
 @frozen(slots=False)
-class FalconConfig(DecoderConfig):
+class FalconConfig(LayeredConfig):
     """The config of a Falcon. The branches of a layer are parallel, and read one norm or two."""
 
-    parallel_norms: Literal["one norm", "two norms"] = "one norm"
+    parallel_norms: Parallel = "one norm"
 
-    @cached_property
-    def plan(self) -> Plan:
-        norms = self.parallel_norms
-        return plan_of(self, Layout(centred=True, biased=True, parallel=norms, mlp=Blocks.plain_mlp))
+    @property
+    def layout(self) -> Layout:
+        return Layout(centred=True, biased=True, parallel=self.parallel_norms, mlp=Blocks.plain_mlp)
 
 
 @frozen(slots=False)
-class AlibiConfig(DecoderConfig):
+class AlibiConfig(LayeredConfig):
     """The config of a BLOOM, whose norms have biases, or of an MPT, which may clip q, k and v."""
 
     normed_embedding: bool = False
     attn_clamp: float | None = None
     score_scale: float | None = None  # None means 1/sqrt(head_dim)
 
-    @cached_property
-    def plan(self) -> Plan:
+    @property
+    def layout(self) -> Layout:
         def embedding(rows: Blocks) -> str:
             return rows.norm("embed.norm", rows.embedding(), centred=True, biased=True)
 
@@ -48,7 +45,7 @@ class AlibiConfig(DecoderConfig):
             centred=True, biased=self.normed_embedding, mlp=Blocks.plain_mlp, clip=self.attn_clamp,
             slopes=slopes(self.n_head), score_scale=self.score_scale,
         )  # fmt: skip
-        return plan_of(self, replace(layout, embedding=embedding) if self.normed_embedding else layout)
+        return replace(layout, embedding=embedding) if self.normed_embedding else layout
 
 
 def slopes(heads: int) -> tuple[float, ...]:

@@ -7,15 +7,13 @@ Gemma 3 norms q and k, and has another RoPE in layers with a window.
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import cached_property, partial
+from functools import partial
 
 from ...errors import InputError
 from ...plans.blocks import Blocks
-from ...plans.plan import Plan
 from ...text.frozen import frozen
 from ..architecture import Architecture, FileNames
-from ..config import DecoderConfig
-from ..layered_plan import LayeredConfig, Layout, plan_of
+from ..layered_plan import LayeredConfig, Layout
 from ..settings import COUNT, FLAG, POSITIVE, Options, Settings, Sizes
 from ..shared_options import (
     LLAMA_CPP,
@@ -44,20 +42,19 @@ class Gemma1Config(LayeredConfig):
 
 
 @frozen(slots=False)
-class GemmaConfig(DecoderConfig):
+class GemmaConfig(LayeredConfig):
     """The config of a Gemma 2 or Gemma 3."""
 
     score_scale: float | None = None  # None means 1/sqrt(head_dim)
     attn_logit_softcapping: float | None = None
     final_logit_softcapping: float | None = None
 
-    @cached_property
-    def plan(self) -> Plan:
-        layout = Layout(
+    @property
+    def layout(self) -> Layout:
+        return Layout(
             norms="both", embedding=embedding, score_scale=self.score_scale,
             scores_cap=self.attn_logit_softcapping, logits_cap=self.final_logit_softcapping,
         )  # fmt: skip
-        return plan_of(self, layout)
 
 
 def options_of_gemma1(settings: Settings, sizes: Sizes) -> Options:

@@ -7,18 +7,16 @@ DeepSeek-AI, "DeepSeek-V3 Technical Report" (2024), sec. 2.1.2, describes the ro
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import cached_property, partial
+from functools import partial
 
 from ...errors import InputError
 from ...plans.blocks import Blocks
 from ...plans.kinds import Activation, Add, Choice, Routing, Shift
-from ...plans.plan import Plan
 from ...plans.rope import Rope
 from ...text.brief import brief
 from ...text.frozen import frozen
 from ..architecture import QKV_BIASES, Architecture
-from ..config import DecoderConfig
-from ..layered_plan import Layout, plan_of
+from ..layered_plan import LayeredConfig, Layout
 from ..settings import COUNT, FLAG, POSITIVE, TEXT, WHOLE, Options, Settings, Sizes, one_of
 from ..shared_options import (
     LLAMA_CPP,
@@ -36,7 +34,7 @@ from .qwen3_moe import OF_SOME_LAYERS
 
 
 @frozen(slots=False)
-class SigmoidRoutedConfig(DecoderConfig):
+class SigmoidRoutedConfig(LayeredConfig):
     """The config of a model with mixtures whose router may use a sigmoid and groups of experts."""
 
     experts: int = 1
@@ -90,9 +88,9 @@ class Glm4MoeConfig(SigmoidRoutedConfig):
 
     norms_of_rows: bool = False  # True if the norms of q and k are norms of whole rows, not of heads
 
-    @cached_property
-    def plan(self) -> Plan:
-        return plan_of(self, Layout(mlp=self.mlp, qk_norm="rows" if self.norms_of_rows else "heads"))
+    @property
+    def layout(self) -> Layout:
+        return Layout(mlp=self.mlp, qk_norm="rows" if self.norms_of_rows else "heads")
 
 
 def options(settings: Settings, sizes: Sizes) -> Options:

@@ -5,16 +5,14 @@ channels), Hunyuan (norms of q and k after RoPE) and Apertus (an MLP without a g
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import cached_property, partial
+from functools import partial
 from typing import Any
 
 from ...errors import InputError
 from ...plans.blocks import Blocks
-from ...plans.plan import Plan
 from ...text.frozen import frozen
 from ..architecture import Architecture
-from ..config import DecoderConfig
-from ..layered_plan import LayeredConfig, Layout, plan_of
+from ..layered_plan import LayeredConfig, Layout
 from ..settings import COUNT, OBJECT, POSITIVE, WHOLE, Options, Settings, Sizes
 from ..shared_options import MSCALES, gguf_rope, read_activation, read_rope, read_window
 from . import llama
@@ -22,16 +20,16 @@ from .llama import ATTENTION_BIASES, FLAGGED_BIASES, MODULES, NAMES, QK_NORMS, f
 
 
 @frozen(slots=False)
-class Ministral3Config(DecoderConfig):
+class Ministral3Config(LayeredConfig):
     """The config of a Ministral 3. A factor of q changes after `query_period` positions."""
 
     query_growth: float = 1.0
     query_period: int = 1
 
-    @cached_property
-    def plan(self) -> Plan:
+    @property
+    def layout(self) -> Layout:
         growth = self.query_growth, self.query_period
-        return plan_of(self, Layout(turned=lambda rows, _, q, k: (rows.scaled_by_position(q, *growth), k)))
+        return Layout(turned=lambda rows, _, q, k: (rows.scaled_by_position(q, *growth), k))
 
 
 YARN = {
