@@ -134,15 +134,15 @@ BLOOM = FileNames(
     },
     blocks="h", outer="transformer.", vectors=True, by_head=True,
 )  # fmt: skip
-FALCON = replace(
-    BLOOM, family="a Falcon", model={own: names for own, names in BLOOM.model.items() if own != "embed_norm"},
-    layer={**BLOOM.layer, "attn_norm": ("attn_norm_2", "ln_attn"), "mlp_norm": ("attn_norm", "ln_mlp")},
+FALCON = BLOOM.changed(
+    "a Falcon", ("embed_norm",),
+    layer={"attn_norm": ("attn_norm_2", "ln_attn"), "mlp_norm": ("attn_norm", "ln_mlp")},
     more={f"input_layernorm.{of}": f"attn_{b}norm" for of, b in (("weight", ""), ("bias", "b"))},
 )  # fmt: skip
 _MPT = ("norm_1", "attn.Wqkv", "attn.out_proj", "norm_2", "ffn.up_proj", "ffn.down_proj")
-MPT = replace(
-    BLOOM, family="an MPT", blocks="blocks", by_head=False, vectors=False,
-    model={**FALCON.model} | {"wte": ("token_embd", "wte"), "final_norm": ("output_norm", "norm_f")},
+MPT = BLOOM.changed(
+    "an MPT", ("embed_norm",), blocks="blocks", by_head=False, vectors=False,
+    model={"wte": ("token_embd", "wte"), "final_norm": ("output_norm", "norm_f")},
     layer={own: (gguf, hf) for (own, (gguf, _)), hf in zip(BLOOM.layer.items(), _MPT, strict=True)},
 )  # fmt: skip
 _BIASES = (*QKV_BIASES, "attn_bo", "mlp_bup", "mlp_bdown")

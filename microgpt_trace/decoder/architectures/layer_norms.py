@@ -114,26 +114,23 @@ def gguf_of_stablelm(keys: Settings, sizes: Sizes) -> Options:
     return usual_from_gguf(keys, sizes, partial=True) | flags
 
 
-COHERE = replace(LLAMA, family="a Cohere")
+COHERE = LLAMA.changed("a Cohere")
 _QK = {f"attn_{n}_norm": (f"attn_{n}_norm", f"self_attn.{n}_layernorm.norms.#") for n in "qk"}
-STABLELM = replace(LLAMA, family="a StableLM", vectors=True, layer={**LLAMA.layer, **_QK})
-STARCODER2 = replace(
-    LLAMA,
-    family="a StarCoder 2",
+STABLELM = LLAMA.changed("a StableLM", layer=_QK, vectors=True)
+STARCODER2 = LLAMA.changed(
+    "a StarCoder 2",
+    layer={"mlp_wup": ("ffn_up", "mlp.c_fc"), "mlp_wdown": ("ffn_down", "mlp.c_proj")},
     vectors=True,
-    layer={**LLAMA.layer, "mlp_wup": ("ffn_up", "mlp.c_fc"), "mlp_wdown": ("ffn_down", "mlp.c_proj")},
 )
-PHI = replace(
-    LLAMA,
-    family="a Phi-2",
-    vectors=True,
-    model={**LLAMA.model, "final_norm": ("output_norm", "model.final_layernorm")},
+PHI = LLAMA.changed(
+    "a Phi-2",
+    model={"final_norm": ("output_norm", "model.final_layernorm")},
     layer={
-        **LLAMA.layer,
         "attn_wo": ("attn_output", "self_attn.dense"),
         "mlp_wup": ("ffn_up", "mlp.fc1"),
         "mlp_wdown": ("ffn_down", "mlp.fc2"),
     },
+    vectors=True,
 )
 
 _SIZES = SIZES | {"norm_eps": "layer_norm_eps"}

@@ -4,9 +4,7 @@ channels), Hunyuan (norms of q and k after RoPE) and Apertus (an MLP without a g
 
 from __future__ import annotations
 
-from dataclasses import replace
 from functools import partial
-from typing import Any
 
 from ...errors import InputError
 from ...plans.blocks import Blocks
@@ -119,22 +117,19 @@ def apertus_from_gguf(keys: Settings, sizes: Sizes) -> Options:
     return from_gguf(keys, sizes) | {"hidden_act": "xielu"}
 
 
-def _names(family: str, without: tuple[str, ...], **more: tuple[str, str]) -> dict[str, Any]:
-    layer = {own: names for own, names in NAMES.layer.items() if own not in without}
-    return {"family": family, "layer": layer | more}
-
-
 AFTER_ROPE = ("self_attn.query_layernorm", "self_attn.key_layernorm")
-HUNYUAN = _names(
+HUNYUAN = NAMES.changed(
     "a Hunyuan", ("attn_q_norm", "attn_k_norm"),
-    attn_q_rope_norm=("attn_q_norm", AFTER_ROPE[0]), attn_k_rope_norm=("attn_k_norm", AFTER_ROPE[1]),
-)  # fmt: skip
-APERTUS = _names(
-    "an Apertus", ("mlp_wgate",), attn_norm=("attn_norm", "attention_layernorm"),
-    mlp_norm=("ffn_norm", "feedforward_layernorm"),
+    layer={f"attn_{n}_rope_norm": (f"attn_{n}_norm", name) for n, name in zip("qk", AFTER_ROPE, strict=True)},
 )  # fmt: skip
 ALPHAS = {f"{of}.{name}": f"mlp_{name}" for of in ("mlp.act_fn", "xielu") for name in ("alpha_p", "alpha_n")}
-SKIPPED = (*NAMES.skipped, "act_fn.beta", "act_fn.eps")  # the same in all models
+APERTUS = NAMES.changed(
+    "an Apertus", ("mlp_wgate",), more=ALPHAS,
+    layer={
+        "attn_norm": ("attn_norm", "attention_layernorm"), "mlp_norm": ("ffn_norm", "feedforward_layernorm"),
+    },
+    skipped=(*NAMES.skipped, "act_fn.beta", "act_fn.eps"),  # the same in all models
+)  # fmt: skip
 _sibling = partial(Architecture, modules=MODULES, from_gguf=from_gguf, tied=False)
 ARCHITECTURES = {
     "ministral3": _sibling(
@@ -142,16 +137,16 @@ ARCHITECTURES = {
         defaults={"norm_eps": 1e-5, "head_dim": 128, "n_kv_head": 8},
     ),
     "ernie4_5": _sibling(
-        ErnieConfig, replace(NAMES, family="an ERNIE 4.5"), partial(llama.options, theta=5e5), tied=True,
+        ErnieConfig, NAMES.changed("an ERNIE 4.5"), partial(llama.options, theta=5e5), tied=True,
         flagged_biases={"use_bias": sum(FLAGGED_BIASES.values(), ())},
         defaults={"head_dim": 128, "n_kv_head": 2, "norm_eps": 1e-5},
     ),
     "hunyuan_v1_dense": _sibling(
-        HunyuanConfig, replace(NAMES, **HUNYUAN), options_of_hunyuan,
+        HunyuanConfig, HUNYUAN, options_of_hunyuan,
         flagged_biases=ATTENTION_BIASES, heads_first=AFTER_ROPE, defaults={"norm_eps": 1e-5},
     ),
     "apertus": _sibling(
-        ApertusConfig, replace(NAMES, **APERTUS, more=ALPHAS, skipped=SKIPPED), options_of_apertus,
+        ApertusConfig, APERTUS, options_of_apertus,
         from_gguf=apertus_from_gguf, flagged_biases=ATTENTION_BIASES, heads_first=QK_NORMS,
         defaults={"norm_eps": 1e-5}, example={"qk_norm": True, "activation": "xIELU"},
     ),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import ClassVar
 
 from ...plans.blocks import Blocks
@@ -64,14 +63,13 @@ MORE_EXPERTS = {
     "ffn_up.#.weight": "mlp_wup_experts",
     "ffn_down.#.weight": "mlp_wdown_experts",
 }
-_DENSE = ("mlp_wgate", "mlp_wup", "mlp_wdown")
 OLD = "block_sparse_moe"
-NAMES = replace(
-    LLAMA,
-    family="a Mixtral",
-    layer={own: names for own, names in LLAMA.layer.items() if own not in _DENSE} | EXPERTS,
-    more=MORE_EXPERTS
-    | {
+NAMES = LLAMA.changed(
+    "a Mixtral",
+    ("mlp_wgate", "mlp_wup", "mlp_wdown"),
+    layer=EXPERTS,
+    more={
+        **MORE_EXPERTS,
         f"{OLD}.gate.weight": "mlp_wrouter",
         f"{OLD}.experts.#.w1.weight": "mlp_wgate_experts",
         f"{OLD}.experts.#.w3.weight": "mlp_wup_experts",

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from ...plans.blocks import Blocks
 from ...plans.kinds import Activation, Add, Mixture
 from ...text.frozen import frozen
@@ -64,7 +62,7 @@ SHARED = {
     "mlp_wdown_shared": ("ffn_down_shexp", "mlp.shared_expert.down_proj"),
     "mlp_wrouter_shared": ("ffn_gate_inp_shexp", "mlp.shared_expert_gate"),
 }
-NAMES = replace(qwen3_moe.NAMES, family="a Qwen2-MoE", layer={**qwen3_moe.NAMES.layer, **SHARED})
+NAMES = qwen3_moe.NAMES.changed("a Qwen2-MoE", layer=SHARED)
 MODULES = {
     "self_attn": "attn.out", "mlp.experts": "mlp.mixture", "mlp.shared_expert": "mlp.shared_down",
     "mlp": "mlp.both",

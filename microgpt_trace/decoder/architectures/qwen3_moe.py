@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from ...errors import InputError
 from ...plans.blocks import Blocks
 from ...plans.rope import Rope
@@ -72,7 +70,7 @@ def from_gguf(keys: Settings, sizes: Sizes, normalised: bool = True) -> Options:
     }  # fmt: skip
 
 
-NAMES = replace(LLAMA, family="a Qwen3-MoE", layer={**LLAMA.layer, **EXPERTS}, more=MORE_EXPERTS)
+NAMES = LLAMA.changed("a Qwen3-MoE", layer=EXPERTS, more=MORE_EXPERTS)
 OF_SOME_LAYERS = ("mlp.gate", "mlp.experts", "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj")
 EXAMPLE = {"rope": Rope(1e4), "experts": 2, "n_layer": 2, "dense_layers": (1,)}
 ARCHITECTURES = {
