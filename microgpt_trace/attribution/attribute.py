@@ -24,19 +24,8 @@ from ..rounding.invariants import OF_SUMS
 from ..selection.token_names import blank_notes, chosen_positions, token_label, token_of
 from ..text.printable import shown_token
 from ..tracing.findings import Check
+from . import results
 from .gradient_attribution import Ask, attributed, by_gradient
-from .results import (
-    Attributed,
-    AttributedPrompt,
-    AttributionResult,
-    Contribution,
-    GradientMethod,
-    LogitSum,
-    Method,
-    PositionAttribution,
-    PromptsAttribution,
-    Removal,
-)
 from .writes import Component, direct_writes, observe
 
 Token = str | int | None
@@ -47,23 +36,23 @@ def attribute(
     model: LanguageModel, text: str | None = ..., *, tokens: Sequence[int] | None = ..., target: Token = ...,
     against: Token = ..., positions: str | Sequence[int] | None = ..., method: Literal["writes"] = ...,
     ablation: bool = ..., report: Report = ...,
-) -> AttributionResult: ...  # fmt: skip
+) -> results.AttributionResult: ...  # fmt: skip
 
 
 @overload
 def attribute(
     model: LanguageModel, text: str | None = ..., *, tokens: Sequence[int] | None = ..., target: Token = ...,
-    against: Token = ..., positions: str | Sequence[int] | None = ..., method: GradientMethod,
+    against: Token = ..., positions: str | Sequence[int] | None = ..., method: results.GradientMethod,
     neurons: bool = ..., baseline: Token = ..., report: Report = ...,
-) -> PromptsAttribution: ...  # fmt: skip
+) -> results.PromptsAttribution: ...  # fmt: skip
 
 
 def attribute(
     model: LanguageModel, text: str | None = None, *, tokens: Sequence[int] | None = None,
     target: Token = None, against: Token = None, positions: str | Sequence[int] | None = None,
-    method: Method = "writes", ablation: bool = True, neurons: bool = False, baseline: Token = None,
+    method: results.Method = "writes", ablation: bool = True, neurons: bool = False, baseline: Token = None,
     report: Report = unreported,
-) -> AttributionResult | PromptsAttribution:  # fmt: skip
+) -> results.AttributionResult | results.PromptsAttribution:  # fmt: skip
     """Attribute the difference of the logits of two tokens, `target` and `against`, to the parts of a model.
 
     - `target` and `against` are ids or texts of tokens (␣ means a space, #42 an id). By default `target` is
@@ -114,7 +103,7 @@ def attribute(
 @np.errstate(all="ignore")
 def _writes(
     model: LanguageModel, inputs: TraceInput, rows: Sequence[int], ask: Ask, ablation: bool, report: Report
-) -> AttributionResult:
+) -> results.AttributionResult:
     """Return what every component adds to the logits, as `attribute` does."""
     seen = observe(model, inputs, rows)
     logits = seen.used["logits"]
@@ -131,14 +120,16 @@ def _writes(
         for i, contrast in enumerate(contrasts)
     )
     removed = [c for c in components if c.name in changes]
-    removals = tuple(Removal(c.name, c.kind, c.row.layer, float(changes[c.name].mean())) for c in removed)
+    removals = tuple(
+        results.Removal(c.name, c.kind, c.row.layer, float(changes[c.name].mean())) for c in removed
+    )
     labels = tuple(token_label(model, token) for token in inputs.tokens)
     if any(isinstance(row.kind, Cap) for row in model.plan.head):
         notes.append(
             "a cap bends the logits, so the logits are not linear in the components: every component counts "
             "with the share of the whole logit that the cap leaves"
         )
-    return AttributionResult(
+    return results.AttributionResult(
         model.origin, model.family, inputs.text, inputs.tokens, labels, (*inputs.notes, *notes), ablation,
         float(losses.mean()), explained, removals, tuple(seen.roles),
     )  # fmt: skip
@@ -146,9 +137,9 @@ def _writes(
 
 def attribute_prompts(
     model: LanguageModel, prompts: Path | Sequence[str | Sequence[str]], *, target: Token = None,
-    against: Token = None, positions: str | Sequence[int] | None = None, method: Method = "writes",
+    against: Token = None, positions: str | Sequence[int] | None = None, method: results.Method = "writes",
     baseline: Token = None, report: Report = unreported,
-) -> PromptsAttribution:  # fmt: skip
+) -> results.PromptsAttribution:  # fmt: skip
     """Attribute the prediction at one position of each prompt as `attribute` does, without ablation.
 
     A prompt is a text or (text, target, against). In a file, each line is a prompt: TEXT or
@@ -165,7 +156,7 @@ def attribute_prompts(
         named = [(f"prompt {number}", fields) for number, fields in enumerate(lists, 1)]
     if not all(len(fields) in (1, 3) for _, fields in named) or not named:
         raise InputError("prompts: expected texts or (text, target, against), and at least one")
-    found = list[PromptsAttribution]()
+    found = list[results.PromptsAttribution]()
     for where, (text, *own) in named:
         one, two = own or (target, against)
         with naming(where):
@@ -178,14 +169,14 @@ def attribute_prompts(
     cells = zip(*([c for c in own.cells if c.position is None or not several] for own in found), strict=True)
     facts = tuple(own.prompts[0] for own in found)
     means = tuple(attributed(own[0], [c.mean for c in own], [c.error for c in own]) for own in cells)
-    return PromptsAttribution(model.origin, method, facts, means)
+    return results.PromptsAttribution(model.origin, method, facts, means)
 
 
-def _of_writes(model: LanguageModel, result: AttributionResult) -> PromptsAttribution:
+def _of_writes(model: LanguageModel, result: results.AttributionResult) -> results.PromptsAttribution:
     """Describe the writes at one position in the form of the other methods, without the changes by hooks."""
     if len(result.positions) != 1:
         raise InputError(f"positions: expected one position, found {len(result.positions)}")
-    (own,), sums, cells = result.positions, model.plan.sums_of, list[Attributed]()
+    (own,), sums, cells = result.positions, model.plan.sums_of, list[results.Attributed]()
     for part in own.parts:
         head = sums[part.name].parts.index(part.name) if part.kind == "head" else None
         if part.kind != "hook":
@@ -193,8 +184,8 @@ def _of_writes(model: LanguageModel, result: AttributionResult) -> PromptsAttrib
     worst = max((own.target, own.against), key=lambda own: own.deviation)
     check = Check("logits", "the parts sum to the logits", result.ok, worst.deviation, worst.tolerance)
     facts, difference = (result.tokens, result.labels, result.notes), own.target.logit - own.against.logit
-    prompt = AttributedPrompt(*facts, own.contrast, difference, check)
-    return PromptsAttribution(result.model, "writes", (prompt,), tuple(cells))
+    prompt = results.AttributedPrompt(*facts, own.contrast, difference, check)
+    return results.PromptsAttribution(result.model, "writes", (prompt,), tuple(cells))
 
 
 def _contrast(
@@ -225,26 +216,26 @@ def _label(model: LanguageModel, token: int) -> str:
 def _position(
     i: int, contrast: LogitDifference, logits: Array, components: Sequence[Component],
     writes: dict[str, Array], changes: dict[str, Array], loss: float,
-) -> PositionAttribution:  # fmt: skip
+) -> results.PositionAttribution:  # fmt: skip
     """Return the attribution at the i-th requested position. `logits` [V] are the logits at this position."""
     parts = []
     for name, kind, row in components:
         target, against = writes[name][i].tolist()
         change = float(changes[name][i]) if name in changes else None
-        parts.append(Contribution(name, kind, row.layer, target, against, target - against, change))
+        parts.append(results.Contribution(name, kind, row.layer, target, against, target - against, change))
     target_sum = logit_sum(logits, contrast.target, [part.target for part in parts])
     against_sum = logit_sum(logits, contrast.against, [part.against for part in parts])
-    return PositionAttribution(contrast, loss, target_sum, against_sum, tuple(parts))
+    return results.PositionAttribution(contrast, loss, target_sum, against_sum, tuple(parts))
 
 
-def logit_sum(logits: Array, token: int, parts: Sequence[float]) -> LogitSum:
+def logit_sum(logits: Array, token: int, parts: Sequence[float]) -> results.LogitSum:
     """Compare a token's logit with the sum of its parts. `logits` [V] are the logits at one position."""
     tolerance = OF_SUMS[str(logits.dtype)]
     logit, total, magnitude = float(logits[token]), sum(parts), sum(map(abs, parts))
     deviation = abs(total - logit) / (magnitude or 1.0)
     holds = deviation <= tolerance if math.isfinite(deviation) else None
     p = math.exp(-float(losses_by_row(logits[None], [token])[0]))
-    return LogitSum(p, logit, total, magnitude, deviation, tolerance, holds)
+    return results.LogitSum(p, logit, total, magnitude, deviation, tolerance, holds)
 
 
 def removal(model: LanguageModel, component: Component, at: int | None = None) -> Edit:

@@ -12,6 +12,7 @@ from ..errors import InputError
 from ..hooks.names import select_names
 from ..text.printable import command, quoted
 from ..tracing.trace import trace
+from . import named_model
 from .common_options import (
     PRODUCTION,
     FileSettings,
@@ -23,14 +24,6 @@ from .common_options import (
     token_ids,
 )
 from .exports import Exports, give
-from .named_model import (
-    is_there,
-    model_and_text,
-    model_before,
-    model_from,
-    names_a_model,
-    refuse_other_family,
-)
 from .option_checks import OF_GRADIENTS, RUN_PARAMETERS, command_line, given_words
 from .option_groups import argument, flag, group, option
 from .output import Output, exit_unless
@@ -80,8 +73,8 @@ def explain(
     from ..explaining.explain import explain as explain_element
 
     tokens, backward = token_ids(choice.tokens), choice.backward
-    model = model_from(path, choice.seed, settings)
-    refuse_other_family(context, model)
+    model = named_model.model_from(path, choice.seed, settings)
+    named_model.refuse_other_family(context, model)
     if choice.by_writer:
         from ..attribution.score_writers import score_by_writer
 
@@ -137,9 +130,9 @@ def _request(choice: ElementChoice) -> tuple[Path | None, str, str | None]:
     path, rest = choice.model, [w for w in (choice.first, choice.second, choice.third) if w is not None]
     if rest and not _is_element(rest[0]):
         if rest[0] == "small" and (len(rest) == 3 or _is_element(rest[-1])):
-            path, no_model = model_before(["small"], choice.model), None
+            path, no_model = named_model.model_before(["small"], choice.model), None
         else:
-            path, no_model = model_and_text(rest[0], None, choice.model)
+            path, no_model = named_model.model_and_text(rest[0], None, choice.model)
         if no_model is None:
             rest = rest[1:]
         elif len(rest) == 3 or (len(rest) == 2 and _is_element(rest[1])):
@@ -148,7 +141,7 @@ def _request(choice: ElementChoice) -> tuple[Path | None, str, str | None]:
         raise InputError(f"{rest[0]!r} is a gradient: write {quoted(rest[0][2:])} and add --backward")
     if not rest:
         raise InputError(f"expected an element, for example {EXAMPLE}")
-    if len(rest) > 1 and path is None and names_a_model(rest[1]):
+    if len(rest) > 1 and path is None and named_model.names_a_model(rest[1]):
         raise InputError(f"the model comes first: {rest[1]} {rest[0]!r}")
     if len(rest) > 2:
         raise InputError(f"expected [MODEL] ELEMENT [TEXT], found a further argument {rest[2]!r}")
@@ -165,4 +158,4 @@ def _is_named(model: "LanguageModel", text: str) -> bool:
 
 def _is_element(text: str) -> bool:
     """Return True if a word has an index or an @ and is not the name of a file."""
-    return not is_there(text) and ("@" in text or text.endswith("]"))
+    return not named_model.is_there(text) and ("@" in text or text.endswith("]"))

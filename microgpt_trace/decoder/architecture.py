@@ -5,8 +5,8 @@ files. Each module in architectures/ describes one kind, and catalogue.py lists 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
-from dataclasses import field
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import field, replace
 from functools import cached_property
 from typing import Any
 
@@ -29,11 +29,8 @@ FUSED = {  # fused matrices and biases, and their parts
     "attn_bkv_a_mqa": ("attn_bkv_a", "attn_bk_pe"), "attn_wkv_b": ("attn_wk", "attn_wv"),
     "attn_wq_whole": ("attn_wq", "attn_wq_pe"),
 }  # fmt: skip
-BY_HEAD = (
-    "attn_wq_b",
-    "attn_wq_whole",
-    "attn_wkv_b",
-)  # the rows of all parts of a head follow each other in every file
+# In every file, the rows of all parts of a head follow each other in these matrices.
+BY_HEAD = ("attn_wq_b", "attn_wq_whole", "attn_wkv_b")
 _EXPERT = re.compile(r"\.(0|[1-9][0-9]{0,3})\.")
 _IN_TEXT_PART = re.compile(r"(model\.)?language_model\.(model\.)?")
 GGUF_QKV = "attn_qkv"  # a GGUF file of any architecture may have q, k and v in one matrix
@@ -90,6 +87,18 @@ class FileNames:
                 result[f"{name}.bias"] = bias
         more = self.more.items()
         return result | {f"{of}.{name}": own for name, own in more for of in ("blk", self.blocks)}
+
+    def changed(
+        self, family: str, without: Collection[str] = (), model: Mapping[str, tuple[str, str]] = {},
+        layer: Mapping[str, tuple[str, str]] = {}, more: Mapping[str, str] = {}, **others: Any,
+    ) -> FileNames:  # fmt: skip
+        """Return the names of another family: other or further names in `model`, `layer` and `more`, and no
+        names of the parameters `without`."""
+        model, layer = (
+            {own: theirs for own, theirs in names.items() if own not in without}
+            for names in ({**self.model, **model}, {**self.layer, **layer})
+        )
+        return replace(self, family=family, model=model, layer=layer, more={**self.more, **more}, **others)
 
     def our_name(self, name: str) -> str | None:
         """Return our name for a tensor of a file, or None if the architecture lacks such a parameter. The

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cached_property, partial
-from typing import ClassVar, Literal
+from typing import Literal
 
 from ..plans.blocks import Blocks
 from ..plans.kinds import Add, Clip
@@ -57,25 +57,23 @@ class Layout:
     head_biased: bool = False  # True if the output matrix has a bias
 
 
-LLAMA = Layout()
-
-
 @frozen(slots=False)
 class LayeredConfig(DecoderConfig):
-    """A config whose plan has this layout. If the layout depends on options of a subclass, the subclass has
-    its own `plan`."""
+    """A config whose plan has a layout, which may depend on options of a subclass."""
 
-    layout: ClassVar[Layout] = LLAMA
+    @property
+    def layout(self) -> Layout:
+        return Layout()
 
     @cached_property
     def plan(self) -> Plan:
-        return plan_of(self, self.layout)
+        return plan_of(self)
 
 
-def plan_of(config: DecoderConfig, layout: Layout = LLAMA) -> Plan:
+def plan_of(config: LayeredConfig) -> Plan:
     """Return the plan of a decoder. The config determines the biases of matrices, and the RoPE, the window
     and the scale of the scores of each layer."""
-    rows = Blocks(config)
+    rows, layout = Blocks(config), config.layout
     norm = partial(rows.norm, centred=layout.centred, biased=layout.biased)
     before, after = layout.norms != "after", layout.norms != "before"
 

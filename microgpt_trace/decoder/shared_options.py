@@ -5,7 +5,7 @@ given without the prefix.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -177,14 +177,18 @@ def _scaled_rope(theta: float, scaling: Mapping[str, Any], factors: tuple[float,
     return Rope(theta, kind, factors=factors, **ours)
 
 
-def typed_layers(settings: Settings, n_layer: int) -> tuple[int, ...] | None:
-    """Return the layers that use a window according to `layer_types`, or None if this setting is missing."""
-    kinds, known = settings.raw("layer_types"), LAYER_TYPES
+def typed_layers(
+    settings: Settings, n_layer: int, key: str = "layer_types", known: Sequence[str] = LAYER_TYPES,
+    which: str = "sliding_attention",
+) -> tuple[int, ...] | None:  # fmt: skip
+    """Return the layers of the type `which`, by default those that use a window, according to the list of all
+    layers' types under the key. Return None if this setting is missing. `known` are all types."""
+    kinds = settings.raw(key)
     if kinds is None:
         return None
     if not isinstance(kinds, list) or len(kinds) != n_layer or not all(kind in known for kind in kinds):
-        raise InputError(f"layer_types: expected {n_layer} {' or '.join(known)} values, found {brief(kinds)}")
-    return tuple(i for i, kind in enumerate(kinds) if kind == "sliding_attention")
+        raise InputError(f"{key}: expected {n_layer} {' or '.join(known)} values, found {brief(kinds)}")
+    return tuple(i for i, kind in enumerate(kinds) if kind == which)
 
 
 def layers_with_window(settings: Settings, n_layer: int, every: int, *patterns: str) -> tuple[int, ...]:

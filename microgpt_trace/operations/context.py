@@ -9,17 +9,7 @@ from ..formulas.formula import Formula, Setting, one_step
 from ..formulas.traced_element import TracedElement
 from ..plans.kinds import Context
 from ..plans.plan import Operation
-from .heads import (
-    BACKWARD,
-    in_heads,
-    key_value_heads,
-    out_of_heads,
-    over_channels,
-    over_keys,
-    over_queries,
-    share_heads,
-    sum_by_group,
-)
+from . import heads
 from .pass_state import Gradients, PassState, QueryBlock
 from .reference_inputs import ReferenceInputs, Spread
 from .softmax import window_of
@@ -28,7 +18,7 @@ from .softmax import window_of
 def forward(row: Operation[Context], run: PassState, weights: Array, v: Array) -> Array:
     """Compute weights @ v for n sequences, with heads side by side: [n*H, T, S], [n*T, G*D] -> [n*T, H*D]"""
     kind = row.kind
-    values = in_heads(v, run.n, kind.head_dim)
+    values = heads.in_heads(v, run.n, kind.head_dim)
     group = run.keys_of_heads(kind.group, len(values) // run.n)
     if run.cache is not None:
         values = run.cache.extend(row.inputs[1], values)
@@ -44,7 +34,7 @@ def forward(row: Operation[Context], run: PassState, weights: Array, v: Array) -
 
     workers = run.attention_workers
     parts = [of(block) for block in run.blocks(len(kind.group))]
-    return out_of_heads(parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1), run.n)
+    return heads.out_of_heads(parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1), run.n)
 
 
 def backward(
@@ -52,10 +42,10 @@ def backward(
 ) -> Gradients:
     """dweights = dcontext @ v.T, dv = weights.T @ dcontext, summed over the heads that share a value"""
     kind = row.kind
-    dcontext, values = (in_heads(x, run.n, kind.head_dim) for x in (dy, v))
+    dcontext, values = (heads.in_heads(x, run.n, kind.head_dim) for x in (dy, v))
     group = run.keys_of_heads(kind.group, len(values) // run.n)
-    dvalues = sum_by_group(weights.swapaxes(1, 2) @ dcontext, group, len(values))
-    return Gradients((dcontext @ values[group].swapaxes(1, 2), out_of_heads(dvalues, run.n)))
+    dvalues = heads.sum_by_group(weights.swapaxes(1, 2) @ dcontext, group, len(values))
+    return Gradients((dcontext @ values[group].swapaxes(1, 2), heads.out_of_heads(dvalues, run.n)))
 
 
 def context_forward(weights: Array, values: Array, group: Array, workers: int) -> Array:
@@ -65,7 +55,7 @@ def context_forward(weights: Array, values: Array, group: Array, workers: int) -
     def fill(part: slice) -> None:
         np.matmul(weights[part], values[group[part]], out=context[part])
 
-    share_heads(fill, len(weights), workers)
+    heads.share_heads(fill, len(weights), workers)
     return context
 
 
@@ -91,18 +81,18 @@ def formula(row: Operation[Context], setting: Setting) -> Formula:
     kind, (weights, v) = row.kind, row.inputs
     length, window = setting.shapes[v][0], window_of(setting.plan, row)
     sizes = (length, len(kind.group), kind.head_dim)
-    return one_step(sizes, over_keys(kind, (weights, "forward"), v, length, window))
+    return one_step(sizes, heads.over_keys(kind, (weights, "forward"), v, length, window))
 
 
 def gradient_formula(name: str, reader: Operation[Context], setting: Setting) -> Formula:
     """dweights = dcontext @ v.T; dv = weights.T @ dcontext, summed over the queries and heads that use v"""
     kind, (weights, v) = reader.kind, reader.inputs
-    length, gradient = setting.shapes[v][0], (reader.name, BACKWARD)
+    length, gradient = setting.shapes[v][0], (reader.name, heads.BACKWARD)
     if name == weights:
-        return one_step((len(kind.group), length, length), over_channels(kind, gradient, v))
+        return one_step((len(kind.group), length, length), heads.over_channels(kind, gradient, v))
     window = window_of(setting.plan, reader)
-    terms = over_queries(kind, (weights, "forward"), gradient, length, window)
-    return one_step((length, key_value_heads(kind), kind.head_dim), terms)
+    terms = heads.over_queries(kind, (weights, "forward"), gradient, length, window)
+    return one_step((length, heads.key_value_heads(kind), kind.head_dim), terms)
 
 
 def notes(at: TracedElement[Context]) -> tuple[str, ...]:

@@ -11,18 +11,7 @@ from ..formulas.formula import Constant, Formula, ResultOf, Setting, StepOf, Ter
 from ..formulas.traced_element import TracedElement
 from ..plans.kinds import Scores, Shape
 from ..plans.plan import Operation
-from .heads import (
-    BACKWARD,
-    in_heads,
-    key_value_heads,
-    out_of_heads,
-    over_channels,
-    over_keys,
-    over_queries,
-    placed,
-    share_heads,
-    sum_by_group,
-)
+from . import heads
 from .pass_state import Gradients, PassState
 from .reference_inputs import ReferenceInputs, Spread
 from .softmax import masked, window_of
@@ -31,7 +20,7 @@ from .softmax import masked, window_of
 def forward(row: Operation[Scores], run: PassState, q: Array, k: Array) -> Array:
     """Compute q @ k.T * scale for n sequences: [n*T, H*D], [n*T, G*D] -> [n*H, T, S]"""
     kind = row.kind
-    queries, keys = (in_heads(x, run.n, kind.head_dim) for x in (q, k))
+    queries, keys = (heads.in_heads(x, run.n, kind.head_dim) for x in (q, k))
     group = run.keys_of_heads(kind.group, len(keys) // run.n)
     if run.cache is not None:
         keys = run.cache.extend(row.inputs[1], keys)
@@ -44,17 +33,17 @@ def forward(row: Operation[Scores], run: PassState, q: Array, k: Array) -> Array
         for part in (slice(block.keys), slice(block.keys, blocks[-1].keys))
         if part.start != part.stop
     )  # fmt: skip
-    return placed(parts, (len(queries), blocks[-1].rows.stop, blocks[-1].keys))
+    return heads.placed(parts, (len(queries), blocks[-1].rows.stop, blocks[-1].keys))
 
 
 def backward(row: Operation[Scores], run: PassState, dy: Array, y: Array, q: Array, k: Array) -> Gradients:
     """dq = dscores @ k * scale; dk = dscores.T @ q * scale, summed over the heads that share a key"""
     kind = row.kind
-    queries, keys = (in_heads(x, run.n, kind.head_dim) for x in (q, k))
+    queries, keys = (heads.in_heads(x, run.n, kind.head_dim) for x in (q, k))
     group = run.keys_of_heads(kind.group, len(keys) // run.n)
     dscores = dy * kind.scale
-    dkeys = sum_by_group(dscores.swapaxes(1, 2) @ queries, group, len(keys))
-    return Gradients((out_of_heads(dscores @ keys[group], run.n), out_of_heads(dkeys, run.n)))
+    dkeys = heads.sum_by_group(dscores.swapaxes(1, 2) @ queries, group, len(keys))
+    return Gradients((heads.out_of_heads(dscores @ keys[group], run.n), heads.out_of_heads(dkeys, run.n)))
 
 
 def scores_forward(queries: Array, keys: Array, group: Array, scale: float, workers: int) -> Array:
@@ -65,7 +54,7 @@ def scores_forward(queries: Array, keys: Array, group: Array, scale: float, work
         np.matmul(queries[part], keys[group[part]].swapaxes(1, 2), out=scores[part])
         scores[part] *= scale
 
-    share_heads(fill, len(queries), workers)
+    heads.share_heads(fill, len(queries), workers)
     return scores
 
 
@@ -92,18 +81,19 @@ def formula(row: Operation[Scores], setting: Setting) -> Formula:
     """Describe an element as the dot product of a query and a key, times the scale."""
     kind, (q, k) = row.kind, row.inputs
     length = setting.shapes[k][0]
-    return _of_products((len(kind.group), length, length), kind, over_channels(kind, (q, "forward"), k))
+    return _of_products((len(kind.group), length, length), kind, heads.over_channels(kind, (q, "forward"), k))
 
 
 def gradient_formula(name: str, reader: Operation[Scores], setting: Setting) -> Formula:
     """dq = dscores @ k * scale; dk = dscores.T @ q * scale, summed over the heads that share a key"""
     kind, (q, k) = reader.kind, reader.inputs
-    length, window, gradient = setting.shapes[k][0], window_of(setting.plan, reader), (reader.name, BACKWARD)
+    length, gradient = setting.shapes[k][0], (reader.name, heads.BACKWARD)
+    window = window_of(setting.plan, reader)
     if name == q:
         sizes = (length, len(kind.group), kind.head_dim)
-        return _of_products(sizes, kind, over_keys(kind, gradient, k, length, window))
-    sizes = (length, key_value_heads(kind), kind.head_dim)
-    return _of_products(sizes, kind, over_queries(kind, gradient, (q, "forward"), length, window))
+        return _of_products(sizes, kind, heads.over_keys(kind, gradient, k, length, window))
+    sizes = (length, heads.key_value_heads(kind), kind.head_dim)
+    return _of_products(sizes, kind, heads.over_queries(kind, gradient, (q, "forward"), length, window))
 
 
 def _of_products(sizes: Shape, kind: Scores, products: TermOf) -> Formula:

@@ -10,30 +10,8 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from .kinds import (
-    Activation,
-    Add,
-    Alibi,
-    Cap,
-    Choice,
-    Context,
-    Experts,
-    Kind,
-    Linear,
-    Lookup,
-    Loss,
-    Mixture,
-    Multiply,
-    Norm,
-    PositionScale,
-    Probabilities,
-    Rotation,
-    Routing,
-    Scale,
-    Scores,
-    Softmax,
-    window_words,
-)  # fmt: skip
+from . import kinds
+from .kinds import Kind, window_words
 from .plan import Operation, Plan, stage_of
 
 if TYPE_CHECKING:
@@ -130,11 +108,9 @@ class Blocks(RowBuilder):
         """
         half, _, rest = name.partition(".")
         gain, bias = self.name(f"{half}_{rest}"), self.name(f"{half}_b{rest}") if biased else None
-        kind = Norm(self.config.norm_eps if eps is None else eps, gain, head_dim, centred, bias, by_head)
-        expr = (
-            f"{of or 'x_n'} = {'LayerNorm' if centred else 'RMSNorm'}({of or 'x'}) * g" + "[head]" * by_head
-        )
-        expr += " + b" * biased
+        eps, function = self.config.norm_eps if eps is None else eps, "LayerNorm" if centred else "RMSNorm"
+        kind = kinds.Norm(eps, gain, head_dim, centred, bias, by_head)
+        expr = f"{of or 'x_n'} = {function}({of or 'x'}) * g" + "[head]" * by_head + " + b" * biased
         expr += " per head" * bool(head_dim) + f" [{words}]" * bool(words)
         parameter = f"g = {gain}" + f", b = {bias}" * biased
         return self.add(name, kind, source, expr=expr, parameter=parameter, overview=half == "final")
@@ -144,14 +120,14 @@ class Blocks(RowBuilder):
         factor, add nothing and return `source`."""
         if factor is None:
             return source
-        return self.add(name, Scale(factor), source, expr=f"{of} = {of} * {factor:.6g}")
+        return self.add(name, kinds.Scale(factor), source, expr=f"{of} = {of} * {factor:.6g}")
 
     def capped(self, name: str, source: str, limit: float | None, of: str) -> str:
         """Add limit * tanh(value / limit). Without a limit, add nothing and return `source`."""
         if limit is None:
             return source
         expr = f"{of} = {limit:.6g} * tanh({of} / {limit:.6g})"
-        return self.add(name, Cap(limit), source, expr=expr)
+        return self.add(name, kinds.Cap(limit), source, expr=expr)
 
     def rotations(
         self, q: str, k: str, rope: Rope, channels: int | None = None, adjacent: bool = False
@@ -159,7 +135,7 @@ class Blocks(RowBuilder):
         """Add RoPE of q and k. Only the first `channels` of each head turn; by default, all channels. If
         `adjacent` is true, the two channels of a pair are neighbours."""
         dim = self.config.head_dim
-        kind = Rotation(rope, dim, channels or dim, adjacent)
+        kind = kinds.Rotation(rope, dim, channels or dim, adjacent)
         words = f" [first {kind.channels} of {dim} channels]" * (kind.channels < dim)
         words += " [pairs of neighbours]" * adjacent
         q, k = (
@@ -172,7 +148,7 @@ class Blocks(RowBuilder):
         """Add q times a factor that grows with the position, as in `PositionScale`."""
         position = f"(position + {shift})" if shift else "position"
         expr = f"q = q * (1 + {strength:g} * ln(1 + floor({position} / {period})))"
-        return self.add("attn.q_scaled", PositionScale(strength, period, shift), q, expr=expr)
+        return self.add("attn.q_scaled", kinds.PositionScale(strength, period, shift), q, expr=expr)
 
     def norms_of_queries_and_keys(
         self, q: str, k: str, head_dim: int | None = None, name: str = "norm", **options: Any
@@ -185,7 +161,7 @@ class Blocks(RowBuilder):
 
     def embedding(self, factor: float | None = None, symbol: str = "x") -> str:
         """Add the embedding of the tokens, and the embedding times a factor."""
-        tokens = Lookup("wte", "tokens", self.config.vocab_size, self.config.n_embd)
+        tokens = kinds.Lookup("wte", "tokens", self.config.vocab_size, self.config.n_embd)
         expr = f"{symbol} = wte[tokens]"
         stream = self.add("embed.tok", tokens, expr=expr, parameter="wte", overview=True)
         return self.scaled("embed.scaled", stream, factor, symbol)
@@ -194,7 +170,7 @@ class Blocks(RowBuilder):
         """Add the sum of the residual stream and the output of attention or of the MLP (`half`), or of the
         output with the symbol `of`."""
         expr = f"x = x_res + {of or f'{half}_out'} [residual]"
-        return self.add(f"{half}.residual", Add(), stream, branch, expr=expr, overview=half == "mlp")
+        return self.add(f"{half}.residual", kinds.Add(), stream, branch, expr=expr, overview=half == "mlp")
 
     def gated_mlp(self, source: str) -> str:
         """Add the rows of an MLP with a gate: down(function(gate(x)) * up(x))."""
@@ -207,8 +183,8 @@ class Blocks(RowBuilder):
     def gated(self, gate: str, up: str, prefix: str = "mlp.") -> str:
         """Add function(gate) * up. The names of the two rows begin with the prefix."""
         function = self.config.activation
-        act = self.add(f"{prefix}act", Activation(function), gate, expr=f"act = {function}(gate)")
-        return self.add(f"{prefix}hidden", Multiply(), act, up, expr="hidden = act * up")
+        act = self.add(f"{prefix}act", kinds.Activation(function), gate, expr=f"act = {function}(gate)")
+        return self.add(f"{prefix}hidden", kinds.Multiply(), act, up, expr="hidden = act * up")
 
     def plain_mlp(self, source: str) -> str:
         """Add the rows of an MLP without a gate: down(function(up(x)))."""
@@ -216,7 +192,7 @@ class Blocks(RowBuilder):
         up = self.product("mlp.up", "wup", source, self.config.n_inner, "up = x_n", "up_proj")
         learned = tuple(map(self.name, ("mlp_alpha_p", "mlp_alpha_n"))) if act == "xIELU" else ()
         parameter = f"a from {learned[0]}, b from {learned[1]}" if learned else ""
-        kind = Activation(act, learned)
+        kind = kinds.Activation(act, learned)
         hidden = self.add("mlp.act", kind, up, expr=f"act = {act}(up)", parameter=parameter)
         return self.product("mlp.down", "wdown", hidden, self.config.n_embd, "mlp_out = act", "ffn_down")
 
@@ -227,23 +203,24 @@ class Blocks(RowBuilder):
         count = self.config.experts_used
         router = self.product("mlp.router", "wrouter", source, self.config.experts, "router = x_n")
         expr = f"chosen = the {f'{count} ' * (count > 1)}largest of router"
-        chosen = self.add("mlp.chosen", Choice(count), router, expr=expr)
+        chosen = self.add("mlp.chosen", kinds.Choice(count), router, expr=expr)
         expr = f"routing = softmax(router{'[chosen])' if normalised else ')[chosen]'}"
-        routing = self.add("mlp.routing", Routing(normalised), router, chosen, expr=expr)
+        routing = self.add("mlp.routing", kinds.Routing(normalised), router, chosen, expr=expr)
         return self.experts(source, inner, chosen, routing, gated)
 
     def experts(
         self, source: str, inner: int, chosen: str, routing: str,
-        gated: Callable[[str, str], str] | None = None,
+        gated: Callable[[str, str], str] | None = None, prefix: str = "mlp.", of: str = "mlp_out",
     ) -> str:  # fmt: skip
         """Add the gated MLPs of the experts that the row `chosen` lists, and the sum of their outputs times
-        their shares, the row `routing`. `gated` adds the rows from gate and up to hidden."""
+        their shares, the row `routing`. `gated` adds the rows from gate and up to hidden. The names of the
+        MLPs' rows begin with the prefix, and `of` is the symbol of the sum."""
         width, left = self.config.n_embd, "down = hidden"
-        gate = self.product("mlp.gate", "wgate", source, inner, "gate = x_n", chosen=chosen)
-        up = self.product("mlp.up", "wup", source, inner, "up = x_n", chosen=chosen)
-        hidden = (gated or self.gated)(gate, up)
-        down = self.product("mlp.down", "wdown", hidden, width, left, chosen=chosen, beside=True)
-        return self.add("mlp.mixture", Mixture(), down, routing, expr="mlp_out = sum of routing * down")
+        gate = self.product(f"{prefix}gate", "wgate", source, inner, "gate = x_n", chosen=chosen)
+        up = self.product(f"{prefix}up", "wup", source, inner, "up = x_n", chosen=chosen)
+        hidden = gated(gate, up) if gated else self.gated(gate, up, prefix)
+        down = self.product(f"{prefix}down", "wdown", hidden, width, left, chosen=chosen, beside=True)
+        return self.add("mlp.mixture", kinds.Mixture(), down, routing, expr=f"{of} = sum of routing * down")
 
     def shared_mlp(self, source: str, inner: int) -> str:
         """Add the rows of a gated MLP that all positions use beside the experts."""
@@ -263,9 +240,9 @@ class Blocks(RowBuilder):
         biased = f"{half}_{vector}{ending}" in self.config.biases
         weight = self.name(f"{half}_{matrix}{ending}")
         bias = self.name(f"{half}_{vector}{ending}") if biased else None
-        kind: Kind = Linear(weight, width, bias)
+        kind: Kind = kinds.Linear(weight, width, bias)
         if chosen:
-            kind = Experts(weight, self.config.experts, width, bias, beside)
+            kind = kinds.Experts(weight, self.config.experts, width, bias, beside)
         expr = f"{left} @ {matrix}{index}" + f" + {vector}{index}" * biased + f" [{words}]" * bool(words)
         parameter = f"{matrix} = {weight}" + ".T" * (not chosen) + f", {vector} = {bias}" * biased
         return self.add(name, kind, *inputs, expr=expr, parameter=parameter, parts=parts)
@@ -296,12 +273,12 @@ class Blocks(RowBuilder):
         usual = 1 / math.sqrt(dim)
         scale = usual if scale is None else scale
         by = f" / sqrt({dim})" if scale == usual else f" * {scale:.6g}" * (scale != 1)
-        kind, expr = Scores(dim, group, scale), f"scores = q @ k.T{by}{of_keys}"
+        kind, expr = kinds.Scores(dim, group, scale), f"scores = q @ k.T{by}{of_keys}"
         scores = self.add("attn.scores", kind, q, k, expr=expr)
         scores = self.capped("attn.capped", scores, cap, "scores")
         if slopes:
             by = "scores = scores + slope * (key - query) [ALiBi]"
-            scores = self.add("attn.biased", Alibi(tuple(slopes)), scores, expr=by)
+            scores = self.add("attn.biased", kinds.Alibi(tuple(slopes)), scores, expr=by)
         words = (of_keys + words[0], words[1])
         return self.weighted_values(scores, v, dim, group, window, overview, words, sinks)
 
@@ -312,17 +289,18 @@ class Blocks(RowBuilder):
         """Add the rows of attention after the scores. Head h uses values of width `dim`, of head group[h]."""
         mask = "mask" if window is None else f"mask + {window_words(window)}"
         expr = f"weights = softmax(scores + {mask}{', and sinks' * sinks})"
-        kind = Softmax(window, self.name("attn_sinks") if sinks else None)
+        kind = kinds.Softmax(window, self.name("attn_sinks") if sinks else None)
         parameter = f"sinks = {kind.sinks}" if sinks else ""
         self.add("attn.weights", kind, scores, expr=expr, parameter=parameter, overview=overview)
         expr = f"context = weights @ v{words[0]}"
-        context = self.add("attn.context", Context(dim, group), "attn.weights", v, expr=expr)
+        context = self.add("attn.context", kinds.Context(dim, group), "attn.weights", v, expr=expr)
         weight, width, heads = self.name("attn_wo"), self.config.n_embd, []
         for h in range(len(group)):
             first, end = h * dim, (h + 1) * dim
             head = self.add(
-                f"attn.head{h}", Linear(weight, width, columns=(first, end)), context, overview=overview,
-                expr=f"head_{h}_out @ wo[{h}]", parameter=f"{weight}[:, {first}:{end}]", extra=not overview,
+                f"attn.head{h}", kinds.Linear(weight, width, columns=(first, end)), context,
+                expr=f"head_{h}_out @ wo[{h}]", parameter=f"{weight}[:, {first}:{end}]",
+                overview=overview, extra=not overview,
             )  # fmt: skip
             heads.append(head)
         return self.product("attn.out", "wo", context, width, "attn_out = context", words[1], heads)
@@ -338,13 +316,13 @@ class Blocks(RowBuilder):
         is the product times the factor, before the cap.
         """
         bias = "lm_bhead" if biased else None
-        head = Linear("wte" if self.config.tied else "lm_head", self.config.vocab_size, bias)
+        head = kinds.Linear("wte" if self.config.tied else "lm_head", self.config.vocab_size, bias)
         expr, parameter = f"logits = {read} @ w_lm" + " + b_lm" * biased, f"w_lm = {head.weight}.T"
         parameter += f", b_lm = {bias}" * biased
         name = "logits" if factor is cap is None else "logits.raw"
         logits = self.add(name, head, source, expr=expr, parameter=parameter, overview=True)
         logits = self.scaled("logits" if cap is None else "logits.scaled", logits, factor, "logits")
         self.capped("logits", logits, cap, "logits")
-        self.add("probs", Probabilities(), "logits", expr="probs = softmax(logits)")
-        self.add("loss", Loss(), "logits", expr="loss = mean(-log probs[target])")
+        self.add("probs", kinds.Probabilities(), "logits", expr="probs = softmax(logits)")
+        self.add("loss", kinds.Loss(), "logits", expr="loss = mean(-log probs[target])")
         return Plan(self.rows)

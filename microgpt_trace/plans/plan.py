@@ -19,28 +19,13 @@ from ..grouping import grouped
 from ..hooks.event import EventSpec
 from ..text.brief import one_line
 from ..text.frozen import frozen
+from . import kinds
 from .event_parts import kind_of as kind_of
 from .event_parts import layer_of as layer_of
 from .event_parts import over_tokens as over_tokens
 from .event_parts import prefix_of as prefix_of
 from .event_parts import stage_of as stage_of
-from .kinds import (
-    Add,
-    Choice,
-    Context,
-    Elementwise,
-    Experts,
-    Kind,
-    Length,
-    Linear,
-    Mixture,
-    Norm,
-    Probabilities,
-    Rotation,
-    Routing,
-    Scores,
-    Shape,
-)
+from .kinds import Kind, Length, Linear, Norm, Shape
 
 NOTHING: Mapping[str, Any] = MappingProxyType({})
 Change = Callable[["Operation"], "Operation"]
@@ -75,7 +60,7 @@ class Operation(EventSpec, Generic[OfKind]):
     @property
     def bias(self) -> str | None:
         """The name of the bias, or None."""
-        return self.kind.bias if isinstance(self.kind, Linear | Norm | Experts) else None
+        return self.kind.bias if isinstance(self.kind, Linear | Norm | kinds.Experts) else None
 
     def read(self, name: str) -> Callable[..., Array] | None:
         """Return the function that returns faulty values of a parameter, or None. The function is called with
@@ -142,7 +127,7 @@ class Plan(Mapping[str, Operation]):
     @cached_property
     def head(self) -> tuple[Operation, ...]:
         """The rows from the product with the output matrix up to the logits."""
-        stop = next(at for at, row in enumerate(self.after) if isinstance(row.kind, Probabilities))
+        stop = next(at for at, row in enumerate(self.after) if isinstance(row.kind, kinds.Probabilities))
         row = self[self.after[stop].inputs[0]]
         while not isinstance(row.kind, Linear):
             row = self[row.inputs[0]]
@@ -193,7 +178,7 @@ class Plan(Mapping[str, Operation]):
             for row in rows:
                 if isinstance(row.kind, Norm) and stream.intersection(row.inputs):
                     normed.add(row.name)
-                if not isinstance(row.kind, Add):
+                if not isinstance(row.kind, kinds.Add):
                     continue
                 for names in (stream, normed):
                     read = [name for name in row.inputs if name in names]
@@ -211,7 +196,7 @@ class Plan(Mapping[str, Operation]):
         for stream, branch in self.residuals.values():
             parts = [branch]
             for name in parts:  # the outputs of parallel branches may be added to each other first
-                if isinstance(self[name].kind, Add):
+                if isinstance(self[name].kind, kinds.Add):
                     parts += self[name].inputs
                 else:
                     result[name] = stream
@@ -221,7 +206,7 @@ class Plan(Mapping[str, Operation]):
         """Return the product or mixture that a branch norms, scales or adds, such as mlp.down for
         mlp.post_norm."""
         row = self[branch]
-        while not isinstance(row.kind, Linear | Mixture):
+        while not isinstance(row.kind, Linear | kinds.Mixture):
             row = self[row.inputs[0]]
         return row
 
@@ -230,7 +215,7 @@ class Plan(Mapping[str, Operation]):
         the input. Example: q_rope, q_norm, q."""
         row = self[name]
         yield row
-        while isinstance(row.kind, Norm | Rotation | Elementwise) and len(row.inputs) == 1:
+        while isinstance(row.kind, Norm | kinds.Rotation | kinds.Elementwise) and len(row.inputs) == 1:
             row = self[row.inputs[0]]
             yield row
 
@@ -238,10 +223,10 @@ class Plan(Mapping[str, Operation]):
     def heads(self) -> Mapping[str, Heads]:
         """The events whose channels are heads side by side: context, v, and all forms of q and k."""
         result: dict[str, Heads] = {}
-        for row in self.of_kind(Scores, Context):
-            assert isinstance(row.kind, Scores | Context)
+        for row in self.of_kind(kinds.Scores, kinds.Context):
+            assert isinstance(row.kind, kinds.Scores | kinds.Context)
             dim, group = row.kind.head_dim, row.kind.group
-            queries = row.inputs[0] if isinstance(row.kind, Scores) else row.name
+            queries = row.inputs[0] if isinstance(row.kind, kinds.Scores) else row.name
             for name, used in ((queries, tuple(range(len(group)))), (row.inputs[1], group)):
                 for source in self.behind(name):
                     result.setdefault(source.name, Heads(dim, used))
@@ -252,11 +237,11 @@ class Plan(Mapping[str, Operation]):
         """For each event with a part for each chosen expert, the event of the choice."""
         result: dict[str, str] = {}
         for row in self.values():
-            if isinstance(row.kind, Choice):
+            if isinstance(row.kind, kinds.Choice):
                 result[row.name] = row.name
-            elif isinstance(row.kind, Routing | Experts):
+            elif isinstance(row.kind, kinds.Routing | kinds.Experts):
                 result[row.name] = row.inputs[1]
-            elif isinstance(row.kind, Elementwise) and row.inputs[0] in result:
+            elif isinstance(row.kind, kinds.Elementwise) and row.inputs[0] in result:
                 result[row.name] = result[row.inputs[0]]
         return result
 

@@ -7,31 +7,20 @@ DeepSeek-AI, "DeepSeek-V2: A Strong, Economical, and Efficient Mixture-of-Expert
 from __future__ import annotations
 
 import math
-from dataclasses import replace
-from functools import cached_property, partial
+from functools import partial
 from typing import Any
 
 from ...errors import InputError
 from ...plans.blocks import Blocks
 from ...plans.kinds import Add, Rotation, Scores
-from ...plans.plan import Plan
 from ...plans.rope import yarn_attention_factor
 from ...text.frozen import frozen
 from ..architecture import SIZES, Architecture
-from ..layered_plan import Layout, plan_of
+from ..layered_plan import Layout
 from ..settings import FLAG, POSITIVE, WHOLE, Options, Settings, Sizes
 from ..shared_options import gguf_rope, read_rope
-from .glm4_moe import (
-    CORRECTION,
-    ENGINE_NAMES,
-    EXAMPLE,
-    MODULES,
-    OF_SHARED,
-    SHARED_EXPERTS,
-    SigmoidRoutedConfig,
-    gguf_routing,
-    read_routing,
-)
+from . import glm4_moe
+from .glm4_moe import SigmoidRoutedConfig
 from .llama import FLAGGED_BIASES
 from .llama import NAMES as LLAMA
 from .mixtral import EXPERTS, MORE_EXPERTS
@@ -51,9 +40,9 @@ class LatentConfig(SigmoidRoutedConfig):
     pairs_adjacent: bool = True
     score_factor: float = 1.0  # multiplies the scores in YaRN
 
-    @cached_property
-    def plan(self) -> Plan:
-        return plan_of(self, Layout(mlp=self.mlp, attention=self.attention))
+    @property
+    def layout(self) -> Layout:
+        return Layout(mlp=self.mlp, attention=self.attention)
 
     def attention(self, rows: Blocks, x: str) -> str:
         """Add the rows of multi-head latent attention: the scores are a sum of two products."""
@@ -101,13 +90,10 @@ def options(settings: Settings, sizes: Sizes, usual: Sizes) -> Options:
     return {
         "query_rank": rank, "rope": read_rope(settings), "score_factor": score_factor,
         "pairs_adjacent": adjacent,
-        **{
-            own: settings.get_or_default(key, WHOLE, usual[key])
-            for own, key in (
-                ("latent_rank", "kv_lora_rank"), ("rope_dim", "qk_rope_head_dim"), ("value_dim", "v_head_dim")
-            )
-        },
-        **read_routing(settings, sizes, usual),
+        "latent_rank": settings.get_or_default("kv_lora_rank", WHOLE, usual["kv_lora_rank"]),
+        "rope_dim": settings.get_or_default("qk_rope_head_dim", WHOLE, usual["qk_rope_head_dim"]),
+        "value_dim": settings.get_or_default("v_head_dim", WHOLE, usual["v_head_dim"]),
+        **glm4_moe.read_routing(settings, sizes, usual),
     }  # fmt: skip
 
 
@@ -125,7 +111,7 @@ def from_gguf(keys: Settings, sizes: Sizes, scoring: str = "sigmoid") -> Options
         "q_lora_rank": keys.get("attention.q_lora_rank", WHOLE), "qk_rope_head_dim": rope_dim,
         "kv_lora_rank": keys.require("attention.kv_lora_rank", WHOLE), "v_head_dim": value,
         "qk_nope_head_dim": whole - rope_dim, **gguf_rope(keys, rope_dim, by_all_dims=True),
-        **gguf_routing(keys, scoring),
+        **glm4_moe.gguf_routing(keys, scoring),
     }  # fmt: skip
 
 
@@ -133,12 +119,10 @@ WIDTHS = {
     "attn.q": "qk_nope_head_dim", "attn.q_pe": "qk_rope_head_dim", "attn.kv_a": "kv_lora_rank",
     "attn.k_pe": "qk_rope_head_dim", "attn.k": "qk_nope_head_dim", "attn.v": "v_head_dim",
 }  # fmt: skip
-_KEPT = ("attn_norm", "attn_wo", "mlp_norm", "mlp_wgate", "mlp_wup", "mlp_wdown")
-NAMES = replace(
-    LLAMA,
-    family="a DeepSeek",
-    layer={own: theirs for own, theirs in LLAMA.layer.items() if own in _KEPT}
-    | {
+NAMES = LLAMA.changed(
+    "a DeepSeek",
+    ("attn_wq", "attn_wk", "attn_wv", "attn_q_norm", "attn_k_norm"),
+    layer={
         "attn_wq_a": ("attn_q_a", "self_attn.q_a_proj"),
         "attn_q_a_norm": ("attn_q_a_norm", "self_attn.q_a_layernorm"),
         "attn_wq_b": ("attn_q_b", "self_attn.q_b_proj"),
@@ -147,9 +131,9 @@ NAMES = replace(
         "attn_kv_a_norm": ("attn_kv_a_norm", "self_attn.kv_a_layernorm"),
         "attn_wkv_b": ("attn_kv_b", "self_attn.kv_b_proj"),
         **EXPERTS,
-        **SHARED_EXPERTS,
+        **glm4_moe.SHARED_EXPERTS,
     },
-    more={**MORE_EXPERTS, **CORRECTION, "attn_k_b.weight": "attn_wk", "attn_v_b.weight": "attn_wv"},
+    more={**MORE_EXPERTS, **glm4_moe.CORRECTION, "attn_k_b.weight": "attn_wk", "attn_v_b.weight": "attn_wv"},
     turned_in_gguf=("attn_k_b.weight",),
     widths=WIDTHS,
 )
@@ -174,15 +158,15 @@ ATTENTION_BIASES = {"attention_bias": ("attn_bq_a", "attn_bkv_a", "attn_bk_pe", 
 
 def _like_deepseek(usual: Options, eps: float, nope: int, **others: Any) -> Architecture:
     return Architecture(
-        LatentConfig, NAMES, partial(options, usual=usual), MODULES, tied=False, **others,
+        LatentConfig, NAMES, partial(options, usual=usual), glm4_moe.MODULES, tied=False, **others,
         sizes={own: key for own, key in SIZES.items() if own != "n_kv_head"}
         | {"head_dim": "qk_nope_head_dim"},
         optional_modules=(
-            *OF_SOME_LAYERS, *OF_SHARED,
+            *OF_SOME_LAYERS, *glm4_moe.OF_SHARED,
             *(f"self_attn.{name}" for name in ("q_a_proj", "q_a_layernorm", "q_b_proj", "q_proj")),
         ),
-        defaults={"norm_eps": eps, "head_dim": nope}, example={**EXAMPLE, "query_rank": 2},
-        engine_names=ENGINE_NAMES, heads_first=("self_attn.kv_b_proj",),
+        defaults={"norm_eps": eps, "head_dim": nope}, example={**glm4_moe.EXAMPLE, "query_rank": 2},
+        engine_names=glm4_moe.ENGINE_NAMES, heads_first=("self_attn.kv_b_proj",),
     )  # fmt: skip
 
 

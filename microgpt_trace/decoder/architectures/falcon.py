@@ -5,42 +5,39 @@ have ALiBi.
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import cached_property, partial
-from typing import Any, Literal
+from functools import partial
+from typing import Any
 
 from ...errors import InputError
 from ...plans.blocks import Blocks
-from ...plans.plan import Plan
 from ...text.frozen import frozen
 from ..architecture import QKV_BIASES, Architecture, FileNames
-from ..config import DecoderConfig
-from ..layered_plan import Layout, plan_of
+from ..layered_plan import LayeredConfig, Layout, Parallel
 from ..settings import FLAG, OBJECT, POSITIVE, WHOLE, Options, Settings, Sizes
 from ..shared_options import gguf_rope, read_activation, read_rope
 
 
 @frozen(slots=False)
-class FalconConfig(DecoderConfig):
+class FalconConfig(LayeredConfig):
     """The config of a Falcon. The branches of a layer are parallel, and read one norm or two."""
 
-    parallel_norms: Literal["one norm", "two norms"] = "one norm"
+    parallel_norms: Parallel = "one norm"
 
-    @cached_property
-    def plan(self) -> Plan:
-        norms = self.parallel_norms
-        return plan_of(self, Layout(centred=True, biased=True, parallel=norms, mlp=Blocks.plain_mlp))
+    @property
+    def layout(self) -> Layout:
+        return Layout(centred=True, biased=True, parallel=self.parallel_norms, mlp=Blocks.plain_mlp)
 
 
 @frozen(slots=False)
-class AlibiConfig(DecoderConfig):
+class AlibiConfig(LayeredConfig):
     """The config of a BLOOM, whose norms have biases, or of an MPT, which may clip q, k and v."""
 
     normed_embedding: bool = False
     attn_clamp: float | None = None
     score_scale: float | None = None  # None means 1/sqrt(head_dim)
 
-    @cached_property
-    def plan(self) -> Plan:
+    @property
+    def layout(self) -> Layout:
         def embedding(rows: Blocks) -> str:
             return rows.norm("embed.norm", rows.embedding(), centred=True, biased=True)
 
@@ -48,7 +45,7 @@ class AlibiConfig(DecoderConfig):
             centred=True, biased=self.normed_embedding, mlp=Blocks.plain_mlp, clip=self.attn_clamp,
             slopes=slopes(self.n_head), score_scale=self.score_scale,
         )  # fmt: skip
-        return plan_of(self, replace(layout, embedding=embedding) if self.normed_embedding else layout)
+        return replace(layout, embedding=embedding) if self.normed_embedding else layout
 
 
 def slopes(heads: int) -> tuple[float, ...]:
@@ -137,15 +134,15 @@ BLOOM = FileNames(
     },
     blocks="h", outer="transformer.", vectors=True, by_head=True,
 )  # fmt: skip
-FALCON = replace(
-    BLOOM, family="a Falcon", model={own: names for own, names in BLOOM.model.items() if own != "embed_norm"},
-    layer={**BLOOM.layer, "attn_norm": ("attn_norm_2", "ln_attn"), "mlp_norm": ("attn_norm", "ln_mlp")},
+FALCON = BLOOM.changed(
+    "a Falcon", ("embed_norm",),
+    layer={"attn_norm": ("attn_norm_2", "ln_attn"), "mlp_norm": ("attn_norm", "ln_mlp")},
     more={f"input_layernorm.{of}": f"attn_{b}norm" for of, b in (("weight", ""), ("bias", "b"))},
 )  # fmt: skip
 _MPT = ("norm_1", "attn.Wqkv", "attn.out_proj", "norm_2", "ffn.up_proj", "ffn.down_proj")
-MPT = replace(
-    BLOOM, family="an MPT", blocks="blocks", by_head=False, vectors=False,
-    model={**FALCON.model} | {"wte": ("token_embd", "wte"), "final_norm": ("output_norm", "norm_f")},
+MPT = BLOOM.changed(
+    "an MPT", ("embed_norm",), blocks="blocks", by_head=False, vectors=False,
+    model={"wte": ("token_embd", "wte"), "final_norm": ("output_norm", "norm_f")},
     layer={own: (gguf, hf) for (own, (gguf, _)), hf in zip(BLOOM.layer.items(), _MPT, strict=True)},
 )  # fmt: skip
 _BIASES = (*QKV_BIASES, "attn_bo", "mlp_bup", "mlp_bdown")

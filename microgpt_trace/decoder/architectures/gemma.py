@@ -6,16 +6,13 @@ Gemma 3 norms q and k, and has another RoPE in layers with a window.
 
 from __future__ import annotations
 
-from dataclasses import replace
-from functools import cached_property, partial
+from functools import partial
 
 from ...errors import InputError
 from ...plans.blocks import Blocks
-from ...plans.plan import Plan
 from ...text.frozen import frozen
-from ..architecture import Architecture, FileNames
-from ..config import DecoderConfig
-from ..layered_plan import LayeredConfig, Layout, plan_of
+from ..architecture import Architecture
+from ..layered_plan import LayeredConfig, Layout
 from ..settings import COUNT, FLAG, POSITIVE, Options, Settings, Sizes
 from ..shared_options import (
     LLAMA_CPP,
@@ -44,20 +41,19 @@ class Gemma1Config(LayeredConfig):
 
 
 @frozen(slots=False)
-class GemmaConfig(DecoderConfig):
+class GemmaConfig(LayeredConfig):
     """The config of a Gemma 2 or Gemma 3."""
 
     score_scale: float | None = None  # None means 1/sqrt(head_dim)
     attn_logit_softcapping: float | None = None
     final_logit_softcapping: float | None = None
 
-    @cached_property
-    def plan(self) -> Plan:
-        layout = Layout(
+    @property
+    def layout(self) -> Layout:
+        return Layout(
             norms="both", embedding=embedding, score_scale=self.score_scale,
             scores_cap=self.attn_logit_softcapping, logits_cap=self.final_logit_softcapping,
         )  # fmt: skip
-        return plan_of(self, layout)
 
 
 def options_of_gemma1(settings: Settings, sizes: Sizes) -> Options:
@@ -129,11 +125,9 @@ def from_gguf_of_gemma3(keys: Settings, sizes: Sizes) -> Options:
     return from_gguf(keys, sizes, 62) | {"rope_local_base_freq": local}
 
 
-NAMES = FileNames(
+NAMES = LLAMA.changed(
     "a Gemma",
-    LLAMA.model,
-    {
-        **LLAMA.layer,
+    layer={
         "attn_post_norm": ("post_attention_norm", "post_attention_layernorm"),
         "mlp_norm": ("ffn_norm", "pre_feedforward_layernorm"),
         "mlp_post_norm": ("post_ffw_norm", "post_feedforward_layernorm"),
@@ -155,7 +149,7 @@ ARCHITECTURES = {
         GemmaConfig, NAMES, options_of_gemma3, from_gguf=from_gguf_of_gemma3, defaults=DEFAULTS | _GEMMA3
     ),
     "gemma": _like_gemma(
-        Gemma1Config, replace(LLAMA, family="a Gemma 1"), options_of_gemma1,
+        Gemma1Config, LLAMA.changed("a Gemma 1"), options_of_gemma1,
         from_gguf=partial(usual_from_gguf, activation="gelu_pytorch_tanh"),
         defaults={"norm_eps": 1e-6, "head_dim": 256, "n_kv_head": 16}, example={},
     ),

@@ -81,7 +81,7 @@ class Gemma4Config(DecoderConfig):
 
     @cached_property
     def plan(self) -> Plan:
-        rows = Blocks(self)
+        rows, scales = Blocks(self), self.layer_scales or (1.0,) * self.n_layer
         stream = rows.embedding(self.n_embd**0.5)
         inputs = _layer_inputs(rows, self, stream) if self.layer_input else ""
         for i in rows.layers():
@@ -89,14 +89,12 @@ class Gemma4Config(DecoderConfig):
             out = _attention(rows, self, i, rows.norm("attn.norm", stream, "pre-attn"))
             stream = rows.add_branch("attn", stream, rows.norm("attn.post_norm", out, of="attn_out"))
             normed = rows.norm("mlp.norm", stream, "pre-FFN")
-            routed = _routing(rows, self, stream) if self.experts else ()
+            routed = _routing(rows, self, stream) if self.experts else None
             out = rows.gated_mlp(normed)
             out = _beside_experts(rows, self, stream, out, *routed) if routed else out
             stream = rows.add_branch("mlp", stream, rows.norm("mlp.post_norm", out, of="mlp_out"))
             stream = _add_layer_input(rows, self, stream, inputs, i) if inputs else stream
-            stream = rows.scaled(
-                "mlp.layer_scaled", stream, self.layer_scales[i] if self.layer_scales else 1.0
-            )
+            stream = rows.scaled("mlp.layer_scaled", stream, scales[i])
         rows.config = self
         return rows.predictions(rows.norm("final.norm", stream, "final"), cap=self.final_logit_softcapping)
 
@@ -126,31 +124,27 @@ def _attention(rows: Blocks, config: Gemma4Config, layer: int, source: str) -> s
     return rows.attention(x["q"], k, v, 1.0, config.windows[layer], of_keys=words)
 
 
-def _routing(rows: Blocks, config: Gemma4Config, stream: str) -> tuple[str, ...]:
+def _routing(rows: Blocks, config: Gemma4Config, stream: str) -> tuple[str, str]:
     """Add the rows of the router, which reads the residual stream. Return the chosen experts and shares."""
     count, name = config.experts_used, rows.name("mlp_expert_scale")
     source = rows.norm("mlp.router_norm", stream, "router")
     source = rows.scaled("mlp.router_scaled", source, config.n_embd**-0.5, "x_n")
     router = rows.product("mlp.router", "wrouter", source, config.experts, "router = x_n")
-    chosen = rows.add(
-        "mlp.chosen", kinds.Choice(count), router, expr=f"chosen = the {count} largest of router"
-    )
+    expr = f"chosen = the {count} largest of router"
+    chosen = rows.add("mlp.chosen", kinds.Choice(count), router, expr=expr)
     expr = "shares = softmax(router[chosen])"
     shares = rows.add("mlp.shares", kinds.Routing(True), router, chosen, expr=expr)
     kind, expr = kinds.Experts(name, config.experts, 1, beside=True), "routing = shares * s[chosen]"
     return chosen, rows.add("mlp.routing", kind, shares, chosen, expr=expr, parameter=f"s = {name}")
 
 
-def _beside_experts(rows: Blocks, config: Gemma4Config, stream: str, dense: str, *routed: str) -> str:
+def _beside_experts(
+    rows: Blocks, config: Gemma4Config, stream: str, dense: str, chosen: str, routing: str
+) -> str:
     """Add the rows of the experts, which read the residual stream, and their sum with the dense MLP."""
-    inner, width, (chosen, routing) = config.expert_inner, config.n_embd, routed
     dense = rows.norm("mlp.dense_norm", dense, of="mlp_out")
     source = rows.norm("mlp.experts_norm", stream, "pre-experts")
-    gate = rows.product("mlp.expert_gate", "wgate", source, inner, "gate = x_n", chosen=chosen)
-    up = rows.product("mlp.expert_up", "wup", source, inner, "up = x_n", chosen=chosen)
-    down = rows.gated(gate, up, "mlp.expert_")
-    down = rows.product("mlp.expert_down", "wdown", down, width, "down = hidden", chosen=chosen, beside=True)
-    out = rows.add("mlp.mixture", kinds.Mixture(), down, routing, expr="experts_out = sum of routing * down")
+    out = rows.experts(source, config.expert_inner, chosen, routing, prefix="mlp.expert_", of="experts_out")
     out = rows.norm("mlp.experts_post_norm", out, of="experts_out")
     return rows.add("mlp.both", kinds.Add(), dense, out, expr="mlp_out = mlp_out + experts_out")
 
@@ -297,16 +291,14 @@ def from_gguf(keys: Settings, sizes: Sizes) -> Options:
     }  # fmt: skip
 
 
-NAMES = replace(
-    GEMMA,
+NAMES = GEMMA.changed(
+    GEMMA.family,
     model={
-        **GEMMA.model,
         "embed_ple": ("per_layer_token_embd", "model.embed_tokens_per_layer"),
         "embed_wple_proj": ("per_layer_model_proj", "model.per_layer_model_projection"),
         "embed_ple_norm": ("per_layer_proj_norm", "model.per_layer_projection_norm"),
     },
     layer={
-        **GEMMA.layer,
         "mlp_dense_norm": ("post_ffw_norm_1", "post_feedforward_layernorm_1"),
         "mlp_wrouter": ("ffn_gate_inp", "router.proj"),
         "mlp_experts_norm": ("pre_ffw_norm_2", "pre_feedforward_layernorm_2"),

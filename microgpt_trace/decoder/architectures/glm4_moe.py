@@ -6,19 +6,15 @@ DeepSeek-AI, "DeepSeek-V3 Technical Report" (2024), sec. 2.1.2, describes the ro
 
 from __future__ import annotations
 
-from dataclasses import replace
-from functools import cached_property, partial
+from functools import partial
 
 from ...errors import InputError
 from ...plans.blocks import Blocks
 from ...plans.kinds import Activation, Add, Choice, Routing, Shift
-from ...plans.plan import Plan
 from ...plans.rope import Rope
-from ...text.brief import brief
 from ...text.frozen import frozen
 from ..architecture import QKV_BIASES, Architecture
-from ..config import DecoderConfig
-from ..layered_plan import Layout, plan_of
+from ..layered_plan import LayeredConfig, Layout
 from ..settings import COUNT, FLAG, POSITIVE, TEXT, WHOLE, Options, Settings, Sizes, one_of
 from ..shared_options import (
     LLAMA_CPP,
@@ -27,6 +23,7 @@ from ..shared_options import (
     read_experts,
     read_rope,
     rotated_channels,
+    typed_layers,
 )
 from .llama import NAMES as LLAMA
 from .llama import QK_NORMS
@@ -36,7 +33,7 @@ from .qwen3_moe import OF_SOME_LAYERS
 
 
 @frozen(slots=False)
-class SigmoidRoutedConfig(DecoderConfig):
+class SigmoidRoutedConfig(LayeredConfig):
     """The config of a model with mixtures whose router may use a sigmoid and groups of experts."""
 
     experts: int = 1
@@ -90,9 +87,9 @@ class Glm4MoeConfig(SigmoidRoutedConfig):
 
     norms_of_rows: bool = False  # True if the norms of q and k are norms of whole rows, not of heads
 
-    @cached_property
-    def plan(self) -> Plan:
-        return plan_of(self, Layout(mlp=self.mlp, qk_norm="rows" if self.norms_of_rows else "heads"))
+    @property
+    def layout(self) -> Layout:
+        return Layout(mlp=self.mlp, qk_norm="rows" if self.norms_of_rows else "heads")
 
 
 def options(settings: Settings, sizes: Sizes) -> Options:
@@ -119,11 +116,8 @@ def read_routing(settings: Settings, sizes: Sizes, usual: Sizes) -> Options:
     """Read the activation, the experts, their groups, and the layers without experts."""
     inner = settings.get_or_default("moe_intermediate_size", WHOLE, usual["moe_intermediate_size"])
     shared = settings.get_or_default("n_shared_experts", COUNT, usual["n_shared_experts"])
-    found = read_experts(
-        settings,
-        usual["n_routed_experts"],
-        usual["num_experts_per_tok"] or settings.require("num_experts_per_tok", WHOLE),
-    )
+    each = usual["num_experts_per_tok"] or settings.require("num_experts_per_tok", WHOLE)
+    found = read_experts(settings, usual["n_routed_experts"], each)
     scoring = one_of("scoring_func", settings.get("scoring_func", TEXT) or usual["scoring_func"], SCORING)
     if (settings.get("moe_layer_freq", WHOLE) or 1) != 1:
         raise InputError("moe_layer_freq: expected 1, as in all models, found another number")
@@ -151,13 +145,11 @@ SCORING = ("sigmoid", "softmax")
 
 def _dense_layers(settings: Settings, n_layer: int, usual: int) -> tuple[int, ...]:
     """Return the layers without experts: those that `mlp_layer_types` calls dense, or the first layers."""
-    kinds, known = settings.raw("mlp_layer_types"), ("dense", "sparse")
-    if kinds is None:
+    typed = typed_layers(settings, n_layer, "mlp_layer_types", ("dense", "sparse"), "dense")
+    if typed is None:
         first = settings.get_or_default("first_k_dense_replace", COUNT, usual)
         return tuple(range(min(first, n_layer)))
-    if not isinstance(kinds, list) or len(kinds) != n_layer or not all(kind in known for kind in kinds):
-        raise InputError(f"mlp_layer_types: expected {n_layer} dense or sparse values, found {brief(kinds)}")
-    return tuple(i for i, kind in enumerate(kinds) if kind == "dense")
+    return typed
 
 
 def from_gguf(keys: Settings, sizes: Sizes) -> Options:
@@ -205,20 +197,17 @@ SHARED_EXPERTS = {
     "mlp_wup_shared": ("ffn_up_shexp", "mlp.shared_experts.up_proj"),
     "mlp_wdown_shared": ("ffn_down_shexp", "mlp.shared_experts.down_proj"),
 }
-NAMES = replace(
-    LLAMA,
-    family="a GLM-4.5",
+NAMES = LLAMA.changed(
+    "a GLM-4.5",
     layer={
-        **LLAMA.layer, "mlp_norm": ("post_attention_norm", "post_attention_layernorm"),
-        **EXPERTS, **SHARED_EXPERTS,
+        "mlp_norm": ("post_attention_norm", "post_attention_layernorm"), **EXPERTS, **SHARED_EXPERTS,
     },
     more={**MORE_EXPERTS, **CORRECTION},
 )  # fmt: skip
-NAMES_OF_MINIMAX = replace(
-    MIXTRAL,
-    family="a MiniMax-M2",
+NAMES_OF_MINIMAX = MIXTRAL.changed(
+    "a MiniMax-M2",
     more={
-        **MIXTRAL.more, **CORRECTION, "mlp.e_score_correction_bias": "mlp_correction",
+        **CORRECTION, "mlp.e_score_correction_bias": "mlp_correction",
         f"{OLD}.e_score_correction_bias": "mlp_correction",
     },
 )  # fmt: skip

@@ -2,28 +2,24 @@
 
 from __future__ import annotations
 
-from functools import cached_property
-
 from ...plans.blocks import Blocks
-from ...plans.plan import Plan
 from ...text.frozen import frozen
 from ..architecture import QKV_BIASES, SIZES, Architecture, FileNames
-from ..config import DecoderConfig
-from ..layered_plan import Layout, Parallel, plan_of
+from ..layered_plan import LayeredConfig, Layout, Parallel
 from ..settings import FLAG, Options, Settings, Sizes
 from ..shared_options import gguf_rope, read_activation, read_rope, rotated_channels
 
 
 @frozen(slots=False)
-class GPTNeoXConfig(DecoderConfig):
+class GPTNeoXConfig(LayeredConfig):
     """The config of a GPT-NeoX. In a parallel layer, both norms read the input of the layer."""
 
     parallel: bool = True  # attention and MLP both read the input of the layer
 
-    @cached_property
-    def plan(self) -> Plan:
+    @property
+    def layout(self) -> Layout:
         parallel: Parallel = "two norms" if self.parallel else ""
-        return plan_of(self, Layout(centred=True, biased=True, parallel=parallel, mlp=Blocks.plain_mlp))
+        return Layout(centred=True, biased=True, parallel=parallel, mlp=Blocks.plain_mlp)
 
 
 def options(settings: Settings, sizes: Sizes) -> Options:

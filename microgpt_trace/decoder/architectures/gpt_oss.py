@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
-from typing import Any
 
 from ...plans.blocks import Blocks
 from ...plans.kinds import Activation, Clip, Multiply, Scale
 from ...plans.rope import Rope
 from ...text.frozen import frozen
 from ..architecture import Architecture
-from ..settings import COUNT, POSITIVE, WHOLE, Settings
+from ..settings import COUNT, POSITIVE, WHOLE, Options, Settings, Sizes
 from ..shared_options import gguf_rope, layers_with_window, read_experts, read_rope, read_window
 from .llama import ATTENTION_BIASES
 from .mixtral import MODULES, MixtralConfig, gguf_experts
@@ -46,7 +44,7 @@ class GptOssConfig(MixtralConfig):
         return rows.add("mlp.hidden", Multiply(), act, up, expr="hidden = act * up")
 
 
-def options(settings: Settings, sizes: Mapping[str, Any]) -> dict[str, Any]:
+def options(settings: Settings, sizes: Sizes) -> Options:
     """Read RoPE, the window, which every second layer has, the numbers of experts, and the gate."""
     layers = layers_with_window(settings, sizes["n_layer"], 2)
     gate = {key: settings.get_or_default(key, POSITIVE, usual) for key, usual in GATE.items()}
@@ -63,7 +61,7 @@ YARN = {
 }  # fmt: skip
 
 
-def from_gguf(keys: Settings, sizes: Mapping[str, Any]) -> dict[str, Any]:
+def from_gguf(keys: Settings, sizes: Sizes) -> Options:
     """Translate RoPE, the window and the experts. Only llama.cpp rounds the bounds of YaRN's ramp."""
     rope = gguf_rope(keys, sizes["head_dim"])
     if rope["rope_scaling"].get("type") == "yarn":

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-from functools import cached_property
-
-from ...plans.plan import Plan
 from ...text.frozen import frozen
 from ..architecture import Architecture
-from ..config import DecoderConfig
-from ..layered_plan import Layout, plan_of
+from ..layered_plan import LayeredConfig, Layout
 from ..settings import POSITIVE, Options, Settings, Sizes
 from ..shared_options import read_factors, usual_from_gguf, usual_options
 from .llama import FLAGGED_BIASES, MODULES, NAMES
 
 
 @frozen(slots=False)
-class GraniteConfig(DecoderConfig):
+class GraniteConfig(LayeredConfig):
     """The config of a Granite. A factor of None means that nothing is multiplied."""
 
     embedding_multiplier: float | None = None
@@ -23,14 +19,13 @@ class GraniteConfig(DecoderConfig):
     residual_multiplier: float | None = None
     logits_multiplier: float | None = None  # 1 / logits_scaling
 
-    @cached_property
-    def plan(self) -> Plan:
-        layout = Layout(
+    @property
+    def layout(self) -> Layout:
+        return Layout(
             embedding=lambda rows: rows.embedding(self.embedding_multiplier),
             score_scale=self.attention_multiplier, branch_factor=self.residual_multiplier,
             logits_factor=self.logits_multiplier,
         )  # fmt: skip
-        return plan_of(self, layout)
 
 
 def options(settings: Settings, sizes: Sizes) -> Options:

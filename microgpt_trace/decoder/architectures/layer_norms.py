@@ -7,15 +7,13 @@ multiplies the logits by a number.
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import cached_property, partial
+from functools import partial
 
 from ...errors import InputError
 from ...plans.blocks import Blocks
-from ...plans.plan import Plan
 from ...text.frozen import frozen
 from ..architecture import QKV_BIASES, SIZES, Architecture
-from ..config import DecoderConfig
-from ..layered_plan import LayeredConfig, Layout, plan_of
+from ..layered_plan import LayeredConfig, Layout
 from ..settings import FLAG, POSITIVE, Options, Settings, Sizes
 from ..shared_options import (
     LLAMA_CPP,
@@ -30,30 +28,29 @@ from .llama import NAMES as LLAMA
 
 
 @frozen(slots=False)
-class CohereConfig(DecoderConfig):
+class CohereConfig(LayeredConfig):
     """The config of a Cohere."""
 
     logit_scale: float = 0.0625  # multiplies the logits
 
-    @cached_property
-    def plan(self) -> Plan:
-        layout = Layout(
+    @property
+    def layout(self) -> Layout:
+        return Layout(
             centred=True, parallel="one norm", qk_norm="each head", adjacent=True,
             logits_factor=self.logit_scale,
         )  # fmt: skip
-        return plan_of(self, layout)
 
 
 @frozen(slots=False)
-class StableLmConfig(DecoderConfig):
+class StableLmConfig(LayeredConfig):
     """The config of a StableLM. In a parallel layer, attention and MLP read one norm."""
 
     parallel: bool = False
 
-    @cached_property
-    def plan(self) -> Plan:
+    @property
+    def layout(self) -> Layout:
         layout = Layout(centred=True, biased=True, qk_norm="each head")
-        return plan_of(self, replace(layout, parallel="one norm") if self.parallel else layout)
+        return replace(layout, parallel="one norm") if self.parallel else layout
 
 
 @frozen(slots=False)
@@ -117,26 +114,23 @@ def gguf_of_stablelm(keys: Settings, sizes: Sizes) -> Options:
     return usual_from_gguf(keys, sizes, partial=True) | flags
 
 
-COHERE = replace(LLAMA, family="a Cohere")
+COHERE = LLAMA.changed("a Cohere")
 _QK = {f"attn_{n}_norm": (f"attn_{n}_norm", f"self_attn.{n}_layernorm.norms.#") for n in "qk"}
-STABLELM = replace(LLAMA, family="a StableLM", vectors=True, layer={**LLAMA.layer, **_QK})
-STARCODER2 = replace(
-    LLAMA,
-    family="a StarCoder 2",
+STABLELM = LLAMA.changed("a StableLM", layer=_QK, vectors=True)
+STARCODER2 = LLAMA.changed(
+    "a StarCoder 2",
+    layer={"mlp_wup": ("ffn_up", "mlp.c_fc"), "mlp_wdown": ("ffn_down", "mlp.c_proj")},
     vectors=True,
-    layer={**LLAMA.layer, "mlp_wup": ("ffn_up", "mlp.c_fc"), "mlp_wdown": ("ffn_down", "mlp.c_proj")},
 )
-PHI = replace(
-    LLAMA,
-    family="a Phi-2",
-    vectors=True,
-    model={**LLAMA.model, "final_norm": ("output_norm", "model.final_layernorm")},
+PHI = LLAMA.changed(
+    "a Phi-2",
+    model={"final_norm": ("output_norm", "model.final_layernorm")},
     layer={
-        **LLAMA.layer,
         "attn_wo": ("attn_output", "self_attn.dense"),
         "mlp_wup": ("ffn_up", "mlp.fc1"),
         "mlp_wdown": ("ffn_down", "mlp.fc2"),
     },
+    vectors=True,
 )
 
 _SIZES = SIZES | {"norm_eps": "layer_norm_eps"}

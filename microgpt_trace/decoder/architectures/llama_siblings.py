@@ -4,17 +4,13 @@ channels), Hunyuan (norms of q and k after RoPE) and Apertus (an MLP without a g
 
 from __future__ import annotations
 
-from dataclasses import replace
-from functools import cached_property, partial
-from typing import Any
+from functools import partial
 
 from ...errors import InputError
 from ...plans.blocks import Blocks
-from ...plans.plan import Plan
 from ...text.frozen import frozen
 from ..architecture import Architecture
-from ..config import DecoderConfig
-from ..layered_plan import LayeredConfig, Layout, plan_of
+from ..layered_plan import LayeredConfig, Layout
 from ..settings import COUNT, OBJECT, POSITIVE, WHOLE, Options, Settings, Sizes
 from ..shared_options import MSCALES, gguf_rope, read_activation, read_rope, read_window
 from . import llama
@@ -22,16 +18,16 @@ from .llama import ATTENTION_BIASES, FLAGGED_BIASES, MODULES, NAMES, QK_NORMS, f
 
 
 @frozen(slots=False)
-class Ministral3Config(DecoderConfig):
+class Ministral3Config(LayeredConfig):
     """The config of a Ministral 3. A factor of q changes after `query_period` positions."""
 
     query_growth: float = 1.0
     query_period: int = 1
 
-    @cached_property
-    def plan(self) -> Plan:
+    @property
+    def layout(self) -> Layout:
         growth = self.query_growth, self.query_period
-        return plan_of(self, Layout(turned=lambda rows, _, q, k: (rows.scaled_by_position(q, *growth), k)))
+        return Layout(turned=lambda rows, _, q, k: (rows.scaled_by_position(q, *growth), k))
 
 
 YARN = {
@@ -121,22 +117,19 @@ def apertus_from_gguf(keys: Settings, sizes: Sizes) -> Options:
     return from_gguf(keys, sizes) | {"hidden_act": "xielu"}
 
 
-def _names(family: str, without: tuple[str, ...], **more: tuple[str, str]) -> dict[str, Any]:
-    layer = {own: names for own, names in NAMES.layer.items() if own not in without}
-    return {"family": family, "layer": layer | more}
-
-
 AFTER_ROPE = ("self_attn.query_layernorm", "self_attn.key_layernorm")
-HUNYUAN = _names(
+HUNYUAN = NAMES.changed(
     "a Hunyuan", ("attn_q_norm", "attn_k_norm"),
-    attn_q_rope_norm=("attn_q_norm", AFTER_ROPE[0]), attn_k_rope_norm=("attn_k_norm", AFTER_ROPE[1]),
-)  # fmt: skip
-APERTUS = _names(
-    "an Apertus", ("mlp_wgate",), attn_norm=("attn_norm", "attention_layernorm"),
-    mlp_norm=("ffn_norm", "feedforward_layernorm"),
+    layer={f"attn_{n}_rope_norm": (f"attn_{n}_norm", name) for n, name in zip("qk", AFTER_ROPE, strict=True)},
 )  # fmt: skip
 ALPHAS = {f"{of}.{name}": f"mlp_{name}" for of in ("mlp.act_fn", "xielu") for name in ("alpha_p", "alpha_n")}
-SKIPPED = (*NAMES.skipped, "act_fn.beta", "act_fn.eps")  # the same in all models
+APERTUS = NAMES.changed(
+    "an Apertus", ("mlp_wgate",), more=ALPHAS,
+    layer={
+        "attn_norm": ("attn_norm", "attention_layernorm"), "mlp_norm": ("ffn_norm", "feedforward_layernorm"),
+    },
+    skipped=(*NAMES.skipped, "act_fn.beta", "act_fn.eps"),  # the same in all models
+)  # fmt: skip
 _sibling = partial(Architecture, modules=MODULES, from_gguf=from_gguf, tied=False)
 ARCHITECTURES = {
     "ministral3": _sibling(
@@ -144,16 +137,16 @@ ARCHITECTURES = {
         defaults={"norm_eps": 1e-5, "head_dim": 128, "n_kv_head": 8},
     ),
     "ernie4_5": _sibling(
-        ErnieConfig, replace(NAMES, family="an ERNIE 4.5"), partial(llama.options, theta=5e5), tied=True,
+        ErnieConfig, NAMES.changed("an ERNIE 4.5"), partial(llama.options, theta=5e5), tied=True,
         flagged_biases={"use_bias": sum(FLAGGED_BIASES.values(), ())},
         defaults={"head_dim": 128, "n_kv_head": 2, "norm_eps": 1e-5},
     ),
     "hunyuan_v1_dense": _sibling(
-        HunyuanConfig, replace(NAMES, **HUNYUAN), options_of_hunyuan,
+        HunyuanConfig, HUNYUAN, options_of_hunyuan,
         flagged_biases=ATTENTION_BIASES, heads_first=AFTER_ROPE, defaults={"norm_eps": 1e-5},
     ),
     "apertus": _sibling(
-        ApertusConfig, replace(NAMES, **APERTUS, more=ALPHAS, skipped=SKIPPED), options_of_apertus,
+        ApertusConfig, APERTUS, options_of_apertus,
         from_gguf=apertus_from_gguf, flagged_biases=ATTENTION_BIASES, heads_first=QK_NORMS,
         defaults={"norm_eps": 1e-5}, example={"qk_norm": True, "activation": "xIELU"},
     ),

@@ -2,53 +2,48 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import replace
-from functools import cached_property
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from ...plans.blocks import Blocks
-from ...plans.plan import Plan
 from ...plans.rope import Rope
 from ...text.frozen import frozen
 from ..architecture import Architecture
-from ..config import DecoderConfig
-from ..layered_plan import Layout, plan_of
-from ..settings import WHOLE, Settings
+from ..layered_plan import LayeredConfig, Layout
+from ..settings import WHOLE, Options, Settings, Sizes
 from ..shared_options import read_experts, read_window, usual_options
 from . import llama
 from .llama import NAMES as LLAMA
 
 
 @frozen(slots=False)
-class MixtralConfig(DecoderConfig):
+class MixtralConfig(LayeredConfig):
     """The config of a Mixtral."""
 
     experts: int = 1
     experts_used: int = 1  # for each position
     sinks: ClassVar[bool] = False  # True if attention has sinks
 
-    @cached_property
-    def plan(self) -> Plan:
-        return plan_of(self, Layout(mlp=self.mlp, sinks=self.sinks))
+    @property
+    def layout(self) -> Layout:
+        return Layout(mlp=self.mlp, sinks=self.sinks)
 
     def mlp(self, rows: Blocks, source: str) -> str:
         """Add the rows of a mixture of experts that reads a row."""
         return rows.mixture(source, self.n_inner, normalised=True)
 
 
-def options(settings: Settings, sizes: Mapping[str, Any]) -> dict[str, Any]:
+def options(settings: Settings, sizes: Sizes) -> Options:
     """Read RoPE, the function of the MLPs, the numbers of experts, and the window of all layers."""
     windows = read_window(settings, range(sizes["n_layer"]), None)
     return {**usual_options(settings, sizes, 1e6), **read_experts(settings, 8, 2), **windows}
 
 
-def from_gguf(keys: Settings, sizes: Mapping[str, Any]) -> dict[str, Any]:
+def from_gguf(keys: Settings, sizes: Sizes) -> Options:
     """Translate as for a Llama, and the numbers of experts."""
     return llama.from_gguf(keys, sizes) | gguf_experts(keys)
 
 
-def gguf_experts(keys: Settings) -> dict[str, Any]:
+def gguf_experts(keys: Settings) -> Options:
     """Translate the numbers of experts of any architecture."""
     used = keys.require("expert_used_count", WHOLE)
     return {"num_local_experts": keys.require("expert_count", WHOLE), "num_experts_per_tok": used}
@@ -68,14 +63,13 @@ MORE_EXPERTS = {
     "ffn_up.#.weight": "mlp_wup_experts",
     "ffn_down.#.weight": "mlp_wdown_experts",
 }
-_DENSE = ("mlp_wgate", "mlp_wup", "mlp_wdown")
 OLD = "block_sparse_moe"
-NAMES = replace(
-    LLAMA,
-    family="a Mixtral",
-    layer={own: names for own, names in LLAMA.layer.items() if own not in _DENSE} | EXPERTS,
-    more=MORE_EXPERTS
-    | {
+NAMES = LLAMA.changed(
+    "a Mixtral",
+    ("mlp_wgate", "mlp_wup", "mlp_wdown"),
+    layer=EXPERTS,
+    more={
+        **MORE_EXPERTS,
         f"{OLD}.gate.weight": "mlp_wrouter",
         f"{OLD}.experts.#.w1.weight": "mlp_wgate_experts",
         f"{OLD}.experts.#.w3.weight": "mlp_wup_experts",

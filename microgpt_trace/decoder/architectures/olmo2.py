@@ -4,7 +4,6 @@ and k. OLMo 3 and EXAONE 4 have windows in some layers, and other RoPE or no RoP
 
 from __future__ import annotations
 
-from dataclasses import replace
 from functools import partial
 
 from ...text.frozen import frozen
@@ -62,11 +61,10 @@ def from_gguf(keys: Settings, sizes: Sizes) -> Options:
     return {**usual_from_gguf(keys, sizes), **gguf_windows(keys, sizes["n_layer"])}
 
 
-NAMES = replace(
-    LLAMA,
-    family="an OLMo 2",
-    layer={own: theirs for own, theirs in LLAMA.layer.items() if own not in ("attn_norm", "mlp_norm")}
-    | {
+NAMES = LLAMA.changed(
+    "an OLMo 2",
+    ("attn_norm", "mlp_norm"),
+    layer={
         "attn_post_norm": ("post_attention_norm", "post_attention_layernorm"),
         "mlp_post_norm": ("post_ffw_norm", "post_feedforward_layernorm"),
     },
@@ -80,7 +78,7 @@ ARCHITECTURES = {
     "olmo2": _like_olmo2(options, from_gguf=usual_from_gguf),
     "olmo3": _like_olmo2(options_of_olmo3, from_gguf=from_gguf),
     "exaone4": Architecture(
-        Exaone4Config, replace(NAMES, family="an EXAONE 4"), options_of_exaone4, MODULES, from_gguf=from_gguf,
+        Exaone4Config, NAMES.changed("an EXAONE 4"), options_of_exaone4, MODULES, from_gguf=from_gguf,
         defaults={"norm_eps": 1e-5, "n_kv_head": 32}, tied=False, example={"qk_norm": True},
         heads_first=QK_NORMS,
     ),

@@ -6,11 +6,10 @@ attention and MLP, and RoPE of pairs of neighbouring channels.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from functools import partial
 
 from ...text.frozen import frozen
-from ..architecture import QKV_BIASES, Architecture, FileNames
+from ..architecture import QKV_BIASES, Architecture
 from ..layered_plan import LayeredConfig, Layout
 from ..settings import COUNT, POSITIVE, WHOLE, Options, Settings, Sizes
 from ..shared_options import LONG, SHORT, read_window, usual_from_gguf, usual_options
@@ -49,22 +48,17 @@ def from_gguf(keys: Settings, sizes: Sizes) -> Options:
     return {**values, "sliding_window": window, "rope_scaling": scaling}
 
 
-NAMES = FileNames(
+GATE_UP = {"mlp_wgate_up": ("ffn_up", "mlp.gate_up_proj")}
+NAMES = LLAMA.changed(
     "a Phi-3",
-    LLAMA.model,
-    {name: theirs for name, theirs in LLAMA.layer.items() if name in ("attn_norm", "attn_wo", "mlp_norm")}
-    | {
-        "attn_wqkv": ("attn_qkv", "self_attn.qkv_proj"),
-        "mlp_wgate_up": ("ffn_up", "mlp.gate_up_proj"),
-        "mlp_wdown": ("ffn_down", "mlp.down_proj"),
-    },
+    ("attn_wq", "attn_wk", "attn_wv", "attn_q_norm", "attn_k_norm", "mlp_wgate", "mlp_wup"),
+    layer={"attn_wqkv": ("attn_qkv", "self_attn.qkv_proj"), **GATE_UP},
 )
-GLM4 = replace(
-    LLAMA,
-    family="a GLM-4",
-    layer={own: theirs for own, theirs in LLAMA.layer.items() if own not in ("mlp_wgate", "mlp_wup")}
-    | {
-        "mlp_wgate_up": NAMES.layer["mlp_wgate_up"],
+GLM4 = LLAMA.changed(
+    "a GLM-4",
+    ("mlp_wgate", "mlp_wup"),
+    layer={
+        **GATE_UP,
         "attn_post_norm": ("post_attention_norm", "post_self_attn_layernorm"),
         "mlp_post_norm": ("post_ffw_norm", "post_mlp_layernorm"),
     },

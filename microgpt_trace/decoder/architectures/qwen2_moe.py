@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import replace
-from typing import Any
-
 from ...plans.blocks import Blocks
 from ...plans.kinds import Activation, Add, Mixture
 from ...text.frozen import frozen
 from ..architecture import QKV_BIASES, Architecture
-from ..settings import COUNT, FLAG, WHOLE, Settings
+from ..settings import COUNT, FLAG, WHOLE, Options, Settings, Sizes
 from ..shared_options import read_window, typed_layers
 from . import qwen3_moe
 from .qwen3_moe import EXAMPLE, OF_SOME_LAYERS, Qwen3MoeConfig, read_mixture
@@ -34,7 +30,7 @@ class Qwen2MoeConfig(Qwen3MoeConfig):
         return rows.add("mlp.both", Add(), mixture, shared, expr="mlp_out = mlp_out + shared")
 
 
-def options(settings: Settings, sizes: Mapping[str, Any]) -> dict[str, Any]:
+def options(settings: Settings, sizes: Sizes) -> Options:
     """Read the options of all Qwens with experts, the width of the shared expert, and the window."""
     inner = settings.get_or_default(SHARED_INNER, WHOLE, 5632)
     experts = read_mixture(settings, sizes, 60, 4, 1408)
@@ -44,7 +40,7 @@ def options(settings: Settings, sizes: Mapping[str, Any]) -> dict[str, Any]:
 SHARED_INNER = "shared_expert_intermediate_size"
 
 
-def _windowed_layers(settings: Settings, sizes: Mapping[str, Any]) -> tuple[int, ...]:
+def _windowed_layers(settings: Settings, sizes: Sizes) -> tuple[int, ...]:
     """Return the layers with a window: without `layer_types`, even layers before max_window_layers if
     use_sliding_window is set."""
     typed = typed_layers(settings, sizes["n_layer"])
@@ -54,7 +50,7 @@ def _windowed_layers(settings: Settings, sizes: Mapping[str, Any]) -> tuple[int,
     return tuple(range(0, min(sizes["n_layer"], most), 2))
 
 
-def from_gguf(keys: Settings, sizes: Mapping[str, Any]) -> dict[str, Any]:
+def from_gguf(keys: Settings, sizes: Sizes) -> Options:
     """Translate as for Qwen3-MoE. llama.cpp never normalises the shares."""
     inner = keys.get("expert_shared_feed_forward_length", WHOLE) or sizes["n_inner"]
     return qwen3_moe.from_gguf(keys, sizes, normalised=False) | {SHARED_INNER: inner}
@@ -66,7 +62,7 @@ SHARED = {
     "mlp_wdown_shared": ("ffn_down_shexp", "mlp.shared_expert.down_proj"),
     "mlp_wrouter_shared": ("ffn_gate_inp_shexp", "mlp.shared_expert_gate"),
 }
-NAMES = replace(qwen3_moe.NAMES, family="a Qwen2-MoE", layer={**qwen3_moe.NAMES.layer, **SHARED})
+NAMES = qwen3_moe.NAMES.changed("a Qwen2-MoE", layer=SHARED)
 MODULES = {
     "self_attn": "attn.out", "mlp.experts": "mlp.mixture", "mlp.shared_expert": "mlp.shared_down",
     "mlp": "mlp.both",

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import replace
-from typing import Any
-
 from ...errors import InputError
 from ...plans.blocks import Blocks
 from ...plans.rope import Rope
@@ -13,7 +9,7 @@ from ...text.brief import brief
 from ...text.frozen import frozen
 from ...untrusted_files import is_count
 from ..architecture import Architecture
-from ..settings import FLAG, WHOLE, Settings
+from ..settings import FLAG, WHOLE, Options, Settings, Sizes
 from ..shared_options import read_experts, read_window, usual_from_gguf, usual_options
 from .llama import ATTENTION_BIASES
 from .llama import NAMES as LLAMA
@@ -35,7 +31,7 @@ class Qwen3MoeConfig(MixtralConfig):
         return rows.mixture(source, self.expert_inner, self.normalised)
 
 
-def options(settings: Settings, sizes: Mapping[str, Any]) -> dict[str, Any]:
+def options(settings: Settings, sizes: Sizes) -> Options:
     """Read the options of all Qwens with experts, the norms of q and k, and the window of all layers."""
     used = settings.get_or_default("use_sliding_window", FLAG, False)
     windowed = tuple(range(sizes["n_layer"])) if used else ()
@@ -43,9 +39,7 @@ def options(settings: Settings, sizes: Mapping[str, Any]) -> dict[str, Any]:
     return {"qk_norm": True, **experts, **read_window(settings, windowed)}
 
 
-def read_mixture(
-    settings: Settings, sizes: Mapping[str, Any], experts: int, used: int, inner: int
-) -> dict[str, Any]:
+def read_mixture(settings: Settings, sizes: Sizes, experts: int, used: int, inner: int) -> Options:
     """Read RoPE, the function of the MLPs, and the experts. `experts`, `used` and `inner` are the defaults of
     transformers."""
     return {
@@ -64,7 +58,7 @@ def _dense_layers(settings: Settings, n_layer: int) -> tuple[int, ...]:
     return tuple(i for i in range(n_layer) if i in listed or (i + 1) % step)
 
 
-def from_gguf(keys: Settings, sizes: Mapping[str, Any], normalised: bool = True) -> dict[str, Any]:
+def from_gguf(keys: Settings, sizes: Sizes, normalised: bool = True) -> Options:
     """Translate RoPE and the experts. Files do not store whether the shares are normalised. As in llama.cpp,
     those of a qwen3_moe are."""
     keys.notes.append(f"norm_topk_prob = {str(normalised).lower()} (as in llama.cpp; files do not store it)")
@@ -76,7 +70,7 @@ def from_gguf(keys: Settings, sizes: Mapping[str, Any], normalised: bool = True)
     }  # fmt: skip
 
 
-NAMES = replace(LLAMA, family="a Qwen3-MoE", layer={**LLAMA.layer, **EXPERTS}, more=MORE_EXPERTS)
+NAMES = LLAMA.changed("a Qwen3-MoE", layer=EXPERTS, more=MORE_EXPERTS)
 OF_SOME_LAYERS = ("mlp.gate", "mlp.experts", "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj")
 EXAMPLE = {"rope": Rope(1e4), "experts": 2, "n_layer": 2, "dense_layers": (1,)}
 ARCHITECTURES = {

@@ -11,7 +11,7 @@ from ...plans.kinds import Channels, Context, Rotation, Scale, Scores
 from ...plans.plan import Operation, Plan, kind_of, layer_of
 from ..case import Case
 from ..hypothesis import Hypothesis
-from .changes import called, reading
+from .changes import called, computed, reading
 
 FARTHEST = 6  # layers
 
@@ -66,12 +66,8 @@ def scaled_streams(case: Case) -> Iterator[Hypothesis]:
     """Yield the hypothesis that a factor of the stream multiplies only what was added last."""
     plan = case.plan
     for row in (row for row in case.rows.of_kind(Scale) if row.inputs[0] in plan.residuals):
-
-        def change(own: Operation, which: str = row.name) -> Operation:
-            if not called(which)(own):
-                return own
-            inputs = plan.residuals[own.inputs[0]]
-            return replace(own, inputs=inputs, otherwise=lambda own, given, x, y: x + own.kind.factor * y)
-
+        which = called(row.name)
+        apart = reading(plan, which, lambda own: plan.residuals[own.inputs[0]])
+        wrong = computed(apart, which, lambda own, given, x, y: x + own.kind.factor * y)
         claim = "the factor multiplies only what was added last, not the whole stream"
-        yield Hypothesis("factor-of-branch", claim, plan.changed(change))
+        yield Hypothesis("factor-of-branch", claim, wrong)
