@@ -177,14 +177,15 @@ def _scaled_rope(theta: float, scaling: Mapping[str, Any], factors: tuple[float,
     return Rope(theta, kind, factors=factors, **ours)
 
 
-def typed_layers(settings: Settings, n_layer: int) -> tuple[int, ...] | None:
-    """Return the layers that use a window according to `layer_types`, or None if this setting is missing."""
-    kinds, known = settings.raw("layer_types"), LAYER_TYPES
+def typed_layers(settings: Settings, n_layer: int, windowed: str = LAYER_TYPES[1]) -> tuple[int, ...] | None:
+    """Return the layers that use a window according to `layer_types`, or None if this setting is missing.
+    `windowed` is the type of these layers."""
+    kinds, known = settings.raw("layer_types"), (LAYER_TYPES[0], windowed)
     if kinds is None:
         return None
     if not isinstance(kinds, list) or len(kinds) != n_layer or not all(kind in known for kind in kinds):
         raise InputError(f"layer_types: expected {n_layer} {' or '.join(known)} values, found {brief(kinds)}")
-    return tuple(i for i, kind in enumerate(kinds) if kind == "sliding_attention")
+    return tuple(i for i, kind in enumerate(kinds) if kind == windowed)
 
 
 def layers_with_window(settings: Settings, n_layer: int, every: int, *patterns: str) -> tuple[int, ...]:

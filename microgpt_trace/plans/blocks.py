@@ -238,12 +238,18 @@ class Blocks(RowBuilder):
     ) -> str:  # fmt: skip
         """Add the gated MLPs of the experts that the row `chosen` lists, and the sum of their outputs times
         their shares, the row `routing`. `gated` adds the rows from gate and up to hidden."""
+        down = self.expert_mlps(source, inner, chosen, gated)
+        return self.add("mlp.mixture", Mixture(), down, routing, expr="mlp_out = sum of routing * down")
+
+    def expert_mlps(
+        self, source: str, inner: int, chosen: str, gated: Callable[[str, str], str] | None = None
+    ) -> str:
+        """Add the gated MLPs of the chosen experts, whose outputs are side by side."""
         width, left = self.config.n_embd, "down = hidden"
         gate = self.product("mlp.gate", "wgate", source, inner, "gate = x_n", chosen=chosen)
         up = self.product("mlp.up", "wup", source, inner, "up = x_n", chosen=chosen)
         hidden = (gated or self.gated)(gate, up)
-        down = self.product("mlp.down", "wdown", hidden, width, left, chosen=chosen, beside=True)
-        return self.add("mlp.mixture", Mixture(), down, routing, expr="mlp_out = sum of routing * down")
+        return self.product("mlp.down", "wdown", hidden, width, left, chosen=chosen, beside=True)
 
     def shared_mlp(self, source: str, inner: int) -> str:
         """Add the rows of a gated MLP that all positions use beside the experts."""
