@@ -131,10 +131,8 @@ class Blocks(RowBuilder):
         half, _, rest = name.partition(".")
         gain, bias = self.name(f"{half}_{rest}"), self.name(f"{half}_b{rest}") if biased else None
         kind = Norm(self.config.norm_eps if eps is None else eps, gain, head_dim, centred, bias, by_head)
-        expr = (
-            f"{of or 'x_n'} = {'LayerNorm' if centred else 'RMSNorm'}({of or 'x'}) * g" + "[head]" * by_head
-        )
-        expr += " + b" * biased
+        function = "LayerNorm" if centred else "RMSNorm"
+        expr = f"{of or 'x_n'} = {function}({of or 'x'}) * g" + "[head]" * by_head + " + b" * biased
         expr += " per head" * bool(head_dim) + f" [{words}]" * bool(words)
         parameter = f"g = {gain}" + f", b = {bias}" * biased
         return self.add(name, kind, source, expr=expr, parameter=parameter, overview=half == "final")
@@ -233,23 +231,18 @@ class Blocks(RowBuilder):
         return self.experts(source, inner, chosen, routing, gated)
 
     def experts(
-        self, source: str, inner: int, chosen: str, routing: str,
+        self, source: str, inner: int, chosen: str, routing: str = "",
         gated: Callable[[str, str], str] | None = None,
     ) -> str:  # fmt: skip
         """Add the gated MLPs of the experts that the row `chosen` lists, and the sum of their outputs times
-        their shares, the row `routing`. `gated` adds the rows from gate and up to hidden."""
-        down = self.expert_mlps(source, inner, chosen, gated)
-        return self.add("mlp.mixture", Mixture(), down, routing, expr="mlp_out = sum of routing * down")
-
-    def expert_mlps(
-        self, source: str, inner: int, chosen: str, gated: Callable[[str, str], str] | None = None
-    ) -> str:
-        """Add the gated MLPs of the chosen experts, whose outputs are side by side."""
+        their shares, the row `routing`, if it is given. `gated` adds the rows from gate and up to hidden."""
         width, left = self.config.n_embd, "down = hidden"
         gate = self.product("mlp.gate", "wgate", source, inner, "gate = x_n", chosen=chosen)
         up = self.product("mlp.up", "wup", source, inner, "up = x_n", chosen=chosen)
         hidden = (gated or self.gated)(gate, up)
-        return self.product("mlp.down", "wdown", hidden, width, left, chosen=chosen, beside=True)
+        down = self.product("mlp.down", "wdown", hidden, width, left, chosen=chosen, beside=True)
+        expr = "mlp_out = sum of routing * down"
+        return self.add("mlp.mixture", Mixture(), down, routing, expr=expr) if routing else down
 
     def shared_mlp(self, source: str, inner: int) -> str:
         """Add the rows of a gated MLP that all positions use beside the experts."""

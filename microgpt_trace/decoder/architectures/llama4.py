@@ -69,7 +69,7 @@ class Llama4Config(DecoderConfig):
         kind, expr = Routing(False, of_scores=True), "routing = scores[chosen]"
         routing = rows.add("mlp.routing", kind, scores, chosen, expr=expr)
         routed = rows.add("mlp.routed", Mixture(), source, routing, expr="x_n = routing * x_n")
-        down = rows.expert_mlps(routed, self.expert_inner, chosen)
+        down = rows.experts(routed, self.expert_inner, chosen)
         shared = rows.shared_mlp(source, self.expert_inner)
         return rows.add("mlp.both", Add(), down, shared, expr="mlp_out = down + shared")
 
