@@ -93,7 +93,7 @@ def _values(config: DecoderConfig | None, other: DecoderConfig | None) -> dict[s
     scales = tuple(dict.fromkeys(kind.scale for kind in config.plan.kinds(Scores)))
     usual = np.allclose(scales, config.head_dim**-0.5, 1e-6, 0)
     context = max(own.context_length for own in (config, other) if own)
-    windowed = [i for i, size in enumerate(config.windows) if size and size < context]
+    windowed = [i for i, size in enumerate(config.windows) if size and abs(size) < context]
     return {name: getattr(config, name) for name in NAMES if hasattr(config, name)} | {
         "architecture": min(own, other.architecture) if other and same else own,
         "score_scale": _USUAL_SCALE if usual else scales if len(scales) > 1 else scales[0],

@@ -62,6 +62,7 @@ ARCHITECTURES: Mapping[str, str] = {  # the name in config.json -> the module
     "bloom": "falcon",
     "mpt": "falcon",
     "falcon": "falcon",
+    "llama4_text": "llama4",
 }
 GGUF_NAMES = {  # names in GGUF files that differ
     "gptneox": "gpt_neox", "gemma3": "gemma3_text", "qwen3moe": "qwen3_moe", "qwen2moe": "qwen2_moe",
@@ -69,7 +70,7 @@ GGUF_NAMES = {  # names in GGUF files that differ
     "command-r": "cohere", "phi2": "phi",
     "deepseek2": "deepseek_v3", "deepseek2 with softmax": "deepseek_v2", "glm4moe": "glm4_moe",
     "minimax-m2": "minimax_m2", "gemma4": "gemma4_text",
-    "mistral3": "ministral3", "hunyuan-dense": "hunyuan_v1_dense",
+    "mistral3": "ministral3", "llama4": "llama4_text", "hunyuan-dense": "hunyuan_v1_dense",
 }  # fmt: skip
 
 

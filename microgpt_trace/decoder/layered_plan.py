@@ -27,7 +27,8 @@ class Layout:
     - `parallel`: attention and the MLP read the same residual stream, and their outputs are added together.
       Each has its own norm before, or both read one norm, named attn.norm.
     - `qk_norm`: the norms of q and k, if the config asks for them, are norms of heads with one gain for all
-      heads, of whole rows, or of heads with a gain for each head. They have no bias.
+      heads, of whole rows, or of heads with a gain for each head. They have no bias. If `qk_norm` is "",
+      `turned` adds the norms.
     - `adjacent`: RoPE turns pairs of neighbouring channels.
     - `turned` adds rows after RoPE of q and k in a layer. `slopes` are those of ALiBi, and `clip` is the
       largest absolute value of q, k and v.
@@ -40,7 +41,7 @@ class Layout:
     centred: bool = False
     biased: bool = False
     parallel: Parallel = ""
-    qk_norm: Literal["heads", "rows", "each head"] = "heads"
+    qk_norm: Literal["heads", "rows", "each head", ""] = "heads"
     adjacent: bool = False
     turned: Callable[[Blocks, int, str, str], tuple[str, str]] | None = None
     slopes: tuple[float, ...] = ()
@@ -108,7 +109,7 @@ def _attention(rows: Blocks, source: str, config: DecoderConfig, layout: Layout,
         expr, kind = f"{{0}} = min(max({{0}}, -{clip:g}), {clip:g})", Clip(-clip, clip)
         values = zip("qkv", (q, k, v), strict=True)
         q, k, v = (rows.add(f"attn.{n}_clipped", kind, own, expr=expr.format(n)) for n, own in values)
-    if config.qk_norm:
+    if config.qk_norm and layout.qk_norm:
         dim, by_head = None if layout.qk_norm == "rows" else config.head_dim, layout.qk_norm == "each head"
         q, k = rows.norms_of_queries_and_keys(q, k, dim, centred=layout.centred, by_head=by_head)
     if rope := config.ropes[layer]:

@@ -266,10 +266,11 @@ class TorchRecording:
     def _take_output(self, events: Sequence[str], heads_first: bool, output: Any) -> None:
         """Save the output (or the input) of a module: [B, T, ...], or [B, H, T, D] if `heads_first`. Split
         the output if it contains several events. A router also returns the shares and the numbers of the
-        chosen experts."""
+        chosen experts, or returns a share of each expert before the logits."""
         if self._layer is None:  # the module was called outside the layers
             return
-        tensor = _first(output)
+        shares_first = events == (ROUTER,) and isinstance(output, tuple) and len(output) == 2
+        tensor = output[1] if shares_first else _first(output)
         if heads_first:  # a product of cached latent vectors also returns the rows of earlier tokens
             tensor = tensor[:, :, -self._ids.shape[1] :].transpose(1, 2)
         parts = list(self._decoder.parts(events, tensor))

@@ -126,7 +126,8 @@ def _problem(names: ModuleNames, layer: Any) -> str:
         inner = module_at(layer, parent)
         for child, module in ({} if inner is None else inner._modules).items():
             path = f"{parent}.{child}".lstrip(".")
-            expected = module is None or path in {*names.in_layer, *parents, *names.architecture.modules}
+            known = {*names.in_layer, *parents, *names.architecture.modules, *optional}
+            expected = module is None or path in known
             if not expected and any(True for _ in module.parameters()):
                 return f"the module {path} is not part of {family}"
     return ""

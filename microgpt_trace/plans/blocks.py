@@ -209,18 +209,19 @@ class Blocks(RowBuilder):
         return self.experts(source, inner, chosen, routing, gated)
 
     def experts(
-        self, source: str, inner: int, chosen: str, routing: str,
+        self, source: str, inner: int, chosen: str, routing: str = "",
         gated: Callable[[str, str], str] | None = None, prefix: str = "mlp.", of: str = "mlp_out",
     ) -> str:  # fmt: skip
         """Add the gated MLPs of the experts that the row `chosen` lists, and the sum of their outputs times
-        their shares, the row `routing`. `gated` adds the rows from gate and up to hidden. The names of the
-        MLPs' rows begin with the prefix, and `of` is the symbol of the sum."""
+        their shares, the row `routing`, if it is given. `gated` adds the rows from gate and up to hidden. The
+        names of the MLPs' rows begin with the prefix, and `of` is the symbol of the sum."""
         width, left = self.config.n_embd, "down = hidden"
         gate = self.product(f"{prefix}gate", "wgate", source, inner, "gate = x_n", chosen=chosen)
         up = self.product(f"{prefix}up", "wup", source, inner, "up = x_n", chosen=chosen)
         hidden = gated(gate, up) if gated else self.gated(gate, up, prefix)
         down = self.product(f"{prefix}down", "wdown", hidden, width, left, chosen=chosen, beside=True)
-        return self.add("mlp.mixture", kinds.Mixture(), down, routing, expr=f"{of} = sum of routing * down")
+        expr = f"{of} = sum of routing * down"
+        return self.add("mlp.mixture", kinds.Mixture(), down, routing, expr=expr) if routing else down
 
     def shared_mlp(self, source: str, inner: int) -> str:
         """Add the rows of a gated MLP that all positions use beside the experts."""

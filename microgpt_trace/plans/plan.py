@@ -241,7 +241,7 @@ class Plan(Mapping[str, Operation]):
                 result[row.name] = row.name
             elif isinstance(row.kind, kinds.Routing | kinds.Experts):
                 result[row.name] = row.inputs[1]
-            elif isinstance(row.kind, kinds.Elementwise) and row.inputs[0] in result:
+            elif isinstance(row.kind, kinds.Elementwise) and result.keys() >= {*row.inputs}:
                 result[row.name] = result[row.inputs[0]]
         return result
 

@@ -49,9 +49,9 @@ class Rope:
             check_positive(f"RoPE {name}", getattr(self, name))
         if self.kind in ("llama3", "yarn", "longrope"):
             check_whole_number("RoPE original context", self.original_context)
-        if self.kind == "llama3" and self.high_freq_factor <= self.low_freq_factor:
+        if self.kind == "llama3" and self.high_freq_factor < self.low_freq_factor:
             high, low = self.high_freq_factor, self.low_freq_factor
-            raise InputError(f"RoPE high_freq_factor: expected more than low_freq_factor {low}, found {high}")
+            raise InputError(f"RoPE high_freq_factor: expected at least low_freq_factor {low}, found {high}")
         for factor in self.factors:
             check_positive("RoPE factors", factor)
 
@@ -124,7 +124,8 @@ def _llama3(plain: Array, rope: Rope) -> Array:
     A low frequency means few turns within the original context. Meta, Llama 3.1 reference code (2024).
     """
     turns = rope.original_context * plain / (2 * math.pi)
-    blend = (turns - rope.low_freq_factor) / (rope.high_freq_factor - rope.low_freq_factor)
+    width = max(rope.high_freq_factor - rope.low_freq_factor, 1e-9)  # 0 in Llama 4: no frequency is between
+    blend = (turns - rope.low_freq_factor) / width
     kept = np.clip(blend, 0, 1)
     return plain * (kept + (1 - kept) / rope.factor)
 

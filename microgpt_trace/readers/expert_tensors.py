@@ -60,7 +60,7 @@ def _joined(name: str, pieces: Mapping[str, StoredTensor], names: FileNames) -> 
         tensor, rows_of = _mxfp4(name, pieces)
     else:
         tensor = first if "" in pieces else _of_experts(name, {int(n[1:]): own for n, own in pieces.items()})
-        if names.experts_in_out and in_folder and len(tensor.shape) == 3:
+        if names.experts_in_out and in_folder and "" in pieces and len(tensor.shape) == 3:
             tensor = ExpertTensor.of(tensor.name, tensor.shape[0], partial(_turned, tensor))
         rows_of = partial(_rows_of, tensor)
     prefix, _, own = name.rpartition(".")

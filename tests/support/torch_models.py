@@ -45,6 +45,7 @@ YARN_WITH_MSCALES = {
     "rope_type": "yarn", "rope_theta": 10.0, "factor": 8.0, "beta_fast": 2.0, "beta_slow": 1.0,
     "original_max_position_embeddings": 16, "mscale": 0.7, "mscale_all_dim": 1.0,
 }  # fmt: skip
+LLAMA4 = {"num_local_experts": 6, "head_dim": 12, "intermediate_size": 14, "intermediate_size_mlp": 48}
 MODELS = {  # type and settings
     "llama": ("llama", GROUPED), "qwen2": ("qwen2", GROUPED), "qwen3": ("qwen3", GROUPED | {"head_dim": 12}),
     "mistral": ("mistral", GROUPED | {"sliding_window": 5}),
@@ -197,6 +198,19 @@ MODELS = {  # type and settings
     "falcon_40b": ("falcon", SMALL | {
         "new_decoder_architecture": True, "num_kv_heads": 2, "bias": True, "ffn_hidden_size": 40,
     }),
+    "llama4_text": ("llama4_text", GROUPED | LLAMA4 | {
+        "attention_chunk_size": 5, "floor_scale": 3, "attn_scale": 0.3, "interleave_moe_layer_step": 2,
+        "rope_parameters": {  # no frequency is between low and high
+            "rope_type": "llama3", "rope_theta": 100.0, "factor": 8.0, "low_freq_factor": 1.0,
+            "high_freq_factor": 1.0, "original_max_position_embeddings": 16,
+        },
+    }),
+    "llama4_text_own": ("llama4_text", GROUPED | LLAMA4 | {
+        "attention_chunk_size": 7, "use_qk_norm": False, "attn_temperature_tuning": False,
+        "no_rope_layers": [0, 1, 1, 0], "moe_layers": [0, 3], "attention_bias": True, "head_dim": 8,
+        "layer_types": ["chunked_attention", "full_attention"] * 2, "tie_word_embeddings": True,
+        "rope_parameters": {"rope_type": "default", "rope_theta": 5e5},
+    }),
 }  # fmt: skip
 EIGHT_EXPERTS = {"num_local_experts": 8, "num_experts_per_tok": 2, "num_hidden_layers": 3}  # of mixtral
 # A GGUF file does not store all settings: the layers without RoPE, without experts or with a window, the
@@ -257,6 +271,7 @@ IN_GGUF = {
     "mpt_clipped": {"attn_config": {"clip_qkv": 0.9}},
     "falcon": {},
     "falcon_40b": {},
+    "llama4_text": {"attention_chunk_size": 8192, "floor_scale": 8192, "attn_scale": 0.1},
 }  # fmt: skip
 
 

@@ -71,18 +71,24 @@ def from_gguf(keys: Settings, sizes: Sizes) -> Options:
 
 def options_of_smollm3(settings: Settings, sizes: Sizes) -> Options:
     """Read RoPE and the layers without RoPE. By default, the layers without RoPE have the window, if any."""
-    n_layer = sizes["n_layer"]
-    flags = settings.raw("no_rope_layers")  # 1 marks a layer with RoPE
-    if flags is None:
-        every = settings.get_or_default("no_rope_layer_interval", WHOLE, 4)
-        flags = [int((i + 1) % every != 0) for i in range(n_layer)]
-    if not isinstance(flags, list) or len(flags) != n_layer or any(flag not in (0, 1) for flag in flags):
-        raise InputError(f"no_rope_layers: expected {n_layer} values 0 or 1, found {brief(flags)}")
-    without, windowed = tuple(i for i, flag in enumerate(flags) if not flag), typed_layers(settings, n_layer)
+    without = layers_without_rope(settings, sizes["n_layer"])
+    windowed = typed_layers(settings, sizes["n_layer"])
     if windowed is None:
         windowed = without if settings.get("use_sliding_window", FLAG) else ()
     windows = read_window(settings, windowed)
     return {**usual_options(settings, sizes, 2e6), "layers_without_rope": without, **windows}
+
+
+def layers_without_rope(settings: Settings, n_layer: int) -> tuple[int, ...]:
+    """Return the layers without RoPE. Without a list, or with an empty list, each fourth layer has no RoPE,
+    or each layer that is a multiple of no_rope_layer_interval."""
+    flags = settings.raw("no_rope_layers")  # 1 marks a layer with RoPE
+    if flags is None or flags == []:
+        every = settings.get_or_default("no_rope_layer_interval", WHOLE, 4)
+        flags = [int((i + 1) % every != 0) for i in range(n_layer)]
+    if not isinstance(flags, list) or len(flags) != n_layer or any(flag not in (0, 1) for flag in flags):
+        raise InputError(f"no_rope_layers: expected {n_layer} values 0 or 1, found {brief(flags)}")
+    return tuple(i for i, flag in enumerate(flags) if not flag)
 
 
 def gguf_of_smollm3(keys: Settings, sizes: Sizes) -> Options:

@@ -13,7 +13,7 @@ from ...arrays.stats import Array
 from ...operations.by_kind import reference
 from ...operations.reference_inputs import ReferenceInputs
 from ...operations.softmax import visible
-from ...plans.kinds import Cap, Context, Rotation, Scores, Softmax
+from ...plans.kinds import Cap, Context, Rotation, Scores, Softmax, first_key, window_words
 from ...plans.plan import Operation, Plan
 from ..case import Case, first_of
 from ..hypothesis import Family, Hypothesis
@@ -115,7 +115,7 @@ def nearest_groups(case: Case, kind: type[Scores] | type[Context], count: int) -
 
 
 def mask(case: Case) -> Iterator[Hypothesis]:
-    """Yield hypotheses: the causal mask or the sliding window is missing or wrong."""
+    """Yield hypotheses: the causal mask, or the sliding window or the chunks, are missing or wrong."""
     if not case.rows.of_kind(Softmax):
         return
     length, other = len(case.given.tokens), bind(_other_softmax, case)
@@ -123,15 +123,18 @@ def mask(case: Case) -> Iterator[Hypothesis]:
     windows = {kind.window for kind in case.plan.kinds(Softmax) if kind.window is not None}
     yield other("mask-missing", "there is no causal mask", ahead=length)
     if windows:
-        claim = "there is neither a causal mask nor a sliding window"
+        claim = f"there is neither a causal mask nor {'chunks' if min(windows) < 0 else 'a sliding window'}"
         yield other("mask-missing", claim, ahead=length, window=None)
     yield other("mask-shifted", "every query also sees the next position", ahead=1)
     yield other("mask-shifted", "no query sees its own position", ahead=-1)
     if own is not None:
-        yield other("window-missing", f"the sliding window of {own} positions is missing", window=None)
-    right = f"the model says {own}" if own else "but this layer of the model has no window"
+        what = f"sliding window of {own} positions is" if own > 0 else f"chunks of {-own} positions are"
+        yield other("window-missing", f"the {what} missing", window=None)
     for window in _windows(case, own, windows):
-        yield other("window", f"the sliding window has {window} positions, {right}", window=window)
+        what = f"the sliding window has {window}" if window > 0 else f"the chunks have {-window}"
+        said = f"{abs(own or 0)}" if window * (own or 0) > 0 else window_words(own or 0)
+        right = f"the model says {said}" if own else "but this layer of the model has no window"
+        yield other("window", f"{what} positions, {right}", window=window)
 
 
 def late_cap(case: Case) -> Iterator[Hypothesis]:
@@ -173,8 +176,8 @@ def _softmax(
             hidden, again = ~visible(own, scores.shape[-1]), known[row.inputs[0]]
             near = np.abs(scores - again) <= UNMASKED * np.abs(again).max()
             scores = scores if near[:, hidden].all() else np.where(hidden, again, scores)
-        back = np.arange(scores.shape[-1])[:, None] - np.arange(scores.shape[-1])
-        seen = (back >= -ahead) & (back < (row.kind.window or len(back)))
+        at = np.arange(scores.shape[-1])
+        seen = (at <= at[:, None] + ahead) & (at >= first_key(at, row.kind.window)[:, None])
         masked = np.where(seen, scores * times, -np.inf)
         if row.kind.sinks is None:
             return shares(masked)
@@ -198,12 +201,12 @@ def _rows_of_scores(plan: Plan, weights: Operation) -> tuple[list[Operation], tu
 
 
 def _windows(case: Case, own: int | None, others: set[int]) -> list[int]:
-    """Return the windows to try: the model's own window +-1, the windows of other layers, and the window that
-    the zeros in the dump show."""
-    near = {own - 1, own + 1} if own else set()
+    """Return the windows to try: the model's own window +-1 (for chunks, also a window of this size), the
+    windows of other layers, and the window that the zeros in the dump show."""
+    near = {own - 1, own + 1, abs(own)} if own else set()
     if isinstance(case.row.kind, Softmax) and case.positions is None:
         near.add(int((case.found[:, -1] != 0).any(axis=0).sum()))
-    return sorted(w for w in (others | near) - {own} if 0 < w < len(case.given.tokens))
+    return sorted(w for w in (others | near) - {own} if 0 < abs(w) < len(case.given.tokens))
 
 
 def _other_softmax(case: Case, id: str, claim: str, **how: Any) -> Hypothesis:

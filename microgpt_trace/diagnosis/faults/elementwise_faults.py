@@ -36,6 +36,9 @@ def activations(case: Case) -> Iterator[Hypothesis | Family]:
         if name != own:
             yield Hypothesis("activation", f"the activation is {name}, not {own}", _activated(plan, function))
     yield Hypothesis("activation", f"the activation ({own}) is missing", _activated(plan, lambda x: x))
+    if kind.learned:
+        claim = "the two learned numbers, for inputs above 0 and below 0, are exchanged"
+        yield Hypothesis("alphas-exchanged", claim, plan.changed(_with_alphas_exchanged))
     yield Family(
         "activation", lambda slope: _activated(plan, lambda x: np.where(x > 0, x, slope * x)),
         f"the activation is leaky ReLU with slope {{}}, not {own}".format,
@@ -49,6 +52,12 @@ def activations(case: Case) -> Iterator[Hypothesis | Family]:
         own=1.0 if own == "SiLU" else None, starts=(0.25, 0.5, 3.0, 6.0),
         special={1.702: ("activation", quick)}, high=STEEP, silent=(1.0, STEEP),
     )  # fmt: skip
+
+
+def _with_alphas_exchanged(row: Operation) -> Operation:
+    if not isinstance(kind := row.kind, Activation):
+        return row
+    return replace(row, kind=replace(kind, learned=kind.learned[::-1]))
 
 
 def _activated(plan: Plan, function: Callable[[Array], Array]) -> Plan:
