@@ -133,7 +133,7 @@ def _merges(ours: Vocabulary, theirs: Vocabulary) -> Found:
     """Compare the merges and their order. A SentencePiece vocabulary in a GGUF file has scores instead, which
     put the other side's merges in order. Equal scores allow any order."""
     a, b = ours.read_merges(), theirs.read_merges()
-    scores = [getattr(vocabulary.encoder, "scores", None) for vocabulary in (ours, theirs)]
+    scores = [getattr(vocabulary.encoder, "scores", None) or None for vocabulary in (ours, theirs)]
     base, own = (ours, a) if scores[0] is None else (theirs, b)
     if None not in scores or (scores != [None, None] and own is not None):
         types, size = base.types or {}, min(ours.size, theirs.size)

@@ -206,7 +206,7 @@ class Plan(Mapping[str, Operation]):
         """Return the product or mixture that a branch norms, scales or adds, such as mlp.down for
         mlp.post_norm."""
         row = self[branch]
-        while not isinstance(row.kind, Linear | kinds.Mixture):
+        while not isinstance(row.kind, Linear | kinds.Experts | kinds.Mixture):
             row = self[row.inputs[0]]
         return row
 

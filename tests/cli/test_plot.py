@@ -141,7 +141,7 @@ def test_refuses_before_a_model_is_loaded(monkeypatch, tmp_path):
     def no_model(*args, **options):
         raise AssertionError("a model was made")
 
-    for command in ("trace", "attribute", "patch", "explain"):
+    for command in ("trace", "attribute", "patch", "named_model"):  # explain calls named_model.model_from
         monkeypatch.setattr(f"microgpt_trace.cli.{command}.model_from", no_model)
     for line in ("trace emma", "attribute emma", "patch emma emmy", "explain wte[0,0]"):
         refusal(f"{line} --plot a.gif", cwd=tmp_path)
