@@ -117,9 +117,9 @@ def hostile(plain, tmp_path_factory, decoder_folder):
     folder = tmp_path_factory.mktemp("hostile")
     letters = "".join(dict.fromkeys(HOSTILE + "emav"))
     tokenizer = Tokenizer(letters)
-    config = Config(vocab_size=tokenizer.vocab_size, block_size=64)
+    config = Config(vocab_size=tokenizer.vocab_size, block_size=20)
     models = [replace(init(config, seed=seed, tokenizer=tokenizer), origin=HOSTILE) for seed in (3, 4)]
-    kinds = dict(microgpt_results(*models, (HOSTILE[:40] + "\x1b\u202e", HOSTILE[:40] + "\x1bx"), folder))
+    kinds = dict(microgpt_results(*models, ("<img onerror=1>\x1b\u202e", "<img onerror=1>\x1bx"), folder))
     model = decoder_folder("qwen3", template=HOSTILE)
     vocabulary = json.loads((model / "tokenizer.json").read_text())
     ids = vocabulary["model"]["vocab"]
