@@ -36,9 +36,24 @@ def pytest_configure(config):
     settings.load_profile("searches")
 
 
-def pytest_collection_modifyitems(items):
-    """Run the pages of docs/ first. One takes 30 s, in which other workers would wait at the end."""
+def pytest_addoption(parser):
+    parser.addoption(
+        "--not-again", action="store_true", help="leave out the tests that passed in the last run"
+    )
+
+
+def pytest_collection_modifyitems(config, items):
+    """Run the pages of docs/ first. One takes 30 s, in which other workers would wait at the end.
+
+    Searches by hypothesis are not left out, because they try more examples in a sweep."""
     items.sort(key=lambda item: "test_the_examples_of_a_page" not in item.name)
+    if config.option.not_again:
+        passed = {*config.cache.get(PASSED, [])}
+        again = {True: [], False: []}
+        for item in items:
+            again[item.nodeid not in passed or item.get_closest_marker("hypothesis") is not None].append(item)
+        items[:] = again[True]
+        config.hook.pytest_deselected(items=again[False])
 
 
 def pytest_collection_finish():
@@ -56,6 +71,15 @@ def pytest_terminal_summary(terminalreporter):
         terminalreporter.write_line(f"{count:,} skipped: {reason}")
 
 
+def pytest_sessionfinish(session):
+    """Keep the names of the tests that passed for `--not-again`."""
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    cache = getattr(session.config, "cache", None)
+    if reporter is not None and cache is not None and not hasattr(session.config, "workerinput"):
+        cache.set(PASSED, [report.nodeid for report in reporter.getreports("passed")])
+
+
+PASSED = "microgpt_trace/passed"  # in pytest's cache
 USUAL = ("default", "2 layers, 2 heads")  # these cases run every time
 
 
