@@ -79,7 +79,7 @@ def microgpt_subject(name):
     return Subject(model, {"text": text}, tuple(ids[:-1]), run, microgpt_faults(params, heads))
 
 
-@pytest.fixture(scope="module", params=some_of([*DECODERS, *MICROGPTS], every=5, sweep=5))
+@pytest.fixture(scope="module", params=some_of([*MICROGPTS, *DECODERS], every=10, sweep=5))
 def subject(request, tmp_path_factory):
     if request.param in MICROGPTS:
         return microgpt_subject(MICROGPTS[request.param])

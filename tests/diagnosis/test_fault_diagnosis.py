@@ -104,8 +104,8 @@ SWEPT += [("qwen2", "q8", {"inputs": "Q8_0"})]
 RARE = [(case, "f32", {}) for case in FAMILIES[1::2]]
 RARE += [("qwen2", "bf16", BF16), ("qwen2", "f16", F16)]
 ENGINES = [
-    ("llama_gqa", "f32", {}, 1), ("qwen2", "bf16", BF16, 4), ("qwen2", "f16", F16, 8),
-    ("qwen2", "q8", {"inputs": "divided"}, 4),
+    ("llama_gqa", "f32", {}, 4), ("qwen2", "f16", F16, 8), in_sweep(("qwen2", "bf16", BF16, 4)),
+    in_sweep(("qwen2", "q8", {"inputs": "divided"}, 4)), in_sweep(("llama_gqa", "f32", {}, 1)),
     *(in_sweep((*engine, 8)) for engine in SWEPT),
     *(in_sweep((*engine, 1), whole=True) for engine in SWEPT + RARE),
 ]  # fmt: skip

@@ -5,6 +5,7 @@ import pytest
 from support.commands import microgpt
 from support.documents import document, valid
 from support.explanations import check_steps, check_uses, check_values, elements, explainer
+from support.sweeps import in_sweep
 from support.tiny_models import TOKENS
 
 from microgpt_trace import explain, trace
@@ -22,7 +23,7 @@ def llama(decoders):
     return decoders("llama_gqa")[0]
 
 
-@pytest.mark.parametrize("case", ["llama_gqa", "gpt2", "qwen3_tied"])
+@pytest.mark.parametrize("case", ["llama_gqa", "gpt2", in_sweep("qwen3_tied")])
 @pytest.mark.parametrize("about", [{"target": "#5"}, DIFFERENCE], ids=["logit", "difference"])
 def test_an_explanation_equals_the_gradient_of_a_trace(decoders, gpt2, case, about):
     model = gpt2()[1] if case == "gpt2" else decoders(case)[0]

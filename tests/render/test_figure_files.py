@@ -184,7 +184,7 @@ def pictures(text):
         yield picture_of(patch(MODEL, text, "b" * len(text), target="a", against="y", sites=sites))
 
 
-@pytest.mark.parametrize("length", [1, in_sweep(5, whole=True), 15])
+@pytest.mark.parametrize("length", [1, in_sweep(5, whole=True), in_sweep(15)])
 def test_nothing_is_cut_off(length):
     for picture in pictures("abcdefghijklmno"[:length]):
         assert_nothing_is_cut_off(picture)

@@ -44,7 +44,9 @@ def wrong_names(model):
     return [row.name for row in gradcheck(model) if not row.holds]
 
 
-@pytest.mark.parametrize("plan", [ODD, ROUTED, EVERYTHING], ids=["odd", "routed", "everything"])
+@pytest.mark.parametrize(
+    "plan", [ODD, in_sweep(ROUTED), in_sweep(EVERYTHING)], ids=["odd", "routed", "everything"]
+)
 def test_right_gradients_of_any_plan_agree(plan):
     model = model_of(plan)
     rows = list(gradcheck(model))
