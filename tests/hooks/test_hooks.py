@@ -1,6 +1,5 @@
 """Check the hook bus: observers change nothing, replacements take effect, and errors name their cause."""
 
-import time
 from collections import Counter
 from fnmatch import fnmatchcase
 from itertools import product
@@ -176,11 +175,10 @@ def test_a_glob_matches_like_fnmatch(glob, name):
     assert bool(glob_pattern(glob).fullmatch(name)) == fnmatchcase(name, glob)
 
 
-def test_a_glob_of_many_stars_is_fast():
-    began = time.perf_counter()
+def test_a_glob_of_many_stars_ends():
+    """Backtracking would take years."""
     for glob in ("a*" * 30 + "b", "*" * 50 + "b", "?*" * 30 + "b"):
         assert not glob_pattern(glob).fullmatch("a" * 1000)
-    assert time.perf_counter() - began < 1  # backtracking would take years
 
 
 def test_brackets_are_literal():
