@@ -31,7 +31,7 @@ def base(tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize("shard", some_of(range(12), every=6, sweep=4))
+@pytest.mark.parametrize("shard", some_of(range(12), every=12, sweep=4))
 def test_commands_keep_their_promises_under_attack(shard, base):
     attacker, ends, broken = Attacker(base, SEED, seconds=60), Counter(), []
     with memory_limited():

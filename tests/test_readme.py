@@ -19,7 +19,7 @@ import microgpt_trace
 from microgpt_trace.cli import COMMANDS
 
 # Pages that train for thousands of steps or analyse SmolLM2: 4 to 11 s each.
-SLOW = ("certify", "figures", "interpret", "learn", "which-layer-broke-my-port")
+SLOW = ("certify", "figures", "interpret", "learn", "library", "which-layer-broke-my-port")
 WITH_EXAMPLES = [in_sweep(page) if page.stem in SLOW else page for page in PAGES if examples(read(page))]
 # Commands that find a fault or a difference, with exit code 1.
 DIFFERS = re.compile(

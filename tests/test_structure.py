@@ -70,15 +70,16 @@ def modules(root):
     return trees
 
 
-def nodes(tree, late=True):
-    """Yield the nodes of a tree, or without `late` only those that run when the module is imported."""
-    if late:
-        yield from ast.walk(tree)
-    elif not isinstance(tree, ast.FunctionDef):
-        yield tree
-        checked = isinstance(tree, ast.If) and "TYPE_CHECKING" in ast.unparse(tree.test)
-        for child in tree.orelse if checked else ast.iter_child_nodes(tree):
-            yield from nodes(child, late)
+@cache
+def import_statements(tree, late=True):
+    """Return the imports of a tree, or without `late` only those that run when the module is imported."""
+    if isinstance(tree, ast.Import | ast.ImportFrom):
+        return [tree]
+    if isinstance(tree, ast.expr) or (isinstance(tree, ast.FunctionDef) and not late):
+        return []
+    checked = not late and isinstance(tree, ast.If) and "TYPE_CHECKING" in ast.unparse(tree.test)
+    children = tree.orelse if checked else ast.iter_child_nodes(tree)
+    return [found for child in children for found in import_statements(child, late)]
 
 
 def imports(name, trees, package="microgpt_trace", late=True):
@@ -87,10 +88,9 @@ def imports(name, trees, package="microgpt_trace", late=True):
     # an __init__.py has the name of its folder, and its relative imports start inside the folder
     inside = name == package or any(other.startswith(f"{name}.") for other in trees)
     here = [] if name == package else name.split(".")
-    for node in nodes(trees[name], late):
+    for node in import_statements(trees[name], late):
         if isinstance(node, ast.Import):
             names |= {a.name.removeprefix(f"{package}.") for a in node.names}
-        if not isinstance(node, ast.ImportFrom):
             continue
         start = node.module.split(".") if node.module else []
         if node.level:
@@ -165,10 +165,10 @@ def levels(graph):
 
 def libraries(tree, late=True):
     """Yield the top-level names of other packages that a module imports."""
-    for node in nodes(tree, late):
+    for node in import_statements(tree, late):
         if isinstance(node, ast.Import):
             yield from (alias.name.partition(".")[0] for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and not node.level:
+        elif not node.level:
             yield node.module.partition(".")[0]
 
 
@@ -264,7 +264,7 @@ def test_every_module_can_be_imported_first(part):
 
 
 def test_the_list_of_late_imports_is_complete():
-    late = {name for name in our_trees() if imported_late(name) and FLOORS[floor(name)] != "cli"}
+    late = {name for name in our_trees() if FLOORS[floor(name)] != "cli" and imported_late(name)}
     assert late == {*LATE}
 
 
@@ -292,20 +292,6 @@ def test_folders_of_tests_have_the_names_of_floors():
     """Tests of the whole project are in tests/ itself, and shared helpers are in support/."""
     folders = {path.parent.name for path in Path(__file__).parent.glob("*/test_*.py")}
     assert folders - {"support"} <= set(FLOORS)
-
-
-def test_helpers_are_imported_as_modules_of_support():
-    """Without "support." the import works only if the tests of support/ run too."""
-    here = Path(__file__).parent
-    shared = {path.stem for path in (here / "support").glob("*.py")}
-    bare = {
-        (str(path.relative_to(here)), name)
-        for path in here.rglob("*.py")
-        if path.parent.name != "support"
-        for name in libraries(ast.parse(path.read_text(encoding="utf-8")))
-        if name in shared
-    }
-    assert bare == set()
 
 
 def test_names_of_test_files_are_unique():

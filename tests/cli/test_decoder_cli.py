@@ -1,16 +1,12 @@
 """`microgpt trace` on production models: arguments, options, refusals, JSON, gates and terminals."""
 
 import json
-import os
 import re
-import subprocess
-import sys
 import tracemalloc
-from contextlib import suppress
 
 import numpy as np
 import pytest
-from support.commands import environment, microgpt, process, refused
+from support.commands import microgpt, process, refused
 from support.documents import parse_json, valid, valid_lines
 from support.sweeps import in_sweep
 from support.tiny_models import CASES, random_weights, write_folder, write_gguf
@@ -465,28 +461,3 @@ def test_notes_of_a_decode_step_describe_that_step(model):
     shown = notes(microgpt("trace", model, "Hello", "-v", "--generate", "4", width=120).out)
     print(shown, found)
     assert shown[2:] in ([], [f"{100 * share:.0f}" for share in found[2 : len(shown)]])
-
-
-def test_no_color_is_honoured_on_a_terminal(plain):
-    pty = pytest.importorskip("pty")
-    outputs = []
-    for more in ({}, {"NO_COLOR": "1"}):
-        here, there = pty.openpty()
-        command = [sys.executable, "-m", "microgpt_trace", "trace", str(plain), "Hello", "--layers", "3"]
-        terminal = environment(TERM="xterm-256color", **more)
-        with subprocess.Popen(command, env=terminal, stdout=there) as running:
-            os.close(there)
-            outputs.append(read_all(here))
-            assert running.wait() == 0
-    assert re.search(rb"\x1b\[[0-9;]*3[0-9]m", outputs[0])
-    assert not re.search(rb"\x1b\[[0-9;]*[34][0-9]m", outputs[1])
-
-
-def read_all(descriptor):
-    """Read from a terminal until its other end closes."""
-    parts = []
-    with suppress(OSError):
-        while part := os.read(descriptor, 1 << 16):
-            parts.append(part)
-    os.close(descriptor)
-    return b"".join(parts)

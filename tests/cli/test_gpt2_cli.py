@@ -7,6 +7,7 @@ import pytest
 from support.apr_files import apr_bytes, tiny_model, without
 from support.commands import microgpt, refusal, refused
 from support.documents import valid, valid_lines
+from support.sweeps import some_of
 from support.tiny_gpt2 import GPT2S, gpt2_events, tiny_gpt2, write_gpt2_gguf
 from support.tiny_models import TOKENS, write_folder
 from support.tiny_tokenizer import write_tokenizer
@@ -93,7 +94,7 @@ def files(gpt2, gguf, saved, tmp_path_factory):
     }  # fmt: skip
 
 
-@pytest.mark.parametrize("line", SAID)
+@pytest.mark.parametrize("line", some_of(SAID, every=3))
 def test_output_describes_this_architecture(gpt2, files, line):
     out = " ".join(works(line.format(gpt2()[0], **files)).split())
     assert [words for words in SAID[line] if words not in out] == []
@@ -102,7 +103,7 @@ def test_output_describes_this_architecture(gpt2, files, line):
 # --- trace ------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("case", GPT2S)
+@pytest.mark.parametrize("case", some_of(GPT2S, every=3))
 def test_trace_as_documents(gpt2, case):
     document = valid(works(f"trace {gpt2(case)[0]} {IDS} -v --lens --generate 8 --json"), "trace")
     assert [check["id"] for check in document["checks"] if check["holds"] is False] == []

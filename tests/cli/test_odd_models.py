@@ -26,7 +26,7 @@ def place(tmp_path_factory, decoder_folder):
 
 @pytest.mark.parametrize("line", [
     "trace emma --model nan.safetensors", "trace emma --model nan.safetensors --backward -v --top-k 3",
-    "gradcheck emma --model nan.safetensors", "diff plain.safetensors nan.safetensors emma",
+    "gradcheck e --model nan.safetensors", "diff plain.safetensors nan.safetensors emma",
     "diff plain.safetensors nan.safetensors --prompts prompts.txt",
     "diff plain.safetensors nan.safetensors --weights",
     "attribute emma --model nan.safetensors --target m --against e",

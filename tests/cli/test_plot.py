@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from support.commands import PARAMS, microgpt, refusal
-from support.sweeps import in_sweep
+from support.sweeps import some_of
 from support.tiny_models import TOKENS
 
 from microgpt_trace.cli.exports import FIGURES, Plot, plot_of
@@ -44,7 +44,7 @@ def drawn(path):
     return [text.text for text in ET.parse(path).iter("{http://www.w3.org/2000/svg}text")]
 
 
-@pytest.mark.parametrize("line", [*LINES, *map(in_sweep, MORE)])
+@pytest.mark.parametrize("line", some_of(LINES | MORE, every=3))
 def test_writes_a_figure_and_prints_the_same_output(results, tmp_path, line):
     path = tmp_path / "a.svg"
     done = microgpt(line.replace("F", str(path)), cwd=results)

@@ -72,7 +72,7 @@ def nobody_is_left(group):
 
 @pytest.mark.skipif(os.name == "nt", reason="no such signals there")
 @pytest.mark.parametrize(("workers", "number"), [
-    (2, signal.SIGINT), in_sweep((2, signal.SIGKILL)), in_sweep((0, signal.SIGTERM), whole=True),
+    (0, signal.SIGTERM), in_sweep((2, signal.SIGINT)), in_sweep((2, signal.SIGKILL)),
 ])  # fmt: skip
 def test_a_survey_ended_by_a_signal_can_be_resumed(asked, tmp_path, number, workers):
     """The signal goes to the whole group of processes, as from a terminal or a batch system."""

@@ -207,7 +207,7 @@ def test_events_that_the_third_run_lacks_are_listed(qwen2, tmp_path):
     assert "layer0.attn.q" not in reasons(found.b)
 
 
-@pytest.mark.parametrize("compute", ["bf16", "f16"])
+@pytest.mark.parametrize("compute", ["bf16", in_sweep("f16")])
 def test_diff_and_diagnose_recognise_the_same_precision_of_a_dump(qwen2, tmp_path, compute):
     config, weights = tiny_model("qwen2")
     write_dump(tmp_path / "d", decoder_run(config, weights, TOKENS, rounding=compute), "ours")

@@ -59,7 +59,7 @@ def others(values, name):
     return alike[:: max(1, len(alike) // 2)]
 
 
-@pytest.mark.parametrize("kind", some_of(KINDS, every=12, sweep=6))
+@pytest.mark.parametrize("kind", some_of(KINDS, every=22, sweep=6))
 def test_any_other_value_of_an_event_is_a_difference(right, kind):
     model, values = right
     name = kind if kind in values else f"layer0.{kind}"

@@ -97,7 +97,7 @@ def test_an_engine_without_a_fault_agrees(subject):
     assert [event.name for event in found.events] == list(events)
 
 
-@pytest.mark.parametrize("turn", some_of(range(len(KINDS)), every=len(KINDS), sweep=5))
+@pytest.mark.parametrize("turn", some_of(range(len(KINDS)), every=len(KINDS), sweep=10))
 def test_an_altered_event_is_the_first_difference(subject, turn):
     """Each event has one kind of fault, and the next kind in the next turn."""
     right, wrong = subject.run(), []

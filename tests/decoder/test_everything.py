@@ -14,6 +14,7 @@ from support.explanations import check_steps, elements
 from support.judges import agree
 from support.other_plans import in_float64, values_of
 from support.page_numbers import explained_in, in_tables, verdict_in
+from support.sweeps import some_of
 from support.tiny_models import TOKENS
 
 from microgpt_trace import attribute, load, trace
@@ -63,7 +64,7 @@ COMMANDS = {
 }
 
 
-@pytest.mark.parametrize("name", COMMANDS)
+@pytest.mark.parametrize("name", some_of(COMMANDS, every=2))
 def test_every_command_works(model, tmp_path, name):
     (tmp_path / "texts.txt").write_text("the cat\na dog sat\n", encoding="utf-8")
     names = {"model": model, "ids": IDS, "out": tmp_path, "texts": tmp_path / "texts.txt"}
@@ -187,7 +188,7 @@ FAULTS = {  # the plan of the engine, the first wrong event, and the id of its e
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", FAULTS)
+@pytest.mark.parametrize("name", some_of(FAULTS, every=3))
 def test_diagnose_names_the_fault_of_an_engine(model, name):
     plan, event, cause = FAULTS[name]
     loaded = load(model)

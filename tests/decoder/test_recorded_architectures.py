@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from support.commands import microgpt
 from support.reference_models import IDS, cases, reference_folder, reference_values, router_dump
+from support.sweeps import in_sweep
 
 from microgpt_trace import load, trace
 from microgpt_trace.comparison.diff import diff
@@ -22,7 +23,7 @@ def test_logits_and_stream_equal_those_of_transformers(case, tmp_path):
         assert error.max() < 1e-4
 
 
-@pytest.mark.parametrize(("dump", "first"), [("right", None), ("wrong", "layer1.mlp.chosen")])
+@pytest.mark.parametrize(("dump", "first"), [in_sweep(("right", None)), ("wrong", "layer1.mlp.chosen")])
 def test_a_flip_of_a_router_by_pytorch_in_bfloat16(dump, first, tmp_path):
     """diff and diagnose explain the flip by rounding, and name a wrong choice after it."""
     model, path = reference_folder("eight_experts", tmp_path), router_dump(dump, tmp_path / "d.safetensors")

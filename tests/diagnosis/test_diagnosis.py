@@ -157,9 +157,7 @@ MISTAKES = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    ("id", "case", "event", "change"), MISTAKES, ids=[f"{i}-{m[0]}" for i, m in enumerate(MISTAKES)]
-)
+@pytest.mark.parametrize(("id", "case", "event", "change"), some_of(MISTAKES, every=2))
 def test_a_mistake_is_named(decoders, id, case, event, change):
     made = MICROGPTS[case] if case in MICROGPTS else decoders(case)
     assert id in explaining(diagnosis_of(made, event, change))
@@ -188,7 +186,7 @@ DESCRIBED = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("id", "change"), DESCRIBED, ids=[f"{i}-{d[0]}" for i, d in enumerate(DESCRIBED)])
+@pytest.mark.parametrize(("id", "change"), some_of(DESCRIBED, every=2))
 def test_an_error_without_a_known_mistake_is_described(decoders, id, change):
     for event in (Q, "layer1.attn.context"):
         assert id in explaining(diagnosis_of(decoders("llama_gqa"), event, lambda s, x: change(x)))

@@ -145,7 +145,7 @@ def test_generic_faults_of_a_microgpt_are_named(every):
     assert unnamed(model, run, generic_faults(run(None))[::every], tokens) == set()
 
 
-@pytest.mark.parametrize("type", some_of((*SCALES, "MXFP4"), every=5))
+@pytest.mark.parametrize("type", some_of((*SCALES, "MXFP4"), every=11))
 def test_misread_quantisation_is_named(tmp_path, type):
     """GGUF reorders the rows of q and k, so that their next block is another one."""
     config = CASES["llama_gqa"] | {"hidden_size": 256, "intermediate_size": 256, "num_hidden_layers": 1}
@@ -192,12 +192,12 @@ GAPS = {
 }
 IN_GAPS = ("rope_interleaved", "scale_missing", "mask_missing", "kv_grouping_scores", "gelu_for_silu",
            "residual_missing@attn.residual", "bias_missing@attn.q", "rope_base")  # fmt: skip
-UP_TO_THE_CONTEXT = ("rope_interleaved", "rope_base", "rope_missing")
+UP_TO = [("up to the context", id) for id in ("rope_interleaved", "rope_base", "rope_missing")]
 
 
 GAPS_AND_FAULTS = [
-    *some_of([(gap, id) for gap in ("layers", "modules", "logits") for id in IN_GAPS], every=5, sweep=2),
-    *[("up to the scores", "qk_permuted"), *(("up to the context", id) for id in UP_TO_THE_CONTEXT)],
+    *some_of([(gap, id) for gap in ("layers", "modules", "logits") for id in IN_GAPS], every=8, sweep=2),
+    *some_of([*UP_TO, ("up to the scores", "qk_permuted")], every=3),
 ]
 
 

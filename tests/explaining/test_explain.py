@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from itertools import islice
 
 import numpy as np
 import pytest
@@ -40,7 +41,8 @@ def test_steps_add_up_and_uses_and_names_agree_with_other_explanations(case, pha
 def test_explain_in_a_kept_run_equals_explain(deep):
     model, text = deep.model, deep.text
     run = keep_run(model, text, backward=True)
-    for name, index in elements(model.plan.shapes(len(deep.ids) - 1) | model.config.shapes(), seed=6):
+    of_all = elements(model.plan.shapes(len(deep.ids) - 1) | model.config.shapes(), seed=6)
+    for name, index in islice(of_all, None, None, 3):
         written = element_name(name, index)
         alone = explain(model, written, text, backward=True)
         assert_same_steps(explain_in(run, written, backward=True), alone)
@@ -141,7 +143,7 @@ def test_following_first_factors_ends_at_the_start_of_the_pass(name, kind, end):
     assert "layer0.mlp.residual" in " ".join(seen)
 
 
-@pytest.mark.parametrize("victim", some_of(CASES["2 layers, 2 heads"].model.plan.shapes(9), every=3))
+@pytest.mark.parametrize("victim", some_of(CASES["2 layers, 2 heads"].model.plan.shapes(9), every=9))
 def test_a_wrong_value_is_noticed_only_in_its_own_event(deep, victim):
     """A hook changes one event. Later events follow from it, but it does not follow from its inputs."""
     shapes = deep.model.plan.shapes(len(deep.ids) - 1)

@@ -51,7 +51,7 @@ def test_float32_stays_well_within_the_tolerance_in_both_passes():
     events = model.plan.shapes(5)
     traced, worst = run_for(model, model.read("emma"), Element("loss", ()), True), 0.0
     for name, shape in traced.shapes.items():
-        for index in places(shape):
+        for index in places(shape, most=40):
             at = TracedElement(traced, Element(name, index), 1)
             for phase, worked in (("forward", worked_out), ("backward", gradient_worked_out)):
                 if phase == "backward" or name in events:
@@ -87,7 +87,7 @@ def test_the_gradient_of_an_embedding_adds_the_positions_of_its_token():
 
 
 @pytest.mark.parametrize("phase", ["forward", "backward"])
-@pytest.mark.parametrize("victim", some_of([n for n in EVENTS if not n.startswith("layer1")], every=3))
+@pytest.mark.parametrize("victim", some_of([n for n in EVENTS if not n.startswith("layer1")], every=9))
 def test_gradients_under_a_hook(deep, victim, phase):
     """A replaced event passes no gradient on; a replaced gradient is the only wrong gradient."""
 

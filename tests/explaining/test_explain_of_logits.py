@@ -1,11 +1,13 @@
 """Explanations of the gradients of a logit, or of a difference of two logits, against `trace`."""
 
+from itertools import product
+
 import numpy as np
 import pytest
 from support.commands import microgpt
 from support.documents import document, valid
 from support.explanations import check_steps, check_uses, check_values, elements, explainer
-from support.sweeps import in_sweep
+from support.sweeps import some_of
 from support.tiny_models import TOKENS
 
 from microgpt_trace import explain, trace
@@ -15,6 +17,7 @@ from microgpt_trace.formulas.steps import element_name
 
 TEXT = {"tokens": list(TOKENS)}
 DIFFERENCE = {"target": "#5", "against": "#7", "position": 3}
+ABOUT = [*product(["gpt2", "llama_gqa", "qwen3_tied"], [DIFFERENCE, {"target": "#5"}])]
 NAME = "(logit(5) - logit(7))"
 
 
@@ -23,8 +26,7 @@ def llama(decoders):
     return decoders("llama_gqa")[0]
 
 
-@pytest.mark.parametrize("case", ["llama_gqa", "gpt2", in_sweep("qwen3_tied")])
-@pytest.mark.parametrize("about", [{"target": "#5"}, DIFFERENCE], ids=["logit", "difference"])
+@pytest.mark.parametrize(("case", "about"), some_of(ABOUT, every=6))
 def test_an_explanation_equals_the_gradient_of_a_trace(decoders, gpt2, case, about):
     model = gpt2()[1] if case == "gpt2" else decoders(case)[0]
     traced = trace(model, **TEXT, backward=True, values=["*"], parameters=["*"], **about)

@@ -116,7 +116,8 @@ def test_the_script_computes_events_of_decoders(decoders, gpt2, name):
 
 
 PLANS = {"unlike any": odd_plan(), "everything": everything.OWN.plan, "routed": routed_plan()}
-CASES = [*PLANS, "llama_yarn_attention", *map(in_sweep, ["qwen3", "llama_mha_bias", "mistral_window"])]
+REAL = ["llama_yarn_attention", "qwen3", "llama_mha_bias", "mistral_window"]
+CASES = ["everything", *map(in_sweep, ["unlike any", "routed", *REAL])]
 
 
 @pytest.fixture(params=CASES)
@@ -134,16 +135,6 @@ def test_the_script_computes_every_kind_of_operation(wide):
     for backward in (False, True):
         names = numbers.shapes if backward else numbers.plan
         check(numbers, list(some_places({name: numbers.shapes[name] for name in names}, 1)), backward, False)
-
-
-def test_formulas_of_gradients_equal_the_backward_pass(wide):
-    numbers, run = PlanRun(wide, TOKENS), Run(wide)
-    judged = run.gradients | run.parameters
-    numbers.arrays |= {("backward", name): gradient for name, gradient in run.gradients.items()}
-    for name, index in some_places(numbers.shapes, 6):
-        worked = gradient_worked_out(TracedElement(numbers, Element(name, index), 4))
-        atol, what = 1e-13 * worked.magnitude, f"{name}{list(index)}: {worked.formula}"
-        agree(worked.value, judged[name][index], rtol=1e-9, atol=atol, what=what)
 
 
 def test_the_gradient_of_an_expert_sums_over_the_positions_that_chose_it():

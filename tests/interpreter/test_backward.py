@@ -7,6 +7,7 @@ from support.backward_runs import TARGETS, Run
 from support.judges import agree, torch_grad
 from support.judges_decoder import rope_frequencies
 from support.other_plans import in_float64, odd_plan, random_model, routed_plan
+from support.sweeps import in_sweep, some_of
 from support.tiny_microgpts import one_name
 from support.tiny_models import TOKENS
 
@@ -202,7 +203,7 @@ def assert_slopes(model, hooks=()):
             agree((every[name] * u).sum(), slope, rtol=1e-5, atol=2e-7, what=f"d {name}")
 
 
-@pytest.mark.parametrize("case", PLANS)
+@pytest.mark.parametrize("case", [*map(in_sweep, [OTHER, ROUTED]), EVERYTHING])
 def test_slopes_of_every_event_and_parameter(wide, case):
     assert_slopes(wide(case))
 
@@ -211,7 +212,7 @@ EVENTS = ("embed.tok", "layer0.attn.q", "layer0.attn.weights", "layer0.attn.head
           "layer0.mlp.residual", "final.norm", "logits", "probs")  # fmt: skip
 
 
-@pytest.mark.parametrize("event", EVENTS)
+@pytest.mark.parametrize("event", some_of(EVENTS, every=4))
 def test_slopes_under_a_hook_that_halves_or_replaces_elements(wide, event):
     assert_slopes(wide(OTHER), [(event, halved)])
 

@@ -8,6 +8,7 @@ import pytest
 from support.faulty_engine import decoder_run
 from support.judges import agree
 from support.reference_models import reference_values
+from support.sweeps import some_of
 from support.tiny_gpt2 import GPT2S, IN_GGUF, gpt2_events, quantised_gpt2, tiny_gpt2, write_gpt2_gguf
 from support.tiny_models import (
     CASES,
@@ -114,7 +115,7 @@ def assert_quantised_agrees(path, config, type_of):
     assert_agree(run(write_gguf(path, config, weights)), expected)
 
 
-@pytest.mark.parametrize("type", TYPES)
+@pytest.mark.parametrize("type", some_of(TYPES, every=3))
 def test_a_gguf_file_of_one_quantisation_type(type, tmp_path):
     assert_quantised_agrees(tmp_path / "m.gguf", tiny_config(**WIDE), lambda _: type)
 

@@ -68,7 +68,7 @@ FAILED_ONCE = (7, 11, 13, 14, 19, 37)
 
 
 @pytest.mark.parametrize(
-    "seed", [*some_of(FAILED_ONCE, every=3), *some_of(range(100, 200), every=100, sweep=6)]
+    "seed", [*some_of(FAILED_ONCE, every=8), *some_of(range(100, 200), every=100, sweep=6)]
 )
 def test_a_second_computation_agrees_for_weights_of_any_size(tmp_path, seed):
     model, tokens = odd_gpt2(seed, tmp_path)

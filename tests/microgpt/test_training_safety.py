@@ -71,8 +71,8 @@ def test_a_killed_and_resumed_run_equals_an_uninterrupted_one(tmp_path, count):
     uninterrupted, killed = tmp_path / "uninterrupted", tmp_path / "killed"
     uninterrupted.mkdir()
     killed.mkdir()
-    kills.uninterrupted_run(uninterrupted, 750 * count)
-    outcome = kills.killed_run(killed, count, seed=1, steps=750 * count)
+    kills.uninterrupted_run(uninterrupted, 500 * count)
+    outcome = kills.killed_run(killed, count, seed=1, steps=500 * count)
     print(outcome)
     kills.check_equal(killed, uninterrupted)
 

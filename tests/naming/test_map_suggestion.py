@@ -6,6 +6,7 @@ from support.comparing import inputs_of, values_of, with_nan
 from support.dump_writing import numbers
 from support.faulty_engine import rounded_to
 from support.real_model import SMOLLM2, needs_smollm2
+from support.sweeps import some_of
 from support.tiny_models import TOKENS
 
 from microgpt_trace import load
@@ -357,7 +358,7 @@ ENGINES = {  # a function that returns files and their events, and words of the 
 }
 
 
-@pytest.mark.parametrize("what", ENGINES)
+@pytest.mark.parametrize("what", some_of(ENGINES, every=3))
 def test_places_series_of_names(drafted, deeper, what):
     engine, words = ENGINES[what]
     files, truth = engine(deeper)
@@ -381,7 +382,7 @@ def with_copies_of_counters(values):
     return files | {name: values[event] for name, event in copies.items()}, truth, copies
 
 
-@pytest.mark.parametrize("event", FAULTY)
+@pytest.mark.parametrize("event", some_of(FAULTY, every=4))
 def test_places_all_events_although_values_disagree(drafted, deeper, event):
     values = faulty(deeper, event)
     files, truth = with_counters(values)
@@ -390,7 +391,7 @@ def test_places_all_events_although_values_disagree(drafted, deeper, event):
     assert found == truth
 
 
-@pytest.mark.parametrize("event", ["layer2.mlp.up", *FAULTY[:3]])
+@pytest.mark.parametrize("event", some_of(["layer2.mlp.up", *FAULTY[:3]], every=4))
 def test_gives_no_line_to_copies(drafted, deeper, event):
     files, truth, copies = with_copies_of_counters(faulty(deeper, event))
     lines = found_in(drafted(deeper, files)[1])

@@ -29,7 +29,8 @@ from microgpt_trace.operations.plan_formulas import Formulas
 from microgpt_trace.plans.kinds import Choice, Loss, Scores, Softmax
 
 PLANS = {"unlike any": odd_plan(), "everything": everything.OWN.plan}
-CASES = [*PLANS, "llama_yarn_attention", *map(in_sweep, ["qwen3", "llama_mha_bias", "mistral_window"])]
+REAL = ["llama_yarn_attention", "qwen3", "llama_mha_bias", "mistral_window"]
+CASES = [*PLANS, *map(in_sweep, REAL)]
 
 
 @pytest.fixture(scope="module", params=CASES)

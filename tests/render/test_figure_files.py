@@ -6,7 +6,6 @@ import re
 import sys
 import xml.etree.ElementTree as ET
 from dataclasses import replace
-from io import BytesIO
 from itertools import pairwise
 
 import numpy as np
@@ -61,7 +60,7 @@ def assert_nothing_is_cut_off(picture):
     is as high as its maps."""
     figure = Figure(figsize=(picture.width, picture.height), layout="constrained")
     picture.draw(Panel(figure.add_subplot()))
-    figure.savefig(BytesIO(), format="png", dpi=figure.dpi)
+    figure.draw_without_rendering()
     whole = figure.bbox.padded(1)
     maps = [ax for ax in figure.findobj(Axes) if ax.images]
     edges = [edge for ax in maps for edge in ax.get_window_extent().intervaly]
@@ -99,7 +98,7 @@ def test_an_svg_contains_text_as_text(hostile):
     assert {"layer 0, head 0", "attention weight"} <= words
 
 
-@pytest.mark.parametrize("suffix", [".svg", ".png", ".pdf"])
+@pytest.mark.parametrize("suffix", [".svg", ".pdf", in_sweep(".png")])
 def test_no_token_causes_a_warning_and_bytes_are_reproducible(hostile, suffix, capfd):
     """Warnings are errors in these tests, and matplotlib would log to stderr."""
     for picture in (attention_picture(hostile, 0, 0), probabilities_picture(hostile)):

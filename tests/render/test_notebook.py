@@ -9,6 +9,7 @@ from pkgutil import walk_packages
 
 import pytest
 from support.notebook_pages import Parsed, ink_and_paper, stripped_parts
+from support.short_reprs import assert_short
 from support.terminal import EVIL, contrast, controls, rendered
 
 import microgpt_trace
@@ -69,7 +70,7 @@ def microgpt_results(model, other, texts, folder):
     yield "paths", patch(model, text, near, target=text[0], against=text[1], **paths)
     yield "score by writer", score_by_writer(model, "layer0.attn.scores[1,1,0]", text)
     yield "validation", validate(model, text)
-    yield "gradient check", next(iter(gradcheck(model, text)))
+    yield "gradient check", next(iter(gradcheck(init(Config(n_embd=4, n_head=1)), "e")))
     yield "diff", diff(model, other, text)
     yield "weights", compare_weights(model, other)
     yield "prompts", diff_prompts(model, other, [text, near])
@@ -145,6 +146,12 @@ def page_of(result):
     """Return the page in the frame of a trace, and the attributes of the frame."""
     (frame,) = Parsed(result._repr_html_()).of("iframe")
     return Parsed(frame["srcdoc"]), frame
+
+
+def test_every_object_of_a_result_has_a_short_repr(plain):
+    kinds = {kind: assert_short(result, kind) for kind, result in plain.items()}
+    assert {"Trace", "Vocabulary", "StoredTensor", "LlamaConfig"} <= kinds["decoder's trace"]
+    assert all(own - {"Check"} for own in kinds.values())
 
 
 def test_a_notebook_that_does_not_trust_a_result_strips_nothing(tables):

@@ -2,6 +2,7 @@
 
 import pytest
 from support.commands import microgpt
+from support.sweeps import some_of
 
 from microgpt_trace import init, load
 from microgpt_trace.render.sections import ElementCell, Figures, Grid, Table, Words
@@ -60,7 +61,7 @@ def shown(results, monkeypatch):
     return run
 
 
-@pytest.mark.parametrize("line", [*MICROGPT, *DECODER])
+@pytest.mark.parametrize("line", some_of([*MICROGPT, *DECODER], every=2))
 def test_rows_and_cells_name_events_and_parameters_of_the_model(results, shown, line):
     model = init() if line in MICROGPT else load(results / "qwen3")
     existing = {*model.hooks.specs, *model.config.shapes()}

@@ -105,7 +105,7 @@ def test_the_lines_use_every_command():
     assert {line.split()[0] for line in LINES} >= set(PARAMS)
 
 
-@pytest.mark.parametrize("line", some_of(LINES, every=6, sweep=2))
+@pytest.mark.parametrize("line", some_of(LINES, every=12, sweep=2))
 def test_no_line_is_wider_than_the_screen(place, monkeypatch, line):
     monkeypatch.chdir(place)
     for width in WIDTHS:

@@ -12,7 +12,7 @@ from support.commands import microgpt
 from support.faults import generic_fault
 from support.faulty_engine import Fault, decoder_run, rounded_to
 from support.foreign_dumps import write_dump
-from support.sweeps import some_of
+from support.sweeps import in_sweep, some_of
 from support.terminal import rendered
 from support.tiny_gpt2 import GPT2S, gpt2_events, random_gpt2
 from support.tiny_models import (
@@ -37,7 +37,9 @@ from microgpt_trace.rounding.judging import OVER_THE_PASS
 
 TEXTS = {"plain": (1, *TOKENS), "repeated": (1, *[5] * 9)}
 FACTORS = {"f32": (1.001,), "bf16": (1.01, 1.005), "f16": (1.001,), "q8": (1.004,)}
+PRECISIONS = ("bf16", "f16", "f32")
 PRODUCTS = ("attn.q", "attn.k", "attn.v", "attn.out", "mlp.gate", "mlp.up", "mlp.down", "logits")
+SCORES = [*product(["f16"], [1.003, 1, 0.997]), *product(["bf16"], [1.02, 1, 0.98])]
 UP = "model.layers.1.mlp.up_proj.weight"
 
 
@@ -68,11 +70,14 @@ def assert_agree(model, right, tokens, events, compute):
     assert str(compared.unseen) == str(diagnosis.unseen)
 
 
-@pytest.mark.parametrize("case", some_of(["llama_gqa", "mistral_window", "qwen3", "qwen2"], every=4, sweep=4))
-def test_both_commands_agree_about_decoders(decoders, case):
+@pytest.mark.parametrize(
+    ("case", "compute"),
+    some_of(product(["llama_gqa", "mistral_window", "qwen3", "qwen2"], PRECISIONS), every=12, sweep=4),
+)
+def test_both_commands_agree_about_decoders(decoders, case, compute):
     model, config, weights = decoders(case)
     matrix = Fault("matrix", "", (), weights={UP: weights[UP] * np.float32(1.05)})
-    for compute, (text, tokens) in product(("f32", "bf16", "f16"), TEXTS.items()):
+    for text, tokens in TEXTS.items():
         wrong = [matrix] if text == "repeated" else map(scaled, FACTORS[compute])
         for fault in (None, *wrong):
             print(text, fault)
@@ -100,7 +105,8 @@ def test_both_commands_agree_about_dumps_with_gaps(decoders, kept):
             assert "First difference: " in rendered(diagnosis_sections(over), 200)
 
 
-def test_both_commands_agree_about_gpt2(tmp_path):
+@pytest.mark.parametrize("compute", some_of(reversed(PRECISIONS), every=3))
+def test_both_commands_agree_about_gpt2(tmp_path, compute):
     config = GPT2S["gpt2"]
     weights = random_gpt2(config, "gpt2")
     model = load(write_folder(tmp_path / "gpt2", config, weights))
@@ -108,14 +114,14 @@ def test_both_commands_agree_about_gpt2(tmp_path):
         "plain": {"layer0.mlp.act": {"kind": "gelu_quick"}},
         "repeated": {"layer0.attn.norm": {"divisor": config["n_embd"] - 1}},  # an unbiased variance
     }
-    for compute, (text, tokens) in product(("f32", "bf16", "f16"), TEXTS.items()):
+    for text, tokens in TEXTS.items():
         for instead in (None, wrong[text]):
             events = gpt2_events(config, weights, tokens, instead, rounding=compute)
             assert_agree(model, instead is None, tokens, events, compute)
 
 
 @pytest.mark.parametrize(
-    ("type", "inputs"), some_of([("Q4_1", "Q8_1"), ("Q8_0", "Q8_0"), ("Q6_K", "Q8_K")], every=3, sweep=3)
+    ("type", "inputs"), [*map(in_sweep, [("Q4_1", "Q8_1"), ("Q8_0", "Q8_0"), ("Q6_K", "Q8_K")])]
 )
 def test_both_commands_agree_about_8_bit_products(tmp_path, type, inputs):
     config = CASES["qwen2"] | {"hidden_size": 256, "intermediate_size": 256}
@@ -144,8 +150,7 @@ def test_a_factor_of_all_rows_is_named_as_the_cause(decoders):
     assert compared.event(wrong.name).measured == "in length of all rows given its own inputs"
 
 
-@pytest.mark.parametrize("size", [1e-5, 1e-7])
-@pytest.mark.parametrize("part", ["v", "up"])
+@pytest.mark.parametrize(("part", "size"), some_of(product(["up", "v"], [1e-7, 1e-5]), every=4))
 def test_numbers_near_0_have_fewer_digits_in_float16(tmp_path, part, size):
     """The distance of such numbers is 2^-24: 5.5 times this distance may become 6 times this distance."""
     config, event = CASES["llama_gqa"], {"v": "layer0.attn.v", "up": "layer0.mlp.up"}[part]
@@ -194,22 +199,22 @@ def test_a_wrong_row_within_its_band_is_located(decoders):
     assert located
 
 
-def test_both_commands_find_small_errors_that_add_up(tmp_path):
+@pytest.mark.parametrize("size", some_of([7e-7, 3e-7, 1e-6], every=3))
+def test_both_commands_find_small_errors_that_add_up(tmp_path, size):
     """In float32 every event has noise that is allowed for one operation."""
     config, tokens = CASES["llama_gqa"] | {"num_hidden_layers": 8}, TEXTS["plain"]
     weights = random_weights(config, "deep")
     model = load(write_folder(tmp_path / "deep", config, weights))
-    for size in (3e-7, 7e-7, 1e-6):
-        rng = np.random.default_rng(1)
+    rng = np.random.default_rng(1)
 
-        def alter(_, x, size=size, rng=rng):
-            return x * (1 + size * rng.standard_normal(x.shape))
+    def alter(_, x):
+        return x * (1 + size * rng.standard_normal(x.shape))
 
-        events = decoder_run(config, weights, tokens, alter=alter)
-        for kept in (".*", HIDDEN):
-            shown = {name: x for name, x in events.items() if re.fullmatch(kept, name)}
-            compared, diagnosis = judged(model, tokens, shown, "f32")
-            assert compared.first == diagnosis.first_wrong
+    events = decoder_run(config, weights, tokens, alter=alter)
+    for kept in (".*", HIDDEN):
+        shown = {name: x for name, x in events.items() if re.fullmatch(kept, name)}
+        compared, diagnosis = judged(model, tokens, shown, "f32")
+        assert compared.first == diagnosis.first_wrong
 
 
 def test_a_norm_with_a_rounded_root_is_right(decoders):
@@ -222,7 +227,7 @@ def test_a_norm_with_a_rounded_root_is_right(decoders):
         return x * root * gain
 
     norms = {name: {"instead": instead} for name in ("attn.norm", "mlp.norm", "final.norm")}
-    for tokens in (*((token,) for token in range(3, 7)), (9,) * 6, TEXTS["plain"]):
+    for tokens in ((3,), (4,), (9,) * 6):
         events = decoder_run(config, weights, tokens, Fault("root", "", (), None, norms), rounding="bf16")
         compared, diagnosis = judged(model, tokens, events, "bf16")
         assert (compared.first, diagnosis.first_wrong) == (None, None)
@@ -239,11 +244,11 @@ def test_attention_weights_that_are_off_by_5_percent_are_found(decoders):
     assert (own.measured != OVER_THE_PASS, own.tolerance < 0.05) == (True, True)
 
 
-@pytest.mark.parametrize(("compute", "factors"), [("bf16", (1.02, 0.98)), ("f16", (1.003, 0.997))])
-def test_a_factor_of_all_scores_is_found_without_scores(decoders, compute, factors):
+@pytest.mark.parametrize(("compute", "factor"), some_of(SCORES, every=6))
+def test_a_factor_of_all_scores_is_found_without_scores(decoders, compute, factor):
     """The rows of the attention weights differ by less than their tolerance."""
     model, config, weights = decoders("llama_gqa")
-    for factor, tokens in product((1.0, *factors), TEXTS.values()):
+    for tokens in TEXTS.values():
         fault = Fault("scale", "", (), 1, {"attn.weights": {"times": factor}})
         events = decoder_run(config, weights, tokens, fault, rounding=compute)
         shown = {name: x for name, x in events.items() if not name.endswith("scores")}
@@ -291,7 +296,7 @@ def test_diagnose_ignores_hooks_of_the_model(decoders):
     assert (compared.first, diagnosis.first_wrong) == (None, "layer0.mlp.down")
 
 
-@pytest.mark.parametrize("options", [{"rounding": "bf16"}, {"inputs": "Q8_0"}])
+@pytest.mark.parametrize("options", some_of([{"inputs": "Q8_0"}, {"rounding": "bf16"}], every=2))
 def test_both_commands_report_hidden_differences_in_the_same_words(decoders, tmp_path, options):
     """The limits are the smallest and the largest tolerance of a row, and neither is 0."""
     model, config, weights = decoders("llama_gqa")

@@ -9,16 +9,15 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from support.stored_tensors import stored
-from support.surveyed_texts import SMALL, make_texts, small_survey, write_texts
+from support.surveyed_texts import make_texts, small_survey, write_texts
 
 from microgpt_trace import init, load
-from microgpt_trace.corpus.corpus import Corpus, CorpusSelection, Document
+from microgpt_trace.corpus.corpus import Document
 from microgpt_trace.errors import InputError, RunError
 from microgpt_trace.surveying.execution import (
     Assignment,
     Block,
     ModelSource,
-    merge_results,
     run_here,
     run_in_worker,
 )
@@ -85,20 +84,6 @@ def test_the_fingerprint_covers_every_value_in_memory():
         model.params["lm_head"][at] += 1
         prints.add(fingerprint_of(model))
     assert len(prints) == 4
-
-
-def test_results_can_be_merged_in_any_order_and_stay_unchanged(inputs):
-    """Many texts are equal, and so are their largest values."""
-    model = load(inputs[0])
-    order = order_for(model, SurveyOptions(**SMALL))
-    documents = list(Corpus(CorpusSelection((inputs[1],))))
-    blocks = [Block(n, documents[32 * n : 32 * n + 32], str(n)) for n in range(7)]
-    whole = run_here(model, order, blocks)
-    results = [run_here(model, order, [block]) for block in blocks]
-    for _ in range(2):
-        tree = merge_results(merge_results(*results[4:]), merge_results(*results[3::-1]))
-        assert tree.blocks == whole.blocks
-        assert_same(tree, whole)
 
 
 def assert_same(one, other):

@@ -21,7 +21,7 @@ TEXTS = [*MANY, *LONG, "abcabcabc", "d"]
 # In many passes over so many texts, no head of a layer has a new place for its list.
 SHORT = ["".join(word) for word in np.random.default_rng(0).choice([*"abcdefgh"], (400, 4))]
 CASES = [
-    *(("trained", TEXTS), ("mistral_window", TEXTS), ("gpt2", TEXTS), ("qwen2", SHORT)),
+    *(("trained", TEXTS), ("mistral_window", TEXTS), ("gpt2", TEXTS), in_sweep(("qwen2", SHORT))),
     *(in_sweep((case, TEXTS)) for case in ("broken", "deep", "llama_gqa")),
 ]
 KINDS = ("looks_from", "looks_to", "pairs")

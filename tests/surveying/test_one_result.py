@@ -5,6 +5,7 @@ import random
 import numpy as np
 import pytest
 from support.surveys import MANY, set_pack_size, surveyed
+from support.sweeps import in_sweep
 
 from microgpt_trace import init, survey
 from microgpt_trace.corpus.corpus import CorpusSelection, Document
@@ -28,7 +29,7 @@ def shards(model, folder, count, **options):
     }
 
 
-@pytest.mark.parametrize("model", ["untrained", "broken", "mistral_window"], indirect=True)
+@pytest.mark.parametrize("model", ["untrained", "broken", in_sweep("mistral_window")], indirect=True)
 def test_shards_merge_in_any_order_and_tree(model, tmp_path):
     """The shards are merged pair by pair through files, and all at once in memory."""
     whole = surveyed(model, TEXTS, tmp_path, **ALL)

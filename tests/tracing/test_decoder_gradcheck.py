@@ -7,7 +7,7 @@ import pytest
 from support import everything
 from support.commands import microgpt
 from support.other_plans import in_float64, odd_plan, random_model, routed_plan
-from support.sweeps import in_sweep
+from support.sweeps import in_sweep, some_of
 from support.tiny_models import TOKENS, tiny_model, write_folder
 
 from microgpt_trace import gradcheck
@@ -111,8 +111,9 @@ PLANTED = {
 }
 
 
-@pytest.mark.parametrize(("kernels", "kind", "plan", "change"), PLANTED.values(), ids=PLANTED)
-def test_finds_a_wrong_kernel(monkeypatch, kernels, kind, plan, change):
+@pytest.mark.parametrize("name", some_of(PLANTED, every=4))
+def test_finds_a_wrong_kernel(monkeypatch, name):
+    kernels, kind, plan, change = PLANTED[name]
     plain = kernels.backward
 
     def backward(row, *args):
@@ -161,10 +162,10 @@ def test_a_model_that_is_not_finite_fails_and_one_token_has_no_loss():
 
 
 def test_the_command_checks_a_model_file(monkeypatch, decoder_folder):
-    folder, tokens = decoder_folder("llama_gqa"), ("--tokens", ",".join(map(str, TOKENS)))
+    folder, tokens = decoder_folder(num_hidden_layers=1), ("--tokens", ",".join(map(str, TOKENS)))
     right = microgpt("gradcheck", folder, *tokens)
     assert right.code == 0
-    assert "61 of 62 parameters and events, along 3 random directions each" in " ".join(right.out.split())
+    assert "34 of 35 parameters and events, along 3 random directions each" in " ".join(right.out.split())
     plain = scores.backward
     change = of_input(1, np.negative)
     monkeypatch.setattr(scores, "backward", lambda *args: change(plain(*args)))
